@@ -1,0 +1,126 @@
+"""pydantic's findings in the words of a spec: what is wrong, in which line, and what is accepted there."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from study.document import Document, Place, dotted
+from study.errors import StudyError, names
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "finite_number": "a finite number",
+    "too_short": "at least one entry",
+}
+
+
+def first_complaint(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
+    """The first finding as an error. Findings about the same value (a union's branches) are told together."""
+    found = error.errors(include_url=False)
+    place = _place(found[0], document)
+    same = [detail for detail in found if _place(detail, document) == place]
+    more = len({_place(detail, document) for detail in found}) - 1
+    complaint = _complaint(same, place, document, model)
+    if more:
+        rest = f"{more} more like this" if more > 1 else "one more"
+        complaint.todo = f"{complaint.todo}; then {rest}" if complaint.todo else f"mend this; {rest} will follow"
+    return complaint
+
+
+def _complaint(
+    found: list[ErrorDetails], place: Place, document: Document, model: type[BaseModel]
+) -> StudyError:
+    detail, where = found[0], document.where(place)
+    key = _key(place)
+    if detail["type"] == "extra_forbidden":
+        known = _fields(model, place[:-1])
+        return StudyError(f"there is no key '{place[-1]}' here", where=where, accepted=names(known, place[-1]))
+    if detail["type"] == "missing":
+        return StudyError(
+            f"the key '{detail['loc'][-1]}' is missing", where=where, accepted=names(_fields(model, place))
+        )
+    context = detail.get("ctx", {})
+    if "accepted" in context:
+        return StudyError(str(detail["msg"]), where=where, accepted=str(context["accepted"]))
+    if detail["type"] in ("budget", "parts", "images", "reference", "sources"):
+        return StudyError(str(detail["msg"]), where=where)
+    accepted = "; or ".join(dict.fromkeys(_accepted(one) for one in found))
+    return StudyError(f"{key} cannot be {_shown(detail['input'])}", where=where, accepted=accepted)
+
+
+def _key(place: Place) -> str:
+    """The last key of a place, with positions in a list after it."""
+    named = [index for index, part in enumerate(place) if isinstance(part, str)]
+    if not named:
+        return "the spec"
+    return f"'{dotted(place[named[-1] :])}'"
+
+
+def _accepted(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    if detail["type"] == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if detail["type"] in _KINDS:
+        return _KINDS[detail["type"]]
+    message = str(detail["msg"])
+    return message.removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("a valid ")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _place(detail: ErrorDetails, document: Document) -> Place:
+    """The part of a finding's location that stands in the document; pydantic appends union branches to it."""
+    place: Place = ()
+    data = document.data
+    for part in detail["loc"]:
+        inside = (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if not inside:
+            break
+        place, data = (*place, part), data[part]
+    return place
+
+
+def _fields(model: type[BaseModel], place: Place) -> list[str]:
+    """The keys that the model at `place` accepts."""
+    annotation: Any = model
+    for part in place:
+        inner = _model_in(annotation)
+        if inner is not None and isinstance(part, str) and part in inner.model_fields:
+            annotation = inner.model_fields[part].annotation
+        else:
+            arguments = typing.get_args(annotation)
+            annotation = arguments[-1] if arguments else Any
+    inner = _model_in(annotation)
+    if inner is None:
+        return []
+    extra = ["epsilon", "preset"] if "budget" in inner.model_fields else []
+    return [*inner.model_fields, *extra]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for argument in typing.get_args(annotation):
+            found = _model_in(argument)
+            if found is not None:
+                return found
+    return None

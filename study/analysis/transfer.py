@@ -1,0 +1,40 @@
+"""Transfer: how many adversarial images of a craft succeed against a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+CELL = ("sources", "attack", "goal", "seed", "steps", "target")
+
+
+def succeeded(top: int = 1) -> pl.Expr:
+    """Whether a row is a success, among the target's `top` most probable labels (1 to 5).
+
+    Untargeted: the true label is not among them (Liu et al. 2017 print 1 - this as accuracy). Targeted: the target
+    label is (their matching rate).
+    """
+    best = pl.col("top5").list.head(top)
+    return (
+        pl.when(pl.col("goal") == "targeted")
+        .then(best.list.contains(pl.col("target_label")))
+        .otherwise(~best.list.contains(pl.col("label")))
+    )
+
+
+def success_rates(rows: pl.LazyFrame, *, top: int = 1, by: Sequence[str] = CELL) -> pl.DataFrame:
+    """One row per cell: its keys, `images`, `success` (0..1, over all images), mean `rmsd`, `white_box`."""
+    keys = [pl.col("sources").list.join("+") if key == "sources" else pl.col(key) for key in by]
+    return (
+        rows.with_columns(succeeded(top).alias("success"))
+        .group_by(keys)
+        .agg(
+            pl.len().alias("images"),
+            pl.col("success").mean(),
+            pl.col("rmsd").mean(),
+            pl.col("white_box").all(),
+        )
+        .sort(by)
+        .collect()
+    )

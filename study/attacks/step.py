@@ -1,0 +1,63 @@
+"""From gradients to an update of the image: momentum, then a step rule. Each keeps its state per image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from study.attacks.recipe import Attack
+
+_BETA1, _BETA2, _ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+
+def unit(gradient: Tensor, order: int) -> Tensor:
+    """Each image's gradient (N, C, H, W) divided by its L1 or L2 norm; a zero gradient stays zero."""
+    # Divided by its largest entry first: squares of a saturated model's gradient underflow float32.
+    peak = gradient.abs().amax((1, 2, 3), keepdim=True)
+    scaled = gradient / torch.where(peak > 0, peak, 1)
+    norm = torch.linalg.vector_norm(scaled, order, dim=(1, 2, 3), keepdim=True)
+    return scaled / torch.where(norm > 0, norm, 1)
+
+
+class Stepper:
+    """Turns one stream of image gradients into updates in pixel values.
+
+    - momentum m > 0: g <- m g + grad / |grad|_1 (Dong et al. 2018, equation 6);
+    - sign: size * sgn(g); l2: g scaled to an RMSD of size;
+    - adam: Kingma and Ba 2015, algorithm 1, with their betas and epsilon; size is the learning rate.
+
+    `size` is a float, or a tensor (N, 1, 1, 1) where images have budgets of their own.
+    """
+
+    def __init__(self, attack: Attack, size: float | Tensor) -> None:
+        self._attack = attack
+        self._size = size
+        self._momentum: Tensor | None = None
+        self._first: Tensor | None = None
+        self._second: Tensor | None = None
+        self._count = 0
+
+    def update(self, gradient: Tensor) -> Tensor:
+        """The move, float (N, C, H, W), for a gradient of that shape that points to more gain."""
+        if self._attack.momentum:
+            gradient = unit(gradient, 1)
+            if self._momentum is not None:
+                gradient = gradient + self._attack.momentum * self._momentum
+            self._momentum = gradient
+        if self._attack.step == "sign":
+            return self._size * gradient.sign()
+        if self._attack.step == "l2":
+            return self._size * math.sqrt(gradient[0].numel()) * unit(gradient, 2)
+        return self._adam(gradient)
+
+    def _adam(self, gradient: Tensor) -> Tensor:
+        self._count += 1
+        if self._first is None or self._second is None:
+            self._first, self._second = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        self._first = _BETA1 * self._first + (1 - _BETA1) * gradient
+        self._second = _BETA2 * self._second + (1 - _BETA2) * gradient.square()
+        first = self._first / (1 - _BETA1**self._count)
+        second = self._second / (1 - _BETA2**self._count)
+        return self._size * first / (second.sqrt() + _ADAM_EPSILON)

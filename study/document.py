@@ -1,0 +1,185 @@
+"""YAML text -> plain data that remembers the line of every key: what an error about a spec points at."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from study.errors import StudyError
+
+Place = tuple[str | int, ...]
+"""Keys and list positions from the top of a document down to a value."""
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_MOST_NODES = 100_000
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also takes 1e-3 for a number, as everybody but YAML 1.1 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@dataclass
+class Document:
+    """Parsed data, and for every place in it where it came from."""
+
+    name: str
+    data: Any = None
+    origins: dict[Place, str] = field(default_factory=dict)
+
+    def where(self, place: Place) -> str:
+        """File, line and key of `place`, or of the nearest enclosing place that the text has."""
+        known = place
+        while known and known not in self.origins:
+            known = known[:-1]
+        origin = self.origins.get(known, self.name)
+        return f"{origin}, {dotted(place)}" if place else origin
+
+
+def dotted(place: Place) -> str:
+    """A place as people write it: experiments.table1.attacks[0]."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    return text
+
+
+def parse(text: str, name: str, environment: Mapping[str, str] | None = None) -> Document:
+    """Read one YAML document with the safe loader's types; `${NAME}` and `${NAME:-default}` come from `environment`.
+
+    Raises StudyError with a line for broken YAML, a key given twice, a key that is not text, or an unset variable.
+    """
+    document = Document(name)
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            builder = _Builder(document, os.environ if environment is None else environment)
+            document.data = builder.build(node, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise StudyError(
+            f"this is not YAML: {error.problem or error.context}",
+            where=f"{name}{line}",
+            todo="check the indentation, the colons and the quotes there",
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise StudyError(f"this is not YAML: {str(error).splitlines()[0]}", where=name) from None
+    except RecursionError:
+        raise StudyError("this YAML is nested too deeply", where=name) from None
+    return document
+
+
+def read(path: Path) -> Document:
+    """Parse the file at `path`; StudyError where it is missing or not text."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise StudyError(f"the spec {path} cannot be read: {error.strerror}", todo="name a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"the spec {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def override(document: Document, assignment: str) -> None:
+    """Lay `key.inner=value`, the value written in YAML, over `document`, as `--set` does."""
+    key, equals, text = assignment.partition("=")
+    origin = f"--set {assignment}"
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise StudyError(
+            f"'{assignment}' sets nothing", where="--set", accepted="key=value, such as images.count=5"
+        )
+    inner = parse(text, origin)
+    data = document.data
+    for depth, part in enumerate(parts[:-1]):
+        if not isinstance(data, dict):
+            break
+        document.origins.setdefault(tuple(parts[: depth + 1]), origin)
+        if not isinstance(data.get(part), dict):
+            data[part] = {}
+        data = data[part]
+    if not isinstance(data, dict):
+        raise StudyError(f"there are no keys to set in {document.name}", where=origin)
+    data[parts[-1]] = inner.data
+    place = tuple(parts)
+    stale = [known for known in document.origins if known[: len(place)] == place]
+    for known in stale:
+        del document.origins[known]
+    document.origins[place] = origin
+    document.origins.update({place + deeper: origin for deeper in inner.origins})
+
+
+class _Builder:
+    """Turns composed nodes into data. Counts what aliases unfold to, so that a small file cannot fill the memory."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._environment = environment
+        self._scalars = yaml.constructor.SafeConstructor()
+        self._nodes = 0
+
+    def build(self, node: yaml.Node, place: Place) -> Any:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise self._error("this YAML unfolds to too many values", node)
+        self._document.origins.setdefault(place, self._line(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, place)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, place)
+
+    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        lines: dict[str, str] = {}
+        for key_node, value in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._error("a key must be text", key_node)
+            key = str(key_node.value)
+            if key == "<<":
+                raise self._error("merge keys (<<) are not supported: write the keys out", key_node)
+            if key in data:
+                raise self._error(f"the key '{key}' stands twice, first in {lines[key]}", key_node)
+            self._document.origins[(*place, key)] = lines[key] = self._line(key_node)
+            data[key] = self.build(value, (*place, key))
+        return data
+
+    def _scalar(self, node: yaml.Node, place: Place) -> Any:
+        try:
+            value = self._scalars.construct_object(node)  # type: ignore[no-untyped-call]
+        except yaml.constructor.ConstructorError as error:
+            raise self._error(f"this value cannot be read: {error.problem}", node) from None
+        except (ValueError, OverflowError) as error:
+            raise self._error(f"this value cannot be read: {error}", node) from None
+        return self._expanded(value, node) if isinstance(value, str) else value
+
+    def _expanded(self, text: str, node: yaml.Node) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            value = self._environment.get(match[1], match[2])
+            if value is None:
+                raise StudyError(
+                    f"the environment variable {match[1]} is not set",
+                    where=self._line(node),
+                    todo=f"export {match[1]}=…, or write a default: ${{{match[1]}:-…}}",
+                )
+            return value
+
+        return _VARIABLE.sub(value_of, text)
+
+    def _line(self, node: yaml.Node) -> str:
+        if self._document.name.startswith("--set"):
+            return self._document.name
+        return f"{self._document.name}, line {node.start_mark.line + 1}"
+
+    def _error(self, what: str, node: yaml.Node) -> StudyError:
+        return StudyError(what, where=self._line(node))

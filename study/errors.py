@@ -1,0 +1,67 @@
+"""The one error that a person is meant to read: what is wrong, where, what is accepted, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable
+
+
+class StudyError(Exception):
+    """Bad input, or an environment that cannot run the study.
+
+    Every part is a sentence or a fragment for people. `status` is the exit status that the error stands for:
+    2 for bad input, 1 once a study has begun. Survives pickling, so that it crosses process borders whole.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        accepted: str | None = None,
+        todo: str | None = None,
+        status: int = 2,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.accepted = accepted
+        self.todo = todo
+        self.status = status
+
+    def __reduce__(self) -> tuple[object, ...]:
+        parts = {"where": self.where, "accepted": self.accepted, "todo": self.todo, "status": self.status}
+        return functools.partial(type(self), self.what, **parts), ()
+
+    def located(self, where: str) -> StudyError:
+        """The same error with a place, where it had none of its own."""
+        if self.where is not None:
+            return self
+        return StudyError(
+            self.what, where=where, accepted=self.accepted, todo=self.todo, status=self.status
+        )
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where:    {self.where}")
+        if self.accepted:
+            lines.append(f"  accepted: {self.accepted}")
+        if self.todo:
+            lines.append(f"  to do:    {self.todo}")
+        return "\n".join(lines)
+
+
+def names(accepted: Iterable[str], given: object = None, most: int = 12) -> str:
+    """Accepted names for an error text: the nearest to `given` first, all of them only where they are few."""
+    known = list(accepted)
+    if not known:
+        return "nothing: there are none"
+    near = difflib.get_close_matches(str(given), known, n=4, cutoff=0.5) if given is not None else []
+    rest = [name for name in known if name not in near]
+    shown = near + (rest if len(known) <= most else rest[: max(0, 4 - len(near))])
+    if near:
+        shown[0] = f"{near[0]} (the nearest)"
+    more = f", … ({len(known)} in all)" if len(shown) < len(known) else ""
+    return ", ".join(shown) + more

@@ -1,0 +1,108 @@
+"""What was selected of an image set, cut into shards, with every model's clean predictions: `RUN/images.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+Keep = Literal["correct-for-all", "correct-for-sources", "all"]
+
+
+@dataclass(frozen=True)
+class Clean:
+    """What one model says of one clean image: five labels and their probabilities, best first."""
+
+    top5: tuple[int, ...]
+    top5_prob: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One image of the study; `digest` is that of its pixels, `clean` the models' predictions by name."""
+
+    image: str
+    file: str
+    label: int
+    target_label: int
+    digest: str
+    clean: Mapping[str, Clean]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of consecutive selected images, in the order of their ids."""
+
+    index: int
+    images: tuple[Selected, ...]
+
+
+def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
+    """Whether the papers' rule lets this image in: all models, the source models, or no model must be right."""
+    asked = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}[keep]
+    return all(image.clean[model].top5[0] == image.label for model in asked)
+
+
+def cut(images: Sequence[Selected], size: int) -> list[Shard]:
+    """Images in the order of their ids, `size` to a shard: the order of files and lists does not matter."""
+    ordered = sorted(images, key=lambda one: one.image)
+    return [
+        Shard(index, tuple(ordered[start : start + size]))
+        for index, start in enumerate(range(0, len(ordered), size))
+    ]
+
+
+_SCHEMA = {
+    "image": pl.String,
+    "file": pl.String,
+    "label": pl.Int32,
+    "target_label": pl.Int32,
+    "shard": pl.Int32,
+    "digest": pl.String,
+    "clean": pl.List(
+        pl.Struct({"model": pl.String, "top5": pl.List(pl.Int32), "top5_prob": pl.List(pl.Float32)})
+    ),
+}
+
+
+def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
+    """One row per selected image; `clean` explodes to a row per image and model."""
+    rows: list[dict[str, Any]] = [
+        {
+            "image": one.image,
+            "file": one.file,
+            "label": one.label,
+            "target_label": one.target_label,
+            "shard": shard.index,
+            "digest": one.digest,
+            "clean": [
+                {"model": model, "top5": list(said.top5), "top5_prob": list(said.top5_prob)}
+                for model, said in one.clean.items()
+            ],
+        }
+        for shard in shards
+        for one in shard.images
+    ]
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def from_frame(frame: pl.DataFrame) -> list[Shard]:
+    """The shards that `to_frame` wrote."""
+    shards: dict[int, list[Selected]] = {}
+    for row in frame.iter_rows(named=True):
+        clean = {
+            said["model"]: Clean(tuple(said["top5"]), tuple(said["top5_prob"])) for said in row["clean"]
+        }
+        shards.setdefault(row["shard"], []).append(
+            Selected(
+                image=row["image"],
+                file=row["file"],
+                label=row["label"],
+                target_label=row["target_label"],
+                digest=row["digest"],
+                clean=clean,
+            )
+        )
+    return [Shard(index, tuple(images)) for index, images in sorted(shards.items())]

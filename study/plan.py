@@ -1,0 +1,147 @@
+"""Spec -> crafts -> units, each with an id that is made from its content.
+
+A craft's id is a hash of everything that decides its pixels but the image: names and digests of its source models,
+the attack and what its budget is matched to, the goal, the seed, how images are prepared, and the numerics. A unit's
+id adds the images, by the digest of their pixels and their labels. Same id = same pixels, so what is
+finished is never run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from study.attacks.recipe import Attack, Goal
+from study.images.pixels import PREPARATION
+from study.images.selection import Selected, Shard
+from study.keyed import digest
+from study.spec import SourceSet, Spec
+
+_ID_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Craft:
+    """One (sources, attack, goal, seed): everything that decides an adversarial image, but the image."""
+
+    id: str
+    sources: SourceSet
+    attack: str
+    recipe: Attack
+    goal: Goal
+    seed: int
+    targets: tuple[str, ...]
+    experiments: tuple[str, ...]
+    reference: str | None
+    """Id of the craft whose RMSD the budget is matched to."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What keys the craft's randomness: its content without the numerics, which must change no draw."""
+        return (self.seed, self.sources, self.attack, self.goal)
+
+    @property
+    def gradients(self) -> int:
+        """Image gradients for one image."""
+        return self.recipe.steps * len(self.sources)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One craft on one shard, and the targets that it is still to be shown to."""
+
+    id: str
+    craft: Craft
+    shard: Shard
+    targets: tuple[str, ...]
+
+
+class Plan:
+    """All crafts of a spec, in the order in which the experiments name them, references before what needs them."""
+
+    def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:
+        """`digests` are those of the models, by name; `shards` cut the selected images."""
+        self._spec = spec
+        self._digests = digests
+        self.shards = tuple(shards)
+        self.crafts: dict[str, Craft] = {}
+        for name, experiment in spec.experiments.items():
+            for sources in experiment.sources.resolve(tuple(spec.models)):
+                for goal in dict.fromkeys(experiment.goal):
+                    for attack in dict.fromkeys(experiment.attacks):
+                        self._add(sources, attack, goal, spec.targets(experiment), name)
+
+    def _add(
+        self, sources: SourceSet, attack: str, goal: Goal, targets: tuple[str, ...], experiment: str
+    ) -> Craft:
+        recipe = self._spec.attacks[attack]
+        reference = None
+        if recipe.budget.to is not None:
+            reference = self._add(sources, recipe.budget.to, goal, targets, experiment)
+        identity = self._identity(sources, attack, recipe, goal, reference)
+        name = f"{'+'.join(sources)}.{attack}.{goal}.s{self._spec.seed}-{digest(identity)[:_ID_LENGTH]}"
+        known = self.crafts.get(name)
+        merged = dict.fromkeys((*(known.targets if known else ()), *targets))
+        craft = Craft(
+            id=name,
+            sources=sources,
+            attack=attack,
+            recipe=recipe,
+            goal=goal,
+            seed=self._spec.seed,
+            targets=tuple(model for model in self._spec.models if model in merged),
+            experiments=tuple(dict.fromkeys((*(known.experiments if known else ()), experiment))),
+            reference=reference.id if reference else None,
+        )
+        self.crafts[name] = craft
+        return craft
+
+    def _identity(
+        self, sources: SourceSet, attack: str, recipe: Attack, goal: Goal, reference: Craft | None
+    ) -> dict[str, Any]:
+        images: list[tuple[str, str]] | None = None
+        if reference is not None and recipe.budget.by == "mean":
+            images = [(one.image, one.digest) for shard in self.shards for one in shard.images]
+        return {
+            "sources": [(name, self._digests[name]) for name in sources],
+            "attack": (attack, recipe.model_dump(mode="json")),
+            "reference": reference.id if reference else None,
+            "goal": goal,
+            "seed": self._spec.seed,
+            "images": (self._spec.images.size, PREPARATION, images),
+            "numerics": self._spec.numerics.model_dump(mode="json"),
+        }
+
+    def units(self, done: Mapping[str, Iterable[str]] | None = None) -> Iterator[Unit]:
+        """Every unit that has targets left, given the targets that each unit id is `done` with."""
+        for craft in self.crafts.values():
+            for shard in self.shards:
+                name = unit_id(craft, shard)
+                finished = set((done or {}).get(name, ()))
+                left = tuple(target for target in craft.targets if target not in finished)
+                if left:
+                    yield Unit(name, craft, shard, left)
+
+    @property
+    def cells(self) -> int:
+        return sum(len(craft.targets) for craft in self.crafts.values())
+
+    @property
+    def pairs(self) -> int:
+        """All (unit, target) pairs: what a complete run has rows for."""
+        return self.cells * len(self.shards)
+
+
+def unit_id(craft: Craft, shard: Shard) -> str:
+    """The id of `craft` on `shard`."""
+    content = [
+        (one.image, one.digest, one.target_label if craft.goal == "targeted" else one.label)
+        for one in shard.images
+    ]
+    return f"{craft.id}.{shard.index:04d}-{digest(content)[:_ID_LENGTH]}"
+
+
+def wanted_labels(goal: Goal, images: Sequence[Selected]) -> list[int]:
+    """The labels that an attack's objective is about: to leave the true one, or to reach the target."""
+    return [one.target_label if goal == "targeted" else one.label for one in images]

@@ -1,0 +1,1 @@
+"""Rows, parts and scans: what a study leaves behind."""

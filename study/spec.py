@@ -1,0 +1,321 @@
+"""The spec: what a person writes in YAML, validated, resolved and frozen.
+
+Everything that changes a pixel stands above `run:`; `run:` holds only where, how many and how fast. The exceptions are
+the two paths in `images`, which say where the data lies, not what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from study import document as documents
+from study._complaints import first_complaint
+from study.attacks.presets import PRESETS, keys_of
+from study.attacks.recipe import Attack, Goal
+from study.document import Document, Place
+from study.errors import StudyError, names
+from study.frozen import Frozen
+from study.images.sets import Images
+from study.models.reference import Model
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+SourceSet = tuple[str, ...]
+"""The names of the models that one craft takes gradients from, in string order."""
+
+
+class Sources(Frozen):
+    """Which models, or ensembles of models, an experiment crafts on.
+
+    Written `each`, `leave-one-out` or `all`; the same of a few: `{each: [a, b]}`; or as a list of models and of
+    lists of models: `[a, [b, c]]` is a alone, and the ensemble of b and c.
+    """
+
+    rule: Literal["each", "leave-one-out", "all", "sets"]
+    among: Names | None = None
+    sets: Annotated[tuple[Names, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, given: Any) -> Any:
+        rules = ("each", "leave-one-out", "all")
+        if isinstance(given, str) and given in rules:
+            return {"rule": given}
+        if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in rules:
+            ((rule, among),) = given.items()
+            return {"rule": rule, "among": [among] if isinstance(among, str) else among}
+        if isinstance(given, list) and given:
+            return {"rule": "sets", "sets": [[one] if isinstance(one, str) else one for one in given]}
+        raise PydanticCustomError(
+            "sources",
+            "'{given}' names no source models",
+            {
+                "given": str(given),
+                "accepted": "each, leave-one-out, all, {each: [a, b]}, or a list such as [a, [b, c]]",
+            },
+        )
+
+    @model_serializer
+    def _to_yaml(self) -> Any:
+        if self.rule == "sets":
+            return [list(one) for one in self.sets]
+        return self.rule if self.among is None else {self.rule: list(self.among)}
+
+    def resolve(self, models: Sequence[str]) -> list[SourceSet]:
+        """The source sets, each once, given all models of the spec."""
+        among = list(dict.fromkeys(self.among or models))
+        if self.rule == "sets":
+            chosen = [tuple(sorted(set(one))) for one in self.sets]
+        elif self.rule == "each":
+            chosen = [(name,) for name in among]
+        elif self.rule == "all":
+            chosen = [tuple(sorted(among))]
+        else:
+            chosen = [tuple(sorted(set(among) - {name})) for name in among]
+        return list(dict.fromkeys(chosen))
+
+
+class Experiment(Frozen):
+    """One table or figure: attacks x sources x goals, every craft shown to every target."""
+
+    attacks: Names
+    sources: Sources
+    goal: Annotated[tuple[Goal, ...], Field(strict=False, min_length=1)] = ("untargeted",)
+    targets: Names | None = None
+
+    @field_validator("attacks", "goal", "targets", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+
+class Numerics(Frozen):
+    """What changes the rounding of a float, and so a pixel in 100,000: recorded with every row."""
+
+    batch: Annotated[int, Field(ge=1, le=4096)] = 10
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class Actors(Frozen):
+    """How many actors of each kind; left out, as many as the machines have room for."""
+
+    sources: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    targets: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class Run(Frozen):
+    """Where, how many, how fast: nothing in here changes a pixel."""
+
+    shard: Annotated[int, Field(ge=1, le=100_000)] = 10
+    actors: Actors = Actors()
+    models_per_actor: Annotated[int, Field(ge=1, le=1000)] = 16
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    waiting_mib: Annotated[int, Field(ge=1)] = 1024
+    start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+
+    @field_validator("actors", mode="before")
+    @classmethod
+    def _auto(cls, given: Any) -> Any:
+        return {} if given == "auto" else given
+
+
+class Spec(Frozen):
+    """A whole study."""
+
+    study: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    images: Images
+    models: Annotated[dict[str, Model], Field(min_length=1)]
+    attacks: dict[str, Attack] = {}
+    experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
+    numerics: Numerics = Numerics()
+    run: Run = Run()
+
+    def targets(self, experiment: Experiment) -> tuple[str, ...]:
+        """The target models of an experiment, in the order of the spec."""
+        return tuple(self.models) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
+
+    def sources(self) -> list[str]:
+        """Every model that some experiment crafts on, in the order of the spec."""
+        used = {
+            name
+            for experiment in self.experiments.values()
+            for one in experiment.sources.resolve(tuple(self.models))
+            for name in one
+        }
+        return [name for name in self.models if name in used]
+
+    def text(self) -> str:
+        """The resolved spec as YAML, which loads to an equal spec again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what rows there are and what is in them."""
+        dumped = self.model_dump(mode="json", exclude={"run": True, "images": {"folder", "list"}})
+        return dumped
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A spec and the text it came from, so that later errors can still name file, line and key."""
+
+    spec: Spec
+    document: Document
+
+    def where(self, *place: str | int) -> str:
+        return self.document.where(place)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
+    """Read, resolve and check the spec at `path`, with `key=value` overrides laid over it.
+
+    Raises StudyError with file, line and key for whatever is not understood.
+    """
+    document = documents.read(path)
+    for assignment in overrides:
+        documents.override(document, assignment)
+    return resolve(document)
+
+
+def resolve(document: Document) -> SpecFile:
+    """Validate a parsed document and check that its parts fit together."""
+    data = document.data
+    if not isinstance(data, dict):
+        raise StudyError(
+            "a spec is a mapping with the keys study, images, models, experiments", where=document.name
+        )
+    data = dict(data)
+    if "attacks" in data:
+        data["attacks"] = _with_presets(document, data["attacks"])
+    try:
+        spec = Spec.model_validate(data)
+    except ValidationError as error:
+        raise first_complaint(error, document, Spec) from None
+    spec = _with_implied_attacks(spec)
+    checks = _Checks(spec, document)
+    checks.all()
+    return SpecFile(spec, document)
+
+
+def _with_presets(document: Document, given: Any) -> Any:
+    """Each attack's keys laid over those of its preset: the one it names, or the one it is named after."""
+    if not isinstance(given, dict):
+        return given
+    attacks = {}
+    for name, entry in given.items():
+        place: Place = ("attacks", name)
+        keys = {} if entry is None else entry
+        if not isinstance(keys, dict):
+            raise StudyError(
+                f"an attack is a mapping, and '{name}' is {entry!r}",
+                where=document.where(place),
+                accepted=f"{name}: {{}}, or keys of a recipe",
+            )
+        keys = dict(keys)
+        preset = keys.pop("preset", name if name in PRESETS else None)
+        if preset is None and "step" not in keys:
+            raise StudyError(
+                f"'{name}' is not the name of a preset, and the attack neither names one nor has a step of its own",
+                where=document.where(place),
+                accepted=names(PRESETS, name),
+                todo=f"write `{name}: {{preset: …}}`",
+            )
+        if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
+            raise StudyError(
+                f"there is no preset named '{preset}'",
+                where=document.where((*place, "preset")),
+                accepted=names(PRESETS, preset),
+            )
+        attacks[name] = keys if preset is None else keys_of(preset, keys)
+    return attacks
+
+
+def _with_implied_attacks(spec: Spec) -> Spec:
+    """Presets that are used under their own names need no entry."""
+    attacks = dict(spec.attacks)
+    wanted = [name for experiment in spec.experiments.values() for name in experiment.attacks]
+    while wanted:
+        name = wanted.pop(0)
+        if name not in attacks and name in PRESETS:
+            attacks[name] = Attack.model_validate(keys_of(name, {}))
+        if name in attacks and attacks[name].budget.to is not None:
+            to = attacks[name].budget.to
+            if to not in attacks and to in PRESETS:
+                wanted.append(str(to))
+    return spec.model_copy(update={"attacks": attacks})
+
+
+class _Checks:
+    """What pydantic cannot see: that names refer to something, and that matched budgets end somewhere."""
+
+    def __init__(self, spec: Spec, document: Document) -> None:
+        self._spec = spec
+        self._document = document
+
+    def all(self) -> None:
+        spec = self._spec
+        self._name(spec.study, "a study", ("study",))
+        for section in ("models", "attacks", "experiments"):
+            for name in getattr(spec, section):
+                self._name(name, f"one of the {section}", (section, name))
+        for name in spec.attacks:
+            self._matched(name)
+        for name, experiment in spec.experiments.items():
+            place = ("experiments", name)
+            for index, attack in enumerate(experiment.attacks):
+                self._known(attack, spec.attacks.keys() | PRESETS.keys(), "attack", (*place, "attacks", index))
+            for index, target in enumerate(experiment.targets or ()):
+                self._known(target, spec.models, "model", (*place, "targets", index))
+            self._sources(experiment.sources, (*place, "sources"))
+
+    def _name(self, name: str, what: str, place: Place) -> None:
+        if not _NAME.fullmatch(name) or len(name) > 100:
+            raise StudyError(
+                f"'{name}' cannot be the name of {what}",
+                where=self._document.where(place),
+                accepted="up to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
+            )
+
+    def _known(self, name: str, known: Any, what: str, place: Place) -> None:
+        if name not in known:
+            raise StudyError(
+                f"there is no {what} named '{name}'",
+                where=self._document.where(place),
+                accepted=names(known, name),
+            )
+
+    def _sources(self, sources: Sources, place: Place) -> None:
+        for index, name in enumerate(sources.among or ()):
+            self._known(name, self._spec.models, "model", (*place, sources.rule, index))
+        for index, one in enumerate(sources.sets):
+            for inner, name in enumerate(one):
+                self._known(name, self._spec.models, "model", (*place, index, inner))
+        if sources.rule == "leave-one-out" and len(set(sources.among or self._spec.models)) < 2:
+            raise StudyError(
+                "leave-one-out needs at least two models",
+                where=self._document.where(place),
+                todo="add a model, or write `sources: each`",
+            )
+
+    def _matched(self, name: str) -> None:
+        chain = [name]
+        while (to := self._spec.attacks[chain[-1]].budget.to) is not None:
+            place = ("attacks", chain[-1], "budget", "to")
+            self._known(to, self._spec.attacks.keys() | PRESETS.keys(), "attack", place)
+            if to in chain:
+                raise StudyError(
+                    f"matched budgets go in a circle: {' -> '.join([*chain[chain.index(to) :], to])}",
+                    where=self._document.where(place),
+                    todo="give one of these attacks a budget of its own: epsilon, rmsd, or none",
+                )
+            chain.append(to)
