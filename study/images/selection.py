@@ -24,7 +24,6 @@ class Selected:
     """One image of the study; `digest` is that of its pixels, `clean` the models' predictions by name."""
 
     image: str
-    file: str
     label: int
     target_label: int
     digest: str
@@ -56,7 +55,6 @@ def cut(images: Sequence[Selected], size: int) -> list[Shard]:
 
 _SCHEMA = {
     "image": pl.String,
-    "file": pl.String,
     "label": pl.Int32,
     "target_label": pl.Int32,
     "shard": pl.Int32,
@@ -72,7 +70,6 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = [
         {
             "image": one.image,
-            "file": one.file,
             "label": one.label,
             "target_label": one.target_label,
             "shard": shard.index,
@@ -98,7 +95,6 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
         shards.setdefault(row["shard"], []).append(
             Selected(
                 image=row["image"],
-                file=row["file"],
                 label=row["label"],
                 target_label=row["target_label"],
                 digest=row["digest"],

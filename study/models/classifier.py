@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,10 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
-    @property
-    def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.network.parameters())
+    def describe(self) -> dict[str, Any]:
+        """What is recorded of the model with a run: digest, number of parameters, preprocessing."""
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        return {"digest": self.digest, "parameters": count, **asdict(self.preprocessing)}
 
     def forward(self, pixels: Tensor) -> Tensor:
         wanted = self.preprocessing

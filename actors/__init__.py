@@ -1,0 +1,1 @@
+"""Where a study runs. Everything that knows Ray lives here."""

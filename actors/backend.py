@@ -1,0 +1,65 @@
+"""What the scheduler asks of whatever runs actors: Ray, or this process."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.policy import Role, Share
+from study.models.reference import Model
+
+Ref = Hashable
+"""Stands for a value that a call will have, or for pixels, wherever they lie."""
+
+
+class ActorLost(Exception):
+    """The actor died: process, machine or network. The call may or may not have been carried out."""
+
+
+class PixelsLost(Exception):
+    """The pixels that a call needed are nowhere any more: their machine is gone."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A started call: `value` is small and fetched by the driver, `pixels` only ever forwarded."""
+
+    value: Ref
+    pixels: Ref | None
+
+
+class Backend(Protocol):
+    """Actors somewhere. No method but `wait`, `value` and `close` blocks."""
+
+    name: str
+
+    def capacity(self) -> tuple[float, float]:
+        """Cores and GPUs, of all machines together."""
+
+    def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Any:
+        """A new actor of `role`."""
+
+    def hello(self, actor: Any) -> Ref:
+        """A call that is answered when the actor is up."""
+
+    def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
+        """`actor.work(*arguments, pixels)`. A source's call has pixels of its own."""
+
+    def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
+        """Those of `refs` that are ready, as soon as there is one, or none after `seconds`."""
+
+    def value(self, ref: Ref) -> Any:
+        """The value of a ready call. Raises ActorLost, PixelsLost, or what the call raised."""
+
+    def put(self, pixels: NDArray[np.uint8]) -> Ref:
+        """Pixels where every actor can read them."""
+
+    def stop(self, actor: Any) -> None:
+        """End an actor, at once."""
+
+    def close(self) -> None:
+        """End everything that this backend started."""

@@ -1,0 +1,108 @@
+"""The Ray backend: a cluster's actors, or those of a Ray that lives and dies with this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.backend import ActorLost, Call, PixelsLost, Ref
+from actors.policy import Role, Share
+from actors.source import Source
+from actors.target import Target
+from study.errors import StudyError
+from study.models.reference import Model
+
+_OBJECT_STORE_BYTES = 2**30
+
+
+class Cluster:
+    """Actors run with no restarts and no retries of Ray's own: the scheduler replaces and repeats."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray.
+
+        Raises StudyError where there is no cluster at that address.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        import ray
+
+        self._ray = ray
+        chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
+        options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
+        if chosen == "local":
+            # Asked of this process alone: an address in the environment must not turn a local run into a remote one.
+            options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        try:
+            ray.init(**options)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StudyError(
+                f"there is no Ray cluster at {chosen}: {reason}"
+                if chosen != "local"
+                else f"a local Ray cannot be started: {reason}",
+                accepted="host:port of a cluster's head, auto, or local",
+                todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`",
+            ) from error
+        self._remote = {
+            "source": ray.remote(max_restarts=0, max_task_retries=0)(Source),
+            "target": ray.remote(max_restarts=0, max_task_retries=0)(Target),
+        }
+
+    def capacity(self) -> tuple[float, float]:
+        resources = self._ray.cluster_resources()
+        return float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+
+    def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Any:
+        options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+        return self._remote[role].options(**options).remote(dict(models), share.device, threads)
+
+    def hello(self, actor: Any) -> Ref:
+        return actor.hello.remote()  # type: ignore[no-any-return]
+
+    def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
+        if role == "source":
+            value, made = actor.work.options(num_returns=2).remote(*arguments, pixels)
+            return Call(value, made)
+        return Call(actor.work.remote(*arguments, pixels), None)
+
+    def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
+        if not refs:
+            return []
+        ready, rest = self._ray.wait(list(refs), num_returns=1, timeout=seconds, fetch_local=False)
+        if ready and rest:
+            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
+            ready = [*ready, *more]
+        return list(ready)
+
+    def value(self, ref: Ref) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ref)
+        except errors.RayActorError as error:
+            raise ActorLost(str(error)) from error
+        except (errors.ObjectLostError, errors.ObjectFetchTimedOutError) as error:
+            raise PixelsLost(str(error)) from error
+        except errors.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, StudyError):
+                raise cause from None
+            if isinstance(cause, errors.ObjectLostError | errors.ObjectFetchTimedOutError):
+                raise PixelsLost(str(cause)) from error
+            raise
+
+    def put(self, pixels: NDArray[np.uint8]) -> Ref:
+        return self._ray.put(pixels)  # type: ignore[no-any-return]
+
+    def stop(self, actor: Any) -> None:
+        self._ray.kill(actor, no_restart=True)
+
+    def close(self) -> None:
+        self._ray.shutdown()

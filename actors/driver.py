@@ -1,0 +1,249 @@
+"""The driver: units to source actors, their batches to target actors, finished units to the one writer.
+
+It moves references and small numbers. The only pixels that pass through it are clean ones, on their way from
+the files to where every actor can read them, once per shard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from actors.backend import Backend, PixelsLost, Ref
+from actors.policy import Role
+from actors.scheduler import Done, Failed, Scheduler, Task
+from actors.source import CraftJob
+from actors.target import PredictJob
+from study.errors import StudyError
+from study.images import pixels
+from study.images.selection import Shard
+from study.interrupt import Interrupt
+from study.plan import Plan, Unit, wanted_labels
+from study.progress import Display
+from study.results.schema import Moved, Said, table
+from study.results.store import Writer
+from study.spec import Spec
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A unit, or one target of it, that is set aside."""
+
+    unit: str
+    target: str | None
+    error: str
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    finished: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: int | None = None
+
+
+@dataclass
+class _Open:
+    """A unit whose batch is made and is being shown to targets."""
+
+    unit: Unit
+    moved: Moved
+    pixels: Ref
+    left: set[str]
+    said: list[Said] = field(default_factory=list)
+
+
+class Driver:
+    """Carries a plan out."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        plan: Plan,
+        digests: Mapping[str, str],
+        files: Mapping[str, Path],
+        backend: Backend,
+        scheduler: Scheduler,
+        writer: Writer,
+        display: Display,
+        interrupt: Interrupt,
+    ) -> None:
+        """`digests` are those of the models, `files` those of the images by id."""
+        self._spec = spec
+        self._plan = plan
+        self._digests = digests
+        self._files = files
+        self._backend = backend
+        self._scheduler = scheduler
+        self._writer = writer
+        self._display = display
+        self._interrupt = interrupt
+        self._outcome = Outcome()
+        self._open: dict[str, _Open] = {}
+        self._waiting: dict[str, list[Unit]] = defaultdict(list)
+        self._rmsd: dict[str, dict[str, float]] = {}
+        self._clean: dict[int, Ref] = {}
+        self._shard_units: Counter[int] = Counter()
+        self._losses: Counter[str] = Counter()
+        self._batch_bytes = 0
+
+    def run(self, units: Sequence[Unit], rmsd: Mapping[str, Mapping[str, float]]) -> Outcome:
+        """Craft and score `units`; `rmsd` is what is already known of reference crafts, by craft and image."""
+        self._rmsd = {
+            craft.reference: dict(rmsd.get(craft.reference, {}))
+            for craft in self._plan.crafts.values()
+            if craft.reference is not None
+        }
+        self._shard_units.update(unit.shard.index for unit in units)
+        for unit in units:
+            self._offer(unit)
+        try:
+            while not self._scheduler.idle and self._interrupt.status is None:
+                for event in self._scheduler.step(0.5, self._paused()):
+                    self._handle(event)
+        finally:
+            self._writer.flush()
+        self._outcome.interrupted = self._interrupt.status
+        if self._outcome.interrupted is None:
+            for reference, held in self._waiting.items():
+                for unit in held:
+                    self._set_aside(unit, None, f"its budget is matched to {reference}, which is not complete")
+        return self._outcome
+
+    def _paused(self) -> tuple[Role, ...]:
+        """No more batches while those that wait for targets fill their budget."""
+        return ("source",) if self._batch_bytes >= self._spec.run.waiting_mib * 2**20 else ()
+
+    def _offer(self, unit: Unit) -> None:
+        """Give a unit to the sources, or keep it until the RMSD that its budget is matched to is known."""
+        craft = unit.craft
+        rmsd = None
+        if craft.reference is not None:
+            rmsd = self._matched(unit, craft.reference)
+            if rmsd is None:
+                self._waiting[craft.reference].append(unit)
+                return
+        job = CraftJob(
+            attack=craft.recipe,
+            goal=craft.goal,
+            key=craft.key,
+            images=tuple(one.image for one in unit.shard.images),
+            labels=tuple(wanted_labels(craft.goal, unit.shard.images)),
+            rmsd=rmsd,
+            batch=self._spec.numerics.batch,
+        )
+        models = {name: self._digests[name] for name in craft.sources}
+        cost = float(craft.gradients * len(unit.shard.images))
+        self._scheduler.add(
+            Task("source", models, job, lambda: self._clean_pixels(unit.shard), cost, unit)
+        )
+
+    def _matched(self, unit: Unit, reference: str) -> tuple[float, ...] | None:
+        known = self._rmsd[reference]
+        if unit.craft.recipe.budget.by == "image":
+            images = [one.image for one in unit.shard.images]
+            return tuple(known[one] for one in images) if all(one in known for one in images) else None
+        images = [one.image for shard in self._plan.shards for one in shard.images]
+        if not all(one in known for one in images):
+            return None
+        # fsum is exact: the mean does not depend on the order in which units ended.
+        mean = math.fsum(known[one] for one in images) / len(images)
+        return (mean,) * len(unit.shard.images)
+
+    def _clean_pixels(self, shard: Shard) -> Ref:
+        if shard.index not in self._clean:
+            size = self._spec.images.size
+            images = []
+            for one in shard.images:
+                read = pixels.read(self._files[one.image], size)
+                if pixels.digest(read) != one.digest:
+                    raise StudyError(
+                        f"the image {self._files[one.image]} is not what it was when the study began",
+                        todo="bring the old file back, or launch into a new folder with --output",
+                    )
+                images.append(read)
+            self._clean[shard.index] = self._backend.put(np.stack(images))
+        return self._clean[shard.index]
+
+    def _handle(self, event: Done | Failed) -> None:
+        if event.task.role == "source":
+            unit: Unit = event.task.about
+            if isinstance(event, Failed):
+                self._set_aside(unit, None, _text(event.error))
+            else:
+                assert event.pixels is not None, "a source's call has pixels"
+                self._crafted(unit, event.value, event.pixels)
+            return
+        opened, target = event.task.about
+        if self._open.get(opened.unit.id) is not opened:
+            return
+        if isinstance(event, Done):
+            opened.said.append(event.value.said)
+        elif isinstance(event.error, PixelsLost) and self._losses[opened.unit.id] < self._spec.run.attempts:
+            self._losses[opened.unit.id] += 1
+            self._close(opened)
+            self._offer(opened.unit)
+            return
+        else:
+            self._outcome.failures.append(Failure(opened.unit.id, target, _text(event.error)))
+        opened.left.discard(target)
+        if not opened.left:
+            self._finish(opened)
+
+    def _crafted(self, unit: Unit, moved: Moved, made: Ref) -> None:
+        self._open[unit.id] = opened = _Open(unit, moved, made, set(unit.targets))
+        self._batch_bytes += self._bytes(unit)
+        for target in unit.targets:
+            job = PredictJob(target, self._spec.numerics.batch)
+            models = {target: self._digests[target]}
+            cost = float(len(unit.shard.images))
+            self._scheduler.add(Task("target", models, job, lambda: opened.pixels, cost, (opened, target)))
+        known = self._rmsd.get(unit.craft.id)
+        if known is not None:
+            known.update(zip((one.image for one in unit.shard.images), moved.rmsd.tolist(), strict=True))
+            for held in self._waiting.pop(unit.craft.id, []):
+                self._offer(held)
+
+    def _finish(self, opened: _Open) -> None:
+        """All targets have answered or failed: the rows there are go to the writer, as one piece."""
+        if opened.said:
+            order = {target: index for index, target in enumerate(opened.unit.targets)}
+            said = sorted(opened.said, key=lambda one: order[one.target])
+            self._writer.add(table(opened.unit, opened.moved, said))
+        if len(opened.said) == len(opened.unit.targets):
+            self._outcome.finished += 1
+        self._display.advance(opened.unit.craft.experiments)
+        self._close(opened)
+        self._leave(opened.unit.shard)
+
+    def _close(self, opened: _Open) -> None:
+        del self._open[opened.unit.id]
+        self._batch_bytes -= self._bytes(opened.unit)
+
+    def _set_aside(self, unit: Unit, target: str | None, error: str) -> None:
+        self._outcome.failures.append(Failure(unit.id, target, error))
+        self._display.advance(unit.craft.experiments)
+        self._leave(unit.shard)
+
+    def _leave(self, shard: Shard) -> None:
+        self._shard_units[shard.index] -= 1
+        if not self._shard_units[shard.index]:
+            self._clean.pop(shard.index, None)
+
+    def _bytes(self, unit: Unit) -> int:
+        return len(unit.shard.images) * 3 * self._spec.images.size**2
+
+
+def references(plan: Plan, units: Iterable[Unit]) -> set[str]:
+    """Crafts whose RMSD some unit's budget is matched to."""
+    return {unit.craft.reference for unit in units if unit.craft.reference is not None}
+
+
+def _text(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__

@@ -1,0 +1,85 @@
+"""The backend that is this process: for debugging, and for tests in milliseconds."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.backend import Call, Ref
+from actors.policy import Role, Share
+from actors.source import Source
+from actors.target import Target
+from study.models.reference import Model
+
+
+class InProcess:
+    """Runs one call at a time, when it is waited for; `order` picks which, to try every order of completion."""
+
+    name = "this process"
+
+    def __init__(self, order: random.Random | None = None) -> None:
+        self._order = order
+        self._ids = itertools.count()
+        self._pending: dict[Ref, Callable[[], None]] = {}
+        self._values: dict[Ref, Any] = {}
+
+    def capacity(self) -> tuple[float, float]:
+        return 1024.0, 0.0
+
+    def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Source | Target:
+        return (Source if role == "source" else Target)(models, "cpu", threads)
+
+    def hello(self, actor: Source | Target) -> Ref:
+        ref = next(self._ids)
+        self._values[ref] = actor.hello()
+        return ref
+
+    def call(self, actor: Source | Target, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
+        value, made = next(self._ids), next(self._ids) if role == "source" else None
+
+        def run() -> None:
+            try:
+                answer = actor.work(*arguments, self._values[pixels])
+            except Exception as error:  # noqa: BLE001 - raised again by `value`
+                self._values[value] = error
+                return
+            if isinstance(actor, Source):
+                self._values[value], self._values[made] = answer
+            else:
+                self._values[value] = answer
+
+        self._pending[value] = run
+        return Call(value, made)
+
+    def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
+        if not any(ref in self._values for ref in refs):
+            waiting = [ref for ref in self._pending if ref in set(refs)]
+            if waiting:
+                chosen = self._order.choice(waiting) if self._order else waiting[0]
+                self._pending.pop(chosen)()
+        return [ref for ref in refs if ref in self._values]
+
+    def value(self, ref: Ref) -> Any:
+        value = self._values.pop(ref)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def put(self, pixels: NDArray[np.uint8]) -> Ref:
+        ref = next(self._ids)
+        frozen = pixels.copy()
+        frozen.flags.writeable = False
+        self._values[ref] = frozen
+        return ref
+
+    def stop(self, actor: Source | Target) -> None:
+        """Nothing outlives its reference here."""
+
+    def close(self) -> None:
+        self._pending.clear()
+        self._values.clear()

@@ -1,0 +1,322 @@
+"""`study launch`: from a spec to a finished run folder, or to where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from actors import clean_pass, policy
+from actors.backend import Backend
+from actors.clean_pass import CleanPass, Interrupted
+from actors.cluster import Cluster
+from actors.driver import Driver, Outcome, references
+from actors.scheduler import Scheduler
+from study import progress, spec as specs
+from study.errors import StudyError
+from study.images import selection
+from study.images.sets import Candidate, candidates
+from study.interrupt import Interrupt
+from study.plan import Plan, Unit
+from study.progress import Display
+from study.report.matrices import matrices
+from study.results import store
+from study.run_folder import RunFolder
+from study.spec import Spec, SpecFile
+
+COMPLETE, INCOMPLETE = 0, 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked on the command line."""
+
+    spec: Path
+    output: Path | None = None
+    address: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def launch(order: Order, console: Console, start: Callable[[], Backend] | None = None) -> int:
+    """Run the study of `order` as far as it is not done yet; returns the exit status.
+
+    0 complete, 1 incomplete, 130 or 143 interrupted. Raises StudyError for bad input (status 2), or for what stops a
+    study that has begun (status 1). `start` makes the backend: Ray, unless a test says otherwise.
+    """
+    begun = time.monotonic()
+    file = specs.load(order.spec, order.overrides)
+    folder = RunFolder(order.output or Path("runs") / file.spec.study)
+    _same_study(file, folder)
+    folder.claim()
+    try:
+        display = progress.display(console)
+        study = _Study(file, folder, display, begun, console)
+        if study.selected is not None and not study.left():
+            display.say(f"{file.spec.study}: already complete, nothing to do")
+            study.show()
+            return COMPLETE
+        return study.run(start or (lambda: Cluster(order.address)), order)
+    finally:
+        folder.release()
+
+
+class _Study:
+    """One launch: what is there, what is left, and the way from the one to the other."""
+
+    def __init__(
+        self, file: SpecFile, folder: RunFolder, display: Display, begun: float, console: Console
+    ) -> None:
+        self._file = file
+        self._spec: Spec = file.spec
+        self._folder = folder
+        self._display = display
+        self._begun = begun
+        self._console = console
+        self.selected = _selected(folder)
+
+    def plan(self) -> Plan:
+        assert self.selected is not None, "a plan needs selected images"
+        return Plan(self._spec, self._digests(), self.selected.shards)
+
+    def _digests(self) -> dict[str, str]:
+        assert self.selected is not None, "digests are known once the clean pass is over"
+        return {name: model["digest"] for name, model in self.selected.models.items()}
+
+    def left(self) -> list[Unit]:
+        return list(self.plan().units(store.done(self._folder.path)))
+
+    def run(self, start: Callable[[], Backend], order: Order) -> int:
+        found = self._check()
+        if not self._folder.exists:
+            self._folder.write_text(self._folder.spec, self._spec.text())
+        backend = start()
+        try:
+            with Interrupt() as interrupt:
+                return self._run(backend, found, interrupt, order)
+        finally:
+            backend.close()
+
+    def _check(self) -> list[Candidate]:
+        """All that can be wrong with models and images and is cheap to see, before anything is started."""
+        from study.models import zoo
+
+        for name, model in self._spec.models.items():
+            try:
+                zoo.check(name, model)
+            except StudyError as error:
+                raise error.located(self._file.where("models", name)) from None
+        try:
+            return candidates(self._spec.images, self._spec.seed)
+        except StudyError as error:
+            raise error.located(self._file.where("images")) from None
+
+    def _run(self, backend: Backend, found: Sequence[Candidate], interrupt: Interrupt, order: Order) -> int:
+        spec, say = self._spec, self._display.say
+        cpus, gpus = backend.capacity()
+        crew = policy.crew(
+            cpus,
+            gpus,
+            threads=spec.numerics.threads,
+            sources=spec.run.actors.sources,
+            targets=spec.run.actors.targets,
+        )
+        say(
+            f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; "
+            f"{crew.sources} source and {crew.targets} target actors on {crew.source.device}"
+        )
+        scheduler = Scheduler(
+            backend,
+            crew,
+            spec.models,
+            threads=spec.numerics.threads,
+            capacity=spec.run.models_per_actor,
+            attempts=spec.run.attempts,
+            start_seconds=spec.run.start_seconds,
+        )
+        scheduler.start()
+        try:
+            if self.selected is None:
+                self.selected = clean_pass.run(spec, found, backend, scheduler, self._display, interrupt)
+                self._record(self.selected)
+        except Interrupted:
+            return self._stopped(interrupt, order)
+        try:
+            outcome = self._carry_out(backend, scheduler, found, interrupt)
+        except StudyError as error:
+            error.status = INCOMPLETE
+            raise
+        return self._report(outcome, interrupt, order)
+
+    def _record(self, selected: CleanPass) -> None:
+        """Models first: the images are what says that the clean pass is over."""
+        self._folder.write_json(self._folder.models, selected.models)
+        frame = selection.to_frame(selected.shards)
+        self._folder.publish(self._folder.images, _parquet(frame))
+
+    def _carry_out(
+        self, backend: Backend, scheduler: Scheduler, found: Sequence[Candidate], interrupt: Interrupt
+    ) -> Outcome:
+        plan, units = self.plan(), self.left()
+        crafts = len(plan.crafts)
+        self._display.say(
+            f"plan: {crafts} crafts x {len(plan.shards)} shards = {crafts * len(plan.shards)} units, "
+            f"{len(units)} of them to do"
+        )
+        files = {one.image: one.path for one in found}
+        missing = [
+            one.image for shard in plan.shards for one in shard.images if one.image not in files
+        ]
+        if missing:
+            raise StudyError(
+                f"{len(missing)} images of this study are no longer in the image set, such as {missing[0]}",
+                todo="bring them back, or launch into a new folder with --output",
+            )
+        writer = store.Writer(
+            self._folder,
+            flush_seconds=self._spec.run.flush_seconds,
+            metadata=_provenance(self._spec),
+        )
+        driver = Driver(
+            self._spec,
+            plan,
+            self._digests(),
+            files,
+            backend,
+            scheduler,
+            writer,
+            self._display,
+            interrupt,
+        )
+        self._display.begin(*_steps(plan, units))
+        try:
+            return driver.run(units, store.moved(self._folder.path, references(plan, units)))
+        finally:
+            self._display.end()
+
+    def _report(self, outcome: Outcome, interrupt: Interrupt, order: Order) -> int:
+        if outcome.interrupted is not None:
+            return self._stopped(interrupt, order)
+        self.show()
+        left = len(self.left())
+        seconds = time.monotonic() - self._begun
+        if not outcome.failures and not left:
+            self._display.say(f"complete in {seconds:.0f} s: {self._folder.path}")
+            self._display.say(f"again:    study show {shlex.quote(str(self._folder.path))}")
+            self._display.say(
+                f"in polars: pl.scan_parquet({str(self._folder.path / 'results' / '**/*.parquet')!r})"
+            )
+            return COMPLETE
+        failures = [vars(failure) for failure in outcome.failures]
+        listed = self._folder.path / "failures.json"
+        self._folder.write_json(listed, {"failures": failures})
+        first = outcome.failures[0] if outcome.failures else None
+        self._display.say(f"incomplete after {seconds:.0f} s: {left} units are left")
+        if first is not None:
+            self._display.say(f"  {len(failures)} failed; the first: {first.unit}: {first.error.splitlines()[0]}")
+        self._display.say(f"  all of them, in full: {listed}")
+        self._display.say(f"  once the cause is mended: {_again(order)}")
+        return INCOMPLETE
+
+    def _stopped(self, interrupt: Interrupt, order: Order) -> int:
+        assert interrupt.status is not None, "somebody asked to stop"
+        self._display.say(f"stopped; what is finished is kept. Go on with: {_again(order)}")
+        return interrupt.status
+
+    def show(self) -> None:
+        for table in matrices(self._spec, store.scan(self._folder.path)):
+            self._console.print(table)
+
+
+def _same_study(file: SpecFile, folder: RunFolder) -> None:
+    """Refuse a folder that belongs to another spec, or to nothing of ours."""
+    if not folder.exists:
+        if folder.results.is_dir() and any(folder.results.iterdir()):
+            raise StudyError(
+                f"{folder.path} has results but no spec.yaml: it is no run folder that can be gone on with",
+                todo="choose another folder with --output",
+            )
+        return
+    theirs, ours = specs.load(folder.spec).spec.identity(), file.spec.identity()
+    if theirs != ours:
+        place, there, here = _first_difference(theirs, ours)
+        raise StudyError(
+            f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
+            where=file.where(*place.split(".")),
+            todo="launch into a new folder with --output, or give the study another name",
+        )
+
+
+def _first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in dict.fromkeys((*theirs, *ours)):
+            there, here = theirs.get(key, ...), ours.get(key, ...)
+            if there != here:
+                return _first_difference(there, here, f"{place}.{key}" if place else str(key))
+    shown = ["absent" if value is ... else json.dumps(value) for value in (theirs, ours)]
+    return place, shown[0], shown[1]
+
+
+def _selected(folder: RunFolder) -> CleanPass | None:
+    """What an earlier launch selected, if its clean pass came to its end."""
+    if not (folder.images.is_file() and folder.models.is_file()):
+        return None
+    try:
+        models: dict[str, dict[str, Any]] = json.loads(folder.models.read_text())
+        return CleanPass(selection.from_frame(pl.read_parquet(folder.images)), models)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise StudyError(
+            f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
+            todo="bring the files back from a copy, or launch into a new folder with --output",
+        ) from error
+
+
+def _steps(plan: Plan, units: Sequence[Unit]) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Units in all and units done, by experiment."""
+    totals: dict[str, int] = {}
+    for craft in plan.crafts.values():
+        for name in craft.experiments:
+            totals[name] = totals.get(name, 0) + len(plan.shards)
+    done = dict(totals)
+    for unit in units:
+        for name in unit.craft.experiments:
+            done[name] -= 1
+    return totals, done
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    import io
+
+    sink = io.BytesIO()
+    frame.write_parquet(sink)
+    return sink.getvalue()
+
+
+def _provenance(spec: Spec) -> dict[str, str]:
+    """What rows depend on beside their columns; it stands in the metadata of every part."""
+    import torch
+
+    import study
+
+    return {
+        "study": spec.study,
+        "version": study.__version__,
+        "torch": str(torch.__version__),
+        "batch": str(spec.numerics.batch),
+        "threads": str(spec.numerics.threads),
+    }
+
+
+def _again(order: Order) -> str:
+    words = ["study", "launch", str(order.spec)]
+    words += ["--output", str(order.output)] if order.output else []
+    words += ["--address", order.address] if order.address else []
+    for one in order.overrides:
+        words += ["--set", one]
+    return shlex.join(words)

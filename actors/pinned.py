@@ -1,0 +1,59 @@
+"""The models that an actor holds: loaded once, kept until the policy says otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from study import numerics
+from study.errors import StudyError
+from study.models.reference import Model
+
+if TYPE_CHECKING:
+    from study.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Models that a call needs, with the digests they must have (None: not known yet), and models to let go first."""
+
+    models: Mapping[str, str | None]
+    drop: tuple[str, ...] = ()
+
+
+class Pinned:
+    """Models by name on one device, in a process with a fixed number of threads."""
+
+    def __init__(self, models: Mapping[str, Model], device: str, threads: int) -> None:
+        if device == "cpu":
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+        numerics.fix(threads)
+        self.device = device
+        self._models = models
+        self._held: dict[str, Classifier] = {}
+
+    def get(self, pin: Pin) -> list[Classifier]:
+        """The models of `pin` in its order. Raises StudyError where one cannot be loaded or is not the one it was."""
+        from study.models import zoo
+
+        self._drop(pin.drop)
+        for name, digest in pin.models.items():
+            if name not in self._held:
+                self._held[name] = zoo.load(name, self._models[name], device=self.device)
+            if digest is not None and self._held[name].digest != digest:
+                raise StudyError(
+                    f"the weights or the preprocessing of model '{name}' are not those that this study began with",
+                    accepted=f"digest {digest[:12]}…; found {self._held[name].digest[:12]}…",
+                    todo="bring the old weights back, or launch into a new folder with --output",
+                )
+        return [self._held[name] for name in pin.models]
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._held.pop(name, None)
+        if names and self.device != "cpu":
+            import torch
+
+            torch.cuda.empty_cache()

@@ -1,0 +1,83 @@
+"""The door: `study` and its commands. No logic lives here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    help="Studies of how adversarial images transfer between image classifiers, on Ray.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def launch(
+    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it at run time
+        typer.Option(help="The run folder; runs/<study name> unless given."),
+    ] = None,
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
+    ] = None,
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
+    ] = None,
+) -> None:
+    """Run a study, or what is left of it.
+
+    Example: study launch specs/quickstart.yaml --set images.count=4
+    """
+    from rich.console import Console
+
+    from actors.launch import Order, launch as run
+
+    order = Order(spec=spec, output=output, address=address, overrides=tuple(set_ or ()))
+    raise typer.Exit(run(order, Console()))
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Print the transfer matrices of a run again, from its Parquet files.
+
+    Example: study show runs/quickstart
+    """
+    from rich.console import Console
+
+    from study.report.show import show as print_run
+
+    print_run(run, Console())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from study import __version__
+
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """The console script: errors for people, and an exit status that tells the truth."""
+    from study.errors import StudyError
+
+    try:
+        app()
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("stopped before the study had begun", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
