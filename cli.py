@@ -38,7 +38,8 @@ def launch(
     """
     from rich.console import Console
 
-    from actors.launch import Order, launch as run
+    from actors.launch import Order
+    from actors.launch import launch as run
 
     order = Order(spec=spec, output=output, address=address, overrides=tuple(set_ or ()))
     raise typer.Exit(run(order, Console()))

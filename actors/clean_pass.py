@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from actors.backend import Backend
-from actors.scheduler import Failed, Scheduler, Task
+from actors.backend import Ref
+from actors.runtime import Runtime
+from actors.scheduler import Failed, Task
 from actors.target import Answer, PredictJob
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Clean, Selected, Shard, admitted, cut
 from study.images.sets import Candidate
-from study.interrupt import Interrupt
-from study.progress import Display
 from study.spec import Spec
 
 _SLACK = 1.5
-
-
-class Interrupted(Exception):
-    """The person who started the study has asked it to stop."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +30,7 @@ class CleanPass:
     models: dict[str, dict[str, Any]]
 
 
-def run(
-    spec: Spec,
-    candidates: Sequence[Candidate],
-    backend: Backend,
-    scheduler: Scheduler,
-    display: Display,
-    interrupt: Interrupt,
-) -> CleanPass:
+def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> CleanPass:
     """Ask in rounds, in the order of `candidates`: what is selected does not depend on how many are asked at once.
 
     Raises StudyError where too few images are admitted, and Interrupted.
@@ -50,20 +39,20 @@ def run(
     chosen: list[Selected] = []
     models: dict[str, dict[str, Any]] = {}
     asked = right = 0
-    display.say(f"clean pass: {len(spec.models)} models, up to {len(candidates)} images")
+    runtime.display.say(f"clean pass: {len(spec.models)} models, up to {len(candidates)} images")
     while len(chosen) < wanted and asked < len(candidates):
         missing = int((wanted - len(chosen)) * _SLACK) + 1
         batches = -(-missing // spec.numerics.batch)
         part = candidates[asked : asked + batches * spec.numerics.batch]
         asked += len(part)
-        predicted = _predict(spec, part, backend, scheduler, display, interrupt, models)
+        predicted = _predict(spec, part, runtime, models)
         admitted_now = [one for one in predicted if admitted(one, spec.images.keep, spec.sources())]
         right += len(admitted_now)
         chosen += admitted_now[: wanted - len(chosen)]
     rule = {"all": "kept whatever the models say", "correct-for-all": "right for all models"}.get(
         spec.images.keep, "right for all source models"
     )
-    display.say(f"{right} of {asked} images are {rule}; {len(chosen)} are selected")
+    runtime.display.say(f"{right} of {asked} images are {rule}; {len(chosen)} are selected")
     if len(chosen) < (spec.images.count or 1):
         raise StudyError(
             f"{spec.images.count or 1} images are wanted, and only {len(chosen)} of {asked} are {rule}",
@@ -74,37 +63,33 @@ def run(
 
 
 def _predict(
-    spec: Spec,
-    part: Sequence[Candidate],
-    backend: Backend,
-    scheduler: Scheduler,
-    display: Display,
-    interrupt: Interrupt,
-    models: dict[str, dict[str, Any]],
+    spec: Spec, part: Sequence[Candidate], runtime: Runtime, models: dict[str, dict[str, Any]]
 ) -> list[Selected]:
+    """What every model says of `part`; fills `models` with what each of them is."""
     batch = spec.numerics.batch
     chunks = [part[start : start + batch] for start in range(0, len(part), batch)]
-    display.begin({"clean pass": len(chunks) * len(spec.models)})
+    runtime.display.begin({"clean pass": len(chunks) * len(spec.models)})
     digests: list[str] = []
     for index, chunk in enumerate(chunks):
         images = np.stack([pixels.read(one.path, spec.images.size) for one in chunk])
         digests += [pixels.digest(one) for one in images]
-        ref = backend.put(images)
+        ref = runtime.backend.put(images)
         for name in spec.models:
             job = PredictJob(name, batch)
-            scheduler.add(Task("target", {name: None}, job, lambda ref=ref: ref, cost=1.0, about=index))
+            runtime.scheduler.add(
+                Task("target", {name: None}, job, functools.partial(_same, ref), cost=1.0, about=index)
+            )
     answers: dict[tuple[int, str], Answer] = {}
     try:
-        while not scheduler.idle:
-            if interrupt.status is not None:
-                raise Interrupted
-            for event in scheduler.step(0.5):
+        while not runtime.scheduler.idle:
+            runtime.interrupt.check()
+            for event in runtime.scheduler.step(0.5):
                 if isinstance(event, Failed):
                     raise _failure(event)
                 answers[event.task.about, event.value.said.target] = event.value
-                display.advance(["clean pass"])
+                runtime.display.advance(["clean pass"])
     finally:
-        display.end()
+        runtime.display.end()
     for (_, name), answer in answers.items():
         models[name] = dict(answer.model)
     return [
@@ -113,12 +98,14 @@ def _predict(
             label=one.label,
             target_label=one.target_label,
             digest=digests[position],
-            clean={
-                name: _clean(answers[position // batch, name], position % batch) for name in spec.models
-            },
+            clean={name: _clean(answers[position // batch, name], position % batch) for name in spec.models},
         )
         for position, one in enumerate(part)
     ]
+
+
+def _same(ref: Ref) -> Ref:
+    return ref
 
 
 def _clean(answer: Answer, row: int) -> Clean:

@@ -33,7 +33,7 @@ class Cluster:
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         import ray
 
-        self._ray = ray
+        self._ray: Any = ray
         chosen = address or os.environ.get("RAY_ADDRESS") or "local"
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -51,13 +51,13 @@ class Cluster:
                 accepted="host:port of a cluster's head, auto, or local",
                 todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`",
             ) from error
-        self._remote = {
+        self._remote: dict[str, Any] = {
             "source": ray.remote(max_restarts=0, max_task_retries=0)(Source),
             "target": ray.remote(max_restarts=0, max_task_retries=0)(Target),
         }
 
     def capacity(self) -> tuple[float, float]:
-        resources = self._ray.cluster_resources()
+        resources: dict[str, float] = self._ray.cluster_resources()
         return float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
 
     def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Any:
@@ -65,7 +65,8 @@ class Cluster:
         return self._remote[role].options(**options).remote(dict(models), share.device, threads)
 
     def hello(self, actor: Any) -> Ref:
-        return actor.hello.remote()  # type: ignore[no-any-return]
+        ref: Ref = actor.hello.remote()
+        return ref
 
     def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
         if role == "source":
@@ -99,7 +100,8 @@ class Cluster:
             raise
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
-        return self._ray.put(pixels)  # type: ignore[no-any-return]
+        ref: Ref = self._ray.put(pixels)
+        return ref
 
     def stop(self, actor: Any) -> None:
         self._ray.kill(actor, no_restart=True)

@@ -14,20 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.backend import Backend, PixelsLost, Ref
+from actors.backend import PixelsLost, Ref
 from actors.policy import Role
-from actors.scheduler import Done, Failed, Scheduler, Task
+from actors.runtime import Runtime
+from actors.scheduler import Done, Failed, Task
 from actors.source import CraftJob
 from actors.target import PredictJob
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Shard
-from study.interrupt import Interrupt
 from study.plan import Plan, Unit, wanted_labels
-from study.progress import Display
 from study.results.schema import Moved, Said, table
 from study.results.store import Writer
-from study.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -62,28 +60,16 @@ class _Open:
 class Driver:
     """Carries a plan out."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        plan: Plan,
-        digests: Mapping[str, str],
-        files: Mapping[str, Path],
-        backend: Backend,
-        scheduler: Scheduler,
-        writer: Writer,
-        display: Display,
-        interrupt: Interrupt,
-    ) -> None:
-        """`digests` are those of the models, `files` those of the images by id."""
-        self._spec = spec
+    def __init__(self, plan: Plan, files: Mapping[str, Path], writer: Writer, runtime: Runtime) -> None:
+        """`files` are those of the images, by id."""
         self._plan = plan
-        self._digests = digests
+        self._spec = plan.spec
         self._files = files
-        self._backend = backend
-        self._scheduler = scheduler
         self._writer = writer
-        self._display = display
-        self._interrupt = interrupt
+        self._backend = runtime.backend
+        self._scheduler = runtime.scheduler
+        self._display = runtime.display
+        self._interrupt = runtime.interrupt
         self._outcome = Outcome()
         self._open: dict[str, _Open] = {}
         self._waiting: dict[str, list[Unit]] = defaultdict(list)
@@ -107,6 +93,7 @@ class Driver:
             while not self._scheduler.idle and self._interrupt.status is None:
                 for event in self._scheduler.step(0.5, self._paused()):
                     self._handle(event)
+                self._writer.tick()
         finally:
             self._writer.flush()
         self._outcome.interrupted = self._interrupt.status
@@ -138,11 +125,9 @@ class Driver:
             rmsd=rmsd,
             batch=self._spec.numerics.batch,
         )
-        models = {name: self._digests[name] for name in craft.sources}
+        models = {name: self._plan.digests[name] for name in craft.sources}
         cost = float(craft.gradients * len(unit.shard.images))
-        self._scheduler.add(
-            Task("source", models, job, lambda: self._clean_pixels(unit.shard), cost, unit)
-        )
+        self._scheduler.add(Task("source", models, job, lambda: self._clean_pixels(unit.shard), cost, unit))
 
     def _matched(self, unit: Unit, reference: str) -> tuple[float, ...] | None:
         known = self._rmsd[reference]
@@ -180,7 +165,8 @@ class Driver:
                 assert event.pixels is not None, "a source's call has pixels"
                 self._crafted(unit, event.value, event.pixels)
             return
-        opened, target = event.task.about
+        opened: _Open = event.task.about[0]
+        target: str = event.task.about[1]
         if self._open.get(opened.unit.id) is not opened:
             return
         if isinstance(event, Done):
@@ -201,7 +187,7 @@ class Driver:
         self._batch_bytes += self._bytes(unit)
         for target in unit.targets:
             job = PredictJob(target, self._spec.numerics.batch)
-            models = {target: self._digests[target]}
+            models = {target: self._plan.digests[target]}
             cost = float(len(unit.shard.images))
             self._scheduler.add(Task("target", models, job, lambda: opened.pixels, cost, (opened, target)))
         known = self._rmsd.get(unit.craft.id)

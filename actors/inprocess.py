@@ -39,12 +39,12 @@ class InProcess:
         self._values[ref] = actor.hello()
         return ref
 
-    def call(self, actor: Source | Target, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
+    def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
         value, made = next(self._ids), next(self._ids) if role == "source" else None
 
         def run() -> None:
             try:
-                answer = actor.work(*arguments, self._values[pixels])
+                answer: Any = actor.work(*arguments, self._values[pixels])
             except Exception as error:  # noqa: BLE001 - raised again by `value`
                 self._values[value] = error
                 return

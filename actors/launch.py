@@ -15,18 +15,20 @@ from rich.console import Console
 
 from actors import clean_pass, policy
 from actors.backend import Backend
-from actors.clean_pass import CleanPass, Interrupted
+from actors.clean_pass import CleanPass
 from actors.cluster import Cluster
 from actors.driver import Driver, Outcome, references
+from actors.runtime import Runtime
 from actors.scheduler import Scheduler
-from study import progress, spec as specs
+from study import progress
+from study import spec as specs
 from study.errors import StudyError
 from study.images import selection
 from study.images.sets import Candidate, candidates
-from study.interrupt import Interrupt
+from study.interrupt import Interrupt, Interrupted
 from study.plan import Plan, Unit
 from study.progress import Display
-from study.report.matrices import matrices
+from study.report.matrices import print_matrices
 from study.results import store
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
@@ -70,9 +72,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
 class _Study:
     """One launch: what is there, what is left, and the way from the one to the other."""
 
-    def __init__(
-        self, file: SpecFile, folder: RunFolder, display: Display, begun: float, console: Console
-    ) -> None:
+    def __init__(self, file: SpecFile, folder: RunFolder, display: Display, begun: float, console: Console) -> None:
         self._file = file
         self._spec: Spec = file.spec
         self._folder = folder
@@ -140,18 +140,21 @@ class _Study:
             attempts=spec.run.attempts,
             start_seconds=spec.run.start_seconds,
         )
-        scheduler.start()
+        runtime = Runtime(backend, scheduler, self._display, interrupt)
         try:
+            scheduler.start(interrupt.check)
             if self.selected is None:
-                self.selected = clean_pass.run(spec, found, backend, scheduler, self._display, interrupt)
+                self.selected = clean_pass.run(spec, found, runtime)
                 self._record(self.selected)
         except Interrupted:
             return self._stopped(interrupt, order)
         try:
-            outcome = self._carry_out(backend, scheduler, found, interrupt)
+            outcome = self._carry_out(found, runtime)
         except StudyError as error:
             error.status = INCOMPLETE
             raise
+        if scheduler.replaced:
+            say(f"{scheduler.replaced} actors died and were replaced; their units were run again")
         return self._report(outcome, interrupt, order)
 
     def _record(self, selected: CleanPass) -> None:
@@ -160,9 +163,7 @@ class _Study:
         frame = selection.to_frame(selected.shards)
         self._folder.publish(self._folder.images, _parquet(frame))
 
-    def _carry_out(
-        self, backend: Backend, scheduler: Scheduler, found: Sequence[Candidate], interrupt: Interrupt
-    ) -> Outcome:
+    def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan, units = self.plan(), self.left()
         crafts = len(plan.crafts)
         self._display.say(
@@ -170,9 +171,7 @@ class _Study:
             f"{len(units)} of them to do"
         )
         files = {one.image: one.path for one in found}
-        missing = [
-            one.image for shard in plan.shards for one in shard.images if one.image not in files
-        ]
+        missing = [one.image for shard in plan.shards for one in shard.images if one.image not in files]
         if missing:
             raise StudyError(
                 f"{len(missing)} images of this study are no longer in the image set, such as {missing[0]}",
@@ -183,17 +182,7 @@ class _Study:
             flush_seconds=self._spec.run.flush_seconds,
             metadata=_provenance(self._spec),
         )
-        driver = Driver(
-            self._spec,
-            plan,
-            self._digests(),
-            files,
-            backend,
-            scheduler,
-            writer,
-            self._display,
-            interrupt,
-        )
+        driver = Driver(plan, files, writer, runtime)
         self._display.begin(*_steps(plan, units))
         try:
             return driver.run(units, store.moved(self._folder.path, references(plan, units)))
@@ -209,9 +198,7 @@ class _Study:
         if not outcome.failures and not left:
             self._display.say(f"complete in {seconds:.0f} s: {self._folder.path}")
             self._display.say(f"again:    study show {shlex.quote(str(self._folder.path))}")
-            self._display.say(
-                f"in polars: pl.scan_parquet({str(self._folder.path / 'results' / '**/*.parquet')!r})"
-            )
+            self._display.say(f"in polars: pl.scan_parquet({str(self._folder.path / 'results' / '**/*.parquet')!r})")
             return COMPLETE
         failures = [vars(failure) for failure in outcome.failures]
         listed = self._folder.path / "failures.json"
@@ -230,8 +217,8 @@ class _Study:
         return interrupt.status
 
     def show(self) -> None:
-        for table in matrices(self._spec, store.scan(self._folder.path)):
-            self._console.print(table)
+        """Print the transfer matrices."""
+        print_matrices(self._spec, store.scan(self._folder.path), self._console)
 
 
 def _same_study(file: SpecFile, folder: RunFolder) -> None:

@@ -91,14 +91,18 @@ class Scheduler:
         self._barren = 0
         self.replaced = 0
 
-    def start(self) -> None:
-        """Start the crew and wait until it is up. Raises StudyError where it is not in time."""
+    def start(self, check: Callable[[], None]) -> None:
+        """Start the crew and wait until it is up, calling `check`, which may raise, every second.
+
+        Raises StudyError where it is not up in time.
+        """
         for role, count in (("source", self._crew.sources), ("target", self._crew.targets)):
             for _ in range(count):
                 self._new_slot(role)  # type: ignore[arg-type]
         waiting = {self._backend.hello(slot.actor): slot for slot in self._slots.values()}
         deadline = time.monotonic() + self._start_seconds
         while waiting:
+            check()
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._not_up(len(waiting))

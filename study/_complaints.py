@@ -40,9 +40,7 @@ def first_complaint(error: ValidationError, document: Document, model: type[Base
     return complaint
 
 
-def _complaint(
-    found: list[ErrorDetails], place: Place, document: Document, model: type[BaseModel]
-) -> StudyError:
+def _complaint(found: list[ErrorDetails], place: Place, document: Document, model: type[BaseModel]) -> StudyError:
     detail, where = found[0], document.where(place)
     key = _key(place)
     if detail["type"] == "extra_forbidden":

@@ -96,9 +96,7 @@ def override(document: Document, assignment: str) -> None:
     origin = f"--set {assignment}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise StudyError(
-            f"'{assignment}' sets nothing", where="--set", accepted="key=value, such as images.count=5"
-        )
+        raise StudyError(f"'{assignment}' sets nothing", where="--set", accepted="key=value, such as images.count=5")
     inner = parse(text, origin)
     data = document.data
     for depth, part in enumerate(parts[:-1]):
@@ -156,7 +154,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, place: Place) -> Any:
         try:
-            value = self._scalars.construct_object(node)  # type: ignore[no-untyped-call]
+            value = self._scalars.construct_object(node)
         except yaml.constructor.ConstructorError as error:
             raise self._error(f"this value cannot be read: {error.problem}", node) from None
         except (ValueError, OverflowError) as error:

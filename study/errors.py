@@ -31,16 +31,21 @@ class StudyError(Exception):
         self.status = status
 
     def __reduce__(self) -> tuple[object, ...]:
-        parts = {"where": self.where, "accepted": self.accepted, "todo": self.todo, "status": self.status}
-        return functools.partial(type(self), self.what, **parts), ()
+        rebuild = functools.partial(
+            type(self),
+            self.what,
+            where=self.where,
+            accepted=self.accepted,
+            todo=self.todo,
+            status=self.status,
+        )
+        return rebuild, ()
 
     def located(self, where: str) -> StudyError:
         """The same error with a place, where it had none of its own."""
         if self.where is not None:
             return self
-        return StudyError(
-            self.what, where=where, accepted=self.accepted, todo=self.todo, status=self.status
-        )
+        return StudyError(self.what, where=where, accepted=self.accepted, todo=self.todo, status=self.status)
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -8,6 +8,10 @@ from types import FrameType
 from typing import Any
 
 
+class Interrupted(Exception):
+    """The person who started the study has asked it to stop."""
+
+
 class Interrupt:
     """While entered, the first signal sets `status` (130 or 143) and nothing else; the second ends the process.
 
@@ -26,6 +30,11 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises Interrupted once a signal has come."""
+        if self.status is not None:
+            raise Interrupted
 
     def _asked(self, number: int, _: FrameType | None) -> None:
         if self.status is not None:

@@ -62,8 +62,8 @@ class Plan:
 
     def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:
         """`digests` are those of the models, by name; `shards` cut the selected images."""
-        self._spec = spec
-        self._digests = digests
+        self.spec = spec
+        self.digests = dict(digests)
         self.shards = tuple(shards)
         self.crafts: dict[str, Craft] = {}
         for name, experiment in spec.experiments.items():
@@ -72,15 +72,13 @@ class Plan:
                     for attack in dict.fromkeys(experiment.attacks):
                         self._add(sources, attack, goal, spec.targets(experiment), name)
 
-    def _add(
-        self, sources: SourceSet, attack: str, goal: Goal, targets: tuple[str, ...], experiment: str
-    ) -> Craft:
-        recipe = self._spec.attacks[attack]
+    def _add(self, sources: SourceSet, attack: str, goal: Goal, targets: tuple[str, ...], experiment: str) -> Craft:
+        recipe = self.spec.attacks[attack]
         reference = None
         if recipe.budget.to is not None:
             reference = self._add(sources, recipe.budget.to, goal, targets, experiment)
         identity = self._identity(sources, attack, recipe, goal, reference)
-        name = f"{'+'.join(sources)}.{attack}.{goal}.s{self._spec.seed}-{digest(identity)[:_ID_LENGTH]}"
+        name = f"{'+'.join(sources)}.{attack}.{goal}.s{self.spec.seed}-{digest(identity)[:_ID_LENGTH]}"
         known = self.crafts.get(name)
         merged = dict.fromkeys((*(known.targets if known else ()), *targets))
         craft = Craft(
@@ -89,8 +87,8 @@ class Plan:
             attack=attack,
             recipe=recipe,
             goal=goal,
-            seed=self._spec.seed,
-            targets=tuple(model for model in self._spec.models if model in merged),
+            seed=self.spec.seed,
+            targets=tuple(model for model in self.spec.models if model in merged),
             experiments=tuple(dict.fromkeys((*(known.experiments if known else ()), experiment))),
             reference=reference.id if reference else None,
         )
@@ -104,13 +102,13 @@ class Plan:
         if reference is not None and recipe.budget.by == "mean":
             images = [(one.image, one.digest) for shard in self.shards for one in shard.images]
         return {
-            "sources": [(name, self._digests[name]) for name in sources],
+            "sources": [(name, self.digests[name]) for name in sources],
             "attack": (attack, recipe.model_dump(mode="json")),
             "reference": reference.id if reference else None,
             "goal": goal,
-            "seed": self._spec.seed,
-            "images": (self._spec.images.size, PREPARATION, images),
-            "numerics": self._spec.numerics.model_dump(mode="json"),
+            "seed": self.spec.seed,
+            "images": (self.spec.images.size, PREPARATION, images),
+            "numerics": self.spec.numerics.model_dump(mode="json"),
         }
 
     def units(self, done: Mapping[str, Iterable[str]] | None = None) -> Iterator[Unit]:
@@ -136,8 +134,7 @@ class Plan:
 def unit_id(craft: Craft, shard: Shard) -> str:
     """The id of `craft` on `shard`."""
     content = [
-        (one.image, one.digest, one.target_label if craft.goal == "targeted" else one.label)
-        for one in shard.images
+        (one.image, one.digest, one.target_label if craft.goal == "targeted" else one.label) for one in shard.images
     ]
     return f"{craft.id}.{shard.index:04d}-{digest(content)[:_ID_LENGTH]}"
 

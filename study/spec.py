@@ -136,7 +136,7 @@ class Spec(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     images: Images
     models: Annotated[dict[str, Model], Field(min_length=1)]
-    attacks: dict[str, Attack] = {}
+    attacks: dict[str, Attack] = Field(default_factory=dict)
     experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
     numerics: Numerics = Numerics()
     run: Run = Run()
@@ -161,8 +161,7 @@ class Spec(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """All that decides what rows there are and what is in them."""
-        dumped = self.model_dump(mode="json", exclude={"run": True, "images": {"folder", "list"}})
-        return dumped
+        return self.model_dump(mode="json", exclude={"run": True, "images": {"folder", "list"}})
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,7 @@ def resolve(document: Document) -> SpecFile:
     """Validate a parsed document and check that its parts fit together."""
     data = document.data
     if not isinstance(data, dict):
-        raise StudyError(
-            "a spec is a mapping with the keys study, images, models, experiments", where=document.name
-        )
+        raise StudyError("a spec is a mapping with the keys study, images, models, experiments", where=document.name)
     data = dict(data)
     if "attacks" in data:
         data["attacks"] = _with_presets(document, data["attacks"])

@@ -54,8 +54,8 @@ def finish(
 def _exact_rmsd(clean: Pixels, delta: NDArray[np.float32], rmsd: float, ties: NDArray[np.uint64]) -> Pixels:
     """Scale, clip and round so that sum (x' - x)^2 = N rmsd^2, to within one pixel's rounding.
 
-    Nearest rounding would move FGS, whose pixels all have one magnitude, in whole grey levels. So every magnitude is rounded
-    down, and then just so many are rounded up that the sum is met: the largest fractions first, which is
+    Nearest rounding would move FGS, whose pixels all have one magnitude, in whole grey levels. So every magnitude
+    is rounded down, and then just so many are rounded up that the sum is met: the largest fractions first, which is
     nearest rounding with a shifted threshold, and among equal fractions a keyed random share.
     """
     sign = np.sign(delta).astype(np.int16).ravel()

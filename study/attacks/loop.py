@@ -12,11 +12,11 @@ from torch import Tensor
 
 from study.attacks import budget as budgets
 from study.attacks.budget import Pixels
-from study.keyed import draws
 from study.attacks.objective import gain, image_gradient, per_model
 from study.attacks.recipe import Attack, Goal
 from study.attacks.step import Stepper
 from study.errors import StudyError
+from study.keyed import draws
 
 Logits = Callable[[Tensor], Tensor]
 """A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
@@ -62,15 +62,15 @@ def craft(
         rmsd = np.full(len(clean), float(attack.budget.rmsd))
     finished = []
     for start in range(0, len(clean), batch):
-        rows = np.arange(start, min(start + batch, len(clean)))
-        padded = np.pad(rows, (0, batch - len(rows)), mode="edge")
+        rows = list(range(start, min(start + batch, len(clean))))
+        padded = rows + [rows[-1]] * (batch - len(rows))
         delta = _climb(
             models,
             attack,
             goal,
-            torch.from_numpy(clean[padded]).to(device),
-            torch.from_numpy(labels[padded]).to(device),
-            None if rmsd is None else torch.from_numpy(rmsd[padded]).to(device, torch.float32),
+            clean=torch.from_numpy(clean[padded]).to(device),
+            labels=torch.from_numpy(labels[padded]).to(device),
+            rmsd=None if rmsd is None else torch.from_numpy(rmsd[padded]).to(device, torch.float32),
         )
         moves = delta.to("cpu", memory_format=torch.contiguous_format).numpy()[: len(rows)]
         _refuse_nan(moves, [images[row] for row in rows])
@@ -90,7 +90,13 @@ def craft(
 
 
 def _climb(
-    models: Sequence[Logits], attack: Attack, goal: Goal, clean: Tensor, labels: Tensor, rmsd: Tensor | None
+    models: Sequence[Logits],
+    attack: Attack,
+    goal: Goal,
+    *,
+    clean: Tensor,
+    labels: Tensor,
+    rmsd: Tensor | None,
 ) -> Tensor:
     """The perturbation after all steps, float (N, C, H, W); the last step is left unprojected for `finish`.
 

@@ -9,6 +9,7 @@ noise that is left of a cancelled gradient.
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid

@@ -48,20 +48,17 @@ def cut(images: Sequence[Selected], size: int) -> list[Shard]:
     """Images in the order of their ids, `size` to a shard: the order of files and lists does not matter."""
     ordered = sorted(images, key=lambda one: one.image)
     return [
-        Shard(index, tuple(ordered[start : start + size]))
-        for index, start in enumerate(range(0, len(ordered), size))
+        Shard(index, tuple(ordered[start : start + size])) for index, start in enumerate(range(0, len(ordered), size))
     ]
 
 
-_SCHEMA = {
+_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "image": pl.String,
     "label": pl.Int32,
     "target_label": pl.Int32,
     "shard": pl.Int32,
     "digest": pl.String,
-    "clean": pl.List(
-        pl.Struct({"model": pl.String, "top5": pl.List(pl.Int32), "top5_prob": pl.List(pl.Float32)})
-    ),
+    "clean": pl.List(pl.Struct({"model": pl.String, "top5": pl.List(pl.Int32), "top5_prob": pl.List(pl.Float32)})),
 }
 
 
@@ -89,9 +86,7 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
     """The shards that `to_frame` wrote."""
     shards: dict[int, list[Selected]] = {}
     for row in frame.iter_rows(named=True):
-        clean = {
-            said["model"]: Clean(tuple(said["top5"]), tuple(said["top5_prob"])) for said in row["clean"]
-        }
+        clean = {said["model"]: Clean(tuple(said["top5"]), tuple(said["top5_prob"])) for said in row["clean"]}
         shards.setdefault(row["shard"], []).append(
             Selected(
                 image=row["image"],

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from study.keyed import digest
-from study.frozen import Frozen
 from study.errors import StudyError, names
+from study.frozen import Frozen
+from study.keyed import digest
 from study.models.labels import index_of, wordnet_ids
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
@@ -151,7 +151,9 @@ def _from_list(folder: Path, file: Path, with_targets: bool) -> _Listed:
         image = Path(cells[0]).as_posix()
         if image in lines:
             raise StudyError(
-                f"'{image}' is listed twice", where=f"{where}, and line {lines[image]}", todo="keep one of them"
+                f"'{image}' is listed twice",
+                where=f"{where}, and line {lines[image]}",
+                todo="keep one of them",
             )
         lines[image] = number
         label = _label(cells[1], where)
@@ -160,7 +162,9 @@ def _from_list(folder: Path, file: Path, with_targets: bool) -> _Listed:
             raise StudyError(f"the target label of '{image}' is its true label, {label}", where=where)
         if not (folder / image).is_file():
             raise StudyError(
-                f"the image {folder / image} does not exist", where=where, todo="correct the list or the folder"
+                f"the image {folder / image} does not exist",
+                where=where,
+                todo="correct the list or the folder",
             )
         listed.append((image, folder / image, label, target))
     if not listed:

@@ -31,6 +31,9 @@ class Classifier(nn.Module):
     Always in eval mode, no parameter requires a gradient.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, *, labels: int, identity: str) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)

@@ -11,7 +11,8 @@ from pathlib import Path
 def wordnet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids by label index, read from timm's list without importing timm."""
     found = importlib.util.find_spec("timm")
-    assert found is not None and found.submodule_search_locations, "timm is a dependency of study"
+    assert found is not None, "timm is a dependency of study"
+    assert found.submodule_search_locations, "timm is a package"
     listed = Path(found.submodule_search_locations[0]) / "data" / "_info" / "imagenet_synsets.txt"
     ids = tuple(listed.read_text(encoding="utf-8").split())
     assert len(ids) == 1000, f"{listed} names {len(ids)} labels, not ImageNet's 1,000"

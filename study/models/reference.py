@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from study.frozen import Frozen
 from study.errors import names
+from study.frozen import Frozen
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels")
 WEIGHTS = ("zoo", "file", "package", "random")
@@ -38,7 +38,7 @@ class Model(Frozen):
 
     network: str
     weights: str | None = None
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     size: Annotated[int, Field(ge=8, le=4096)] | None = None
     interpolation: Interpolation | None = None
     mean: Channels | None = None

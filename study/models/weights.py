@@ -1,4 +1,4 @@
-"""State dicts from files and packages: read safely, renamed where a package names its tensors otherwise, loaded strictly."""
+"""State dicts from files and packages: read safely, renamed where a package has other names, loaded strictly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,13 @@ def package_file(package: str) -> Path:
     return files[0]
 
 
-_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 _SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _INVERTED = {
     "_expand_conv": "conv_pw",

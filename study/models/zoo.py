@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,9 @@ def load(name: str, model: Model, *, device: str = "cpu") -> Classifier:
         network, preprocessing, labels=IMAGENET_LABELS, identity=f"{model.network} {model.arguments}"
     )
     _check_classes(classifier, called)
-    return classifier.to(device=device, memory_format=torch.channels_last)
+    classifier.to(device)
+    classifier.network.to(memory_format=torch.channels_last)
+    return classifier
 
 
 def _check_classes(classifier: Classifier, called: str) -> None:
@@ -134,7 +136,11 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -160,7 +166,7 @@ class _Torchvision:
         from torchvision import models
 
         chosen = None if tag is ... else tag
-        return models.get_model(network, weights=chosen, **arguments)  # type: ignore[no-any-return]
+        return models.get_model(network, weights=chosen, **arguments)
 
     @staticmethod
     def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocessing:
@@ -196,7 +202,7 @@ class _Timm:
         import timm
 
         full = f"{network}.{tag}" if tag and tag is not ... else network
-        return timm.create_model(full, pretrained=tag is not ..., **arguments)  # type: ignore[no-any-return]
+        return timm.create_model(full, pretrained=tag is not ..., **arguments)
 
     @staticmethod
     def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocessing:
@@ -216,7 +222,8 @@ class _Pretrainedmodels:
             warnings.simplefilter("ignore")
             import pretrainedmodels
 
-        return pretrainedmodels.pretrained_settings  # type: ignore[no-any-return]
+        settings: dict[str, dict[str, dict[str, Any]]] = pretrainedmodels.pretrained_settings
+        return settings
 
     @classmethod
     def networks(cls) -> list[str]:
@@ -232,8 +239,8 @@ class _Pretrainedmodels:
 
         setting = next(iter(cls._settings()[network].values())) if tag is ... else cls._settings()[network][tag]
         chosen = None if tag is ... else tag
-        make = getattr(pretrainedmodels, network)
-        return make(**{"num_classes": setting["num_classes"], "pretrained": chosen, **arguments})  # type: ignore[no-any-return]
+        make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
+        return make(**{"num_classes": setting["num_classes"], "pretrained": chosen, **arguments})
 
     @classmethod
     def preprocessing(cls, network: str, tag: str | None, built: nn.Module) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""Transfer matrices for the terminal: a table per experiment, attack and goal, sources by targets."""
+"""Transfer matrices for the terminal: one per experiment and goal, sources by targets, a section per attack."""
 
 from __future__ import annotations
 
@@ -6,69 +6,72 @@ from collections.abc import Iterator, Mapping
 
 import polars as pl
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from study.analysis.transfer import success_rates
 from study.spec import Experiment, Spec
 
-_TITLES = {
-    "untargeted": "% of images whose label the target model gets wrong",
-    "targeted": "% of images that the target model gives the target label",
+_MEANING = {
+    "untargeted": "% of adversarial images that the target model no longer gives their true label",
+    "targeted": "% of adversarial images that the target model gives the target label",
 }
 
-Cells = Mapping[tuple[str, str, str, str], Mapping[str, object]]
+_Cells = Mapping[tuple[str, str, str, str], Mapping[str, object]]
 
 
-def matrices(spec: Spec, rows: pl.LazyFrame) -> Iterator[Table]:
-    """The matrices of every experiment that has rows, in the spec's order.
+def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
+    """Print the matrix of every experiment that has rows, in the spec's order; False where there are none."""
+    goals = []
+    for table, goal in matrices(spec, rows):
+        console.print(table)
+        goals.append(goal)
+    for goal in dict.fromkeys(goals):
+        console.print(f"{goal}: {_MEANING[goal]}", markup=False, highlight=False, soft_wrap=True)
+    if goals:
+        console.print(
+            "* the target is one of the source models (white-box); RMSD: mean, of pixel values 0..255", soft_wrap=True
+        )
+        console.print()
+    return bool(goals)
 
-    Rows are the source models with the mean RMSD of their images, columns the targets; `*` marks white-box cells.
-    """
+
+def matrices(spec: Spec, rows: pl.LazyFrame) -> Iterator[tuple[Table, str]]:
+    """Each experiment's table with its goal."""
     rates = success_rates(rows, by=("sources", "attack", "goal", "target")).to_dicts()
-    cells: Cells = {
-        (rate["sources"], rate["attack"], rate["goal"], rate["target"]): rate for rate in rates
-    }
+    cells: _Cells = {(one["sources"], one["attack"], one["goal"], one["target"]): one for one in rates}
     for name, experiment in spec.experiments.items():
         for goal in experiment.goal:
-            for attack in experiment.attacks:
-                table = _matrix(spec, name, experiment, attack, goal, cells)
-                if table is not None:
-                    yield table
+            table = _matrix(spec, name, experiment, goal, cells)
+            if table.row_count:
+                yield table, goal
 
 
-def _matrix(
-    spec: Spec, name: str, experiment: Experiment, attack: str, goal: str, cells: Cells
-) -> Table | None:
+def _matrix(spec: Spec, name: str, experiment: Experiment, goal: str, cells: _Cells) -> Table:
     targets = spec.targets(experiment)
-    table = Table(
-        title=f"{name}: {attack}, {goal}",
-        caption=f"{_TITLES[goal]}; * white-box",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-    )
-    table.add_column("source models", no_wrap=True)
+    table = Table(title=f"{name}, {goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("attack")
+    table.add_column("source models")
     table.add_column("images", justify="right")
     table.add_column("RMSD", justify="right")
     for target in targets:
         table.add_column(target, justify="right")
-    for sources in experiment.sources.resolve(tuple(spec.models)):
-        found = [cells.get(("+".join(sources), attack, goal, target)) for target in targets]
-        first = next((cell for cell in found if cell is not None), None)
-        if first is not None:
-            table.add_row(
-                " + ".join(sources),
-                f"{first['images']}",
-                f"{first['rmsd']:.2f}",
-                *(_cell(cell) for cell in found),
-            )
-    return table if table.row_count else None
+    for attack in experiment.attacks:
+        shown = attack
+        for sources in experiment.sources.resolve(tuple(spec.models)):
+            found = [cells.get(("+".join(sources), attack, goal, target)) for target in targets]
+            first = next((cell for cell in found if cell is not None), None)
+            if first is not None:
+                numbers = (f"{first['images']}", f"{first['rmsd']:.2f}")
+                table.add_row(shown, " + ".join(sources), *numbers, *(_cell(cell) for cell in found))
+                shown = ""
+        table.add_section()
+    return table
 
 
 def _cell(cell: Mapping[str, object] | None) -> Text:
     if cell is None:
-        return Text("–", style="dim")
+        return Text("– ", style="dim")
     white = bool(cell["white_box"])
     return Text(f"{100 * float(str(cell['success'])):.0f}{'*' if white else ' '}", style="dim" if white else "")

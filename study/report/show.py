@@ -8,7 +8,7 @@ from rich.console import Console
 
 from study import spec as specs
 from study.errors import StudyError
-from study.report.matrices import matrices
+from study.report.matrices import print_matrices
 from study.results import store
 from study.run_folder import RunFolder
 
@@ -17,11 +17,6 @@ def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
     folder = RunFolder(run)
     if not folder.exists:
-        raise StudyError(
-            f"{run} is not a run folder: it has no spec.yaml", todo="name the folder of a launched study"
-        )
-    tables = list(matrices(specs.load(folder.spec).spec, store.scan(run)))
-    for table in tables:
-        console.print(table)
-    if not tables:
+        raise StudyError(f"{run} is not a run folder: it has no spec.yaml", todo="name the folder of a launched study")
+    if not print_matrices(specs.load(folder.spec).spec, store.scan(run), console):
         console.print(f"{run} has no rows yet", markup=False, highlight=False)

@@ -35,10 +35,15 @@ class Writer:
         self._since = time.monotonic()
 
     def add(self, rows: pa.Table) -> None:
-        """Take the rows of one unit; publishes where enough have gathered."""
+        """Take the rows of one unit; publishes where very many have gathered."""
         self._buffer.append(rows)
         self._rows += rows.num_rows
-        if self._rows >= _MOST_ROWS or time.monotonic() - self._since >= self._flush_seconds:
+        if self._rows >= _MOST_ROWS:
+            self.flush()
+
+    def tick(self) -> None:
+        """Publish what is buffered where it has been for long enough; called again and again."""
+        if time.monotonic() - self._since >= self._flush_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -62,7 +67,7 @@ def scan(run: Path) -> pl.LazyFrame:
     if not results.is_dir():
         raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
     if not any(results.rglob("*.parquet")):
-        return pl.LazyFrame(schema=pl.Schema(pl.from_arrow(SCHEMA.empty_table()).schema))
+        return pl.DataFrame(SCHEMA.empty_table()).lazy()
     return pl.scan_parquet(results / "**/*.parquet")
 
 

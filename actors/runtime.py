@@ -1,0 +1,20 @@
+"""What everything that runs work is given: where it runs, who carries it out, who watches, who may stop it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.backend import Backend
+from actors.scheduler import Scheduler
+from study.interrupt import Interrupt
+from study.progress import Display
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A started crew with its surroundings."""
+
+    backend: Backend
+    scheduler: Scheduler
+    display: Display
+    interrupt: Interrupt
