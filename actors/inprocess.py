@@ -29,7 +29,7 @@ class InProcess:
         self._values: dict[Ref, Any] = {}
 
     def capacity(self) -> tuple[float, float]:
-        return 1024.0, 0.0
+        return 4.0, 0.0
 
     def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Source | Target:
         return (Source if role == "source" else Target)(models, "cpu", threads)

@@ -142,7 +142,7 @@ SPECS = {
         ["the image folder /nowhere/val does not exist", "images"],
     ),
     "more actors than cores": (
-        swap("run: {shard: 2,", "run: {shard: 2, actors: {sources: 5000},"),
+        swap("actors: {sources: 1,", "actors: {sources: 5000,"),
         ["5000 source actors with 1 threads each need 5000 cores", "run.actors.sources"],
     ),
     "more images than there are": (
