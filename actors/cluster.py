@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from actors.backend import ActorLost, Call, PixelsLost, Ref
 from actors.policy import Role, Share
+from actors.reaper import Reaper
 from actors.source import Source
 from actors.target import Target
 from study.errors import StudyError
@@ -35,14 +36,17 @@ class Cluster:
 
         self._ray: Any = ray
         chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._reaper: Reaper | None = None
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
         if chosen == "local":
             # Asked of this process alone: an address in the environment must not turn a local run into a remote one.
             options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+            self._reaper = Reaper()
         try:
             ray.init(**options)
         except Exception as error:
+            self._end_reaper()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StudyError(
                 f"there is no Ray cluster at {chosen}: {reason}"
@@ -108,3 +112,9 @@ class Cluster:
 
     def close(self) -> None:
         self._ray.shutdown()
+        self._end_reaper()
+
+    def _end_reaper(self) -> None:
+        if self._reaper is not None:
+            self._reaper.close()
+            self._reaper = None

@@ -99,8 +99,7 @@ SPECS = {
     "a circle of matched budgets": (
         swap(
             "mi: {steps: 2}",
-            "mi: {step_size: 1, budget: {rmsd: matched, to: igsm}}\n"
-            "  igsm: {budget: {rmsd: matched, to: mi}}",
+            "mi: {step_size: 1, budget: {rmsd: matched, to: igsm}}\n  igsm: {budget: {rmsd: matched, to: mi}}",
         ),
         ["matched budgets go in a circle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
     ),

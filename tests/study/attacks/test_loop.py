@@ -89,7 +89,9 @@ def test_optimization_is_adam_on_log_one_minus_p(small_model, small_images):
 def test_summed_updates_are_one_adam_per_model(small_model, small_images):
     """Liu et al. 2017, section 5: an Adam for each model at its own learning rate, the updates added up."""
     functions = [pixels_model(small_model, 40.0), pixels_model(small_model, -25.0)]
-    attack = Attack.model_validate(keys_of("optimization", {"steps": 5, "fusion": "summed-updates", "learning_rate": 8}))
+    attack = Attack.model_validate(
+        keys_of("optimization", {"steps": 5, "fusion": "summed-updates", "learning_rate": 8})
+    )
     ours = run(functions, attack, small_images, "targeted")
     image = torch.from_numpy(small_images).float()
     state = [(torch.zeros_like(image), torch.zeros_like(image)) for _ in functions]
