@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from study.errors import StudyError
 from study.models.reference import Model
 
 _OBJECT_STORE_BYTES = 2**30
+_ACCEPTED = "host:port of a cluster's head, auto, or local"
+_ANSWER_SECONDS = 10.0
 
 
 class Cluster:
@@ -31,11 +34,12 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+        chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+        _must_answer(chosen)
         import ray
 
         self._ray: Any = ray
-        chosen = address or os.environ.get("RAY_ADDRESS") or "local"
         self._reaper: Reaper | None = None
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -52,8 +56,9 @@ class Cluster:
                 f"there is no Ray cluster at {chosen}: {reason}"
                 if chosen != "local"
                 else f"a local Ray cannot be started: {reason}",
-                accepted="host:port of a cluster's head, auto, or local",
-                todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`",
+                accepted=_ACCEPTED,
+                todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`; where the cluster "
+                "asks for a token, set RAY_AUTH_MODE=token",
             ) from error
         self._remote: dict[str, Any] = {
             "source": ray.remote(max_restarts=0, max_task_retries=0)(Source),
@@ -118,3 +123,24 @@ class Cluster:
         if self._reaper is not None:
             self._reaper.close()
             self._reaper = None
+
+
+def _must_answer(address: str) -> None:
+    """Refuse at once an address where nothing listens; Ray itself would try for minutes."""
+    if address in ("local", "auto"):
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not host or not port.isdecimal():
+        raise StudyError(
+            f"'{address}' is not the address of a Ray cluster",
+            accepted=_ACCEPTED,
+            todo="give the address that `ray start --head` printed; from outside a cluster, use `ray job submit`",
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(
+            f"there is no Ray cluster at {address}: {error}",
+            accepted=_ACCEPTED,
+            todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`",
+        ) from None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.actors.test_launch import assert_same_rows
 from tests.conftest import TINY
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
 STUDY = [sys.executable, "-m", "cli"]
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,7 +152,11 @@ def head(tmp_path):
     more = ["--disable-usage-stats", "--include-dashboard=true", f"--object-store-memory={2**28}"]
     ray = Path(sys.executable).with_name("ray")
     process = subprocess.Popen(
-        [str(ray), *words, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [str(ray), *words, *more],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | TOKEN,
     )
     below = set()
     try:
@@ -167,7 +173,7 @@ def head(tmp_path):
     finally:
         below |= descendants(process.pid)
         process.terminate()
-        process.communicate(timeout=60)
+        process.wait(timeout=60)
         for pid in alive(below):
             os.kill(pid, signal.SIGKILL)
 
@@ -175,7 +181,7 @@ def head(tmp_path):
 def test_a_cluster_by_address(tiny_run, spec_file, tmp_path, head):
     address, _ = head
     spec = spec_file(TINY)
-    status, printed = finish(start("launch", spec, "--output", tmp_path / "run", RAY_ADDRESS=address))
+    status, printed = finish(start("launch", spec, "--output", tmp_path / "run", RAY_ADDRESS=address, **TOKEN))
     assert status == 0, printed
     assert f"Ray at {address}" in printed
     assert_same_rows(tmp_path / "run", tiny_run)
@@ -195,6 +201,7 @@ def test_inside_a_submitted_job(tiny_run, spec_file, tmp_path, head):
             capture_output=True,
             text=True,
             cwd=ROOT,
+            env=os.environ | TOKEN,
             check=False,
         )
         if submitted.returncode == 0 or time.monotonic() > deadline:
