@@ -33,9 +33,9 @@ def read(path: Path, size: int) -> NDArray[np.uint8]:
             todo="fetch the file again, or take it out of the image set",
         ) from None
     short = math.floor(size / 0.875)
-    scale = short / min(image.size)
-    width, height = (max(short, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    # Truncated and rounded as torchvision's Resize and CenterCrop do.
+    width, height = (short * side // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     cropped = resized.crop((left, top, left + size, top + size))
     return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))

@@ -42,6 +42,7 @@ class Classifier(nn.Module):
         self.digest = _digest(network, preprocessing, identity)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.eval()
 
     def describe(self) -> dict[str, Any]:
         """What is recorded of the model with a run: digest, number of parameters, preprocessing."""

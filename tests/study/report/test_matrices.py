@@ -1,0 +1,27 @@
+"""What `study show` prints."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from study.analysis.transfer import success_rates
+from study.report.show import show
+from study.results import store
+
+
+def test_show(tiny_run):
+    printed = io.StringIO()
+    show(tiny_run, Console(file=printed, width=100))
+    text = printed.getvalue()
+    for title in ("single, untargeted", "single, targeted", "ensembles, untargeted"):
+        assert title in text
+    rates = success_rates(store.scan(tiny_run), by=("sources", "attack", "goal", "target")).filter(
+        sources="b+c", attack="mi"
+    )
+    cells = " ".join(f"{100 * one['success']:.0f}{'*' if one['white_box'] else ''}" for one in rates.to_dicts())
+    (line,) = [line for line in text.splitlines() if "b + c" in line and line.split()[0] == "mi"]
+    assert line.split()[1:] == ["b", "+", "c", "10", f"{rates['rmsd'][0]:.2f}", *cells.split()]
+    assert "white-box" in text
+    assert "no longer gives their true label" in text

@@ -1,0 +1,89 @@
+"""The writer: whole parts or none, a unit never split, and scans that need nothing of ours."""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from study.errors import StudyError
+from study.results import store
+from study.results.schema import SCHEMA
+from study.run_folder import RunFolder
+
+
+def unit_rows(unit: str, targets: int = 2) -> pa.Table:
+    row = {
+        "craft": "a.mi.untargeted.s0-1", "unit": unit, "sources": ["a"], "attack": "mi", "goal": "untargeted",
+        "seed": 0, "steps": 10, "image": "x.png", "label": 3, "target_label": None, "white_box": False,
+        "clean_top1": 3, "top5": [1, 2, 3, 4, 5], "top5_prob": [0.5, 0.2, 0.1, 0.1, 0.1],
+        "rmsd": 1.5, "linf": 2.0, "l2": 3.0,
+    }  # fmt: skip
+    return pa.Table.from_pylist([row | {"target": f"t{index}"} for index in range(targets)], schema=SCHEMA)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.claim()
+    yield run
+    run.release()
+
+
+def test_nothing_is_published_before_its_time(folder):
+    writer = store.Writer(folder, flush_seconds=3600, metadata={"batch": "4"})
+    writer.add(unit_rows("u1"))
+    writer.tick()
+    assert not list(folder.results.iterdir())
+    writer.add(unit_rows("u2", targets=1))
+    writer.flush()
+    (part,) = folder.results.iterdir()
+    assert pq.read_schema(part).metadata[b"batch"] == b"4"
+    assert store.done(folder.path) == {"u1": {"t0", "t1"}, "u2": {"t0"}}
+    assert not list(folder.temporary.iterdir())
+    writer.flush()
+    assert len(list(folder.results.iterdir())) == 1
+
+
+def test_every_few_seconds(folder):
+    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    for number in range(3):
+        writer.add(unit_rows(f"u{number}"))
+        writer.tick()
+    assert len(list(folder.results.iterdir())) == 3
+    assert pl.scan_parquet(folder.results / "**/*.parquet").collect().height == 6
+
+
+def test_an_empty_run_has_the_schema(folder):
+    rows = store.scan(folder.path).collect()
+    assert rows.columns == SCHEMA.names
+    assert rows.height == 0
+    assert store.done(folder.path) == {}
+    assert store.moved(folder.path, ["c"]) == {"c": {}}
+
+
+def test_moved_reads_each_image_once(folder):
+    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer.add(unit_rows("u1"))
+    writer.flush()
+    assert store.moved(folder.path, ["a.mi.untargeted.s0-1", "other"]) == {
+        "a.mi.untargeted.s0-1": {"x.png": 1.5},
+        "other": {},
+    }
+
+
+def test_stray_temporary_files_are_swept_and_parts_are_not(folder):
+    (folder.temporary / "part-1.parquet.99").write_bytes(b"half")
+    (folder.results / "part-1.parquet").write_bytes(b"kept")
+    folder.release()
+    again = RunFolder(folder.path)
+    again.claim()
+    again.release()
+    assert not list(folder.temporary.iterdir())
+    assert (folder.results / "part-1.parquet").read_bytes() == b"kept"
+
+
+def test_one_driver_at_a_time(folder):
+    with pytest.raises(StudyError, match="is in use by process"):
+        RunFolder(folder.path).claim()

@@ -1,0 +1,86 @@
+"""Crafts, units and their ids."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from study.document import parse
+from study.images.selection import from_frame
+from study.plan import Plan
+from study.spec import resolve
+from tests.conftest import TINY
+
+DIGESTS = {"a": "1" * 64, "b": "2" * 64, "c": "3" * 64}
+
+
+@pytest.fixture
+def shards(tiny_run):
+    return from_frame(pl.read_parquet(tiny_run / "images.parquet"))
+
+
+def plan_of(text, shards, digests=DIGESTS):
+    return Plan(resolve(parse(text, "spec")).spec, digests, shards)
+
+
+def test_counts(shards):
+    plan = plan_of(TINY, shards)
+    assert len(plan.crafts) == 3 * 4 * 2 + 3 * 2
+    assert len(list(plan.units())) == len(plan.crafts) * 5
+    assert plan.cells == len(plan.crafts) * 3
+    assert plan.pairs == plan.cells * 5
+
+
+def test_experiments_share_a_craft(shards):
+    text = TINY + "  \n"
+    text = text.replace("experiments:\n", "experiments:\n  again: {attacks: [mi], sources: [a], targets: [c]}\n")
+    plan = plan_of(text, shards)
+    assert plan.crafts.keys() == plan_of(TINY, shards).crafts.keys()
+    shared = [craft for craft in plan.crafts.values() if len(craft.experiments) == 2]
+    assert [(craft.sources, craft.attack, craft.targets) for craft in shared] == [(("a",), "mi", ("a", "b", "c"))]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("seed: 7", "seed: 8", None),
+        ("size: 48, keep", "size: 52, keep", None),
+        ("batch: 2", "batch: 5", None),
+        ("mi: {steps: 2}", "mi: {steps: 3}", {"mi"}),
+        ("optimization: {steps: 3}", "optimization: {steps: 4}", {"optimization", "fg", "fgs"}),
+        ("run: {shard: 2", "run: {shard: 5", set()),
+        ("study: tiny", "study: other", set()),
+    ],
+)
+def test_an_id_changes_with_what_decides_its_pixels(shards, old, new, changed):
+    before, after = plan_of(TINY, shards), plan_of(TINY.replace(old, new), shards)
+    new_ids = after.crafts.keys() - before.crafts.keys()
+    expected = {craft.attack for craft in before.crafts.values()} if changed is None else changed
+    assert {after.crafts[one].attack for one in new_ids} == expected
+    if changed is None:
+        assert not after.crafts.keys() & before.crafts.keys()
+
+
+def test_other_weights_are_other_crafts(shards):
+    before, after = plan_of(TINY, shards), plan_of(TINY, shards, DIGESTS | {"b": "4" * 64})
+    assert {craft.sources for name, craft in after.crafts.items() if name not in before.crafts} == {
+        ("b",), ("b", "c"), ("a", "b"),
+    }  # fmt: skip
+
+
+def test_a_mean_depends_on_all_images_and_nothing_else_does(shards):
+    before, after = plan_of(TINY, shards), plan_of(TINY, shards[:-1])
+    assert {after.crafts[name].attack for name in after.crafts.keys() - before.crafts.keys()} == {"fgs"}
+
+
+def test_randomness_is_keyed_without_the_numerics(shards):
+    before, after = plan_of(TINY, shards), plan_of(TINY.replace("batch: 2", "batch: 5"), shards)
+    assert [craft.key for craft in before.crafts.values()] == [craft.key for craft in after.crafts.values()]
+
+
+def test_done_targets_are_left_out(shards):
+    plan = plan_of(TINY, shards)
+    first, second, *_ = plan.units()
+    left = {unit.id: unit.targets for unit in plan.units({first.id: {"a", "b", "c"}, second.id: {"b"}})}
+    assert first.id not in left
+    assert left[second.id] == ("a", "c")

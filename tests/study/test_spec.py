@@ -1,0 +1,106 @@
+"""The spec: resolution, round trips, source sets, overrides, and what counts as identity."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel
+
+from study.document import override, parse
+from study.errors import StudyError
+from study.spec import Spec, load, resolve
+from tests.conftest import ROOT, TINY
+
+SHIPPED = sorted((ROOT / "specs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "specs")))
+def test_shipped_specs_resolve_to_specs_that_resolve_to_themselves(path):
+    spec = load(path).spec
+    assert resolve(parse(spec.text(), "resolved")).spec == spec
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("each", [("a",), ("b",), ("c",)]),
+        ("all", [("a", "b", "c")]),
+        ("leave-one-out", [("b", "c"), ("a", "c"), ("a", "b")]),
+        ("{each: [c, a]}", [("c",), ("a",)]),
+        ("{leave-one-out: [a, c]}", [("c",), ("a",)]),
+        ("{all: [c, a]}", [("a", "c")]),
+        ("[b, [c, a], b]", [("b",), ("a", "c")]),
+    ],
+)
+def test_source_sets(written, expected):
+    text = TINY.replace("sources: leave-one-out", f"sources: {written}")
+    spec = resolve(parse(text, "spec")).spec
+    assert spec.experiments["ensembles"].sources.resolve(tuple(spec.models)) == expected
+    assert resolve(parse(spec.text(), "resolved")).spec == spec
+
+
+def test_presets_need_no_entry_and_bring_what_they_are_matched_to():
+    text = TINY.replace("attacks: [mi, summed]", "attacks: [igsm]")
+    assert resolve(parse(text, "spec")).spec.attacks["igsm"].step_size == 2
+    only = "\n".join(line for line in text.splitlines() if "optimization" not in line and "single" not in line)
+    spec = resolve(parse(only.replace("[igsm]", "fg"), "spec")).spec
+    assert spec.attacks["fg"].budget.to == "optimization"
+    assert spec.attacks["optimization"].learning_rate == 4
+
+
+def test_environment(monkeypatch):
+    text = TINY.replace("study: tiny", "study: ${NAME}-${SIZE:-small}")
+    assert parse(text, "spec", {"NAME": "x"}).data["study"] == "x-small"
+    assert parse(text, "spec", {"NAME": "x", "SIZE": "big"}).data["study"] == "x-big"
+
+
+def test_overrides_lie_over_the_text():
+    document = parse(TINY, "spec")
+    override(document, "images.count=3")
+    override(document, "run.actors={sources: 2}")
+    override(document, "attacks.igsm.step_size=1e-1")
+    spec = resolve(document).spec
+    assert (spec.images.count, spec.run.actors.sources, spec.attacks["igsm"].step_size) == (3, 2, 0.1)
+
+
+def test_an_alias_that_unfolds_without_end_is_refused():
+    for text in (
+        "a: &a [*a]",
+        "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" if n else "a0: &a0 [x]" for n in range(9)),
+    ):
+        with pytest.raises(StudyError):
+            parse(text, "bomb")
+
+
+IDENTITY = {
+    "study", "seed", "images", "models", "attacks", "experiments", "numerics",
+    "images.sample", "images.size", "images.keep", "images.count", "images.targets",
+    "models.network", "models.weights", "models.arguments", "models.size", "models.interpolation", "models.mean",
+    "models.std",
+    "attacks.objective", "attacks.fusion", "attacks.momentum", "attacks.step", "attacks.step_size",
+    "attacks.learning_rate", "attacks.steps", "attacks.budget",
+    "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.targets",
+    "numerics.batch", "numerics.threads",
+}  # fmt: skip
+RUNTIME = {
+    "run", "images.folder", "images.list",
+    "run.shard", "run.actors", "run.models_per_actor", "run.attempts", "run.flush_seconds", "run.waiting_mib",
+    "run.start_seconds",
+}  # fmt: skip
+
+
+def _fields():
+    for name, field in Spec.model_fields.items():
+        yield name
+        for argument in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(argument, type) and issubclass(argument, BaseModel):
+                yield from (f"{name}.{inner}" for inner in argument.model_fields)
+
+
+def test_every_field_is_identity_or_runtime():
+    """A new field is put into one of the two tables, by whoever adds it, on purpose."""
+    assert set(_fields()) == IDENTITY | RUNTIME
+    identity = resolve(parse(TINY, "spec")).spec.identity()
+    present = set(identity) | {
+        f"{name}.{inner}" for name in ("images", "numerics", "run") for inner in identity.get(name, ())
+    }
+    assert not present & RUNTIME
