@@ -198,7 +198,7 @@ class _Study:
         if not outcome.failures and not left:
             self._display.say(f"complete in {seconds:.0f} s: {self._folder.path}")
             self._display.say(f"again:    study show {shlex.quote(str(self._folder.path))}")
-            self._display.say(f"in polars: pl.scan_parquet({str(self._folder.path / 'results' / '**/*.parquet')!r})")
+            self._display.say(f"in polars: pl.scan_parquet({str(self._folder.path / 'results')!r})")
             return COMPLETE
         failures = [vars(failure) for failure in outcome.failures]
         listed = self._folder.path / "failures.json"

@@ -1,0 +1,173 @@
+"""The loop on a backend that fails: bounded retries, replaced actors, nothing done twice, nothing forgotten."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from actors.backend import ActorLost, Call, PixelsLost
+from actors.policy import Crew, Share
+from actors.scheduler import Done, Failed, Scheduler, Task
+from study.errors import StudyError
+
+
+class Flaky:
+    """Actors answer in a random order, each its calls in theirs; `fate(job, attempt)` may be an error, or ActorLost."""
+
+    name = "flaky"
+
+    def __init__(self, fate, seed=0):
+        self.fate, self.random, self.ids = fate, random.Random(seed), itertools.count()
+        self.attempts, self.running, self.dead, self.stopped = {}, {}, set(), []
+
+    def start(self, role, share, models, threads):
+        return next(self.ids)
+
+    def hello(self, actor):
+        ref = next(self.ids)
+        self.running[ref] = (actor, "hello")
+        return ref
+
+    def call(self, actor, role, arguments, pixels):
+        assert actor not in self.dead, "a dead actor is given no work"
+        queue = sum(owner == actor for owner, _ in self.running.values())
+        assert queue < 2, "at most two calls are queued"
+        ref = next(self.ids)
+        self.running[ref] = (actor, arguments[1])
+        return Call(ref, next(self.ids) if role == "source" else None)
+
+    def wait(self, refs, seconds):
+        first = {}
+        for ref in sorted(refs):
+            first.setdefault(self.running[ref][0], ref)
+        return self.random.sample(sorted(first.values()), min(len(first), 2))
+
+    def value(self, ref):
+        actor, job = self.running.pop(ref)
+        if actor in self.dead:
+            raise ActorLost("died earlier")
+        if job == "hello":
+            return None
+        self.attempts[job] = self.attempts.get(job, 0) + 1
+        error = self.fate(job, self.attempts[job])
+        if isinstance(error, ActorLost):
+            self.dead.add(actor)
+        if error is not None:
+            raise error
+        return job
+
+    def put(self, pixels):
+        return next(self.ids)
+
+    def stop(self, actor):
+        self.stopped.append(actor)
+        self.running = {ref: (owner, job) for ref, (owner, job) in self.running.items() if owner != actor}
+
+    def capacity(self):
+        return 4.0, 0.0
+
+    def close(self):
+        self.running.clear()
+
+
+def scheduler(backend, attempts=3):
+    crew = Crew(2, 1, Share(1, 0), Share(0, 0))
+    made = Scheduler(backend, crew, {}, threads=1, capacity=2, attempts=attempts, start_seconds=5)
+    made.start(lambda: None)
+    return made
+
+
+def carry_out(made, jobs):
+    for job in jobs:
+        role = "target" if job % 3 == 0 else "source"
+        made.add(Task(role, {f"m{job % 4}": None}, job, lambda: "pixels", float(job), job))
+    events = []
+    for _ in range(100_000):
+        if made.idle:
+            return events
+        events += made.step(0.01)
+    raise AssertionError("the loop does not end")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_task_ends_exactly_once_whatever_dies(seed):
+    draw = random.Random(seed)
+
+    def fate(job, attempt):
+        lot = draw.random()
+        return ActorLost("killed") if lot < 0.1 else RuntimeError("hiccup") if lot < 0.2 else None
+
+    backend = Flaky(fate, seed)
+    made = scheduler(backend, attempts=50)
+    events = carry_out(made, range(60))
+    assert sorted(event.task.job for event in events) == list(range(60))
+    assert all(isinstance(event, Done) for event in events)
+    assert made.replaced == len(backend.stopped) > 0
+
+
+def test_a_failing_task_is_tried_a_bounded_number_of_times():
+    backend = Flaky(lambda job, attempt: RuntimeError("always") if job == 7 else None)
+    events = carry_out(scheduler(backend), range(20))
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert failed.task.job == 7
+    assert str(failed.error) == "always"
+    assert backend.attempts[7] == 3
+    assert len(events) == 20
+
+
+@pytest.mark.parametrize("error", [StudyError("bad weights"), PixelsLost("gone")])
+def test_what_repetition_cannot_mend_is_not_repeated(error):
+    backend = Flaky(lambda job, attempt: error if job == 7 else None)
+    events = carry_out(scheduler(backend), range(20))
+    assert [event.error for event in events if isinstance(event, Failed)] == [error]
+    assert backend.attempts[7] == 1
+
+
+def test_a_task_that_kills_its_actors_is_set_aside_and_its_neighbours_are_not():
+    backend = Flaky(lambda job, attempt: ActorLost("out of memory") if job == 7 else None)
+    made = scheduler(backend)
+    events = carry_out(made, range(20))
+    assert [event.task.job for event in events if isinstance(event, Failed)] == [7]
+    assert made.replaced == 3
+
+
+def test_actors_that_never_live_end_the_study():
+    with pytest.raises(StudyError, match=r"(source|target) actors in a row died before they did"):
+        carry_out(scheduler(Flaky(lambda job, attempt: ActorLost("no torch"))), range(20))
+
+
+def test_a_crew_that_does_not_come_up_in_time():
+    class Never(Flaky):
+        def wait(self, refs, seconds):
+            return []
+
+    backend = Never(lambda job, attempt: None)
+    made = Scheduler(
+        backend, Crew(2, 1, Share(1, 0), Share(0, 0)), {}, threads=1, capacity=2, attempts=3, start_seconds=0.05
+    )
+    with pytest.raises(StudyError, match=r"3 of 3 actors did not start within 0\.05 s") as caught:
+        made.start(lambda: None)
+    assert "the cluster has 4 cores" in str(caught.value)
+
+
+def test_paused_roles_are_given_nothing():
+    made = scheduler(Flaky(lambda job, attempt: None))
+    for job in (1, 3):
+        made.add(Task("target" if job == 3 else "source", {"m": None}, job, lambda: "pixels", 1.0, job))
+    done = [event.task.job for _ in range(5) for event in made.step(0.01, paused=("source",))]
+    assert done == [3]
+    assert not made.idle
+    assert [event.task.job for _ in range(5) for event in made.step(0.01)] == [1]
+
+
+def test_pixels_are_asked_for_when_the_task_is_given_out():
+    made = scheduler(Flaky(lambda job, attempt: None))
+    asked = []
+    for job in range(1, 12):
+        made.add(Task("source", {"m": None}, job, lambda job=job: asked.append(job), float(job), job))
+    made.step(0.01)
+    assert 0 < len(asked) <= 4
+    assert np.all(np.diff(asked) < 0), "the longest first"

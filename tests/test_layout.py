@@ -1,0 +1,64 @@
+"""The house rules that a machine can check: who imports whom, and how fast the door opens."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+ABOVE = {"study": {"ray", "actors", "cli"}, "actors": {"cli"}}
+LEAVES = ("attacks", "images", "models")
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", ABOVE)
+def test_imports_run_downwards(package):
+    for path in (ROOT / package).rglob("*.py"):
+        for name in imported(path):
+            assert name.split(".")[0] not in ABOVE[package], f"{path} imports {name}"
+
+
+def test_only_one_file_knows_ray():
+    knows = {
+        path.name for path in (ROOT / "actors").glob("*.py") if any(n.split(".")[0] == "ray" for n in imported(path))
+    }
+    assert knows == {"cluster.py"}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_know_nothing_of_spec_and_plan(leaf):
+    for path in (ROOT / "study" / leaf).rglob("*.py"):
+        assert not {"study.spec", "study.plan"} & set(imported(path)), path
+
+
+def test_private_modules_stay_private():
+    for path in [*(ROOT / "actors").glob("*.py"), ROOT / "cli.py"]:
+        assert not any(
+            part.startswith("_") for name in imported(path) for part in name.split(".") if part != "__future__"
+        )
+
+
+def test_help_and_specs_need_neither_torch_nor_ray():
+    code = (
+        "import sys, cli, study.spec; from pathlib import Path; study.spec.load(Path('specs/quickstart.yaml'));"
+        "print(sorted({'torch', 'ray', 'timm', 'polars'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_file_is_two_rooms():
+    for package in ("study", "actors"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 330, path
