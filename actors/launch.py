@@ -94,8 +94,6 @@ class _Study:
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
         found = self._check()
-        if not self._folder.exists:
-            self._folder.write_text(self._folder.spec, self._spec.text())
         backend = start()
         try:
             with Interrupt() as interrupt:
@@ -158,7 +156,8 @@ class _Study:
         return self._report(outcome, interrupt, order)
 
     def _record(self, selected: CleanPass) -> None:
-        """Models first: the images are what says that the clean pass is over."""
+        """The images last: once they are there, the study has begun, and the folder belongs to this spec."""
+        self._folder.write_text(self._folder.spec, self._spec.text())
         self._folder.write_json(self._folder.models, selected.models)
         frame = selection.to_frame(selected.shards)
         self._folder.publish(self._folder.images, _parquet(frame))
@@ -196,18 +195,18 @@ class _Study:
         left = len(self.left())
         seconds = time.monotonic() - self._begun
         if not outcome.failures and not left:
+            self._folder.failures.unlink(missing_ok=True)
             self._display.say(f"complete in {seconds:.0f} s: {self._folder.path}")
             self._display.say(f"again:    study show {shlex.quote(str(self._folder.path))}")
             self._display.say(f"in polars: pl.scan_parquet({str(self._folder.path / 'results')!r})")
             return COMPLETE
         failures = [vars(failure) for failure in outcome.failures]
-        listed = self._folder.path / "failures.json"
-        self._folder.write_json(listed, {"failures": failures})
+        self._folder.write_json(self._folder.failures, {"failures": failures})
         first = outcome.failures[0] if outcome.failures else None
         self._display.say(f"incomplete after {seconds:.0f} s: {left} units are left")
         if first is not None:
             self._display.say(f"  {len(failures)} failed; the first: {first.unit}: {first.error.splitlines()[0]}")
-        self._display.say(f"  all of them, in full: {listed}")
+        self._display.say(f"  all of them, in full: {self._folder.failures}")
         self._display.say(f"  once the cause is mended: {_again(order)}")
         return INCOMPLETE
 
@@ -223,10 +222,10 @@ class _Study:
 
 def _same_study(file: SpecFile, folder: RunFolder) -> None:
     """Refuse a folder that belongs to another spec, or to nothing of ours."""
-    if not folder.exists:
+    if not folder.begun:
         if folder.results.is_dir() and any(folder.results.iterdir()):
             raise StudyError(
-                f"{folder.path} has results but no spec.yaml: it is no run folder that can be gone on with",
+                f"{folder.path} has results, but not the spec, models and images that a launch writes before them",
                 todo="choose another folder with --output",
             )
         return
@@ -252,7 +251,7 @@ def _first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str
 
 def _selected(folder: RunFolder) -> CleanPass | None:
     """What an earlier launch selected, if its clean pass came to its end."""
-    if not (folder.images.is_file() and folder.models.is_file()):
+    if not folder.begun:
         return None
     try:
         models: dict[str, dict[str, Any]] = json.loads(folder.models.read_text())

@@ -28,7 +28,7 @@ class Pinned:
 
     def __init__(self, models: Mapping[str, Model], device: str, threads: int) -> None:
         if device == "cpu":
-            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         numerics.fix(threads)
         self.device = device
         self._models = models

@@ -46,8 +46,14 @@ class RunFolder:
         return self.path / "tmp"
 
     @property
-    def exists(self) -> bool:
-        return self.spec.is_file()
+    def failures(self) -> Path:
+        """What the last launch set aside, if anything."""
+        return self.path / "failures.json"
+
+    @property
+    def begun(self) -> bool:
+        """Whether images were selected: from then on the folder belongs to its spec."""
+        return self.spec.is_file() and self.models.is_file() and self.images.is_file()
 
     def claim(self) -> None:
         """Create the folder and keep every other driver out of it, until this process ends, however it ends.

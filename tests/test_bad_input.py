@@ -266,6 +266,15 @@ def test_folder_of_another_spec(door, tmp_path, spec_file, tiny_run):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_a_mended_spec_goes_into_the_folder_of_its_first_try(door, tmp_path, spec_file):
+    """Nothing had begun, so the folder belongs to nobody yet."""
+    spec, run = spec_file(TINY), tmp_path / "run"
+    assert door("launch", spec, "--output", run, "--set", "images.count=1000")[0] == 2
+    status, printed, error = door("launch", spec, "--output", run, "--set", "experiments.single.attacks=mi")
+    assert status == 0, error
+    assert f"again:    study show {run}" in printed
+
+
 def test_folder_in_use(door, tmp_path, spec_file):
     from study.run_folder import RunFolder
 
@@ -280,7 +289,7 @@ def test_folder_in_use(door, tmp_path, spec_file):
 def test_show_of_no_run(door, tmp_path):
     status, _, error = door("show", tmp_path)
     assert status == 2
-    assert "is not a run folder" in error
+    assert "is not the run folder of a study that has begun" in error
 
 
 def test_damaged_part(door, tmp_path, spec_file, tiny_run):

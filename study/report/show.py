@@ -16,7 +16,10 @@ from study.run_folder import RunFolder
 def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
     folder = RunFolder(run)
-    if not folder.exists:
-        raise StudyError(f"{run} is not a run folder: it has no spec.yaml", todo="name the folder of a launched study")
+    if not folder.begun:
+        raise StudyError(
+            f"{run} is not the run folder of a study that has begun: it lacks spec.yaml, models.json or images.parquet",
+            todo="name the folder of a launched study",
+        )
     if not print_matrices(specs.load(folder.spec).spec, store.scan(run), console):
         console.print(f"{run} has no rows yet", markup=False, highlight=False)

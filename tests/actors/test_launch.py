@@ -169,6 +169,7 @@ def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number
     assert status == expected
     assert f"Go on with: study launch {spec} --output {run}" in printed.getvalue()
     assert run_here(spec, run)[0] == 0
+    assert not (run / "failures.json").exists()
     assert_same_rows(run, tiny_run)
 
 
@@ -210,4 +211,5 @@ def test_a_poison_unit_is_set_aside(tiny_run, spec_file, tmp_path):
     assert sum("is matched to b.optimization.targeted" in failure["error"] for failure in failures) == 6
     assert rows(run).height == rows(tiny_run).height - 7 * 2 * 3
     assert run_here(spec, run)[0] == 0
+    assert not (run / "failures.json").exists()
     assert_same_rows(run, tiny_run)
