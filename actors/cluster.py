@@ -34,7 +34,6 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         chosen = address or os.environ.get("RAY_ADDRESS") or "local"
         _must_answer(chosen)
         import ray
