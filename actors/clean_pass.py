@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,22 +14,16 @@ from actors.scheduler import Failed, Task
 from actors.target import Answer, PredictJob
 from study.errors import StudyError
 from study.images import pixels
-from study.images.selection import Clean, Selected, Shard, admitted, cut
+from study.images.selection import Clean, Selected, Selection, admitted, cut
 from study.images.sets import Candidate
 from study.spec import Spec
 
 _SLACK = 1.5
+_MOST_AT_ONCE = 1024
+"""Images in a round, whatever is missing: all of a round's pixels wait for the models together."""
 
 
-@dataclass(frozen=True)
-class CleanPass:
-    """What came of it: the selected images in shards, and what every model is."""
-
-    shards: list[Shard]
-    models: dict[str, dict[str, Any]]
-
-
-def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> CleanPass:
+def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
     """Ask in rounds, in the order of `candidates`: what is selected does not depend on how many are asked at once.
 
     Raises StudyError where too few images are admitted, and Interrupted.
@@ -42,7 +35,7 @@ def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> CleanP
     runtime.display.say(f"clean pass: {len(spec.models)} models, up to {len(candidates)} images")
     while len(chosen) < wanted and asked < len(candidates):
         missing = int((wanted - len(chosen)) * _SLACK) + 1
-        batches = -(-missing // spec.numerics.batch)
+        batches = -(-min(missing, _MOST_AT_ONCE) // spec.numerics.batch)
         part = candidates[asked : asked + batches * spec.numerics.batch]
         asked += len(part)
         predicted = _predict(spec, part, runtime, models)
@@ -59,7 +52,7 @@ def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> CleanP
             accepted=f"images.count up to {len(chosen)}" if chosen else None,
             todo="lower images.count, add images, or relax images.keep",
         )
-    return CleanPass(cut(chosen, spec.run.shard), {name: models[name] for name in spec.models})
+    return Selection(cut(chosen, spec.run.shard), {name: models[name] for name in spec.models})
 
 
 def _predict(

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 from rich.console import Console
 
 from actors import clean_pass, policy
 from actors.backend import Backend
-from actors.clean_pass import CleanPass
 from actors.cluster import Cluster
 from actors.driver import Driver, Outcome, references
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
-from study import progress
+from study import progress, resume
 from study import spec as specs
 from study.errors import StudyError
-from study.images import selection
 from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted
 from study.plan import Plan, Unit
@@ -55,7 +50,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
     begun = time.monotonic()
     file = specs.load(order.spec, order.overrides)
     folder = RunFolder(order.output or Path("runs") / file.spec.study)
-    _same_study(file, folder)
+    resume.same_study(file, folder)
     folder.claim()
     try:
         display = progress.display(console)
@@ -79,7 +74,7 @@ class _Study:
         self._display = display
         self._begun = begun
         self._console = console
-        self.selected = _selected(folder)
+        self.selected = resume.selected(folder)
 
     def plan(self) -> Plan:
         assert self.selected is not None, "a plan needs selected images"
@@ -143,7 +138,7 @@ class _Study:
             scheduler.start(interrupt.check)
             if self.selected is None:
                 self.selected = clean_pass.run(spec, found, runtime)
-                self._record(self.selected)
+                resume.record(self._spec, self.selected, self._folder)
         except Interrupted:
             return self._stopped(interrupt, order)
         try:
@@ -154,13 +149,6 @@ class _Study:
         if scheduler.replaced:
             say(f"{scheduler.replaced} actors died and were replaced; their units were run again")
         return self._report(outcome, interrupt, order)
-
-    def _record(self, selected: CleanPass) -> None:
-        """The images last: once they are there, the study has begun, and the folder belongs to this spec."""
-        self._folder.write_text(self._folder.spec, self._spec.text())
-        self._folder.write_json(self._folder.models, selected.models)
-        frame = selection.to_frame(selected.shards)
-        self._folder.publish(self._folder.images, _parquet(frame))
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan, units = self.plan(), self.left()
@@ -220,49 +208,6 @@ class _Study:
         print_matrices(self._spec, store.scan(self._folder.path), self._console)
 
 
-def _same_study(file: SpecFile, folder: RunFolder) -> None:
-    """Refuse a folder that belongs to another spec, or to nothing of ours."""
-    if not folder.begun:
-        if folder.results.is_dir() and any(folder.results.iterdir()):
-            raise StudyError(
-                f"{folder.path} has results, but not the spec, models and images that a launch writes before them",
-                todo="choose another folder with --output",
-            )
-        return
-    theirs, ours = specs.load(folder.spec).spec.identity(), file.spec.identity()
-    if theirs != ours:
-        place, there, here = _first_difference(theirs, ours)
-        raise StudyError(
-            f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
-            where=file.where(*place.split(".")),
-            todo="launch into a new folder with --output, or give the study another name",
-        )
-
-
-def _first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in dict.fromkeys((*theirs, *ours)):
-            there, here = theirs.get(key, ...), ours.get(key, ...)
-            if there != here:
-                return _first_difference(there, here, f"{place}.{key}" if place else str(key))
-    shown = ["absent" if value is ... else json.dumps(value) for value in (theirs, ours)]
-    return place, shown[0], shown[1]
-
-
-def _selected(folder: RunFolder) -> CleanPass | None:
-    """What an earlier launch selected, if its clean pass came to its end."""
-    if not folder.begun:
-        return None
-    try:
-        models: dict[str, dict[str, Any]] = json.loads(folder.models.read_text())
-        return CleanPass(selection.from_frame(pl.read_parquet(folder.images)), models)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StudyError(
-            f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
-            todo="bring the files back from a copy, or launch into a new folder with --output",
-        ) from error
-
-
 def _steps(plan: Plan, units: Sequence[Unit]) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Units in all and units done, by experiment."""
     totals: dict[str, int] = {}
@@ -274,14 +219,6 @@ def _steps(plan: Plan, units: Sequence[Unit]) -> tuple[Mapping[str, int], Mappin
         for name in unit.craft.experiments:
             done[name] -= 1
     return totals, done
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
-    import io
-
-    sink = io.BytesIO()
-    frame.write_parquet(sink)
-    return sink.getvalue()
 
 
 def _provenance(spec: Spec) -> dict[str, str]:

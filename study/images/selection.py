@@ -38,6 +38,14 @@ class Shard:
     images: tuple[Selected, ...]
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What a clean pass came to: the selected images in shards, and by name what every model is."""
+
+    shards: list[Shard]
+    models: dict[str, dict[str, Any]]
+
+
 def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
     """Whether the papers' rule lets this image in: all models, the source models, or no model must be right."""
     asked = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}[keep]
