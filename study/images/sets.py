@@ -27,7 +27,9 @@ class Images(Frozen):
     - `folder`: a folder per WordNet id with images in it; the label comes from the id;
     - `folder` and `list`: the files that a CSV names (`file,label[,target]`), relative to the folder.
 
-    `count` images are drawn with the study's seed from those that `keep` admits.
+    `count` images are drawn with the study's seed from those that `keep` admits. Target labels are those of the list where
+    it has a third column, else drawn from the seed and the image's id, uniform over the other labels; `targets` insists on
+    one of the two.
     """
 
     sample: Literal["foolbox"] | None = None
@@ -36,7 +38,7 @@ class Images(Frozen):
     size: Annotated[int, Field(ge=8, le=4096)] = 224
     keep: Literal["correct-for-all", "correct-for-sources", "all"] = "correct-for-all"
     count: Annotated[int, Field(ge=1)] | None = None
-    targets: Literal["random", "list"] = "random"
+    targets: Literal["random", "list"] | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Images:
@@ -67,7 +69,7 @@ def candidates(images: Images, seed: int) -> list[Candidate]:
     if images.sample is not None:
         listed = _foolbox()
     elif images.list is not None:
-        listed = _from_list(Path(images.folder or ""), Path(images.list), images.targets == "list")
+        listed = _from_list(Path(images.folder or ""), Path(images.list), images.targets)
     else:
         listed = _from_folder(Path(images.folder or ""))
     found = [
@@ -124,7 +126,7 @@ def _from_folder(folder: Path) -> _Listed:
     return listed
 
 
-def _from_list(folder: Path, file: Path, with_targets: bool) -> _Listed:
+def _from_list(folder: Path, file: Path, targets: str | None) -> _Listed:
     _must_be_folder(folder)
     accepted = "lines of file,label or file,label,target; labels 0 to 999 or WordNet ids; a heading is optional"
     try:
@@ -139,6 +141,7 @@ def _from_list(folder: Path, file: Path, with_targets: bool) -> _Listed:
         ) from None
     if rows and [cell.strip().lower() for cell in rows[0][1][:2]] == ["file", "label"]:
         rows = rows[1:]
+    with_targets = targets == "list" or (targets is None and bool(rows) and len(rows[0][1]) == 3)
     listed: _Listed = []
     lines: dict[str, int] = {}
     for number, row in rows:

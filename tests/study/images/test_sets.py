@@ -54,9 +54,12 @@ def test_list_with_targets_and_wordnet_labels(tmp_path):
     for name in ("one.png", "two.png"):
         save(tmp_path / name)
     (tmp_path / "list.csv").write_text("file,label,target\none.png,n02123045,7\ntwo.png,3,n01440764\n")
-    images = Images(folder=str(tmp_path), list=str(tmp_path / "list.csv"), targets="list")
-    found = {one.image: (one.label, one.target_label) for one in candidates(images, 0)}
-    assert found == {"one.png": (281, 7), "two.png": (3, 0)}
+    for targets in (None, "list"):
+        images = Images(folder=str(tmp_path), list=str(tmp_path / "list.csv"), targets=targets)
+        found = {one.image: (one.label, one.target_label) for one in candidates(images, 0)}
+        assert found == {"one.png": (281, 7), "two.png": (3, 0)}
+    drawn = Images(folder=str(tmp_path), list=str(tmp_path / "list.csv"), targets="random")
+    assert {one.image: one.target_label for one in candidates(drawn, 0)} != {"one.png": 7, "two.png": 0}
     (tmp_path / "list.csv").write_text("one.png,5,5\n")
     with pytest.raises(StudyError, match=r"the target label of 'one\.png' is its true label"):
         candidates(images, 0)
