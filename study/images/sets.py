@@ -27,9 +27,9 @@ class Images(Frozen):
     - `folder`: a folder per WordNet id with images in it; the label comes from the id;
     - `folder` and `list`: the files that a CSV names (`file,label[,target]`), relative to the folder.
 
-    `count` images are drawn with the study's seed from those that `keep` admits. Target labels are those of the list where
-    it has a third column, else drawn from the seed and the image's id, uniform over the other labels; `targets` insists on
-    one of the two.
+    `count` images are drawn with the study's seed from those that `keep` admits. Target labels are those of the list
+    where it has a third column, else drawn from the seed and the image's id, uniform over the other labels; `targets`
+    insists on one of the two.
     """
 
     sample: Literal["foolbox"] | None = None
