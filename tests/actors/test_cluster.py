@@ -103,7 +103,7 @@ def test_killed_at_five_random_moments(tiny_run, spec_file, tmp_path):
         process = start("launch", spec, "--output", run)
         if attempt:
             wait_for_parts(run, parts(run) + 1, process)
-            time.sleep(moments.uniform(0, 0.4))
+            time.sleep(moments.uniform(0, 0.25))
         else:
             time.sleep(moments.uniform(2, 8))
         below = descendants(process.pid)
