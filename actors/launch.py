@@ -55,7 +55,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
     try:
         display = progress.display(console)
         study = _Study(file, folder, display, begun, console)
-        if study.selected is not None and not study.left():
+        if study.selected is not None and not study.left(study.plan()):
             display.say(f"{file.spec.study}: already complete, nothing to do")
             study.show()
             return COMPLETE
@@ -84,8 +84,8 @@ class _Study:
         assert self.selected is not None, "digests are known once the clean pass is over"
         return {name: model["digest"] for name, model in self.selected.models.items()}
 
-    def left(self) -> list[Unit]:
-        return list(self.plan().units(store.done(self._folder.path)))
+    def left(self, plan: Plan) -> list[Unit]:
+        return list(plan.units(store.done(self._folder.path)))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
         found = self._check()
@@ -151,7 +151,8 @@ class _Study:
         return self._report(outcome, interrupt, order)
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
-        plan, units = self.plan(), self.left()
+        plan = self.plan()
+        units = self.left(plan)
         crafts = len(plan.crafts)
         self._display.say(
             f"plan: {crafts} crafts x {len(plan.shards)} shards = {crafts * len(plan.shards)} units, "
@@ -180,7 +181,7 @@ class _Study:
         if outcome.interrupted is not None:
             return self._stopped(interrupt, order)
         self.show()
-        left = len(self.left())
+        left = len(self.left(self.plan()))
         seconds = time.monotonic() - self._begun
         if not outcome.failures and not left:
             self._folder.failures.unlink(missing_ok=True)
