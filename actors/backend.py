@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from actors.policy import Role, Share
 from study.models.reference import Model
+from study.numerics import Numerics
 
 Ref = Hashable
 """Stands for a value that a call will have, or for pixels, wherever they lie."""
@@ -40,7 +41,7 @@ class Backend(Protocol):
     def capacity(self) -> tuple[float, float]:
         """Cores and GPUs, of all machines together."""
 
-    def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Any:
+    def start(self, role: Role, share: Share, models: Mapping[str, Model], numerics: Numerics) -> Any:
         """A new actor of `role`."""
 
     def hello(self, actor: Any) -> Ref:

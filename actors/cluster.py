@@ -18,6 +18,7 @@ from actors.source import Source
 from actors.target import Target
 from study.errors import StudyError
 from study.models.reference import Model
+from study.numerics import Numerics
 
 _OBJECT_STORE_BYTES = 2**30
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
@@ -68,9 +69,9 @@ class Cluster:
         resources: dict[str, float] = self._ray.cluster_resources()
         return float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
 
-    def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Any:
+    def start(self, role: Role, share: Share, models: Mapping[str, Model], numerics: Numerics) -> Any:
         options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        return self._remote[role].options(**options).remote(dict(models), share.device, threads)
+        return self._remote[role].options(**options).remote(dict(models), share.device, numerics)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()

@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.backend import PixelsLost, Ref
 from actors.policy import Role
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed, Task
-from actors.source import CraftJob
+from actors.source import CraftJob, Made
 from actors.target import PredictJob
+from study.attacks.recipe import Search
 from study.errors import StudyError
 from study.images import pixels
-from study.images.selection import Shard
+from study.images.selection import Selected, Shard
 from study.plan import Plan, Unit, wanted_labels
 from study.results.schema import Moved, Said, table
 from study.results.store import Writer
@@ -74,7 +76,7 @@ class Driver:
         self._open: dict[str, _Open] = {}
         self._waiting: dict[str, list[Unit]] = defaultdict(list)
         self._rmsd: dict[str, dict[str, float]] = {}
-        self._clean: dict[int, Ref] = {}
+        self._clean: dict[int, dict[int, Ref]] = {}
         self._shard_units: Counter[int] = Counter()
         self._losses: Counter[str] = Counter()
         self._batch_bytes = 0
@@ -116,18 +118,20 @@ class Driver:
             if rmsd is None:
                 self._waiting[craft.reference].append(unit)
                 return
+        pool = self._plan.pool(craft)
         job = CraftJob(
             attack=craft.recipe,
             goal=craft.goal,
             key=craft.key,
             images=tuple(one.image for one in unit.shard.images),
             labels=tuple(wanted_labels(craft.goal, unit.shard.images)),
+            own=tuple(one.label for one in unit.shard.images),
             rmsd=rmsd,
-            batch=self._spec.numerics.batch,
+            pool=tuple(one.label for one in pool),
         )
         models = {name: self._plan.digests[name] for name in craft.sources}
         cost = float(craft.gradients * len(unit.shard.images))
-        self._scheduler.add(Task("source", models, job, lambda: self._clean_pixels(unit.shard), cost, unit))
+        self._scheduler.add(Task("source", models, job, lambda: self._clean_pixels(unit.shard, pool), cost, unit))
 
     def _matched(self, unit: Unit, reference: str) -> tuple[float, ...] | None:
         known = self._rmsd[reference]
@@ -141,20 +145,21 @@ class Driver:
         mean = math.fsum(known[one] for one in images) / len(images)
         return (mean,) * len(unit.shard.images)
 
-    def _clean_pixels(self, shard: Shard) -> Ref:
-        if shard.index not in self._clean:
-            size = self._spec.images.size
-            images = []
-            for one in shard.images:
-                read = pixels.read(self._files[one.image], size)
-                if pixels.digest(read) != one.digest:
-                    raise StudyError(
-                        f"the image {self._files[one.image]} is not what it was when the study began",
-                        todo="bring the old file back, or launch into a new folder with --output",
-                    )
-                images.append(read)
-            self._clean[shard.index] = self._backend.put(np.stack(images))
-        return self._clean[shard.index]
+    def _clean_pixels(self, shard: Shard, pool: Sequence[Selected]) -> Ref:
+        """A shard's images, and behind them those of a pool, where actors can read them."""
+        held = self._clean.setdefault(shard.index, {})
+        if len(pool) not in held:
+            held[len(pool)] = self._backend.put(np.stack([self._read(one) for one in (*shard.images, *pool)]))
+        return held[len(pool)]
+
+    def _read(self, image: Selected) -> NDArray[np.uint8]:
+        read = pixels.read(self._files[image.image], self._spec.images.size)
+        if pixels.digest(read) != image.digest:
+            raise StudyError(
+                f"the image {self._files[image.image]} is not what it was when the study began",
+                todo="bring the old file back, or launch into a new folder with --output",
+            )
+        return read
 
     def _handle(self, event: Done | Failed) -> None:
         if event.task.role == "source":
@@ -163,7 +168,10 @@ class Driver:
                 self._set_aside(unit, None, _text(event.error))
             else:
                 assert event.pixels is not None, "a source's call has pixels"
-                self._crafted(unit, event.value, event.pixels)
+                made: Made = event.value
+                if made.note is not None:
+                    self._display.say(f"{unit.id}: {made.note}")
+                self._crafted(unit, made.moved, event.pixels)
             return
         opened: _Open = event.task.about[0]
         target: str = event.task.about[1]
@@ -186,13 +194,15 @@ class Driver:
         self._open[unit.id] = opened = _Open(unit, moved, made, set(unit.targets))
         self._batch_bytes += self._bytes(unit)
         for target in unit.targets:
-            job = PredictJob(target, self._spec.numerics.batch)
+            job = PredictJob(target, self._spec.numerics.batch, _search(unit))
             models = {target: self._plan.digests[target]}
-            cost = float(len(unit.shard.images))
+            cost = float(len(unit.shard.images) * len(unit.craft.recipe.points))
             self._scheduler.add(Task("target", models, job, lambda: opened.pixels, cost, (opened, target)))
         known = self._rmsd.get(unit.craft.id)
         if known is not None:
-            known.update(zip((one.image for one in unit.shard.images), moved.rmsd.tolist(), strict=True))
+            # The finished attack stands last of its checkpoints.
+            finished = moved.rmsd[-len(unit.shard.images) :].tolist()
+            known.update(zip((one.image for one in unit.shard.images), finished, strict=True))
             for held in self._waiting.pop(unit.craft.id, []):
                 self._offer(held)
 
@@ -223,12 +233,27 @@ class Driver:
             self._clean.pop(shard.index, None)
 
     def _bytes(self, unit: Unit) -> int:
-        return len(unit.shard.images) * 3 * self._spec.images.size**2
+        numbers = len(unit.shard.images) * 3 * self._spec.images.size**2
+        return numbers * (8 if unit.craft.recipe.budget.minimal else len(unit.craft.recipe.points))
 
 
 def references(plan: Plan, units: Iterable[Unit]) -> set[str]:
     """Crafts whose RMSD some unit's budget is matched to."""
     return {unit.craft.reference for unit in units if unit.craft.reference is not None}
+
+
+def _search(unit: Unit) -> Search | None:
+    """What targets search for, where they are shown rays."""
+    craft = unit.craft
+    if craft.recipe.budget.minimal is None:
+        return None
+    return Search(
+        levels=craft.recipe.budget.minimal.levels,
+        goal=craft.goal,
+        labels=tuple(wanted_labels(craft.goal, unit.shard.images)),
+        images=tuple(one.image for one in unit.shard.images),
+        key=craft.key,
+    )
 
 
 def _text(error: Exception) -> str:

@@ -15,6 +15,7 @@ from actors.policy import Role, Share
 from actors.source import Source
 from actors.target import Target
 from study.models.reference import Model
+from study.numerics import Numerics
 
 
 class InProcess:
@@ -31,8 +32,8 @@ class InProcess:
     def capacity(self) -> tuple[float, float]:
         return 4.0, 0.0
 
-    def start(self, role: Role, share: Share, models: Mapping[str, Model], threads: int) -> Source | Target:
-        return (Source if role == "source" else Target)(models, "cpu", threads)
+    def start(self, role: Role, share: Share, models: Mapping[str, Model], numerics: Numerics) -> Source | Target:
+        return (Source if role == "source" else Target)(models, "cpu", numerics)
 
     def hello(self, actor: Source | Target) -> Ref:
         ref = next(self._ids)

@@ -128,7 +128,7 @@ class _Study:
             backend,
             crew,
             spec.models,
-            threads=spec.numerics.threads,
+            numerics=spec.numerics,
             capacity=spec.run.models_per_actor,
             attempts=spec.run.attempts,
             start_seconds=spec.run.start_seconds,
@@ -232,8 +232,7 @@ def _provenance(spec: Spec) -> dict[str, str]:
         "study": spec.study,
         "version": study.__version__,
         "torch": str(torch.__version__),
-        "batch": str(spec.numerics.batch),
-        "threads": str(spec.numerics.threads),
+        "numerics": spec.numerics.model_dump_json(),
     }
 
 

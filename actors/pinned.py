@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from study import numerics
 from study.errors import StudyError
 from study.models.reference import Model
+from study.numerics import Numerics, fix
 
 if TYPE_CHECKING:
     from study.models.classifier import Classifier
@@ -24,12 +24,15 @@ class Pin:
 
 
 class Pinned:
-    """Models by name on one device, in a process with a fixed number of threads."""
+    """Models by name on one device, in a process with fixed numerics."""
 
-    def __init__(self, models: Mapping[str, Model], device: str, threads: int) -> None:
+    def __init__(self, models: Mapping[str, Model], device: str, numerics: Numerics, *, exact: bool) -> None:
+        """`exact` models compute in float32, whatever precision gradients may have, and are not compiled."""
         if device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        numerics.fix(threads)
+        fix(numerics.threads, "float32" if exact else numerics.precision)
+        self.numerics = numerics
+        self._exact = exact
         self.device = device
         self._models = models
         self._held: dict[str, Classifier] = {}
@@ -41,7 +44,15 @@ class Pinned:
         self._drop(pin.drop)
         for name, digest in pin.models.items():
             if name not in self._held:
-                self._held[name] = zoo.load(name, self._models[name], device=self.device)
+                self._held[name] = zoo.load(
+                    name,
+                    self._models[name],
+                    device=self.device,
+                    fold=self.numerics.fold,
+                    layout=self.numerics.layout,
+                )
+                if self.numerics.compile and not self._exact:
+                    self._held[name].compile_with(self.numerics.compile)
             if digest is not None and self._held[name].digest != digest:
                 raise StudyError(
                     f"the weights or the preprocessing of model '{name}' are not those that this study began with",

@@ -18,6 +18,7 @@ from actors.pinned import Pin
 from actors.policy import Crew, Role, Share
 from study.errors import StudyError
 from study.models.reference import Model
+from study.numerics import Numerics
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Scheduler:
         crew: Crew,
         models: Mapping[str, Model],
         *,
-        threads: int,
+        numerics: Numerics,
         capacity: int,
         attempts: int,
         start_seconds: float,
@@ -81,7 +82,7 @@ class Scheduler:
         self._backend = backend
         self._crew = crew
         self._models = models
-        self._threads = threads
+        self._numerics = numerics
         self._capacity = capacity
         self._attempts = attempts
         self._start_seconds = start_seconds
@@ -212,7 +213,7 @@ class Scheduler:
     def _new_slot(self, role: Role) -> None:
         share = self._share(role)
         number = next(self._ids)
-        actor = self._backend.start(role, share, self._models, self._threads)
+        actor = self._backend.start(role, share, self._models, self._numerics)
         self._slots[number] = _Slot(number, role, actor)
 
     def _share(self, role: Role) -> Share:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,45 +12,79 @@ from numpy.typing import NDArray
 from actors.pinned import Pin, Pinned
 from study.attacks.recipe import Attack, Goal
 from study.models.reference import Model
+from study.numerics import Numerics
 from study.results.schema import Moved
 
 
 @dataclass(frozen=True)
 class CraftJob:
-    """All of a unit but its pixels. `labels` are those that the objective is about, `rmsd` matched budgets."""
+    """All of a unit but its pixels. `labels` are those that the objective is about, `own` the images' true ones, `rmsd`
+    matched budgets; `pool` are the labels of the images that stand behind the unit's own, for admix."""
 
     attack: Attack
     goal: Goal
     key: tuple[object, ...]
     images: tuple[str, ...]
     labels: tuple[int, ...]
+    own: tuple[int, ...]
     rmsd: tuple[float, ...] | None
-    batch: int
+    pool: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a unit: how far its images moved, and what its user should know."""
+
+    moved: Moved
+    note: str | None = None
 
 
 class Source:
     """The work of a source actor, without Ray."""
 
-    def __init__(self, models: Mapping[str, Model], device: str, threads: int) -> None:
-        self._pinned = Pinned(models, device, threads)
+    def __init__(self, models: Mapping[str, Model], device: str, numerics: Numerics) -> None:
+        self._pinned = Pinned(models, device, numerics, exact=False)
 
     def hello(self) -> None:
         """Answers when the process is up and torch is loaded."""
 
-    def work(self, pin: Pin, job: CraftJob, clean: NDArray[np.uint8]) -> tuple[Moved, NDArray[np.uint8]]:
-        """Craft `clean`, `uint8` (N, 3, H, W): how far the images moved, and the images."""
-        from study.attacks.loop import craft
+    def work(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
+        """Craft the unit's images, which `pixels`, `uint8` (N + pool, 3, H, W), begins with.
 
+        The second value holds V variants of N images, `uint8` (V * N, 3, H, W); or, for a search of the minimal RMSD,
+        float32 (2, N, 3, H, W): the clean images and the direction in which each moves.
+        """
+        from study.attacks.loop import Engine, Images, craft, rays
+        from study.attacks.views import Pool
+
+        numerics, count = self._pinned.numerics, len(job.images)
+        clean = pixels[:count]
+        given = Images(clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64))
+        engine = Engine(
+            batch=numerics.batch,
+            room=numerics.room,
+            device=self._pinned.device,
+            layout=numerics.layout,
+            precision=numerics.precision,
+        )
+        models = self._pinned.get(pin)
+        names = tuple(pin.models)
+        pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
+        if job.attack.budget.minimal is not None:
+            found = rays(models, job.attack, job.goal, given, key=job.key, engine=engine, names=names, pool=pool)
+            return Made(Moved.nowhere(count)), np.stack([clean.astype(np.float32), found])
         crafted = craft(
-            self._pinned.get(pin),
+            models,
             job.attack,
             job.goal,
-            clean=clean,
-            labels=np.array(job.labels, dtype=np.int64),
-            images=job.images,
+            given,
             key=job.key,
-            batch=job.batch,
+            engine=engine,
+            names=names,
             rmsd=None if job.rmsd is None else np.array(job.rmsd, dtype=np.float64),
-            device=self._pinned.device,
+            pool=pool,
         )
-        return Moved(crafted.rmsd, crafted.linf, crafted.l2), crafted.pixels
+        note = None
+        if crafted.room < (engine.room or engine.batch):
+            note = f"out of memory on {' + '.join(names)}: passes of {crafted.room} images from here on, other rounding"
+        return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note), crafted.pixels

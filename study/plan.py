@@ -44,7 +44,7 @@ class Craft:
     @property
     def gradients(self) -> int:
         """Image gradients for one image."""
-        return self.recipe.steps * len(self.sources)
+        return self.recipe.gradients(self.recipe.steps, len(self.sources))
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Plan:
         self, sources: SourceSet, attack: str, recipe: Attack, goal: Goal, reference: Craft | None
     ) -> dict[str, Any]:
         images: list[tuple[str, str]] | None = None
+        pool = [(one.image, one.digest, one.label) for one in self._pool(recipe)]
         if reference is not None and recipe.budget.by == "mean":
             images = [(one.image, one.digest) for shard in self.shards for one in shard.images]
         return {
@@ -107,9 +108,19 @@ class Plan:
             "reference": reference.id if reference else None,
             "goal": goal,
             "seed": self.spec.seed,
-            "images": (self.spec.images.size, PREPARATION, images),
+            "images": (self.spec.images.size, PREPARATION, images, pool),
             "numerics": self.spec.numerics.model_dump(mode="json"),
         }
+
+    def pool(self, craft: Craft) -> tuple[Selected, ...]:
+        """The images that a craft's attack mixes into others: selected ones, which ones the seed decides."""
+        return self._pool(craft.recipe)
+
+    def _pool(self, recipe: Attack) -> tuple[Selected, ...]:
+        if recipe.admix is None:
+            return ()
+        everyone = (one for shard in self.shards for one in shard.images)
+        return tuple(sorted(everyone, key=lambda one: digest(self.spec.seed, "pool", one.image))[: recipe.admix.pool])
 
     def units(self, done: Mapping[str, Iterable[str]] | None = None) -> Iterator[Unit]:
         """Every unit that has targets left, given the targets that each unit id is `done` with."""

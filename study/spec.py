@@ -6,7 +6,6 @@ the two paths in `images`, which say where the data lies, not what it is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,17 @@ from pydantic import Field, ValidationError, field_validator, model_serializer, 
 from pydantic_core import PydanticCustomError
 
 from study import document as documents
+from study._checks import Checks
 from study._complaints import first_complaint
-from study.attacks.presets import PRESETS, keys_of
+from study.attacks import presets
+from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack, Goal
 from study.document import Document, Place
 from study.errors import StudyError, names
 from study.frozen import Frozen
 from study.images.sets import Images
 from study.models.reference import Model
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from study.numerics import Numerics
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 SourceSet = tuple[str, ...]
@@ -96,13 +96,6 @@ class Experiment(Frozen):
     @classmethod
     def _one_is_a_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
-
-
-class Numerics(Frozen):
-    """What changes the rounding of a float, and so a pixel in 100,000: recorded with every row."""
-
-    batch: Annotated[int, Field(ge=1, le=4096)] = 10
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
 class Actors(Frozen):
@@ -199,8 +192,7 @@ def resolve(document: Document) -> SpecFile:
     except ValidationError as error:
         raise first_complaint(error, document, Spec) from None
     spec = _with_implied_attacks(spec)
-    checks = _Checks(spec, document)
-    checks.all()
+    Checks(spec, document).all()
     return SpecFile(spec, document)
 
 
@@ -219,19 +211,19 @@ def _with_presets(document: Document, given: Any) -> Any:
                 accepted=f"{name}: {{}}, or keys of a recipe",
             )
         keys = dict(keys)
-        preset = keys.pop("preset", name if name in PRESETS else None)
-        if preset is None and "step" not in keys:
+        preset = keys.pop("preset", name if presets.preset(name) else None)
+        if preset is None and not keys.keys() & {"step", "start"}:
             raise StudyError(
                 f"'{name}' is not the name of a preset, and the attack neither names one nor has a step of its own",
                 where=document.where(place),
-                accepted=names(PRESETS, name),
+                accepted=names(presets.known(), name),
                 todo=f"write `{name}: {{preset: …}}`",
             )
-        if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
+        if preset is not None and (not isinstance(preset, str) or presets.preset(preset) is None):
             raise StudyError(
                 f"there is no preset named '{preset}'",
                 where=document.where((*place, "preset")),
-                accepted=names(PRESETS, preset),
+                accepted=names(presets.known(), str(preset)),
             )
         attacks[name] = keys if preset is None else keys_of(preset, keys)
     return attacks
@@ -243,76 +235,10 @@ def _with_implied_attacks(spec: Spec) -> Spec:
     wanted = [name for experiment in spec.experiments.values() for name in experiment.attacks]
     while wanted:
         name = wanted.pop(0)
-        if name not in attacks and name in PRESETS:
+        if name not in attacks and presets.preset(name):
             attacks[name] = Attack.model_validate(keys_of(name, {}))
         if name in attacks and attacks[name].budget.to is not None:
             to = attacks[name].budget.to
-            if to not in attacks and to in PRESETS:
+            if to not in attacks and presets.preset(str(to)):
                 wanted.append(str(to))
     return spec.model_copy(update={"attacks": attacks})
-
-
-class _Checks:
-    """What pydantic cannot see: that names refer to something, and that matched budgets end somewhere."""
-
-    def __init__(self, spec: Spec, document: Document) -> None:
-        self._spec = spec
-        self._document = document
-
-    def all(self) -> None:
-        spec = self._spec
-        self._name(spec.study, "a study", ("study",))
-        for section in ("models", "attacks", "experiments"):
-            for name in getattr(spec, section):
-                self._name(name, f"one of the {section}", (section, name))
-        for name in spec.attacks:
-            self._matched(name)
-        for name, experiment in spec.experiments.items():
-            place = ("experiments", name)
-            for index, attack in enumerate(experiment.attacks):
-                self._known(attack, spec.attacks.keys() | PRESETS.keys(), "attack", (*place, "attacks", index))
-            for index, target in enumerate(experiment.targets or ()):
-                self._known(target, spec.models, "model", (*place, "targets", index))
-            self._sources(experiment.sources, (*place, "sources"))
-
-    def _name(self, name: str, what: str, place: Place) -> None:
-        if not _NAME.fullmatch(name) or len(name) > 100:
-            raise StudyError(
-                f"'{name}' cannot be the name of {what}",
-                where=self._document.where(place),
-                accepted="up to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
-            )
-
-    def _known(self, name: str, known: Any, what: str, place: Place) -> None:
-        if name not in known:
-            raise StudyError(
-                f"there is no {what} named '{name}'",
-                where=self._document.where(place),
-                accepted=names(known, name),
-            )
-
-    def _sources(self, sources: Sources, place: Place) -> None:
-        for index, name in enumerate(sources.among or ()):
-            self._known(name, self._spec.models, "model", (*place, sources.rule, index))
-        for index, one in enumerate(sources.sets):
-            for inner, name in enumerate(one):
-                self._known(name, self._spec.models, "model", (*place, index, inner))
-        if sources.rule == "leave-one-out" and len(set(sources.among or self._spec.models)) < 2:
-            raise StudyError(
-                "leave-one-out needs at least two models",
-                where=self._document.where(place),
-                todo="add a model, or write `sources: each`",
-            )
-
-    def _matched(self, name: str) -> None:
-        chain = [name]
-        while (to := self._spec.attacks[chain[-1]].budget.to) is not None:
-            place = ("attacks", chain[-1], "budget", "to")
-            self._known(to, self._spec.attacks.keys() | PRESETS.keys(), "attack", place)
-            if to in chain:
-                raise StudyError(
-                    f"matched budgets go in a circle: {' -> '.join([*chain[chain.index(to) :], to])}",
-                    where=self._document.where(place),
-                    todo="give one of these attacks a budget of its own: epsilon, rmsd, or none",
-                )
-            chain.append(to)

@@ -1,4 +1,4 @@
-"""How far an image may move, and how a finished float perturbation becomes 8-bit pixels without leaving its budget."""
+"""How far an image may move: projection between steps, and the way a finished perturbation becomes 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from study.attacks.recipe import Budget
+from study.attacks.rounding import Ray
 
 Pixels = NDArray[np.uint8]
 
-_BISECTIONS = 60
+
+def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbers: int) -> NDArray[np.float64] | None:
+    """The RMSD (count,) that a single L2 or RMSD budget gives every image of `numbers` numbers; None without one."""
+    if budget.matched:
+        if matched is None:
+            raise ValueError("a matched budget needs the RMSD of every image")
+        return matched
+    if len(budget.levels) > 1 or budget.levels[0] is None or budget.epsilon is not None:
+        return None
+    return np.full(count, rmsd_of(budget, budget.levels[0], numbers))
+
+
+def rmsd_of(budget: Budget, level: float, numbers: int) -> float:
+    """The RMSD of a perturbation of `numbers` numbers whose budget, an L2 norm or an RMSD, is `level`."""
+    return level / math.sqrt(numbers) if budget.l2 is not None else level
 
 
 def project(delta: Tensor, clean: Tensor, budget: Budget, rmsd: Tensor | None) -> Tensor:
     """The perturbation (N, C, H, W) moved back into its budget and then into the pixel box 0..255.
 
-    `rmsd` (N,) holds each image's radius where the budget is an RMSD, fixed or matched.
+    `rmsd` (N,) holds each image's radius where the budget is an L2 norm or an RMSD, fixed or matched.
     """
     if budget.epsilon is not None:
-        delta = delta.clamp(-budget.epsilon, budget.epsilon)
+        (epsilon,) = budget.levels
+        assert epsilon is not None, "an epsilon budget has an epsilon"
+        delta = delta.clamp(-epsilon, epsilon)
     if rmsd is not None:
         length = delta.square().mean((1, 2, 3)).sqrt()
         shrink = torch.where(length > rmsd, rmsd / length, 1)
@@ -31,71 +48,39 @@ def project(delta: Tensor, clean: Tensor, budget: Budget, rmsd: Tensor | None) -
 
 
 def finish(
-    clean: Pixels, delta: NDArray[np.float32], budget: Budget, rmsd: float | None, ties: NDArray[np.uint64]
+    clean: Pixels,
+    delta: NDArray[np.float32],
+    budget: Budget,
+    *,
+    level: float | None = None,
+    rmsd: float | None = None,
+    ray: Ray | None = None,
 ) -> Pixels:
     """One adversarial image, `uint8` (C, H, W): what is scored is what could be saved.
 
     - no budget: rounded to the nearest pixel value, inside the box;
-    - epsilon: the same, but never past epsilon;
-    - RMSD: the perturbation is scaled along its ray until the image, clipped and rounded, has that RMSD
-      (Liu et al. 2017, section 3.2.1). Where the box leaves no room for it, the image goes as far as it can.
-
-    `ties` (C*H*W,) decides which of equally placed pixels are rounded up.
+    - epsilon (`level`): the same, but never past epsilon;
+    - RMSD (`rmsd`): the perturbation is scaled along its `ray` until the image, clipped and rounded, has that RMSD
+      (Liu et al. 2017, section 3.2.1). Where the box leaves no room for it, the image goes as far as it can;
+    - L2: rounded to the nearest where that is within the norm, else as an RMSD, but never past it.
     """
     if rmsd is not None:
-        return _exact_rmsd(clean, delta, rmsd, ties)
-    move = np.rint(delta)
+        assert ray is not None, "a radius has a ray"
+        if budget.l2 is None:
+            return ray.at(rmsd)
+        nearest = _nearest(clean, delta)
+        return nearest if distances(clean, nearest)[0] <= rmsd else ray.at(rmsd, beyond=False)
     if budget.epsilon is not None:
-        whole = math.floor(budget.epsilon)
-        move = move.clip(-whole, whole)
-    return (clean + move).clip(0, 255).astype(np.uint8)
+        assert level is not None, "an epsilon budget has a level"
+        whole = math.floor(level)
+        return _nearest(clean, delta, whole)
+    return _nearest(clean, delta)
 
 
-def _exact_rmsd(clean: Pixels, delta: NDArray[np.float32], rmsd: float, ties: NDArray[np.uint64]) -> Pixels:
-    """Scale, clip and round so that sum (x' - x)^2 = N rmsd^2, to within one pixel's rounding.
-
-    Nearest rounding would move FGS, whose pixels all have one magnitude, in whole grey levels. So every magnitude
-    is rounded down, and then just so many are rounded up that the sum is met: the largest fractions first, which is
-    nearest rounding with a shifted threshold, and among equal fractions a keyed random share.
-    """
-    sign = np.sign(delta).astype(np.int16).ravel()
-    length = np.abs(delta.ravel().astype(np.float64))
-    pixels = clean.ravel()
-    room = np.where(sign > 0, 255 - pixels, pixels).astype(np.float64)
-    room[sign == 0] = 0
-    wanted = rmsd**2 * room.size
-
-    def moved(scale: float) -> NDArray[np.float64]:
-        moves: NDArray[np.float64] = np.minimum(scale * length, room)
-        return moves
-
-    if np.square(room).sum() <= wanted:
-        exact = room
-    else:
-        low, high = 0.0, 1.0 / length.max()
-        while np.square(moved(high)).sum() < wanted:
-            low, high = high, 2 * high
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            if middle in (low, high):
-                break
-            if np.square(moved(middle)).sum() < wanted:
-                low = middle
-            else:
-                high = middle
-        exact = moved(high)
-
-    down = np.floor(exact)
-    fraction = exact - down
-    fractional = np.flatnonzero(fraction)
-    order = fractional[np.lexsort((ties[fractional], -fraction[fractional]))]
-    growth = np.cumsum(2 * down[order] + 1)
-    missing = wanted - np.square(down).sum()
-    ups = int(np.searchsorted(growth, missing))
-    if ups < growth.size and growth[ups] - missing < missing - (growth[ups - 1] if ups else 0):
-        ups += 1
-    down[order[:ups]] += 1
-    return (pixels + sign * down.astype(np.int16)).astype(np.uint8).reshape(clean.shape)
+def _nearest(clean: Pixels, delta: NDArray[np.float32], most: int = 255) -> Pixels:
+    """Rounded to the nearest whole move, at most `most`, inside the pixel box."""
+    rounded: Pixels = (clean + np.rint(delta).clip(-most, most)).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def distances(clean: Pixels, adversarial: Pixels) -> tuple[float, float, float]:

@@ -2,140 +2,304 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from study.attacks import budget as budgets
+from study.attacks import start
 from study.attacks.budget import Pixels
-from study.attacks.objective import gain, image_gradient, per_model
-from study.attacks.recipe import Attack, Goal
+from study.attacks.gradient import Gradients, Group, Logits, groups, penalty_gradient
+from study.attacks.recipe import Attack, Goal, SkipGradient
+from study.attacks.rounding import Ray
 from study.attacks.step import Stepper
+from study.attacks.views import Pool, Views
 from study.errors import StudyError
-from study.keyed import draws
+from study.keyed import Streams, draws
+from study.models import residual
+from study.numerics import Layout, Precision
 
-Logits = Callable[[Tensor], Tensor]
-"""A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
+_FORMATS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is attacked: `clean` is `uint8` (N, C, H, W), `images` the ids.
+
+    `labels` (N,) are those that the objective is about: the true ones of an untargeted goal, the wanted ones of a
+    targeted goal. `own` (N,) are the true ones where that is another matter.
+    """
+
+    clean: Pixels
+    labels: NDArray[np.int64]
+    images: Sequence[str]
+    own: NDArray[np.int64] | None = None
+
+    def take(self, rows: Sequence[int]) -> Images:
+        """Some of them, in that order."""
+        own = self.labels if self.own is None else self.own
+        chosen = list(rows)
+        return Images(self.clean[chosen], self.labels[chosen], [self.images[row] for row in chosen], own[chosen])
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What changes rounding, and nothing else: where and how gradients are computed.
+
+    Every pass has `batch` images, the last one padded; `room` is how many images a pass may have where views of a batch
+    are evaluated together (the batch unless given).
+    """
+
+    batch: int
+    room: int | None = None
+    device: str = "cpu"
+    layout: Layout = "channels-last"
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
 class Crafted:
-    """Adversarial images and how far each moved, in pixel values."""
+    """Adversarial images and how far each moved, in pixel values: V variants of N images, (V * N, ...), variant by
+    variant in the order of `Attack.points`."""
 
     pixels: Pixels
     rmsd: NDArray[np.float64]
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
-    gradients: int
-    """Image gradients computed, over all images and source models."""
+    room: int
+    """Images in one pass at the end: fewer than asked for where memory ran out."""
 
 
 def craft(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
+    given: Images,
     *,
-    clean: Pixels,
-    labels: NDArray[np.int64],
-    images: Sequence[str],
     key: Sequence[object],
-    batch: int,
+    engine: Engine,
+    names: Sequence[str] = (),
     rmsd: NDArray[np.float64] | None = None,
-    device: str = "cpu",
+    pool: Pool | None = None,
 ) -> Crafted:
-    """Run `attack` on `clean`, `uint8` (N, C, H, W), and return images of the same shape and type.
+    """Run `attack` on `given`; every image comes out once for each of the attack's points.
 
-    `labels` (N,) are true labels for an untargeted goal and wanted labels for a targeted one; `images` are the
-    images' ids and `key` names the craft: together they key all randomness. Batches are all of size `batch`, the
-    last one padded with copies of its last image, so that an image's result does not depend on its neighbours.
-    `rmsd` (N,) gives the budget of every image where the attack's is matched.
+    `key` names the craft and, with the images' ids, keys all randomness; `names` are the models', for weights and
+    gammas that a recipe gives by name. Batches are padded with copies of their last image, so that an image's result
+    does not depend on its neighbours. `rmsd` (N,) gives the budget of every image where the attack's is matched;
+    `pool` holds the images that admix mixes in.
 
     Raises StudyError, naming the images, where a gradient is not finite.
     """
-    if attack.budget.matched and rmsd is None:
-        raise ValueError("a matched budget needs the RMSD of every image")
-    if isinstance(attack.budget.rmsd, float | int):
-        rmsd = np.full(len(clean), float(attack.budget.rmsd))
-    finished = []
-    for start in range(0, len(clean), batch):
-        rows = list(range(start, min(start + batch, len(clean))))
-        padded = rows + [rows[-1]] * (batch - len(rows))
-        delta, finite = _climb(
-            models,
-            attack,
-            goal,
-            clean=torch.from_numpy(clean[padded]).to(device),
-            labels=torch.from_numpy(labels[padded]).to(device),
-            rmsd=None if rmsd is None else torch.from_numpy(rmsd[padded]).to(device, torch.float32),
-        )
-        moves = delta.to("cpu", memory_format=torch.contiguous_format).numpy()[: len(rows)]
-        _refuse_broken([images[row] for row, whole in zip(rows, finite.tolist(), strict=False) if not whole])
-        for row, move in zip(rows, moves, strict=True):
-            radius = None if rmsd is None else float(rmsd[row])
-            ties = draws(move.size if radius is not None else 0, *key, images[row], "rounding")
-            finished.append(budgets.finish(clean[row], move, attack.budget, radius, ties))
-    pixels = np.stack(finished)
-    moved = np.array([budgets.distances(before, after) for before, after in zip(clean, pixels, strict=True)])
-    return Crafted(
-        pixels=pixels,
-        rmsd=moved[:, 0],
-        linf=moved[:, 1],
-        l2=moved[:, 2],
-        gradients=len(clean) * attack.steps * len(models),
-    )
+    if attack.budget.minimal is not None:
+        raise ValueError("a minimal RMSD is searched by the target: see rays()")
+    radii = budgets.radii(attack.budget, rmsd, len(given.clean), given.clean[0].size)
+    finished: list[list[Pixels]] = [[] for _ in attack.points]
+    least = engine.room or engine.batch
+    batches = _climb_all(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
+    for rows, deltas, room in batches:
+        least = min(least, room)
+        for row, *moves in zip(rows, *deltas, strict=True):
+            radius = None if radii is None else float(radii[row])
+            images = _finish(given.clean[row], moves, attack, radius, (*key, given.images[row], "rounding"))
+            for variant, image in zip(finished, images, strict=True):
+                variant.append(image)
+    pairs = ((before, after) for variant in finished for before, after in zip(given.clean, variant, strict=True))
+    moved = np.array([budgets.distances(before, after) for before, after in pairs])
+    return Crafted(np.concatenate(finished), rmsd=moved[:, 0], linf=moved[:, 1], l2=moved[:, 2], room=least)
 
 
-def _climb(
+def _finish(
+    clean: Pixels, moves: Sequence[NDArray[np.float32]], attack: Attack, radius: float | None, key: Sequence[object]
+) -> list[Pixels]:
+    """One image at every point of its attack, given the perturbations there; `key` keys what rounding draws."""
+    budget = attack.budget
+    images, ray = [], None
+    for (_, level), move in zip(attack.points, moves, strict=True):
+        rmsd = radius
+        if level is not None and budget.epsilon is None:
+            rmsd = budgets.rmsd_of(budget, level, clean.size)
+        if rmsd is not None and (ray is None or len(budget.levels) == 1):
+            # A sweep of lengths scales one direction, and one ray serves them all.
+            ray = Ray(clean, move, draws(clean.size, *key))
+        images.append(budgets.finish(clean, move, budget, level=level, rmsd=rmsd, ray=ray))
+    return images
+
+
+def rays(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
+    given: Images,
     *,
-    clean: Tensor,
-    labels: Tensor,
-    rmsd: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The perturbation after all steps, float (N, C, H, W), and whether all gradients of an image were finite (N,).
-
-    The last step is left unprojected for `finish`.
-
-    The perturbation, not the image, is the state: then an FGS step has one magnitude to the last bit.
-    """
-    origin = clean.to(torch.float32, memory_format=torch.channels_last)
-    size = _step_size(attack, rmsd)
-    groups = [[model] for model in models] if per_model(attack.fusion) else [list(models)]
-    fusion = "probability" if per_model(attack.fusion) else attack.fusion
-    steppers = [Stepper(attack, size) for _ in groups]
-    delta = torch.zeros_like(origin)
-    finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
-    for step in range(attack.steps):
-        if step:
-            delta = budgets.project(delta, origin, attack.budget, rmsd)
-        image = (origin + delta).requires_grad_(True)
-        update = torch.zeros_like(origin)
-        for group, stepper in zip(groups, steppers, strict=True):
-            logits = torch.stack([model(image) for model in group])
-            total = gain(logits, labels, goal=goal, objective=attack.objective, fusion=fusion).sum()
-            gradient = image_gradient(total, image)
-            # Looked at here: the sign of a NaN is 0, which would pass for an image that no step moves.
-            finite &= gradient.sum((1, 2, 3)).isfinite()
-            update = update + stepper.update(gradient)
-        delta = delta + update
-    return delta, finite
+    key: Sequence[object],
+    engine: Engine,
+    names: Sequence[str] = (),
+    pool: Pool | None = None,
+) -> NDArray[np.float32]:
+    """The direction (N, C, H, W) along which a one-step attack moves every image, for a search of its smallest RMSD."""
+    batches = _climb_all(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
+    return np.concatenate([deltas[0] for _, deltas, _ in batches])
 
 
-def _step_size(attack: Attack, rmsd: Tensor | None) -> float | Tensor:
-    """One step's length in pixel values: as given, or the budget divided by the number of steps."""
-    given = attack.learning_rate if attack.step == "adam" else attack.step_size
-    if given is not None:
-        return given
-    if attack.budget.epsilon is not None:
-        return attack.budget.epsilon / attack.steps
-    assert rmsd is not None, "the recipe's validator asks for a step size where there is no budget"
-    return (rmsd / attack.steps)[:, None, None, None]
+def _climb_all(
+    models: Sequence[Logits],
+    attack: Attack,
+    goal: Goal,
+    given: Images,
+    *,
+    key: Sequence[object],
+    engine: Engine,
+    names: Sequence[str],
+    radii: NDArray[np.float64] | None,
+    pool: Pool | None,
+) -> Iterator[tuple[list[int], list[NDArray[np.float32]], int]]:
+    """Batch by batch: its rows, the perturbations at every point of the attack, and the room that passes had."""
+    called = tuple(names) or tuple(str(index) for index in range(len(models)))
+    together = groups(models, attack.weights_of(called), attack)
+    room = engine.room or engine.batch
+    with _skipping(models, called, attack.skip_gradient):
+        for first in range(0, len(given.clean), engine.batch):
+            rows = list(range(first, min(first + engine.batch, len(given.clean))))
+            padded = rows + [rows[-1]] * (engine.batch - len(rows))
+            batch = given.take(padded)
+            streams = Streams(key, batch.images)
+            own = batch.labels if batch.own is None else batch.own
+            labels = torch.from_numpy(batch.labels).to(engine.device)
+            views = Views(attack, streams, own, pool)
+            gradients = Gradients(attack, goal, labels, views, room=room, precision=engine.precision)
+            clean = torch.from_numpy(batch.clean).to(engine.device)
+            origin = clean.to(torch.float32, memory_format=_FORMATS[engine.layout])
+            radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
+            climb = _Climb(attack, together=together, gradients=gradients, streams=streams, origin=origin, rmsd=radius)
+            deltas = climb.run()
+            room = gradients.room
+            whole = climb.finite.tolist()
+            _refuse_broken([given.images[row] for row, fine in zip(rows, whole, strict=False) if not fine])
+            moves = [one.to("cpu", memory_format=torch.contiguous_format).numpy()[: len(rows)] for one in deltas]
+            yield rows, moves, room
+
+
+class _Climb:
+    """One batch on its way. The perturbation, not the image, is the state: so an FGS step has one magnitude to the
+    last bit."""
+
+    def __init__(
+        self,
+        attack: Attack,
+        *,
+        together: Sequence[Group],
+        gradients: Gradients,
+        streams: Streams,
+        origin: Tensor,
+        rmsd: Tensor | None,
+    ) -> None:
+        self._attack = attack
+        self._groups = together
+        self._gradients = gradients
+        self._streams = streams
+        self._origin = origin
+        self._rmsd = rmsd
+        self._steppers = [Stepper(attack) for _ in together]
+        self._variances: list[Tensor | None] = [None for _ in together]
+        self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
+
+    def run(self) -> list[Tensor]:
+        """The perturbation at every point, float (N, C, H, W); each left unprojected for `finish`."""
+        attack = self._attack
+        levels = attack.budget.levels
+        delta = start.perturbation(attack, self._origin, self._rmsd, self._streams)
+        if attack.steps == 0:
+            return [delta] * len(levels)
+        found = []
+        stops = {steps for steps, _ in attack.points}
+        for step in range(attack.steps):
+            if step or attack.start is not None:
+                delta = budgets.project(delta, self._origin, attack.budget, self._rmsd)
+            sizes = [self._size(level) for level in levels]
+            direction = self._direction(delta, step, sizes[0])
+            moved = [delta + size * direction for size in sizes]
+            if step + 1 in stops:
+                found += moved
+            delta = moved[0]
+        return found
+
+    def _direction(self, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
+        """What all groups of models make of the gradients at `delta`, summed."""
+        attack = self._attack
+        total = torch.zeros_like(delta)
+        for index, (group, stepper) in enumerate(zip(self._groups, self._steppers, strict=True)):
+            place = delta + stepper.ahead(size)
+            gradient = self._finite(self._gradients.of(group, self._origin + place, step))
+            if attack.variance is not None:
+                last, self._variances[index] = self._variances[index], None
+                if step + 1 < attack.steps:
+                    self._variances[index] = self._neighbours(group, delta, step) - gradient
+                gradient = gradient if last is None else gradient + last
+            if attack.penalty is not None:
+                gradient = gradient + penalty_gradient(place, attack.penalty)
+            total = total + group.share * stepper.direction(gradient)
+        return total
+
+    def _neighbours(self, group: Group, delta: Tensor, step: int) -> Tensor:
+        """The mean gradient over random neighbours, uniform within beta * epsilon of the image."""
+        variance, (epsilon, *_) = self._attack.variance, self._attack.budget.levels
+        assert variance is not None and epsilon is not None, "the recipe's validator asks for both"  # noqa: PT018
+        total = torch.zeros_like(delta)
+        for sample in range(1, variance.samples + 1):
+            away = self._streams.uniform(delta.shape[1:], str(delta.device), "variance", step, sample)
+            place = self._origin + delta + variance.beta * epsilon * away
+            total += self._finite(self._gradients.of(group, place, step, sample))
+        return total / variance.samples
+
+    def _finite(self, gradient: Tensor) -> Tensor:
+        # Looked at here: the sign of a NaN is 0, which would pass for an image that no step moves.
+        self.finite &= gradient.sum((1, 2, 3)).isfinite()
+        return gradient
+
+    def _size(self, level: float | None) -> float | Tensor:
+        """One step's length in pixel values: as given, or the budget divided by the number of steps."""
+        attack = self._attack
+        given = attack.learning_rate if attack.step == "adam" else attack.step_size
+        if given is not None:
+            return given
+        if attack.budget.minimal is not None:
+            return 1.0
+        if self._rmsd is not None:
+            return (self._rmsd / attack.steps)[:, None, None, None]
+        assert level is not None, "the recipe's validator asks for a step size where there is no budget"
+        if attack.budget.l2 is not None:
+            level = budgets.rmsd_of(attack.budget, level, self._origin[0].numel())
+        return level / attack.steps
+
+
+@contextlib.contextmanager
+def _skipping(models: Sequence[Logits], names: Sequence[str], skip: SkipGradient | None) -> Iterator[None]:
+    """Residual branches' gradients decayed, in every model that has such branches, as long as this lasts."""
+    if skip is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        known = False
+        for name, model in zip(names, models, strict=True):
+            if not isinstance(model, nn.Module):
+                raise TypeError("skip gradients need the module itself")
+            known = known or bool(residual.branches(model))
+            branch, dense = skip.of(name)
+            compatibility = skip.compatibility
+            stack.enter_context(residual.decayed(model, residual=branch, dense=dense, compatibility=compatibility))
+        if not known:
+            raise StudyError(
+                f"{' + '.join(names)}: no residual branch or dense layer is known in it, and skip_gradient needs one",
+                accepted="ResNet, ResNeXt, SE-ResNet, SENet, DenseNet, EfficientNet and their like",
+                todo="leave these sources out of the attack's experiments",
+            )
+        yield
 
 
 def _refuse_broken(images: Sequence[str]) -> None:

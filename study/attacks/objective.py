@@ -1,6 +1,6 @@
 """What an attack climbs: a gain for every image, from the logits of one or several source models.
 
-Both objectives are functions of the log-odds a = z_y - log sum_{j != y} exp z_j of a label, for
+Cross-entropies are functions of the log-odds a = z_y - log sum_{j != y} exp z_j of a label, for
 log p_y = log sigmoid(a) and log(1 - p_y) = log sigmoid(-a). Written so, their gradients keep full relative precision
 when p_y nears 0 or 1, where 1 - softmax cancels; Adam, which divides by the gradient's size, would amplify the
 noise that is left of a cancelled gradient.
@@ -9,6 +9,7 @@ noise that is left of a cancelled gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,22 +20,45 @@ from study.attacks.recipe import Fusion, Goal, Objective
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """log p_y - log(1 - p_y) for logits of shape (..., N, C) and labels (N,), as (..., N)."""
-    index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
-    others = logits.scatter(-1, index, -math.inf).logsumexp(-1)
-    return logits.gather(-1, index).squeeze(-1) - others
+    chosen, others = _split(logits, labels)
+    return chosen - others.logsumexp(-1)
 
 
-def gain(logits: Tensor, labels: Tensor, *, goal: Goal, objective: Objective, fusion: Fusion) -> Tensor:
+def gain(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    goal: Goal,
+    objective: Objective,
+    fusion: Fusion,
+    weights: Sequence[float] | None = None,
+) -> Tensor:
     """The quantity to increase, float (N,), for logits (K, N, C) of K source models.
 
-    `labels` (N,) are the true labels of an untargeted goal, the wanted ones of a targeted goal.
-    Untargeted: the cross-entropy -log p_y, or log(1 - p_y) (Liu et al. 2017, equation 3). Targeted: log p_t.
+    `labels` (N,) are the true labels of an untargeted goal, the wanted ones of a targeted goal; `weights` (K,) sum to
+    1 and are equal unless given.
+
+    - cross-entropy: untargeted -log p_y, targeted log p_t;
+    - log(1-p): untargeted log(1 - p_y) (Liu et al. 2017, equation 3), targeted log p_t;
+    - logit: untargeted -z_y, targeted z_t (Zhao et al. 2021, arXiv:2012.11207, equation 4);
+    - margin: untargeted max_{j != y} z_j - z_y, targeted z_t - max_{j != t} z_j (Carlini and Wagner 2017, f_6).
+
     Fusion: `probability` averages the models' probabilities (Liu et al. 2017, equation 6), `logit` their
     logits (Dong et al. 2018, section 3.4), `loss` their gains. `summed-updates` is not fused here: the
     loop calls this for each model alone.
     """
-    if fusion == "logit":
-        logits = logits.mean(0, keepdim=True)
+    count = len(logits)
+    shares = torch.tensor([1 / count] * count if weights is None else list(weights), dtype=logits.dtype)
+    shares = shares.to(logits.device)[:, None]
+    if fusion == "logit" and count > 1:
+        logits, shares = (shares[..., None] * logits).sum(0, keepdim=True), shares.new_ones(1, 1)
+    elif fusion == "probability" and objective == "margin" and count > 1:
+        logits = (logits.log_softmax(-1) + shares[..., None].log()).logsumexp(0, keepdim=True)
+        shares = shares.new_ones(1, 1)
+    if objective in ("logit", "margin"):
+        chosen, others = _split(logits, labels)
+        above = chosen if objective == "logit" else chosen - others.amax(-1)
+        return (shares * (above if goal == "targeted" else -above)).sum(0)
     odds = log_odds(logits, labels)
     if goal == "targeted":
         sign, value = 1, logsigmoid(odds)
@@ -43,8 +67,8 @@ def gain(logits: Tensor, labels: Tensor, *, goal: Goal, objective: Objective, fu
     else:
         sign, value = -1, logsigmoid(odds)
     if fusion == "probability":
-        return sign * (value.logsumexp(0) - math.log(len(logits)))
-    return sign * value.mean(0)
+        return sign * (value + shares.log()).logsumexp(0)
+    return sign * (shares * value).sum(0)
 
 
 def per_model(fusion: Fusion) -> bool:
@@ -52,7 +76,7 @@ def per_model(fusion: Fusion) -> bool:
     return fusion == "summed-updates"
 
 
-def image_gradient(total: Tensor, images: Tensor) -> Tensor:
-    """d total / d images, for the image alone: no parameter has a gradient."""
-    (gradient,) = torch.autograd.grad(total, images)
-    return gradient
+def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The label's logit (..., N), and all logits with the label's at minus infinity (..., N, C)."""
+    index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
+    return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, -math.inf)

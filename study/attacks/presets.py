@@ -1,4 +1,8 @@
-"""The literature's attacks as short presets over the parts, each with its source and its authors' numbers."""
+"""The literature's attacks as short presets over the parts, each with its source and its authors' numbers.
+
+A `+` joins presets: `mi+di+sgm` is `mi` with the parts of `di` and of `sgm` laid over it. What papers report is
+listed; any other combination can be written the same way.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +12,193 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Keys of a recipe, and where they come from."""
+    """Keys of a recipe, and where they come from. `part` names those that the preset brings into a combination."""
 
     source: str
     keys: dict[str, Any] = field(default_factory=dict)
+    part: tuple[str, ...] = ()
 
 
 _LIU = "Liu et al. 2017 (arXiv:1611.02770)"
+_SGM = "Wu et al. 2020 (arXiv:2002.05990)"
+_SG = "Wu et al. 2019 (Exploring and Enhancing the Transferability of Adversarial Examples)"
 _MATCHED = {"rmsd": "matched", "to": "optimization", "by": "mean"}
+_MINIMAL = {"minimal": {"from": 0.1, "to": 100.0, "by": 0.1}}
+_LOSS = "log(1-p)"
+
+_ITERATIVE = {"step": "sign", "steps": 10, "step_size": 2, "epsilon": 16}
+_TENTH = {"step": "sign", "steps": 10, "epsilon": 16}
+_SMOOTHED = {"copies": 20, "sigma": 15}
+_DECAY = {"gamma": 0.2, "dense": 0.5}
 
 PRESETS: dict[str, Preset] = {
+    "gaussian-noise": Preset(
+        f"{_LIU}, appendix: noise of standard deviation 5 to 40, here 25, whose RMSD they give as 23.59",
+        {"start": {"gaussian": 25}, "steps": 0, "budget": "none"},
+    ),
     "optimization": Preset(
         f"{_LIU}, section 3.1: Adam, learning rate 4, 100 steps, no distance term",
-        {"objective": "log(1-p)", "step": "adam", "learning_rate": 4, "steps": 100, "budget": "none"},
+        {"objective": _LOSS, "step": "adam", "learning_rate": 4, "steps": 100, "budget": "none"},
+    ),
+    "optimization-ensemble": Preset(
+        f"{_LIU}, section 5: an Adam of learning rate 8 for every model, the updates summed",
+        {
+            "objective": _LOSS,
+            "fusion": "summed-updates",
+            "step": "adam",
+            "learning_rate": 8,
+            "steps": 100,
+            "budget": "none",
+        },
+    ),
+    "optimization-penalised": Preset(
+        f"{_LIU}, appendix: the RMSD held near 23 by two penalties; they print no weights, 1 is ours",
+        {
+            "objective": _LOSS,
+            "penalty": {"rmsd": 23, "below": 1, "above": 1},
+            "step": "adam",
+            "learning_rate": 4,
+            "steps": 100,
+            "budget": "none",
+        },
     ),
     "fg": Preset(
         f"{_LIU}, section 2.2: one step along the gradient, RMSD as the optimization's",
-        {"objective": "log(1-p)", "step": "l2", "steps": 1, "budget": _MATCHED},
+        {"objective": _LOSS, "step": "l2", "steps": 1, "budget": _MATCHED},
     ),
     "fgs": Preset(
         f"{_LIU}, section 2.2: one step along the gradient's sign, RMSD as the optimization's",
-        {"objective": "log(1-p)", "step": "sign", "steps": 1, "budget": _MATCHED},
+        {"objective": _LOSS, "step": "sign", "steps": 1, "budget": _MATCHED},
+    ),
+    "fg-minimal": Preset(
+        f"{_LIU}, section 3.2.2: the smallest RMSD that transfers, in steps of 0.1",
+        {"objective": _LOSS, "step": "l2", "steps": 1, "budget": _MINIMAL},
+    ),
+    "fgs-minimal": Preset(
+        f"{_LIU}, section 3.2.2: the smallest RMSD that transfers, in steps of 0.1",
+        {"objective": _LOSS, "step": "sign", "steps": 1, "budget": _MINIMAL},
     ),
     "fgsm": Preset(
-        "Goodfellow et al. 2015 (arXiv:1412.6572); epsilon as in Wu et al. 2020",
+        f"Goodfellow et al. 2015 (arXiv:1412.6572); epsilon of {_SGM}",
         {"step": "sign", "steps": 1, "epsilon": 16},
     ),
     "igsm": Preset(
-        "Kurakin et al. 2017 (arXiv:1607.02533); numbers of Wu et al. 2020 (arXiv:2002.05990), section 4",
-        {"step": "sign", "steps": 10, "step_size": 2, "epsilon": 16},
+        f"Kurakin et al. 2017 (arXiv:1607.02533); numbers of {_SGM}, section 4, where it is called PGD", _ITERATIVE
+    ),
+    "bim": Preset(
+        "Kurakin et al. 2017 (arXiv:1607.02533), as Dong et al. 2018 (arXiv:1710.06081) run it: steps of 1.6", _TENTH
+    ),
+    "pgd": Preset(
+        f"Madry et al. 2018 (arXiv:1706.06083): igsm from a random start; numbers of {_SGM}",
+        {**_ITERATIVE, "start": "random"},
+        ("start",),
     ),
     "mi": Preset(
         "Dong et al. 2018 (arXiv:1710.06081): momentum 1, ten steps of a tenth of epsilon",
-        {"step": "sign", "steps": 10, "momentum": 1, "epsilon": 16},
+        {**_TENTH, "momentum": 1},
+        ("momentum",),
+    ),
+    "ni": Preset(
+        "Lin et al. 2020 (arXiv:1908.06281): Nesterov's momentum 1, ten steps of a tenth of epsilon",
+        {**_TENTH, "momentum": 1, "nesterov": True},
+        ("momentum", "nesterov"),
+    ),
+    "di": Preset(
+        f"Xie et al. 2019 (arXiv:1803.06978): half of the inputs resized and padded; steps of {_SGM}",
+        {**_ITERATIVE, "diversity": {}},
+        ("diversity",),
+    ),
+    "ti": Preset(
+        f"Dong et al. 2019 (arXiv:1904.02884): Gaussian kernel of size 15; steps of {_SGM}",
+        {**_ITERATIVE, "kernel": {}},
+        ("kernel",),
+    ),
+    "si": Preset(
+        "Lin et al. 2020 (arXiv:1908.06281): five scales; ten steps of a tenth of epsilon",
+        {**_TENTH, "scales": 5},
+        ("scales",),
+    ),
+    "admix": Preset(
+        "Wang et al. 2021 (arXiv:2102.00436): three images mixed in at 0.2, five scales, momentum 1",
+        {**_TENTH, "admix": {}, "scales": 5, "momentum": 1},
+        ("admix", "scales"),
+    ),
+    "vmi": Preset(
+        "Wang and He 2021 (arXiv:2103.15571): MI with variance tuning over 20 neighbours within 1.5 epsilon",
+        {**_TENTH, "momentum": 1, "variance": {}},
+        ("momentum", "variance"),
+    ),
+    "vni": Preset(
+        "Wang and He 2021 (arXiv:2103.15571): NI with variance tuning over 20 neighbours within 1.5 epsilon",
+        {**_TENTH, "momentum": 1, "nesterov": True, "variance": {}},
+        ("momentum", "nesterov", "variance"),
+    ),
+    "sgm": Preset(
+        f"{_SGM}, section 4: igsm with gamma 0.2 on ResNets and 0.5 on DenseNets",
+        {**_ITERATIVE, "skip_gradient": _DECAY},
+        ("skip_gradient",),
+    ),
+    "fgsm+sgm": Preset(
+        f"{_SGM}, section 4: one step with gamma 0.5 on ResNets and 0.7 on DenseNets",
+        {"step": "sign", "steps": 1, "epsilon": 16, "skip_gradient": {"gamma": 0.5, "dense": 0.7}},
+    ),
+    "sg-fgsm": Preset(
+        f"{_SG}, section 7.2: 20 copies with noise of standard deviation 15",
+        {"step": "sign", "steps": 1, "epsilon": 15, "smoothing": _SMOOTHED},
+    ),
+    "sg-igsm": Preset(
+        f"{_SG}, table 3: 100 gradients, five steps of 5 with 20 copies",
+        {"step": "sign", "steps": 5, "step_size": 5, "epsilon": 15, "smoothing": _SMOOTHED},
+        ("smoothing",),
+    ),
+    "sg-mi": Preset(
+        f"{_SG}, table 5: momentum 1, five steps of 5 with 20 copies",
+        {"step": "sign", "steps": 5, "step_size": 5, "epsilon": 15, "momentum": 1, "smoothing": _SMOOTHED},
     ),
 }
+"""Presets by name, combinations aside."""
+
+COMBINATIONS: dict[str, str] = {
+    "fgsm+ti": f"{_SGM}, table 2",
+    "mi+di": f"{_SGM}, table 4; Xie et al. 2019 (arXiv:1803.06978)",
+    "mi+sgm": f"{_SGM}, table 4",
+    "di+sgm": f"{_SGM}, tables 4 and 6",
+    "mi+di+sgm": f"{_SGM}, table 4",
+    "ti+sgm": f"{_SGM}, tables 5 and 7",
+    "ti+di": "Dong et al. 2019 (arXiv:1904.02884)",
+    "ni+si": "Lin et al. 2020 (arXiv:1908.06281)",
+    "mi+admix": "Wang et al. 2021 (arXiv:2102.00436)",
+}
+"""Combinations that papers report, and which; built from presets like any other."""
+
+
+def preset(name: str) -> Preset | None:
+    """The preset of that name, or the combination of presets that it joins with `+`; None where there is none.
+
+    A combination begins with a whole preset; each further one brings the parts that make it what it is.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    first, *more = name.split("+")
+    if not more or first not in PRESETS or any(one not in PRESETS or not PRESETS[one].part for one in more):
+        return None
+    keys = dict(PRESETS[first].keys)
+    for one in more:
+        keys |= {part: PRESETS[one].keys[part] for part in PRESETS[one].part if part in PRESETS[one].keys}
+    return Preset(COMBINATIONS.get(name, "a combination of presets"), keys)
+
+
+def known() -> list[str]:
+    """All names that are listed: presets and the combinations that papers report."""
+    return [*PRESETS, *COMBINATIONS]
 
 
 def keys_of(name: str, changed: dict[str, Any]) -> dict[str, Any]:
     """The keys of preset `name` with `changed` laid over them; a new budget replaces the preset's whole budget."""
-    keys = dict(PRESETS[name].keys)
+    found = preset(name)
+    if found is None:
+        raise KeyError(name)
+    keys = dict(found.keys)
     if "epsilon" in changed or "budget" in changed:
         keys.pop("epsilon", None)
         keys.pop("budget", None)

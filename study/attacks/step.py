@@ -1,4 +1,4 @@
-"""From gradients to an update of the image: momentum, then a step rule. Each keeps its state per image."""
+"""From gradients to a direction: kernel, momentum, then a step rule. Each keeps its state per image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from study.attacks.kernel import convolve
 from study.attacks.recipe import Attack
 
 _BETA1, _BETA2, _ADAM_EPSILON = 0.9, 0.999, 1e-8
@@ -22,34 +23,42 @@ def unit(gradient: Tensor, order: int) -> Tensor:
 
 
 class Stepper:
-    """Turns one stream of image gradients into updates in pixel values.
+    """Turns one stream of image gradients into directions of unit size.
 
-    - momentum m > 0: g <- m g + grad / |grad|_1 (Dong et al. 2018, equation 6);
-    - sign: size * sgn(g); l2: g scaled to an RMSD of size;
-    - adam: Kingma and Ba 2015, algorithm 1, with their betas and epsilon; size is the learning rate.
-
-    `size` is a float, or a tensor (N, 1, 1, 1) where images have budgets of their own.
+    - kernel: g <- W * g (Dong et al. 2019);
+    - momentum m > 0: g <- m g' + grad / mean |grad| (Dong et al. 2018, equation 6, whose L1 norm differs from the mean
+      by the number of pixels: a factor that sign and l2 steps do not see, and Nesterov's look-ahead does. The mean is
+      what the methods' authors compute);
+    - sign: sgn(g); l2: g scaled to an RMSD of 1;
+    - adam: Kingma and Ba 2015, algorithm 1, with their betas and epsilon, for a learning rate of 1.
     """
 
-    def __init__(self, attack: Attack, size: float | Tensor) -> None:
+    def __init__(self, attack: Attack) -> None:
         self._attack = attack
-        self._size = size
         self._momentum: Tensor | None = None
         self._first: Tensor | None = None
         self._second: Tensor | None = None
         self._count = 0
 
-    def update(self, gradient: Tensor) -> Tensor:
-        """The move, float (N, C, H, W), for a gradient of that shape that points to more gain."""
+    def ahead(self, size: float | Tensor) -> Tensor | float:
+        """Nesterov's look-ahead, size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6); 0 before step one."""
+        if not self._attack.nesterov or self._momentum is None:
+            return 0.0
+        return size * self._attack.momentum * self._momentum
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The direction, float (N, C, H, W), for a gradient of that shape that points to more gain."""
+        if self._attack.kernel is not None:
+            gradient = convolve(gradient, self._attack.kernel)
         if self._attack.momentum:
-            gradient = unit(gradient, 1)
+            gradient = unit(gradient, 1) * gradient[0].numel()
             if self._momentum is not None:
                 gradient = gradient + self._attack.momentum * self._momentum
             self._momentum = gradient
         if self._attack.step == "sign":
-            return self._size * gradient.sign()
+            return gradient.sign()
         if self._attack.step == "l2":
-            return self._size * math.sqrt(gradient[0].numel()) * unit(gradient, 2)
+            return math.sqrt(gradient[0].numel()) * unit(gradient, 2)
         return self._adam(gradient)
 
     def _adam(self, gradient: Tensor) -> Tensor:
@@ -60,4 +69,4 @@ class Stepper:
         self._second = _BETA2 * self._second + (1 - _BETA2) * gradient.square()
         first = self._first / (1 - _BETA1**self._count)
         second = self._second / (1 - _BETA2**self._count)
-        return self._size * first / (second.sqrt() + _ADAM_EPSILON)
+        return first / (second.sqrt() + _ADAM_EPSILON)

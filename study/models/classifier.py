@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from study.numerics import Layout
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,28 @@ class Classifier(nn.Module):
         self.digest = _digest(network, preprocessing, identity)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.memory_format = torch.contiguous_format
+        self.folded = 0
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self.parameters_held = sum(parameter.numel() for parameter in network.parameters())
         self.eval()
 
     def describe(self) -> dict[str, Any]:
         """What is recorded of the model with a run: digest, number of parameters, preprocessing."""
-        count = sum(parameter.numel() for parameter in self.network.parameters())
-        return {"digest": self.digest, "parameters": count, **asdict(self.preprocessing)}
+        return {"digest": self.digest, "parameters": self.parameters_held, **asdict(self.preprocessing)}
+
+    def compile_with(self, how: bool | str) -> None:
+        """Run through torch.compile from now on, with CUDA graphs where `how` is `cuda-graphs`."""
+        self._compiled = torch.compile(self._logits, mode="reduce-overhead" if how == "cuda-graphs" else "default")
 
     def forward(self, pixels: Tensor) -> Tensor:
+        # What is compiled would not see hooks that came later, such as those of skip gradients.
+        if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
+            return self._logits(pixels)
+        compiled: Tensor = self._compiled(pixels)
+        return compiled
+
+    def _logits(self, pixels: Tensor) -> Tensor:
         wanted = self.preprocessing
         if pixels.shape[-2:] != (wanted.size, wanted.size):
             smooth = wanted.interpolation in ("bilinear", "bicubic")
@@ -58,8 +75,23 @@ class Classifier(nn.Module):
             )
         if wanted.channels == "BGR":
             pixels = pixels.flip(1)
-        logits: Tensor = self.network((pixels / wanted.scale - self.mean) / self.std)
+        seen = (pixels / wanted.scale - self.mean) / self.std
+        logits: Tensor = self.network(seen.contiguous(memory_format=self.memory_format))
         return logits[:, logits.shape[1] - self.labels :]
+
+    def arrange(self, *, fold: bool, layout: Layout) -> None:
+        """Lay the weights out in memory, and fold batch norms into convolutions: both exact to rounding."""
+        from study.models.folding import fold as fold_into
+
+        self.memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+        if fold:
+            size = self.preprocessing.size
+            self.folded = fold_into(self.network, torch.randn(2, 3, size, size, generator=_generator()).to(self.mean))
+        self.network.to(memory_format=self.memory_format)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _digest(network: nn.Module, preprocessing: Preprocessing, identity: str) -> str:

@@ -27,7 +27,7 @@ def predict(model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device:
     for start in range(0, len(pixels), batch):
         part = pixels[start : start + batch]
         padded = np.pad(part, [(0, batch - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
-        images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=torch.channels_last)
+        images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
         with torch.inference_mode():
             best = model(images).softmax(1).topk(TOP, dim=1)
         labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))

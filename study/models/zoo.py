@@ -18,6 +18,7 @@ from study.errors import StudyError, names
 from study.models import weights as stored
 from study.models.classifier import Classifier, Preprocessing
 from study.models.reference import Model
+from study.numerics import Layout
 
 IMAGENET_LABELS = 1000
 
@@ -60,10 +61,13 @@ def check(name: str, model: Model) -> None:
         raise StudyError(f"the weights file {value} does not exist", todo="correct `weights: file:…`")
 
 
-def load(name: str, model: Model, *, device: str = "cpu") -> Classifier:
+def load(
+    name: str, model: Model, *, device: str = "cpu", fold: bool = False, layout: Layout = "channels-last"
+) -> Classifier:
     """Build the network of `model`, load its weights and put its preprocessing in front, on `device`.
 
-    Raises StudyError where the network is unknown or its weights cannot be had or do not fit.
+    `fold` folds its batch norms into its convolutions. Raises StudyError where the network is unknown, or its weights
+    cannot be had or do not fit.
     """
     zoo = _ZOOS[model.zoo]
     kind, _, value = (model.weights or "zoo:").partition(":")
@@ -96,7 +100,7 @@ def load(name: str, model: Model, *, device: str = "cpu") -> Classifier:
     )
     _check_classes(classifier, called)
     classifier.to(device)
-    classifier.network.to(memory_format=torch.channels_last)
+    classifier.arrange(fold=fold, layout=layout)
     return classifier
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study.analysis.transfer import success_rates
+from study.attacks import Attack
 from study.spec import Experiment, Spec
 
 _MEANING = {
@@ -18,7 +19,8 @@ _MEANING = {
     "targeted": "% of adversarial images that the target model gives the target label",
 }
 
-_Cells = Mapping[tuple[str, str, str, str], Mapping[str, object]]
+_KEYS = ("sources", "attack", "goal", "steps", "level", "target")
+_Cells = Mapping[tuple[object, ...], Mapping[str, object]]
 
 
 def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
@@ -39,8 +41,10 @@ def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
 
 def matrices(spec: Spec, rows: pl.LazyFrame) -> Iterator[tuple[Table, str]]:
     """Each experiment's table with its goal."""
-    rates = success_rates(rows, by=("sources", "attack", "goal", "target")).to_dicts()
-    cells: _Cells = {(one["sources"], one["attack"], one["goal"], one["target"]): one for one in rates}
+    searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
+    level = pl.when(pl.col("attack").is_in(searched)).then(None).otherwise(pl.col("budget")).alias("level")
+    rates = success_rates(rows.with_columns(level), by=_KEYS).to_dicts()
+    cells: _Cells = {tuple(one[key] for key in _KEYS): one for one in rates}
     for name, experiment in spec.experiments.items():
         for goal in experiment.goal:
             table = _matrix(spec, name, experiment, goal, cells)
@@ -58,16 +62,36 @@ def _matrix(spec: Spec, name: str, experiment: Experiment, goal: str, cells: _Ce
     for target in targets:
         table.add_column(target, justify="right")
     for attack in experiment.attacks:
-        shown = attack
-        for sources in experiment.sources.resolve(tuple(spec.models)):
-            found = [cells.get(("+".join(sources), attack, goal, target)) for target in targets]
-            first = next((cell for cell in found if cell is not None), None)
-            if first is not None:
-                numbers = (f"{first['images']}", f"{first['rmsd']:.2f}")
-                table.add_row(shown, " + ".join(sources), *numbers, *(_cell(cell) for cell in found))
-                shown = ""
+        recipe = spec.attacks[attack]
+        for steps, level in recipe.points:
+            shown = _variant(attack, recipe, steps, level)
+            for sources in experiment.sources.resolve(tuple(spec.models)):
+                found = [cells.get(("+".join(sources), attack, goal, steps, level, target)) for target in targets]
+                first = next((cell for cell in found if cell is not None), None)
+                if first is not None:
+                    numbers = (f"{first['images']}", _rmsd(found, searched=recipe.budget.minimal is not None))
+                    table.add_row(shown, " + ".join(sources), *numbers, *(_cell(cell) for cell in found))
+                    shown = ""
         table.add_section()
     return table
+
+
+def _variant(attack: str, recipe: Attack, steps: int, level: float | None) -> str:
+    """The attack, and which of its variants where it has several."""
+    marks = []
+    if recipe.checkpoints:
+        marks.append(f"{steps} step{'s' if steps > 1 else ''}")
+    if len(recipe.budget.levels) > 1:
+        marks.append(f"{recipe.budget.kind} {level:g}")
+    return ", ".join([attack, *marks])
+
+
+def _rmsd(cells: Sequence[Mapping[str, object] | None], *, searched: bool) -> str:
+    """The mean RMSD; where each target searched for its own, from the least to the greatest of them."""
+    values = [float(str(cell["rmsd"])) for cell in cells if cell is not None]
+    if searched and len(values) > 1:
+        return f"{min(values):.1f} to {max(values):.1f}"
+    return f"{values[0]:.2f}"
 
 
 def _cell(cell: Mapping[str, object] | None) -> Text:

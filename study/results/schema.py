@@ -20,6 +20,8 @@ SCHEMA = pa.schema(
         pa.field("goal", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("steps", pa.int32(), nullable=False),
+        pa.field("budget", pa.float64()),
+        pa.field("gradients", pa.int32(), nullable=False),
         pa.field("image", pa.string(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
         pa.field("target_label", pa.int32()),
@@ -33,32 +35,50 @@ SCHEMA = pa.schema(
         pa.field("l2", pa.float64(), nullable=False),
     ]
 )
-"""Distances in pixel values 0..255. `target_label` is null where the goal is untargeted."""
+"""Distances in pixel values 0..255. `target_label` is null where the goal is untargeted. `budget` is the epsilon, RMSD
+or L2 norm that the attack names, null where it names none or matches another's; in a search of the minimal RMSD it is
+where the search ended. `gradients` counts the image gradients that this image cost up to `steps`."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """How far each image of a unit moved, float64 (N,), in pixel values."""
+    """How far each image of a unit moved, float64 (V * N,) for V variants of N images, in pixel values."""
 
     rmsd: NDArray[np.float64]
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
 
+    @classmethod
+    def nowhere(cls, count: int) -> Moved:
+        """Of images that have only a direction yet."""
+        return cls(np.zeros(count), np.zeros(count), np.zeros(count))
+
 
 @dataclass(frozen=True)
 class Said:
-    """What one target said of a unit's images: labels (N, 5) `int32`, probabilities (N, 5) `float32`."""
+    """What one target said of a unit's V * N images: labels (V * N, 5) `int32`, probabilities (V * N, 5) `float32`.
+
+    Where the target itself searched how far images must move, `moved` is where they ended, `levels` (N,) the budgets.
+    """
 
     target: str
     top5: NDArray[np.int32]
     top5_prob: NDArray[np.float32]
+    moved: Moved | None = None
+    levels: NDArray[np.float64] | None = None
 
 
 def table(unit: Unit, moved: Moved, said: Sequence[Said]) -> pa.Table:
-    """The rows of one unit, target by target, in the order of its images."""
-    images, craft = unit.shard.images, unit.craft
-    count, times = len(images), len(said)
+    """The rows of one unit: target by target, variant by variant, in the order of its images."""
+    craft, points = unit.craft, unit.craft.recipe.points
+    images, times = unit.shard.images * len(points), len(said)
+    count = len(images)
     targeted = craft.goal == "targeted"
+    shown = [point for point in points for _ in unit.shard.images]
+    went = [one.moved or moved for one in said]
+    budgets = [
+        level for one in said for level in (one.levels.tolist() if one.levels is not None else [at for _, at in shown])
+    ]
     columns = {
         "craft": [craft.id] * (count * times),
         "unit": [unit.id] * (count * times),
@@ -66,7 +86,9 @@ def table(unit: Unit, moved: Moved, said: Sequence[Said]) -> pa.Table:
         "attack": [craft.attack] * (count * times),
         "goal": [craft.goal] * (count * times),
         "seed": [craft.seed] * (count * times),
-        "steps": [craft.recipe.steps] * (count * times),
+        "steps": [steps for steps, _ in shown] * times,
+        "budget": budgets,
+        "gradients": [craft.recipe.gradients(steps, len(craft.sources)) for steps, _ in shown] * times,
         "image": [one.image for one in images] * times,
         "label": [one.label for one in images] * times,
         "target_label": [one.target_label if targeted else None for one in images] * times,
@@ -75,8 +97,8 @@ def table(unit: Unit, moved: Moved, said: Sequence[Said]) -> pa.Table:
         "clean_top1": [image.clean[one.target].top5[0] for one in said for image in images],
         "top5": [row for one in said for row in one.top5.tolist()],
         "top5_prob": [row for one in said for row in one.top5_prob.tolist()],
-        "rmsd": np.tile(moved.rmsd, times),
-        "linf": np.tile(moved.linf, times),
-        "l2": np.tile(moved.l2, times),
+        "rmsd": np.concatenate([one.rmsd for one in went]),
+        "linf": np.concatenate([one.linf for one in went]),
+        "l2": np.concatenate([one.l2 for one in went]),
     }
     return pa.table(columns, schema=SCHEMA)

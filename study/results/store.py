@@ -81,9 +81,14 @@ def done(run: Path) -> dict[str, set[str]]:
 
 
 def moved(run: Path, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
-    """RMSD by craft and image, of `crafts`, as far as there are rows."""
+    """RMSD by craft and image, of `crafts` at the end of their steps, as far as there are rows."""
     found: dict[str, dict[str, float]] = {craft: {} for craft in crafts}
-    rows = scan(run).filter(pl.col("craft").is_in(list(found))).select("craft", "image", "rmsd").unique()
+    rows = (
+        scan(run)
+        .filter(pl.col("craft").is_in(list(found)))
+        .group_by("craft", "image")
+        .agg(pl.col("rmsd").sort_by("steps").last())
+    )
     for craft, image, rmsd in _collect(run, rows).iter_rows():
         found[craft][image] = rmsd
     return found

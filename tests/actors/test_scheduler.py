@@ -12,6 +12,7 @@ from actors.backend import ActorLost, Call, PixelsLost
 from actors.policy import Crew, Share
 from actors.scheduler import Done, Failed, Scheduler, Task
 from study.errors import StudyError
+from study.numerics import Numerics
 
 
 class Flaky:
@@ -23,7 +24,7 @@ class Flaky:
         self.fate, self.random, self.ids = fate, random.Random(seed), itertools.count()
         self.attempts, self.running, self.dead, self.stopped = {}, {}, set(), []
 
-    def start(self, role, share, models, threads):
+    def start(self, role, share, models, numerics):
         return next(self.ids)
 
     def hello(self, actor):
@@ -75,7 +76,7 @@ class Flaky:
 
 def scheduler(backend, attempts=3):
     crew = Crew(2, 1, Share(1, 0), Share(0, 0))
-    made = Scheduler(backend, crew, {}, threads=1, capacity=2, attempts=attempts, start_seconds=5)
+    made = Scheduler(backend, crew, {}, numerics=Numerics(), capacity=2, attempts=attempts, start_seconds=5)
     made.start(lambda: None)
     return made
 
@@ -146,7 +147,13 @@ def test_a_crew_that_does_not_come_up_in_time():
 
     backend = Never(lambda job, attempt: None)
     made = Scheduler(
-        backend, Crew(2, 1, Share(1, 0), Share(0, 0)), {}, threads=1, capacity=2, attempts=3, start_seconds=0.05
+        backend,
+        Crew(2, 1, Share(1, 0), Share(0, 0)),
+        {},
+        numerics=Numerics(),
+        capacity=2,
+        attempts=3,
+        start_seconds=0.05,
     )
     with pytest.raises(StudyError, match=r"3 of 3 actors did not start within 0\.05 s") as caught:
         made.start(lambda: None)

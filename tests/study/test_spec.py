@@ -76,10 +76,13 @@ IDENTITY = {
     "images.sample", "images.size", "images.keep", "images.count", "images.targets",
     "models.network", "models.weights", "models.arguments", "models.size", "models.interpolation", "models.mean",
     "models.std",
-    "attacks.objective", "attacks.fusion", "attacks.momentum", "attacks.step", "attacks.step_size",
-    "attacks.learning_rate", "attacks.steps", "attacks.budget",
+    "attacks.objective", "attacks.penalty", "attacks.fusion", "attacks.weights", "attacks.diversity", "attacks.scales",
+    "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
+    "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
+    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget",
     "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.targets",
-    "numerics.batch", "numerics.threads",
+    "numerics.batch", "numerics.threads", "numerics.room", "numerics.fold", "numerics.layout", "numerics.precision",
+    "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
     "run", "images.folder", "images.list",

@@ -10,12 +10,13 @@ import torch
 import torchattacks
 
 from study.attacks import Attack
-from study.attacks.loop import craft
+from study.attacks.loop import Engine, Images, craft
 from study.attacks.presets import keys_of
 from study.errors import StudyError
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
+REFERENCE = Engine(batch=3, layout="contiguous")
 
 
 def pixels_model(model, scale=40.0):
@@ -23,9 +24,9 @@ def pixels_model(model, scale=40.0):
     return lambda x: scale * model(x / 255 - 0.5)
 
 
-def run(models, attack, clean, goal="untargeted", **more):
-    options = {"clean": clean, "labels": LABELS, "images": IDS, "key": ("test",), "batch": 3} | more
-    return craft(models, attack, goal, **options)
+def run(models, attack, clean, goal="untargeted", labels=LABELS, images=IDS, engine=REFERENCE, **more):
+    given = Images(clean, labels, images)
+    return craft(models, attack, goal, given, **({"key": ("test",), "engine": engine} | more))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""The smallest RMSD at which an image transfers: a linear search up its ray, against one target model.
+
+Liu et al. 2017, section 3.2.2: linear, not by bisection, for success does not rise with the RMSD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.attacks.budget import distances
+from study.attacks.recipe import Search
+from study.attacks.rounding import Ray
+from study.keyed import draws
+from study.models.classifier import Classifier
+from study.models.predict import Prediction, predict
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """Per image: the level where the search ended, the first that succeeds or the last there is; how far the image had
+    moved there, (N, 3): RMSD, L-infinity, L2; and what the target said of it."""
+
+    levels: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    said: Prediction
+
+
+def smallest(model: Classifier, rays: NDArray[np.float32], search: Search, *, batch: int, device: str) -> Smallest:
+    """Search along `rays`, float32 (2, N, C, H, W), clean images and directions; `batch` levels are asked at once."""
+    ended, moved, labels, probabilities = [], [], [], []
+    for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
+        before = clean.astype(np.uint8)
+        ray = Ray(before, direction, draws(before.size, *search.key, image, "rounding"))
+        level, there, said, row = _first(model, ray, search, label, batch=batch, device=device)
+        ended.append(level)
+        moved.append(distances(before, there))
+        labels.append(said.top5[row])
+        probabilities.append(said.top5_prob[row])
+    return Smallest(np.array(ended), np.array(moved), Prediction(np.stack(labels), np.stack(probabilities)))
+
+
+def _first(
+    model: Classifier, ray: Ray, search: Search, label: int, *, batch: int, device: str
+) -> tuple[float, NDArray[np.uint8], Prediction, int]:
+    """The first level that succeeds, or the last; the image there, and where in a prediction it stands."""
+    levels: Sequence[float] = search.levels
+    for start in range(0, len(levels), batch):
+        part = levels[start : start + batch]
+        images = np.stack([ray.at(level) for level in part])
+        said = predict(model, images, batch=batch, device=device)
+        hits = (said.top5[:, 0] == label) == (search.goal == "targeted")
+        if hits.any() or start + batch >= len(levels):
+            row = int(hits.argmax()) if hits.any() else len(part) - 1
+            return part[row], images[row], said, row
+    raise AssertionError("a range has at least one level")

@@ -1,0 +1,35 @@
+"""Where the first step starts: at the image, at a random place of its budget, or with Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from study.attacks.recipe import Attack
+from study.attacks.step import unit
+from study.keyed import Streams
+
+
+def perturbation(attack: Attack, origin: Tensor, rmsd: Tensor | None, streams: Streams) -> Tensor:
+    """The first perturbation, float of the shape of `origin` (N, C, H, W), in pixel values; not yet in the pixel box.
+
+    Random: uniform in the cube of an epsilon (Madry et al. 2018, arXiv:1706.06083), or in the ball of the radius
+    that an L2 or RMSD budget gives each image, `rmsd` (N,).
+    """
+    if attack.start is None:
+        return torch.zeros_like(origin)
+    shape, device = origin.shape[1:], str(origin.device)
+    if attack.start.gaussian is not None:
+        return attack.start.gaussian * streams.normal(shape, device, "start")
+    if attack.budget.epsilon is not None:
+        (epsilon,) = attack.budget.levels
+        assert epsilon is not None, "an epsilon budget has an epsilon"
+        return epsilon * streams.uniform(shape, device, "start")
+    assert rmsd is not None, "a budget without an epsilon has a radius"
+    words = streams.integers(1, "start", copy=1)[:, 0].tolist()
+    count = origin[0].numel()
+    inside = torch.tensor([((word + 0.5) / 2**64) ** (1 / count) for word in words], device=device)
+    direction = unit(streams.normal(shape, device, "start"), 2) * math.sqrt(count)
+    return (rmsd * inside)[:, None, None, None] * direction
