@@ -1,63 +1,171 @@
-"""What ten steps of MI cost, against the bare forward and backward passes of the network, and against torchattacks.
+"""What crafting costs: against the bare passes of the network, and against torchattacks and foolbox.
 
-Run: python benchmarks/engine.py [--quick] [--json]. Both sides in one process, interleaved; medians and their ratios.
-Random weights: what a pass costs does not depend on them.
+Run: python benchmarks/engine.py [--quick] [--json] [--threads 1] [--device cuda].
+
+- `ours`: `craft` as a study runs it, on a channels-last network with its batch norms folded;
+- `limit`: as many forward passes and image gradients of that very network, in the same precision, and nothing else;
+- `torchattacks`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its parameters
+  frozen. A user who does not freeze them pays more with foolbox, which calls `backward()`.
+
+All sides run in one process, interleaved in an order that changes from round to round, after a run of one step that
+does not count; numbers are medians. Random weights: what a pass costs does not depend on them.
+Peak memory is what a side needs on top of its loaded network, measured in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import foolbox
 import numpy as np
 import torch
 import torchattacks
+from rich.console import Console
+from rich.table import Table
 
 from study import numerics
 from study.attacks import Attack
-from study.attacks.loop import craft
+from study.attacks.loop import Engine, Images, craft
 from study.attacks.presets import keys_of
 from study.models import Model, zoo
+from study.models.classifier import Classifier
+from study.numerics import Precision
 
 NETWORKS = {"resnet18": "torchvision:resnet18", "efficientnet_lite0": "timm:tf_efficientnet_lite0"}
-STEPS, BATCH, SIZE = 10, 16, 224
+STEPS, BATCH, SIZE, EPSILON, NEIGHBOURS = 10, 16, 224, 16, 5
+QUICK_SECONDS, FULL_SECONDS = 44.0, 120.0
+
+# Ours by preset and changed keys; theirs by name, with the same numbers. Foolbox has no DI, TI or VMI.
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "FGSM": ("fgsm", {}),
+    "PGD": ("pgd", {}),
+    "MI": ("mi", {}),
+    "DI": ("di", {}),
+    "TI": ("ti", {}),
+    "VMI": ("vmi", {"variance": {"samples": NEIGHBOURS}}),
+}
+TORCHATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "FGSM": ("FGSM", {}),
+    "PGD": ("PGD", {"alpha": 2 / 255, "random_start": True}),
+    "MI": ("MIFGSM", {"alpha": EPSILON / STEPS / 255, "decay": 1.0}),
+    "DI": ("DIFGSM", {"alpha": 2 / 255}),
+    "TI": ("TIFGSM", {"alpha": 2 / 255, "diversity_prob": 0.0}),
+    "VMI": ("VMIFGSM", {"alpha": EPSILON / STEPS / 255, "decay": 1.0, "N": NEIGHBOURS}),
+}
+FOOLBOX: dict[str, tuple[str, dict[str, Any]]] = {
+    "FGSM": ("FGSM", {}),
+    "PGD": ("LinfPGD", {"abs_stepsize": 2 / 255, "random_start": True}),
+    "MI": ("MIFGSM", {"abs_stepsize": EPSILON / STEPS / 255, "momentum": 1.0}),
+}
+Side = Callable[[int], None]
+"""Runs one side's attack with so many steps."""
 
 
-def measure(network: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each side, and the ratios of interest."""
-    model = zoo.load(network, Model.model_validate({"network": NETWORKS[network], "weights": "random:0"}))
-    clean = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8)
-    labels = np.arange(BATCH)
-    attack = Attack.model_validate(keys_of("mi", {"steps": STEPS}))
-    images = [str(index) for index in range(BATCH)]
+class Bench:
+    """The sides for one network on one device, sharing weights and images."""
 
-    def ours() -> None:
-        craft([model], attack, "untargeted", clean=clean, labels=labels, images=images, key=("b",), batch=BATCH)
+    def __init__(self, network: str, device: str, threads: int) -> None:
+        self.device, self.threads = device, threads
+        self._reference = Model.model_validate({"network": NETWORKS[network], "weights": "random:0"})
+        self.clean = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8)
+        self.labels = np.arange(BATCH)
+        self._models: dict[tuple[bool, bool], Classifier] = {}
 
-    def limit() -> None:
-        pixels = torch.from_numpy(clean).to(torch.float32, memory_format=torch.channels_last)
-        for _ in range(STEPS):
-            pixels = pixels.detach().requires_grad_(True)
-            torch.autograd.grad(model(pixels).logsumexp(1).sum(), pixels)
+    def model(self, *, ours: bool, compiled: bool = False) -> Classifier:
+        """The network as a study arranges it, or as a library's user would."""
+        if (ours, compiled) not in self._models:
+            layout: numerics.Layout = "channels-last" if ours else "contiguous"
+            model = zoo.load("bench", self._reference, device=self.device, fold=ours, layout=layout)
+            if compiled:
+                model.compile_with(True)
+            self._models[ours, compiled] = model
+        return self._models[ours, compiled]
 
-    theirs_network = _Normalised(model.network.to(memory_format=torch.contiguous_format), model.mean, model.std)
-    mifgsm = torchattacks.MIFGSM(theirs_network, eps=16 / 255, alpha=1.6 / 255, steps=STEPS)
-    scaled = torch.from_numpy(clean) / 255
+    def ours(self, attack: str, precision: Precision = "float32", compiled: bool = False) -> Side:
+        model = self.model(ours=True, compiled=compiled)
+        engine = Engine(batch=BATCH, device=self.device, precision=precision)
+        given = Images(self.clean, self.labels, [str(index) for index in range(BATCH)])
 
-    def torchattacks_mi() -> None:
-        model.network.to(memory_format=torch.contiguous_format)
-        mifgsm(scaled, torch.from_numpy(labels))
-        model.network.to(memory_format=torch.channels_last)
+        def run(steps: int) -> None:
+            numerics.fix(self.threads, precision)
+            preset, changed = OURS[attack]
+            recipe = Attack.model_validate(keys_of(preset, {**changed, "steps": steps}))
+            craft([model], recipe, "untargeted", given, key=("bench",), engine=engine)
 
-    seconds = interleaved({"ours": ours, "limit": limit, "torchattacks": torchattacks_mi}, rounds)
-    return {
-        **{f"{side}_seconds": value for side, value in seconds.items()},
-        "ratio_to_limit": seconds["ours"] / seconds["limit"],
-        "speedup_over_torchattacks": seconds["torchattacks"] / seconds["ours"],
-    }
+        return run
+
+    def limit(self, attack: str, precision: Precision = "float32", compiled: bool = False) -> Side:
+        model = self.model(ours=True, compiled=compiled)
+
+        def run(steps: int) -> None:
+            numerics.fix(self.threads, precision)
+            start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
+            # The last step's variance is of no use to anyone.
+            passes = steps + NEIGHBOURS * (steps - 1) if attack == "VMI" else steps
+            for _ in range(passes):
+                pixels = start.detach().requires_grad_(True)
+                with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
+                    logits = model(pixels)
+                torch.autograd.grad(logits.float().logsumexp(1).sum(), pixels)
+
+        return run
+
+    def torchattacks(self, attack: str) -> Side:
+        name, keys = TORCHATTACKS[attack]
+        classifier = self.model(ours=False)
+        network = _Normalised(copy.deepcopy(classifier.network), classifier.mean, classifier.std).eval()
+        images, labels = self._scaled()
+
+        def run(steps: int) -> None:
+            _as_shipped(self.threads)
+            counted = {} if attack == "FGSM" else {"steps": steps}
+            getattr(torchattacks, name)(network, eps=EPSILON / 255, **keys, **counted)(images, labels)
+
+        return run
+
+    def foolbox(self, attack: str) -> Side:
+        name, keys = FOOLBOX[attack]
+        classifier = self.model(ours=False)
+        mean, std = (list(part.flatten().tolist()) for part in (classifier.mean, classifier.std))
+        network = copy.deepcopy(classifier.network)
+        preprocessing = {"mean": mean, "std": std, "axis": -3}
+        wrapped = foolbox.PyTorchModel(network, bounds=(0, 1), preprocessing=preprocessing, device=self.device)
+        images, labels = self._scaled()
+
+        def run(steps: int) -> None:
+            _as_shipped(self.threads)
+            counted = {} if attack == "FGSM" else {"steps": steps}
+            getattr(foolbox.attacks, name)(**keys, **counted)(wrapped, images, labels, epsilons=EPSILON / 255)
+
+        return run
+
+    def sides(self, attack: str) -> dict[str, Side]:
+        """All sides of one attack, by name; ours also in what only a GPU is fast at."""
+        found = {"ours": self.ours(attack), "limit": self.limit(attack)}
+        if self.device != "cpu":
+            for compiled in (False, True):
+                kind = "bf16, compiled" if compiled else "bf16"
+                found[f"ours ({kind})"] = self.ours(attack, "bfloat16", compiled)
+                found[f"limit ({kind})"] = self.limit(attack, "bfloat16", compiled)
+        found["torchattacks"] = self.torchattacks(attack)
+        if attack in FOOLBOX:
+            found["foolbox"] = self.foolbox(attack)
+        return found
+
+    def _scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.from_numpy(self.clean).to(self.device) / 255
+        return images, torch.from_numpy(self.labels).to(self.device)
 
 
 class _Normalised(torch.nn.Module):
@@ -70,32 +178,146 @@ class _Normalised(torch.nn.Module):
         return logits
 
 
-def interleaved(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of every side over `rounds`, each round running all of them, after one that does not count."""
+def _as_shipped(threads: int) -> None:
+    """PyTorch's own settings, which a library's user has: any kernels, and convolutions that may use tf32."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _seconds(side: Side, steps: int, device: str) -> float:
+    began = time.perf_counter()
+    side(steps)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def compare(sides: dict[str, Side], *, steps: int, budget: float, device: str) -> tuple[dict[str, float], int, int]:
+    """Median seconds of every side, rounds and steps; rounds go on while another fits into `budget` seconds.
+
+    Steps are fewer than asked for only where not even one round would fit.
+    """
+    began = time.perf_counter()
+    one_step = sum(_seconds(side, 1, device) for side in sides.values())
+    if steps > 1 and device == "cpu":  # elsewhere the first run is mostly the compiler's and says nothing
+        steps = max(2, min(steps, int((budget - one_step) / one_step)))
     taken: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            side()
-            if number:
-                taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    rounds, longest = 0, 0.0
+    while not rounds or time.perf_counter() - began + longest < budget:
+        started = time.perf_counter()
+        names = list(sides)
+        turn = rounds % len(names)
+        for name in names[turn:] + names[:turn]:
+            taken[name].append(_seconds(sides[name], steps, device))
+        rounds += 1
+        longest = max(longest, time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in taken.items()}, rounds, steps
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """How far ours is from its limit and ahead of each library, in every precision that was measured."""
+    found = {}
+    for name, ours in seconds.items():
+        if not name.startswith("ours"):
+            continue
+        suffix = name.removeprefix("ours")
+        found[f"ratio_to_limit{suffix}"] = ours / seconds[f"limit{suffix}"]
+        for library in ("torchattacks", "foolbox"):
+            if library in seconds:
+                found[f"speedup_over_{library}{suffix}"] = seconds[library] / ours
+    return found
+
+
+def peak_mebibytes(side: str, network: str, attack: str, device: str, threads: int) -> float:
+    """What one side needs on top of its loaded network, in a fresh process: two steps reach the peak."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--device", device]
+    command += ["--peak-of", side, "--network", network, "--attack", attack]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {side} failed:\n{done.stderr}")
+    return float(done.stdout.splitlines()[-1])
+
+
+def _peak_here(side: str, network: str, attack: str, device: str, threads: int) -> float:
+    numerics.fix(threads)
+    run: Side = getattr(Bench(network, device, threads), side)(attack)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(2)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    # The kernel keeps the highest resident size of a process; loading went higher than the network it left.
+    Path("/proc/self/clear_refs").write_text("5")
+    loaded = _status("VmRSS")
+    run(2)
+    return (_status("VmHWM") - loaded) / 2**10
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def _show(console: Console, network: str, results: dict[str, dict[str, Any]]) -> None:
+    table = Table("attack", "side", "seconds", "x limit", "ahead", "peak MiB", "rounds", title=network)
+    for attack, result in results.items():
+        for side, seconds in result["seconds"].items():
+            kind = side.removeprefix("ours")
+            to_limit = f"{result[f'ratio_to_limit{kind}']:.3f}" if side.startswith("ours") else ""
+            faster = result.get(f"speedup_over_{side}")
+            peak = result["peak_mebibytes"].get(side)
+            steps = "" if result["steps"] == STEPS or attack == "FGSM" else f" ({result['steps']} steps)"
+            cells = [f"{seconds:.3f}", to_limit, f"{faster:.2f}x" if faster else "", f"{peak:.0f}" if peak else ""]
+            table.add_row(attack, side, *cells, f"{result['rounds']}{steps}")
+    console.print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="resnet18 only, fewer rounds")
-    parser.add_argument("--json", action="store_true", help="one JSON object, for resnet18, as the last line")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="10-step MI on resnet18 alone: ends within a minute")
+    parser.add_argument("--json", action="store_true", help="one JSON object, 10-step MI on resnet18, as the last line")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="at most 2 unless given")
+    parser.add_argument("--device", default="cpu", help="cuda adds bf16 and torch.compile")
+    parser.add_argument("--seconds", type=float, help="time for each attack on each network")
+    parser.add_argument("--network", choices=NETWORKS, help="this one alone")
+    parser.add_argument("--attack", choices=OURS, help="this one alone")
+    parser.add_argument("--peak-of", choices=["ours", "limit", "torchattacks", "foolbox"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    numerics.fix(chosen.threads)
-    results = {}
-    for network in ["resnet18"] if chosen.quick else NETWORKS:
-        results[network] = measure(network, 3 if chosen.quick else 7)
-        shown = ", ".join(f"{key} {value:.3f}" for key, value in results[network].items())
-        print(f"{network}, MI {STEPS} steps, batch {BATCH}, {chosen.threads} threads: {shown}")
+    warnings.simplefilter("ignore")
+    if chosen.peak_of:
+        print(_peak_here(chosen.peak_of, chosen.network, chosen.attack, chosen.device, chosen.threads))
+        return
+    networks = [chosen.network] if chosen.network else ["resnet18"] if chosen.quick else list(NETWORKS)
+    attacks = [chosen.attack] if chosen.attack else ["MI"] if chosen.quick else list(OURS)
+    budget = chosen.seconds or (QUICK_SECONDS if chosen.quick else FULL_SECONDS)
+    console = Console()
+    console.print(f"batch {BATCH} at {SIZE}, {chosen.threads} threads, {chosen.device}, torch {torch.__version__}")
+    everything: dict[str, dict[str, dict[str, Any]]] = {}
+    for network in networks:
+        bench = Bench(network, chosen.device, chosen.threads)
+        everything[network] = {}
+        for attack in attacks:
+            sides = bench.sides(attack)
+            steps = 1 if attack == "FGSM" else STEPS
+            seconds, rounds, steps = compare(sides, steps=steps, budget=budget, device=chosen.device)
+            peaks = {}
+            if not chosen.quick:
+                shared = (network, attack, chosen.device, chosen.threads)
+                peaks = {side: peak_mebibytes(side, *shared) for side in sides if "(" not in side}
+            everything[network][attack] = {
+                **ratios(seconds),
+                "seconds": seconds,
+                "peak_mebibytes": peaks,
+                "rounds": rounds,
+                "steps": steps,
+            }
+        _show(console, network, everything[network])
     if chosen.json:
-        print(json.dumps(results["resnet18"]))
+        first = everything.get("resnet18", everything[networks[0]])
+        shown = first.get("MI", first[attacks[0]])
+        print(json.dumps({**shown, "threads": chosen.threads, "device": chosen.device, "batch": BATCH}))
 
 
 if __name__ == "__main__":

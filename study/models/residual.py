@@ -57,7 +57,7 @@ def decayed(
     """Multiply the gradient, never the value, at the end of every branch of `network`; yields the number of branches.
 
     Wu et al. 2020 (arXiv:2002.05990), equation 9: a block z + f(z) is differentiated as if it were z + gamma f(z);
-    gamma is `residual`, and what stands in a skip connection (a downsampling convolution) is left alone. In a DenseNet the
+    gamma is `residual`. What stands in a skip connection (a downsampling convolution) is left alone. In a DenseNet the
     branch is a layer's new features, and gamma is `dense`. A gamma of 1 touches nothing and counts as none.
 
     Holds for every forward inside the context, whenever its backward comes, and for no other. Afterwards, and after an

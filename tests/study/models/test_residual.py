@@ -97,11 +97,6 @@ def chain(*names):
     return forward
 
 
-def two_ways(block, soft, x):
-    branch, shortcut = block.children()
-    return [soft(branch(x)), shortcut(x)]
-
-
 def conditional_convolution(block, soft, x):
     routes = block.routing_fn(x.mean((2, 3))).sigmoid()
     f = block.bn2(block.conv_dw(block.bn1(block.conv_pw(x, routes)), routes))
@@ -152,8 +147,8 @@ REWRITTEN = {  # by file and class: torchvision's, timm's and pretrainedmodels' 
         "dw_start", "pw_exp", "dw_mid", "se", "pw_proj", "dw_end", "layer_scale"
     ),
     "_efficientnet_blocks.MobileAttention": chain("norm", "attn", "layer_scale"),
-    "resnext101_32x4d_features.LambdaMap": two_ways,
-    "resnext101_64x4d_features.LambdaMap": two_ways,
+    "resnext101_32x4d_features.LambdaMap": lambda block, soft, x: [soft(block[0](x)), block[1](x)],
+    "resnext101_64x4d_features.LambdaMap": lambda block, soft, x: [soft(block[0](x)), block[1](x)],
 }
 
 
@@ -188,12 +183,13 @@ COUNTS = """
     timm: resnet18 8, seresnet50 16, legacy_seresnet18 8, legacy_seresnet50 16, legacy_senet154 50, densenet121 58
     timm: tf_efficientnet_lite0 9, efficientnetv2_rw_t 34, mobilenetv4_conv_small 10, vit_tiny_patch16_224 24
     timm: convnext_atto 12
-    pretrainedmodels: resnet18 8, se_resnet50 16, senet154 50, resnext101_32x4d 33
+    pretrainedmodels: resnet18 8, se_resnet50 16, resnext101_32x4d 33
 """
 LARGE_COUNTS = """
     torchvision: vit_b_16 24
     timm: inception_resnet_v2 40, mobilenetv4_hybrid_medium 27, tf_efficientnet_cc_b0_4e 9
     pretrainedmodels: fbresnet152 50, cafferesnet101 33, densenet121 58, resnext101_64x4d 33, inceptionresnetv2 40
+    pretrainedmodels: senet154 50
 """
 
 
@@ -214,7 +210,8 @@ def test_decay_is_the_rewritten_network_at_its_own_size(reference, count):
 
 
 def check(reference, count, size):
-    built, image = network(reference, size), pixels(2, size)
+    """The zoo's networks are in channels-last, and here the images are too."""
+    built, image = network(reference, size), pixels(2, size).contiguous(memory_format=torch.channels_last)
     assert len(branches(built)) == count
     plain = gradient(built, image)
     with rewritten(built):
@@ -245,7 +242,6 @@ def test_what_a_context_leaves_as_it_was(resnet18):
         assert torch.equal(gradient(resnet18, image), plain)
     with decayed(resnet18, residual=0.2, dense=1) as number:
         assert (number, hooks(resnet18)) == (8, 8)
-        assert torch.equal(resnet18(image), logits)
         assert torch.equal(resnet18(image.clone().requires_grad_()), logits)
         first, second = gradient(resnet18, image), gradient(resnet18, image)
         assert torch.equal(first, second)
@@ -267,14 +263,6 @@ def test_two_forwards_before_one_backward(resnet18):
     together = torch.autograd.grad(sum(losses), image)[0]
     assert difference(together, torch.cat(apart)) < 1e-6
     assert difference(together, torch.cat([first, second])) > 0.1
-
-
-def test_channels_last():
-    built = network("torchvision:resnet18")
-    image = pixels().contiguous(memory_format=torch.channels_last)
-    with decayed(built, residual=RESIDUAL, dense=DENSE):
-        given, wanted = gradient(built, image), gradient(built.to(memory_format=torch.contiguous_format), pixels())
-    assert difference(given, wanted) < 1e-9
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["an Identity each", "one Identity for all"])
@@ -309,14 +297,11 @@ def authors(built, gamma):
     return replaced({one: relu for name, one in named if "relu" in name and refused not in name})
 
 
-@pytest.mark.parametrize(
-    ("name", "relus", "count"),
-    [("resnet18", 1, 4), ("resnet50", 2, 12), ("resnet152", 2, 43), ("densenet121", 2, 58)],
-)
-def test_the_authors_code(name, relus, count):
-    """`relus`: how many there are inside a branch, and so which root of gamma each of them takes."""
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 4), ("resnet50", 12), ("resnet152", 43), ("densenet121", 58)])
+def test_the_authors_code(name, count):
+    """Two ReLUs inside a branch take the square root of gamma each; a resnet18 has one."""
     built = network(f"torchvision:{name}")
-    with authors(built, RESIDUAL ** (1 / relus)):
+    with authors(built, RESIDUAL if name == "resnet18" else RESIDUAL**0.5):
         wanted = gradient(built, pixels())
     with decayed(built, residual=RESIDUAL, dense=RESIDUAL, compatibility="authors") as number:
         given = gradient(built, pixels())
