@@ -201,8 +201,10 @@ def compare(sides: dict[str, Side], *, steps: int, budget: float, device: str) -
     """
     began = time.perf_counter()
     one_step = sum(_seconds(side, 1, device) for side in sides.values())
-    if steps > 1 and device == "cpu":  # elsewhere the first run is mostly the compiler's and says nothing
-        steps = max(2, min(steps, int((budget - one_step) / one_step)))
+    if one_step * (1 + steps) > budget:  # or so it seems: first runs are slow
+        one_step = min(one_step, sum(_seconds(side, 1, device) for side in sides.values()))
+        left = budget - (time.perf_counter() - began)
+        steps = min(steps, max(2, int(left / one_step)))
     taken: dict[str, list[float]] = {name: [] for name in sides}
     rounds, longest = 0, 0.0
     while not rounds or time.perf_counter() - began + longest < budget:

@@ -101,7 +101,7 @@ def craft(
     radii = budgets.radii(attack.budget, rmsd, len(given.clean), given.clean[0].size)
     finished: list[list[Pixels]] = [[] for _ in attack.points]
     least = engine.room or engine.batch
-    batches = _climb_all(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
+    batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
     for rows, deltas, room in batches:
         least = min(least, room)
         for row, *moves in zip(rows, *deltas, strict=True):
@@ -143,11 +143,11 @@ def rays(
     pool: Pool | None = None,
 ) -> NDArray[np.float32]:
     """The direction (N, C, H, W) along which a one-step attack moves every image, for a search of its smallest RMSD."""
-    batches = _climb_all(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
+    batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
     return np.concatenate([deltas[0] for _, deltas, _ in batches])
 
 
-def _climb_all(
+def perturbations(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
@@ -155,11 +155,14 @@ def _climb_all(
     *,
     key: Sequence[object],
     engine: Engine,
-    names: Sequence[str],
-    radii: NDArray[np.float64] | None,
-    pool: Pool | None,
+    names: Sequence[str] = (),
+    radii: NDArray[np.float64] | None = None,
+    pool: Pool | None = None,
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]], int]]:
-    """Batch by batch: its rows, the perturbations at every point of the attack, and the room that passes had."""
+    """Batch by batch: its rows, the float perturbations (N, C, H, W) at every point of the attack, and the room of passes.
+
+    What is yielded is the end of a step, before projection and rounding; `radii` (N,) are RMSDs of fixed budgets.
+    """
     called = tuple(names) or tuple(str(index) for index in range(len(models)))
     together = groups(models, attack.weights_of(called), attack)
     room = engine.room or engine.batch
