@@ -59,6 +59,21 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 
 @app.command()
+def attacks(
+    name: Annotated[Optional[str], typer.Argument(help="One preset, with all its parts.")] = None,  # noqa: UP045
+) -> None:
+    """List the attack presets: their parts, numbers and sources.
+
+    Example: study attacks mi+di+sgm
+    """
+    from rich.console import Console
+
+    from study.report.attacks import print_attacks
+
+    print_attacks(Console(), name)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from study import __version__

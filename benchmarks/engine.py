@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -280,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10-step MI on resnet18 alone: ends within a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object, 10-step MI on resnet18, as the last line")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="at most 2 unless given")
+    parser.add_argument("--threads", type=int, default=1, help="no more than there are idle cores")
     parser.add_argument("--device", default="cpu", help="cuda adds bf16 and torch.compile")
     parser.add_argument("--seconds", type=float, help="time for each attack on each network")
     parser.add_argument("--network", choices=NETWORKS, help="this one alone")

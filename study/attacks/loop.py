@@ -159,7 +159,7 @@ def perturbations(
     radii: NDArray[np.float64] | None = None,
     pool: Pool | None = None,
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]], int]]:
-    """Batch by batch: its rows, the float perturbations (N, C, H, W) at every point of the attack, and the room of passes.
+    """Batch by batch: its rows, the float perturbations (N, C, H, W) at all points of the attack, and the room of passes.
 
     What is yielded is the end of a step, before projection and rounding; `radii` (N,) are RMSDs of fixed budgets.
     """

@@ -167,7 +167,6 @@ COMBINATIONS: dict[str, str] = {
     "ti+sgm": f"{_SGM}, tables 5 and 7",
     "ti+di": "Dong et al. 2019 (arXiv:1904.02884)",
     "ni+si": "Lin et al. 2020 (arXiv:1908.06281)",
-    "mi+admix": "Wang et al. 2021 (arXiv:2102.00436)",
 }
 """Combinations that papers report, and which; built from presets like any other."""
 

@@ -1,0 +1,85 @@
+"""`study attacks`: the presets, what they are put together from, and where they come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from study.attacks import presets
+from study.attacks.recipe import Attack
+from study.errors import StudyError, names
+
+
+def print_attacks(console: Console, name: str | None = None) -> None:
+    """Print all presets, or one with every part that it has. Raises StudyError where there is no such preset."""
+    if name is not None:
+        return _print_one(console, name)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("preset", no_wrap=True)
+    table.add_column("gradients", justify="right")
+    table.add_column("parts and source")
+    for one in presets.known():
+        found = presets.preset(one)
+        assert found is not None, "what is listed is known"
+        attack = Attack.model_validate(presets.keys_of(one, {}))
+        parts = ", ".join(f"{key} {_shown(value)}" for key, value in _parts(attack).items())
+        said = Text.assemble(parts, "\n", (found.source, "dim"))
+        table.add_row(one, str(attack.gradients(attack.steps, 1)), said)
+    console.print(table)
+    console.print(
+        "gradients: of one image on one source model. Presets join with `+`: mi+ti is mi with the parts of ti.\n"
+        "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. One with all its parts: `study attacks mi`",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return None
+
+
+def _print_one(console: Console, name: str) -> None:
+    found = presets.preset(name)
+    if found is None:
+        raise StudyError(
+            f"there is no preset named '{name}'",
+            accepted=names(presets.known(), name),
+            todo="`study attacks` lists them all; `+` joins them",
+        )
+    attack = Attack.model_validate(presets.keys_of(name, {}))
+    text = yaml.safe_dump(_parts(attack), sort_keys=False, width=100)
+    console.print(f"{name}: {found.source}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{attack.gradients(attack.steps, 1)} image gradients on one source model", highlight=False)
+
+
+def _parts(attack: Attack) -> dict[str, Any]:
+    """The parts that an attack has, with all their numbers; those that it does without are left out."""
+    without: tuple[Any, ...] = (None, False, 0, 1, [], {})
+    kept = {
+        key: _without_none(value)
+        for key, value in attack.model_dump(mode="json").items()
+        if key in ("steps", "momentum") or value not in without
+    }
+    if not kept["momentum"]:
+        del kept["momentum"]
+    if attack.budget.kind == "none":
+        kept["budget"] = "none"
+    elif not attack.budget.matched:
+        del kept["budget"]["by"]
+    return kept
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner not in (None, {})}
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items()) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if value is True else str(value)
