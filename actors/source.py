@@ -85,6 +85,6 @@ class Source:
             pool=pool,
         )
         note = None
-        if crafted.room < (engine.room or engine.batch):
-            note = f"out of memory on {' + '.join(names)}: passes of {crafted.room} images from here on, other rounding"
+        if crafted.room < engine.whole:
+            note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
         return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note), crafted.pixels

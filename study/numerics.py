@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,13 +14,18 @@ from study.frozen import Frozen
 Layout = Literal["channels-last", "contiguous"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
+_LEAST, _MOST = 4, 8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
 
 class Numerics(Frozen):
     """What changes the rounding of a float, and so a pixel in 100,000: recorded with every row.
 
-    - `batch`: images in one pass; the last batch is padded to it;
+    - `batch`: images that are crafted together; the last batch is padded to it. On a CPU it is cut into passes of 4 to
+      8 images, which makes its size a matter of memory alone;
     - `room`: images in one pass where an attack takes several views of each: whole batches of views;
-    - `fold`: batch norms folded into their convolutions, exact to rounding;
+    - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and the
+      input gradient of a large first convolution computed by phases (`study.models.stem`);
     - `layout`: of images and networks in memory;
     - `precision`: of gradients. Targets always predict in float32;
     - `compile`: source models through torch.compile; `cuda-graphs` also records their kernels.
@@ -43,3 +51,27 @@ def fix(threads: int, precision: Precision = "float32") -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    _keep_memory()
+
+
+def pass_size(batch: int, device: str) -> int:
+    """Images in one pass over a batch: all of it, but on a CPU at most 8.
+
+    Passes of 4 to 8 images cost the same there, and gave the same bits in every network that was tried: so a batch,
+    cut into equal passes and padded to 4 at least, can have any size.
+    """
+    return min(batch, _MOST) if device == "cpu" else batch
+
+
+def padded(batch: int, device: str) -> int:
+    """The images that a batch is filled up to."""
+    return max(batch, _LEAST) if device == "cpu" else batch
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep freed memory: large tensors would be mapped, faulted in and unmapped again in every layer."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

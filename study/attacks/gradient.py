@@ -87,10 +87,9 @@ class Gradients:
 
     def _upstream(self, group: Group, seen: Tensor, labels: Tensor) -> Tensor:
         """The gradient at what the models see, `room` images at a time."""
-        parts = [
-            self._pass(group, seen[start : start + self.room], labels[start : start + self.room])
-            for start in range(0, len(seen), self.room)
-        ]
+        count = -(-len(seen) // self.room)
+        cuts = zip(seen.tensor_split(count), labels.tensor_split(count), strict=True)
+        parts = [self._pass(group, *cut) for cut in cuts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: Group, seen: Tensor, labels: Tensor) -> Tensor:

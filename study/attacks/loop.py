@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from study import numerics
 from study.attacks import budget as budgets
 from study.attacks import start
 from study.attacks.budget import Pixels
@@ -51,8 +52,8 @@ class Images:
 class Engine:
     """What changes rounding, and nothing else: where and how gradients are computed.
 
-    Every pass has `batch` images, the last one padded; `room` is how many images a pass may have where views of a batch
-    are evaluated together (the batch unless given).
+    Batches have `batch` images, the last one padded; `room` is how many images one pass may have, more than a batch
+    where views are to be evaluated together (unless given, the batch, or on a CPU an equal part of it).
     """
 
     batch: int
@@ -60,6 +61,11 @@ class Engine:
     device: str = "cpu"
     layout: Layout = "channels-last"
     precision: Precision = "float32"
+
+    @property
+    def whole(self) -> int:
+        """Images in one pass, as long as memory lasts."""
+        return self.room or numerics.pass_size(numerics.padded(self.batch, self.device), self.device)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def craft(
         raise ValueError("a minimal RMSD is searched by the target: see rays()")
     radii = budgets.radii(attack.budget, rmsd, len(given.clean), given.clean[0].size)
     finished: list[list[Pixels]] = [[] for _ in attack.points]
-    least = engine.room or engine.batch
+    least = engine.whole
     batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
     for rows, deltas, room in batches:
         least = min(least, room)
@@ -159,17 +165,18 @@ def perturbations(
     radii: NDArray[np.float64] | None = None,
     pool: Pool | None = None,
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]], int]]:
-    """Batch by batch: its rows, the float perturbations (N, C, H, W) at all points of the attack, and the room of passes.
+    """Batch by batch: its rows, the float perturbations (N, C, H, W) at all points of the attack, the room of passes.
 
     What is yielded is the end of a step, before projection and rounding; `radii` (N,) are RMSDs of fixed budgets.
     """
     called = tuple(names) or tuple(str(index) for index in range(len(models)))
     together = groups(models, attack.weights_of(called), attack)
-    room = engine.room or engine.batch
+    room = engine.whole
+    size = numerics.padded(engine.batch, engine.device)
     with _skipping(models, called, attack.skip_gradient):
         for first in range(0, len(given.clean), engine.batch):
             rows = list(range(first, min(first + engine.batch, len(given.clean))))
-            padded = rows + [rows[-1]] * (engine.batch - len(rows))
+            padded = rows + [rows[-1]] * (size - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
             own = batch.labels if batch.own is None else batch.own

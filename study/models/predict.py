@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from study import numerics
 from study.models.classifier import Classifier
 
 TOP = 5
@@ -22,11 +23,12 @@ class Prediction:
 
 
 def predict(model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu") -> Prediction:
-    """Show `uint8` images (N, 3, H, W) to `model` in batches of one constant size, the last one padded."""
+    """Show `uint8` images (N, 3, H, W) to `model` in passes of one constant size, the last one padded."""
     labels, probabilities = [], []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        padded = np.pad(part, [(0, batch - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
+    size = numerics.pass_size(numerics.padded(batch, device), device)
+    for start in range(0, len(pixels), size):
+        part = pixels[start : start + size]
+        padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
         images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
         with torch.inference_mode():
             best = model(images).softmax(1).topk(TOP, dim=1)

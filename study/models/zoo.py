@@ -99,8 +99,7 @@ def load(
         network, preprocessing, labels=IMAGENET_LABELS, identity=f"{model.network} {model.arguments}"
     )
     _check_classes(classifier, called)
-    classifier.to(device)
-    classifier.arrange(fold=fold, layout=layout)
+    classifier.arrange(fold=fold, layout=layout, device=device)
     return classifier
 
 
