@@ -108,7 +108,7 @@ class Actors(Frozen):
 class Run(Frozen):
     """Where, how many, how fast: nothing in here changes a pixel."""
 
-    shard: Annotated[int, Field(ge=1, le=100_000)] = 10
+    shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     actors: Actors = Actors()
     models_per_actor: Annotated[int, Field(ge=1, le=1000)] = 16
     attempts: Annotated[int, Field(ge=1, le=100)] = 3

@@ -31,20 +31,28 @@ def rmsd_of(budget: Budget, level: float, numbers: int) -> float:
     return level / math.sqrt(numbers) if budget.l2 is not None else level
 
 
-def project(delta: Tensor, clean: Tensor, budget: Budget, rmsd: Tensor | None) -> Tensor:
-    """The perturbation (N, C, H, W) moved back into its budget and then into the pixel box 0..255.
+class Projection:
+    """Moves perturbations (N, C, H, W) of `clean` back into their budget and then into the pixel box 0..255.
 
     `rmsd` (N,) holds each image's radius where the budget is an L2 norm or an RMSD, fixed or matched.
     """
-    if budget.epsilon is not None:
-        (epsilon,) = budget.levels
-        assert epsilon is not None, "an epsilon budget has an epsilon"
-        delta = delta.clamp(-epsilon, epsilon)
-    if rmsd is not None:
-        length = delta.square().mean((1, 2, 3)).sqrt()
-        shrink = torch.where(length > rmsd, rmsd / length, 1)
-        delta = delta * shrink[:, None, None, None]
-    return torch.clamp(delta, -clean, 255 - clean)
+
+    def __init__(self, clean: Tensor, budget: Budget, rmsd: Tensor | None) -> None:
+        self._rmsd = rmsd
+        self._low, self._high = -clean, 255 - clean
+        if budget.epsilon is not None and len(budget.levels) == 1:
+            (epsilon,) = budget.levels
+            assert epsilon is not None, "an epsilon budget has an epsilon"
+            # The box holds 0, so that the two clamps are one.
+            self._low, self._high = self._low.clamp(min=-epsilon), self._high.clamp(max=epsilon)
+
+    def __call__(self, delta: Tensor) -> Tensor:
+        """The perturbation, projected; `delta` itself is left as it is."""
+        if self._rmsd is not None:
+            length = delta.square().mean((1, 2, 3)).sqrt()
+            shrink = torch.where(length > self._rmsd, self._rmsd / length, 1)
+            delta = delta * shrink[:, None, None, None]
+        return torch.clamp(delta, self._low, self._high)
 
 
 def finish(

@@ -58,7 +58,7 @@ class Gradients:
         Raises StudyError where not even one image fits into memory.
         """
         copies = self._attack.copies
-        total = torch.zeros_like(image)
+        total: Tensor | None = None
         first = 0
         while first < copies:
             these = range(first, min(copies, first + max(1, self.room // len(image))))
@@ -66,8 +66,9 @@ class Gradients:
             if part is None:
                 self._halve()
                 continue
-            total += part
+            total = part if total is None else total.add_(part)
             first = these.stop
+        assert total is not None, "an image has a view"
         return total / copies if copies > 1 else total
 
     def _try(self, group: Group, image: Tensor, step: int, copies: Sequence[int]) -> Tensor | None:
@@ -87,9 +88,8 @@ class Gradients:
 
     def _upstream(self, group: Group, seen: Tensor, labels: Tensor) -> Tensor:
         """The gradient at what the models see, `room` images at a time."""
-        count = -(-len(seen) // self.room)
-        cuts = zip(seen.tensor_split(count), labels.tensor_split(count), strict=True)
-        parts = [self._pass(group, *cut) for cut in cuts]
+        starts = range(0, len(seen), self.room)
+        parts = [self._pass(group, seen[at : at + self.room], labels[at : at + self.room]) for at in starts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: Group, seen: Tensor, labels: Tensor) -> Tensor:

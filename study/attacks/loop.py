@@ -53,7 +53,7 @@ class Engine:
     """What changes rounding, and nothing else: where and how gradients are computed.
 
     Batches have `batch` images, the last one padded; `room` is how many images one pass may have, more than a batch
-    where views are to be evaluated together (unless given, the batch, or on a CPU an equal part of it).
+    where views are to be evaluated together (unless given, the batch, or at most 16 on a CPU).
     """
 
     batch: int
@@ -65,7 +65,7 @@ class Engine:
     @property
     def whole(self) -> int:
         """Images in one pass, as long as memory lasts."""
-        return self.room or numerics.pass_size(numerics.padded(self.batch, self.device), self.device)
+        return self.room or numerics.pass_size(self.batch, self.device)
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,7 @@ class _Climb:
         self._streams = streams
         self._origin = origin
         self._rmsd = rmsd
+        self._project = budgets.Projection(origin, attack.budget, rmsd)
         self._steppers = [Stepper(attack) for _ in together]
         self._variances: list[Tensor | None] = [None for _ in together]
         self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
@@ -230,10 +231,13 @@ class _Climb:
         stops = {steps for steps, _ in attack.points}
         for step in range(attack.steps):
             if step or attack.start is not None:
-                delta = budgets.project(delta, self._origin, attack.budget, self._rmsd)
+                delta = self._project(delta)
             sizes = [self._size(level) for level in levels]
             direction = self._direction(delta, step, sizes[0])
-            moved = [delta + size * direction for size in sizes]
+            if len(sizes) == 1:
+                moved = [direction.mul_(sizes[0]).add_(delta)]
+            else:
+                moved = [delta + size * direction for size in sizes]
             if step + 1 in stops:
                 found += moved
             delta = moved[0]
@@ -242,9 +246,10 @@ class _Climb:
     def _direction(self, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
         """What all groups of models make of the gradients at `delta`, summed."""
         attack = self._attack
-        total = torch.zeros_like(delta)
+        total: Tensor | None = None
         for index, (group, stepper) in enumerate(zip(self._groups, self._steppers, strict=True)):
-            place = delta + stepper.ahead(size)
+            ahead = stepper.ahead(size)
+            place = delta if ahead is None else delta + ahead
             gradient = self._finite(self._gradients.of(group, self._origin + place, step))
             if attack.variance is not None:
                 last, self._variances[index] = self._variances[index], None
@@ -253,7 +258,10 @@ class _Climb:
                 gradient = gradient if last is None else gradient + last
             if attack.penalty is not None:
                 gradient = gradient + penalty_gradient(place, attack.penalty)
-            total = total + group.share * stepper.direction(gradient)
+            part = stepper.direction(gradient)
+            part = part if group.share == 1 else group.share * part
+            total = part if total is None else total + part
+        assert total is not None, "a craft has a source model"
         return total
 
     def _neighbours(self, group: Group, delta: Tensor, step: int) -> Tensor:

@@ -31,5 +31,5 @@ def perturbation(attack: Attack, origin: Tensor, rmsd: Tensor | None, streams: S
     words = streams.integers(1, "start", copy=1)[:, 0].tolist()
     count = origin[0].numel()
     inside = torch.tensor([((word + 0.5) / 2**64) ** (1 / count) for word in words], device=device)
-    direction = unit(streams.normal(shape, device, "start"), 2) * math.sqrt(count)
+    direction = unit(streams.normal(shape, device, "start")) * math.sqrt(count)
     return (rmsd * inside)[:, None, None, None] * direction

@@ -13,12 +13,12 @@ from study.attacks.recipe import Attack
 _BETA1, _BETA2, _ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 
-def unit(gradient: Tensor, order: int) -> Tensor:
-    """Each image's gradient (N, C, H, W) divided by its L1 or L2 norm; a zero gradient stays zero."""
+def unit(gradient: Tensor) -> Tensor:
+    """Each image's gradient (N, C, H, W) divided by its L2 norm; a zero gradient stays zero."""
     # Divided by its largest entry first: squares of a saturated model's gradient underflow float32.
     peak = gradient.abs().amax((1, 2, 3), keepdim=True)
     scaled = gradient / torch.where(peak > 0, peak, 1)
-    norm = torch.linalg.vector_norm(scaled, order, dim=(1, 2, 3), keepdim=True)
+    norm = torch.linalg.vector_norm(scaled, 2, dim=(1, 2, 3), keepdim=True)
     return scaled / torch.where(norm > 0, norm, 1)
 
 
@@ -40,10 +40,10 @@ class Stepper:
         self._second: Tensor | None = None
         self._count = 0
 
-    def ahead(self, size: float | Tensor) -> Tensor | float:
-        """Nesterov's look-ahead, size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6); 0 before step one."""
+    def ahead(self, size: float | Tensor) -> Tensor | None:
+        """Nesterov's look-ahead, size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6), if there is one."""
         if not self._attack.nesterov or self._momentum is None:
-            return 0.0
+            return None
         return size * self._attack.momentum * self._momentum
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -51,14 +51,15 @@ class Stepper:
         if self._attack.kernel is not None:
             gradient = convolve(gradient, self._attack.kernel)
         if self._attack.momentum:
-            gradient = unit(gradient, 1) * gradient[0].numel()
+            mean = torch.linalg.vector_norm(gradient, 1, dim=(1, 2, 3), keepdim=True) / gradient[0].numel()
+            gradient = gradient / torch.where(mean > 0, mean, 1)
             if self._momentum is not None:
-                gradient = gradient + self._attack.momentum * self._momentum
+                gradient += self._momentum.mul_(self._attack.momentum)
             self._momentum = gradient
         if self._attack.step == "sign":
             return gradient.sign()
         if self._attack.step == "l2":
-            return math.sqrt(gradient[0].numel()) * unit(gradient, 2)
+            return math.sqrt(gradient[0].numel()) * unit(gradient)
         return self._adam(gradient)
 
     def _adam(self, gradient: Tensor) -> Tensor:

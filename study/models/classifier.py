@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from study.models import cpu
 from study.numerics import Layout
 
 
@@ -82,17 +83,16 @@ class Classifier(nn.Module):
     def arrange(self, *, fold: bool, layout: Layout, device: str) -> None:
         """Rewrite the network for speed, exactly to rounding, and bring it to `device`.
 
-        Folding puts batch norms into convolutions and, on a CPU, gives a large first convolution a cheaper gradient.
+        Folding puts batch norms into convolutions and, on a CPU, writes some convolutions another way.
         """
         from study.models.folding import fold as fold_into
-        from study.models.stem import with_stem
 
         self.memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
         if fold:
             size = self.preprocessing.size
             self.folded = fold_into(self.network, torch.randn(2, 3, size, size, generator=_generator()).to(self.mean))
             if device == "cpu":
-                with_stem(self.network)
+                cpu.suit(self.network)
         self.to(device)
         self.network.to(memory_format=self.memory_format)
 

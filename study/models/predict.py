@@ -25,10 +25,11 @@ class Prediction:
 def predict(model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu") -> Prediction:
     """Show `uint8` images (N, 3, H, W) to `model` in passes of one constant size, the last one padded."""
     labels, probabilities = [], []
-    size = numerics.pass_size(numerics.padded(batch, device), device)
+    size = numerics.pass_size(batch, device)
     for start in range(0, len(pixels), size):
         part = pixels[start : start + size]
-        padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
+        whole = numerics.padded(len(part), device) if device == "cpu" else size
+        padded = np.pad(part, [(0, whole - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
         images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
         with torch.inference_mode():
             best = model(images).softmax(1).topk(TOP, dim=1)

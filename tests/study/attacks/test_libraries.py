@@ -12,7 +12,7 @@ import torch
 import torchattacks
 
 from study.attacks import Attack
-from study.attacks.budget import project
+from study.attacks.budget import Projection
 from study.attacks.loop import Engine, Images, perturbations
 from study.attacks.presets import keys_of
 from study.images import pixels
@@ -86,7 +86,8 @@ def ours(model, keys, clean, goal="untargeted", batch=3, layout="contiguous"):
     found = perturbations([model], attack, goal, given, key=("test",), engine=engine, radii=radii)
     delta = torch.from_numpy(np.concatenate([deltas[-1] for _, deltas, _ in found]))
     origin = torch.from_numpy(clean).float()
-    return (origin + project(delta, origin, attack.budget, None if radii is None else torch.from_numpy(radii))).numpy()
+    project = Projection(origin, attack.budget, None if radii is None else torch.from_numpy(radii).float())
+    return (origin + project(delta)).numpy()
 
 
 class Scaled(torch.nn.Module):

@@ -149,7 +149,7 @@ def test_memory_for_not_even_one_image_is_an_error(small_model, small_images):
 def test_copies_together_are_copies_one_by_one(small_model, small_images):
     network = _Double(small_model.double(), 1000)
     keys = keys_of("sg-mi", {"steps": 2, "smoothing": {"copies": 5}})
-    alone, together = (run(network, keys, small_images, room=room) for room in (6, 18))
+    alone, together = (run(network, keys, small_images, batch=8, room=room) for room in (8, 24))
     small_model.float()
     assert (alone.pixels != together.pixels).mean() < 1e-3
     assert network.passes == 2 * 5 + 2 * 2
