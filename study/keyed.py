@@ -85,7 +85,7 @@ class Streams:
 
         count = int(np.prod(shape))
         blocks, counter = -(-count // 4), _counter(purpose, step, copy)
-        if torch.device(device).type == "cpu":
+        if _compiled(device):
             for key in self._keys:
                 words = np.random.Philox(key=key, counter=counter).random_raw(blocks).astype("<u8", copy=False)
                 yield torch.from_numpy(words.view("<u2")[:count].astype(np.int32))
@@ -93,6 +93,11 @@ class Streams:
             for words in philox(self._keys, counter, blocks, device):
                 quarters = torch.stack([(words >> shift) & 0xFFFF for shift in (0, 16, 32, 48)], dim=-1)
                 yield quarters.flatten()[:count].to(torch.int32)
+
+
+def _compiled(device: str) -> bool:
+    """Whether numpy's Philox is at hand where the draws are wanted."""
+    return device.partition(":")[0] == "cpu"
 
 
 def _counter(purpose: Purpose, step: int, copy: int) -> NDArray[np.uint64]:

@@ -80,7 +80,7 @@ def run_here(spec: Path, output: Path, *overrides: str, order: int | None = None
 def rows(run: Path, *, without: tuple[str, ...] = ()) -> pl.DataFrame:
     """All rows of a run in one order, all columns but `without`."""
     frame = pl.scan_parquet(run / "results" / "**/*.parquet").drop(without).collect()
-    return frame.sort("craft", "target", "image")
+    return frame.sort(pl.col("sources").list.join("+"), "attack", "goal", "steps", "budget", "target", "image")
 
 
 @pytest.fixture(scope="session")

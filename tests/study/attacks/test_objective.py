@@ -13,7 +13,18 @@ LABELS = torch.tensor([0, 3, 6, 2])
 P = LOGITS.softmax(-1)[:, torch.arange(4), LABELS]
 MEAN_LOGIT_P = LOGITS.mean(0).softmax(-1)[torch.arange(4), LABELS]
 
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+BEST_OTHER = LOGITS.scatter(-1, LABELS.expand(3, 4).unsqueeze(-1), -np.inf).amax(-1)
+OWN = LOGITS[:, torch.arange(4), LABELS]
+MEAN_LOG_P = LOGITS.softmax(-1).mean(0).log()
+MEAN_LOG_P_OTHER = MEAN_LOG_P.scatter(-1, LABELS.unsqueeze(-1), -np.inf).amax(-1)
+
 PRINTED = {
+    ("untargeted", "logit", "loss"): -OWN.mean(0),
+    ("targeted", "logit", "logit"): OWN.mean(0),
+    ("untargeted", "margin", "loss"): (BEST_OTHER - OWN).mean(0),
+    ("targeted", "margin", "loss"): (OWN - BEST_OTHER).mean(0),
+    ("untargeted", "margin", "probability"): MEAN_LOG_P_OTHER - MEAN_LOG_P[torch.arange(4), LABELS],
     ("untargeted", "cross-entropy", "probability"): -P.mean(0).log(),
     ("untargeted", "cross-entropy", "logit"): -MEAN_LOGIT_P.log(),
     ("untargeted", "cross-entropy", "loss"): -P.log().mean(0),
@@ -31,6 +42,19 @@ def test_gain_is_the_printed_formula(case):
     goal, objective, fusion = case
     ours = gain(LOGITS, LABELS, goal=goal, objective=objective, fusion=fusion)
     torch.testing.assert_close(ours, PRINTED[case])
+
+
+@pytest.mark.parametrize(
+    ("fusion", "expected"),
+    [
+        ("probability", -(WEIGHTS @ P).log()),
+        ("loss", -(WEIGHTS @ P.log())),
+        ("logit", -(WEIGHTS[:, None, None] * LOGITS).sum(0).log_softmax(-1)[torch.arange(4), LABELS]),
+    ],
+)
+def test_weights_are_those_of_equation_6(fusion, expected):
+    given = {"goal": "untargeted", "objective": "cross-entropy", "fusion": fusion, "weights": WEIGHTS.tolist()}
+    torch.testing.assert_close(gain(LOGITS, LABELS, **given), expected)
 
 
 @pytest.mark.parametrize("margin", [-80.0, -30.0, 0.0, 30.0, 80.0])
