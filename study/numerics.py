@@ -14,7 +14,7 @@ from study.frozen import Frozen
 Layout = Literal["channels-last", "contiguous"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
-_LEAST, _MOST = 4, 16
+_LEAST, _MOST, _MOST_ELSEWHERE = 4, 16, 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
@@ -23,7 +23,8 @@ class Numerics(Frozen):
 
     - `batch`: images that are crafted together; the last batch is padded to it. On a CPU it is computed in passes of 4
       to 16 images, which makes its size a matter of memory alone;
-    - `room`: images in one pass where an attack takes several views of each: whole batches of views;
+    - `room`: images in one pass where an attack takes several views of each: whole batches of views, halved where
+      memory runs out;
     - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and the
       on a CPU some convolutions computed another way (`study.models.cpu`);
     - `layout`: of images and networks in memory;
@@ -55,12 +56,13 @@ def fix(threads: int, precision: Precision = "float32") -> None:
 
 
 def pass_size(batch: int, device: str) -> int:
-    """Images in one pass over a batch: all of it, but at most 16 on a CPU, always a multiple of 4.
+    """Images in one pass, unless a spec says otherwise: on a CPU at most 16, and a multiple of 4; elsewhere the batch,
+    or as many views of it as 256 images are.
 
     Passes of 4, 8, 12 and 16 images gave the same bits there in every network that was tried (eight of them), with one
     thread and with two: so a batch can have any size. Fewer would not.
     """
-    return _MOST if device == "cpu" else batch
+    return _MOST if device == "cpu" else max(batch, _MOST_ELSEWHERE)
 
 
 def padded(batch: int, device: str) -> int:

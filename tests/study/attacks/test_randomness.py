@@ -81,6 +81,12 @@ def test_on_real_weights_not_a_bit(name):
         given = Images(clean[rows], LABELS[rows], [IDS[row] for row in rows])
         return craft([model], attack, "untargeted", given, key=("craft",), engine=Engine(batch=3)).pixels
 
+    def batched(size):
+        given = Images(clean, LABELS[:5], IDS[:5])
+        return craft([model], attack, "untargeted", given, key=("craft",), engine=Engine(batch=size)).pixels
+
     whole = run([0, 1, 2, 3, 4])
     for rows in ([3, 0, 4, 2, 1], [1, 4], [2]):
         assert np.array_equal(run(rows), whole[rows])
+    for size in (1, 5, 16):
+        assert np.array_equal(batched(size), whole), "on a CPU the size of a batch changes no bit either"
