@@ -196,7 +196,9 @@ class Driver:
         for target in unit.targets:
             job = PredictJob(target, self._spec.numerics.batch, _search(unit))
             models = {target: self._plan.digests[target]}
-            cost = float(len(unit.shard.images) * len(unit.craft.recipe.points))
+            minimal = unit.craft.recipe.budget.minimal
+            shown = len(minimal.levels) if minimal else len(unit.craft.recipe.points)
+            cost = float(len(unit.shard.images) * shown)
             self._scheduler.add(Task("target", models, job, lambda: opened.pixels, cost, (opened, target)))
         known = self._rmsd.get(unit.craft.id)
         if known is not None:

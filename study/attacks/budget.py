@@ -1,4 +1,4 @@
-"""How far an image may move: projection between steps, and the way a finished perturbation becomes 8-bit pixels."""
+"""How far an image may move, and how far it has moved: radii, projection between steps, distances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from study.attacks.recipe import Budget
-from study.attacks.rounding import Ray
 
 Pixels = NDArray[np.uint8]
 
@@ -55,44 +54,15 @@ class Projection:
         return torch.clamp(delta, self._low, self._high)
 
 
-def finish(
-    clean: Pixels,
-    delta: NDArray[np.float32],
-    budget: Budget,
-    *,
-    level: float | None = None,
-    rmsd: float | None = None,
-    ray: Ray | None = None,
-) -> Pixels:
-    """One adversarial image, `uint8` (C, H, W): what is scored is what could be saved.
-
-    - no budget: rounded to the nearest pixel value, inside the box;
-    - epsilon (`level`): the same, but never past epsilon;
-    - RMSD (`rmsd`): the perturbation is scaled along its `ray` until the image, clipped and rounded, has that RMSD
-      (Liu et al. 2017, section 3.2.1). Where the box leaves no room for it, the image goes as far as it can;
-    - L2: rounded to the nearest where that is within the norm, else as an RMSD, but never past it.
-    """
-    if rmsd is not None:
-        assert ray is not None, "a radius has a ray"
-        if budget.l2 is None:
-            return ray.at(rmsd)
-        nearest = _nearest(clean, delta)
-        return nearest if distances(clean, nearest)[0] <= rmsd else ray.at(rmsd, beyond=False)
-    if budget.epsilon is not None:
-        assert level is not None, "an epsilon budget has a level"
-        whole = math.floor(level)
-        return _nearest(clean, delta, whole)
-    return _nearest(clean, delta)
-
-
-def _nearest(clean: Pixels, delta: NDArray[np.float32], most: int = 255) -> Pixels:
-    """Rounded to the nearest whole move, at most `most`, inside the pixel box."""
-    rounded: Pixels = (clean + np.rint(delta).clip(-most, most)).clip(0, 255).astype(np.uint8)
-    return rounded
-
-
 def distances(clean: Pixels, adversarial: Pixels) -> tuple[float, float, float]:
     """RMSD, L-infinity and L2 between two `uint8` images, in pixel values."""
-    difference = adversarial.astype(np.int64) - clean.astype(np.int64)
-    total = int(np.square(difference).sum())
-    return math.sqrt(total / difference.size), float(np.abs(difference).max()), math.sqrt(total)
+    rmsd, linf, l2 = all_distances(clean[None], adversarial[None])[0].tolist()
+    return rmsd, linf, l2
+
+
+def all_distances(clean: Pixels, adversarial: Pixels) -> NDArray[np.float64]:
+    """RMSD, L-infinity and L2 between `uint8` images (N, C, H, W), float64 (N, 3), in pixel values."""
+    difference = torch.from_numpy(adversarial).to(torch.int32) - torch.from_numpy(clean).to(torch.int32)
+    flat = difference.flatten(1)
+    total = flat.square().sum(1, dtype=torch.int64).double()
+    return torch.stack([(total / flat.shape[1]).sqrt(), flat.abs().amax(1).double(), total.sqrt()], dim=1).numpy()

@@ -15,13 +15,13 @@ from study import numerics
 from study.attacks import budget as budgets
 from study.attacks import start
 from study.attacks.budget import Pixels
+from study.attacks.finish import finish
 from study.attacks.gradient import Gradients, Group, Logits, groups, penalty_gradient
 from study.attacks.recipe import Attack, Goal, SkipGradient
-from study.attacks.rounding import Ray
 from study.attacks.step import Stepper
 from study.attacks.views import Pool, Views
 from study.errors import StudyError
-from study.keyed import Streams, draws
+from study.keyed import Streams
 from study.models import residual
 from study.numerics import Layout, Precision
 
@@ -110,31 +110,13 @@ def craft(
     batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
     for rows, deltas, room in batches:
         least = min(least, room)
-        for row, *moves in zip(rows, *deltas, strict=True):
-            radius = None if radii is None else float(radii[row])
-            images = _finish(given.clean[row], moves, attack, radius, (*key, given.images[row], "rounding"))
-            for variant, image in zip(finished, images, strict=True):
-                variant.append(image)
-    pairs = ((before, after) for variant in finished for before, after in zip(given.clean, variant, strict=True))
-    moved = np.array([budgets.distances(before, after) for before, after in pairs])
-    return Crafted(np.concatenate(finished), rmsd=moved[:, 0], linf=moved[:, 1], l2=moved[:, 2], room=least)
-
-
-def _finish(
-    clean: Pixels, moves: Sequence[NDArray[np.float32]], attack: Attack, radius: float | None, key: Sequence[object]
-) -> list[Pixels]:
-    """One image at every point of its attack, given the perturbations there; `key` keys what rounding draws."""
-    budget = attack.budget
-    images, ray = [], None
-    for (_, level), move in zip(attack.points, moves, strict=True):
-        rmsd = radius
-        if level is not None and budget.epsilon is None:
-            rmsd = budgets.rmsd_of(budget, level, clean.size)
-        if rmsd is not None and (ray is None or len(budget.levels) == 1):
-            # A sweep of lengths scales one direction, and one ray serves them all.
-            ray = Ray(clean, move, draws(clean.size, *key))
-        images.append(budgets.finish(clean, move, budget, level=level, rmsd=rmsd, ray=ray))
-    return images
+        keys = [(*key, given.images[row], "rounding") for row in rows]
+        images = finish(given.clean[rows], deltas, attack, None if radii is None else radii[rows], keys)
+        for variant, part in zip(finished, images, strict=True):
+            variant.append(part)
+    variants = [np.concatenate(parts) for parts in finished]
+    moved = np.concatenate([budgets.all_distances(given.clean, variant) for variant in variants])
+    return Crafted(np.concatenate(variants), rmsd=moved[:, 0], linf=moved[:, 1], l2=moved[:, 2], room=least)
 
 
 def rays(
@@ -150,7 +132,8 @@ def rays(
 ) -> NDArray[np.float32]:
     """The direction (N, C, H, W) along which a one-step attack moves every image, for a search of its smallest RMSD."""
     batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
-    return np.concatenate([deltas[0] for _, deltas, _ in batches])
+    found = [deltas[0].to("cpu", memory_format=torch.contiguous_format) for _, deltas, _ in batches]
+    return torch.cat(found).numpy()
 
 
 def perturbations(
@@ -164,7 +147,7 @@ def perturbations(
     names: Sequence[str] = (),
     radii: NDArray[np.float64] | None = None,
     pool: Pool | None = None,
-) -> Iterator[tuple[list[int], list[NDArray[np.float32]], int]]:
+) -> Iterator[tuple[list[int], list[Tensor], int]]:
     """Batch by batch: its rows, the float perturbations (N, C, H, W) at all points of the attack, the room of passes.
 
     What is yielded is the end of a step, before projection and rounding; `radii` (N,) are RMSDs of fixed budgets.
@@ -191,8 +174,7 @@ def perturbations(
             room = gradients.room
             whole = climb.finite.tolist()
             _refuse_broken([given.images[row] for row, fine in zip(rows, whole, strict=False) if not fine])
-            moves = [one.to("cpu", memory_format=torch.contiguous_format).numpy()[: len(rows)] for one in deltas]
-            yield rows, moves, room
+            yield rows, [one[: len(rows)] for one in deltas], room
 
 
 class _Climb:

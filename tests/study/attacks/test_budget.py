@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from study.attacks import Budget
-from study.attacks.budget import Projection, distances, finish
+from study.attacks.budget import Projection, all_distances, distances
+from study.attacks.finish import nearest
 from study.attacks.rounding import Ray
 from study.keyed import draws
 
@@ -61,7 +64,7 @@ def test_fgs_rounds_a_keyed_random_share_up():
 def test_rounding_never_exceeds_epsilon(epsilon):
     for clean in CLEAN.values():
         delta = (epsilon * DIRECTION["fgs"]).astype(np.float32)
-        image = finish(clean, delta, Budget(epsilon=epsilon), level=epsilon)
+        image = nearest(torch.from_numpy(clean), torch.from_numpy(delta), math.floor(epsilon)).numpy()
         assert np.abs(image.astype(int) - clean).max() <= epsilon
 
 
@@ -82,3 +85,7 @@ def test_distances_by_hand():
     before = np.zeros((3, 1, 2), dtype=np.uint8)
     after = np.array([[[3, 0]], [[0, 4]], [[0, 0]]], dtype=np.uint8)
     assert distances(before, after) == (pytest.approx((25 / 6) ** 0.5), 4.0, 5.0)
+    assert all_distances(np.stack([before, after]), np.stack([after, after])).tolist() == [
+        list(distances(before, after)),
+        [0, 0, 0],
+    ]

@@ -84,7 +84,7 @@ def ours(model, keys, clean, goal="untargeted", batch=3, layout="contiguous"):
     engine = Engine(batch=batch, layout=layout)
     radii = None if attack.budget.l2 is None else np.full(len(clean), attack.budget.l2 / clean[0].size ** 0.5)
     found = perturbations([model], attack, goal, given, key=("test",), engine=engine, radii=radii)
-    delta = torch.from_numpy(np.concatenate([deltas[-1] for _, deltas, _ in found]))
+    delta = torch.cat([deltas[-1] for _, deltas, _ in found])
     origin = torch.from_numpy(clean).float()
     project = Projection(origin, attack.budget, None if radii is None else torch.from_numpy(radii).float())
     return (origin + project(delta)).numpy()

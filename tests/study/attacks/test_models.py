@@ -82,7 +82,7 @@ def test_bfloat16_is_asked_for(clean):
 
 @pytest.mark.slow
 def test_compiled_models_climb_the_same_way(clean):
-    """torch.compile on a CPU: nearly all signs agree; it steps aside for skip gradients, whose hooks it would not see."""
+    """torch.compile on a CPU: nearly all signs agree; with skip gradients, it steps aside for their hooks."""
     model, compiled = load("timm:test_resnet", fold=True), load("timm:test_resnet", fold=True)
     compiled.compile_with(True)
     plain = run([model], keys_of("fgsm", {}), clean)

@@ -44,7 +44,7 @@ def last_delta(models, keys, clean, **more):
     given = Images(clean, LABELS, IDS)
     engine = Engine(batch=6, layout="contiguous")
     found = perturbations(models, Attack.model_validate(keys), "untargeted", given, key=KEY, engine=engine, **more)
-    return torch.from_numpy(next(found)[1][-1])
+    return next(found)[1][-1]
 
 
 @pytest.mark.parametrize("shape", ["uniform", "linear", "gaussian"])

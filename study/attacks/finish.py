@@ -1,0 +1,78 @@
+"""How finished float perturbations become 8-bit images without leaving their budget: what is scored could be saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from study.attacks import budget as budgets
+from study.attacks.budget import Pixels
+from study.attacks.recipe import Attack
+from study.attacks.rounding import Ray
+from study.keyed import draws
+
+
+def finish(
+    clean: Pixels,
+    deltas: Sequence[Tensor],
+    attack: Attack,
+    radii: NDArray[np.float64] | None,
+    keys: Sequence[Sequence[object]],
+) -> list[Pixels]:
+    """For every point of an attack its images, `uint8` (N, C, H, W), given the perturbations there, float (N, C, H, W).
+
+    - no budget: rounded to the nearest pixel value, inside the box;
+    - epsilon: the same, but never past epsilon;
+    - RMSD: the perturbation is scaled along its ray until the image, clipped and rounded, has that RMSD
+      (Liu et al. 2017, section 3.2.1). Where the box leaves no room for it, the image goes as far as it can;
+    - L2: rounded to the nearest where that is within the norm, else as an RMSD, but never past it.
+
+    `radii` (N,) are the RMSDs of fixed and matched budgets; `keys`, one an image, key what rounding draws.
+    """
+    budget = attack.budget
+    if budget.kind in ("none", "epsilon"):
+        before = torch.from_numpy(clean).to(deltas[0].device)
+        levels = [level for _, level in attack.points]
+        return [
+            nearest(before, delta, 255 if level is None else math.floor(level)).cpu().numpy()
+            for delta, level in zip(deltas, levels, strict=True)
+        ]
+    moves = [delta.to("cpu", memory_format=torch.contiguous_format).numpy() for delta in deltas]
+    images = []
+    for row, key in enumerate(keys):
+        radius = None if radii is None else float(radii[row])
+        images.append(_along_rays(clean[row], [move[row] for move in moves], attack, radius, key))
+    return [np.stack(variant) for variant in zip(*images, strict=True)]
+
+
+def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
+    """`clean`, `uint8`, moved by whole pixel values, the nearest to `delta` up to `most`, inside the pixel box."""
+    whole = delta.round().clamp(-most, most).to(torch.int16)
+    return (clean.to(torch.int16) + whole).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def _along_rays(
+    clean: Pixels, moves: Sequence[NDArray[np.float32]], attack: Attack, radius: float | None, key: Sequence[object]
+) -> list[Pixels]:
+    """One image at every point of an attack whose budget is a length."""
+    budget = attack.budget
+    images: list[Pixels] = []
+    ray: Ray | None = None
+    for (_, level), move in zip(attack.points, moves, strict=True):
+        rmsd = radius if level is None else budgets.rmsd_of(budget, level, clean.size)
+        assert rmsd is not None, "a budget that is no epsilon has a length"
+        if ray is None or len(budget.levels) == 1:
+            # A sweep of lengths scales one direction, and one ray serves them all.
+            ray = Ray(clean, move, draws(clean.size, *key))
+        if budget.l2 is not None:
+            whole = nearest(torch.from_numpy(clean), torch.from_numpy(move)).numpy()
+            fits = budgets.distances(clean, whole)[0] <= rmsd
+            images.append(whole if fits else ray.at(rmsd, beyond=False))
+        else:
+            images.append(ray.at(rmsd))
+    return images
