@@ -62,7 +62,6 @@ def distances(clean: Pixels, adversarial: Pixels) -> tuple[float, float, float]:
 
 def all_distances(clean: Pixels, adversarial: Pixels) -> NDArray[np.float64]:
     """RMSD, L-infinity and L2 between `uint8` images (N, C, H, W), float64 (N, 3), in pixel values."""
-    difference = torch.from_numpy(adversarial).to(torch.int32) - torch.from_numpy(clean).to(torch.int32)
-    flat = difference.flatten(1)
-    total = flat.square().sum(1, dtype=torch.int64).double()
-    return torch.stack([(total / flat.shape[1]).sqrt(), flat.abs().amax(1).double(), total.sqrt()], dim=1).numpy()
+    flat = (adversarial.astype(np.int32) - clean).reshape(len(clean), -1)
+    total = np.square(flat).sum(1, dtype=np.int64)
+    return np.stack([np.sqrt(total / flat.shape[1]), np.abs(flat).max(1), np.sqrt(total)], axis=1)
