@@ -21,8 +21,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 class Numerics(Frozen):
     """What changes the rounding of a float, and so a pixel in 100,000: recorded with every row.
 
-    - `batch`: images that are crafted together; the last batch is padded to it. On a CPU it is computed in passes of 4
-      to 16 images, which makes its size a matter of memory alone;
+    - `batch`: images that are crafted together; the last batch is padded to it. On a CPU it is computed in passes of 4,
+      8, 12 or 16 images, which makes its size a matter of memory alone;
     - `room`: images in one pass where an attack takes several views of each: whole batches of views, halved where
       memory runs out;
     - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and the
@@ -65,9 +65,9 @@ def pass_size(batch: int, device: str) -> int:
     return _MOST if device == "cpu" else max(batch, _MOST_ELSEWHERE)
 
 
-def padded(batch: int, device: str) -> int:
-    """The images that a batch is filled up to: on a CPU a multiple of 4."""
-    return -(-batch // _LEAST) * _LEAST if device == "cpu" else batch
+def padded(count: int, batch: int, device: str) -> int:
+    """The images that `count` of a batch are filled up to: on a CPU a multiple of 4, elsewhere the batch."""
+    return -(-count // _LEAST) * _LEAST if device == "cpu" else batch
 
 
 def _keep_memory() -> None:

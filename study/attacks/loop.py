@@ -155,11 +155,10 @@ def perturbations(
     called = tuple(names) or tuple(str(index) for index in range(len(models)))
     together = groups(models, attack.weights_of(called), attack)
     room = engine.whole
-    size = numerics.padded(engine.batch, engine.device)
     with _skipping(models, called, attack.skip_gradient):
         for first in range(0, len(given.clean), engine.batch):
             rows = list(range(first, min(first + engine.batch, len(given.clean))))
-            padded = rows + [rows[-1]] * (size - len(rows))
+            padded = rows + [rows[-1]] * (numerics.padded(len(rows), engine.batch, engine.device) - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
             own = batch.labels if batch.own is None else batch.own

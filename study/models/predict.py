@@ -28,7 +28,7 @@ def predict(model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device:
     size = numerics.pass_size(batch, device) if device == "cpu" else batch
     for start in range(0, len(pixels), size):
         part = pixels[start : start + size]
-        whole = numerics.padded(len(part), device) if device == "cpu" else size
+        whole = numerics.padded(len(part), size, device)
         padded = np.pad(part, [(0, whole - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
         images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
         with torch.inference_mode():
