@@ -88,10 +88,10 @@ MODES: dict[str, Mode] = {
 }
 
 
-def modes(console: Console, given: Images, targets: list[Classifier]) -> None:
+def modes(console: Console, given: Images, targets: list[Classifier], presets: list[str]) -> None:
     """Every mode's pixels and success rates beside the reference mode's."""
     few = given.take(range(min(DOUBLE_IMAGES, len(given.clean))))
-    for preset in ("igsm", "mi"):
+    for preset in presets:
         attack = Attack.model_validate(keys_of(preset, {"checkpoints": [1, 2]}))
         exact = zoo.load("source", LITE[0], layout="contiguous")
         truth = _run(_Double(exact), attack, few, Engine(batch=16, layout="contiguous"))
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="a folder of WordNet-id folders")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--presets", nargs="+", default=["igsm", "mi"], help="iterative ones, for the modes")
     parser.add_argument("--only", choices=["modes", "batches", "draws"])
     chosen = parser.parse_args()
     numerics.fix(chosen.threads)
@@ -199,7 +200,7 @@ def main() -> None:
         if chosen.only in (None, "batches"):
             batches(console, given, targets)
         if chosen.only in (None, "modes"):
-            modes(console, given, targets)
+            modes(console, given, targets, chosen.presets)
 
 
 if __name__ == "__main__":
