@@ -77,6 +77,7 @@ class Driver:
         self._waiting: dict[str, list[Unit]] = defaultdict(list)
         self._rmsd: dict[str, dict[str, float]] = {}
         self._clean: dict[int, dict[int, Ref]] = {}
+        self._pooled: dict[str, NDArray[np.uint8]] = {}
         self._shard_units: Counter[int] = Counter()
         self._losses: Counter[str] = Counter()
         self._batch_bytes = 0
@@ -149,7 +150,11 @@ class Driver:
         """A shard's images, and behind them those of a pool, where actors can read them."""
         held = self._clean.setdefault(shard.index, {})
         if len(pool) not in held:
-            held[len(pool)] = self._backend.put(np.stack([self._read(one) for one in (*shard.images, *pool)]))
+            for one in pool:
+                if one.image not in self._pooled:
+                    self._pooled[one.image] = self._read(one)
+            own = [self._read(one) for one in shard.images]
+            held[len(pool)] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
         return held[len(pool)]
 
     def _read(self, image: Selected) -> NDArray[np.uint8]:

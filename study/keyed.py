@@ -68,7 +68,7 @@ class Streams:
         """Float32 (images, *shape), standard normal."""
         import torch
 
-        table = torch.from_numpy(_normal_table()).to(device)
+        table = _normal_table(device)
         drawn = torch.empty(len(self._keys), int(np.prod(shape)), device=device)
         for row, halves in enumerate(self._halves(shape, device, purpose, step, copy)):
             torch.index_select(table, 0, halves, out=drawn[row])
@@ -105,11 +105,16 @@ def _counter(purpose: Purpose, step: int, copy: int) -> NDArray[np.uint64]:
 
 
 @functools.cache
-def _normal_table() -> NDArray[np.float32]:
-    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1."""
+def _normal_table(device: str) -> Tensor:
+    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1.
+
+    Computed on the host, once for each device, so that all have the same.
+    """
+    import torch
+
     upper = np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / 2**16) for index in range(2**15)])
     upper /= np.sqrt(np.square(upper).mean())
-    return np.concatenate([-upper[::-1], upper]).astype(np.float32)
+    return torch.from_numpy(np.concatenate([-upper[::-1], upper]).astype(np.float32)).to(device)
 
 
 def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, device: str) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from study.frozen import Frozen
+
+if TYPE_CHECKING:
+    import torch
 
 Layout = Literal["channels-last", "contiguous"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -25,7 +28,7 @@ class Numerics(Frozen):
       8, 12 or 16 images, which makes its size a matter of memory alone;
     - `room`: images in one pass where an attack takes several views of each: whole batches of views, halved where
       memory runs out;
-    - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and the
+    - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and
       on a CPU some convolutions computed another way (`study.models.cpu`);
     - `layout`: of images and networks in memory;
     - `precision`: of gradients. Targets always predict in float32;
@@ -55,14 +58,26 @@ def fix(threads: int, precision: Precision = "float32") -> None:
     _keep_memory()
 
 
+def memory_format(layout: Layout) -> torch.memory_format:
+    """PyTorch's word for a layout."""
+    import torch
+
+    return torch.channels_last if layout == "channels-last" else torch.contiguous_format
+
+
 def pass_size(batch: int, device: str) -> int:
-    """Images in one pass, unless a spec says otherwise: on a CPU at most 16, and a multiple of 4; elsewhere the batch,
-    or as many views of it as 256 images are.
+    """Images in one pass: on a CPU at most 16, and a multiple of 4; elsewhere the batch.
 
     Passes of 4, 8, 12 and 16 images gave the same bits there in every network that was tried (eight of them), with one
     thread and with two: so a batch can have any size. Fewer would not.
     """
-    return _MOST if device == "cpu" else max(batch, _MOST_ELSEWHERE)
+    return _MOST if device == "cpu" else batch
+
+
+def view_room(batch: int, device: str) -> int:
+    """Images in one pass over several views of a batch, unless a spec says otherwise: up to 256, but on a CPU."""
+    size = pass_size(batch, device)
+    return size if device == "cpu" else max(size, _MOST_ELSEWHERE)
 
 
 def padded(count: int, batch: int, device: str) -> int:

@@ -8,6 +8,7 @@ finished is never run again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,8 +120,13 @@ class Plan:
     def _pool(self, recipe: Attack) -> tuple[Selected, ...]:
         if recipe.admix is None:
             return ()
+        return self._shuffled[: recipe.admix.pool]
+
+    @functools.cached_property
+    def _shuffled(self) -> tuple[Selected, ...]:
+        """All selected images in the seed's order, which pools are the beginning of."""
         everyone = (one for shard in self.shards for one in shard.images)
-        return tuple(sorted(everyone, key=lambda one: digest(self.spec.seed, "pool", one.image))[: recipe.admix.pool])
+        return tuple(sorted(everyone, key=lambda one: digest(self.spec.seed, "pool", one.image)))
 
     def units(self, done: Mapping[str, Iterable[str]] | None = None) -> Iterator[Unit]:
         """Every unit that has targets left, given the targets that each unit id is `done` with."""

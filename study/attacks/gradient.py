@@ -96,8 +96,6 @@ class Gradients:
         seen = seen.requires_grad_(True)
         attack = self._attack
         fusion = "probability" if per_model(attack.fusion) else attack.fusion
-        if per_model(attack.fusion) and attack.objective == "logit":
-            fusion = "logit"
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             found = [model(seen) for model in group.models]
         logits = torch.stack([one.float() if one.dtype == torch.bfloat16 else one for one in found])

@@ -25,8 +25,6 @@ from study.keyed import Streams
 from study.models import residual
 from study.numerics import Layout, Precision
 
-_FORMATS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
-
 
 @dataclass(frozen=True)
 class Images:
@@ -41,11 +39,15 @@ class Images:
     images: Sequence[str]
     own: NDArray[np.int64] | None = None
 
+    @property
+    def true(self) -> NDArray[np.int64]:
+        """The true labels (N,)."""
+        return self.labels if self.own is None else self.own
+
     def take(self, rows: Sequence[int]) -> Images:
         """Some of them, in that order."""
-        own = self.labels if self.own is None else self.own
         chosen = list(rows)
-        return Images(self.clean[chosen], self.labels[chosen], [self.images[row] for row in chosen], own[chosen])
+        return Images(self.clean[chosen], self.labels[chosen], [self.images[row] for row in chosen], self.true[chosen])
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Engine:
     @property
     def whole(self) -> int:
         """Images in one pass, as long as memory lasts."""
-        return self.room or numerics.pass_size(self.batch, self.device)
+        return self.room or numerics.view_room(self.batch, self.device)
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,11 @@ def perturbations(
             padded = rows + [rows[-1]] * (numerics.padded(len(rows), engine.batch, engine.device) - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
-            own = batch.labels if batch.own is None else batch.own
             labels = torch.from_numpy(batch.labels).to(engine.device)
-            views = Views(attack, streams, own, pool)
+            views = Views(attack, streams, batch.true, pool)
             gradients = Gradients(attack, goal, labels, views, room=room, precision=engine.precision)
             clean = torch.from_numpy(batch.clean).to(engine.device)
-            origin = clean.to(torch.float32, memory_format=_FORMATS[engine.layout])
+            origin = clean.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
             climb = _Climb(attack, together=together, gradients=gradients, streams=streams, origin=origin, rmsd=radius)
             deltas = climb.run()

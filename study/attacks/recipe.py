@@ -6,7 +6,7 @@ All lengths are in pixel values, 0..255. A recipe says nothing of models, images
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -254,7 +254,7 @@ class Attack(Frozen):
         tuned = (self.variance.samples if self.variance else 0) * max(0, steps - 1)
         return sources * self.copies * (steps + tuned)
 
-    def weights_of(self, sources: Mapping[str, object] | tuple[str, ...]) -> list[float]:
+    def weights_of(self, sources: Sequence[str]) -> list[float]:
         """The weight of every source model: they sum to 1, but for summed updates, whose sum is as printed."""
         given = [self.weights.get(name, 1.0) for name in sources]
         return given if self.fusion == "summed-updates" else [one / math.fsum(given) for one in given]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from study.models import cpu
-from study.numerics import Layout
+from study.numerics import Layout, memory_format
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Classifier(nn.Module):
         """
         from study.models.folding import fold as fold_into
 
-        self.memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+        self.memory_format = memory_format(layout)
         if fold:
             size = self.preprocessing.size
             self.folded = fold_into(self.network, torch.randn(2, 3, size, size, generator=_generator()).to(self.mean))

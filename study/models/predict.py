@@ -25,7 +25,7 @@ class Prediction:
 def predict(model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu") -> Prediction:
     """Show `uint8` images (N, 3, H, W) to `model` in passes of one constant size, the last one padded."""
     labels, probabilities = [], []
-    size = numerics.pass_size(batch, device) if device == "cpu" else batch
+    size = numerics.pass_size(batch, device)
     for start in range(0, len(pixels), size):
         part = pixels[start : start + size]
         whole = numerics.padded(len(part), size, device)
