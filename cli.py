@@ -15,6 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run code that the spec names: networks of `python:` references.")
+]
+
 
 @app.command()
 def launch(
@@ -27,10 +35,8 @@ def launch(
         Optional[str],  # noqa: UP045
         typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
     ] = None,
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
-    ] = None,
+    set_: Set = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run a study, or what is left of it.
 
@@ -41,7 +47,7 @@ def launch(
     from actors.launch import Order
     from actors.launch import launch as run
 
-    order = Order(spec=spec, output=output, address=address, overrides=tuple(set_ or ()))
+    order = Order(spec=spec, output=output, address=address, overrides=tuple(set_ or ()), allow_code=allow_code)
     raise typer.Exit(run(order, Console()))
 
 
@@ -71,6 +77,67 @@ def attacks(
     from study.report.attacks import print_attacks
 
     print_attacks(Console(), name)
+
+
+@app.command()
+def models(
+    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Measure how often they are right, on all images.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Set = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Print what a spec's models are: network, weights, input, parameters, memory, digest.
+
+    Example: study models specs/quickstart.yaml --accuracy
+    """
+    from rich.console import Console
+
+    from study.report.models import Wish, print_models
+    from study.spec import load
+
+    print_models(load(spec, set_ or ()), Console(), Wish(accuracy, allow_code, json))
+
+
+@app.command()
+def fetch(
+    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    set_: Set = None,
+) -> None:
+    """Download the weights of a spec's models, once: resumed where it broke off, verified, and offline ever after.
+
+    Example: study fetch specs/liu2017.yaml
+    """
+    from rich.console import Console
+
+    from study.report.fetch import fetch as run
+    from study.spec import load
+
+    run(load(spec, set_ or ()), Console())
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder with MNIST's IDX files, or others of their kind.")],
+    output: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights"),
+    depth: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(help="Hidden layers; 0, 2, 4 and 8 unless given."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 5,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train the fully connected networks of the smoothed-gradient paper on MNIST, or on what has its format.
+
+    Example: study train /usr/share/datasets/fashion-mnist --output weights/fashion
+    """
+    from rich.console import Console
+
+    from study.report.training import train as run
+
+    run(data, output, tuple(depth or (0, 2, 4, 8)), Console(), epochs=epochs, seed=seed)
 
 
 @app.command()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.kit import Kit
 from actors.policy import Role, Share
-from study.models.reference import Model
-from study.numerics import Numerics
 
 Ref = Hashable
 """Stands for a value that a call will have, or for pixels, wherever they lie."""
@@ -41,7 +40,7 @@ class Backend(Protocol):
     def capacity(self) -> tuple[float, float]:
         """Cores and GPUs, of all machines together."""
 
-    def start(self, role: Role, share: Share, models: Mapping[str, Model], numerics: Numerics) -> Any:
+    def start(self, role: Role, share: Share, kit: Kit) -> Any:
         """A new actor of `role`."""
 
     def hello(self, actor: Any) -> Ref:

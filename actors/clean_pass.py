@@ -1,21 +1,27 @@
-"""The clean pass: every model predicts candidate images, until as many as wanted are admitted."""
+"""The clean pass: every model predicts candidate images, until as many as wanted are admitted.
+
+Remote services come last and see selected images only: what they are asked may cost money.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.backend import Ref
+from actors.policy import service_role
 from actors.runtime import Runtime
 from actors.scheduler import Failed, Task
 from actors.target import Answer, PredictJob
 from study.errors import StudyError
 from study.images import pixels
-from study.images.selection import Clean, Selected, Selection, admitted, cut
-from study.images.sets import Candidate
+from study.images.selection import Clean, Selected, Selection, admitted, cut, ranked
+from study.images.sets import Candidate, Ranked
 from study.spec import Spec
 
 _SLACK = 1.5
@@ -28,81 +34,163 @@ def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Select
 
     Raises StudyError where too few images are admitted, and Interrupted.
     """
-    wanted = spec.images.count or len(candidates)
-    chosen: list[Selected] = []
-    models: dict[str, dict[str, Any]] = {}
-    asked = right = 0
-    runtime.display.say(f"clean pass: {len(spec.models)} models, up to {len(candidates)} images")
-    while len(chosen) < wanted and asked < len(candidates):
-        missing = int((wanted - len(chosen)) * _SLACK) + 1
-        batches = -(-min(missing, _MOST_AT_ONCE) // spec.numerics.batch)
-        part = candidates[asked : asked + batches * spec.numerics.batch]
-        asked += len(part)
-        predicted = _predict(spec, part, runtime, models)
-        admitted_now = [one for one in predicted if admitted(one, spec.images.keep, spec.sources())]
-        right += len(admitted_now)
-        chosen += admitted_now[: wanted - len(chosen)]
-    rule = {"all": "kept whatever the models say", "correct-for-all": "right for all models"}.get(
-        spec.images.keep, "right for all source models"
-    )
-    runtime.display.say(f"{right} of {asked} images are {rule}; {len(chosen)} are selected")
-    if len(chosen) < (spec.images.count or 1):
-        raise StudyError(
-            f"{spec.images.count or 1} images are wanted, and only {len(chosen)} of {asked} are {rule}",
-            accepted=f"images.count up to {len(chosen)}" if chosen else None,
-            todo="lower images.count, add images, or relax images.keep",
+    return _Pass(spec, runtime).run(candidates)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A candidate that could be read."""
+
+    candidate: Candidate
+    pixels: NDArray[np.uint8]
+
+
+class _Pass:
+    def __init__(self, spec: Spec, runtime: Runtime) -> None:
+        self._spec = spec
+        self._runtime = runtime
+        self._local = [name for name, model in spec.models.items() if model.remote is None]
+        self._services = [name for name in spec.models if name not in self._local]
+        self._models: dict[str, dict[str, Any]] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def run(self, candidates: Sequence[Candidate]) -> Selection:
+        spec, say = self._spec, self._runtime.display.say
+        wanted = spec.images.count or len(candidates)
+        chosen: list[Selected] = []
+        seen: dict[str, NDArray[np.uint8]] = {}
+        asked = right = 0
+        say(f"clean pass: {len(self._local)} models, up to {len(candidates)} images")
+        while len(chosen) < wanted and asked < len(candidates):
+            missing = int((wanted - len(chosen)) * _SLACK) + 1
+            batches = -(-min(missing, _MOST_AT_ONCE) // spec.numerics.batch)
+            part = candidates[asked : asked + batches * spec.numerics.batch]
+            asked += len(part)
+            read = self._read(part)
+            let_in = [one for one in self._predicted(read) if admitted(one, spec.images.keep, spec.sources())]
+            right += len(let_in)
+            chosen += let_in[: wanted - len(chosen)]
+            if self._services:
+                ids = {one.image for one in chosen}
+                seen |= {one.candidate.image: one.pixels for one in read if one.candidate.image in ids}
+        self._report(len(chosen), right, asked)
+        if self._services:
+            say(f"{', '.join(self._services)}: asked about {len(chosen)} clean images")
+            chosen = self._asked(chosen, seen)
+        models = {name: self._models[name] for name in spec.models}
+        return Selection(cut(chosen, spec.run.shard), models, self._unreadable)
+
+    def _report(self, chosen: int, right: int, asked: int) -> None:
+        keep, say = self._spec.images.keep, self._runtime.display.say
+        rules = {"all": "kept whatever the models say", "correct-for-all": "right for all models"}
+        rule = (
+            "right for " + ", ".join(keep)
+            if isinstance(keep, tuple)
+            else rules.get(keep, "right for all source models")
         )
-    return Selection(cut(chosen, spec.run.shard), {name: models[name] for name in spec.models})
-
-
-def _predict(
-    spec: Spec, part: Sequence[Candidate], runtime: Runtime, models: dict[str, dict[str, Any]]
-) -> list[Selected]:
-    """What every model says of `part`; fills `models` with what each of them is."""
-    batch = spec.numerics.batch
-    chunks = [part[start : start + batch] for start in range(0, len(part), batch)]
-    runtime.display.begin({"clean pass": len(chunks) * len(spec.models)})
-    digests: list[str] = []
-    for index, chunk in enumerate(chunks):
-        images = np.stack([pixels.read(one.path, spec.images.size) for one in chunk])
-        digests += [pixels.digest(one) for one in images]
-        ref = runtime.backend.put(images)
-        for name in spec.models:
-            job = PredictJob(name, batch)
-            runtime.scheduler.add(
-                Task("target", {name: None}, job, functools.partial(_same, ref), cost=1.0, about=index)
+        for image, reason in self._unreadable.items():
+            say(f"left out: {image}: {reason}")
+        say(f"{right} of {asked} images are {rule}; {chosen} are selected")
+        wanted = self._spec.images.count or 1
+        if chosen < wanted:
+            unreadable = f" ({len(self._unreadable)} could not be read)" if self._unreadable else ""
+            raise StudyError(
+                f"{wanted} images are wanted, and only {chosen} of {asked} are {rule}{unreadable}",
+                accepted=f"images.count up to {chosen}" if chosen else None,
+                todo="lower images.count, add images, or relax images.keep",
             )
-    answers: dict[tuple[int, str], Answer] = {}
-    try:
-        while not runtime.scheduler.idle:
-            runtime.interrupt.check()
-            for event in runtime.scheduler.step(0.5):
-                if isinstance(event, Failed):
-                    raise _failure(event)
-                answers[event.task.about, event.value.said.target] = event.value
-                runtime.display.advance(["clean pass"])
-    finally:
-        runtime.display.end()
-    for (_, name), answer in answers.items():
-        models[name] = dict(answer.model)
-    return [
-        Selected(
-            image=one.image,
-            label=one.label,
-            target_label=one.target_label,
-            digest=digests[position],
-            clean={name: _clean(answers[position // batch, name], position % batch) for name in spec.models},
+
+    def _read(self, part: Sequence[Candidate]) -> list[_Read]:
+        read = []
+        for one in part:
+            try:
+                read.append(_Read(one, pixels.read(one.file, self._spec.images)))
+            except StudyError as error:
+                if self._spec.images.corrupt == "stop":
+                    raise
+                self._unreadable[one.image] = error.what
+        return read
+
+    def _predicted(self, read: Sequence[_Read]) -> list[Selected]:
+        """What every local model says of the images that were read."""
+        said = self._ask(self._local, [one.pixels for one in read], [one.candidate.image for one in read])
+        return [
+            Selected(
+                image=one.candidate.image,
+                label=one.candidate.label,
+                target_label=self._target_label(one.candidate, {name: said(name, row) for name in self._local}),
+                digest=pixels.digest(one.pixels),
+                clean={name: said(name, row).clean for name in self._local},
+            )
+            for row, one in enumerate(read)
+        ]
+
+    def _target_label(self, candidate: Candidate, said: Mapping[str, _Row]) -> int:
+        if candidate.target_label is not None:
+            return candidate.target_label
+        rule = self._spec.images.targets
+        assert isinstance(rule, Ranked), "every other rule decides before images are seen"
+        rows = [said[name].whole for name in self._rankers()]
+        mean = np.mean([row.astype(np.float64) for row in rows if row is not None], axis=0)
+        return ranked(mean, candidate.label, rule.rank)
+
+    def _rankers(self) -> Sequence[str]:
+        """The models whose probabilities rank the labels that images are to reach."""
+        rule = self._spec.images.targets
+        return (rule.by or self._spec.sources()) if isinstance(rule, Ranked) else ()
+
+    def _asked(self, chosen: Sequence[Selected], seen: Mapping[str, NDArray[np.uint8]]) -> list[Selected]:
+        """The chosen images with what services say of them."""
+        said = self._ask(self._services, [seen[one.image] for one in chosen], [one.image for one in chosen])
+        return [
+            replace(one, clean={**one.clean, **{name: said(name, row).clean for name in self._services}})
+            for row, one in enumerate(chosen)
+        ]
+
+    def _ask(
+        self, models: Sequence[str], images: Sequence[NDArray[np.uint8]], ids: Sequence[str]
+    ) -> Callable[[str, int], _Row]:
+        """What each of `models` says of each image: a function of model and position."""
+        spec, runtime, batch = self._spec, self._runtime, self._spec.numerics.batch
+        starts = range(0, len(images), batch)
+        runtime.display.begin({"clean pass": len(starts) * len(models)})
+        for start in starts:
+            ref = runtime.backend.put(np.stack(images[start : start + batch]))
+            for name in models:
+                job = PredictJob(name, batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
+                role = "target" if spec.models[name].remote is None else service_role(name)
+                runtime.scheduler.add(Task(role, {name: None}, job, functools.partial(_same, ref), 1.0, start))
+        answers: dict[tuple[str, int], Answer] = {}
+        try:
+            while not runtime.scheduler.idle:
+                runtime.interrupt.check()
+                for event in runtime.scheduler.step(0.5):
+                    if isinstance(event, Failed):
+                        raise _failure(event)
+                    answers[event.value.said.target, event.task.about] = event.value
+                    runtime.display.advance(["clean pass"])
+        finally:
+            runtime.display.end()
+        self._models |= {name: dict(answer.model) for (name, _), answer in answers.items()}
+        return lambda name, row: _Row(answers[name, row - row % batch], row % batch)
+
+
+class _Row:
+    """One image's row of an answer."""
+
+    def __init__(self, answer: Answer, row: int) -> None:
+        said = answer.said
+        self.whole = None if answer.whole is None else answer.whole[row]
+        self.clean = Clean(
+            tuple(said.top5[row].tolist()),
+            tuple(said.top5_prob[row].tolist()),
+            None if said.names is None else said.names[row],
+            None if said.scores is None else said.scores[row],
         )
-        for position, one in enumerate(part)
-    ]
 
 
 def _same(ref: Ref) -> Ref:
     return ref
-
-
-def _clean(answer: Answer, row: int) -> Clean:
-    return Clean(tuple(answer.said.top5[row].tolist()), tuple(answer.said.top5_prob[row].tolist()))
 
 
 def _failure(event: Failed) -> StudyError:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.asker import Asker
 from actors.backend import ActorLost, Call, PixelsLost, Ref
+from actors.kit import Kit
 from actors.policy import Role, Share
 from actors.reaper import Reaper
 from actors.source import Source
 from actors.target import Target
 from study.errors import StudyError
-from study.models.reference import Model
-from study.numerics import Numerics
 
 _OBJECT_STORE_BYTES = 2**30
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
@@ -64,14 +64,20 @@ class Cluster:
             "source": ray.remote(max_restarts=0, max_task_retries=0)(Source),
             "target": ray.remote(max_restarts=0, max_task_retries=0)(Target),
         }
+        self._asker: Any = ray.remote(max_restarts=0, max_task_retries=0)(Asker)
 
     def capacity(self) -> tuple[float, float]:
         resources: dict[str, float] = self._ray.cluster_resources()
         return float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
 
-    def start(self, role: Role, share: Share, models: Mapping[str, Model], numerics: Numerics) -> Any:
-        options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        return self._remote[role].options(**options).remote(dict(models), share.device, numerics)
+    def start(self, role: Role, share: Share, kit: Kit) -> Any:
+        options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+        if role not in self._remote:
+            # Beside the driver: answers are kept in the run folder, which other machines may not see.
+            here = self._ray.get_runtime_context().get_node_id()
+            near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
+            options["scheduling_strategy"] = near
+        return self._remote.get(role, self._asker).options(**options).remote(kit.of(role), share.device)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()

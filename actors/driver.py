@@ -10,13 +10,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.backend import PixelsLost, Ref
-from actors.policy import Role
+from actors.policy import Role, service_role
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed, Task
 from actors.source import CraftJob, Made
@@ -25,8 +24,10 @@ from study.attacks.recipe import Search
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Selected, Shard
+from study.images.stored import Stored
+from study.models.remote import wanted_names
 from study.plan import Plan, Unit, wanted_labels
-from study.results.schema import Moved, Said, table
+from study.results.schema import Moved, Said, Wanted, table
 from study.results.store import Writer
 
 
@@ -62,8 +63,8 @@ class _Open:
 class Driver:
     """Carries a plan out."""
 
-    def __init__(self, plan: Plan, files: Mapping[str, Path], writer: Writer, runtime: Runtime) -> None:
-        """`files` are those of the images, by id."""
+    def __init__(self, plan: Plan, files: Mapping[str, Stored], writer: Writer, runtime: Runtime) -> None:
+        """`files` say where images lie, by id."""
         self._plan = plan
         self._spec = plan.spec
         self._files = files
@@ -81,6 +82,7 @@ class Driver:
         self._shard_units: Counter[int] = Counter()
         self._losses: Counter[str] = Counter()
         self._batch_bytes = 0
+        self._wanted = _wanted(plan)
 
     def run(self, units: Sequence[Unit], rmsd: Mapping[str, Mapping[str, float]]) -> Outcome:
         """Craft and score `units`; `rmsd` is what is already known of reference crafts, by craft and image."""
@@ -132,7 +134,7 @@ class Driver:
         )
         models = {name: self._plan.digests[name] for name in craft.sources}
         cost = float(craft.gradients * len(unit.shard.images))
-        self._scheduler.add(Task("source", models, job, lambda: self._clean_pixels(unit.shard, pool), cost, unit))
+        self._scheduler.add(Task("source", models, job, lambda: self._pixels(unit, pool), cost, unit))
 
     def _matched(self, unit: Unit, reference: str) -> tuple[float, ...] | None:
         known = self._rmsd[reference]
@@ -146,6 +148,15 @@ class Driver:
         mean = math.fsum(known[one] for one in images) / len(images)
         return (mean,) * len(unit.shard.images)
 
+    def _pixels(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
+        """What a unit's source needs, where it can read it."""
+        made = unit.craft.made
+        if made is None:
+            return self._clean_pixels(unit.shard, pool)
+        exact = self._spec.images.model_copy(update={"fit": "exact"})
+        theirs = [pixels.read(made[one.image], exact) for one in unit.shard.images]
+        return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
+
     def _clean_pixels(self, shard: Shard, pool: Sequence[Selected]) -> Ref:
         """A shard's images, and behind them those of a pool, where actors can read them."""
         held = self._clean.setdefault(shard.index, {})
@@ -158,7 +169,7 @@ class Driver:
         return held[len(pool)]
 
     def _read(self, image: Selected) -> NDArray[np.uint8]:
-        read = pixels.read(self._files[image.image], self._spec.images.size)
+        read = pixels.read(self._files[image.image], self._spec.images)
         if pixels.digest(read) != image.digest:
             raise StudyError(
                 f"the image {self._files[image.image]} is not what it was when the study began",
@@ -199,12 +210,14 @@ class Driver:
         self._open[unit.id] = opened = _Open(unit, moved, made, set(unit.targets))
         self._batch_bytes += self._bytes(unit)
         for target in unit.targets:
-            job = PredictJob(target, self._spec.numerics.batch, _search(unit))
+            images = tuple(one.image for one in unit.shard.images)
+            job = PredictJob(target, self._spec.numerics.batch, images, _search(unit))
+            role = "target" if self._spec.models[target].remote is None else service_role(target)
             models = {target: self._plan.digests[target]}
             minimal = unit.craft.recipe.budget.minimal
             shown = len(minimal.levels) if minimal else len(unit.craft.recipe.points)
             cost = float(len(unit.shard.images) * shown)
-            self._scheduler.add(Task("target", models, job, lambda: opened.pixels, cost, (opened, target)))
+            self._scheduler.add(Task(role, models, job, lambda: opened.pixels, cost, (opened, target)))
         known = self._rmsd.get(unit.craft.id)
         if known is not None:
             # The finished attack stands last of its checkpoints.
@@ -218,7 +231,7 @@ class Driver:
         if opened.said:
             order = {target: index for index, target in enumerate(opened.unit.targets)}
             said = sorted(opened.said, key=lambda one: order[one.target])
-            self._writer.add(table(opened.unit, opened.moved, said))
+            self._writer.add(table(opened.unit, opened.moved, said, self._wanted))
         if len(opened.said) == len(opened.unit.targets):
             self._outcome.finished += 1
         self._display.advance(opened.unit.craft.experiments)
@@ -240,13 +253,23 @@ class Driver:
             self._clean.pop(shard.index, None)
 
     def _bytes(self, unit: Unit) -> int:
-        numbers = len(unit.shard.images) * 3 * self._spec.images.size**2
+        numbers = len(unit.shard.images) * self._spec.images.channels * self._spec.images.size**2
         return numbers * (8 if unit.craft.recipe.budget.minimal else len(unit.craft.recipe.points))
 
 
 def references(plan: Plan, units: Iterable[Unit]) -> set[str]:
     """Crafts whose RMSD some unit's budget is matched to."""
     return {unit.craft.reference for unit in units if unit.craft.reference is not None}
+
+
+def _wanted(plan: Plan) -> Wanted:
+    """What services call the labels that images are to reach."""
+    labels = {one.target_label for shard in plan.shards for one in shard.images}
+    return {
+        name: {label: wanted_names(model.remote, plan.spec.labels, label) for label in labels}
+        for name, model in plan.spec.models.items()
+        if model.remote is not None
+    }
 
 
 def _search(unit: Unit) -> Search | None:

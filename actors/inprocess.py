@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.asker import Asker
 from actors.backend import Call, Ref
+from actors.kit import Kit
 from actors.policy import Role, Share
 from actors.source import Source
 from actors.target import Target
-from study.models.reference import Model
-from study.numerics import Numerics
+
+Worker = Source | Target | Asker
 
 
 class InProcess:
@@ -32,10 +34,12 @@ class InProcess:
     def capacity(self) -> tuple[float, float]:
         return 4.0, 0.0
 
-    def start(self, role: Role, share: Share, models: Mapping[str, Model], numerics: Numerics) -> Source | Target:
-        return (Source if role == "source" else Target)(models, "cpu", numerics)
+    def start(self, role: Role, share: Share, kit: Kit) -> Worker:
+        if role == "source":
+            return Source(kit.of(role), "cpu")
+        return Target(kit.of(role), "cpu") if role == "target" else Asker(kit.of(role), "cpu")
 
-    def hello(self, actor: Source | Target) -> Ref:
+    def hello(self, actor: Worker) -> Ref:
         ref = next(self._ids)
         self._values[ref] = actor.hello()
         return ref
@@ -78,7 +82,7 @@ class InProcess:
         self._values[ref] = frozen
         return ref
 
-    def stop(self, actor: Source | Target) -> None:
+    def stop(self, actor: Worker) -> None:
         """Nothing outlives its reference here."""
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from actors import clean_pass, policy
 from actors.backend import Backend
 from actors.cluster import Cluster
 from actors.driver import Driver, Outcome, references
+from actors.kit import Kit, Line
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from study import progress, resume
@@ -21,12 +23,16 @@ from study import spec as specs
 from study.errors import StudyError
 from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted
+from study.models.remote import Remote
 from study.plan import Plan, Unit
 from study.progress import Display
 from study.report.matrices import print_matrices
 from study.results import store
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
+
+if TYPE_CHECKING:
+    from study.models.service import Secret
 
 COMPLETE, INCOMPLETE = 0, 1
 
@@ -39,6 +45,7 @@ class Order:
     output: Path | None = None
     address: str | None = None
     overrides: tuple[str, ...] = ()
+    allow_code: bool = False
 
 
 def launch(order: Order, console: Console, start: Callable[[], Backend] | None = None) -> int:
@@ -88,7 +95,7 @@ class _Study:
         return list(plan.units(store.done(self._folder.path)))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
-        found = self._check()
+        found = self._check(order)
         backend = start()
         try:
             with Interrupt() as interrupt:
@@ -96,13 +103,16 @@ class _Study:
         finally:
             backend.close()
 
-    def _check(self) -> list[Candidate]:
+    def _check(self, order: Order) -> list[Candidate]:
         """All that can be wrong with models and images and is cheap to see, before anything is started."""
         from study.models import zoo
 
         for name, model in self._spec.models.items():
             try:
-                zoo.check(name, model)
+                if model.remote is not None:
+                    _secret(model.remote)
+                else:
+                    zoo.check(name, model, labels=self._spec.labels, allow_code=order.allow_code)
             except StudyError as error:
                 raise error.located(self._file.where("models", name)) from None
         try:
@@ -119,6 +129,7 @@ class _Study:
             threads=spec.numerics.threads,
             sources=spec.run.actors.sources,
             targets=spec.run.actors.targets,
+            services=[name for name, model in spec.models.items() if model.remote is not None],
         )
         say(
             f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; "
@@ -127,8 +138,7 @@ class _Study:
         scheduler = Scheduler(
             backend,
             crew,
-            spec.models,
-            numerics=spec.numerics,
+            self._kit(),
             capacity=spec.run.models_per_actor,
             attempts=spec.run.attempts,
             start_seconds=spec.run.start_seconds,
@@ -150,6 +160,15 @@ class _Study:
             say(f"{scheduler.replaced} actors died and were replaced; their units were run again")
         return self._report(outcome, interrupt, order)
 
+    def _kit(self) -> Kit:
+        spec = self._spec
+        lines = {
+            name: Line(_secret(model.remote), self._folder.answers(name))
+            for name, model in spec.models.items()
+            if model.remote is not None
+        }
+        return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines)
+
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan()
         units = self.left(plan)
@@ -158,7 +177,7 @@ class _Study:
             f"plan: {crafts} crafts x {len(plan.shards)} shards = {crafts * len(plan.shards)} units, "
             f"{len(units)} of them to do"
         )
-        files = {one.image: one.path for one in found}
+        files = {one.image: one.file for one in found}
         missing = [one.image for shard in plan.shards for one in shard.images if one.image not in files]
         if missing:
             raise StudyError(
@@ -209,6 +228,13 @@ class _Study:
         print_matrices(self._spec, store.scan(self._folder.path), self._console)
 
 
+def _secret(remote: Remote) -> Secret | None:
+    """The credential of a service, which stands in the environment of the driver and nowhere else."""
+    from study.models.service import Secret
+
+    return None if remote.credentials is None else Secret.from_environment(remote.credentials)
+
+
 def _steps(plan: Plan, units: Sequence[Unit]) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Units in all and units done, by experiment."""
     totals: dict[str, int] = {}
@@ -240,6 +266,7 @@ def _again(order: Order) -> str:
     words = ["study", "launch", str(order.spec)]
     words += ["--output", str(order.output)] if order.output else []
     words += ["--address", order.address] if order.address else []
+    words += ["--allow-code"] if order.allow_code else []
     for one in order.overrides:
         words += ["--set", one]
     return shlex.join(words)

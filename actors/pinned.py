@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actors.kit import Kit
 from study.errors import StudyError
-from study.models.reference import Model
-from study.numerics import Numerics, fix
+from study.numerics import fix
 
 if TYPE_CHECKING:
     from study.models.classifier import Classifier
+    from study.models.reference import Model
 
 
 @dataclass(frozen=True)
@@ -24,42 +25,50 @@ class Pin:
 
 
 class Pinned:
-    """Models by name on one device, in a process with fixed numerics."""
+    """Models by name on one device, in a process with fixed numerics.
 
-    def __init__(self, models: Mapping[str, Model], device: str, numerics: Numerics, *, exact: bool) -> None:
+    Models that differ by the transformation in front of them share one network.
+    """
+
+    def __init__(self, kit: Kit, device: str, *, exact: bool) -> None:
         """`exact` models compute in float32, whatever precision gradients may have, and are not compiled."""
         if device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        fix(numerics.threads, "float32" if exact else numerics.precision)
-        self.numerics = numerics
+        fix(kit.numerics.threads, "float32" if exact else kit.numerics.precision)
+        self.kit = kit
         self._exact = exact
         self.device = device
-        self._models = models
         self._held: dict[str, Classifier] = {}
 
     def get(self, pin: Pin) -> list[Classifier]:
         """The models of `pin` in its order. Raises StudyError where one cannot be loaded or is not the one it was."""
-        from study.models import zoo
-
         self._drop(pin.drop)
         for name, digest in pin.models.items():
             if name not in self._held:
-                self._held[name] = zoo.load(
-                    name,
-                    self._models[name],
-                    device=self.device,
-                    fold=self.numerics.fold,
-                    layout=self.numerics.layout,
-                )
-                if self.numerics.compile and not self._exact:
-                    self._held[name].compile_with(self.numerics.compile)
-            if digest is not None and self._held[name].digest != digest:
-                raise StudyError(
-                    f"the weights or the preprocessing of model '{name}' are not those that this study began with",
-                    accepted=f"digest {digest[:12]}…; found {self._held[name].digest[:12]}…",
-                    todo="bring the old weights back, or launch into a new folder with --output",
-                )
+                self._held[name] = self._shared(self.kit.models[name]) or self._load(name)
+            check_digest(name, self.kit.models[name].digest_of(self._held[name].digest), digest)
         return [self._held[name] for name in pin.models]
+
+    def _shared(self, model: Model) -> Classifier | None:
+        network, models = model.without_transform, self.kit.models
+        return next((one for name, one in self._held.items() if models[name].without_transform == network), None)
+
+    def _load(self, name: str) -> Classifier:
+        from study.models import zoo
+
+        numerics = self.kit.numerics
+        loaded = zoo.load(
+            name,
+            self.kit.models[name],
+            labels=self.kit.labels,
+            channels=self.kit.channels,
+            device=self.device,
+            fold=numerics.fold,
+            layout=numerics.layout,
+        )
+        if numerics.compile and not self._exact:
+            loaded.compile_with(numerics.compile)
+        return loaded
 
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:
@@ -68,3 +77,13 @@ class Pinned:
             import torch
 
             torch.cuda.empty_cache()
+
+
+def check_digest(name: str, found: str, wanted: str | None) -> None:
+    """Raises StudyError where a model is not the one that the study began with; None: it has just begun."""
+    if wanted is not None and found != wanted:
+        raise StudyError(
+            f"the weights or the preprocessing of model '{name}' are not those that this study began with",
+            accepted=f"digest {wanted[:12]}…; found {found[:12]}…",
+            todo="bring the old ones back, or launch into a new folder with --output",
+        )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from study.errors import StudyError
 
-Role = Literal["source", "target"]
+Role = str
+"""`source`, `target`, or `service <name>`: a remote service has one actor, so that one clock paces its requests."""
 
 QUEUE = 2
 """Calls at most that an actor has in its queue, the running one included: the next is there when it ends one."""
@@ -35,9 +35,42 @@ class Crew:
     targets: int
     source: Share
     target: Share
+    services: tuple[str, ...] = ()
+
+    @property
+    def roles(self) -> list[Role]:
+        """The role of every actor."""
+        return [
+            *["source"] * self.sources,
+            *["target"] * self.targets,
+            *(service_role(name) for name in self.services),
+        ]
+
+    def share(self, role: Role) -> Share:
+        if role == "source":
+            return self.source
+        return self.target if role == "target" else Share(0, 0)
 
 
-def crew(cpus: float, gpus: float, *, threads: int, sources: int | None, targets: int | None) -> Crew:
+def service_role(model: str) -> Role:
+    """The role of the actor that asks the remote service behind `model`."""
+    return f"service {model}"
+
+
+def service_of(role: Role) -> str | None:
+    """The model whose service an actor of `role` asks, if it asks any."""
+    return role.removeprefix("service ") if role.startswith("service ") else None
+
+
+def crew(
+    cpus: float,
+    gpus: float,
+    *,
+    threads: int,
+    sources: int | None,
+    targets: int | None,
+    services: Sequence[str] = (),
+) -> Crew:
     """The actors for a cluster with `cpus` and `gpus`; `sources` and `targets` where the spec names them.
 
     Without GPUs a source actor takes `threads` cores; target actors, which work a few percent of the time, share
@@ -49,7 +82,7 @@ def crew(cpus: float, gpus: float, *, threads: int, sources: int | None, targets
         for_sources = sources or max(1, int(gpus) - for_targets)
         together = math.ceil((for_sources + for_targets) / int(gpus))
         share = Share(cpus=0, gpus=math.floor(1e4 / together) / 1e4)
-        return Crew(for_sources, for_targets, share, share)
+        return Crew(for_sources, for_targets, share, share, tuple(services))
     for_sources = sources or max(1, int(cpus) // threads)
     if for_sources * threads > cpus:
         raise StudyError(
@@ -58,7 +91,8 @@ def crew(cpus: float, gpus: float, *, threads: int, sources: int | None, targets
             accepted=f"at most {int(cpus) // threads} source actors with {threads} threads each here",
             todo="lower run.actors.sources or numerics.threads, or give --address of a larger cluster",
         )
-    return Crew(for_sources, targets or max(1, for_sources // 8), Share(threads, 0), Share(0, 0))
+    for_targets = targets or max(1, for_sources // 8)
+    return Crew(for_sources, for_targets, Share(threads, 0), Share(0, 0), tuple(services))
 
 
 @dataclass(frozen=True)
@@ -99,7 +133,7 @@ def assign(work: Iterable[Work], slots: Sequence[Slot]) -> list[Assignment]:
     slot is worth more than a full queue.
     """
     chosen: list[Assignment] = []
-    for role in ("source", "target"):
+    for role in dict.fromkeys(slot.role for slot in slots):
         left = sorted((one for one in work if one.role == role), key=lambda one: (-one.cost, one.id))
         crew_slots = {slot.id: slot for slot in slots if slot.role == role}
         while left and crew_slots:

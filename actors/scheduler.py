@@ -14,11 +14,10 @@ from typing import Any
 
 from actors import policy
 from actors.backend import ActorLost, Backend, Call, PixelsLost, Ref
+from actors.kit import Kit
 from actors.pinned import Pin
 from actors.policy import Crew, Role, Share
 from study.errors import StudyError
-from study.models.reference import Model
-from study.numerics import Numerics
 
 
 @dataclass
@@ -72,17 +71,15 @@ class Scheduler:
         self,
         backend: Backend,
         crew: Crew,
-        models: Mapping[str, Model],
+        kit: Kit,
         *,
-        numerics: Numerics,
         capacity: int,
         attempts: int,
         start_seconds: float,
     ) -> None:
         self._backend = backend
         self._crew = crew
-        self._models = models
-        self._numerics = numerics
+        self._kit = kit
         self._capacity = capacity
         self._attempts = attempts
         self._start_seconds = start_seconds
@@ -97,9 +94,8 @@ class Scheduler:
 
         Raises StudyError where it is not up in time.
         """
-        for role, count in (("source", self._crew.sources), ("target", self._crew.targets)):
-            for _ in range(count):
-                self._new_slot(role)  # type: ignore[arg-type]
+        for role in self._crew.roles:
+            self._new_slot(role)
         waiting = {self._backend.hello(slot.actor): slot for slot in self._slots.values()}
         deadline = time.monotonic() + self._start_seconds
         while waiting:
@@ -121,7 +117,7 @@ class Scheduler:
         cpus, gpus = self._backend.capacity()
         crew = self._crew
         return StudyError(
-            f"{missing} of {crew.sources + crew.targets} actors did not start within {self._start_seconds:g} s",
+            f"{missing} of {len(crew.roles)} actors did not start within {self._start_seconds:g} s",
             accepted=f"source actors take {_amount(crew.source)} and target actors {_amount(crew.target)} each; "
             f"the cluster has {cpus:g} cores and {gpus:g} GPUs, in use by others or not",
             todo="lower run.actors, raise run.start_seconds, or use another cluster",
@@ -211,13 +207,9 @@ class Scheduler:
         return events
 
     def _new_slot(self, role: Role) -> None:
-        share = self._share(role)
         number = next(self._ids)
-        actor = self._backend.start(role, share, self._models, self._numerics)
+        actor = self._backend.start(role, self._crew.share(role), self._kit)
         self._slots[number] = _Slot(number, role, actor)
-
-    def _share(self, role: Role) -> Share:
-        return self._crew.source if role == "source" else self._crew.target
 
 
 def _amount(share: Share) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.kit import Kit
 from actors.pinned import Pin, Pinned
 from study.attacks.recipe import Attack, Goal
-from study.models.reference import Model
-from study.numerics import Numerics
 from study.results.schema import Moved
 
 
@@ -42,24 +40,29 @@ class Made:
 class Source:
     """The work of a source actor, without Ray."""
 
-    def __init__(self, models: Mapping[str, Model], device: str, numerics: Numerics) -> None:
-        self._pinned = Pinned(models, device, numerics, exact=False)
+    def __init__(self, kit: Kit, device: str) -> None:
+        self._pinned = Pinned(kit, device, exact=False)
 
     def hello(self) -> None:
         """Answers when the process is up and torch is loaded."""
 
     def work(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
-        """Craft the unit's images, which `pixels`, `uint8` (N + pool, 3, H, W), begins with.
+        """Craft the unit's images, which `pixels`, `uint8` (N + others, C, H, W), begins with; the others are the
+        pool, or the N adversarial images that another tool has made.
 
-        The second value holds V variants of N images, `uint8` (V * N, 3, H, W); or, for a search of the minimal RMSD,
-        float32 (2, N, 3, H, W): the clean images and the direction in which each moves.
+        The second value holds V variants of N images, `uint8` (V * N, C, H, W); or, for a search of the minimal RMSD,
+        float32 (2, N, C, H, W): the clean images and the direction in which each moves.
         """
+        from study.attacks.budget import all_distances
         from study.attacks.loop import Engine, Images, craft, rays
         from study.attacks.views import Pool
 
-        numerics, count = self._pinned.numerics, len(job.images)
+        numerics, count = self._pinned.kit.numerics, len(job.images)
         clean = pixels[:count]
-        given = Images(clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64))
+        if job.attack.made is not None:
+            given = pixels[count:]
+            return Made(Moved(*all_distances(clean, given).T)), given
+        images = Images(clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64))
         engine = Engine(
             batch=numerics.batch,
             room=numerics.room,
@@ -71,13 +74,13 @@ class Source:
         names = tuple(pin.models)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
-            found = rays(models, job.attack, job.goal, given, key=job.key, engine=engine, names=names, pool=pool)
+            found = rays(models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool)
             return Made(Moved.nowhere(count)), np.stack([clean.astype(np.float32), found])
         crafted = craft(
             models,
             job.attack,
             job.goal,
-            given,
+            images,
             key=job.key,
             engine=engine,
             names=names,

@@ -55,10 +55,11 @@ def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) ->
     """`count` images that all models classify correctly, in the order of a study's seed 0."""
     kept: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    found = candidates(ImageSet(sample="foolbox") if folder is None else ImageSet(folder=str(folder)), 0)
+    images = ImageSet(sample="foolbox") if folder is None else ImageSet(folder=str(folder))
+    found = candidates(images, 0)
     for start in range(0, len(found), 32):
         part = found[start : start + 32]
-        read = np.stack([pixels.read(one.path, 224) for one in part])
+        read = np.stack([pixels.read(one.file, images) for one in part])
         right = np.ones(len(part), dtype=bool)
         for model in targets:
             right &= predict(model, read, batch=16).top5[:, 0] == [one.label for one in part]

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 from study.attacks import presets
 from study.document import Document, Place
 from study.errors import StudyError, names
+from study.images.sets import Ranked
+from study.models.remote import check_names
+from study.models.transforms import side_after
 
 if TYPE_CHECKING:
-    from study.spec import Sources, Spec
+    from study.spec import Experiment, Sources, Spec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _JOINED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -29,6 +32,8 @@ class Checks:
         for section in ("models", "attacks", "experiments"):
             for name in getattr(spec, section):
                 self._name(name, f"one of the {section}", (section, name))
+        self._black_boxes()
+        self._images()
         for name in spec.attacks:
             self._matched(name)
             self._by_model(name)
@@ -39,6 +44,76 @@ class Checks:
             for index, target in enumerate(experiment.targets or ()):
                 self._known(target, spec.models, "model", (*place, "targets", index))
             self._sources(experiment.sources, (*place, "sources"))
+            self._goes_together(experiment, place)
+
+    def models(self) -> None:
+        """Models of other models name one that has a network or a service of its own."""
+        for name, model in self._spec.models.items():
+            if model.model is None:
+                continue
+            place = ("models", name, "model")
+            self._known(model.model, self._spec.models, "model", place)
+            base = self._spec.models[model.model]
+            if base.model is not None or base.transform is not None:
+                raise StudyError(
+                    f"'{model.model}' has a transform of its own",
+                    where=self._document.where(place),
+                    todo="name the model without one, and list all transformations in `transform`, the first first",
+                )
+
+    def _black_boxes(self) -> None:
+        """What services call labels is said of labels that there are; transformations fit the images."""
+        for name, model in self._spec.models.items():
+            if model.transform is not None:
+                try:
+                    side_after(model.transform, self._spec.images.size)
+                except StudyError as error:
+                    raise error.located(self._document.where(("models", name, "transform"))) from None
+            if model.remote is not None:
+                try:
+                    check_names(model.remote, self._spec.labels)
+                except StudyError as error:
+                    raise error.located(self._document.where(("models", name, "remote", "names"))) from None
+
+    def _images(self) -> None:
+        images, place = self._spec.images, ("images",)
+        named = [("keep", images.keep)] if isinstance(images.keep, tuple) else []
+        if isinstance(images.targets, Ranked) and images.targets.by:
+            named.append(("targets", images.targets.by))
+        for key, models in named:
+            for index, model in enumerate(models):
+                self._known(model, self._spec.models, "model", (*place, key, index))
+                if self._spec.models[model].remote is not None:
+                    raise StudyError(
+                        f"'{model}' is a remote service, which knows labels of its own and none of this study",
+                        where=self._document.where((*place, key)),
+                        accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
+                    )
+        if isinstance(images.targets, Ranked) and not (images.targets.by or self._spec.sources()):
+            raise StudyError(
+                "target labels are ranked by models, and no source model is there to do it",
+                where=self._document.where((*place, "targets")),
+                accepted="{rank: …, by: [<model>, …]}",
+            )
+
+    def _goes_together(self, experiment: Experiment, place: Place) -> None:
+        """What an experiment's attacks ask of its sources and targets."""
+        spec = self._spec
+        for index, name in enumerate(experiment.attacks):
+            attack, there = spec.attacks[name], self._document.where((*place, "attacks", index))
+            if experiment.sources.rule == "elsewhere" and attack.made is None:
+                raise StudyError(
+                    f"'{name}' has to be crafted, and its sources are `elsewhere`",
+                    where=there,
+                    todo="name source models, or give the attack `made: <folder>`",
+                )
+            services = [one for one in spec.targets(experiment) if spec.models[one].remote is not None]
+            if services and attack.budget.minimal is not None:
+                raise StudyError(
+                    f"'{name}' searches the minimal RMSD by a target's labels, and '{services[0]}' is a remote service",
+                    where=there,
+                    todo="leave the service out of this experiment's targets, or give the attack a budget",
+                )
 
     def _name(self, name: str, what: str, place: Place) -> None:
         # The names of presets are joined by `+`; so are those of an ensemble's models, which therefore have none.
@@ -64,7 +139,19 @@ class Checks:
         for index, one in enumerate(sources.sets):
             for inner, name in enumerate(one):
                 self._known(name, self._spec.models, "model", (*place, index, inner))
-        if sources.rule == "leave-one-out" and len(set(sources.among or self._spec.models)) < 2:
+        for name in dict.fromkeys((*(sources.among or ()), *(name for one in sources.sets for name in one))):
+            if self._spec.models[name].target_only:
+                model = self._spec.models[name]
+                raise StudyError(
+                    f"'{name}' takes no gradients, "
+                    + ("being a remote service" if model.remote else "for its transform changes finished images"),
+                    where=self._document.where(place),
+                    todo="use it as a target only",
+                )
+        craftable = [name for name, model in self._spec.models.items() if not model.target_only]
+        if not craftable and sources.rule != "elsewhere":
+            raise StudyError("no model of this spec takes gradients", where=self._document.where(place))
+        if sources.rule == "leave-one-out" and len(set(sources.among or craftable)) < 2:
             raise StudyError(
                 "leave-one-out needs at least two models",
                 where=self._document.where(place),

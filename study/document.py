@@ -68,7 +68,7 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        variable = mark is not None and "${" in (text.splitlines() or [""])[min(mark.line, text.count("\n"))]
+        variable = mark is not None and "${" in "".join(text.splitlines()[mark.line : mark.line + 1])
         raise StudyError(
             f"this is not YAML: {error.problem or error.context}",
             where=f"{name}{line}",

@@ -11,11 +11,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from study.attacks.recipe import Attack, Goal
-from study.images.pixels import PREPARATION
+from study.errors import StudyError
 from study.images.selection import Selected, Shard
+from study.images.sets import made
+from study.images.stored import Stored, file_digest
 from study.keyed import digest
 from study.spec import SourceSet, Spec
 
@@ -36,6 +39,8 @@ class Craft:
     experiments: tuple[str, ...]
     reference: str | None
     """Id of the craft whose RMSD the budget is matched to."""
+    made: Mapping[str, Stored] | None = None
+    """Where the images lie, by the id of the clean one, if another tool has made them."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -68,7 +73,7 @@ class Plan:
         self.shards = tuple(shards)
         self.crafts: dict[str, Craft] = {}
         for name, experiment in spec.experiments.items():
-            for sources in experiment.sources.resolve(tuple(spec.models)):
+            for sources in spec.source_sets(experiment):
                 for goal in dict.fromkeys(experiment.goal):
                     for attack in dict.fromkeys(experiment.attacks):
                         self._add(sources, attack, goal, spec.targets(experiment), name)
@@ -78,8 +83,11 @@ class Plan:
         reference = None
         if recipe.budget.to is not None:
             reference = self._add(sources, recipe.budget.to, goal, targets, experiment)
+        theirs = self._made(attack, recipe, sources, goal)
         identity = self._identity(sources, attack, recipe, goal, reference)
-        name = f"{'+'.join(sources)}.{attack}.{goal}.s{self.spec.seed}-{digest(identity)[:_ID_LENGTH]}"
+        if theirs is not None:
+            identity["made"] = [(image, file_digest(stored)) for image, stored in theirs.items()]
+        name = f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{self.spec.seed}-{digest(identity)[:_ID_LENGTH]}"
         known = self.crafts.get(name)
         merged = dict.fromkeys((*(known.targets if known else ()), *targets))
         craft = Craft(
@@ -92,6 +100,7 @@ class Plan:
             targets=tuple(model for model in self.spec.models if model in merged),
             experiments=tuple(dict.fromkeys((*(known.experiments if known else ()), experiment))),
             reference=reference.id if reference else None,
+            made=theirs,
         )
         self.crafts[name] = craft
         return craft
@@ -105,13 +114,23 @@ class Plan:
             images = [(one.image, one.digest) for shard in self.shards for one in shard.images]
         return {
             "sources": [(name, self.digests[name]) for name in sources],
-            "attack": (attack, recipe.model_dump(mode="json")),
+            "attack": (attack, recipe.model_dump(mode="json", exclude={"made"})),
             "reference": reference.id if reference else None,
             "goal": goal,
             "seed": self.spec.seed,
-            "images": (self.spec.images.size, PREPARATION, images, pool),
+            "images": (self.spec.images.size, self.spec.images.preparation, images, pool),
             "numerics": self.spec.numerics.model_dump(mode="json"),
         }
+
+    def _made(self, name: str, recipe: Attack, sources: SourceSet, goal: Goal) -> dict[str, Stored] | None:
+        """The files that another tool has made of the selected images. StudyError where one is not there."""
+        if recipe.made is None:
+            return None
+        folder = recipe.made.format(sources="+".join(sources), goal=goal, seed=self.spec.seed)
+        try:
+            return made(Path(folder), [one.image for shard in self.shards for one in shard.images])
+        except StudyError as error:
+            raise error.located(f"attack '{name}'") from None
 
     def pool(self, craft: Craft) -> tuple[Selected, ...]:
         """The images that a craft's attack mixes into others: selected ones, which ones the seed decides."""

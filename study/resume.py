@@ -62,6 +62,8 @@ def record(spec: Spec, selection: Selection, folder: RunFolder) -> None:
     """Write spec, models and images; the images last, for once they are there the folder belongs to this spec."""
     folder.write_text(folder.spec, spec.text())
     folder.write_json(folder.models, selection.models)
+    if selection.unreadable:
+        folder.write_json(folder.unreadable, selection.unreadable)
     frame = io.BytesIO()
     to_frame(selection.shards).write_parquet(frame)
     folder.publish(folder.images, frame.getvalue())

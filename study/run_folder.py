@@ -51,6 +51,15 @@ class RunFolder:
         return self.path / "failures.json"
 
     @property
+    def unreadable(self) -> Path:
+        """Image files that the study was told to leave out because they cannot be read."""
+        return self.path / "unreadable.json"
+
+    def answers(self, model: str) -> Path:
+        """What the remote service behind `model` has answered: never asked again."""
+        return self.path.resolve() / "answers" / f"{model}.sqlite"
+
+    @property
     def begun(self) -> bool:
         """Whether images were selected: from then on the folder belongs to its spec."""
         return self.spec.is_file() and self.models.is_file() and self.images.is_file()
@@ -63,6 +72,7 @@ class RunFolder:
         try:
             self.results.mkdir(parents=True, exist_ok=True)
             self.temporary.mkdir(exist_ok=True)
+            (self.path / "answers").mkdir(exist_ok=True)
             lease = (self.path / "lease").open("a+", encoding="utf-8")
         except OSError as error:
             raise StudyError(

@@ -25,10 +25,15 @@ from study.document import Document, Place
 from study.errors import StudyError, names
 from study.frozen import Frozen
 from study.images.sets import Images
-from study.models.reference import Model
+from study.labels import LabelSet, label_set
+from study.models.catalogue import SHORT_NAMES
+from study.models.reference import ORIGINS, Model
 from study.numerics import Numerics
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+_HOW_ASKED = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
+"""Keys of a remote service that do not change what it is asked."""
+
 SourceSet = tuple[str, ...]
 """The names of the models that one craft takes gradients from, in string order."""
 
@@ -37,10 +42,11 @@ class Sources(Frozen):
     """Which models, or ensembles of models, an experiment crafts on.
 
     Written `each`, `leave-one-out` or `all`; the same of a few: `{each: [a, b]}`; or as a list of models and of
-    lists of models: `[a, [b, c]]` is a alone, and the ensemble of b and c.
+    lists of models: `[a, [b, c]]` is a alone, and the ensemble of b and c. `elsewhere`: images that were made
+    already, on models that this spec does not have.
     """
 
-    rule: Literal["each", "leave-one-out", "all", "sets"]
+    rule: Literal["each", "leave-one-out", "all", "sets", "elsewhere"]
     among: Names | None = None
     sets: Annotated[tuple[Names, ...], Field(strict=False)] = ()
 
@@ -48,7 +54,7 @@ class Sources(Frozen):
     @classmethod
     def _from_yaml(cls, given: Any) -> Any:
         rules = ("each", "leave-one-out", "all")
-        if isinstance(given, str) and given in rules:
+        if isinstance(given, str) and given in (*rules, "elsewhere"):
             return {"rule": given}
         if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in rules:
             ((rule, among),) = given.items()
@@ -60,7 +66,7 @@ class Sources(Frozen):
             "'{given}' names no source models",
             {
                 "given": str(given),
-                "accepted": "each, leave-one-out, all, {each: [a, b]}, or a list such as [a, [b, c]]",
+                "accepted": "each, leave-one-out, all, {each: [a, b]}, a list such as [a, [b, c]], or elsewhere",
             },
         )
 
@@ -71,8 +77,10 @@ class Sources(Frozen):
         return self.rule if self.among is None else {self.rule: list(self.among)}
 
     def resolve(self, models: Sequence[str]) -> list[SourceSet]:
-        """The source sets, each once, given all models of the spec."""
+        """The source sets, each once, given all models of the spec that can be sources."""
         among = list(dict.fromkeys(self.among or models))
+        if self.rule == "elsewhere":
+            return [()]
         if self.rule == "sets":
             chosen = [tuple(sorted(set(one))) for one in self.sets]
         elif self.rule == "each":
@@ -138,13 +146,19 @@ class Spec(Frozen):
         """The target models of an experiment, in the order of the spec."""
         return tuple(self.models) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
 
+    @property
+    def labels(self) -> LabelSet:
+        """The labels that images and models speak of."""
+        return label_set(self.images.labels)
+
+    def source_sets(self, experiment: Experiment) -> list[SourceSet]:
+        """The source sets of an experiment; models that take no gradients are in none that it does not name."""
+        return experiment.sources.resolve(tuple(name for name, model in self.models.items() if not model.target_only))
+
     def sources(self) -> list[str]:
         """Every model that some experiment crafts on, in the order of the spec."""
         used = {
-            name
-            for experiment in self.experiments.values()
-            for one in experiment.sources.resolve(tuple(self.models))
-            for name in one
+            name for experiment in self.experiments.values() for one in self.source_sets(experiment) for name in one
         }
         return [name for name in self.models if name in used]
 
@@ -153,8 +167,16 @@ class Spec(Frozen):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what rows there are and what is in them."""
-        return self.model_dump(mode="json", exclude={"run": True, "images": {"folder", "list"}})
+        """All that decides which rows there are and what is in them; not where files lie, how a service is paced."""
+        data: dict[str, Any] = self.model_dump(mode="json", exclude={"run": True, "images": set(Images.PLACES)})
+        for model in data["models"].values():
+            if str(model["weights"]).startswith("file:"):
+                model["weights"] = "file"
+            if model["remote"] is not None:
+                model["remote"] = {key: value for key, value in model["remote"].items() if key not in _HOW_ASKED}
+        for attack in data["attacks"].values():
+            attack["made"] = attack["made"] is not None
+        return data
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,8 @@ def resolve(document: Document) -> SpecFile:
     if not isinstance(data, dict):
         raise StudyError("a spec is a mapping with the keys study, images, models, experiments", where=document.name)
     data = dict(data)
+    if "models" in data:
+        data["models"] = _with_short_names(data["models"])
     if "attacks" in data:
         data["attacks"] = _with_presets(document, data["attacks"])
     try:
@@ -192,8 +216,35 @@ def resolve(document: Document) -> SpecFile:
     except ValidationError as error:
         raise first_complaint(error, document, Spec) from None
     spec = _with_implied_attacks(spec)
+    checks = Checks(spec, document)
+    checks.models()
+    spec = _with_base_models(spec)
     Checks(spec, document).all()
     return SpecFile(spec, document)
+
+
+def _with_short_names(given: Any) -> Any:
+    """A model that does not say where it comes from is the one that its name is short for."""
+    if not isinstance(given, dict):
+        return given
+    models = {}
+    for name, entry in given.items():
+        keys = {} if entry is None else entry
+        if isinstance(keys, dict) and name in SHORT_NAMES and not keys.keys() & set(ORIGINS):
+            keys = {"network": name, **keys}
+        models[name] = keys
+    return models
+
+
+def _with_base_models(spec: Spec) -> Spec:
+    """Models of other models become those, with a transformation in front."""
+    models = {
+        name: model
+        if model.model is None
+        else spec.models[model.model].model_copy(update={"transform": model.transform})
+        for name, model in spec.models.items()
+    }
+    return spec.model_copy(update={"models": models})
 
 
 def _with_presets(document: Document, given: Any) -> Any:
@@ -212,7 +263,7 @@ def _with_presets(document: Document, given: Any) -> Any:
             )
         keys = dict(keys)
         preset = keys.pop("preset", name if presets.preset(name) else None)
-        if preset is None and not keys.keys() & {"step", "start"}:
+        if preset is None and not keys.keys() & {"step", "start", "made"}:
             raise StudyError(
                 f"'{name}' is not the name of a preset, and the attack neither names one nor has a step of its own",
                 where=document.where(place),

@@ -16,6 +16,8 @@ from rich.console import Console
 from actors.inprocess import InProcess
 from actors.launch import Order, launch
 from study import numerics
+from study.images import pixels
+from study.images.sets import Images, candidates
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -66,6 +68,12 @@ def spec_file(tmp_path):
         return path
 
     return write
+
+
+def photographs(images: Images, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a set in the order of their ids, `uint8` (N, C, S, S), and their labels."""
+    found = sorted(candidates(images, 0), key=lambda one: one.image)[rows]
+    return np.stack([pixels.read(one.file, images) for one in found]), np.array([one.label for one in found])
 
 
 def run_here(spec: Path, output: Path, *overrides: str, order: int | None = None) -> tuple[int, str]:

@@ -14,10 +14,21 @@ def succeeded(top: int = 1) -> pl.Expr:
 
     Untargeted: the true label is not among them (Liu et al. 2017 print 1 - this as accuracy). Targeted: the target
     label is (their matching rate).
+
+    A remote service is held to its own words. Untargeted: none of its labels for the clean image is among those that it
+    gives now. Targeted: one of its names for the target label is. `top` does not count: the spec says how many labels
+    make an answer.
     """
-    best = pl.col("top5").list.head(top)
+    best, names = pl.col("top5").list.head(top), pl.col("names")
+    targeted = pl.col("goal") == "targeted"
     return (
-        pl.when(pl.col("goal") == "targeted")
+        pl.when(names.is_not_null())
+        .then(
+            pl.when(targeted)
+            .then(names.list.set_intersection("wanted_names").list.len() > 0)
+            .otherwise(names.list.set_intersection("clean_names").list.len() == 0)
+        )
+        .when(targeted)
         .then(best.list.contains(pl.col("target_label")))
         .otherwise(~best.list.contains(pl.col("label")))
     )

@@ -5,7 +5,7 @@ Liu et al. 2017, section 3.2.2: linear, not by bisection, for success does not r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,10 @@ from study.attacks.budget import distances
 from study.attacks.recipe import Search
 from study.attacks.rounding import Ray
 from study.keyed import draws
-from study.models.classifier import Classifier
-from study.models.predict import Prediction, predict
+from study.models.predict import Prediction
+
+Show = Callable[[NDArray[np.uint8], tuple[str, ...]], Prediction]
+"""Shows images (V, C, H, W), variants of the one with this id, to a target."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ class Smallest:
     said: Prediction
 
 
-def smallest(model: Classifier, rays: NDArray[np.float32], search: Search, *, batch: int, device: str) -> Smallest:
-    """Search along `rays`, float32 (2, N, C, H, W), clean images and directions; `batch` levels are asked at once."""
+def smallest(show: Show, rays: NDArray[np.float32], search: Search, *, batch: int) -> Smallest:
+    """Search along `rays`, float32 (2, N, C, H, W), clean images and directions; `batch` levels are shown at once."""
     ended, moved, labels, probabilities = [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
         before = clean.astype(np.uint8)
         ray = Ray(before, direction, draws(before.size, *search.key, image, "rounding"))
-        level, there, said, row = _first(model, ray, search, label, batch=batch, device=device)
+        level, there, said, row = _first(show, ray, search, image=image, label=label, batch=batch)
         ended.append(level)
         moved.append(distances(before, there))
         labels.append(said.top5[row])
@@ -44,14 +46,14 @@ def smallest(model: Classifier, rays: NDArray[np.float32], search: Search, *, ba
 
 
 def _first(
-    model: Classifier, ray: Ray, search: Search, label: int, *, batch: int, device: str
+    show: Show, ray: Ray, search: Search, *, image: str, label: int, batch: int
 ) -> tuple[float, NDArray[np.uint8], Prediction, int]:
     """The first level that succeeds, or the last; the image there, and where in a prediction it stands."""
     levels: Sequence[float] = search.levels
     for start in range(0, len(levels), batch):
         part = levels[start : start + batch]
         images = np.stack([ray.at(level) for level in part])
-        said = predict(model, images, batch=batch, device=device)
+        said = show(images, (image,))
         hits = (said.top5[:, 0] == label) == (search.goal == "targeted")
         if hits.any() or start + batch >= len(levels):
             row = int(hits.argmax()) if hits.any() else len(part) - 1

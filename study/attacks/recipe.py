@@ -6,6 +6,7 @@ All lengths are in pixel values, 0..255. A recipe says nothing of models, images
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ Goal = Literal["untargeted", "targeted"]
 Objective = Literal["cross-entropy", "log(1-p)", "logit", "margin"]
 Fusion = Literal["probability", "logit", "loss", "summed-updates"]
 Step = Literal["sign", "l2", "adam"]
+
+MADE_FIELDS = ("sources", "goal", "seed")
 
 Copies = Annotated[int, Field(ge=1, le=10_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -140,7 +143,11 @@ class Start(Frozen):
 
 
 class Attack(Frozen):
-    """One recipe for the loop in `study.attacks.loop`; the parts' own modules say what each choice computes."""
+    """One recipe for the loop in `study.attacks.loop`; the parts' own modules say what each choice computes.
+
+    `made: <folder>` is no recipe but its result: images that another tool has made, which are evaluated alone. The
+    folder may hold `{sources}` (names joined by `+`), `{goal}` and `{seed}`.
+    """
 
     objective: Objective = "cross-entropy"
     penalty: Penalty | None = None
@@ -162,6 +169,7 @@ class Attack(Frozen):
     steps: Annotated[int, Field(ge=0, le=100_000)] = 10
     checkpoints: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     budget: Budget = Budget()
+    made: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -176,6 +184,8 @@ class Attack(Frozen):
             given["budget"] = {"epsilon": given.pop("epsilon")}
         if given.get("budget", ...) in (None, "none"):
             given["budget"] = {}
+        if given.get("made") is not None:
+            given.setdefault("steps", 0)
         if given.get("objective") == "logit":
             given.setdefault("fusion", "logit")
         return given
@@ -217,7 +227,18 @@ class Attack(Frozen):
                 self.start is not None and self.start.random is not None and budget == Budget(),
                 "a random start is drawn from the budget, and there is none",
             ),
-            (self.steps == 0 and self.start is None, "no steps and no start: the image would stay as it is"),
+            (
+                self.made is not None and self.model_copy(update={"made": None}) != Attack.model_construct(steps=0),
+                "images that are made already have no parts of an attack: `made` stands alone",
+            ),
+            (
+                bool(set(re.findall(r"{(.*?)}", self.made or "")) - set(MADE_FIELDS)),
+                "a folder of `made` images may hold {sources}, {goal} and {seed}, and nothing else in braces",
+            ),
+            (
+                self.steps == 0 and self.start is None and self.made is None,
+                "no steps and no start: the image would stay as it is",
+            ),
             (
                 len(budget.levels) > 1 and (self.steps > 1 or (self.steps == 1 and self.start is not None)),
                 "only a one-step attack has one gradient for many budgets: write one attack for each budget",

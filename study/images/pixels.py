@@ -1,46 +1,125 @@
-"""From an image file to pixels at an image set's canonical size."""
+"""From an image, wherever it lies, to pixels at an image set's canonical size."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
+import struct
+import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from study.errors import StudyError
+from study.images.stored import Stored
 
-PREPARATION = "rgb, short side to floor(size / 0.875) by antialiased bicubic, centre crop"
-"""What `read` does to a file, in words that are part of every craft's identity."""
+if TYPE_CHECKING:
+    from study.images.sets import Images
+
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow and pyarrow raise at files that are not what they seem."""
+_MOST_PIXELS = 2**28
 
 
-def read(path: Path, size: int) -> NDArray[np.uint8]:
-    """The image as RGB `uint8` (3, size, size): short side to floor(size / 0.875), bicubic, then the centre.
+def read(stored: Stored, images: Images) -> NDArray[np.uint8]:
+    """The image as `uint8` (channels, size, size), prepared as `images` says: `fit`, `channels` and `size`.
 
-    Raises StudyError, naming the file, where it is missing or cannot be decoded.
+    - fit crop: short side to floor(size / 0.875), antialiased bicubic, then the centre, as torchvision's Resize and
+      CenterCrop do; smaller images are enlarged;
+    - fit squash: all of it to size x size, antialiased bicubic;
+    - fit exact: an image of another size is refused, and no pixel is changed.
+
+    Raises StudyError, naming the image, where it is missing, cannot be decoded or does not fit.
     """
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except FileNotFoundError:
-        raise StudyError(f"the image {path} does not exist", todo="correct the image list or folder") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise StudyError(
-            f"the image {path} cannot be read: {error}",
-            accepted="an image file that Pillow decodes (JPEG, PNG, …)",
-            todo="fetch the file again, or take it out of the image set",
-        ) from None
+    image, size = decode(stored, images.channels), images.size
+    if images.fit == "exact":
+        if image.size != (size, size):
+            raise StudyError(
+                f"the image {stored} has {image.width} x {image.height} pixels, not {size} x {size}",
+                accepted=f"{size} x {size} pixels, for its pixels are taken as they are",
+                todo="correct `images: size:`, or write `fit: crop` or `fit: squash`",
+            )
+        return array(image)
+    if images.fit == "squash":
+        return array(image.resize((size, size), Image.Resampling.BICUBIC))
     short = math.floor(size / 0.875)
     # Truncated and rounded as torchvision's Resize and CenterCrop do.
     width, height = (short * side // min(image.size) for side in image.size)
+    if width * height > _MOST_PIXELS:
+        raise StudyError(
+            f"the image {stored} cannot be read: at {image.width} x {image.height} pixels it is too long and narrow",
+            todo="take it out of the image set, or write `fit: squash`",
+        )
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    cropped = resized.crop((left, top, left + size, top + size))
-    return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
+    return array(resized.crop((left, top, left + size, top + size)))
+
+
+def decode(stored: Stored, channels: int) -> Image.Image:
+    """The whole image, greyscale (`channels` 1) or RGB (3), at its own size.
+
+    The first frame of several, turned as EXIF says, on white where it is transparent; colour becomes grey as ITU-R 601
+    weighs it; 16-bit greyscale is rounded to 8 bits, and of deeper colour Pillow keeps the upper 8. Colour profiles are
+    ignored: numbers are taken for sRGB. Raises StudyError, naming the image, where it is missing or cannot be decoded.
+    """
+    try:
+        with stored.open() as opened:
+            if 0 in opened.size:
+                raise ValueError(f"it has {opened.width} x {opened.height} pixels")
+            opened.load()
+            plain = _plain(ImageOps.exif_transpose(opened))
+            return plain.convert("L" if channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise StudyError(f"the image {stored} does not exist", todo="correct the image list or folder") from None
+    except _BROKEN as error:
+        raise StudyError(
+            f"the image {stored} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}",
+            accepted="an image that Pillow decodes (JPEG, PNG, …)",
+            todo="fetch the file again, or take it out of the image set",
+        ) from None
+
+
+def array(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a greyscale or RGB image, contiguous `uint8` (1 or 3, height, width)."""
+    pixels = np.asarray(image)
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return np.array(planes, dtype=np.uint8, order="C")
 
 
 def digest(pixels: NDArray[np.uint8]) -> str:
     """SHA-256 of one image's pixels."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image without transparency, with at most 8 bits a channel."""
+    deep = image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if deep:
+        levels = np.asarray(image).astype(np.int64)
+        # 257 = 65535 / 255; half of it makes this the nearest.
+        grey = ((levels + 128) // 257).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            grey[levels == image.info["transparency"]] = 255
+        return Image.fromarray(grey)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError("its pixels are 32-bit numbers, of which nothing says how bright they are")
+    if image.has_transparency_data:
+        whole = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", whole.size, (255, 255, 255, 255)), whole).convert("RGB")
+    return image

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-Keep = Literal["correct-for-all", "correct-for-sources", "all"]
+Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Clean:
-    """What one model says of one clean image: five labels and their probabilities, best first."""
+    """What one model says of one clean image: five labels and their probabilities, best first.
+
+    A remote service says names of its own with scores, and no labels.
+    """
 
     top5: tuple[int, ...]
     top5_prob: tuple[float, ...]
+    names: tuple[str, ...] | None = None
+    scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a clean pass came to: the selected images in shards, and by name what every model is."""
+    """What a clean pass came to: the selected images in shards, by name what every model is, and which files could not
+    be read (image id and reason)."""
 
     shards: list[Shard]
     models: dict[str, dict[str, Any]]
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
-    """Whether the papers' rule lets this image in: all models, the source models, or no model must be right."""
-    asked = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}[keep]
+    """Whether the rule lets this image in: all models, the source models, those that `keep` names, or no model must
+    be right. A remote service is not asked: it has no label that could be right."""
+    rules: dict[str, Sequence[str]] = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}
+    asked = rules[keep] if isinstance(keep, str) else keep
     return all(image.clean[model].top5[0] == image.label for model in asked)
 
 
@@ -66,7 +77,17 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "target_label": pl.Int32,
     "shard": pl.Int32,
     "digest": pl.String,
-    "clean": pl.List(pl.Struct({"model": pl.String, "top5": pl.List(pl.Int32), "top5_prob": pl.List(pl.Float32)})),
+    "clean": pl.List(
+        pl.Struct(
+            {
+                "model": pl.String,
+                "top5": pl.List(pl.Int32),
+                "top5_prob": pl.List(pl.Float32),
+                "names": pl.List(pl.String),
+                "scores": pl.List(pl.Float32),
+            }
+        )
+    ),
 }
 
 
@@ -80,7 +101,13 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
             "shard": shard.index,
             "digest": one.digest,
             "clean": [
-                {"model": model, "top5": list(said.top5), "top5_prob": list(said.top5_prob)}
+                {
+                    "model": model,
+                    "top5": list(said.top5),
+                    "top5_prob": list(said.top5_prob),
+                    "names": said.names,
+                    "scores": said.scores,
+                }
                 for model, said in one.clean.items()
             ],
         }
@@ -94,7 +121,12 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
     """The shards that `to_frame` wrote."""
     shards: dict[int, list[Selected]] = {}
     for row in frame.iter_rows(named=True):
-        clean = {said["model"]: Clean(tuple(said["top5"]), tuple(said["top5_prob"])) for said in row["clean"]}
+        clean = {
+            said["model"]: Clean(
+                tuple(said["top5"]), tuple(said["top5_prob"]), _tuple(said.get("names")), _tuple(said.get("scores"))
+            )
+            for said in row["clean"]
+        }
         shards.setdefault(row["shard"], []).append(
             Selected(
                 image=row["image"],
@@ -105,3 +137,16 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
             )
         )
     return [Shard(index, tuple(images)) for index, images in sorted(shards.items())]
+
+
+def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def ranked(probabilities: NDArray[np.float64], label: int, rank: int | Literal["last"]) -> int:
+    """The label other than `label` that stands at `rank` by falling probability (labels,); the first is rank 1.
+
+    Among equals the lower index comes first.
+    """
+    order = [int(one) for one in np.argsort(-probabilities, kind="stable") if one != label]
+    return order[-1] if rank == "last" else order[rank - 1]

@@ -1,64 +1,164 @@
-"""Image sets: which files there are, with their labels, before anything is decoded."""
+"""Image sets: which images there are, with their labels, before anything is decoded."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError, names
 from study.frozen import Frozen
+from study.images.elsewhere import made
+from study.images.folders import from_folder
+from study.images.lists import read_list
+from study.images.stored import FileImage, Listed, RecordImage, Stored
+from study.images.tables import read_parquet
+from study.images.truth import read_truth
 from study.keyed import digest
-from study.models.labels import index_of, wordnet_ids
+from study.labels import KNOWN, LabelSet, label_set, read_names
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+__all__ = ["Candidate", "Images", "Ranked", "candidates", "made"]
+
+_Listing = list[Listed]
+_TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-likely": {"rank": "last"}}
+
+
+class Ranked(Frozen):
+    """A target label by how probable models find it on the clean image.
+
+    Rank 1 is the most probable label other than the true one, `last` the least probable. `by` names the models whose
+    probabilities are averaged; left out, the source models.
+    """
+
+    rank: Annotated[int, Field(ge=1)] | Literal["last"]
+    by: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
 
 
 class Images(Frozen):
-    """The image set of a spec: exactly one of `sample` and `folder`.
+    """The image set of a spec: exactly one of `sample`, `folder`, `parquet` and `records`.
 
     - `sample: foolbox`: the 20 labelled ImageNet images that the package foolbox carries;
-    - `folder`: a folder per WordNet id with images in it; the label comes from the id;
-    - `folder` and `list`: the files that a CSV names (`file,label[,target]`), relative to the folder.
+    - `folder`: folders named by labels, or files named by WordNet ids; with `list`, the files that a CSV names; with
+      `truth`, the ILSVRC validation images and their ground truth;
+    - `parquet`: encoded images and labels in Parquet files;
+    - `records`: the `split` of MNIST's or CIFAR-10's own binary files.
 
-    `count` images are drawn with the study's seed from those that `keep` admits. Target labels are those of the list
-    where it has a third column, else drawn from the seed and the image's id, uniform over the other labels; `targets`
-    insists on one of the two.
+    `labels` are those of a known set, names, or a text file of names. `size`, `fit` and `channels` say what pixels
+    models are shown. `count` images are drawn with the study's seed from those that `keep` admits. Target labels are
+    those of the list where it has some, else drawn from the seed and the image's id, uniform over the other labels;
+    `targets` insists on one of the two, or ranks labels by clean predictions. An image that cannot be read stops the
+    study, or is left out (`corrupt`).
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")
+    """The keys that say where data lies, not what it is."""
 
     sample: Literal["foolbox"] | None = None
     folder: str | None = None
     list: str | None = None
+    truth: str | None = None
+    parquet: str | None = None
+    records: str | None = None
+    split: Literal["test", "train"] = "test"
+    labels: str | Annotated[tuple[str, ...], Field(strict=False)] = "imagenet"
     size: Annotated[int, Field(ge=8, le=4096)] = 224
-    keep: Literal["correct-for-all", "correct-for-sources", "all"] = "correct-for-all"
+    fit: Literal["crop", "squash", "exact"] = "crop"
+    channels: Literal[1, 3] = 3
+    keep: (
+        Literal["correct-for-all", "correct-for-sources", "all"]
+        | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    ) = "correct-for-all"
     count: Annotated[int, Field(ge=1)] | None = None
-    targets: Literal["random", "list"] | None = None
+    targets: Literal["random", "list"] | Ranked | None = None
+    corrupt: Literal["stop", "leave-out"] = "stop"
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        accepted = f"{', '.join(KNOWN)}, a list of names, or a text file with a name in each line"
+        if isinstance(given, str) and given not in KNOWN:
+            if not Path(given).is_file():
+                nearest = names(KNOWN, given)
+                _refuse(f"'{given}' is neither a known set of labels nor a file", accepted=f"{nearest}; or {accepted}")
+            try:
+                return read_names(Path(given))
+            except StudyError as error:
+                _refuse(f"{error.what} ({error.where})" if error.where else error.what, accepted=accepted)
+        if isinstance(given, tuple | list):
+            odd = next((one for one in given if not isinstance(one, str) or not one.strip()), None)
+            if odd is not None:
+                _refuse(f"{odd!r} is not the name of a label", accepted="text: put quotes around numbers")
+            twice = [one for one, times in Counter(given).items() if times > 1]
+            if twice:
+                _refuse(f"the label '{twice[0]}' stands twice", accepted=accepted)
+            if len(given) < 2:
+                _refuse(f"{len(given)} labels are too few", accepted="two names at least")
+        return given
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        if isinstance(given, str) and given not in ("random", "list"):
+            if given not in _TARGETS:
+                known = names(("random", "list", *_TARGETS), given)
+                _refuse(f"'{given}' says no target labels", accepted=f"{known}, or {{rank: 2, by: [<model>]}}")
+            return _TARGETS[given]
+        return given
 
     @model_validator(mode="after")
     def _one_origin(self) -> Images:
-        if (self.sample is None) == (self.folder is None):
-            raise PydanticCustomError("images", "an image set has either a sample or a folder")
-        if self.list is not None and self.folder is None:
-            raise PydanticCustomError("images", "a list names files of a folder, and no folder is given")
-        if self.targets == "list" and self.list is None:
-            raise PydanticCustomError("images", "target labels from a list need a list with a third column")
+        if sum(origin is not None for origin in (self.sample, self.folder, self.parquet, self.records)) != 1:
+            _refuse("an image set has either a sample or a folder, a `parquet` or `records`: exactly one of these")
+        for key, value in (("list", self.list), ("truth", self.truth)):
+            if value is not None and self.folder is None:
+                _refuse(f"a {key} names files of a folder, and no folder is given")
+        if self.list is not None and self.truth is not None:
+            _refuse("labels come from a list or from `truth`, not from both")
+        if self.split == "train" and self.records is None:
+            _refuse("a split is one of `records`, and none are given")
+        if self.targets == "list" and self.list is None and self.parquet is None:
+            _refuse("target labels from a list need a list with a third column, or a `parquet` with a column `target`")
+        if self.sample is not None and self.labels != "imagenet":
+            _refuse(f"the sample {self.sample} has ImageNet's labels", accepted="labels: imagenet")
+        if isinstance(self.targets, Ranked) and isinstance(self.targets.rank, int):
+            others = len(label_set(self.labels)) - 1
+            if self.targets.rank > others:
+                _refuse(f"there is no rank {self.targets.rank} among {others} other labels", accepted=f"1 to {others}")
         return self
+
+    @property
+    def preparation(self) -> str:
+        """What `pixels.read` does to an image, in words that are part of every craft's identity."""
+        how = {
+            "crop": "short side to floor(size / 0.875) by antialiased bicubic, centre crop",
+            "squash": "whole image to size x size by antialiased bicubic",
+            "exact": "as it is",
+        }
+        return f"{'rgb' if self.channels == 3 else 'grey by ITU-R 601'}, {how[self.fit]}"
+
+
+def _refuse(what: str, accepted: str | None = None) -> NoReturn:
+    context = {"what": what} if accepted is None else {"what": what, "accepted": accepted}
+    raise PydanticCustomError("images", "{what}", context)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that may be selected: its id in the study, its file, its label and the label to reach."""
+    """An image that may be selected: its id in the study, where it lies, its label and the label to reach.
+
+    The target label is None where clean predictions will decide it.
+    """
 
     image: str
-    path: Path
+    file: Stored
     label: int
-    target_label: int
+    target_label: int | None
 
 
 def candidates(images: Images, seed: int) -> list[Candidate]:
@@ -66,30 +166,58 @@ def candidates(images: Images, seed: int) -> list[Candidate]:
 
     The order of files, folders and lines does not matter. Raises StudyError where the set is not as it says.
     """
-    if images.sample is not None:
-        listed = _foolbox()
-    elif images.list is not None:
-        listed = _from_list(Path(images.folder or ""), Path(images.list), images.targets)
-    else:
-        listed = _from_folder(Path(images.folder or ""))
-    found = [
-        Candidate(image, path, label, _random_target(image, label, seed) if target is None else target)
-        for image, path, label, target in listed
-    ]
+    labels = label_set(images.labels)
+    found = []
+    for image, file, label, listed in _listed(images, labels):
+        try:
+            image.encode()
+        except UnicodeEncodeError:
+            raise StudyError(f"the name of the image {image!r} is not UTF-8 text", todo="rename the file") from None
+        if isinstance(images.targets, Ranked):
+            target = None
+        else:
+            target = _random_target(image, label, seed, len(labels)) if listed is None else listed
+        found.append(Candidate(image, file, label, target))
     return sorted(found, key=lambda candidate: (digest(seed, candidate.image, "selection"), candidate.image))
 
 
-_Listed = list[tuple[str, Path, int, int | None]]
+def _listed(images: Images, labels: LabelSet) -> _Listing:
+    targets = None if images.targets is None else images.targets == "list"
+    if images.parquet is not None:
+        return read_parquet(Path(images.parquet), labels, targets=targets)
+    if images.records is not None:
+        return _from_records(Path(images.records), images.split, labels)
+    if images.folder is None:
+        return _foolbox()
+    if images.list is not None:
+        return read_list(Path(images.folder), Path(images.list), labels, targets=targets)
+    if images.truth is not None:
+        return read_truth(Path(images.folder), Path(images.truth), labels)
+    return from_folder(Path(images.folder), labels)
 
 
-def _random_target(image: str, label: int, seed: int) -> int:
+def _random_target(image: str, label: int, seed: int, labels: int) -> int:
     """A label other than the true one, uniform, from the image's id and the seed alone."""
-    others = len(wordnet_ids()) - 1
-    drawn = int(digest(seed, image, "target label"), 16) % others
+    drawn = int(digest(seed, image, "target label"), 16) % (labels - 1)
     return drawn + (drawn >= label)
 
 
-def _foolbox() -> _Listed:
+def _from_records(folder: Path, split: str, labels: LabelSet) -> _Listing:
+    from study.images import records
+
+    said: list[int] = records.read(folder, split)[1].tolist()
+    if said and max(said) >= len(labels):
+        raise StudyError(
+            f"{folder} has the label {max(said)}, and the study has {len(labels)} labels",
+            accepted=f"labels 0 to {len(labels) - 1}",
+            todo="correct `images: labels:`",
+        )
+    return [
+        Listed(f"{split}-{index:05d}", RecordImage(folder, split, index), label) for index, label in enumerate(said)
+    ]
+
+
+def _foolbox() -> _Listing:
     package = importlib.util.find_spec("foolbox")
     if package is None or not package.submodule_search_locations:
         raise StudyError(
@@ -98,100 +226,4 @@ def _foolbox() -> _Listed:
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
     named = [(path, re.fullmatch(r"imagenet_\d+_(\d+)", path.stem)) for path in sorted(folder.iterdir())]
-    return [(path.name, path, int(match[1]), None) for path, match in named if match]
-
-
-def _from_folder(folder: Path) -> _Listed:
-    _must_be_folder(folder)
-    listed: _Listed = []
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = index_of().get(inner.name)
-        if label is None:
-            raise StudyError(
-                f"the folder {inner} is not named by a WordNet id of ImageNet's 1,000 labels",
-                accepted=names(wordnet_ids(), inner.name),
-                todo="name each folder by its WordNet id, or give `images: list:` with labels",
-            )
-        listed += [
-            (path.relative_to(folder).as_posix(), path, label, None)
-            for path in sorted(inner.iterdir())
-            if path.suffix.lower() in SUFFIXES
-        ]
-    if not listed:
-        raise StudyError(
-            f"the folder {folder} has no images in folders by WordNet id",
-            accepted=f"<WordNet id>/<name> with a suffix of {', '.join(SUFFIXES)}",
-            todo="correct `images: folder:`, or give `images: list:` with labels",
-        )
-    return listed
-
-
-def _from_list(folder: Path, file: Path, targets: str | None) -> _Listed:
-    _must_be_folder(folder)
-    accepted = "lines of file,label or file,label,target; labels 0 to 999 or WordNet ids; a heading is optional"
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            rows = [(number, row) for number, row in enumerate(csv.reader(opened), 1) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StudyError(
-            f"the image list {file} cannot be read: {reason}",
-            accepted=accepted,
-            todo="correct `images: list:`",
-        ) from None
-    if rows and [cell.strip().lower() for cell in rows[0][1][:2]] == ["file", "label"]:
-        rows = rows[1:]
-    with_targets = targets == "list" or (targets is None and bool(rows) and len(rows[0][1]) == 3)
-    listed: _Listed = []
-    lines: dict[str, int] = {}
-    for number, row in rows:
-        where = f"{file}, line {number}"
-        cells = [cell.strip() for cell in row]
-        if len(cells) not in (2, 3) or not cells[0]:
-            raise StudyError(f"'{','.join(row)}' is not an image and its label", where=where, accepted=accepted)
-        if with_targets and len(cells) < 3:
-            raise StudyError(f"'{cells[0]}' has no target label", where=where, accepted=accepted)
-        image = Path(cells[0]).as_posix()
-        if image in lines:
-            raise StudyError(
-                f"'{image}' is listed twice",
-                where=f"{where}, and line {lines[image]}",
-                todo="keep one of them",
-            )
-        lines[image] = number
-        label = _label(cells[1], where)
-        target = _label(cells[2], where) if with_targets else None
-        if target == label:
-            raise StudyError(f"the target label of '{image}' is its true label, {label}", where=where)
-        if not (folder / image).is_file():
-            raise StudyError(
-                f"the image {folder / image} does not exist",
-                where=where,
-                todo="correct the list or the folder",
-            )
-        listed.append((image, folder / image, label, target))
-    if not listed:
-        raise StudyError(f"the image list {file} names no image", accepted=accepted)
-    return listed
-
-
-def _label(text: str, where: str) -> int:
-    if text in index_of():
-        return index_of()[text]
-    if text.isdecimal() and int(text) < len(wordnet_ids()):
-        return int(text)
-    raise StudyError(
-        f"'{text}' is not a label of ImageNet",
-        where=where,
-        accepted="0 to 999, or a WordNet id such as n01440764",
-        todo="subtract 1 where the labels count from 1",
-    )
-
-
-def _must_be_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise StudyError(
-            f"the image folder {folder} does not exist",
-            accepted="a folder with one folder per WordNet id, or with the files that a list names",
-            todo="correct `images: folder:`",
-        )
+    return [Listed(path.name, FileImage(path), int(match[1])) for path, match in named if match]

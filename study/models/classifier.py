@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,38 +14,69 @@ from torch import Tensor, nn
 from study.models import cpu
 from study.numerics import Layout, memory_format
 
+Mode = Literal["crop", "squash", "border"]
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its input: (x / scale - mean) / std at `size` pixels, channels as named."""
+    """How a network wants its input: (x / scale - mean) / std at `size` pixels, channels as named.
+
+    `mean` and `std` have as many numbers as the network has input channels: 3, or 1 for grey images.
+    """
 
     size: int
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     scale: float = 255.0
     channels: str = "RGB"
 
 
-class Classifier(nn.Module):
-    """Float pixels (N, 3, H, W), RGB in 0..255 at an image set's own size -> logits (N, labels), differentiable.
+@dataclass(frozen=True)
+class Native:
+    """How the network's own zoo makes an image into its input, which accuracies are published for. No model uses it.
 
-    Images of another size are resized to the network's, antialiased where they shrink. A network with one class
-    more than the label set has the background class first (TensorFlow's ImageNet models); its logit is left out.
-    Always in eval mode, no parameter requires a gradient.
+    `crop`: the shorter side is resized to `resize` pixels and the centre cropped at `crop` pixels; `squash`: both sides
+    are resized and the centre cropped; `border`: the longer side is resized and the rest filled in.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    mode: Mode
+
+
+class Classifier(nn.Module):
+    """Float pixels (N, C, H, W) in 0..255 at an image set's own size, RGB or grey -> differentiable logits (N, labels).
+
+    Images of another size are resized to the network's, antialiased where they shrink. A network of three channels sees
+    a grey image (C = 1) as three equal ones. `outputs` says which of the network's outputs stands for each label.
+    Without it they are in the labels' order, and a network with one class more than there are labels has the background
+    class first (TensorFlow's ImageNet models); its logit is left out. Always in eval mode, no parameter requires a
+    gradient.
     """
 
     mean: Tensor
     std: Tensor
+    outputs: Tensor | None
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, *, labels: int, identity: str) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        labels: int,
+        identity: str,
+        outputs: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.preprocessing = preprocessing
         self.labels = labels
         self.digest = _digest(network, preprocessing, identity)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("outputs", None if outputs is None else torch.tensor(outputs), persistent=False)
         self.memory_format = torch.contiguous_format
         self.folded = 0
         self._compiled: Callable[[Tensor], Tensor] | None = None
@@ -76,8 +107,11 @@ class Classifier(nn.Module):
             )
         if wanted.channels == "BGR":
             pixels = pixels.flip(1)
+        # One channel becomes three here, where the mean has three.
         seen = (pixels / wanted.scale - self.mean) / self.std
         logits: Tensor = self.network(seen.contiguous(memory_format=self.memory_format))
+        if self.outputs is not None:
+            return logits.index_select(1, self.outputs)
         return logits[:, logits.shape[1] - self.labels :]
 
     def arrange(self, *, fold: bool, layout: Layout, device: str) -> None:
@@ -89,8 +123,9 @@ class Classifier(nn.Module):
 
         self.memory_format = memory_format(layout)
         if fold:
-            size = self.preprocessing.size
-            self.folded = fold_into(self.network, torch.randn(2, 3, size, size, generator=_generator()).to(self.mean))
+            size, channels = self.preprocessing.size, len(self.preprocessing.mean)
+            example = torch.randn(2, channels, size, size, generator=_generator())
+            self.folded = fold_into(self.network, example.to(self.mean))
             if device == "cpu":
                 cpu.suit(self.network)
         self.to(device)

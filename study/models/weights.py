@@ -1,30 +1,48 @@
-"""State dicts from files and packages: read safely, renamed where a package has other names, loaded strictly."""
+"""State dicts from files and packages: read safely, renamed where a file has other names, loaded strictly."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import pickle
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from study.errors import StudyError
+from study.errors import StudyError, names
 
 State = dict[str, Tensor]
 
+_INSIDE = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema", "net", "network")
+_PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_COUNTER = "num_batches_tracked"
+_DIGITS_OF_HUB = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
+_DATE = re.compile(r"(?:19|20)\d{6}")
+_DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 
-def read(path: Path) -> State:
-    """The state dict in a .safetensors or torch file. Nothing in the file is executed (`weights_only=True`)."""
+
+def read(path: Path, *, sha256: str | None = None) -> State:
+    """The state dict in a .safetensors or torch file (.pth, .pt, .th, .bin). Nothing in the file is executed.
+
+    A training checkpoint may hold it under `state_dict`, `model`, `model_state_dict`, `model_state`, `state_dict_ema`,
+    `model_ema`, `net` or `network`; the first of these counts. `sha256` are the first digits, eight at least, of the
+    SHA-256 of the file. Without it, digits at the end of the file's name, as torch.hub writes them, are taken for that.
+    Raises StudyError where there is no such file, it is another or a damaged one, or it holds no state dict.
+    """
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
+    _verify(path, sha256)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StudyError(
             f"{path} is not a plain state dict: {str(error).splitlines()[0]}",
@@ -33,23 +51,26 @@ def read(path: Path) -> State:
         ) from None
     except Exception as error:
         raise StudyError(
-            f"the weights file {path} cannot be read: {_first_line(error)}",
+            f"the weights file {path} cannot be read: {first_line(error)}",
             accepted=".safetensors, or a state dict written by torch.save",
             todo="fetch or save the file again",
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise StudyError(f"{path} holds no state dict (names with tensors)", accepted="a state dict")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return _state_in(found, path)
 
 
 def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
-    """Load `state` into `network`, every name and shape as it must be; StudyError says what does not fit."""
+    """Load `state` into `network`, every name and shape as it must be; StudyError says what does not fit.
+
+    What wrappers write before all names is taken off, old names of torchvision's DenseNets become new ones, and
+    auxiliary heads are left out where the network was built without. Numbers become the network's own float type.
+    """
     own = network.state_dict()
+    state = _fitted(state, own)
     missing = sorted(own.keys() - state.keys())
     surplus = sorted(state.keys() - own.keys())
-    reshaped = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    shared = sorted(own.keys() & state.keys())
+    reshaped = [name for name in shared if own[name].shape != state[name].shape]
+    rounded = [name for name in shared if own[name].is_floating_point() and not state[name].is_floating_point()]
     complaints = []
     if missing:
         complaints.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
@@ -59,6 +80,8 @@ def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
         name = reshaped[0]
         shapes = f"{tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
         complaints.append(f"{len(reshaped)} have another shape (first: {name}, {shapes})")
+    if rounded:
+        complaints.append(f"{len(rounded)} hold {state[rounded[0]].dtype}, not floats (first: {rounded[0]})")
     if complaints:
         raise StudyError(
             f"the weights in {origin} do not fit {called}: {'; '.join(complaints)}",
@@ -66,6 +89,58 @@ def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
             todo="name the network that these weights were trained for, or other weights",
         )
     network.load_state_dict(state)
+
+
+def _verify(path: Path, pinned: str | None) -> None:
+    named = _DIGITS_OF_HUB.search(path.name)
+    if pinned is None and (named is None or _DATE.fullmatch(named[1])):
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if pinned is not None:
+        if not found.startswith(pinned.lower()):
+            raise StudyError(
+                f"the weights file {path} is not the one that the spec pins",
+                accepted=f"sha256 {pinned.lower()}; found {found}",
+                todo="bring the pinned file back, or correct `sha256`",
+            )
+    elif named is not None and not found.startswith(named[1]):
+        raise StudyError(
+            f"the weights file {path} is damaged or renamed: its name says that its SHA-256 begins with {named[1]}",
+            accepted=f"a file as its name says; found {found}",
+            todo="fetch it again; if it is the right one, rename it, or pin it with `sha256`",
+        )
+
+
+def _state_in(found: Any, path: Path) -> State:
+    while isinstance(found, dict) and (inside := [key for key in _INSIDE if isinstance(found.get(key), dict)]):
+        found = found[inside[0]]
+    if isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()):
+        return dict(found)
+    holds = f"a mapping with {names(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+    raise StudyError(
+        f"{path} holds no state dict (names with tensors), but {holds}",
+        accepted=f"a state dict, alone or under one of {', '.join(_INSIDE)}",
+        todo="save model.state_dict(), and name that file",
+    )
+
+
+def _fitted(state: State, own: Collection[str]) -> State:
+    """`state` under the names of the network, as far as it is known how they differ."""
+    known = set(own)
+    while state and known.isdisjoint(state):
+        prefix = next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if any("denselayer1.norm1." in name for name in known):
+        state = {_DENSE_LAYER.sub(r"\1\2", name): value for name, value in state.items()}
+    without = tuple(head for head in _AUXILIARY if not any(name.startswith(head) for name in known))
+    state = {name: value for name, value in state.items() if name in known or not name.startswith(without)}
+    # Files older than these counters lack them, and a network that is only asked does not read them.
+    if state and not any(name.endswith(_COUNTER) for name in state):
+        state |= {name: torch.tensor(0) for name in known if name.endswith(_COUNTER)}
+    return state
 
 
 def package_file(package: str) -> Path:
@@ -119,5 +194,6 @@ def lite_names(state: State, network: nn.Module) -> State:
     return {renamed(name): tensor for name, tensor in state.items()}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says first; its name where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

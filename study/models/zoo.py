@@ -1,12 +1,13 @@
-"""Networks of torchvision, timm and pretrainedmodels behind one interface: a reference in, a classifier out."""
+"""Every way to get a model behind one interface: a reference in, a classifier out."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,46 +16,39 @@ import torch
 from torch import nn
 
 from study.errors import StudyError, names
+from study.labels import LabelSet, label_set
+from study.models import code, outputs
 from study.models import weights as stored
-from study.models.classifier import Classifier, Preprocessing
+from study.models.classifier import Classifier, Native, Preprocessing
 from study.models.reference import Model
+from study.models.zoos import ZOOS
 from study.numerics import Layout
 
-IMAGENET_LABELS = 1000
 
+def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> None:
+    """Refuse, without building or downloading anything, what is known not to work.
 
-def check(name: str, model: Model) -> None:
-    """Refuse, without loading anything, a network or weights tag that the zoo does not have."""
-    known = _ZOOS[model.zoo].networks()
-    if model.name.partition(".")[0] not in known:
-        raise StudyError(
-            f"{model.zoo} has no network named '{model.name}'",
-            accepted=names(known, model.name),
-            todo=f"correct the network of model '{name}'",
-        )
-    kind, _, value = (model.weights or "").partition(":")
-    tags = _ZOOS[model.zoo].tags(model.name)
-    if kind in ("", "zoo"):
-        wanted = value or model.name.partition(".")[2]
-        if wanted and wanted not in tags:
+    A network or weights that the zoo does not have or cannot fetch any more, weights for other labels than `labels`
+    (None: ImageNet's), a missing file, and code of the user's own unless `allow_code`. Models without a network of
+    their own pass.
+    """
+    if model.network is None:
+        return
+    labels = labels or label_set("imagenet")
+    outputs.picked(name, model, labels)
+    if model.zoo == "python":
+        code.check(name, model, allowed=allow_code)
+    else:
+        known = ZOOS[model.zoo].networks()
+        if _bare(model) not in known:
             raise StudyError(
-                f"{model.network} has no weights named '{wanted}'",
-                accepted=names(tags, wanted),
-                todo=f"correct the weights of model '{name}'",
+                f"{model.zoo} has no network named '{model.name}'",
+                accepted=names(known, model.name),
+                todo=f"correct the network of model '{name}'",
             )
-        if tags and not wanted:
-            mark = "." if model.zoo == "timm" else "/"
-            raise StudyError(
-                f"{model.network} does not say which weights",
-                accepted=names(f"{model.network}{mark}{tag}" for tag in tags),
-                todo=f"name the weights of model '{name}': a zoo's default changes between its versions",
-            )
-        if not tags:
-            raise StudyError(
-                f"{model.network} has no pretrained weights in its zoo",
-                accepted="weights: file:<path>, weights: random:<seed>",
-                todo=f"give the weights of model '{name}'",
-            )
+    kind, value = _weights(model)
+    if kind == "zoo":
+        _check_tag(name, model, labels)
     elif kind == "package":
         stored.package_file(value)
     elif kind == "file" and not Path(value).is_file():
@@ -62,71 +56,156 @@ def check(name: str, model: Model) -> None:
 
 
 def load(
-    name: str, model: Model, *, device: str = "cpu", fold: bool = False, layout: Layout = "channels-last"
+    name: str,
+    model: Model,
+    *,
+    labels: LabelSet | None = None,
+    channels: int = 3,
+    device: str = "cpu",
+    fold: bool = False,
+    layout: Layout = "channels-last",
 ) -> Classifier:
     """Build the network of `model`, load its weights and put its preprocessing in front, on `device`.
 
-    `fold` folds its batch norms into its convolutions. Raises StudyError where the network is unknown, or its weights
-    cannot be had or do not fit.
+    `labels` are those that the classifier answers in (None: ImageNet's), `channels` those of the images that it will
+    see; `fold` folds its batch norms into its convolutions. Code of the user's own runs: whether it may is for `check`.
+    Raises StudyError where the network is unknown, or its weights cannot be had, do not fit, or are for other labels.
     """
-    zoo = _ZOOS[model.zoo]
-    kind, _, value = (model.weights or "zoo:").partition(":")
+    labels = labels or label_set("imagenet")
+    check(name, model, labels=labels, allow_code=True)
     called = f"{model.network} (model '{name}')"
-    try:
-        with _quiet():
-            if kind == "zoo":
-                network = zoo.build(model.name, value or None, model.arguments)
-            else:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(int(value) if kind == "random" else 0)
-                    network = zoo.build(model.name, ..., model.arguments)
-    except StudyError:
-        raise
-    except Exception as error:
-        raise _unavailable(called, kind, error) from error
+    kind, value = _weights(model)
+    network, identity = _built(model, labels, called)
     if kind in ("file", "package"):
         path = Path(value) if kind == "file" else stored.package_file(value)
-        state = stored.read(path)
+        state = stored.read(path, sha256=model.sha256)
         if kind == "package":
             state = stored.lite_names(state, network)
         stored.load(network, state, called=called, origin=str(path) if kind == "file" else f"package {value}")
-    given = {key: getattr(model, key) for key in ("size", "interpolation", "mean", "std")}
-    preprocessing = replace(
-        zoo.preprocessing(model.name, value if kind == "zoo" else None, network),
-        **{key: setting for key, setting in given.items() if setting is not None},
-    )
-    classifier = Classifier(
-        network, preprocessing, labels=IMAGENET_LABELS, identity=f"{model.network} {model.arguments}"
-    )
-    _check_classes(classifier, called)
+    preprocessing = _preprocessing(model, network, called)
+    if channels > len(preprocessing.mean):
+        raise StudyError(
+            f"{called} takes images of {len(preprocessing.mean)} channel, and these have {channels}",
+            accepted="an image set with as many channels, or a network for three",
+            todo="set the image set's channels, or choose another network",
+        )
+    picked = outputs.picked(name, model, labels)
+    if picked is not None:
+        identity += f" outputs {list(picked)}"
+    classifier = Classifier(network, preprocessing, labels=len(labels), identity=identity, outputs=picked)
+    outputs.check(classifier, model, labels, called)
     classifier.arrange(fold=fold, layout=layout, device=device)
     return classifier
 
 
-def _check_classes(classifier: Classifier, called: str) -> None:
-    size = classifier.preprocessing.size
-    with torch.no_grad():
-        output = classifier.network(torch.zeros(2, 3, size, size))
-    classes = output.shape[-1] if isinstance(output, torch.Tensor) and output.ndim == 2 else None
-    if classes not in (IMAGENET_LABELS, IMAGENET_LABELS + 1):
+def native(model: Model, classifier: Classifier) -> Native:
+    """How the model's own zoo prepares images for it, at the size and with the interpolation that it has here."""
+    size, interpolation = classifier.preprocessing.size, classifier.preprocessing.interpolation
+    if model.zoo == "python":
+        return Native(size, size, interpolation, "crop")
+    kind, _ = _weights(model)
+    if kind == "package":
+        return Native(math.floor(size / 0.875), size, interpolation, "crop")
+    resize, mode = ZOOS[model.zoo].native(model.name, _tag(model), classifier.network, size)
+    return Native(resize, size, interpolation, mode)
+
+
+def _weights(model: Model) -> tuple[str, str]:
+    kind, _, value = (model.weights or "zoo:").partition(":")
+    return kind, value
+
+
+def _bare(model: Model) -> str:
+    return model.name.partition(".")[0]
+
+
+def _tag(model: Model) -> str | None:
+    """Which of the zoo's weights; None where they come from elsewhere, or nothing names them."""
+    kind, value = _weights(model)
+    return (value or model.name.partition(".")[2] or None) if kind == "zoo" else None
+
+
+def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
+    zoo, tag = ZOOS[model.zoo], _tag(model)
+    tags = zoo.tags(model.name)
+    if not tags:
         raise StudyError(
-            f"{called} does not classify into ImageNet's 1,000 labels: its output is "
-            + (f"{classes} wide" if classes else "not a matrix of logits"),
-            accepted="1000 classes, or 1001 with the background class first",
-            todo="choose weights that were trained or fine-tuned on ILSVRC 2012",
+            f"{model.network} has no pretrained weights in its zoo",
+            accepted="weights: file:<path>, weights: random:<seed>",
+            todo=f"give the weights of model '{name}'",
         )
+    if tag is None:
+        mark = "." if model.zoo == "timm" else "/"
+        raise StudyError(
+            f"{model.network} does not say which weights",
+            accepted=names(f"{model.network}{mark}{tag}" for tag in tags),
+            todo=f"name the weights of model '{name}': a zoo's default changes between its versions",
+        )
+    zoo.refuse(model.name, tag)
+    if tag not in tags:
+        raise StudyError(
+            f"{model.network} has no weights named '{tag}'",
+            accepted=names(tags, tag),
+            todo=f"correct the weights of model '{name}'",
+        )
+    width = zoo.outputs(model.name, tag)
+    asked = model.arguments.get("num_classes", width)
+    if asked != width:
+        raise StudyError(
+            f"the weights '{tag}' of {model.network} are for {width} classes, and num_classes is {asked}",
+            accepted="no num_classes, or weights: file:<path> that were trained for so many",
+            todo=f"take num_classes out of model '{name}': the last layer would be drawn at random",
+        )
+    if width not in outputs.widths(model, labels):
+        raise outputs.other_labels(f"{model.network} (model '{name}')", model, labels, width)
+
+
+def _built(model: Model, labels: LabelSet, called: str) -> tuple[nn.Module, str]:
+    """The network before weights of a file, and what it is called in the digest."""
+    kind, value = _weights(model)
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(value) if kind == "random" else 0)
+            if model.zoo == "python":
+                return code.build(model)
+            zoo = ZOOS[model.zoo]
+            if kind == "zoo":
+                return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {model.arguments}"
+            usual = labels.name == "imagenet" and model.classes is None
+            arguments = zoo.defaults(model.name, None if usual else len(model.classes or labels)) | model.arguments
+            return zoo.build(model.name, None, arguments), f"{model.network} {arguments}"
+    except StudyError:
+        raise
+    except Exception as error:
+        raise _unavailable(called, kind, error) from error
+
+
+def _preprocessing(model: Model, network: nn.Module, called: str) -> Preprocessing:
+    if model.zoo == "python":
+        recorded = code.preprocessing(model)
+    else:
+        recorded = ZOOS[model.zoo].preprocessing(model.name, _tag(model), network)
+    given: dict[str, Any] = {key: getattr(model, key) for key in ("size", "interpolation", "mean", "std", "channels")}
+    given["scale"] = None if model.range is None else 255.0 / model.range
+    found = replace(recorded, **{key: setting for key, setting in given.items() if setting is not None})
+    if len(found.mean) != len(found.std) or len(found.mean) not in (1, 3):
+        raise StudyError(
+            f"{called} has {len(found.mean)} numbers in mean and {len(found.std)} in std",
+            accepted="3 in each, or 1 for a network of grey images",
+            todo="give mean and std together",
+        )
+    return found
 
 
 def _unavailable(called: str, kind: str, error: Exception) -> StudyError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     if kind == "zoo" and isinstance(error, OSError):
         return StudyError(
-            f"the weights of {called} are not on this machine and cannot be downloaded: {reason}",
+            f"the weights of {called} are not on this machine and cannot be downloaded: {stored.first_line(error)}",
             accepted="a network connection to the zoo's host, its cache filled beforehand, or a weights file",
             todo="run once where the host can be reached, or give `weights: file:<path>`",
         )
     return StudyError(
-        f"{called} cannot be built: {type(error).__name__}: {reason}",
+        f"{called} cannot be built: {type(error).__name__}: {stored.first_line(error)}",
         todo="check its `arguments` and weights",
     )
 
@@ -149,118 +228,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-class _Torchvision:
-    @staticmethod
-    def networks() -> list[str]:
-        from torchvision import models
-
-        return list(models.list_models(module=models))
-
-    @staticmethod
-    def tags(network: str) -> list[str]:
-        from torchvision import models
-
-        return [entry.name for entry in models.get_model_weights(network)]
-
-    @staticmethod
-    def build(network: str, tag: Any, arguments: dict[str, Any]) -> nn.Module:
-        from torchvision import models
-
-        chosen = None if tag is ... else tag
-        return models.get_model(network, weights=chosen, **arguments)
-
-    @staticmethod
-    def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocessing:
-        from torchvision import models
-
-        enum = models.get_model_weights(network)
-        entry = enum[tag] if tag else next(iter(enum))
-        transform = entry.transforms()
-        return Preprocessing(
-            size=transform.crop_size[0],
-            interpolation=transform.interpolation.value,
-            mean=tuple(transform.mean),
-            std=tuple(transform.std),
-        )
-
-
-class _Timm:
-    @staticmethod
-    def networks() -> list[str]:
-        import timm
-
-        return list(timm.list_models())
-
-    @staticmethod
-    def tags(network: str) -> list[str]:
-        import timm
-
-        bare = network.partition(".")[0]
-        return [name.partition(".")[2] for name in timm.list_pretrained(f"{bare}.*")]
-
-    @staticmethod
-    def build(network: str, tag: Any, arguments: dict[str, Any]) -> nn.Module:
-        import timm
-
-        full = f"{network}.{tag}" if tag and tag is not ... else network
-        return timm.create_model(full, pretrained=tag is not ..., **arguments)
-
-    @staticmethod
-    def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocessing:
-        config: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
-        return Preprocessing(
-            size=config["input_size"][-1],
-            interpolation=config["interpolation"],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-        )
-
-
-class _Pretrainedmodels:
-    @staticmethod
-    def _settings() -> dict[str, dict[str, dict[str, Any]]]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pretrainedmodels
-
-        settings: dict[str, dict[str, dict[str, Any]]] = pretrainedmodels.pretrained_settings
-        return settings
-
-    @classmethod
-    def networks(cls) -> list[str]:
-        return list(cls._settings())
-
-    @classmethod
-    def tags(cls, network: str) -> list[str]:
-        return list(cls._settings()[network])
-
-    @classmethod
-    def build(cls, network: str, tag: Any, arguments: dict[str, Any]) -> nn.Module:
-        import pretrainedmodels
-
-        setting = next(iter(cls._settings()[network].values())) if tag is ... else cls._settings()[network][tag]
-        chosen = None if tag is ... else tag
-        make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
-        return make(**{"num_classes": setting["num_classes"], "pretrained": chosen, **arguments})
-
-    @classmethod
-    def preprocessing(cls, network: str, tag: str | None, built: nn.Module) -> Preprocessing:
-        settings = cls._settings()[network]
-        setting = settings[tag] if tag else next(iter(settings.values()))
-        return Preprocessing(
-            size=setting["input_size"][-1],
-            interpolation="bilinear",
-            mean=tuple(setting["mean"]),
-            std=tuple(setting["std"]),
-            scale=255.0 / setting["input_range"][-1],
-            channels=setting["input_space"],
-        )
-
-
-_ZOOS: dict[str, type[_Torchvision] | type[_Timm] | type[_Pretrainedmodels]] = {
-    "torchvision": _Torchvision,
-    "timm": _Timm,
-    "pretrainedmodels": _Pretrainedmodels,
-}

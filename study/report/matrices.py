@@ -65,12 +65,12 @@ def _matrix(spec: Spec, name: str, experiment: Experiment, goal: str, cells: _Ce
         recipe = spec.attacks[attack]
         for steps, level in recipe.points:
             shown = _variant(attack, recipe, steps, level)
-            for sources in experiment.sources.resolve(tuple(spec.models)):
+            for sources in spec.source_sets(experiment):
                 found = [cells.get(("+".join(sources), attack, goal, steps, level, target)) for target in targets]
                 first = next((cell for cell in found if cell is not None), None)
                 if first is not None:
                     numbers = (f"{first['images']}", _rmsd(found, searched=recipe.budget.minimal is not None))
-                    table.add_row(shown, " + ".join(sources), *numbers, *(_cell(cell) for cell in found))
+                    table.add_row(shown, " + ".join(sources) or "elsewhere", *numbers, *(_cell(cell) for cell in found))
                     shown = ""
         table.add_section()
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,13 @@ SCHEMA = pa.schema(
         pa.field("target_label", pa.int32()),
         pa.field("target", pa.string(), nullable=False),
         pa.field("white_box", pa.bool_(), nullable=False),
-        pa.field("clean_top1", pa.int32(), nullable=False),
+        pa.field("clean_top1", pa.int32()),
         pa.field("top5", pa.list_(pa.int32()), nullable=False),
         pa.field("top5_prob", pa.list_(pa.float32()), nullable=False),
+        pa.field("names", pa.list_(pa.string())),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("clean_names", pa.list_(pa.string())),
+        pa.field("wanted_names", pa.list_(pa.string())),
         pa.field("rmsd", pa.float64(), nullable=False),
         pa.field("linf", pa.float64(), nullable=False),
         pa.field("l2", pa.float64(), nullable=False),
@@ -37,7 +41,11 @@ SCHEMA = pa.schema(
 )
 """Distances in pixel values 0..255. `target_label` is null where the goal is untargeted. `budget` is the epsilon, RMSD
 or L2 norm that the attack names, null where it names none or matches another's; in a search of the minimal RMSD it is
-where the search ended. `gradients` counts the image gradients that this image cost up to `steps`."""
+where the search ended. `gradients` counts the image gradients that this image cost up to `steps`.
+
+Of a remote service `top5` is empty and `clean_top1` null: it speaks of labels of its own. `names` and `scores` are what
+it answered, best first, `clean_names` what it answered for the clean image, `wanted_names` its names for the target
+label (null where the goal is untargeted), all in lower case. All four are null for every other target."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,10 @@ class Moved:
 
 @dataclass(frozen=True)
 class Said:
-    """What one target said of a unit's V * N images: labels (V * N, 5) `int32`, probabilities (V * N, 5) `float32`.
+    """What one target said of a unit's V * N images: labels (V * N, K) `int32`, probabilities (V * N, K) `float32`.
 
     Where the target itself searched how far images must move, `moved` is where they ended, `levels` (N,) the budgets.
+    A remote service says `names` and `scores` instead, for each image, best first; there K is 0.
     """
 
     target: str
@@ -66,9 +75,15 @@ class Said:
     top5_prob: NDArray[np.float32]
     moved: Moved | None = None
     levels: NDArray[np.float64] | None = None
+    names: tuple[tuple[str, ...], ...] | None = None
+    scores: tuple[tuple[float, ...], ...] | None = None
 
 
-def table(unit: Unit, moved: Moved, said: Sequence[Said]) -> pa.Table:
+Wanted = Mapping[str, Mapping[int, tuple[str, ...]]]
+"""What each remote service calls a label of the study, by the name of its model."""
+
+
+def table(unit: Unit, moved: Moved, said: Sequence[Said], wanted: Wanted | None = None) -> pa.Table:
     """The rows of one unit: target by target, variant by variant, in the order of its images."""
     craft, points = unit.craft, unit.craft.recipe.points
     images, times = unit.shard.images * len(points), len(said)
@@ -94,9 +109,17 @@ def table(unit: Unit, moved: Moved, said: Sequence[Said]) -> pa.Table:
         "target_label": [one.target_label if targeted else None for one in images] * times,
         "target": [one.target for one in said for _ in images],
         "white_box": [one.target in craft.sources for one in said for _ in images],
-        "clean_top1": [image.clean[one.target].top5[0] for one in said for image in images],
+        "clean_top1": [next(iter(image.clean[one.target].top5), None) for one in said for image in images],
         "top5": [row for one in said for row in one.top5.tolist()],
         "top5_prob": [row for one in said for row in one.top5_prob.tolist()],
+        "names": [one.names[row] if one.names else None for one in said for row in range(count)],
+        "scores": [one.scores[row] if one.scores else None for one in said for row in range(count)],
+        "clean_names": [image.clean[one.target].names if one.names else None for one in said for image in images],
+        "wanted_names": [
+            (wanted or {})[one.target][image.target_label] if one.names and targeted else None
+            for one in said
+            for image in images
+        ],
         "rmsd": np.concatenate([one.rmsd for one in went]),
         "linf": np.concatenate([one.linf for one in went]),
         "l2": np.concatenate([one.l2 for one in went]),

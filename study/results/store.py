@@ -17,6 +17,7 @@ from study.results.schema import SCHEMA
 from study.run_folder import RunFolder
 
 _MOST_ROWS = 50_000
+_SCHEMA = pl.DataFrame(SCHEMA.empty_table()).schema
 
 
 class Writer:
@@ -68,7 +69,8 @@ def scan(run: Path) -> pl.LazyFrame:
         raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
     if not any(results.rglob("*.parquet")):
         return pl.DataFrame(SCHEMA.empty_table()).lazy()
-    return pl.scan_parquet(results / "**/*.parquet")
+    # Parts of before a column was there lack it: its null is right, for what they hold had nothing to say there.
+    return pl.scan_parquet(results / "**/*.parquet", schema=_SCHEMA, missing_columns="insert")
 
 
 def done(run: Path) -> dict[str, set[str]]:

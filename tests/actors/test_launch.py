@@ -197,10 +197,10 @@ def test_a_poison_unit_is_set_aside(tiny_run, spec_file, tmp_path):
     from study.images.sets import candidates
 
     resolved = resolve(parse(TINY, "tiny")).spec
-    files = {one.image: one.path for one in candidates(resolved.images, resolved.seed)}
+    files = {one.image: one.file for one in candidates(resolved.images, resolved.seed)}
     shard = pl.read_parquet(tiny_run / "images.parquet").filter(shard=2)["image"]
     backend = _Poisoned()
-    backend.poison = sum(int(pixels.read(files[image], 48).sum()) for image in shard)
+    backend.poison = sum(int(pixels.read(files[image], resolved.images).sum()) for image in shard)
     printed = io.StringIO()
     spec, run = spec_file(TINY), tmp_path / "run"
     assert launch(Order(spec, run), Console(file=printed, width=200), lambda: backend) == 1

@@ -12,7 +12,6 @@ from actors.backend import ActorLost, Call, PixelsLost
 from actors.policy import Crew, Share
 from actors.scheduler import Done, Failed, Scheduler, Task
 from study.errors import StudyError
-from study.numerics import Numerics
 
 
 class Flaky:
@@ -24,7 +23,7 @@ class Flaky:
         self.fate, self.random, self.ids = fate, random.Random(seed), itertools.count()
         self.attempts, self.running, self.dead, self.stopped = {}, {}, set(), []
 
-    def start(self, role, share, models, numerics):
+    def start(self, role, share, kit):
         return next(self.ids)
 
     def hello(self, actor):
@@ -76,7 +75,7 @@ class Flaky:
 
 def scheduler(backend, attempts=3):
     crew = Crew(2, 1, Share(1, 0), Share(0, 0))
-    made = Scheduler(backend, crew, {}, numerics=Numerics(), capacity=2, attempts=attempts, start_seconds=5)
+    made = Scheduler(backend, crew, None, capacity=2, attempts=attempts, start_seconds=5)
     made.start(lambda: None)
     return made
 
@@ -149,8 +148,7 @@ def test_a_crew_that_does_not_come_up_in_time():
     made = Scheduler(
         backend,
         Crew(2, 1, Share(1, 0), Share(0, 0)),
-        {},
-        numerics=Numerics(),
+        None,
         capacity=2,
         attempts=3,
         start_seconds=0.05,

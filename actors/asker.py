@@ -1,0 +1,49 @@
+"""The actor that asks a remote service: a batch of finished images in, the service's own labels out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.kit import Kit
+from actors.pinned import Pin, check_digest
+from actors.target import Answer, PredictJob, transformed
+from study.models.service import Service
+from study.results.schema import Said
+
+
+class Asker:
+    """The work of a service's actor, without Ray. One actor to a service: one clock paces all its requests."""
+
+    def __init__(self, kit: Kit, device: str) -> None:
+        self._kit = kit
+        self._services: dict[str, Service] = {}
+
+    def hello(self) -> None:
+        """Answers when the process is up."""
+
+    def work(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+        """Send `uint8` images (V * N, C, H, W) to the service; what it has answered before is not asked again.
+
+        Raises StudyError where it does not answer as often as the spec lets it try.
+        """
+        model = self._kit.models[job.target]
+        assert model.remote is not None, "services are behind remote models"
+        if job.target not in self._services:
+            line = self._kit.lines[job.target]
+            self._services[job.target] = Service(job.target, model.remote, secret=line.secret, cache=line.cache)
+        service = self._services[job.target]
+        described = model.describe(service.describe())
+        check_digest(job.target, described["digest"], pin.models[job.target])
+        replies = service.ask(transformed(model.transform, pixels, self._kit.seed, job.target, job.images))
+        nothing = np.zeros((len(replies), 0))
+        said = Said(
+            job.target,
+            nothing.astype(np.int32),
+            nothing.astype(np.float32),
+            names=tuple(reply.names for reply in replies),
+            scores=tuple(reply.scores for reply in replies),
+        )
+        return Answer(said, described)

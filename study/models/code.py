@@ -1,0 +1,151 @@
+"""Networks from code of the user's own: `python:<module>:<function>`, or a file in place of the module.
+
+The function runs with all rights of the user who starts the study. So nothing here runs before `check` was told that
+code is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from study.errors import StudyError, names
+from study.models.classifier import Preprocessing
+from study.models.reference import Model
+
+_NEEDED = ("size", "mean", "std")
+_WEIGHTS = ("own", "file", "random")
+
+
+def check(name: str, model: Model, *, allowed: bool) -> None:
+    """Refuse code that is not allowed or cannot be found, and a spec that does not say what its input is."""
+    if not allowed:
+        raise StudyError(
+            f"model '{name}' is code of your own ({model.network}), and running it was not allowed",
+            accepted="--allow-code, for code that you trust: it runs with all your rights",
+            todo="read the code, then add --allow-code to the command; or take the model out",
+        )
+    kind = (model.weights or "own").partition(":")[0]
+    if kind not in _WEIGHTS:
+        raise StudyError(
+            f"model '{name}' is code, and has no weights '{model.weights}'",
+            accepted="weights: own (the function's), file:<path>, random:<seed>",
+            todo=f"correct the weights of model '{name}'",
+        )
+    missing = [key for key in _NEEDED if getattr(model, key) is None]
+    if missing:
+        raise StudyError(
+            f"model '{name}' is code, and nothing says what its input is: {', '.join(missing)} missing",
+            accepted="size: pixels; mean and std: a number for each channel, of images scaled to 0..1",
+            todo=f"give {', '.join(missing)} of model '{name}'",
+        )
+    where, _ = _parts(model)
+    if not (Path(where).is_file() if _is_file(where) else _known(where)):
+        raise _not_found(model)
+
+
+def build(model: Model) -> tuple[nn.Module, str]:
+    """The network that the function makes of the model's `arguments`, and what it is called in a digest.
+
+    The digest has the SHA-256 of the source that the function stands in, and not where that lies. Raises StudyError
+    where there is no such function, or it makes no network; what it raises itself is passed on.
+    """
+    where, called = _parts(model)
+    module = _module(model, where)
+    function = getattr(module, called, None)
+    if not callable(function):
+        found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise StudyError(f"{where} has no function '{called}'", accepted=names(found, called))
+    arguments: Mapping[str, Any] = model.arguments
+    built = function(**arguments)
+    if not isinstance(built, nn.Module):
+        raise StudyError(
+            f"{model.network} returned {type(built).__name__}, not a network",
+            accepted="a function that returns a torch.nn.Module",
+        )
+    source = hashlib.sha256(_source(function, module).read_bytes()).hexdigest()
+    return built, f"python:{called} {source} {model.arguments}"
+
+
+def preprocessing(model: Model) -> Preprocessing:
+    """What the spec says of the input; `check` has seen to it that it says enough."""
+    assert model.size is not None, "checked"
+    assert model.mean is not None, "checked"
+    assert model.std is not None, "checked"
+    return Preprocessing(size=model.size, interpolation="bilinear", mean=model.mean, std=model.std)
+
+
+def _parts(model: Model) -> tuple[str, str]:
+    where, _, function = model.name.rpartition(":")
+    return where, function
+
+
+def _is_file(where: str) -> bool:
+    return where.endswith(".py")
+
+
+def _known(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _module(model: Model, where: str) -> ModuleType:
+    if not _is_file(where):
+        if not _known(where):
+            raise _not_found(model)
+        return importlib.import_module(where)
+    path = Path(where).resolve()
+    if not path.is_file():
+        raise _not_found(model)
+    # Named by path and content: two models of one file share it, and a changed file is not taken for the old one.
+    key = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
+    known = sys.modules.get(f"study_code_{key}")
+    if known is not None:
+        return known
+    spec = importlib.util.spec_from_file_location(f"study_code_{key}", path)
+    assert spec is not None, "a path that ends in .py has a loader"
+    assert spec.loader is not None, "a path that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+def _source(function: Callable[..., Any], module: ModuleType) -> Path:
+    try:
+        found = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        found = None
+    path = found or module.__file__
+    if path is None or not Path(path).is_file():
+        raise StudyError(
+            f"the source of {getattr(function, '__name__', 'the function')} cannot be found",
+            accepted="a function that is written in a .py file: its text is part of what the model is",
+        )
+    return Path(path)
+
+
+def _not_found(model: Model) -> StudyError:
+    where, _ = _parts(model)
+    if _is_file(where):
+        return StudyError(f"the file {where} of {model.network} does not exist", todo="correct the path")
+    return StudyError(
+        f"there is no module '{where}' for {model.network}",
+        accepted="a module that Python finds, or a file: python:<path>.py:<function>",
+        todo="put the module's folder on PYTHONPATH, or name the file",
+    )

@@ -1,0 +1,117 @@
+"""Networks of the papers that no zoo has: ResNets for CIFAR-10, and fully connected networks for MNIST."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from study.models.classifier import Preprocessing
+
+WIDTH = 500
+SIDE = 28
+DEPTHS = (0, 2, 4, 8)
+_STAGES = (16, 32, 64)
+_RESNETS = (20, 32, 44, 56, 110)
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2016).
+
+    Where a block halves the image, its shortcut takes every second pixel, and zeros stand for the new channels: half of
+    them before the old ones and half behind, as published checkpoints were trained.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.added = (outputs - inputs) // 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        branch = functional.relu(self.bn1(self.conv1(images)))
+        branch = self.bn2(self.conv2(branch))
+        if self.added or self.stride > 1:
+            images = images[:, :, :: self.stride, :: self.stride]
+            images = functional.pad(images, (0, 0, 0, 0, self.added, self.added))
+        return functional.relu(branch + images)
+
+
+class CifarResNet(nn.Module):
+    """The ResNet for 32 x 32 pixels of He et al. 2016 (arXiv:1512.03385, section 4.2), with `blocks` in each stage.
+
+    Float (N, 3, H, W), normalised -> logits (N, num_classes). It has 6 * blocks + 2 layers. Tensors have the names of
+    the checkpoints that are published for it.
+    """
+
+    def __init__(self, blocks: int, *, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, _STAGES[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_STAGES[0])
+        self.layer1 = _stage(blocks, _STAGES[0], _STAGES[0], 1)
+        self.layer2 = _stage(blocks, _STAGES[0], _STAGES[1], 2)
+        self.layer3 = _stage(blocks, _STAGES[1], _STAGES[2], 2)
+        self.linear = nn.Linear(_STAGES[2], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = functional.relu(self.bn1(self.conv1(images)))
+        features = self.layer3(self.layer2(self.layer1(features)))
+        logits: Tensor = self.linear(features.mean((2, 3)))
+        return logits
+
+
+def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    rest = (CifarBlock(outputs, outputs, 1) for _ in range(blocks - 1))
+    return nn.Sequential(CifarBlock(inputs, outputs, stride), *rest)
+
+
+class FullyConnected(nn.Module):
+    """Hidden layers of 500 units with ReLU on grey images of 28 x 28 pixels (Wu et al. 2019, smoothed gradients).
+
+    Float (N, 1, 28, 28) -> logits (N, num_classes). With no hidden layer it is softmax regression. Weights are drawn as
+    in He et al. 2015 (arXiv:1502.01852), from `generator` or torch's own: signals then keep their size through eight
+    layers.
+    """
+
+    def __init__(self, depth: int, *, num_classes: int = 10, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        sizes = [SIDE * SIDE, *[WIDTH] * depth]
+        self.hidden = nn.ModuleList(_linear(size, WIDTH, generator) for size in sizes[:-1])
+        self.last = _linear(sizes[-1], num_classes, generator)
+
+    def forward(self, images: Tensor) -> Tensor:
+        units = images.flatten(1)
+        for layer in self.hidden:
+            units = functional.relu(layer(units))
+        logits: Tensor = self.last(units)
+        return logits
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    # Without the initialisation of PyTorch's own, which would draw from its global generator.
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    **{f"cifar_resnet{layers}": partial(CifarResNet, (layers - 2) // 6) for layers in _RESNETS},
+    **{f"mnist_fnn{depth}": partial(FullyConnected, depth) for depth in DEPTHS},
+}
+"""By name; each takes `num_classes`."""
+
+_CIFAR = Preprocessing(size=32, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_MNIST = Preprocessing(size=SIDE, interpolation="bilinear", mean=(0.0,), std=(1.0,))
+
+PREPROCESSING: dict[str, Preprocessing] = {name: _CIFAR if name.startswith("cifar") else _MNIST for name in NETWORKS}
+"""What each wants as input: for CIFAR-10, the numbers that the trainer of the published checkpoints took."""

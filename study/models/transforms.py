@@ -1,0 +1,266 @@
+"""What may be done to a finished image before a target sees it: defences, and what the world does to a file.
+
+Every stage takes a `uint8` image and gives one, as if it were saved in between. Gradients never pass.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.errors import StudyError, names
+from study.frozen import Frozen
+from study.keyed import Streams, draws
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Stage = tuple[str, int | float]
+Pixels = NDArray[np.uint8]
+
+_MOST_PIXELS = 4096
+_MOST_STAGES = 32
+_UNIT = 2**20
+
+
+class Transforms(Frozen):
+    """What a spec's `transform` says: stages, the first first.
+
+    Written as a mapping, whose order counts, or as a list of mappings with one key each, where a stage comes twice:
+
+    - `jpeg`: quality 1 to 100, colour at half resolution (4:2:0) as Pillow saves it by default;
+    - `bits`: 1 to 8 for each channel: the nearest of 2^bits grey levels, spread evenly over 0..255;
+    - `blur`: sigma in pixels of a Gaussian, cut off at 4 sigma, borders reflected;
+    - `noise`: sigma in pixel values of Gaussian noise, drawn for each image, then clipped and rounded;
+    - `rotate`: degrees counterclockwise about the centre, bilinear; the frame stays and its corners become black;
+    - `resize`: pixels of both sides, bilinear and antialiased;
+    - `resize-pad`: random resizing and padding (Xie et al. 2018, arXiv:1711.01991): the image is resized, bilinear, to
+      a side drawn from its own up to one less than this many pixels, and put at a random place of a black square with
+      this many; `{most: pixels}` says the same. The paper has 299 and 331, which makes 12,528 patterns.
+
+    Serialises to what it can be read from: a mapping of one stage, or a list, for keys may be sorted somewhere.
+    """
+
+    stages: tuple[Stage, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, Transforms):
+            return given
+        if not isinstance(given, Mapping | list | tuple) or not given:
+            raise _refused(
+                f"a transform cannot be {given!r:.60}", f"a mapping such as {{jpeg: 75}}, of {names(_KINDS)}"
+            )
+        stages = tuple(_stage(name, value) for name, value in _pairs(given))
+        if len(stages) > _MOST_STAGES:
+            raise _refused(f"a transform has {len(stages)} stages", f"{_MOST_STAGES} at most")
+        return {"stages": stages}
+
+    @model_serializer
+    def _write(self) -> dict[str, int | float] | list[dict[str, int | float]]:
+        written = [{name: value} for name, value in self.stages]
+        return written[0] if len(written) == 1 else written
+
+
+def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    if isinstance(given, Mapping):
+        yield from given.items()
+        return
+    for each in given:
+        if not isinstance(each, Mapping) or len(each) != 1:
+            raise _refused(f"a stage of a transform cannot be {each!r:.60}", "in a list: mappings with one key each")
+        yield from each.items()
+
+
+def _stage(name: Any, value: Any) -> Stage:
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise _refused(f"there is no transform named '{name}'", names(_KINDS, name))
+    if name == "resize-pad" and isinstance(value, Mapping) and set(value) == {"most"}:
+        value = value["most"]
+    number = isinstance(value, int if kind.whole else int | float) and not isinstance(value, bool)
+    if not number or not kind.accepts(value):
+        raise _refused(f"the transform '{name}' cannot be {value!r:.60}", kind.accepted)
+    # A rotation by -0.0 is one by 0.0, in every digest too.
+    return name, value if kind.whole else float(value) + 0.0
+
+
+def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]]) -> Pixels:
+    """Finished images (N, C, H, W), C = 1 or 3, N at least 1 -> what is left of them (N, C, H', W'), also `uint8`.
+
+    `keys` name each image's draws: what happens to an image depends on it and its key alone, not on its batch. Draws,
+    noise, blur and bits are exact, and so the same on every machine; JPEG, rotation and resizing are Pillow's.
+    Raises StudyError where `resize-pad` would have to make an image smaller.
+    """
+    assert pixels.dtype == np.uint8, "finished images are uint8"
+    assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"
+    done = []
+    for image, key in zip(pixels, keys, strict=True):
+        for index, (name, value) in enumerate(transforms.stages):
+            image = _KINDS[name].do(image, value, (*key, "transform", index))  # noqa: PLW2901
+        done.append(image)
+    return np.stack(done)
+
+
+def side_after(transforms: Transforms, side: int) -> int:
+    """The side in pixels that a square image of `side` has in the end. StudyError where `resize-pad` is below it."""
+    for name, value in transforms.stages:
+        if name == "resize-pad":
+            _must_grow(side, int(value))
+        if name in ("resize", "resize-pad"):
+            side = int(value)
+    return side
+
+
+def words(transforms: Transforms) -> str:
+    """The stages in a few words, for tables: `jpeg 75, blur 1`."""
+    return ", ".join(f"{name} {value:g}" for name, value in transforms.stages)
+
+
+def identity(transforms: Transforms) -> list[list[str | int | float]]:
+    """The stages as plain data, in their order, for digests."""
+    return [[name, value] for name, value in transforms.stages]
+
+
+def _jpeg(image: Pixels, quality: float, key: Sequence[object]) -> Pixels:
+    from PIL import Image
+
+    file = io.BytesIO()
+    _picture(image).save(file, "JPEG", quality=int(quality), subsampling="4:2:0")
+    with Image.open(file) as opened:
+        return _pixels(opened)
+
+
+def _bits(image: Pixels, bits: float, key: Sequence[object]) -> Pixels:
+    top = 2 ** int(bits) - 1
+    # Whole numbers, and never half way between two of them: 255 and `top` are odd.
+    levels = (2 * top * np.arange(256) + 255) // 510
+    table: Pixels = ((2 * 255 * levels + top) // (2 * top)).astype(np.uint8)
+    return table[image]
+
+
+def _blur(image: Pixels, sigma: float, key: Sequence[object]) -> Pixels:
+    height, width = image.shape[1:]
+    return _rounded(_blurring(height, sigma) @ image.astype(np.float64) @ _blurring(width, sigma).T)
+
+
+@lru_cache(maxsize=4)
+def _blurring(side: int, sigma: float) -> NDArray[np.float64]:
+    """The matrix (side, side) of a Gaussian blur along one axis; beyond a border is its mirror image, edge included.
+
+    Weights are whole multiples of 2^-20 and sum to 1. So all sums of two such products with pixels are exact in
+    float64, and no order of summation, library or machine can change a rounded pixel.
+    """
+    radius = math.ceil(4 * sigma)
+    offsets = range(-radius, radius + 1)
+    bell = [math.exp(-0.5 * (offset / sigma) * (offset / sigma)) for offset in offsets]
+    weights = [round(weight / sum(bell) * _UNIT) for weight in bell]
+    weights[radius] += _UNIT - sum(weights)
+    matrix = np.zeros((side, side))
+    rows = np.arange(side)
+    for offset, weight in zip(offsets, weights, strict=True):
+        place = (rows + offset) % (2 * side)
+        matrix[rows, np.minimum(place, 2 * side - 1 - place)] += weight / _UNIT
+    return matrix
+
+
+def _noise(image: Pixels, sigma: float, key: Sequence[object]) -> Pixels:
+    normal = Streams(key, ("noise",)).normal(image.shape, "cpu", "gaussian")[0].numpy()
+    return _rounded(image + sigma * normal.astype(np.float64))
+
+
+def _rotate(image: Pixels, degrees: float, key: Sequence[object]) -> Pixels:
+    from PIL import Image
+
+    return _pixels(_picture(image).rotate(degrees, Image.Resampling.BILINEAR))
+
+
+def _resize(image: Pixels, side: float, key: Sequence[object]) -> Pixels:
+    return _resized(image, int(side), int(side))
+
+
+def _resize_pad(image: Pixels, most: float, key: Sequence[object]) -> Pixels:
+    own, frame = image.shape[1:], int(most)
+    _must_grow(max(own), frame)
+    size, down, right = (int(drawn) for drawn in draws(3, *key))
+    longest = max(own) + _below(max(1, frame - max(own)), size)
+    height, width = (max(1, round(side * longest / max(own))) for side in own)
+    top, left = _below(frame - height + 1, down), _below(frame - width + 1, right)
+    padded: Pixels = np.zeros((len(image), frame, frame), np.uint8)
+    padded[:, top : top + height, left : left + width] = _resized(image, height, width)
+    return padded
+
+
+def _below(count: int, drawn: int) -> int:
+    """One of 0 to count - 1, all as probable, from 64 drawn bits."""
+    return count * drawn >> 64
+
+
+def _must_grow(side: int, frame: int) -> None:
+    if frame < side:
+        raise StudyError(
+            f"the transform 'resize-pad' makes squares of {frame} pixels, and the images have {side}",
+            accepted=f"resize-pad: {side} or more",
+            todo="name a larger square, or put `resize` before it",
+        )
+
+
+def _resized(image: Pixels, height: int, width: int) -> Pixels:
+    from PIL import Image
+
+    return _pixels(_picture(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _rounded(values: NDArray[np.float64]) -> Pixels:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def _picture(image: Pixels) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
+def _pixels(picture: Image.Image) -> Pixels:
+    found = np.asarray(picture)
+    return np.ascontiguousarray(found[None] if found.ndim == 2 else found.transpose(2, 0, 1))
+
+
+def _refused(what: str, accepted: str) -> PydanticCustomError:
+    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of stage: what it does, and which numbers it takes."""
+
+    do: Callable[[Pixels, float, Sequence[object]], Pixels]
+    accepts: Callable[[float], bool]
+    accepted: str
+    whole: bool = False
+
+
+_KINDS = {
+    "jpeg": _Kind(_jpeg, lambda quality: 1 <= quality <= 100, "jpeg: a quality of 1 to 100", whole=True),
+    "bits": _Kind(_bits, lambda bits: 1 <= bits <= 8, "bits: 1 to 8 for each channel", whole=True),
+    "blur": _Kind(_blur, lambda sigma: 0 < sigma <= 100, "blur: a sigma above 0, in pixels, up to 100"),
+    "noise": _Kind(_noise, lambda sigma: 0 < sigma <= 255, "noise: a sigma above 0, in pixel values, up to 255"),
+    "rotate": _Kind(_rotate, lambda degrees: -360 <= degrees <= 360, "rotate: degrees counterclockwise, -360 to 360"),
+    "resize": _Kind(_resize, lambda side: 1 <= side <= _MOST_PIXELS, f"resize: 1 to {_MOST_PIXELS} pixels", whole=True),
+    "resize-pad": _Kind(
+        _resize_pad,
+        lambda most: 1 <= most <= _MOST_PIXELS,
+        f"resize-pad: pixels of the padded square, up to {_MOST_PIXELS}, or {{most: pixels}}",
+        whole=True,
+    ),
+}

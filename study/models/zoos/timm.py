@@ -1,0 +1,82 @@
+"""timm's networks. Names carry a tag (`resnet50.a1_in1k`), which says what their weights and their input are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from study.errors import StudyError
+from study.models.classifier import Mode, Preprocessing
+
+_MODES: dict[str, Mode] = {"center": "crop", "squash": "squash", "border": "border"}
+
+
+def networks() -> Sequence[str]:
+    import timm
+
+    return list(timm.list_models())
+
+
+def tags(network: str) -> Sequence[str]:
+    import timm
+
+    return [name.partition(".")[2] for name in timm.list_pretrained(f"{_bare(network)}.*")]
+
+
+def outputs(network: str, tag: str) -> int:
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(f"{_bare(network)}.{tag}")
+    assert config is not None, "only weights that timm lists are asked for"
+    return int(config.num_classes)
+
+
+def refuse(network: str, tag: str) -> None:
+    """Nothing is known beforehand."""
+
+
+def defaults(network: str, classes: int | None) -> dict[str, Any]:
+    return {} if classes is None else {"num_classes": classes}
+
+
+def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Module:
+    import timm
+
+    full = f"{_bare(network)}.{tag}" if tag else network
+    built: nn.Module = timm.create_model(full, pretrained=tag is not None, **arguments)
+    return built
+
+
+def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocessing:
+    config = _config(built)
+    height, width = config["input_size"][-2:]
+    if height != width:
+        raise StudyError(
+            f"timm:{network} takes images of {width} x {height} pixels",
+            accepted="networks whose input is as wide as it is high",
+            todo="choose another network",
+        )
+    return Preprocessing(
+        size=width,
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def native(network: str, tag: str | None, built: nn.Module, size: int) -> tuple[int, Mode]:
+    config = _config(built)
+    crop: float = config.get("crop_pct") or 0.875
+    return math.floor(size / crop), _MODES[config.get("crop_mode") or "center"]
+
+
+def _config(built: nn.Module) -> dict[str, Any]:
+    config: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
+    return config
+
+
+def _bare(network: str) -> str:
+    return network.partition(".")[0]
