@@ -18,6 +18,7 @@ from study.images import pixels
 from study.images.sets import Candidate, Images
 from study.models.classifier import Classifier, Native
 from study.models.predict import predict
+from study.models.transforms import Transforms, apply
 
 _AT_ONCE = 64
 _RESAMPLING = {
@@ -71,9 +72,14 @@ def as_the_zoo(native: Native, channels: int) -> Prepare:
     return prepare
 
 
-def as_the_study(images: Images) -> Prepare:
-    """Prepare images as a study does."""
-    return lambda one: pixels.read(one.file, images)
+def as_the_study(images: Images, transform: Transforms | None, key: tuple[object, ...]) -> Prepare:
+    """Prepare images as a study does; a random `transform` draws from `key` and the image, as in a study."""
+
+    def prepare(one: Candidate) -> NDArray[np.uint8]:
+        read = pixels.read(one.file, images)
+        return read if transform is None else apply(transform, read[None], [(*key, one.image)])[0]
+
+    return prepare
 
 
 def native_view(image: Image.Image, native: Native) -> Image.Image:

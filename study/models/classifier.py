@@ -109,7 +109,8 @@ class Classifier(nn.Module):
             pixels = pixels.flip(1)
         # One channel becomes three here, where the mean has three.
         seen = (pixels / wanted.scale - self.mean) / self.std
-        logits: Tensor = self.network(seen.contiguous(memory_format=self.memory_format))
+        # pretrainedmodels' SqueezeNets leave (N, labels, 1, 1).
+        logits: Tensor = self.network(seen.contiguous(memory_format=self.memory_format)).flatten(1)
         if self.outputs is not None:
             return logits.index_select(1, self.outputs)
         return logits[:, logits.shape[1] - self.labels :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
+import logging
 import os
 import re
 import time
@@ -273,6 +274,7 @@ def _from_hub(file: WeightsFile, progress: Progress) -> Path:
 
     assert file.repo is not None, "a file of the hub has a repository"
     assert file.filename is not None, "a file of the hub has a name"
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         path = Path(huggingface_hub.hf_hub_download(file.repo, file.filename, revision=file.revision))
     except errors.RemoteEntryNotFoundError as error:
@@ -297,4 +299,8 @@ def _from_hub(file: WeightsFile, progress: Progress) -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no more is said'])[0]}"
+    """The innermost cause in one line: what wraps it names the same address again and again."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    inner = getattr(inner, "reason", inner)
+    text = (str(inner).splitlines() or ["no more is said"])[0]
+    return f"{type(error).__name__}: {re.sub('^<.*?>: ', '', text)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -148,6 +149,9 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _height(network: nn.Module, tensors: list[Tensor], shape: tuple[int, ...], *, gradient: bool) -> int:
     images = torch.empty(shape, requires_grad=gradient)
     allocations = _Allocations([*tensors, images])
+    # What fails is told in the error that is raised; PyTorch would print it as well.
+    told = logging.getLogger("torch._subclasses.fake_tensor")
+    before, told.disabled = told.disabled, True
     try:
         with allocations, torch.set_grad_enabled(gradient):
             logits = network(images)
@@ -156,6 +160,8 @@ def _height(network: nn.Module, tensors: list[Tensor], shape: tuple[int, ...], *
     except Exception as error:
         what = f"{shape[0]} images of {shape[1]} channels and {shape[2]} x {shape[3]} pixels"
         raise _cannot(f"what the network needs for {what} cannot be told", error) from error
+    finally:
+        told.disabled = before
     return allocations.most
 
 
@@ -178,6 +184,6 @@ def _hollow(network: nn.Module, fake: FakeTensorMode) -> nn.Module:
 def _cannot(what: str, error: Exception) -> StudyError:
     return StudyError(
         f"{what}: {type(error).__name__}: {first_line(error)}",
-        accepted="a network whose work does not depend on the values that it works on",
+        accepted="a size that the network takes, and work that does not depend on the values it is done on",
         todo="try a batch on the device itself",
     )

@@ -79,6 +79,8 @@ def check(classifier: Classifier, model: Model, labels: LabelSet, called: str) -
             accepted="the size and the number of channels that the network was made for",
             todo="correct `size`, or `mean` and `std` (a number for each channel)",
         ) from error
+    if isinstance(output, Tensor) and output.shape[2:] == (1, 1):
+        output = output.flatten(1)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
         what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise StudyError(

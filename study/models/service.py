@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from study.errors import StudyError
 from study.interrupt import Interrupted
 from study.keyed import digest
-from study.models.answers import Answers, NotPromised, Reply, Wire, png_of, read, reason_of, retry_after
+from study.models.answers import Answers, NotPromised, Reply, read
 from study.models.remote import Credentials, Remote
+from study.models.wire import Wire, png_of, reason_of, retry_after
 
 _MOST_BYTES = 2**20
 _LOOK_SECONDS = 0.1

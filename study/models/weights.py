@@ -22,7 +22,7 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _COUNTER = "num_batches_tracked"
 _DIGITS_OF_HUB = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
-_DATE = re.compile(r"(?:19|20)\d{6}")
+_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 
 

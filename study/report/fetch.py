@@ -13,7 +13,8 @@ def fetch(file: SpecFile, console: Console) -> None:
     """Download what the models of a spec need and this machine lacks. Raises StudyError once all were tried."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        fetch_all(file.spec.models, _Shown(bars))
+        shown = _Shown(bars)
+        fetch_all(file.spec.models, say=shown.say, progress=shown.progress)
     console.print(
         f"all weights of {file.spec.study} are on this machine", markup=False, highlight=False, soft_wrap=True
     )

@@ -38,6 +38,7 @@ class Inspected:
     state: str
     input: str
     transform: str
+    size: int | None = None
     parameters: int | None = None
     forward: int | None = None
     gradient: int | None = None
@@ -60,15 +61,12 @@ def print_models(file: SpecFile, console: Console, wish: Wish) -> None:
     fix(file.spec.numerics.threads)
     found = list(_inspect(file, console, wish))
     if wish.as_json:
-        console.print(
-            json.dumps([asdict(one) for one in found], indent=2), markup=False, highlight=False, soft_wrap=True
-        )
+        _say(console, json.dumps([asdict(one) for one in found], indent=2))
         return
-    console.print(_table(found, file.spec, wish))
+    _print(found, file.spec, console)
     missing = [one.name for one in found if one.state == "not cached"]
     if missing:
-        line = f"not on this machine yet: {', '.join(missing)}. `study fetch {file.document.name}` downloads them once"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"not here yet: {', '.join(missing)}; `study fetch {file.document.name}` downloads them once")
 
 
 def _inspect(file: SpecFile, console: Console, wish: Wish) -> Iterator[Inspected]:
@@ -103,9 +101,10 @@ def _one(spec: Spec, name: str, model: Model, console: Console, wish: Wish) -> I
         state=state,
         input=_input(classifier),
         transform=behind,
+        size=wanted.size,
         parameters=described["parameters"],
         forward=needs.forward,
-        gradient=needs.gradient,
+        gradient=None if model.target_only else needs.gradient,
         digest=described["digest"] if there else None,
         **rates,
     )
@@ -117,7 +116,7 @@ def _accuracies(
     found = candidates(spec.images, spec.seed)
     prepared = {
         "native": accuracy.as_the_zoo(zoo.native(model, classifier), spec.images.channels),
-        "study": accuracy.as_the_study(spec.images),
+        "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
     }
     classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device="cpu")
     rates = {}
@@ -133,42 +132,57 @@ def _accuracies(
 def _input(classifier: Classifier) -> str:
     wanted = classifier.preprocessing
     channels = wanted.channels if len(wanted.mean) > 1 else "grey"
-    mean, std = (" ".join(f"{value:.4g}" for value in dict.fromkeys(values)) for values in (wanted.mean, wanted.std))
+    mean, std = (_numbers(values) for values in (wanted.mean, wanted.std))
     scale = "" if wanted.scale == 255 else f", range 0..{255 / wanted.scale:g}"
-    return f"{wanted.size} {wanted.interpolation}, {channels}{scale}, mean {mean}, std {std}"
+    return f"{wanted.size} x {wanted.size}, {wanted.interpolation}, {channels}{scale}, mean {mean}, std {std}"
 
 
-def _table(found: list[Inspected], spec: Spec, wish: Wish) -> Table:
-    batch = spec.numerics.batch
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
-    for heading in ("model", "network", "weights", "input"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("parameters", justify="right")
-    table.add_column(f"MiB at {batch}:\ntarget, source", justify="right")
-    table.add_column("digest")
-    if wish.accuracy:
-        table.add_column("top-1 / top-5,\nas its zoo prepares", justify="right")
-        table.add_column("top-1 / top-5,\nas this study does", justify="right")
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
+def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
+    """A narrow table of numbers, and lines for what may be long: paths, addresses, preprocessing."""
+    table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
+    table.add_column("model", overflow="fold")
+    table.add_column("weights", no_wrap=True)
+    for heading in ("parameters", "pixels", "MiB as\ntarget", "MiB as\nsource"):
+        table.add_column(heading, justify="right")
+    table.add_column("digest", no_wrap=True)
     for one in found:
-        cells = [
-            one.name,
-            one.reference + (f"\nbehind {one.transform}" if one.transform else ""),
-            one.weights + (f"\n({one.state})" if one.weights else one.state),
-            one.input,
-            "" if one.parameters is None else f"{one.parameters:,}",
-            ""
-            if one.forward is None or one.gradient is None
-            else f"{one.forward / _MIB:,.0f}, {one.gradient / _MIB:,.0f}",
-            (one.digest or "–")[:12],
-        ]
-        if wish.accuracy:
-            cells += [_rates(one.native), _rates(one.study)]
-        table.add_row(*cells)
-    counts = {one.native.images for one in found if one.native is not None}
-    if counts:
-        table.caption = f"on {counts.pop()} images"
-    return table
+        sizes = ["" if needed is None else f"{needed / _MIB:,.0f}" for needed in (one.forward, one.gradient)]
+        count = "" if one.parameters is None else f"{one.parameters / 1e6:.2f} M"
+        size = "" if one.size is None else str(one.size)
+        table.add_row(one.name, one.state, count, size, *sizes, (one.digest or "–")[:8])
+    console.print(table)
+    batch = spec.numerics.batch
+    _say(console, f"MiB: weights and what a pass over {batch} images needs at its peak, with a gradient as a source")
+    for one in found:
+        origin = ", ".join(part for part in (one.reference, one.weights) if part)
+        _say(console, f"{one.name}: {origin}")
+        if one.input:
+            _say(console, f"    input {one.input}")
+        if one.transform:
+            _say(console, f"    behind {one.transform}")
+    _print_accuracies(found, console)
 
 
-def _rates(rates: accuracy.Accuracy | None) -> str:
-    return "" if rates is None else f"{100 * rates.top1:.1f} / {100 * rates.top5:.1f}"
+def _print_accuracies(found: list[Inspected], console: Console) -> None:
+    measured = [one for one in found if one.native is not None and one.study is not None]
+    if not measured:
+        return
+    assert measured[0].native is not None, "filtered above"
+    title = f"top-1 and top-5 accuracy on {measured[0].native.images} images, %"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table.add_column("model")
+    for heading in ("top-1, as its\nzoo prepares", "top-5", "top-1, as this\nstudy does", "top-5"):
+        table.add_column(heading, justify="right")
+    for one in measured:
+        rates = [rate for both in (one.native, one.study) if both is not None for rate in (both.top1, both.top5)]
+        table.add_row(one.name, *(f"{100 * rate:.1f}" for rate in rates))
+    console.print()
+    console.print(table)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from study.errors import StudyError
+from study.models import cache
 from study.models.classifier import Mode, Preprocessing
 
 _MODES: dict[str, Mode] = {"center": "crop", "squash": "squash", "border": "border"}
@@ -45,9 +46,14 @@ def defaults(network: str, classes: int | None) -> dict[str, Any]:
 def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Module:
     import timm
 
-    full = f"{_bare(network)}.{tag}" if tag else network
-    built: nn.Module = timm.create_model(full, pretrained=tag is not None, **arguments)
-    return built
+    if tag is None:
+        random: nn.Module = timm.create_model(network, pretrained=False, **arguments)
+        return random
+    full = f"{_bare(network)}.{tag}"
+    # What is on this machine is loaded from there: timm itself would ask the hub first, and wait where there is none.
+    there = cache.timm_overlay(cache.of_timm(full))
+    loaded: nn.Module = timm.create_model(full, pretrained=True, pretrained_cfg_overlay=there, **arguments)
+    return loaded
 
 
 def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocessing:

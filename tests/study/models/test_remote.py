@@ -24,9 +24,10 @@ from study.errors import StudyError
 from study.interrupt import Interrupted
 from study.labels import label_set
 from study.models import service as services
-from study.models.answers import Answers, NotPromised, Reply, found, read, retry_after
+from study.models.answers import Answers, NotPromised, Reply, found, read
 from study.models.remote import Credentials, Remote, check_names, wanted_names
 from study.models.service import Secret, Service
+from study.models.wire import retry_after
 from tests.conftest import ROOT
 from tests.services import GARBAGE, FakeService, by_brightness, fingerprint
 
