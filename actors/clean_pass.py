@@ -194,9 +194,9 @@ def _same(ref: Ref) -> Ref:
 
 
 def _failure(event: Failed) -> StudyError:
-    if isinstance(event.error, StudyError):
-        return event.error
     name = event.task.job.target
+    if isinstance(event.error, StudyError):
+        return event.error.located(f"models.{name}")
     return StudyError(
         f"model '{name}' cannot predict clean images: {str(event.error).strip().splitlines()[-1]}",
         todo=f"try model '{name}' alone: its arguments, size and weights",

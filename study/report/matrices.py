@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import polars as pl
 from rich import box
@@ -12,12 +13,16 @@ from rich.text import Text
 
 from study.analysis.transfer import success_rates
 from study.attacks import Attack
-from study.spec import Experiment, Spec
+from study.spec import Spec
 
 _MEANING = {
     "untargeted": "% of adversarial images that the target model no longer gives their true label",
     "targeted": "% of adversarial images that the target model gives the target label",
 }
+
+_OF_SERVICES = (
+    "of a service: untargeted, none of its labels for the clean image is left; targeted, it names the target label"
+)
 
 _KEYS = ("sources", "attack", "goal", "steps", "level", "target")
 _Cells = Mapping[tuple[object, ...], Mapping[str, object]]
@@ -26,41 +31,53 @@ _Cells = Mapping[tuple[object, ...], Mapping[str, object]]
 def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
     """Print the matrix of every experiment that has rows, in the spec's order; False where there are none."""
     goals = []
-    for table, goal in matrices(spec, rows):
+    for table, goal in matrices(spec, rows, console):
         console.print(table)
         goals.append(goal)
-    for goal in dict.fromkeys(goals):
-        console.print(f"{goal}: {_MEANING[goal]}", markup=False, highlight=False, soft_wrap=True)
+    notes = [f"{goal}: {_MEANING[goal]}" for goal in dict.fromkeys(goals)]
+    if any(model.remote is not None for model in spec.models.values()):
+        notes.append(_OF_SERVICES)
     if goals:
-        console.print(
-            "* the target is one of the source models (white-box); RMSD: mean, of pixel values 0..255", soft_wrap=True
-        )
-        console.print()
+        notes.append("* the target is one of the source models (white-box); RMSD: mean, of pixel values 0..255")
+        for note in (*notes, ""):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     return bool(goals)
 
 
-def matrices(spec: Spec, rows: pl.LazyFrame) -> Iterator[tuple[Table, str]]:
-    """Each experiment's table with its goal."""
+def matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> Iterator[tuple[Table, str]]:
+    """Each experiment's table with its goal; several, where its targets are too many for the width of `console`."""
     searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
     level = pl.when(pl.col("attack").is_in(searched)).then(None).otherwise(pl.col("budget")).alias("level")
     rates = success_rates(rows.with_columns(level), by=_KEYS).to_dicts()
     cells: _Cells = {tuple(one[key] for key in _KEYS): one for one in rates}
     for name, experiment in spec.experiments.items():
         for goal in experiment.goal:
-            table = _matrix(spec, name, experiment, goal, cells)
-            if table.row_count:
-                yield table, goal
+            left = spec.targets(experiment)
+            while left:
+                make = functools.partial(_matrix, spec, name, goal, cells)
+                table, shown = _fitting(make, left, console)
+                left = left[shown:]
+                if table.row_count:
+                    yield table, goal
 
 
-def _matrix(spec: Spec, name: str, experiment: Experiment, goal: str, cells: _Cells) -> Table:
-    targets = spec.targets(experiment)
+def _fitting(make: Callable[[tuple[str, ...]], Table], targets: tuple[str, ...], console: Console) -> tuple[Table, int]:
+    """The table of as many of `targets`, from the first on, as the console is wide enough for; and how many."""
+    wide = console.options.update(max_width=100_000)
+    for count in range(len(targets), 0, -1):
+        table = make(targets[:count])
+        if count == 1 or console.measure(table, options=wide).maximum <= console.width:
+            break
+    return table, count
+
+
+def _matrix(spec: Spec, name: str, goal: str, cells: _Cells, targets: tuple[str, ...]) -> Table:
+    experiment = spec.experiments[name]
     table = Table(title=f"{name}, {goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("attack")
     table.add_column("source models")
-    table.add_column("images", justify="right")
-    table.add_column("RMSD", justify="right")
-    for target in targets:
-        table.add_column(target, justify="right")
+    for heading in ("images", "RMSD", *targets):
+        table.add_column(heading, justify="right", no_wrap=True)
     for attack in experiment.attacks:
         recipe = spec.attacks[attack]
         for steps, level in recipe.points:
