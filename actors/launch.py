@@ -161,12 +161,11 @@ class _Study:
         return self._report(outcome, interrupt, order)
 
     def _kit(self) -> Kit:
-        spec = self._spec
-        lines = {
-            name: Line(_secret(model.remote), self._folder.answers(name))
-            for name, model in spec.models.items()
-            if model.remote is not None
-        }
+        spec, lines = self._spec, {}
+        for name, model in spec.models.items():
+            if model.remote is not None:
+                lines[name] = Line(_secret(model.remote), self._folder.answers(name))
+                lines[name].cache.parent.mkdir(exist_ok=True)
         return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines)
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:

@@ -72,7 +72,6 @@ class RunFolder:
         try:
             self.results.mkdir(parents=True, exist_ok=True)
             self.temporary.mkdir(exist_ok=True)
-            (self.path / "answers").mkdir(exist_ok=True)
             lease = (self.path / "lease").open("a+", encoding="utf-8")
         except OSError as error:
             raise StudyError(

@@ -7,14 +7,19 @@ import re
 import polars as pl
 import yaml
 
+from study.document import parse
+from study.models.catalogue import SHORT_NAMES
 from study.results.schema import SCHEMA
-from tests.conftest import ROOT
+from study.spec import resolve
+from tests.conftest import ROOT, TINY
+
+ONE = {"attacks": {}, "experiments": {"x": {"attacks": ["mi"], "sources": ["a"]}}}
 
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
 def test_polars_answers(tiny_run, capsys):
@@ -40,3 +45,21 @@ def test_the_spec_shown_is_the_one_shipped():
 def test_the_columns_named_are_the_columns():
     (named,) = re.findall(r"A row has `(.*?)`", README, re.S)
     assert re.split(r",\s+", named) == SCHEMA.names
+
+
+def test_what_the_pages_on_models_and_images_show_is_a_spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.yaml").write_text("n01440764: [tinca]\n")
+    (service,) = blocks("yaml", (ROOT / "docs" / "models.md").read_text())
+    whole = yaml.safe_load(TINY) | {"models": {"a": "resnet50", **yaml.safe_load(service)}, **ONE}
+    spec = resolve(parse(yaml.safe_dump(whole), "spec")).spec
+    assert spec.models["service"].remote.names == {"n01440764": ("tinca",)}
+    (images,) = blocks("yaml", (ROOT / "docs" / "images.md").read_text())
+    models = {name: {} for name in ("resnet50", "vgg16", "senet154")}
+    spec = resolve(parse(yaml.safe_dump({"study": "x", "models": models, **yaml.safe_load(images)}), "spec")).spec
+    assert spec.attacks["theirs"].made == "adversarial/{sources}"
+
+
+def test_every_short_name_is_told():
+    told = (ROOT / "docs" / "models.md").read_text()
+    assert all(f"`{name}`" in told for name in SHORT_NAMES)
