@@ -18,7 +18,8 @@ IDS = [f"image{index}" for index in range(6)]
 FEW = {"steps": 3}
 SMALLER = {
     "vmi": {"variance": {"samples": 2}}, "vni": {"variance": {"samples": 2}},
-    "sg-igsm": {"smoothing": {"copies": 2}}, "sg-mi": {"smoothing": {"copies": 2}},
+    "sg-fgsm": {"smoothing": {"copies": 2}}, "sg-igsm": {"smoothing": {"copies": 2}},
+    "sg-mi": {"smoothing": {"copies": 2}},
     "optimization-ensemble": {"steps": 3},
 }  # fmt: skip
 

@@ -320,6 +320,7 @@ def test_who_asks_to_stop_keeps_what_was_answered(service):
             client.ask(many, lambda: True)
         begun = client.asked
         assert begun == sum(fake.answered.values()) < 240
+        fake.fail_every = 1
         with pytest.raises(Interrupted):
             service(fake.url, backoff=3000.0, most_wait=3000.0).ask(IMAGES, lambda: len(fake.requests) > begun)
 
