@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.jobs import Answer, PredictJob
 from actors.kit import Kit
 from actors.pinned import Pin, check_digest
-from actors.target import Answer, PredictJob, transformed
 from study.models.service import Service
+from study.models.transforms import shown
 from study.results.schema import Said
 
 
@@ -24,7 +25,7 @@ class Asker:
     def hello(self) -> None:
         """Answers when the process is up."""
 
-    def work(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
         """Send `uint8` images (V * N, C, H, W) to the service; what it has answered before is not asked again.
 
         Raises StudyError where it does not answer as often as the spec lets it try.
@@ -37,7 +38,7 @@ class Asker:
         service = self._services[job.target]
         described = model.describe(service.describe())
         check_digest(job.target, described["digest"], pin.models[job.target])
-        replies = service.ask(transformed(model.transform, pixels, self._kit.seed, job.target, job.images))
+        replies = service.ask(shown(model.transform, pixels, (self._kit.seed, job.target), job.images))
         nothing = np.zeros((len(replies), 0))
         said = Said(
             job.target,

@@ -46,8 +46,8 @@ class Backend(Protocol):
     def hello(self, actor: Any) -> Ref:
         """A call that is answered when the actor is up."""
 
-    def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
-        """`actor.work(*arguments, pixels)`. A source's call has pixels of its own."""
+    def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
+        """`actor.craft(*arguments, pixels)`, whose call has pixels of its own, or `actor.predict(…)`."""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Those of `refs` that are ready, as soon as there is one, or none after `seconds`."""

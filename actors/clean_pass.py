@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.backend import Ref
-from actors.policy import service_role
+from actors.backlog import Task
+from actors.jobs import Answer, PredictJob
 from actors.runtime import Runtime
-from actors.scheduler import Failed, Task
-from actors.target import Answer, PredictJob
+from actors.scheduler import Failed
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Clean, Selected, Selection, admitted, cut, ranked
@@ -158,8 +158,9 @@ class _Pass:
             ref = runtime.backend.put(np.stack(images[start : start + batch]))
             for name in models:
                 job = PredictJob(name, batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
-                role = "target" if spec.models[name].remote is None else service_role(name)
-                runtime.scheduler.add(Task(role, {name: None}, job, functools.partial(_same, ref), 1.0, start))
+                service = spec.models[name].remote is not None
+                pixels_of = functools.partial(_same, ref)
+                runtime.scheduler.add(Task("predict", {name: None}, job, pixels_of, 1.0, start, service=service))
         answers: dict[tuple[str, int], Answer] = {}
         try:
             while not runtime.scheduler.idle:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from actors.asker import Asker
 from actors.backend import ActorLost, Call, PixelsLost, Ref
 from actors.kit import Kit
-from actors.policy import Role, Share
+from actors.policy import WORKER, Role, Share
 from actors.reaper import Reaper
-from actors.source import Source
-from actors.target import Target
+from actors.worker import Worker
 from study.errors import StudyError
 
 _OBJECT_STORE_BYTES = 2**30
@@ -60,10 +59,7 @@ class Cluster:
                 todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`; where the cluster "
                 "asks for a token, set RAY_AUTH_MODE=token",
             ) from error
-        self._remote: dict[str, Any] = {
-            "source": ray.remote(max_restarts=0, max_task_retries=0)(Source),
-            "target": ray.remote(max_restarts=0, max_task_retries=0)(Target),
-        }
+        self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
         self._asker: Any = ray.remote(max_restarts=0, max_task_retries=0)(Asker)
 
     def capacity(self) -> tuple[float, float]:
@@ -72,22 +68,23 @@ class Cluster:
 
     def start(self, role: Role, share: Share, kit: Kit) -> Any:
         options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        if role not in self._remote:
+        if role != WORKER:
             # Beside the driver: answers are kept in the run folder, which other machines may not see.
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
-        return self._remote.get(role, self._asker).options(**options).remote(kit.of(role), share.device)
+        made = self._worker if role == WORKER else self._asker
+        return made.options(**options).remote(kit.of(role), share.device)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
         return ref
 
-    def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
-        if role == "source":
-            value, made = actor.work.options(num_returns=2).remote(*arguments, pixels)
+    def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
+        if method == "craft":
+            value, made = actor.craft.options(num_returns=2).remote(*arguments, pixels)
             return Call(value, made)
-        return Call(actor.work.remote(*arguments, pixels), None)
+        return Call(actor.predict.remote(*arguments, pixels), None)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:

@@ -7,26 +7,25 @@ the files to where every actor can read them, once per shard.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.backend import PixelsLost, Ref
-from actors.policy import Role, service_role
+from actors.backlog import Task
+from actors.jobs import CraftJob, Made, PredictJob
 from actors.runtime import Runtime
-from actors.scheduler import Done, Failed, Task
-from actors.source import CraftJob, Made
-from actors.target import PredictJob
+from actors.scheduler import Done, Failed
 from study.attacks.recipe import Search
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Selected, Shard
 from study.images.stored import Stored
 from study.models.remote import wanted_names
-from study.plan import Plan, Unit, wanted_labels
+from study.plan import Craft, Finished, Plan, Unit, wanted_labels
 from study.results.schema import Moved, Said, Wanted, table
 from study.results.store import Writer
 
@@ -75,52 +74,66 @@ class Driver:
         self._interrupt = runtime.interrupt
         self._outcome = Outcome()
         self._open: dict[str, _Open] = {}
-        self._waiting: dict[str, list[Unit]] = defaultdict(list)
+        self._waiting: dict[str, list[Craft]] = defaultdict(list)
         self._rmsd: dict[str, dict[str, float]] = {}
-        self._clean: dict[int, dict[int, Ref]] = {}
+        self._clean: OrderedDict[tuple[int, int], Ref] = OrderedDict()
         self._pooled: dict[str, NDArray[np.uint8]] = {}
-        self._shard_units: Counter[int] = Counter()
         self._losses: Counter[str] = Counter()
         self._batch_bytes = 0
+        self._done: Finished = {}
         self._wanted = _wanted(plan)
 
-    def run(self, units: Sequence[Unit], rmsd: Mapping[str, Mapping[str, float]]) -> Outcome:
-        """Craft and score `units`; `rmsd` is what is already known of reference crafts, by craft and image."""
+    def run(self, done: Finished, rmsd: Mapping[str, Mapping[str, float]]) -> Outcome:
+        """Craft and score what is not `done`; `rmsd` is what is known of reference crafts, by craft and image."""
+        crafts = self._plan.crafts.values()
+        self._done = done
         self._rmsd = {
-            craft.reference: dict(rmsd.get(craft.reference, {}))
-            for craft in self._plan.crafts.values()
-            if craft.reference is not None
+            craft.reference: dict(rmsd.get(craft.reference, {})) for craft in crafts if craft.reference is not None
         }
-        self._shard_units.update(unit.shard.index for unit in units)
-        for unit in units:
-            self._offer(unit)
+        for craft in crafts:
+            if craft.reference is None or self._known(craft):
+                self._feed(craft)
+            else:
+                self._waiting[craft.reference].append(craft)
+                if craft.recipe.budget.by == "image":
+                    self._feed(craft)
         try:
             while not self._scheduler.idle and self._interrupt.status is None:
-                for event in self._scheduler.step(0.5, self._paused()):
+                for event in self._scheduler.step(0.5, crafts=self._batch_bytes < self._spec.run.waiting_mib * 2**20):
                     self._handle(event)
                 self._writer.tick()
         finally:
             self._writer.flush()
         self._outcome.interrupted = self._interrupt.status
         if self._outcome.interrupted is None:
-            for reference, held in self._waiting.items():
-                for unit in held:
-                    self._set_aside(unit, None, f"its budget is matched to {reference}, which is not complete")
+            self._give_up_waiting()
         return self._outcome
 
-    def _paused(self) -> tuple[Role, ...]:
-        """No more batches while those that wait for targets fill their budget."""
-        return ("source",) if self._batch_bytes >= self._spec.run.waiting_mib * 2**20 else ()
+    def _known(self, craft: Craft) -> bool:
+        """Whether the RMSD that the budget of a craft is matched to is known for all images."""
+        assert craft.reference is not None, "only matched budgets are asked about"
+        known = self._rmsd[craft.reference]
+        return all(one.image in known for shard in self._plan.shards for one in shard.images)
 
-    def _offer(self, unit: Unit) -> None:
-        """Give a unit to the sources, or keep it until the RMSD that its budget is matched to is known."""
+    def _feed(self, craft: Craft) -> None:
+        """Give a craft's units to the loop, as a stream: those that can be crafted now, and no others later."""
+        shards = [unit.shard for unit in self._plan.units_of(craft, self._done) if self._ready(unit)]
+        tasks = map(self._task, self._plan.units_of(craft, self._done, shards))
+        self._scheduler.feed(tasks, len(shards), first=craft.id in self._rmsd)
+
+    def _ready(self, unit: Unit) -> bool:
+        return unit.craft.reference is None or self._matched(unit, unit.craft.reference) is not None
+
+    def _give_up_waiting(self) -> None:
+        """What is matched to something that was set aside cannot be crafted either."""
+        for reference, crafts in self._waiting.items():
+            for craft in crafts:
+                for unit in self._plan.units_of(craft, self._done):
+                    if not self._ready(unit):
+                        self._set_aside(unit, None, f"its budget is matched to {reference}, which is not complete")
+
+    def _task(self, unit: Unit) -> Task:
         craft = unit.craft
-        rmsd = None
-        if craft.reference is not None:
-            rmsd = self._matched(unit, craft.reference)
-            if rmsd is None:
-                self._waiting[craft.reference].append(unit)
-                return
         pool = self._plan.pool(craft)
         job = CraftJob(
             attack=craft.recipe,
@@ -129,12 +142,12 @@ class Driver:
             images=tuple(one.image for one in unit.shard.images),
             labels=tuple(wanted_labels(craft.goal, unit.shard.images)),
             own=tuple(one.label for one in unit.shard.images),
-            rmsd=rmsd,
+            rmsd=None if craft.reference is None else self._matched(unit, craft.reference),
             pool=tuple(one.label for one in pool),
         )
         models = {name: self._plan.digests[name] for name in craft.sources}
-        cost = float(craft.gradients * len(unit.shard.images))
-        self._scheduler.add(Task("source", models, job, lambda: self._pixels(unit, pool), cost, unit))
+        cost = float(max(craft.gradients, 1) * len(unit.shard.images))
+        return Task("craft", models, job, lambda: self._pixels(unit, pool), cost, unit)
 
     def _matched(self, unit: Unit, reference: str) -> tuple[float, ...] | None:
         known = self._rmsd[reference]
@@ -158,15 +171,27 @@ class Driver:
         return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
 
     def _clean_pixels(self, shard: Shard, pool: Sequence[Selected]) -> Ref:
-        """A shard's images, and behind them those of a pool, where actors can read them."""
-        held = self._clean.setdefault(shard.index, {})
-        if len(pool) not in held:
+        """A shard's images, and behind them those of a pool, where actors can read them.
+
+        As many shards are kept there as their budget holds; those that were used longest ago are read again.
+        """
+        key = (shard.index, len(pool))
+        if key not in self._clean:
             for one in pool:
                 if one.image not in self._pooled:
                     self._pooled[one.image] = self._read(one)
             own = [self._read(one) for one in shard.images]
-            held[len(pool)] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
-        return held[len(pool)]
+            self._clean[key] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
+            largest = max(len(one.images) for one in self._plan.shards) + len(pool)
+            most = max(1, self._spec.run.clean_mib * 2**20 // (largest * self._image_bytes))
+            while len(self._clean) > most:
+                self._clean.popitem(last=False)
+        self._clean.move_to_end(key)
+        return self._clean[key]
+
+    @property
+    def _image_bytes(self) -> int:
+        return self._spec.images.channels * self._spec.images.size**2
 
     def _read(self, image: Selected) -> NDArray[np.uint8]:
         read = pixels.read(self._files[image.image], self._spec.images)
@@ -178,7 +203,7 @@ class Driver:
         return read
 
     def _handle(self, event: Done | Failed) -> None:
-        if event.task.role == "source":
+        if event.task.method == "craft":
             unit: Unit = event.task.about
             if isinstance(event, Failed):
                 self._set_aside(unit, None, _text(event.error))
@@ -198,7 +223,7 @@ class Driver:
         elif isinstance(event.error, PixelsLost) and self._losses[opened.unit.id] < self._spec.run.attempts:
             self._losses[opened.unit.id] += 1
             self._close(opened)
-            self._offer(opened.unit)
+            self._scheduler.add(self._task(opened.unit))
             return
         else:
             self._outcome.failures.append(Failure(opened.unit.id, target, _text(event.error)))
@@ -212,19 +237,34 @@ class Driver:
         for target in unit.targets:
             images = tuple(one.image for one in unit.shard.images)
             job = PredictJob(target, self._spec.numerics.batch, images, _search(unit))
-            role = "target" if self._spec.models[target].remote is None else service_role(target)
+            service = self._spec.models[target].remote is not None
             models = {target: self._plan.digests[target]}
             minimal = unit.craft.recipe.budget.minimal
             shown = len(minimal.levels) if minimal else len(unit.craft.recipe.points)
             cost = float(len(unit.shard.images) * shown)
-            self._scheduler.add(Task(role, models, job, lambda: opened.pixels, cost, (opened, target)))
+            about = (opened, target)
+            self._scheduler.add(Task("predict", models, job, lambda: opened.pixels, cost, about, service=service))
         known = self._rmsd.get(unit.craft.id)
         if known is not None:
             # The finished attack stands last of its checkpoints.
             finished = moved.rmsd[-len(unit.shard.images) :].tolist()
+            again = all(one.image in known for one in unit.shard.images)
             known.update(zip((one.image for one in unit.shard.images), finished, strict=True))
-            for held in self._waiting.pop(unit.craft.id, []):
-                self._offer(held)
+            if not again:
+                self._release(unit)
+
+    def _release(self, reference: Unit) -> None:
+        """What was waiting for the RMSD of this unit, or of the last unit of its craft."""
+        waiting = self._waiting.get(reference.craft.id, [])
+        for craft in waiting:
+            if craft.recipe.budget.by == "image":
+                for unit in self._plan.units_of(craft, self._done, [reference.shard]):
+                    self._scheduler.add(self._task(unit))
+            elif self._known(craft):
+                self._feed(craft)
+        self._waiting[reference.craft.id] = [
+            craft for craft in waiting if craft.recipe.budget.by == "image" or not self._known(craft)
+        ]
 
     def _finish(self, opened: _Open) -> None:
         """All targets have answered or failed: the rows there are go to the writer, as one piece."""
@@ -236,7 +276,6 @@ class Driver:
             self._outcome.finished += 1
         self._display.advance(opened.unit.craft.experiments)
         self._close(opened)
-        self._leave(opened.unit.shard)
 
     def _close(self, opened: _Open) -> None:
         del self._open[opened.unit.id]
@@ -245,21 +284,15 @@ class Driver:
     def _set_aside(self, unit: Unit, target: str | None, error: str) -> None:
         self._outcome.failures.append(Failure(unit.id, target, error))
         self._display.advance(unit.craft.experiments)
-        self._leave(unit.shard)
-
-    def _leave(self, shard: Shard) -> None:
-        self._shard_units[shard.index] -= 1
-        if not self._shard_units[shard.index]:
-            self._clean.pop(shard.index, None)
 
     def _bytes(self, unit: Unit) -> int:
-        numbers = len(unit.shard.images) * self._spec.images.channels * self._spec.images.size**2
+        numbers = len(unit.shard.images) * self._image_bytes
         return numbers * (8 if unit.craft.recipe.budget.minimal else len(unit.craft.recipe.points))
 
 
-def references(plan: Plan, units: Iterable[Unit]) -> set[str]:
-    """Crafts whose RMSD some unit's budget is matched to."""
-    return {unit.craft.reference for unit in units if unit.craft.reference is not None}
+def references(plan: Plan) -> set[str]:
+    """Crafts whose RMSD some other's budget is matched to."""
+    return {craft.reference for craft in plan.crafts.values() if craft.reference is not None}
 
 
 def _wanted(plan: Plan) -> Wanted:

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from actors.asker import Asker
 from actors.backend import Call, Ref
 from actors.kit import Kit
-from actors.policy import Role, Share
-from actors.source import Source
-from actors.target import Target
-
-Worker = Source | Target | Asker
+from actors.policy import WORKER, Role, Share
+from actors.worker import Worker
 
 
 class InProcess:
@@ -34,26 +31,24 @@ class InProcess:
     def capacity(self) -> tuple[float, float]:
         return 4.0, 0.0
 
-    def start(self, role: Role, share: Share, kit: Kit) -> Worker:
-        if role == "source":
-            return Source(kit.of(role), "cpu")
-        return Target(kit.of(role), "cpu") if role == "target" else Asker(kit.of(role), "cpu")
+    def start(self, role: Role, share: Share, kit: Kit) -> Worker | Asker:
+        return Worker(kit.of(role), "cpu") if role == WORKER else Asker(kit.of(role), "cpu")
 
-    def hello(self, actor: Worker) -> Ref:
+    def hello(self, actor: Worker | Asker) -> Ref:
         ref = next(self._ids)
         self._values[ref] = actor.hello()
         return ref
 
-    def call(self, actor: Any, role: Role, arguments: Sequence[Any], pixels: Ref) -> Call:
-        value, made = next(self._ids), next(self._ids) if role == "source" else None
+    def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
+        value, made = next(self._ids), next(self._ids) if method == "craft" else None
 
         def run() -> None:
             try:
-                answer: Any = actor.work(*arguments, self._values[pixels])
+                answer: Any = getattr(actor, method)(*arguments, self._values[pixels])
             except Exception as error:  # noqa: BLE001 - raised again by `value`
                 self._values[value] = error
                 return
-            if isinstance(actor, Source):
+            if made is not None:
                 self._values[value], self._values[made] = answer
             else:
                 self._values[value] = answer
@@ -82,7 +77,7 @@ class InProcess:
         self._values[ref] = frozen
         return ref
 
-    def stop(self, actor: Worker) -> None:
+    def stop(self, actor: Worker | Asker) -> None:
         """Nothing outlives its reference here."""
 
     def close(self) -> None:

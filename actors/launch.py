@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +19,14 @@ from actors.driver import Driver, Outcome, references
 from actors.kit import Kit, Line
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
+from actors.slots import Limits
 from study import progress, resume
 from study import spec as specs
 from study.errors import StudyError
 from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted
 from study.models.remote import Remote
-from study.plan import Plan, Unit
+from study.plan import Finished, Plan
 from study.progress import Display
 from study.report.matrices import print_matrices
 from study.results import store
@@ -62,7 +64,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
     try:
         display = progress.display(console)
         study = _Study(file, folder, display, begun, console)
-        if study.selected is not None and not study.left(study.plan()):
+        if study.selected is not None and not study.left():
             display.say(f"{file.spec.study}: already complete, nothing to do")
             study.show()
             return COMPLETE
@@ -91,8 +93,9 @@ class _Study:
         assert self.selected is not None, "digests are known once the clean pass is over"
         return {name: model["digest"] for name, model in self.selected.models.items()}
 
-    def left(self, plan: Plan) -> list[Unit]:
-        return list(plan.units(store.done(self._folder.path)))
+    def left(self) -> int:
+        """Units that have targets left."""
+        return sum(1 for _ in self.plan().units(store.done(self._folder.path)))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
         found = self._check(order)
@@ -127,21 +130,25 @@ class _Study:
             cpus,
             gpus,
             threads=spec.numerics.threads,
-            sources=spec.run.actors.sources,
-            targets=spec.run.actors.targets,
+            asked=spec.run.actors,
             services=[name for name, model in spec.models.items() if model.remote is not None],
         )
         say(
             f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; "
-            f"{crew.sources} source and {crew.targets} target actors on {crew.source.device}"
+            f"{crew.workers} workers on {crew.share.device}"
         )
         scheduler = Scheduler(
             backend,
             crew,
             self._kit(),
             capacity=spec.run.models_per_actor,
-            attempts=spec.run.attempts,
-            start_seconds=spec.run.start_seconds,
+            limits=Limits(
+                attempts=spec.run.attempts,
+                start_seconds=spec.run.start_seconds,
+                call_seconds=spec.run.call_seconds,
+                straggler_seconds=spec.run.straggler_seconds,
+            ),
+            workers=None if spec.run.actors else functools.partial(policy.workers, threads=spec.numerics.threads),
         )
         runtime = Runtime(backend, scheduler, self._display, interrupt)
         try:
@@ -170,12 +177,11 @@ class _Study:
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan()
-        units = self.left(plan)
+        done = store.done(self._folder.path)
+        totals, finished, left = _steps(plan, done)
         crafts = len(plan.crafts)
-        self._display.say(
-            f"plan: {crafts} crafts x {len(plan.shards)} shards = {crafts * len(plan.shards)} units, "
-            f"{len(units)} of them to do"
-        )
+        units = crafts * len(plan.shards)
+        self._display.say(f"plan: {crafts} crafts x {len(plan.shards)} shards = {units} units, {left} of them to do")
         files = {one.image: one.file for one in found}
         missing = [one.image for shard in plan.shards for one in shard.images if one.image not in files]
         if missing:
@@ -189,9 +195,9 @@ class _Study:
             metadata=_provenance(self._spec),
         )
         driver = Driver(plan, files, writer, runtime)
-        self._display.begin(*_steps(plan, units))
+        self._display.begin(totals, finished)
         try:
-            return driver.run(units, store.moved(self._folder.path, references(plan, units)))
+            return driver.run(done, store.moved(self._folder.path, references(plan)))
         finally:
             self._display.end()
 
@@ -199,7 +205,7 @@ class _Study:
         if outcome.interrupted is not None:
             return self._stopped(interrupt, order)
         self.show()
-        left = len(self.left(self.plan()))
+        left = self.left()
         seconds = time.monotonic() - self._begun
         if not outcome.failures and not left:
             self._folder.failures.unlink(missing_ok=True)
@@ -234,17 +240,18 @@ def _secret(remote: Remote) -> Secret | None:
     return None if remote.credentials is None else Secret.from_environment(remote.credentials)
 
 
-def _steps(plan: Plan, units: Sequence[Unit]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Units in all and units done, by experiment."""
+def _steps(plan: Plan, finished: Finished) -> tuple[Mapping[str, int], Mapping[str, int], int]:
+    """Units in all and units done, by experiment; and how many are left."""
     totals: dict[str, int] = {}
     for craft in plan.crafts.values():
         for name in craft.experiments:
             totals[name] = totals.get(name, 0) + len(plan.shards)
-    done = dict(totals)
-    for unit in units:
+    done, left = dict(totals), 0
+    for unit in plan.units(finished):
+        left += 1
         for name in unit.craft.experiments:
             done[name] -= 1
-    return totals, done
+    return totals, done, left
 
 
 def _provenance(spec: Spec) -> dict[str, str]:

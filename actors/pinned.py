@@ -30,13 +30,11 @@ class Pinned:
     Models that differ by the transformation in front of them share one network.
     """
 
-    def __init__(self, kit: Kit, device: str, *, exact: bool) -> None:
-        """`exact` models compute in float32, whatever precision gradients may have, and are not compiled."""
+    def __init__(self, kit: Kit, device: str) -> None:
         if device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        fix(kit.numerics.threads, "float32" if exact else kit.numerics.precision)
+        fix(kit.numerics.threads)
         self.kit = kit
-        self._exact = exact
         self.device = device
         self._held: dict[str, Classifier] = {}
 
@@ -46,6 +44,7 @@ class Pinned:
         for name, digest in pin.models.items():
             if name not in self._held:
                 self._held[name] = self._shared(self.kit.models[name]) or self._load(name)
+            self._compile(name)
             check_digest(name, self.kit.models[name].digest_of(self._held[name].digest), digest)
         return [self._held[name] for name in pin.models]
 
@@ -57,7 +56,7 @@ class Pinned:
         from study.models import zoo
 
         numerics = self.kit.numerics
-        loaded = zoo.load(
+        return zoo.load(
             name,
             self.kit.models[name],
             labels=self.kit.labels,
@@ -66,9 +65,12 @@ class Pinned:
             fold=numerics.fold,
             layout=numerics.layout,
         )
-        if numerics.compile and not self._exact:
-            loaded.compile_with(numerics.compile)
-        return loaded
+
+    def _compile(self, name: str) -> None:
+        """Models that take gradients run compiled, if the spec says so; predictions never do."""
+        how = self.kit.numerics.compile
+        if how and not self.kit.models[name].target_only and not self._held[name].compiled:
+            self._held[name].compile_with(how)
 
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:

@@ -1,18 +1,23 @@
-"""Pure decisions: how many actors of each kind, and which piece of work goes to which slot. No Ray, no clock."""
+"""Pure decisions: how many actors, and which piece of work goes to which slot. No Ray, no clock."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from study.errors import StudyError
 
 Role = str
-"""`source`, `target`, or `service <name>`: a remote service has one actor, so that one clock paces its requests."""
+"""`worker`, or `service <name>`: a remote service has one actor, so that one clock paces its requests."""
+
+WORKER: Role = "worker"
 
 QUEUE = 2
 """Calls at most that an actor has in its queue, the running one included: the next is there when it ends one."""
+
+_BEHIND = 4
+"""Batches that may wait for each slot that holds their target, before another slot loads it too."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +34,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Crew:
-    """How many actors of each role, and what each reserves."""
+    """How many workers, what each reserves, and the models whose services are asked."""
 
-    sources: int
-    targets: int
-    source: Share
-    target: Share
+    workers: int
+    share: Share
     services: tuple[str, ...] = ()
 
     @property
     def roles(self) -> list[Role]:
         """The role of every actor."""
-        return [
-            *["source"] * self.sources,
-            *["target"] * self.targets,
-            *(service_role(name) for name in self.services),
-        ]
+        return [*[WORKER] * self.workers, *(service_role(name) for name in self.services)]
 
-    def share(self, role: Role) -> Share:
-        if role == "source":
-            return self.source
-        return self.target if role == "target" else Share(0, 0)
+    def share_of(self, role: Role) -> Share:
+        return self.share if role == WORKER else Share(0, 0)
 
 
 def service_role(model: str) -> Role:
@@ -62,46 +59,44 @@ def service_of(role: Role) -> str | None:
     return role.removeprefix("service ") if role.startswith("service ") else None
 
 
-def crew(
-    cpus: float,
-    gpus: float,
-    *,
-    threads: int,
-    sources: int | None,
-    targets: int | None,
-    services: Sequence[str] = (),
-) -> Crew:
-    """The actors for a cluster with `cpus` and `gpus`; `sources` and `targets` where the spec names them.
+def workers(cpus: float, gpus: float, *, threads: int) -> int:
+    """How many workers a cluster has room for: one on each GPU, or on every `threads` cores where there are none."""
+    return int(gpus) if gpus >= 1 else max(1, int(cpus) // threads)
 
-    Without GPUs a source actor takes `threads` cores; target actors, which work a few percent of the time, share
-    them. With GPUs an eighth of the actors are targets, each on a GPU of its own where there are enough.
-    Raises StudyError, with the numbers, where the named actors do not fit.
+
+def crew(cpus: float, gpus: float, *, threads: int, asked: int | None, services: Sequence[str] = ()) -> Crew:
+    """The actors for a cluster with `cpus` and `gpus`; `asked` is the number of workers where the spec gives one.
+
+    A worker crafts and predicts, so that no slot waits for the other kind of work. It takes a GPU where there are any,
+    or a part of one where more workers are asked for than there are; else `threads` cores. Raises StudyError, with the
+    numbers, where the workers asked for do not fit.
     """
     if gpus >= 1:
-        for_targets = targets or max(1, int(gpus) // 8)
-        for_sources = sources or max(1, int(gpus) - for_targets)
-        together = math.ceil((for_sources + for_targets) / int(gpus))
-        share = Share(cpus=0, gpus=math.floor(1e4 / together) / 1e4)
-        return Crew(for_sources, for_targets, share, share, tuple(services))
-    for_sources = sources or max(1, int(cpus) // threads)
-    if for_sources * threads > cpus:
+        count = asked or workers(cpus, gpus, threads=threads)
+        together = math.ceil(count / int(gpus))
+        return Crew(count, Share(cpus=0, gpus=math.floor(1e4 / together) / 1e4), tuple(services))
+    count = asked or workers(cpus, gpus, threads=threads)
+    if count * threads > cpus:
         raise StudyError(
-            f"{for_sources} source actors with {threads} threads each need {for_sources * threads} cores, "
-            f"and there are {cpus:g}",
-            accepted=f"at most {int(cpus) // threads} source actors with {threads} threads each here",
-            todo="lower run.actors.sources or numerics.threads, or give --address of a larger cluster",
+            f"{count} actors with {threads} threads each need {count * threads} cores, and there are {cpus:g}",
+            accepted=f"at most {int(cpus) // threads} actors with {threads} threads each here",
+            todo="lower run.actors or numerics.threads, or give --address of a larger cluster",
         )
-    for_targets = targets or max(1, for_sources // 8)
-    return Crew(for_sources, for_targets, Share(threads, 0), Share(0, 0), tuple(services))
+    return Crew(count, Share(threads, 0), tuple(services))
 
 
 @dataclass(frozen=True)
-class Work:
-    """A piece of work that could start now: `cost` in any unit that is one for all work of its role."""
+class Group:
+    """Work of one kind for the same models: `count` pieces of `cost` in all, in any unit that all groups share.
 
-    id: int
+    `urgent` pieces hold memory until they are done: batches that wait for their targets.
+    """
+
+    key: Hashable
     role: Role
-    models: tuple[str, ...]
+    models: frozenset[str]
+    urgent: bool
+    count: int
     cost: float
 
 
@@ -118,34 +113,66 @@ class Slot:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which work goes to which slot, and which models the slot lets go of first."""
+    """Which group's next piece goes to which slot, and which models the slot lets go of first."""
 
-    work: int
+    group: Hashable
     slot: int
     drop: tuple[str, ...]
 
 
-def assign(work: Iterable[Work], slots: Sequence[Slot]) -> list[Assignment]:
+def assign(groups: Iterable[Group], slots: Sequence[Slot]) -> list[Assignment]:
     """What to start now.
 
-    Slots with the shortest queue choose first. A slot takes the longest piece among those whose models it holds, else
-    the longest of all. A second call is queued only while there is more work than slots: at the end, a free
-    slot is worth more than a full queue.
+    Slots with the shortest queue choose first. A slot serves waiting batches before it makes new ones: those of
+    targets that it holds, then those that too many wait for. Else it goes on with the models that it holds, on the
+    group that needs most; only a slot with nothing to do for its models loads others. A second call is
+    queued only while there is more work than slots: at the end, a free slot is worth more than a full queue.
     """
     chosen: list[Assignment] = []
-    for role in dict.fromkeys(slot.role for slot in slots):
-        left = sorted((one for one in work if one.role == role), key=lambda one: (-one.cost, one.id))
-        crew_slots = {slot.id: slot for slot in slots if slot.role == role}
-        while left and crew_slots:
-            slot = min(crew_slots.values(), key=lambda one: (one.queued, one.id))
-            if slot.queued >= QUEUE or (slot.queued and len(left) <= len(crew_slots)):
-                break
-            pick = next((one for one in left if set(one.models) <= set(slot.holds)), left[0])
-            left.remove(pick)
-            drop, holds = _hold(slot, pick.models)
-            chosen.append(Assignment(pick.id, slot.id, drop))
-            crew_slots[slot.id] = Slot(slot.id, slot.role, holds, slot.queued + 1, slot.capacity)
+    by_role: dict[Role, list[Group]] = {}
+    for group in groups:
+        by_role.setdefault(group.role, []).append(group)
+    for role, mine in by_role.items():
+        chosen += _assign([group for group in mine if group.count], [slot for slot in slots if slot.role == role])
     return chosen
+
+
+def _assign(groups: list[Group], slots: list[Slot]) -> list[Assignment]:
+    left = {group.key: group for group in groups}
+    crew_slots = {slot.id: slot for slot in slots}
+    holders = {key: sum(group.models <= set(slot.holds) for slot in slots) for key, group in left.items()}
+    pieces = sum(group.count for group in groups)
+    chosen: list[Assignment] = []
+    while left and crew_slots:
+        slot = min(crew_slots.values(), key=lambda one: (one.queued, one.id))
+        if slot.queued >= QUEUE or (slot.queued and pieces <= len(crew_slots)):
+            break
+        group = _pick(slot, list(left.values()), holders)
+        drop, holds = _hold(slot, sorted(group.models))
+        chosen.append(Assignment(group.key, slot.id, drop))
+        for key, other in left.items():
+            holders[key] += (other.models <= set(holds)) - (other.models <= set(slot.holds))
+        crew_slots[slot.id] = replace(slot, holds=holds, queued=slot.queued + 1)
+        pieces -= 1
+        if group.count == 1:
+            del left[group.key]
+        else:
+            rest = group.cost * (group.count - 1) / group.count
+            left[group.key] = replace(group, count=group.count - 1, cost=rest)
+    return chosen
+
+
+def _pick(slot: Slot, groups: Sequence[Group], holders: dict[Hashable, int]) -> Group:
+    held = set(slot.holds)
+    here = [group for group in groups if group.models <= held]
+    urgent = [group for group in here if group.urgent] or [
+        group for group in groups if group.urgent and group.count > _BEHIND * holders[group.key]
+    ]
+    if urgent:
+        return max(urgent, key=lambda one: one.count)
+    if here:
+        return max(here, key=lambda one: one.cost / holders[one.key])
+    return max(groups, key=lambda one: one.cost / (holders[one.key] + 1))
 
 
 def _hold(slot: Slot, models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -155,6 +182,11 @@ def _hold(slot: Slot, models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str
     return tuple(others[:surplus]), (*others[surplus:], *models)
 
 
-def after(slot: Slot, models: Sequence[str]) -> tuple[str, ...]:
+def after(slot: Slot, models: Iterable[str]) -> tuple[str, ...]:
     """What `slot` holds once it was given work that needs `models`."""
-    return _hold(slot, models)[1]
+    return _hold(slot, sorted(models))[1]
+
+
+def drops(slot: Slot, models: Iterable[str]) -> tuple[str, ...]:
+    """Which models `slot` lets go of for work that needs `models`."""
+    return _hold(slot, sorted(models))[0]

@@ -6,34 +6,19 @@ dead actor is never looked at, because its reference was forgotten with the acto
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from actors import policy
 from actors.backend import ActorLost, Backend, Call, PixelsLost, Ref
+from actors.backlog import Backlog, Task
 from actors.kit import Kit
 from actors.pinned import Pin
-from actors.policy import Crew, Role, Share
+from actors.policy import WORKER, Crew
+from actors.slots import Limits, Slot, Slots
 from study.errors import StudyError
-
-
-@dataclass
-class Task:
-    """One call to be made on some actor of `role` that holds `models` (by name, with the digests they must have)."""
-
-    role: Role
-    models: Mapping[str, str | None]
-    job: Any
-    pixels: Callable[[], Ref]
-    """Asked when the task is given out, so that clean images are read no sooner than they are needed."""
-    cost: float
-    about: Any
-    """Whatever the caller wants to find again when the task is done."""
-    failures: int = 0
-    losses: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,17 +38,6 @@ class Failed:
     error: Exception
 
 
-@dataclass
-class _Slot:
-    id: int
-    role: Role
-    actor: Any
-    holds: tuple[str, ...] = ()
-    calls: dict[Ref, tuple[Task, Call]] = field(default_factory=dict)
-    proven: bool = False
-    """Whether an actor of this slot has ever answered: one that never did is not worth replacing for ever."""
-
-
 class Scheduler:
     """A crew of actors and the work that is given out to them."""
 
@@ -74,147 +48,179 @@ class Scheduler:
         kit: Kit,
         *,
         capacity: int,
-        attempts: int,
-        start_seconds: float,
+        limits: Limits,
+        workers: Callable[[float, float], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`capacity` is how many models an actor holds at most; `workers` how many a cluster of so many cores and GPUs
+        should have, where their number follows the machines that come and go."""
         self._backend = backend
-        self._crew = crew
-        self._kit = kit
         self._capacity = capacity
-        self._attempts = attempts
-        self._start_seconds = start_seconds
-        self._ids = itertools.count()
-        self._ready: dict[int, Task] = {}
-        self._slots: dict[int, _Slot] = {}
-        self._barren = 0
-        self.replaced = 0
+        self._limits = limits
+        self._clock = clock
+        self._backlog = Backlog()
+        self._slots = Slots(backend, crew, kit, limits=limits, workers=workers, clock=clock)
+        self._pace: dict[object, float] = {}
+        self.repeated = 0
+
+    @property
+    def replaced(self) -> int:
+        """Actors that died, and had another put in their place."""
+        return self._slots.replaced
 
     def start(self, check: Callable[[], None]) -> None:
-        """Start the crew and wait until it is up, calling `check`, which may raise, every second.
+        """Start the crew, calling `check`, which may raise, while it waits. StudyError where it is not up in time."""
+        self._slots.start(check)
 
-        Raises StudyError where it is not up in time.
-        """
-        for role in self._crew.roles:
-            self._new_slot(role)
-        waiting = {self._backend.hello(slot.actor): slot for slot in self._slots.values()}
-        deadline = time.monotonic() + self._start_seconds
-        while waiting:
-            check()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self._not_up(len(waiting))
-            for ref in self._backend.wait(list(waiting), min(left, 1.0)):
-                try:
-                    self._backend.value(ref)
-                except ActorLost as error:
-                    raise StudyError(
-                        f"a {waiting[ref].role} actor could not start: {_first_line(error)}",
-                        todo="see that this project is installed on every machine of the cluster",
-                    ) from error
-                waiting.pop(ref).proven = True
+    def stop(self) -> None:
+        """End all actors."""
+        self._slots.stop()
 
-    def _not_up(self, missing: int) -> StudyError:
-        cpus, gpus = self._backend.capacity()
-        crew = self._crew
-        return StudyError(
-            f"{missing} of {len(crew.roles)} actors did not start within {self._start_seconds:g} s",
-            accepted=f"source actors take {_amount(crew.source)} and target actors {_amount(crew.target)} each; "
-            f"the cluster has {cpus:g} cores and {gpus:g} GPUs, in use by others or not",
-            todo="lower run.actors, raise run.start_seconds, or use another cluster",
-        )
+    def add(self, task: Task, *, first: bool = False) -> None:
+        """Give a task to the loop; `first` where other work waits for it."""
+        self._backlog.add(task, first=first)
 
-    def add(self, task: Task) -> None:
-        """Give a task to the loop."""
-        self._ready[next(self._ids)] = task
+    def feed(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
+        """Give a stream of `count` tasks for the same models to the loop, which makes each when its time has come."""
+        self._backlog.feed(tasks, count, first=first)
 
     @property
     def idle(self) -> bool:
-        """Nothing is waiting and nothing is running."""
-        return not self._ready and not any(slot.calls for slot in self._slots.values())
+        """Nothing is waiting, and nothing is running that has not been done elsewhere."""
+        return not self._backlog and all(task.ended for slot in self._slots for task, _ in slot.calls.values())
 
-    def step(self, seconds: float, paused: Collection[Role] = ()) -> list[Done | Failed]:
-        """Give out work, but none for `paused` roles, then return what has ended within `seconds` at most."""
-        self._give_out(paused)
-        running = {ref: slot for slot in self._slots.values() for ref in slot.calls}
+    def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
+        """Give out work, without new `crafts` if so asked, then return what has ended within `seconds` at most."""
+        self._give_out(crafts)
+        running = {ref: slot for slot in self._slots for ref in (*slot.calls, *([] if slot.up else [slot.hello]))}
         events: list[Done | Failed] = []
         for ref in self._backend.wait(list(running), seconds):
             slot = running[ref]
-            if ref not in slot.calls:
-                continue
-            try:
-                value = self._backend.value(ref)
-            except ActorLost as error:
-                events += self._replace(slot, error)
-                continue
-            except Exception as error:  # noqa: BLE001 - counted, repeated, and in the end reported whole
-                task, _ = slot.calls.pop(ref)
-                events += self._failed(task, error)
-            else:
-                task, call = slot.calls.pop(ref)
-                events.append(Done(task, value, call.pixels))
-            slot.proven = True
-            self._barren = 0
+            if ref == slot.hello:
+                events += self._came_up(slot)
+            elif ref in slot.calls:
+                events += self._answered(slot, ref)
+        events += self._silent()
+        if not self._backlog:
+            self._repeat_stragglers()
+        self._slots.look()
         return events
 
-    def _give_out(self, paused: Collection[Role]) -> None:
-        work = [
-            policy.Work(number, task.role, tuple(task.models), task.cost)
-            for number, task in self._ready.items()
-            if task.role not in paused
-        ]
-        slots = [self._seen(slot) for slot in self._slots.values()]
-        for chosen in policy.assign(work, slots):
-            task, slot = self._ready.pop(chosen.work), self._slots[chosen.slot]
-            slot.holds = policy.after(self._seen(slot), tuple(task.models))
-            arguments = (Pin(task.models, chosen.drop), task.job)
-            call = self._backend.call(slot.actor, slot.role, arguments, task.pixels())
-            slot.calls[call.value] = (task, call)
+    def _give_out(self, crafts: bool) -> None:
+        groups = self._backlog.groups(crafts=crafts)
+        for chosen in policy.assign(groups, [self._seen(slot) for slot in self._slots if slot.up]):
+            task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
+            if task is not None:
+                self._call(self._slots[chosen.slot], task, chosen.drop)
 
-    def _seen(self, slot: _Slot) -> policy.Slot:
+    def _call(self, slot: Slot, task: Task, drop: tuple[str, ...]) -> None:
+        slot.holds = policy.after(self._seen(slot), task.models)
+        if not slot.calls:
+            slot.since = self._clock()
+        call = self._backend.call(slot.actor, task.method, (Pin(task.models, drop), task.job), task.pixels())
+        task.copies += 1
+        slot.calls[call.value] = (task, call)
+
+    def _seen(self, slot: Slot) -> policy.Slot:
         return policy.Slot(slot.id, slot.role, slot.holds, len(slot.calls), self._capacity)
 
+    def _came_up(self, slot: Slot) -> list[Done | Failed]:
+        try:
+            self._backend.value(slot.hello)
+        except ActorLost as error:
+            return self._lost(slot, error)
+        slot.hello = None
+        return []
+
+    def _answered(self, slot: Slot, ref: Ref) -> list[Done | Failed]:
+        events: list[Done | Failed] = []
+        try:
+            value = self._backend.value(ref)
+        except ActorLost as error:
+            return self._lost(slot, error)
+        except Exception as error:  # noqa: BLE001 - counted, repeated, and in the end reported whole
+            task, _ = self._end_call(slot, ref)
+            if not task.ended:
+                events += self._failed(task, error)
+        else:
+            seconds = self._clock() - slot.since
+            task, call = self._end_call(slot, ref)
+            self._learn(task, seconds)
+            if not task.ended:
+                events.append(Done(task, value, call.pixels))
+            task.ended = True
+        self._slots.prove(slot)
+        return events
+
+    def _end_call(self, slot: Slot, ref: Ref) -> tuple[Task, Call]:
+        task, call = slot.calls.pop(ref)
+        task.copies -= 1
+        slot.since = self._clock()
+        return task, call
+
+    def _learn(self, task: Task, seconds: float) -> None:
+        """How long a unit of cost takes with these models, new calls counting for a fifth."""
+        pace = seconds / max(task.cost, 1e-9)
+        known = self._pace.get(task.key)
+        self._pace[task.key] = pace if known is None else 0.8 * known + 0.2 * pace
+
     def _failed(self, task: Task, error: Exception) -> list[Done | Failed]:
+        if task.copies:
+            return []
         task.failures += 1
         # Bad weights or a NaN do not go away by asking again, and lost pixels must be made again first.
-        if isinstance(error, StudyError | PixelsLost) or task.failures >= self._attempts:
+        if isinstance(error, StudyError | PixelsLost) or task.failures >= self._limits.attempts:
+            task.ended = True
             return [Failed(task, error)]
         self.add(task)
         return []
 
-    def _replace(self, slot: _Slot, error: ActorLost) -> list[Done | Failed]:
-        """A new actor in the place of a dead one, whose calls are given out again."""
-        del self._slots[slot.id]
-        self._backend.stop(slot.actor)
-        self._barren += not slot.proven
-        if self._barren > self._attempts:
-            raise StudyError(
-                f"{self._barren} {slot.role} actors in a row died before they did anything: {_first_line(error)}",
-                todo="see the memory and the logs of the machines; what was published is kept",
-                status=1,
-            ) from error
-        self.replaced += 1
-        self._new_slot(slot.role)
+    def _lost(self, slot: Slot, error: ActorLost) -> list[Done | Failed]:
+        """The actor of a slot has died: another in its place, and its calls are given out again."""
+        self._slots.replace(slot, error)
         tasks = [task for task, _ in slot.calls.values()]
         slot.calls.clear()
-        # The first call was running, and may be what killed the actor; those behind it were not to blame.
-        tasks[0].losses += 1
+        if tasks:
+            # The first call was running, and may be what killed the actor; those behind it were not to blame.
+            tasks[0].losses += 1
         events: list[Done | Failed] = []
         for task in tasks:
-            if task.losses >= self._attempts:
+            task.copies -= 1
+            if task.ended or task.copies:
+                continue
+            if task.losses >= self._limits.attempts:
+                task.ended = True
                 events.append(Failed(task, error))
             else:
                 self.add(task)
         return events
 
-    def _new_slot(self, role: Role) -> None:
-        number = next(self._ids)
-        actor = self._backend.start(role, self._crew.share(role), self._kit)
-        self._slots[number] = _Slot(number, role, actor)
+    def _silent(self) -> list[Done | Failed]:
+        """An actor that does not answer for very long is held to be dead."""
+        events: list[Done | Failed] = []
+        most = self._limits.call_seconds
+        for slot in self._slots:
+            if slot.calls and slot.up and self._clock() - slot.since > most:
+                events += self._lost(slot, ActorLost(f"no answer within {most:g} s"))
+        return events
 
+    def _repeat_stragglers(self) -> None:
+        """Calls that take far too long are made again where somebody is idle; the first answer counts."""
+        workers = [slot for slot in self._slots if slot.up and slot.role == WORKER]
+        idle = [slot for slot in workers if not slot.calls]
+        for slot in sorted((slot for slot in workers if slot.calls), key=lambda one: one.since):
+            if not self._late(slot):
+                continue
+            # With what runs there, what is queued behind it is late too.
+            for task in [task for task, _ in slot.calls.values() if not task.ended and task.copies == 1]:
+                if idle:
+                    other = idle.pop(0)
+                    self.repeated += 1
+                    self._call(other, task, policy.drops(self._seen(other), task.models))
 
-def _amount(share: Share) -> str:
-    return f"{share.gpus:g} GPUs" if share.gpus else f"{share.cpus:g} cores"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def _late(self, slot: Slot) -> bool:
+        """Whether the first call of a slot takes far longer than calls like it did."""
+        task, _ = next(iter(slot.calls.values()))
+        usual = self._pace.get(task.key)
+        patience = self._limits.straggler_seconds
+        return usual is not None and self._clock() - slot.since >= max(patience, 3 * usual * task.cost)

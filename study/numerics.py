@@ -51,11 +51,18 @@ def fix(threads: int, precision: Precision = "float32") -> None:
     import torch
 
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    set_precision(precision)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     _keep_memory()
+
+
+def set_precision(precision: Precision) -> None:
+    """Let the kernels that follow compute in tf32, or, for every other precision, not."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def memory_format(layout: Layout) -> torch.memory_format:

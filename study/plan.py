@@ -9,7 +9,7 @@ finished is never run again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from study.keyed import digest
 from study.spec import SourceSet, Spec
 
 _ID_LENGTH = 12
+
+Finished = Mapping[str, Collection[str]]
+"""The targets that units are done with, by unit id."""
 
 
 @dataclass(frozen=True)
@@ -147,15 +150,21 @@ class Plan:
         everyone = (one for shard in self.shards for one in shard.images)
         return tuple(sorted(everyone, key=lambda one: digest(self.spec.seed, "pool", one.image)))
 
-    def units(self, done: Mapping[str, Iterable[str]] | None = None) -> Iterator[Unit]:
-        """Every unit that has targets left, given the targets that each unit id is `done` with."""
+    def units(self, done: Finished | None = None) -> Iterator[Unit]:
+        """Every unit that has targets left, given the targets that each unit id is `done` with; none is held."""
         for craft in self.crafts.values():
-            for shard in self.shards:
-                name = unit_id(craft, shard)
-                finished = set((done or {}).get(name, ()))
-                left = tuple(target for target in craft.targets if target not in finished)
-                if left:
-                    yield Unit(name, craft, shard, left)
+            yield from self.units_of(craft, done)
+
+    def units_of(
+        self, craft: Craft, done: Finished | None = None, shards: Sequence[Shard] | None = None
+    ) -> Iterator[Unit]:
+        """The units of one craft that have targets left, on `shards`, or on all."""
+        for shard in self.shards if shards is None else shards:
+            name = unit_id(craft, shard)
+            finished = (done or {}).get(name, ())
+            left = tuple(target for target in craft.targets if target not in finished)
+            if left:
+                yield Unit(name, craft, shard, left)
 
     @property
     def cells(self) -> int:
@@ -169,10 +178,7 @@ class Plan:
 
 def unit_id(craft: Craft, shard: Shard) -> str:
     """The id of `craft` on `shard`."""
-    content = [
-        (one.image, one.digest, one.target_label if craft.goal == "targeted" else one.label) for one in shard.images
-    ]
-    return f"{craft.id}.{shard.index:04d}-{digest(content)[:_ID_LENGTH]}"
+    return f"{craft.id}.{shard.index:04d}-{shard.contents[craft.goal][:_ID_LENGTH]}"
 
 
 def wanted_labels(goal: Goal, images: Sequence[Selected]) -> list[int]:

@@ -106,28 +106,29 @@ class Experiment(Frozen):
         return [given] if isinstance(given, str) else given
 
 
-class Actors(Frozen):
-    """How many actors of each kind; left out, as many as the machines have room for."""
-
-    sources: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    targets: Annotated[int, Field(ge=1, le=100_000)] | None = None
-
-
 class Run(Frozen):
-    """Where, how many, how fast: nothing in here changes a pixel."""
+    """Where, how many, how fast: nothing in here changes a pixel.
+
+    `actors` is how many workers there are; left out, or `auto`, as many as the machines have room for, following those
+    that come and go. A call that takes `call_seconds` is given up with its actor; one that takes `straggler_seconds`,
+    and three times as long as others like it, is made again on an actor that has nothing else to do.
+    """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16
-    actors: Actors = Actors()
+    actors: Annotated[int, Field(ge=1, le=100_000)] | None = None
     models_per_actor: Annotated[int, Field(ge=1, le=1000)] = 16
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
     waiting_mib: Annotated[int, Field(ge=1)] = 1024
+    clean_mib: Annotated[int, Field(ge=1)] = 1024
     start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
+    straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
 
     @field_validator("actors", mode="before")
     @classmethod
     def _auto(cls, given: Any) -> Any:
-        return {} if given == "auto" else given
+        return None if given == "auto" else given
 
 
 class Spec(Frozen):

@@ -43,7 +43,7 @@ experiments:
   single: {attacks: [optimization, fg, fgs, mi], sources: each, goal: [untargeted, targeted]}
   ensembles: {attacks: [mi, summed], sources: leave-one-out}
 numerics: {batch: 2, threads: 1}
-run: {shard: 2, actors: {sources: 1, targets: 1}, flush_seconds: 0}
+run: {shard: 2, actors: 1, flush_seconds: 0}
 """
 """A study of everything at once, on networks and sizes that take milliseconds, one of them with real weights."""
 

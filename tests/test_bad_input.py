@@ -174,8 +174,8 @@ SPECS = {
         ["the image folder /nowhere/val does not exist", "images"],
     ),
     "more actors than cores": (
-        swap("actors: {sources: 1,", "actors: {sources: 5000,"),
-        ["5000 source actors with 1 threads each need 5000 cores", "run.actors.sources"],
+        swap("actors: 1,", "actors: 5000,"),
+        ["5000 actors with 1 threads each need 5000 cores", "run.actors"],
     ),
     "more images than there are": (
         swap("count: 10", "count: 1000"),

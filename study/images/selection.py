@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from study.keyed import digest
 
 Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...]
 
@@ -43,6 +46,14 @@ class Shard:
 
     index: int
     images: tuple[Selected, ...]
+
+    @functools.cached_property
+    def contents(self) -> dict[str, str]:
+        """By goal, a digest of the images and the labels that it is about: what a unit's id adds to its craft's."""
+        return {
+            "untargeted": digest([(one.image, one.digest, one.label) for one in self.images]),
+            "targeted": digest([(one.image, one.digest, one.target_label) for one in self.images]),
+        }
 
 
 @dataclass(frozen=True)

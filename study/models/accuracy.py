@@ -18,7 +18,7 @@ from study.images import pixels
 from study.images.sets import Candidate, Images
 from study.models.classifier import Classifier, Native
 from study.models.predict import predict
-from study.models.transforms import Transforms, apply
+from study.models.transforms import Transforms, shown
 
 _AT_ONCE = 64
 _RESAMPLING = {
@@ -77,7 +77,8 @@ def as_the_study(images: Images, transform: Transforms | None, key: tuple[object
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
         read = pixels.read(one.file, images)
-        return read if transform is None else apply(transform, read[None], [(*key, one.image)])[0]
+        seen: NDArray[np.uint8] = shown(transform, read[None], key, [one.image])[0]
+        return seen
 
     return prepare
 

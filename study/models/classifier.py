@@ -87,18 +87,23 @@ class Classifier(nn.Module):
         """What is recorded of the model with a run: digest, number of parameters, preprocessing."""
         return {"digest": self.digest, "parameters": self.parameters_held, **asdict(self.preprocessing)}
 
+    @property
+    def compiled(self) -> bool:
+        return self._compiled is not None
+
     def compile_with(self, how: bool | str) -> None:
         """Run through torch.compile from now on, with CUDA graphs where `how` is `cuda-graphs`."""
-        self._compiled = torch.compile(self._logits, mode="reduce-overhead" if how == "cuda-graphs" else "default")
+        self._compiled = torch.compile(self.logits, mode="reduce-overhead" if how == "cuda-graphs" else "default")
 
     def forward(self, pixels: Tensor) -> Tensor:
         # What is compiled would not see hooks that came later, such as those of skip gradients.
         if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
-            return self._logits(pixels)
+            return self.logits(pixels)
         compiled: Tensor = self._compiled(pixels)
         return compiled
 
-    def _logits(self, pixels: Tensor) -> Tensor:
+    def logits(self, pixels: Tensor) -> Tensor:
+        """What `forward` gives, never through torch.compile."""
         wanted = self.preprocessing
         if pixels.shape[-2:] != (wanted.size, wanted.size):
             smooth = wanted.interpolation in ("bilinear", "bicubic")

@@ -36,7 +36,7 @@ def predict(
         padded = np.pad(part, [(0, count - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
         images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
         with torch.inference_mode():
-            found = model(images).softmax(1)
+            found = model.logits(images).softmax(1)
             best = found.topk(min(TOP, found.shape[1]), dim=1)
         labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))
         probabilities.append(best.values[: len(part)].cpu().numpy())

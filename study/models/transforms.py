@@ -112,6 +112,17 @@ def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object
     return np.stack(done)
 
 
+def shown(transforms: Transforms | None, pixels: Pixels, key: Sequence[object], ids: Sequence[str]) -> Pixels:
+    """Images (V * N, C, H, W), V variants of the N named by `ids`, as a target gets them behind `transforms`, if any.
+
+    A random transformation draws from `key` and the image: clean or adversarial, by whichever attack, an image meets
+    the same draw, so that what attacks differ in is not the luck of a draw.
+    """
+    if transforms is None:
+        return pixels
+    return apply(transforms, pixels, [(*key, image) for image in ids] * (len(pixels) // len(ids)))
+
+
 def side_after(transforms: Transforms, side: int) -> int:
     """The side in pixels that a square image of `side` has in the end. StudyError where `resize-pad` is below it."""
     for name, value in transforms.stages:

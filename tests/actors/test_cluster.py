@@ -86,12 +86,12 @@ def wait_for_parts(run: Path, count: int, process: subprocess.Popen) -> None:
     assert parts(run) >= count, process.communicate(timeout=30)[0] if process.poll() is not None else "no rows in time"
 
 
-def test_two_actors_of_each_kind(tiny_run, spec_file, tmp_path):
-    staff = "run.actors={sources: 2, targets: 2}"
+def test_two_workers(tiny_run, spec_file, tmp_path):
+    staff = "run.actors=2"
     status, printed = finish(start("launch", spec_file(TINY), "--output", tmp_path / "run", "--set", staff))
     assert status == 0, printed
     assert "local Ray" in printed
-    assert "2 source and 2 target actors" in printed
+    assert "2 workers on cpu" in printed
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
@@ -135,7 +135,7 @@ def test_a_killed_actor_is_replaced(tiny_run, spec_file, tmp_path):
     run = tmp_path / "run"
     process = start("launch", spec_file(TINY), "--output", run)
     wait_for_parts(run, 3, process)
-    victims = [pid for pid in descendants(process.pid) if b"ray::Source" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    victims = [pid for pid in descendants(process.pid) if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert victims
     os.kill(victims[0], signal.SIGKILL)
     status, printed = finish(process)

@@ -29,7 +29,7 @@ experiments:
   all: {attacks: [sweep, stops, matched, fg-minimal, admix, mi+di+sgm, vmi, pgd], sources: each}
   both: {attacks: [mi+di+sgm, sweep], sources: all, goal: targeted}
 numerics: {batch: 5, threads: 1}
-run: {shard: 5, actors: {sources: 1, targets: 1}, flush_seconds: 0}
+run: {shard: 5, actors: 1, flush_seconds: 0}
 """
 
 

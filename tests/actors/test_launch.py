@@ -79,10 +79,10 @@ def test_shards_change_nothing(tiny_run, spec_file, tmp_path, shard):
     assert_same_rows(tmp_path / "run", tiny_run, units=shard == 2)
 
 
-@pytest.mark.parametrize(("sources", "targets"), [(1, 1), (2, 1), (1, 2), (2, 2)])
-def test_actors_change_nothing(tiny_run, spec_file, tmp_path, sources, targets):
-    staff = f"run.actors={{sources: {sources}, targets: {targets}}}"
-    status, printed = run_here(spec_file(TINY), tmp_path / "run", staff, "run.models_per_actor=2", order=sources)
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_actors_change_nothing(tiny_run, spec_file, tmp_path, workers):
+    staff = f"run.actors={workers}"
+    status, printed = run_here(spec_file(TINY), tmp_path / "run", staff, "run.models_per_actor=2", order=workers)
     assert status == 0, printed
     assert_same_rows(tmp_path / "run", tiny_run)
 
@@ -176,14 +176,14 @@ def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number
 class _Poisoned(InProcess):
     """Fails every craft of the optimization on model b's third shard."""
 
-    def call(self, actor, role, arguments, pixels):
+    def call(self, actor, method, arguments, pixels):
         job = arguments[1]
-        if role == "source" and job.key[1:3] == (("b",), "optimization") and job.goal == "targeted":
+        if method == "craft" and job.key[1:3] == (("b",), "optimization") and job.goal == "targeted":
             first = yaml.safe_load(TINY)
             assert first["study"] == "tiny"
             if self._values[pixels].sum() == self.poison:
                 arguments = (arguments[0], None)
-        return super().call(actor, role, arguments, pixels)
+        return super().call(actor, method, arguments, pixels)
 
 
 def test_a_poison_unit_is_set_aside(tiny_run, spec_file, tmp_path):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from actors.backend import ActorLost, Call, PixelsLost
+from actors.backlog import Task
 from actors.policy import Crew, Share
-from actors.scheduler import Done, Failed, Scheduler, Task
+from actors.scheduler import Done, Failed, Scheduler
+from actors.slots import Limits
 from study.errors import StudyError
 
 
@@ -31,13 +33,13 @@ class Flaky:
         self.running[ref] = (actor, "hello")
         return ref
 
-    def call(self, actor, role, arguments, pixels):
+    def call(self, actor, method, arguments, pixels):
         assert actor not in self.dead, "a dead actor is given no work"
         queue = sum(owner == actor for owner, _ in self.running.values())
         assert queue < 2, "at most two calls are queued"
         ref = next(self.ids)
         self.running[ref] = (actor, arguments[1])
-        return Call(ref, next(self.ids) if role == "source" else None)
+        return Call(ref, next(self.ids) if method == "craft" else None)
 
     def wait(self, refs, seconds):
         first = {}
@@ -73,17 +75,16 @@ class Flaky:
         self.running.clear()
 
 
-def scheduler(backend, attempts=3):
-    crew = Crew(2, 1, Share(1, 0), Share(0, 0))
-    made = Scheduler(backend, crew, None, capacity=2, attempts=attempts, start_seconds=5)
+def scheduler(backend, attempts=3, **more):
+    made = Scheduler(backend, Crew(3, Share(1, 0)), None, capacity=2, limits=Limits(attempts, 5), **more)
     made.start(lambda: None)
     return made
 
 
 def carry_out(made, jobs):
     for job in jobs:
-        role = "target" if job % 3 == 0 else "source"
-        made.add(Task(role, {f"m{job % 4}": None}, job, lambda: "pixels", float(job), job))
+        method = "predict" if job % 3 == 0 else "craft"
+        made.add(Task(method, {f"m{job % 4}": None}, job, lambda: "pixels", float(job), job))
     events = []
     for _ in range(100_000):
         if made.idle:
@@ -135,7 +136,7 @@ def test_a_task_that_kills_its_actors_is_set_aside_and_its_neighbours_are_not():
 
 
 def test_actors_that_never_live_end_the_study():
-    with pytest.raises(StudyError, match=r"(source|target) actors in a row died before they did"):
+    with pytest.raises(StudyError, match=r"worker actors in a row died before they did"):
         carry_out(scheduler(Flaky(lambda job, attempt: ActorLost("no torch"))), range(20))
 
 
@@ -145,24 +146,17 @@ def test_a_crew_that_does_not_come_up_in_time():
             return []
 
     backend = Never(lambda job, attempt: None)
-    made = Scheduler(
-        backend,
-        Crew(2, 1, Share(1, 0), Share(0, 0)),
-        None,
-        capacity=2,
-        attempts=3,
-        start_seconds=0.05,
-    )
+    made = Scheduler(backend, Crew(3, Share(1, 0)), None, capacity=2, limits=Limits(3, 0.05))
     with pytest.raises(StudyError, match=r"3 of 3 actors did not start within 0\.05 s") as caught:
         made.start(lambda: None)
     assert "the cluster has 4 cores" in str(caught.value)
 
 
-def test_paused_roles_are_given_nothing():
+def test_paused_crafts_are_not_given_out():
     made = scheduler(Flaky(lambda job, attempt: None))
     for job in (1, 3):
-        made.add(Task("target" if job == 3 else "source", {"m": None}, job, lambda: "pixels", 1.0, job))
-    done = [event.task.job for _ in range(5) for event in made.step(0.01, paused=("source",))]
+        made.add(Task("predict" if job == 3 else "craft", {"m": None}, job, lambda: "pixels", 1.0, job))
+    done = [event.task.job for _ in range(5) for event in made.step(0.01, crafts=False)]
     assert done == [3]
     assert not made.idle
     assert [event.task.job for _ in range(5) for event in made.step(0.01)] == [1]
@@ -172,7 +166,124 @@ def test_pixels_are_asked_for_when_the_task_is_given_out():
     made = scheduler(Flaky(lambda job, attempt: None))
     asked = []
     for job in range(1, 12):
-        made.add(Task("source", {"m": None}, job, lambda job=job: asked.append(job), float(job), job))
+        made.add(Task("craft", {"m": None}, job, lambda job=job: asked.append(job), float(job), job))
     made.step(0.01)
-    assert 0 < len(asked) <= 4
+    assert 0 < len(asked) <= 6
     assert np.all(np.diff(asked) < 0), "the longest first"
+
+
+class Clock:
+    """A clock that the test winds."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Timed(Flaky):
+    """Answers each call `seconds(job, actor)` after it came to be first in its actor's queue; None: never."""
+
+    def __init__(self, clock, seconds):
+        super().__init__(lambda job, attempt: None)
+        self.clock, self.seconds, self.due = clock, seconds, {}
+
+    def wait(self, refs, seconds):
+        ready = []
+        for ref in sorted(refs):
+            actor, job = self.running[ref]
+            if min(one for one, (owner, _) in self.running.items() if owner == actor) != ref:
+                continue
+            took = 0 if job == "hello" else self.seconds(job, actor)
+            due = self.due.setdefault(ref, None if took is None else self.clock.now + took)
+            if due is not None and due <= self.clock.now:
+                ready.append(ref)
+        return ready
+
+    def stop(self, actor):
+        super().stop(actor)
+        self.dead.add(actor)
+
+
+def wound(made, clock, seconds, step=1.0):
+    events = []
+    for _ in range(int(seconds / step)):
+        if made.idle:
+            return events
+        events += made.step(0)
+        clock.now += step
+    return events
+
+
+def test_a_straggler_is_done_again_and_counts_once():
+    """One actor is a hundred times slower than the others: its call is made again, its late answer never seen."""
+    clock = Clock()
+    backend = Timed(clock, lambda job, actor: 1000 if actor == 0 else 10)
+    made = scheduler(backend, clock=clock)
+    for job in range(12):
+        made.add(Task("craft", {"m": None}, job, lambda: "pixels", 1.0, job))
+    events = wound(made, clock, 400)
+    assert sorted(event.task.job for event in events) == list(range(12))
+    assert made.repeated == 2
+    assert clock.now < 150
+
+
+def test_an_actor_that_never_answers_is_held_to_be_dead():
+    clock = Clock()
+    backend = Timed(clock, lambda job, actor: None if job == 3 and actor < 3 else 1)
+    made = Scheduler(backend, Crew(1, Share(1, 0)), None, capacity=2, limits=Limits(3, 5, call_seconds=60), clock=clock)
+    made.start(lambda: None)
+    for job in range(5):
+        made.add(Task("craft", {"m": None}, job, lambda: "pixels", 1.0, job))
+    events = wound(made, clock, 1000)
+    assert sorted(event.task.job for event in events) == list(range(5))
+    assert made.replaced >= 1
+
+
+def test_no_machine_left_is_an_error_within_a_minute():
+    """The only actor dies, and its successor never comes up."""
+    clock = Clock()
+
+    class Gone(Timed):
+        def wait(self, refs, seconds):
+            return [ref for ref in super().wait(refs, seconds) if self.running[ref][0] == 0]
+
+        def value(self, ref):
+            if self.running[ref][1] == 2:
+                self.fate = lambda job, attempt: ActorLost("the node has died")
+            return super().value(ref)
+
+    made = Scheduler(
+        Gone(clock, lambda job, actor: 1), Crew(1, Share(1, 0)), None, capacity=2, limits=Limits(3, 300), clock=clock
+    )
+    made.start(lambda: None)
+    for job in range(5):
+        made.add(Task("craft", {"m": None}, job, lambda: "pixels", float(5 - job), job))
+    with pytest.raises(StudyError, match="all workers are gone") as caught:
+        wound(made, clock, 1000)
+    assert clock.now < 60
+    assert caught.value.status == 1
+    assert "the cluster has 4 cores" in str(caught.value)
+
+
+def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
+    clock = Clock()
+    backend = Timed(clock, lambda job, actor: 5)
+    cores = [2.0]
+    backend.capacity = lambda: (cores[0], 0.0)
+    made = Scheduler(
+        backend, Crew(2, Share(1, 0)), None, capacity=2, limits=Limits(3, 5), workers=lambda cpus, gpus: int(cpus),
+        clock=clock,
+    )  # fmt: skip
+    made.start(lambda: None)
+    for job in range(200):
+        made.add(Task("craft", {"m": None}, job, lambda: "pixels", 1.0, job))
+    events = wound(made, clock, 20)
+    slow = len(events)
+    cores[0] = 8.0
+    events += wound(made, clock, 40)
+    assert len(events) - slow > 3 * slow
+    cores[0] = 2.0
+    events += wound(made, clock, 1000)
+    assert sorted(event.task.job for event in events) == list(range(200))

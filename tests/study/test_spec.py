@@ -58,10 +58,10 @@ def test_environment(monkeypatch):
 def test_overrides_lie_over_the_text():
     document = parse(TINY, "spec")
     override(document, "images.count=3")
-    override(document, "run.actors={sources: 2}")
+    override(document, "run.actors=2")
     override(document, "attacks.igsm.step_size=1e-1")
     spec = resolve(document).spec
-    assert (spec.images.count, spec.run.actors.sources, spec.attacks["igsm"].step_size) == (3, 2, 0.1)
+    assert (spec.images.count, spec.run.actors, spec.attacks["igsm"].step_size) == (3, 2, 0.1)
 
 
 def test_an_alias_that_unfolds_without_end_is_refused():
@@ -91,7 +91,7 @@ IDENTITY = {
 RUNTIME = {
     "run", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
     "run.shard", "run.actors", "run.models_per_actor", "run.attempts", "run.flush_seconds", "run.waiting_mib",
-    "run.start_seconds",
+    "run.clean_mib", "run.start_seconds", "run.call_seconds", "run.straggler_seconds",
 }  # fmt: skip
 
 

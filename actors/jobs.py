@@ -1,0 +1,64 @@
+"""What actors are asked and what they answer: the messages between the driver and its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.attacks.recipe import Attack, Goal, Search
+from study.results.schema import Moved, Said
+
+
+@dataclass(frozen=True)
+class CraftJob:
+    """All of a unit but its pixels. `labels` are those that the objective is about, `own` the images' true ones, `rmsd`
+    matched budgets; `pool` are the labels of the images that stand behind the unit's own, for admix."""
+
+    attack: Attack
+    goal: Goal
+    key: tuple[object, ...]
+    images: tuple[str, ...]
+    labels: tuple[int, ...]
+    own: tuple[int, ...]
+    rmsd: tuple[float, ...] | None
+    pool: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a unit: how far its images moved, what its user should know, and how long its worker was at it."""
+
+    moved: Moved
+    note: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """Which model is asked about which images, in batches of what size; with a `search`, how far they must move for it.
+
+    `whole` asks for the probabilities of all labels.
+    """
+
+    target: str
+    batch: int
+    images: tuple[str, ...]
+    search: Search | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a target said, what the model that said it is (digest, parameters, input), and how long that took.
+
+    `whole`, where it was asked for, is float32 (N, labels): the probabilities of all labels.
+    """
+
+    said: Said
+    model: Mapping[str, Any]
+    whole: NDArray[np.float32] | None = None
+    seconds: float = 0.0

