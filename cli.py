@@ -119,6 +119,65 @@ def fetch(
 
 
 @app.command()
+def plan(  # noqa: PLR0917 - options of a command
+    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    on: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Simulate it on machines: 64xH100, 8x4xA100 (8 nodes of 4), 16xcpu."),
+    ] = None,
+    profile: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What `study profile` has written; runs/<study name>/profile.json unless given."),
+    ] = None,
+    images: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="How many images; those of the spec unless given."),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=1e-6, help="How many times as fast as where it was measured.")] = 1.0,
+    losses: Annotated[float, typer.Option(min=0, help="Share of the nodes that are lost in an hour.")] = 0.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Set = None,
+) -> None:
+    """Print what a spec comes to, and how long it would take on machines that are not there.
+
+    Example: study plan specs/quickstart.yaml --on 16xcpu
+    """
+    from rich.console import Console
+
+    from actors.forecast import Asked, print_plan
+    from study.spec import load
+
+    asked = Asked(on, profile, images, speed, losses, json)
+    print_plan(load(spec, set_ or ()), Console(), asked)
+
+
+@app.command()
+def profile(
+    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where it is written; runs/<study name>/profile.json unless given."),
+    ] = None,
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Measure what gradients, predictions and loads of a spec's models cost, for `study plan --on`.
+
+    Example: study profile specs/quickstart.yaml
+    """
+    from rich.console import Console
+
+    from actors.cluster import Cluster
+    from actors.profiling import profile as run
+    from study.spec import load
+
+    run(load(spec, set_ or ()), output, Console(), lambda: Cluster(address))
+
+
+@app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A folder with MNIST's IDX files, or others of their kind.")],
     output: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.jobs import Answer, PredictJob
+from actors.jobs import Answer, Answers, PredictJob
 from actors.kit import Kit
 from actors.pinned import Pin, check_digest
 from study.models.service import Service
@@ -25,26 +26,28 @@ class Asker:
     def hello(self) -> None:
         """Answers when the process is up."""
 
-    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answers:
         """Send `uint8` images (V * N, C, H, W) to the service; what it has answered before is not asked again.
 
         Raises StudyError where it does not answer as often as the spec lets it try.
         """
-        model = self._kit.models[job.target]
+        begun = time.perf_counter()
+        (target,) = job.targets
+        model = self._kit.models[target]
         assert model.remote is not None, "services are behind remote models"
-        if job.target not in self._services:
-            line = self._kit.lines[job.target]
-            self._services[job.target] = Service(job.target, model.remote, secret=line.secret, cache=line.cache)
-        service = self._services[job.target]
+        if target not in self._services:
+            line = self._kit.lines[target]
+            self._services[target] = Service(target, model.remote, secret=line.secret, cache=line.cache)
+        service = self._services[target]
         described = model.describe(service.describe())
-        check_digest(job.target, described["digest"], pin.models[job.target])
-        replies = service.ask(shown(model.transform, pixels, (self._kit.seed, job.target), job.images))
+        check_digest(target, described["digest"], pin.models[target])
+        replies = service.ask(shown(model.transform, pixels, (self._kit.seed, target), job.images))
         nothing = np.zeros((len(replies), 0))
         said = Said(
-            job.target,
+            target,
             nothing.astype(np.int32),
             nothing.astype(np.float32),
             names=tuple(reply.names for reply in replies),
             scores=tuple(reply.scores for reply in replies),
         )
-        return Answer(said, described)
+        return Answers((Answer(said, described),), time.perf_counter() - begun)

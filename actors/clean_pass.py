@@ -157,7 +157,7 @@ class _Pass:
         for start in starts:
             ref = runtime.backend.put(np.stack(images[start : start + batch]))
             for name in models:
-                job = PredictJob(name, batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
+                job = PredictJob((name,), batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
                 service = spec.models[name].remote is not None
                 pixels_of = functools.partial(_same, ref)
                 runtime.scheduler.add(Task("predict", {name: None}, job, pixels_of, 1.0, start, service=service))
@@ -168,7 +168,8 @@ class _Pass:
                 for event in runtime.scheduler.step(0.5):
                     if isinstance(event, Failed):
                         raise _failure(event)
-                    answers[event.value.said.target, event.task.about] = event.value
+                    (answer,) = event.value.answers
+                    answers[answer.said.target, event.task.about] = answer
                     runtime.display.advance(["clean pass"])
         finally:
             runtime.display.end()
@@ -195,7 +196,7 @@ def _same(ref: Ref) -> Ref:
 
 
 def _failure(event: Failed) -> StudyError:
-    name = event.task.job.target
+    (name,) = event.task.job.targets
     if isinstance(event.error, StudyError):
         return event.error.located(f"models.{name}")
     return StudyError(

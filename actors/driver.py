@@ -1,29 +1,22 @@
-"""The driver: units to source actors, their batches to target actors, finished units to the one writer.
+"""The driver: units to workers, their batches to the workers that hold targets, finished units to the one writer.
 
-It moves references and small numbers. The only pixels that pass through it are clean ones, on their way from
-the files to where every actor can read them, once per shard.
+It moves references and small numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
 
 from actors.backend import PixelsLost, Ref
 from actors.backlog import Task
+from actors.clean_images import Images
 from actors.jobs import CraftJob, Made, PredictJob
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed
 from study.attacks.recipe import Search
-from study.errors import StudyError
-from study.images import pixels
-from study.images.selection import Selected, Shard
-from study.images.stored import Stored
 from study.models.remote import wanted_names
 from study.plan import Craft, Finished, Plan, Unit, wanted_labels
 from study.results.schema import Moved, Said, Wanted, table
@@ -49,7 +42,7 @@ class Outcome:
 
 
 @dataclass
-class _Open:
+class Open:
     """A unit whose batch is made and is being shown to targets."""
 
     unit: Unit
@@ -62,22 +55,18 @@ class _Open:
 class Driver:
     """Carries a plan out."""
 
-    def __init__(self, plan: Plan, files: Mapping[str, Stored], writer: Writer, runtime: Runtime) -> None:
-        """`files` say where images lie, by id."""
+    def __init__(self, plan: Plan, images: Images, writer: Writer, runtime: Runtime) -> None:
         self._plan = plan
         self._spec = plan.spec
-        self._files = files
+        self._images = images
         self._writer = writer
-        self._backend = runtime.backend
         self._scheduler = runtime.scheduler
         self._display = runtime.display
         self._interrupt = runtime.interrupt
         self._outcome = Outcome()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, Open] = {}
         self._waiting: dict[str, list[Craft]] = defaultdict(list)
         self._rmsd: dict[str, dict[str, float]] = {}
-        self._clean: OrderedDict[tuple[int, int], Ref] = OrderedDict()
-        self._pooled: dict[str, NDArray[np.uint8]] = {}
         self._losses: Counter[str] = Counter()
         self._batch_bytes = 0
         self._done: Finished = {}
@@ -99,7 +88,8 @@ class Driver:
                     self._feed(craft)
         try:
             while not self._scheduler.idle and self._interrupt.status is None:
-                for event in self._scheduler.step(0.5, crafts=self._batch_bytes < self._spec.run.waiting_mib * 2**20):
+                most = self._spec.run.waiting_mib * 2**20 * self._scheduler.workers
+                for event in self._scheduler.step(0.5, crafts=self._batch_bytes < most):
                     self._handle(event)
                 self._writer.tick()
         finally:
@@ -147,7 +137,7 @@ class Driver:
         )
         models = {name: self._plan.digests[name] for name in craft.sources}
         cost = float(max(craft.gradients, 1) * len(unit.shard.images))
-        return Task("craft", models, job, lambda: self._pixels(unit, pool), cost, unit)
+        return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit)
 
     def _matched(self, unit: Unit, reference: str) -> tuple[float, ...] | None:
         known = self._rmsd[reference]
@@ -161,47 +151,6 @@ class Driver:
         mean = math.fsum(known[one] for one in images) / len(images)
         return (mean,) * len(unit.shard.images)
 
-    def _pixels(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
-        """What a unit's source needs, where it can read it."""
-        made = unit.craft.made
-        if made is None:
-            return self._clean_pixels(unit.shard, pool)
-        exact = self._spec.images.model_copy(update={"fit": "exact"})
-        theirs = [pixels.read(made[one.image], exact) for one in unit.shard.images]
-        return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
-
-    def _clean_pixels(self, shard: Shard, pool: Sequence[Selected]) -> Ref:
-        """A shard's images, and behind them those of a pool, where actors can read them.
-
-        As many shards are kept there as their budget holds; those that were used longest ago are read again.
-        """
-        key = (shard.index, len(pool))
-        if key not in self._clean:
-            for one in pool:
-                if one.image not in self._pooled:
-                    self._pooled[one.image] = self._read(one)
-            own = [self._read(one) for one in shard.images]
-            self._clean[key] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
-            largest = max(len(one.images) for one in self._plan.shards) + len(pool)
-            most = max(1, self._spec.run.clean_mib * 2**20 // (largest * self._image_bytes))
-            while len(self._clean) > most:
-                self._clean.popitem(last=False)
-        self._clean.move_to_end(key)
-        return self._clean[key]
-
-    @property
-    def _image_bytes(self) -> int:
-        return self._spec.images.channels * self._spec.images.size**2
-
-    def _read(self, image: Selected) -> NDArray[np.uint8]:
-        read = pixels.read(self._files[image.image], self._spec.images)
-        if pixels.digest(read) != image.digest:
-            raise StudyError(
-                f"the image {self._files[image.image]} is not what it was when the study began",
-                todo="bring the old file back, or launch into a new folder with --output",
-            )
-        return read
-
     def _handle(self, event: Done | Failed) -> None:
         if event.task.method == "craft":
             unit: Unit = event.task.about
@@ -214,36 +163,33 @@ class Driver:
                     self._display.say(f"{unit.id}: {made.note}")
                 self._crafted(unit, made.moved, event.pixels)
             return
-        opened: _Open = event.task.about[0]
-        target: str = event.task.about[1]
+        opened: Open = event.task.about[0]
+        targets: tuple[str, ...] = event.task.about[1]
         if self._open.get(opened.unit.id) is not opened:
             return
         if isinstance(event, Done):
-            opened.said.append(event.value.said)
+            opened.said += [answer.said for answer in event.value.answers]
         elif isinstance(event.error, PixelsLost) and self._losses[opened.unit.id] < self._spec.run.attempts:
             self._losses[opened.unit.id] += 1
             self._close(opened)
             self._scheduler.add(self._task(opened.unit))
             return
+        elif len(targets) > 1:
+            # One of them may be to blame, and the others not.
+            for target in targets:
+                self._show(opened, (target,))
+            return
         else:
-            self._outcome.failures.append(Failure(opened.unit.id, target, _text(event.error)))
-        opened.left.discard(target)
+            self._outcome.failures.append(Failure(opened.unit.id, targets[0], _text(event.error)))
+        opened.left.difference_update(targets)
         if not opened.left:
             self._finish(opened)
 
     def _crafted(self, unit: Unit, moved: Moved, made: Ref) -> None:
-        self._open[unit.id] = opened = _Open(unit, moved, made, set(unit.targets))
+        self._open[unit.id] = opened = Open(unit, moved, made, set(unit.targets))
         self._batch_bytes += self._bytes(unit)
-        for target in unit.targets:
-            images = tuple(one.image for one in unit.shard.images)
-            job = PredictJob(target, self._spec.numerics.batch, images, _search(unit))
-            service = self._spec.models[target].remote is not None
-            models = {target: self._plan.digests[target]}
-            minimal = unit.craft.recipe.budget.minimal
-            shown = len(minimal.levels) if minimal else len(unit.craft.recipe.points)
-            cost = float(len(unit.shard.images) * shown)
-            about = (opened, target)
-            self._scheduler.add(Task("predict", models, job, lambda: opened.pixels, cost, about, service=service))
+        for targets in self._together(unit):
+            self._show(opened, targets)
         known = self._rmsd.get(unit.craft.id)
         if known is not None:
             # The finished attack stands last of its checkpoints.
@@ -252,6 +198,28 @@ class Driver:
             known.update(zip((one.image for one in unit.shard.images), finished, strict=True))
             if not again:
                 self._release(unit)
+
+    def _together(self, unit: Unit) -> list[tuple[str, ...]]:
+        """The unit's targets in as few calls as an actor can hold models for: each call costs the driver time.
+
+        A search of the minimal RMSD takes long, and services have actors of their own: one call for each.
+        """
+        local = [name for name in unit.targets if self._spec.models[name].remote is None]
+        most = 1 if unit.craft.recipe.budget.minimal else max(1, self._spec.run.models_per_actor // 2)
+        groups = [tuple(local[start : start + most]) for start in range(0, len(local), most)]
+        return groups + [(name,) for name in unit.targets if name not in local]
+
+    def _show(self, opened: Open, targets: tuple[str, ...]) -> None:
+        unit = opened.unit
+        images = tuple(one.image for one in unit.shard.images)
+        job = PredictJob(targets, self._spec.numerics.batch, images, _search(unit))
+        models = {target: self._plan.digests[target] for target in targets}
+        minimal = unit.craft.recipe.budget.minimal
+        shown = len(minimal.levels) if minimal else len(unit.craft.recipe.points)
+        cost = float(len(unit.shard.images) * shown * len(targets))
+        service = self._spec.models[targets[0]].remote is not None
+        about = (opened, targets)
+        self._scheduler.add(Task("predict", models, job, lambda: opened.pixels, cost, about, service=service))
 
     def _release(self, reference: Unit) -> None:
         """What was waiting for the RMSD of this unit, or of the last unit of its craft."""
@@ -266,7 +234,7 @@ class Driver:
             craft for craft in waiting if craft.recipe.budget.by == "image" or not self._known(craft)
         ]
 
-    def _finish(self, opened: _Open) -> None:
+    def _finish(self, opened: Open) -> None:
         """All targets have answered or failed: the rows there are go to the writer, as one piece."""
         if opened.said:
             order = {target: index for index, target in enumerate(opened.unit.targets)}
@@ -277,7 +245,7 @@ class Driver:
         self._display.advance(opened.unit.craft.experiments)
         self._close(opened)
 
-    def _close(self, opened: _Open) -> None:
+    def _close(self, opened: Open) -> None:
         del self._open[opened.unit.id]
         self._batch_bytes -= self._bytes(opened.unit)
 
@@ -286,7 +254,7 @@ class Driver:
         self._display.advance(unit.craft.experiments)
 
     def _bytes(self, unit: Unit) -> int:
-        numbers = len(unit.shard.images) * self._image_bytes
+        numbers = len(unit.shard.images) * self._spec.images.bytes
         return numbers * (8 if unit.craft.recipe.budget.minimal else len(unit.craft.recipe.points))
 
 

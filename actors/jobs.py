@@ -39,12 +39,13 @@ class Made:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Which model is asked about which images, in batches of what size; with a `search`, how far they must move for it.
+    """Which models are asked about which images, in batches of what size; with a `search`, how far they must move for
+    each.
 
     `whole` asks for the probabilities of all labels.
     """
 
-    target: str
+    targets: tuple[str, ...]
     batch: int
     images: tuple[str, ...]
     search: Search | None = None
@@ -53,7 +54,7 @@ class PredictJob:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a target said, what the model that said it is (digest, parameters, input), and how long that took.
+    """What a target said, and what the model that said it is (digest, parameters, input).
 
     `whole`, where it was asked for, is float32 (N, labels): the probabilities of all labels.
     """
@@ -61,4 +62,11 @@ class Answer:
     said: Said
     model: Mapping[str, Any]
     whole: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the targets of one call said, and how long its worker was at it."""
+
+    answers: tuple[Answer, ...]
     seconds: float = 0.0

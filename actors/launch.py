@@ -14,6 +14,7 @@ from rich.console import Console
 
 from actors import clean_pass, policy
 from actors.backend import Backend
+from actors.clean_images import CleanImages
 from actors.cluster import Cluster
 from actors.driver import Driver, Outcome, references
 from actors.kit import Kit, Line
@@ -194,7 +195,7 @@ class _Study:
             flush_seconds=self._spec.run.flush_seconds,
             metadata=_provenance(self._spec),
         )
-        driver = Driver(plan, files, writer, runtime)
+        driver = Driver(plan, CleanImages(plan, files, runtime.backend), writer, runtime)
         self._display.begin(totals, finished)
         try:
             return driver.run(done, store.moved(self._folder.path, references(plan)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from study.errors import StudyError
@@ -120,39 +121,66 @@ class Assignment:
     drop: tuple[str, ...]
 
 
-def assign(groups: Iterable[Group], slots: Sequence[Slot]) -> list[Assignment]:
-    """What to start now.
+def assign(
+    groups: Iterable[Group],
+    slots: Sequence[Slot],
+    *,
+    holders: Mapping[Hashable, int] | None = None,
+    crew: Mapping[Role, int] | None = None,
+) -> list[Assignment]:
+    """What to start now on `slots`: those that have room in their queues.
 
     Slots with the shortest queue choose first. A slot serves waiting batches before it makes new ones: those of
     targets that it holds, then those that too many wait for. Else it goes on with the models that it holds, on the
     group that needs most; only a slot with nothing to do for its models loads others. A second call is
     queued only while there is more work than slots: at the end, a free slot is worth more than a full queue.
+
+    `holders` are how many slots hold the models of each group, `crew` how many there are of each role: where there are
+    others than `slots`.
     """
     chosen: list[Assignment] = []
     by_role: dict[Role, list[Group]] = {}
     for group in groups:
-        by_role.setdefault(group.role, []).append(group)
+        if group.count:
+            by_role.setdefault(group.role, []).append(group)
     for role, mine in by_role.items():
-        chosen += _assign([group for group in mine if group.count], [slot for slot in slots if slot.role == role])
+        free = [slot for slot in slots if slot.role == role and slot.queued < QUEUE]
+        if holders is None:
+            known = {group.key: _holding(group, slots) for group in mine}
+        else:
+            known = {group.key: holders[group.key] for group in mine}
+        count = sum(slot.role == role for slot in slots) if crew is None else crew[role]
+        chosen += _assign(mine, free, known, count)
     return chosen
 
 
-def _assign(groups: list[Group], slots: list[Slot]) -> list[Assignment]:
+def _holding(group: Group, slots: Iterable[Slot]) -> int:
+    return sum(slot.role == group.role and group.models <= set(slot.holds) for slot in slots)
+
+
+def _assign(groups: list[Group], free: list[Slot], holders: dict[Hashable, int], crew: int) -> list[Assignment]:
     left = {group.key: group for group in groups}
-    crew_slots = {slot.id: slot for slot in slots}
-    holders = {key: sum(group.models <= set(slot.holds) for slot in slots) for key, group in left.items()}
+    by_id = {slot.id: slot for slot in free}
+    queues = [(slot.queued, slot.id) for slot in free]
+    heapq.heapify(queues)
     pieces = sum(group.count for group in groups)
     chosen: list[Assignment] = []
-    while left and crew_slots:
-        slot = min(crew_slots.values(), key=lambda one: (one.queued, one.id))
-        if slot.queued >= QUEUE or (slot.queued and pieces <= len(crew_slots)):
+    while left and queues:
+        queued, number = queues[0]
+        if queued and pieces <= crew:
             break
+        slot = by_id[number]
         group = _pick(slot, list(left.values()), holders)
         drop, holds = _hold(slot, sorted(group.models))
-        chosen.append(Assignment(group.key, slot.id, drop))
-        for key, other in left.items():
-            holders[key] += (other.models <= set(holds)) - (other.models <= set(slot.holds))
-        crew_slots[slot.id] = replace(slot, holds=holds, queued=slot.queued + 1)
+        chosen.append(Assignment(group.key, number, drop))
+        if holds != slot.holds:
+            for key, other in left.items():
+                holders[key] += (other.models <= set(holds)) - (other.models <= set(slot.holds))
+        by_id[number] = replace(slot, holds=holds, queued=queued + 1)
+        if queued + 1 < QUEUE:
+            heapq.heapreplace(queues, (queued + 1, number))
+        else:
+            heapq.heappop(queues)
         pieces -= 1
         if group.count == 1:
             del left[group.key]

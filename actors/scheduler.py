@@ -7,6 +7,7 @@ dead actor is never looked at, because its reference was forgotten with the acto
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,12 +62,19 @@ class Scheduler:
         self._backlog = Backlog()
         self._slots = Slots(backend, crew, kit, limits=limits, workers=workers, clock=clock)
         self._pace: dict[object, float] = {}
+        self._held: dict[object, int] = {}
+        self._held_as_of = -1
         self.repeated = 0
 
     @property
     def replaced(self) -> int:
         """Actors that died, and had another put in their place."""
         return self._slots.replaced
+
+    @property
+    def workers(self) -> int:
+        """How many there are, up or not."""
+        return sum(slot.role == WORKER for slot in self._slots)
 
     def start(self, check: Callable[[], None]) -> None:
         """Start the crew, calling `check`, which may raise, while it waits. StudyError where it is not up in time."""
@@ -108,13 +116,26 @@ class Scheduler:
 
     def _give_out(self, crafts: bool) -> None:
         groups = self._backlog.groups(crafts=crafts)
-        for chosen in policy.assign(groups, [self._seen(slot) for slot in self._slots if slot.up]):
+        if not groups:
+            return
+        up = [slot for slot in self._slots if slot.up]
+        free = [self._seen(slot) for slot in up if len(slot.calls) < policy.QUEUE]
+        holders = {group.key: self._holding(group, up) for group in groups}
+        for chosen in policy.assign(groups, free, holders=holders, crew=Counter(slot.role for slot in up)):
             task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
             if task is not None:
                 self._call(self._slots[chosen.slot], task, chosen.drop)
 
+    def _holding(self, group: policy.Group, up: list[Slot]) -> int:
+        """How many actors hold the models of a group: counted again only once some actor holds others."""
+        if self._held_as_of != self._slots.version:
+            self._held, self._held_as_of = {}, self._slots.version
+        if group.key not in self._held:
+            self._held[group.key] = sum(slot.role == group.role and group.models <= set(slot.holds) for slot in up)
+        return self._held[group.key]
+
     def _call(self, slot: Slot, task: Task, drop: tuple[str, ...]) -> None:
-        slot.holds = policy.after(self._seen(slot), task.models)
+        self._slots.hold(slot, policy.after(self._seen(slot), task.models))
         if not slot.calls:
             slot.since = self._clock()
         call = self._backend.call(slot.actor, task.method, (Pin(task.models, drop), task.job), task.pixels())

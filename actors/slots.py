@@ -85,6 +85,8 @@ class Slots:
         self._looked = clock()
         self._nobody_since: float | None = None
         self.replaced = 0
+        self.version = 0
+        """Another number whenever actors are others, or hold other models."""
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._slots.values()))
@@ -123,8 +125,7 @@ class Slots:
 
     def replace(self, slot: Slot, error: ActorLost) -> None:
         """A new actor in the place of a dead one. Raises StudyError where one after another dies unproven."""
-        del self._slots[slot.id]
-        self._backend.stop(slot.actor)
+        self._remove(slot)
         self._barren += not slot.proven
         if self._barren > self._limits.attempts:
             raise StudyError(
@@ -134,6 +135,12 @@ class Slots:
             ) from error
         self.replaced += 1
         self._new(slot.role)
+
+    def hold(self, slot: Slot, models: tuple[str, ...]) -> None:
+        """An actor holds `models` from now on."""
+        if set(models) != set(slot.holds):
+            self.version += 1
+        slot.holds = models
 
     def prove(self, slot: Slot) -> None:
         """An actor has answered."""
@@ -174,10 +181,15 @@ class Slots:
             self._new(WORKER)
         waiting = [slot for slot in workers if not slot.up]
         for slot in waiting[: max(0, len(workers) - max(wanted, 1))]:
-            self._backend.stop(slot.actor)
-            del self._slots[slot.id]
+            self._remove(slot)
+
+    def _remove(self, slot: Slot) -> None:
+        self.version += 1
+        self._backend.stop(slot.actor)
+        del self._slots[slot.id]
 
     def _new(self, role: Role) -> None:
+        self.version += 1
         number = next(self._ids)
         actor = self._backend.start(role, self._crew.share_of(role), self._kit)
         self._slots[number] = Slot(number, role, actor, self._backend.hello(actor))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.jobs import Answer, CraftJob, Made, PredictJob
+from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
 from actors.kit import Kit
 from actors.pinned import Pin, Pinned
 from study import numerics
@@ -17,6 +17,7 @@ from study.models.transforms import shown
 from study.results.schema import Moved, Said
 
 if TYPE_CHECKING:
+    from study.models.classifier import Classifier
     from study.models.predict import Prediction
 
 
@@ -82,24 +83,24 @@ class Worker:
             note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
         return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note), crafted.pixels
 
-    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
-        """Show `uint8` images (V * N, C, H, W) to the target model, or search float32 rays (2, N, C, H, W).
+    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answers:
+        """Show `uint8` images (V * N, C, H, W) to target models, or search float32 rays (2, N, C, H, W) for each.
 
         In float32, whatever precision gradients may have.
         """
         begun = time.perf_counter()
-        answer = self._predict(pin, job, pixels)
-        return replace(answer, seconds=time.perf_counter() - begun)
+        numerics.set_precision("float32")
+        held = dict(zip(pin.models, self._pinned.get(pin), strict=True))
+        answers = tuple(self._predict(target, held[target], job, pixels) for target in job.targets)
+        return Answers(answers, time.perf_counter() - begun)
 
-    def _predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+    def _predict(self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]) -> Answer:
         from study.models.predict import predict
 
-        numerics.set_precision("float32")
-        (classifier,) = self._pinned.get(pin)
-        model = self._kit.models[job.target]
+        model = self._kit.models[target]
 
         def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
-            seen = shown(model.transform, images, (self._kit.seed, job.target), ids)
+            seen = shown(model.transform, images, (self._kit.seed, target), ids)
             return predict(classifier, seen, batch=job.batch, device=self._pinned.device, whole=job.whole)
 
         described = model.describe(classifier.describe())
@@ -108,6 +109,6 @@ class Worker:
 
             found = smallest(show, pixels, job.search, batch=job.batch)
             moved = Moved(*found.moved.T)
-            return Answer(Said(job.target, found.said.top5, found.said.top5_prob, moved, found.levels), described)
+            return Answer(Said(target, found.said.top5, found.said.top5_prob, moved, found.levels), described)
         seen = show(pixels, job.images)
-        return Answer(Said(job.target, seen.top5, seen.top5_prob), described, seen.whole)
+        return Answer(Said(target, seen.top5, seen.top5_prob), described, seen.whole)

@@ -29,7 +29,7 @@ from actors import policy
 from actors.backend import Ref
 from actors.cluster import Cluster
 from actors.driver import Driver
-from actors.jobs import Answer, CraftJob, Made, PredictJob
+from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
 from actors.kit import Kit
 from actors.launch import Order, launch
 from actors.pinned import Pin
@@ -81,9 +81,9 @@ class Idle:
     def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
         return Made(Moved(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
 
-    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[np.uint8]) -> Answer:
-        count = len(pixels)
-        return Answer(Said(job.target, np.zeros((count, 5), np.int32), np.zeros((count, 5), np.float32)), {})
+    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[np.uint8]) -> Answers:
+        labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)
+        return Answers(tuple(Answer(Said(target, labels, shares), {}) for target in job.targets))
 
 
 class IdleCluster(Cluster):
@@ -94,12 +94,13 @@ class IdleCluster(Cluster):
         self._worker = self._ray.remote(max_restarts=0, max_task_retries=0)(Idle)
 
 
-class NoImages(Driver):
-    """A driver that reads no files: what its units need is one empty array."""
+class NoImages:
+    """What all units need is one empty array."""
 
-    def _pixels(self, unit: Unit, pool: Any) -> Ref:
-        if not hasattr(self, "_empty"):
-            self._empty = self._backend.put(np.zeros((1, 3, 8, 8), np.uint8))
+    def __init__(self, backend: Cluster) -> None:
+        self._empty = backend.put(np.zeros((1, 3, 8, 8), np.uint8))
+
+    def of(self, unit: Unit, pool: Any) -> Ref:
         return self._empty
 
 
@@ -141,7 +142,7 @@ def through_the_loop(backend: Cluster, units: int) -> Loop:
         writer = Writer(run, flush_seconds=1, metadata={})
         display = Lines(Console(file=io.StringIO()))
         display.begin({"x": units})
-        driver = NoImages(plan, {}, writer, Runtime(backend, scheduler, display, interrupt))
+        driver = Driver(plan, NoImages(backend), writer, Runtime(backend, scheduler, display, interrupt))
         begun = time.perf_counter()
         outcome = driver.run({}, {})
         seconds = time.perf_counter() - begun
@@ -227,7 +228,7 @@ def main() -> None:
     backend.close()
 
     rounds = 1 if given.quick else 3
-    steps, count = (20, 16) if given.quick else (60, 20)
+    steps, count = (20, 16) if given.quick else (60, 16)
     speedups, shares, starts = [], [], []
     for _ in range(rounds):
         one, starting = study(1, steps, count)

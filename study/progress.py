@@ -36,6 +36,18 @@ class Display(Protocol):
         """All that was begun is over, finished or not."""
 
 
+class Silent:
+    """Nobody is watching."""
+
+    def say(self, line: str) -> None: ...
+
+    def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None: ...
+
+    def advance(self, names: Iterable[str]) -> None: ...
+
+    def end(self) -> None: ...
+
+
 class Live:
     """Bars with elapsed and remaining time, one per name."""
 

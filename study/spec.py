@@ -111,7 +111,8 @@ class Run(Frozen):
 
     `actors` is how many workers there are; left out, or `auto`, as many as the machines have room for, following those
     that come and go. A call that takes `call_seconds` is given up with its actor; one that takes `straggler_seconds`,
-    and three times as long as others like it, is made again on an actor that has nothing else to do.
+    and three times as long as others like it, is made again on an actor that has nothing else to do. For each worker
+    `waiting_mib` of adversarial batches may wait for their targets.
     """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16
@@ -119,7 +120,7 @@ class Run(Frozen):
     models_per_actor: Annotated[int, Field(ge=1, le=1000)] = 16
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
-    waiting_mib: Annotated[int, Field(ge=1)] = 1024
+    waiting_mib: Annotated[int, Field(ge=1)] = 256
     clean_mib: Annotated[int, Field(ge=1)] = 1024
     start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0

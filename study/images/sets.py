@@ -133,6 +133,11 @@ class Images(Frozen):
         return self
 
     @property
+    def bytes(self) -> int:
+        """Of one image."""
+        return self.channels * self.size**2
+
+    @property
     def preparation(self) -> str:
         """What `pixels.read` does to an image, in words that are part of every craft's identity."""
         how = {

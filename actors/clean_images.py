@@ -1,0 +1,72 @@
+"""Clean images on their way from the files to where actors can read them: the only pixels that the driver sees."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.backend import Backend, Ref
+from study.errors import StudyError
+from study.images import pixels
+from study.images.selection import Selected, Shard
+from study.images.stored import Stored
+from study.plan import Plan, Unit
+
+
+class Images(Protocol):
+    """Where what a unit is crafted from comes from."""
+
+    def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
+        """The unit's images, and behind them those of a pool, or those that another tool has made of them."""
+
+
+class CleanImages:
+    """Reads images when the first unit that needs them is given out, and checks that they are what they were.
+
+    As many shards are kept where actors can read them as `run.clean_mib` holds; those used longest ago are read again.
+    """
+
+    def __init__(self, plan: Plan, files: Mapping[str, Stored], backend: Backend) -> None:
+        """`files` say where images lie, by id."""
+        self._images = plan.spec.images
+        self._files = files
+        self._backend = backend
+        self._most = plan.spec.run.clean_mib * 2**20
+        self._largest = max(len(shard.images) for shard in plan.shards) * self._images.bytes
+        self._held: OrderedDict[tuple[int, int], Ref] = OrderedDict()
+        self._pooled: dict[str, NDArray[np.uint8]] = {}
+
+    def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
+        made = unit.craft.made
+        if made is None:
+            return self._shard(unit.shard, pool)
+        exact = self._images.model_copy(update={"fit": "exact"})
+        theirs = [pixels.read(made[one.image], exact) for one in unit.shard.images]
+        return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
+
+    def _shard(self, shard: Shard, pool: Sequence[Selected]) -> Ref:
+        key = (shard.index, len(pool))
+        if key not in self._held:
+            for one in pool:
+                if one.image not in self._pooled:
+                    self._pooled[one.image] = self._read(one)
+            own = [self._read(one) for one in shard.images]
+            self._held[key] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
+            size = self._largest + len(pool) * self._images.bytes
+            while len(self._held) > max(1, self._most // size):
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return self._held[key]
+
+    def _read(self, image: Selected) -> NDArray[np.uint8]:
+        read = pixels.read(self._files[image.image], self._images)
+        if pixels.digest(read) != image.digest:
+            raise StudyError(
+                f"the image {self._files[image.image]} is not what it was when the study began",
+                todo="bring the old file back, or launch into a new folder with --output",
+            )
+        return read

@@ -1,0 +1,226 @@
+"""`study plan`: what a spec comes to, and how long it would take on machines that are not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from actors import policy
+from actors.backend import Ref
+from actors.backlog import Task
+from actors.driver import Driver, Open
+from actors.jobs import PredictJob
+from actors.kit import Kit
+from actors.runtime import Runtime
+from actors.scheduler import Scheduler
+from actors.simulator import Costs, Machines, Simulated
+from actors.slots import Limits
+from study.errors import StudyError
+from study.images.selection import Clean, Selected, Selection, cut
+from study.images.sets import candidates
+from study.interrupt import Interrupt
+from study.keyed import digest
+from study.plan import Plan, Unit
+from study.progress import Silent
+from study.spec import Spec, SpecFile
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a simulated run came to. `seconds` and rates are simulated; the clean pass before is counted for itself."""
+
+    clean_seconds: float
+    seconds: float
+    busy_share: float
+    model_loads: int
+    most_waiting_bytes: int
+    calls_per_second: float
+    nodes_lost: int
+    units: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked on the command line."""
+
+    on: str | None = None
+    profile: Path | None = None
+    images: int | None = None
+    speed: float = 1.0
+    losses: float = 0.0
+    as_json: bool = False
+
+
+def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
+    """Print what a spec comes to. Raises StudyError where the machines or the profile cannot be understood."""
+    spec = file.spec
+    plan = imagined(spec, _image_count(file, asked))
+    cells = Counter(
+        {
+            name: sum(len(craft.targets) for craft in plan.crafts.values() if name in craft.experiments)
+            for name in spec.experiments
+        }
+    )
+    units = len(plan.crafts) * len(plan.shards)
+    found: dict[str, Any] = {"experiments": dict(cells), "crafts": len(plan.crafts), "units": units}
+    if asked.on is not None:
+        machines = _machines(asked)
+        found["machines"] = asdict(machines)
+        found["forecast"] = asdict(simulate(plan, _costs(file, asked), machines))
+    if asked.as_json:
+        console.print(json.dumps(found), markup=False, highlight=False, soft_wrap=True)
+        return
+    images = sum(len(shard.images) for shard in plan.shards)
+    line = f"{spec.study}: {len(plan.crafts)} crafts x {len(plan.shards)} shards = {units} units of {images} images"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    table = Table("experiment", "cells", box=None)
+    for name, count in cells.items():
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    if asked.on is not None:
+        _print_forecast(Forecast(**found["forecast"]), asked.on, console)
+
+
+def _print_forecast(found: Forecast, on: str, console: Console) -> None:
+    hours, seconds = divmod(found.seconds, 3600)
+    lines = [
+        f"on {on}: {hours:.0f} h {seconds / 60:.0f} min ({found.seconds:,.0f} s), after a clean pass of "
+        f"{found.clean_seconds:,.0f} s",
+        f"workers busy {100 * found.busy_share:.1f} % of the time; {found.model_loads:,} model loads; "
+        f"{found.calls_per_second:,.1f} calls a second through the driver",
+        f"batches that wait for targets: {found.most_waiting_bytes / 2**20:,.0f} MiB at most",
+    ]
+    if found.nodes_lost:
+        lines.append(f"{found.nodes_lost} nodes lost on the way")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def imagined(spec: Spec, count: int) -> Plan:
+    """The plan of a spec for so many images, none of which is read, and models of which nothing is known but names."""
+    said = {name: Clean((0,), (1.0,)) for name in spec.models}
+    images = [Selected(f"{number:08d}", 0, 1, "0" * 64, said) for number in range(count)]
+    selection = Selection(cut(images, spec.run.shard), {})
+    return Plan(spec, {name: digest(name) for name in spec.models}, selection.shards)
+
+
+def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> Forecast:
+    """Run the very driver, loop and policy on machines that are not there."""
+    spec = plan.spec
+    backend = Simulated(costs, machines, seed=seed)
+    services = [name for name, model in spec.models.items() if model.remote is not None]
+    crew = policy.crew(*backend.capacity(), threads=1, asked=None, services=services)
+    scheduler = Scheduler(
+        backend,
+        crew,
+        Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
+        capacity=spec.run.models_per_actor,
+        limits=Limits(attempts=1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds),
+        workers=lambda cpus, gpus: policy.workers(cpus, gpus, threads=1),
+        clock=backend.clock,
+    )
+    scheduler.start(lambda: None)
+    clean_seconds = _clean_pass(plan, scheduler, backend)
+    begun, before = backend.now, replace(backend.seen)
+    driver = _Imagined(plan, _NoImages(), _NoWriter(), Runtime(backend, scheduler, Silent(), Interrupt()))  # type: ignore[arg-type]
+    outcome = driver.run({}, {})
+    assert not outcome.failures, "nothing fails in a simulation but machines"
+    seconds = backend.now - begun
+    return Forecast(
+        clean_seconds=clean_seconds,
+        seconds=seconds,
+        busy_share=(backend.seen.busy - before.busy) / (seconds * crew.workers),
+        model_loads=backend.seen.loads,
+        most_waiting_bytes=driver.most_bytes,
+        calls_per_second=(backend.seen.calls - before.calls) / seconds,
+        nodes_lost=backend.seen.lost,
+        units=outcome.finished,
+    )
+
+
+def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
+    """Every model predicts all images; the seconds that it takes. Models are loaded on the way."""
+    begun, batch = backend.now, plan.spec.numerics.batch
+    ids = [one.image for shard in plan.shards for one in shard.images]
+    for name, model in plan.spec.models.items():
+        for start in range(0, len(ids), batch):
+            job = PredictJob((name,), batch, tuple(ids[start : start + batch]))
+            service = model.remote is not None
+            scheduler.add(Task("predict", {name: None}, job, lambda: -1, 1.0, None, service=service))
+    while not scheduler.idle:
+        scheduler.step(1.0)
+    return backend.now - begun
+
+
+class _Imagined(Driver):
+    """A driver that writes no row."""
+
+    most_bytes = 0
+
+    def _finish(self, opened: Open) -> None:
+        self.most_bytes = max(self.most_bytes, self._batch_bytes)
+        self._outcome.finished += 1
+        self._close(opened)
+
+
+class _NoImages:
+    def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
+        return -1
+
+
+class _NoWriter:
+    def tick(self) -> None:
+        """Nothing is buffered."""
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+
+def _image_count(file: SpecFile, asked: Asked) -> int:
+    if asked.images or file.spec.images.count:
+        return asked.images or file.spec.images.count or 1
+    try:
+        return len(candidates(file.spec.images, file.spec.seed))
+    except StudyError as error:
+        error.todo = f"{error.todo}; or say how many images with --images" if error.todo else "give --images"
+        raise error.located(file.where("images")) from None
+
+
+def _machines(asked: Asked) -> Machines:
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?x?([A-Za-z][\w-]*)?", asked.on or "")
+    if found is None or int(found[1]) < 1:
+        raise StudyError(
+            f"'{asked.on}' names no machines",
+            where="--on",
+            accepted="64xH100 (64 slots), 8x4xA100 (8 nodes of 4 slots), 16xcpu",
+        )
+    nodes, slots = int(found[1]), int(found[2] or 1)
+    gpus = (found[3] or "").lower() not in ("cpu", "cores", "core")
+    return Machines(nodes, slots, asked.speed, asked.losses, gpus=gpus)
+
+
+def _costs(file: SpecFile, asked: Asked) -> Costs:
+    path = asked.profile or Path("runs") / file.spec.study / "profile.json"
+    try:
+        costs = Costs(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StudyError(
+            f"the profile {path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            accepted="what `study profile` has written",
+            todo=f"study profile {file.document.name}, or name another with --profile",
+        ) from None
+    missing = [name for name in file.spec.models if not {name} <= {*costs.predict} & {*costs.load}]
+    missing += [name for name in file.spec.sources() if name not in costs.gradient]
+    if missing:
+        raise StudyError(f"the profile {path} does not have model '{missing[0]}'", todo="measure again: study profile")
+    assert np.isfinite(list(costs.gradient.values())).all(), "a profile has finite numbers"
+    return costs

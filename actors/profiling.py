@@ -1,0 +1,103 @@
+"""`study profile`: what a gradient, a prediction and a load cost, measured with all workers at work at once."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from actors import policy
+from actors.backend import Backend
+from actors.backlog import Task
+from actors.jobs import CraftJob, PredictJob
+from actors.kit import Kit
+from actors.scheduler import Done, Scheduler
+from actors.simulator import Costs
+from actors.slots import Limits
+from study.attacks.presets import keys_of
+from study.attacks.recipe import Attack
+from study.errors import StudyError
+from study.spec import SpecFile
+
+_STEPS = 3
+_ROUNDS = 4
+
+
+def profile(file: SpecFile, output: Path | None, console: Console, start: Callable[[], Backend]) -> Costs:
+    """Measure the models of a spec and write `profile.json`, which `study plan --on` reads.
+
+    Images are noise: what they show changes no time. Services are not asked: theirs is the rate of the spec.
+    """
+    spec = file.spec
+    backend = start()
+    try:
+        crew = policy.crew(*backend.capacity(), threads=spec.numerics.threads, asked=spec.run.actors)
+        kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics)
+        measured = _Measured(backend, crew.workers, file, kit)
+        scheduler = Scheduler(backend, crew, kit, capacity=1, limits=Limits(start_seconds=spec.run.start_seconds))
+        scheduler.start(lambda: None)
+        gradient, predict, load = {}, {}, {}
+        for name, model in spec.models.items():
+            if model.remote is not None:
+                predict[name], load[name] = 1 / model.remote.rate, 0.0
+                continue
+            predict[name], load[name] = measured.of(scheduler, name, "predict")
+            if name in spec.sources():
+                gradient[name], _ = measured.of(scheduler, name, "craft")
+    finally:
+        backend.close()
+    costs = Costs(gradient, predict, load)
+    path = output or Path("runs") / spec.study / "profile.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(costs), indent=2) + "\n")
+    table = Table("model", "gradient", "prediction", "load", box=None)
+    for name in spec.models:
+        shown = [f"{1000 * costs.gradient[name]:.1f} ms" if name in costs.gradient else "–"]
+        table.add_row(name, *shown, f"{1000 * costs.predict[name]:.1f} ms", f"{costs.load[name]:.1f} s")
+    console.print(table)
+    line = f"of one image, with {crew.workers} workers at work at once: {path}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return costs
+
+
+class _Measured:
+    """Seconds of calls, as the workers themselves count them."""
+
+    def __init__(self, backend: Backend, workers: int, file: SpecFile, kit: Kit) -> None:
+        images = file.spec.images
+        count = -(-min(16, file.spec.run.shard) // file.spec.numerics.batch) * file.spec.numerics.batch
+        noise = np.random.default_rng(0).integers(0, 256, (count, images.channels, images.size, images.size), np.uint8)
+        self._pixels = backend.put(noise)
+        self._count = count
+        self._workers = workers
+        self._batch = file.spec.numerics.batch
+        self._attack = Attack.model_validate(keys_of("igsm", {"steps": _STEPS}))
+
+    def of(self, scheduler: Scheduler, name: str, method: str) -> tuple[float, float]:
+        """Seconds of an image's gradient or prediction, and of loading the model."""
+        ids = tuple(str(number) for number in range(self._count))
+        zeros = (0,) * self._count
+        for number in range(_ROUNDS * self._workers):
+            job: CraftJob | PredictJob
+            if method == "craft":
+                job = CraftJob(self._attack, "untargeted", ("profile",), ids, zeros, zeros, None)
+                task = Task("craft", {name: None}, job, lambda: self._pixels, 1.0, number)
+            else:
+                task = Task(
+                    "predict", {name: None}, PredictJob((name,), self._batch, ids), lambda: self._pixels, 1.0, number
+                )
+            scheduler.add(task)
+        seconds = []
+        while not scheduler.idle:
+            for event in scheduler.step(0.5):
+                if not isinstance(event, Done):
+                    raise StudyError(f"model '{name}' cannot be measured: {event.error}")
+                seconds.append(float(event.value.seconds))
+        usual = statistics.median(seconds)
+        return usual / self._count / (_STEPS if method == "craft" else 1), max(0.0, max(seconds) - usual)

@@ -1,0 +1,272 @@
+"""A study without its machines: the very driver, loop and policy on a backend whose clock jumps from event to event.
+
+What a call would take comes from a measured profile; what dies, from a seeded draw. Nothing is computed but time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.backend import ActorLost, Call, Ref
+from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
+from actors.kit import Kit
+from actors.pinned import Pin
+from actors.policy import WORKER, Role, Share
+from study.results.schema import Moved, Said
+
+_TOGETHER_SECONDS = 0.02
+"""Answers that come within so long are seen together, as by a driver that has just been busy with others."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on the machine that was measured: of an image's gradient and of its prediction, by model; of loading a
+    model; of a call whatever it does, on its worker and in the driver (`benchmarks/runtime.py`); until an actor is up.
+    """
+
+    gradient: Mapping[str, float]
+    predict: Mapping[str, float]
+    load: Mapping[str, float]
+    call: float = 0.002
+    driver: float = 0.0009
+    start: float = 5.0
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a study would run on.
+
+    Attributes:
+        nodes: Machines, each with `slots` workers.
+        speed: How many times as fast as where the costs were measured.
+        losses: Share of the nodes that are lost in an hour; each comes back after `back` seconds.
+    """
+
+    nodes: int
+    slots: int = 1
+    speed: float = 1.0
+    losses: float = 0.0
+    back: float = 300.0
+    gpus: bool = True
+
+
+@dataclass
+class Seen:
+    """What was seen while it ran: simulated seconds of work, models loaded, calls made, nodes lost."""
+
+    busy: float = 0.0
+    loads: int = 0
+    calls: int = 0
+    lost: int = 0
+
+
+@dataclass(eq=False)
+class _Actor:
+    node: int | None
+    role: Role
+    free: float
+    """When it ends the last of its calls."""
+    holds: set[str] = field(default_factory=set)
+    hello: Ref | None = None
+    dead: bool = False
+
+
+@dataclass(eq=False)
+class _Run:
+    actor: _Actor
+    begins: float
+    ends: float
+    answer: Any
+
+
+class Simulated:
+    """A backend of nothing but time."""
+
+    name = "a simulation"
+
+    def __init__(self, costs: Costs, machines: Machines, *, seed: int = 0) -> None:
+        self._costs, self._machines = costs, machines
+        self._draw = random.Random(seed)
+        self._ids = itertools.count()
+        self._room = dict.fromkeys(range(machines.nodes), machines.slots)
+        self._waiting: list[_Actor] = []
+        self._actors: list[_Actor] = []
+        self._runs: dict[Ref, _Run] = {}
+        self._pixels: dict[Ref, int] = {}
+        self._ready: dict[Ref, _Run] = {}
+        self._due: list[tuple[float, Ref]] = []
+        self._events: list[tuple[float, int, str, int]] = []
+        self.now = 0.0
+        self.seen = Seen()
+        for node in self._room:
+            self._plan_loss(node)
+
+    def clock(self) -> float:
+        """Simulated seconds since the beginning."""
+        return self.now
+
+    def capacity(self) -> tuple[float, float]:
+        alive = float(self._machines.slots * len(self._room))
+        return (0.0, alive) if self._machines.gpus else (alive, 0.0)
+
+    def start(self, role: Role, share: Share, kit: Kit) -> _Actor:
+        actor = _Actor(None, role, self.now)
+        self._actors.append(actor)
+        if role == WORKER:
+            self._waiting.append(actor)
+            self._place()
+        return actor
+
+    def hello(self, actor: _Actor) -> Ref:
+        ref = actor.hello = next(self._ids)
+        self._run(ref, actor, None if actor in self._waiting else self._costs.start, None)
+        return ref
+
+    def call(self, actor: _Actor, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
+        pin, job = arguments
+        value = next(self._ids)
+        seconds = self._costs.call + self._loading(actor, pin)
+        made = None
+        answer: Any
+        if isinstance(job, CraftJob):
+            count = len(job.images)
+            variants = len(job.attack.points)
+            gradients = job.attack.gradients(job.attack.steps, 1)
+            work = sum(self._costs.gradient[name] for name in pin.models) * gradients * count
+            made = next(self._ids)
+            answer = Made(Moved(*np.ones((3, count * variants))))
+            self._pixels[made] = count * variants
+        else:
+            count = self._pixels.get(pixels, len(job.images))
+            work = sum(self._costs.predict[name] for name in job.targets) * count
+            answer = _said(job, count)
+        # The driver does one thing at a time.
+        self.now += self._costs.driver
+        took = seconds + work / self._machines.speed
+        self.seen.calls += 1
+        self._run(value, actor, took, answer)
+        return Call(value, made)
+
+    def _loading(self, actor: _Actor, pin: Pin) -> float:
+        actor.holds -= set(pin.drop)
+        new = [name for name in pin.models if name not in actor.holds]
+        actor.holds |= set(new)
+        self.seen.loads += len(new)
+        return sum(self._costs.load[name] for name in new)
+
+    def _run(self, ref: Ref, actor: _Actor, seconds: float | None, answer: Any) -> None:
+        """A call that begins when the actor has ended those before it; None: nobody knows when it can."""
+        begins = max(self.now, actor.free)
+        self._runs[ref] = run = _Run(actor, begins, begins + (seconds or 0.0), answer)
+        if actor.dead:
+            self._ready[ref] = run
+        elif seconds is not None:
+            actor.free = run.ends
+            heapq.heappush(self._due, (run.ends, ref))
+
+    def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
+        """Let time go on to the next answers, or by `seconds` where none comes before."""
+        if not self._ready:
+            until = self.now + seconds
+            while self._next() <= until and not self._ready:
+                self._go_on()
+            if self._ready:
+                last = self.now + _TOGETHER_SECONDS
+                while self._next() <= last:
+                    self._go_on()
+            else:
+                self.now = max(self.now, until)
+        asked = set(refs)
+        return [ref for ref in self._ready if ref in asked]
+
+    def _next(self) -> float:
+        due = self._due[0][0] if self._due else float("inf")
+        return min(due, self._events[0][0] if self._events else float("inf"))
+
+    def _go_on(self) -> None:
+        if self._events and (not self._due or self._events[0][0] <= self._due[0][0]):
+            at, _, what, node = heapq.heappop(self._events)
+            self.now = max(self.now, at)
+            self._lose(node) if what == "loss" else self._return(node)
+            return
+        at, ref = heapq.heappop(self._due)
+        # While the driver was busy, answers came that it sees only now.
+        self.now = max(self.now, at)
+        run = self._runs.get(ref)
+        if run is not None and not run.actor.dead:
+            self._ready[ref] = run
+
+    def value(self, ref: Ref) -> Any:
+        run = self._ready.pop(ref)
+        del self._runs[ref]
+        if run.actor.dead:
+            raise ActorLost("its node was lost")
+        if run.answer is not None:
+            self.seen.busy += run.ends - run.begins
+        return run.answer
+
+    def put(self, pixels: NDArray[np.uint8]) -> Ref:
+        return next(self._ids)
+
+    def stop(self, actor: _Actor) -> None:
+        if actor.node in self._room and not actor.dead:
+            self._room[actor.node] += 1
+        actor.dead = True
+        self._actors = [one for one in self._actors if one is not actor]
+        # Nobody will ask for these any more.
+        for ref in [ref for ref, run in self._runs.items() if run.actor is actor]:
+            del self._runs[ref]
+            self._ready.pop(ref, None)
+        if actor in self._waiting:
+            self._waiting.remove(actor)
+        self._place()
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _place(self) -> None:
+        """Give waiting actors to nodes that have room."""
+        for node, room in self._room.items():
+            for _ in range(room):
+                if not self._waiting:
+                    return
+                actor = self._waiting.pop(0)
+                actor.node = node
+                self._room[node] -= 1
+                run = self._runs.get(actor.hello)
+                if run is not None:
+                    run.ends = actor.free = self.now + self._costs.start
+                    heapq.heappush(self._due, (run.ends, actor.hello))
+
+    def _plan_loss(self, node: int) -> None:
+        if self._machines.losses:
+            after = self._draw.expovariate(self._machines.losses / 3600)
+            heapq.heappush(self._events, (self.now + after, next(self._ids), "loss", node))
+
+    def _lose(self, node: int) -> None:
+        self.seen.lost += 1
+        self._room.pop(node, None)
+        gone = {id(actor) for actor in self._actors if actor.node == node}
+        for actor in self._actors:
+            actor.dead |= id(actor) in gone
+        self._actors = [actor for actor in self._actors if id(actor) not in gone]
+        self._ready |= {ref: run for ref, run in self._runs.items() if id(run.actor) in gone}
+        heapq.heappush(self._events, (self.now + self._machines.back, next(self._ids), "return", node))
+
+    def _return(self, node: int) -> None:
+        self._room[node] = self._machines.slots
+        self._plan_loss(node)
+        self._place()
+
+
+def _said(job: PredictJob, count: int) -> Answers:
+    labels, shares = np.zeros((count, 1), np.int32), np.zeros((count, 1), np.float32)
+    return Answers(tuple(Answer(Said(target, labels, shares), {}) for target in job.targets))

@@ -1,0 +1,109 @@
+"""Time without machines: sums by hand, losses that lose nothing, and the commands that print it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from actors.forecast import imagined, simulate
+from actors.inprocess import InProcess
+from actors.simulator import Costs, Machines
+from study.document import parse
+from study.spec import resolve
+from tests.conftest import TINY
+
+MODELS = {name: {"network": "timm:test_resnet", "weights": f"random:{index}"} for index, name in enumerate("abc")}
+COSTS = Costs(
+    gradient={"a": 0.1, "b": 0.2, "c": 0.4}, predict={"a": 0.01, "b": 0.02, "c": 0.04}, load=dict.fromkeys("abc", 3.0),
+    call=0.0, driver=0.0, start=5.0,
+)  # fmt: skip
+
+
+def plan_of(count=40, **keys):
+    spec = yaml.safe_load(TINY) | {"models": MODELS, "attacks": {}, "numerics": {"batch": 4}, "run": {"shard": 4}}
+    spec |= {"experiments": {"x": {"attacks": ["igsm"], "sources": "each"}}} | keys
+    return imagined(resolve(parse(yaml.safe_dump(spec), "spec")).spec, count)
+
+
+def test_one_worker_takes_the_sum_of_all_work():
+    """Ten gradients on three models, three targets, forty images; models are there since the clean pass."""
+    found = simulate(plan_of(), COSTS, Machines(1, gpus=False))
+    assert found.seconds == pytest.approx(40 * (10 * 0.7 + 3 * 0.07))
+    assert found.clean_seconds == pytest.approx(40 * 0.07 + 3 * 3.0, abs=0.1)
+    assert found.busy_share == pytest.approx(1, abs=0.001)
+    assert (found.units, found.model_loads) == (30, 3)
+
+
+@pytest.mark.parametrize("slots", [2, 4, 8])
+def test_more_workers_share_it(slots):
+    work = 400 * (10 * 0.7 + 3 * 0.07)
+    found = simulate(plan_of(400), COSTS, Machines(slots))
+    longest = 4 * 10 * 0.4
+    assert work / slots <= found.seconds <= work / slots + 2 * longest + 9
+    assert found.busy_share > 0.95
+    assert found.units == 300
+
+
+def test_twice_as_fast_takes_half_as_long():
+    slow, fast = (simulate(plan_of(), COSTS, Machines(1, speed=speed)).seconds for speed in (1, 2))
+    assert fast == pytest.approx(slow / 2)
+
+
+def test_a_driver_that_is_too_slow_is_seen():
+    costs = Costs(COSTS.gradient, COSTS.predict, COSTS.load, call=0.0, driver=1.0)
+    found = simulate(plan_of(400), costs, Machines(64))
+    assert found.seconds >= 600
+    assert found.busy_share < 0.2
+
+
+def test_matched_budgets_wait_for_their_reference():
+    """FG's one gradient for each image waits for the optimization of all; the sum is the same on one worker."""
+    attacks = {"optimization": {"steps": 5}, "fg": {"budget": {"rmsd": "matched", "to": "optimization", "by": "mean"}}}
+    experiments = {"x": {"attacks": ["fg", "optimization"], "sources": ["a"]}}
+    found = simulate(plan_of(attacks=attacks, experiments=experiments), COSTS, Machines(1))
+    assert found.seconds == pytest.approx(40 * (6 * 0.1 + 2 * 0.07))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lost_nodes_lose_no_unit(seed):
+    quiet = simulate(plan_of(400), COSTS, Machines(4, 2))
+    found = simulate(plan_of(400), COSTS, Machines(4, 2, losses=20.0, back=60), seed=seed)
+    assert found.units == quiet.units == 300
+    assert found.nodes_lost > 0
+    assert quiet.seconds < found.seconds < 4 * quiet.seconds
+
+
+def test_all_nodes_lost_and_back_again():
+    found = simulate(plan_of(400), COSTS, Machines(1, 2, losses=10.0, back=30), seed=1)
+    assert found.units == 300
+
+
+def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("actors.cluster.Cluster", lambda address: InProcess())
+    spec = spec_file(TINY)
+    status, printed, error = door("plan", spec, "--json")
+    assert status == 0, error
+    assert json.loads(printed) == {"experiments": {"single": 72, "ensembles": 18}, "crafts": 30, "units": 150}
+    status, _, error = door("plan", spec, "--on", "2xcpu")
+    assert status == 2
+    assert "profile.json cannot be read" in error
+    assert "study profile" in error
+    status, printed, error = door("profile", spec)
+    assert status == 0, error
+    measured = json.loads((tmp_path / "runs" / "tiny" / "profile.json").read_text())
+    assert set(measured["gradient"]) == set(measured["predict"]) == {"a", "b", "c"}
+    assert all(0 < value < 10 for value in measured["gradient"].values())
+    status, printed, error = door("plan", spec, "--on", "2xcpu", "--json")
+    assert status == 0, error
+    found = json.loads(printed)
+    assert found["forecast"]["units"] == 150
+    assert found["machines"]["nodes"] == 2
+    status, printed, error = door("plan", spec, "--on", "8x4xH100")
+    assert status == 0, error
+    assert "workers busy" in printed
+    status, _, error = door("plan", spec, "--on", "lots")
+    assert status == 2
+    assert "64xH100" in error
