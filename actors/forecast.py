@@ -116,7 +116,7 @@ def imagined(spec: Spec, count: int) -> Plan:
 def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> Forecast:
     """Run the very driver, loop and policy on machines that are not there."""
     spec = plan.spec
-    backend = Simulated(costs, machines, seed=seed)
+    backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
     services = [name for name, model in spec.models.items() if model.remote is not None]
     crew = policy.crew(*backend.capacity(), threads=1, asked=None, services=services)
     scheduler = Scheduler(

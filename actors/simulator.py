@@ -20,6 +20,7 @@ from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
 from actors.kit import Kit
 from actors.pinned import Pin
 from actors.policy import WORKER, Role, Share
+from study import numerics
 from study.results.schema import Moved, Said
 
 _TOGETHER_SECONDS = 0.02
@@ -92,8 +93,9 @@ class Simulated:
 
     name = "a simulation"
 
-    def __init__(self, costs: Costs, machines: Machines, *, seed: int = 0) -> None:
-        self._costs, self._machines = costs, machines
+    def __init__(self, costs: Costs, machines: Machines, *, batch: int, seed: int = 0) -> None:
+        """`batch` is how many images networks see at once."""
+        self._costs, self._machines, self._batch = costs, machines, batch
         self._draw = random.Random(seed)
         self._ids = itertools.count()
         self._room = dict.fromkeys(range(machines.nodes), machines.slots)
@@ -140,13 +142,13 @@ class Simulated:
             count = len(job.images)
             variants = len(job.attack.points)
             gradients = job.attack.gradients(job.attack.steps, 1)
-            work = sum(self._costs.gradient[name] for name in pin.models) * gradients * count
+            work = sum(self._costs.gradient[name] for name in pin.models) * gradients * self._passed(count)
             made = next(self._ids)
             answer = Made(Moved(*np.ones((3, count * variants))))
             self._pixels[made] = count * variants
         else:
             count = self._pixels.get(pixels, len(job.images))
-            work = sum(self._costs.predict[name] for name in job.targets) * count
+            work = sum(self._costs.predict[name] for name in job.targets) * self._passed(count)
             answer = _said(job, count)
         # The driver does one thing at a time.
         self.now += self._costs.driver
@@ -154,6 +156,11 @@ class Simulated:
         self.seen.calls += 1
         self._run(value, actor, took, answer)
         return Call(value, made)
+
+    def _passed(self, count: int) -> int:
+        """The images that networks see in place of so many: passes are padded."""
+        least = self._batch if self._machines.gpus else numerics.padded(1, self._batch, "cpu")
+        return -(-count // least) * least
 
     def _loading(self, actor: _Actor, pin: Pin) -> float:
         actor.holds -= set(pin.drop)

@@ -95,11 +95,12 @@ def test_two_workers(tiny_run, spec_file, tmp_path):
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
-def test_killed_at_five_random_moments(tiny_run, spec_file, tmp_path):
+@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tiny_run, spec_file, tmp_path, kills):
     """SIGKILL of the driver: nothing is lost, doubled or different, and no process is left behind."""
     run, spec, moments = tmp_path / "run", spec_file(TINY), random.Random(2017)
     killed = 0
-    for attempt in range(5):
+    for attempt in range(kills):
         process = start("launch", spec, "--output", run)
         if attempt:
             wait_for_parts(run, parts(run) + 1, process)
@@ -111,7 +112,7 @@ def test_killed_at_five_random_moments(tiny_run, spec_file, tmp_path):
         process.kill()
         process.communicate()
         assert gone(below), f"left behind: {alive(below)}"
-    assert killed == 5
+    assert killed == kills
     status, printed = finish(start("launch", spec, "--output", run))
     assert status == 0, printed
     assert_same_rows(run, tiny_run)

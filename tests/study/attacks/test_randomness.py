@@ -17,7 +17,7 @@ LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
 FEW = {"steps": 3}
 SMALLER = {
-    "vmi": {"variance": {"samples": 2}}, "vni": {"variance": {"samples": 2}},
+    "vmi": {"variance": {"samples": 2}, "steps": 2}, "vni": {"variance": {"samples": 2}},
     "sg-fgsm": {"smoothing": {"copies": 2}}, "sg-igsm": {"smoothing": {"copies": 2}},
     "sg-mi": {"smoothing": {"copies": 2}},
     "optimization-ensemble": {"steps": 3},
