@@ -15,6 +15,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SpecFile = Annotated[Path, typer.Argument(help="The study's YAML file.")]
+Address = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it at run time
+    typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
+]
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
@@ -26,15 +31,12 @@ AllowCode = Annotated[
 
 @app.command()
 def launch(
-    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    spec: SpecFile,
     output: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="The run folder; runs/<study name> unless given."),
     ] = None,
-    address: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
-    ] = None,
+    address: Address = None,
     set_: Set = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -81,7 +83,7 @@ def attacks(
 
 @app.command()
 def models(
-    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    spec: SpecFile,
     accuracy: Annotated[
         bool, typer.Option("--accuracy", help="Measure how often they are right, on all images.")
     ] = False,
@@ -103,7 +105,7 @@ def models(
 
 @app.command()
 def fetch(
-    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    spec: SpecFile,
     set_: Set = None,
 ) -> None:
     """Download the weights of a spec's models, once: resumed where it broke off, verified, and offline ever after.
@@ -120,7 +122,7 @@ def fetch(
 
 @app.command()
 def plan(  # noqa: PLR0917 - options of a command
-    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    spec: SpecFile,
     on: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Simulate it on machines: 64xH100, 8x4xA100 (8 nodes of 4), 16xcpu."),
@@ -153,15 +155,12 @@ def plan(  # noqa: PLR0917 - options of a command
 
 @app.command()
 def profile(
-    spec: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    spec: SpecFile,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Where it is written; runs/<study name>/profile.json unless given."),
     ] = None,
-    address: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
-    ] = None,
+    address: Address = None,
     set_: Set = None,
 ) -> None:
     """Measure what gradients, predictions and loads of a spec's models cost, for `study plan --on`.

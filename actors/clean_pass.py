@@ -49,8 +49,8 @@ class _Pass:
     def __init__(self, spec: Spec, runtime: Runtime) -> None:
         self._spec = spec
         self._runtime = runtime
-        self._local = [name for name, model in spec.models.items() if model.remote is None]
-        self._services = [name for name in spec.models if name not in self._local]
+        self._services = spec.services
+        self._local = [name for name in spec.models if name not in self._services]
         self._models: dict[str, dict[str, Any]] = {}
         self._unreadable: dict[str, str] = {}
 
@@ -151,14 +151,14 @@ class _Pass:
         self, models: Sequence[str], images: Sequence[NDArray[np.uint8]], ids: Sequence[str]
     ) -> Callable[[str, int], _Row]:
         """What each of `models` says of each image: a function of model and position."""
-        spec, runtime, batch = self._spec, self._runtime, self._spec.numerics.batch
+        runtime, batch = self._runtime, self._spec.numerics.batch
         starts = range(0, len(images), batch)
         runtime.display.begin({"clean pass": len(starts) * len(models)})
         for start in starts:
             ref = runtime.backend.put(np.stack(images[start : start + batch]))
             for name in models:
                 job = PredictJob((name,), batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
-                service = spec.models[name].remote is not None
+                service = name in self._services
                 pixels_of = functools.partial(_same, ref)
                 runtime.scheduler.add(Task("predict", {name: None}, job, pixels_of, 1.0, start, service=service))
         answers: dict[tuple[str, int], Answer] = {}

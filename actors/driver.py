@@ -67,6 +67,7 @@ class Driver:
         self._open: dict[str, Open] = {}
         self._waiting: dict[str, list[Craft]] = defaultdict(list)
         self._rmsd: dict[str, dict[str, float]] = {}
+        self._means: dict[str, float] = {}
         self._losses: Counter[str] = Counter()
         self._batch_bytes = 0
         self._done: Finished = {}
@@ -103,7 +104,9 @@ class Driver:
         """Whether the RMSD that the budget of a craft is matched to is known for all images."""
         assert craft.reference is not None, "only matched budgets are asked about"
         known = self._rmsd[craft.reference]
-        return all(one.image in known for shard in self._plan.shards for one in shard.images)
+        return craft.reference in self._means or all(
+            one.image in known for shard in self._plan.shards for one in shard.images
+        )
 
     def _feed(self, craft: Craft) -> None:
         """Give a craft's units to the loop, as a stream: those that can be crafted now, and no others later."""
@@ -144,12 +147,13 @@ class Driver:
         if unit.craft.recipe.budget.by == "image":
             images = [one.image for one in unit.shard.images]
             return tuple(known[one] for one in images) if all(one in known for one in images) else None
-        images = [one.image for shard in self._plan.shards for one in shard.images]
-        if not all(one in known for one in images):
+        if not self._known(unit.craft):
             return None
-        # fsum is exact: the mean does not depend on the order in which units ended.
-        mean = math.fsum(known[one] for one in images) / len(images)
-        return (mean,) * len(unit.shard.images)
+        if reference not in self._means:
+            images = [one.image for shard in self._plan.shards for one in shard.images]
+            # fsum is exact: the mean does not depend on the order in which units ended.
+            self._means[reference] = math.fsum(known[one] for one in images) / len(images)
+        return (self._means[reference],) * len(unit.shard.images)
 
     def _handle(self, event: Done | Failed) -> None:
         if event.task.method == "craft":

@@ -117,8 +117,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     """Run the very driver, loop and policy on machines that are not there."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
-    services = [name for name, model in spec.models.items() if model.remote is not None]
-    crew = policy.crew(*backend.capacity(), threads=1, asked=None, services=services)
+    crew = policy.crew(*backend.capacity(), threads=1, asked=None, services=spec.services)
     scheduler = Scheduler(
         backend,
         crew,
@@ -151,10 +150,10 @@ def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
     """Every model predicts all images; the seconds that it takes. Models are loaded on the way."""
     begun, batch = backend.now, plan.spec.numerics.batch
     ids = [one.image for shard in plan.shards for one in shard.images]
-    for name, model in plan.spec.models.items():
+    for name in plan.spec.models:
         for start in range(0, len(ids), batch):
             job = PredictJob((name,), batch, tuple(ids[start : start + batch]))
-            service = model.remote is not None
+            service = name in plan.spec.services
             scheduler.add(Task("predict", {name: None}, job, lambda: -1, 1.0, None, service=service))
     while not scheduler.idle:
         scheduler.step(1.0)

@@ -86,7 +86,9 @@ class _Study:
         self._console = console
         self.selected = resume.selected(folder)
 
+    @functools.cached_property
     def plan(self) -> Plan:
+        """Made once: the files of images that another tool has made are hashed for it."""
         assert self.selected is not None, "a plan needs selected images"
         return Plan(self._spec, self._digests(), self.selected.shards)
 
@@ -96,7 +98,7 @@ class _Study:
 
     def left(self) -> int:
         """Units that have targets left."""
-        return sum(1 for _ in self.plan().units(store.done(self._folder.path)))
+        return sum(1 for _ in self.plan.units(store.done(self._folder.path)))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
         found = self._check(order)
@@ -132,7 +134,7 @@ class _Study:
             gpus,
             threads=spec.numerics.threads,
             asked=spec.run.actors,
-            services=[name for name, model in spec.models.items() if model.remote is not None],
+            services=spec.services,
         )
         say(
             f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; "
@@ -177,7 +179,7 @@ class _Study:
         return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines)
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
-        plan = self.plan()
+        plan = self.plan
         done = store.done(self._folder.path)
         totals, finished, left = _steps(plan, done)
         crafts = len(plan.crafts)

@@ -12,7 +12,7 @@ from actors.backend import ActorLost, Backend, Call, Ref
 from actors.backlog import Task
 from actors.kit import Kit
 from actors.policy import WORKER, Crew, Role
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 
 _LOOK_SECONDS = 10.0
 """Between two looks at how large the cluster is."""
@@ -207,8 +207,3 @@ class Slots:
 
 def _amount(share: policy.Share) -> str:
     return f"{share.gpus:g} GPUs" if share.gpus else f"{share.cpus:g} cores"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -58,6 +58,11 @@ class StudyError(Exception):
         return "\n".join(lines)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def names(accepted: Iterable[str], given: object = None, most: int = 12) -> str:
     """Accepted names for an error text: the nearest to `given` first, all of them only where they are few."""
     known = list(accepted)

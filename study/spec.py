@@ -153,6 +153,11 @@ class Spec(Frozen):
         """The labels that images and models speak of."""
         return label_set(self.images.labels)
 
+    @property
+    def services(self) -> list[str]:
+        """The models that are remote services, in the order of the spec."""
+        return [name for name, model in self.models.items() if model.remote is not None]
+
     def source_sets(self, experiment: Experiment) -> list[SourceSet]:
         """The source sets of an experiment; models that take no gradients are in none that it does not name."""
         return experiment.sources.resolve(tuple(name for name, model in self.models.items() if not model.target_only))

@@ -21,7 +21,8 @@ from study.models.reference import Model
 Kind = Literal["url", "hub", "local", "package"]
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.[^-]+$")
-_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+"""What stands in a file's name like a digest, and is none."""
 _WHOLE = re.compile(r"[0-9a-f]{64}")
 _BIN = "pytorch_model.bin"
 _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
@@ -170,7 +171,7 @@ def _of_url(url: str, *, custom: bool = False) -> WeightsFile:
     name = Path(urlsplit(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     digits = _DIGITS.search(name)
-    written = digits[1] if digits and not _DATE.fullmatch(digits[1]) else None
+    written = digits[1] if digits and not DATE.fullmatch(digits[1]) else None
     return WeightsFile("url", path.is_file(), url=url, path=path, sha256=written, custom=custom)
 
 

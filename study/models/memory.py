@@ -18,12 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.labels import LabelSet, label_set
 from study.models import code
 from study.models.cache import bare, tag_of
 from study.models.reference import Model
-from study.models.weights import first_line
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from study.errors import StudyError, names
+from study.errors import StudyError, first_line, names
 from study.labels import LabelSet
 from study.models.classifier import Classifier
 from study.models.reference import Model
-from study.models.weights import first_line
 
 
 def picked(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from study.errors import StudyError, names
+from study.errors import StudyError, first_line, names
+from study.models.cache import DATE
 
 State = dict[str, Tensor]
 
@@ -22,7 +23,6 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _COUNTER = "num_batches_tracked"
 _DIGITS_OF_HUB = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
-_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 
 
@@ -93,7 +93,7 @@ def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
 
 def _verify(path: Path, pinned: str | None) -> None:
     named = _DIGITS_OF_HUB.search(path.name)
-    if pinned is None and (named is None or _DATE.fullmatch(named[1])):
+    if pinned is None and (named is None or DATE.fullmatch(named[1])):
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -192,8 +192,3 @@ def lite_names(state: State, network: nn.Module) -> State:
         return _TOP.get(head, head) + dot + rest
 
     return {renamed(name): tensor for name, tensor in state.items()}
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says first; its name where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

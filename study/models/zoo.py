@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from study.errors import StudyError, names
+from study.errors import StudyError, first_line, names
 from study.labels import LabelSet, label_set
 from study.models import code, outputs
 from study.models import weights as stored
@@ -200,12 +200,12 @@ def _preprocessing(model: Model, network: nn.Module, called: str) -> Preprocessi
 def _unavailable(called: str, kind: str, error: Exception) -> StudyError:
     if kind == "zoo" and isinstance(error, OSError):
         return StudyError(
-            f"the weights of {called} are not on this machine and cannot be downloaded: {stored.first_line(error)}",
+            f"the weights of {called} are not on this machine and cannot be downloaded: {first_line(error)}",
             accepted="a network connection to the zoo's host, its cache filled beforehand, or a weights file",
             todo="run once where the host can be reached, or give `weights: file:<path>`",
         )
     return StudyError(
-        f"{called} cannot be built: {type(error).__name__}: {stored.first_line(error)}",
+        f"{called} cannot be built: {type(error).__name__}: {first_line(error)}",
         todo="check its `arguments` and weights",
     )
 

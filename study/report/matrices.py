@@ -35,7 +35,7 @@ def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
         console.print(table)
         goals.append(goal)
     notes = [f"{goal}: {_MEANING[goal]}" for goal in dict.fromkeys(goals)]
-    if any(model.remote is not None for model in spec.models.values()):
+    if spec.services:
         notes.append(_OF_SERVICES)
     if goals:
         notes.append("* the target is one of the source models (white-box); RMSD: mean, of pixel values 0..255")
