@@ -12,7 +12,7 @@ import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from study.attacks.recipe import Attack, Goal
 from study.errors import StudyError
@@ -66,6 +66,15 @@ class Unit:
     targets: tuple[str, ...]
 
 
+class _Wish(NamedTuple):
+    """What an experiment asks for."""
+
+    sources: SourceSet
+    attack: str
+    goal: Goal
+    seed: int
+
+
 class Plan:
     """All crafts of a spec, in the order in which the experiments name them, references before what needs them."""
 
@@ -79,18 +88,20 @@ class Plan:
             for sources in spec.source_sets(experiment):
                 for goal in dict.fromkeys(experiment.goal):
                     for attack in dict.fromkeys(experiment.attacks):
-                        self._add(sources, attack, goal, spec.targets(experiment), name)
+                        for seed in spec.seeds_of(experiment):
+                            self._add(_Wish(sources, attack, goal, seed), spec.targets(experiment), name)
 
-    def _add(self, sources: SourceSet, attack: str, goal: Goal, targets: tuple[str, ...], experiment: str) -> Craft:
+    def _add(self, wish: _Wish, targets: tuple[str, ...], experiment: str) -> Craft:
+        sources, attack, goal, seed = wish
         recipe = self.spec.attacks[attack]
         reference = None
         if recipe.budget.to is not None:
-            reference = self._add(sources, recipe.budget.to, goal, targets, experiment)
-        theirs = self._made(attack, recipe, sources, goal)
-        identity = self._identity(sources, attack, recipe, goal, reference)
+            reference = self._add(wish._replace(attack=recipe.budget.to), targets, experiment)
+        theirs = self._made(wish, recipe)
+        identity = self._identity(wish, recipe, reference)
         if theirs is not None:
             identity["made"] = [(image, file_digest(stored)) for image, stored in theirs.items()]
-        name = f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{self.spec.seed}-{digest(identity)[:_ID_LENGTH]}"
+        name = f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{seed}-{digest(identity)[:_ID_LENGTH]}"
         known = self.crafts.get(name)
         merged = dict.fromkeys((*(known.targets if known else ()), *targets))
         craft = Craft(
@@ -99,7 +110,7 @@ class Plan:
             attack=attack,
             recipe=recipe,
             goal=goal,
-            seed=self.spec.seed,
+            seed=seed,
             targets=tuple(model for model in self.spec.models if model in merged),
             experiments=tuple(dict.fromkeys((*(known.experiments if known else ()), experiment))),
             reference=reference.id if reference else None,
@@ -108,32 +119,30 @@ class Plan:
         self.crafts[name] = craft
         return craft
 
-    def _identity(
-        self, sources: SourceSet, attack: str, recipe: Attack, goal: Goal, reference: Craft | None
-    ) -> dict[str, Any]:
+    def _identity(self, wish: _Wish, recipe: Attack, reference: Craft | None) -> dict[str, Any]:
         images: list[tuple[str, str]] | None = None
         pool = [(one.image, one.digest, one.label) for one in self._pool(recipe)]
         if reference is not None and recipe.budget.by == "mean":
             images = [(one.image, one.digest) for shard in self.shards for one in shard.images]
         return {
-            "sources": [(name, self.digests[name]) for name in sources],
-            "attack": (attack, recipe.model_dump(mode="json", exclude={"made"})),
+            "sources": [(name, self.digests[name]) for name in wish.sources],
+            "attack": (wish.attack, recipe.model_dump(mode="json", exclude={"made"})),
             "reference": reference.id if reference else None,
-            "goal": goal,
-            "seed": self.spec.seed,
+            "goal": wish.goal,
+            "seed": wish.seed,
             "images": (self.spec.images.size, self.spec.images.preparation, images, pool),
             "numerics": self.spec.numerics.model_dump(mode="json"),
         }
 
-    def _made(self, name: str, recipe: Attack, sources: SourceSet, goal: Goal) -> dict[str, Stored] | None:
+    def _made(self, wish: _Wish, recipe: Attack) -> dict[str, Stored] | None:
         """The files that another tool has made of the selected images. StudyError where one is not there."""
         if recipe.made is None:
             return None
-        folder = recipe.made.format(sources="+".join(sources), goal=goal, seed=self.spec.seed)
+        folder = recipe.made.format(sources="+".join(wish.sources), goal=wish.goal, seed=wish.seed)
         try:
             return made(Path(folder), [one.image for shard in self.shards for one in shard.images])
         except StudyError as error:
-            raise error.located(f"attack '{name}'") from None
+            raise error.located(f"attack '{wish.attack}'") from None
 
     def pool(self, craft: Craft) -> tuple[Selected, ...]:
         """The images that a craft's attack mixes into others: selected ones, which ones the seed decides."""

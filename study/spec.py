@@ -34,6 +34,9 @@ Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 _HOW_ASKED = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
 """Keys of a remote service that do not change what it is asked."""
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
+
 SourceSet = tuple[str, ...]
 """The names of the models that one craft takes gradients from, in string order."""
 
@@ -93,17 +96,18 @@ class Sources(Frozen):
 
 
 class Experiment(Frozen):
-    """One table or figure: attacks x sources x goals, every craft shown to every target."""
+    """One table or figure: attacks x sources x goals x seeds, every craft shown to every target."""
 
     attacks: Names
     sources: Sources
     goal: Annotated[tuple[Goal, ...], Field(strict=False, min_length=1)] = ("untargeted",)
     targets: Names | None = None
+    seeds: Seeds | None = None
 
-    @field_validator("attacks", "goal", "targets", mode="before")
+    @field_validator("attacks", "goal", "targets", "seeds", mode="before")
     @classmethod
     def _one_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str) else given
+        return [given] if isinstance(given, str | int) else given
 
 
 class Run(Frozen):
@@ -133,10 +137,15 @@ class Run(Frozen):
 
 
 class Spec(Frozen):
-    """A whole study."""
+    """A whole study.
+
+    `seed` decides which images are selected, and what is drawn about them; `seeds`, the same one unless given, what attacks
+    draw: everything is crafted once with each.
+    """
 
     study: str
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
+    seeds: Seeds | None = None
     images: Images
     models: Annotated[dict[str, Model], Field(min_length=1)]
     attacks: dict[str, Attack] = Field(default_factory=dict)
@@ -144,9 +153,18 @@ class Spec(Frozen):
     numerics: Numerics = Numerics()
     run: Run = Run()
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: Any) -> Any:
+        return [given] if isinstance(given, int) else given
+
     def targets(self, experiment: Experiment) -> tuple[str, ...]:
         """The target models of an experiment, in the order of the spec."""
         return tuple(self.models) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
+
+    def seeds_of(self, experiment: Experiment) -> tuple[int, ...]:
+        """What the attacks of an experiment draw from, each once."""
+        return tuple(dict.fromkeys(experiment.seeds or self.seeds or (self.seed,)))
 
     @property
     def labels(self) -> LabelSet:

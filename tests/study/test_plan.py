@@ -84,3 +84,12 @@ def test_done_targets_are_left_out(shards):
     left = {unit.id: unit.targets for unit in plan.units({first.id: {"a", "b", "c"}, second.id: {"b"}})}
     assert first.id not in left
     assert left[second.id] == ("a", "c")
+
+
+def test_seeds_are_crafted_for_themselves_and_change_no_other(shards):
+    one = plan_of(TINY, shards)
+    more = plan_of("seeds: [7, 8]\n" + TINY, shards)
+    assert one.crafts.keys() < more.crafts.keys()
+    assert [craft.seed for craft in more.crafts.values()].count(8) == len(one.crafts)
+    alone = plan_of(TINY.replace("sources: each", "seeds: 8, sources: each", 1), shards)
+    assert {craft.seed for craft in alone.crafts.values()} == {7, 8}

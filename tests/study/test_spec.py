@@ -74,7 +74,7 @@ def test_an_alias_that_unfolds_without_end_is_refused():
 
 
 IDENTITY = {
-    "study", "seed", "images", "models", "attacks", "experiments", "numerics",
+    "study", "seed", "seeds", "images", "models", "attacks", "experiments", "numerics",
     "images.sample", "images.size", "images.keep", "images.count", "images.targets", "images.split", "images.labels",
     "images.fit", "images.channels", "images.corrupt",
     "models.network", "models.model", "models.remote", "models.weights", "models.sha256", "models.arguments",
@@ -84,7 +84,7 @@ IDENTITY = {
     "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
     "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.made",
-    "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.targets",
+    "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.seeds", "experiments.targets",
     "numerics.batch", "numerics.threads", "numerics.room", "numerics.fold", "numerics.layout", "numerics.precision",
     "numerics.compile",
 }  # fmt: skip
