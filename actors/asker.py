@@ -50,4 +50,4 @@ class Asker:
             names=tuple(reply.names for reply in replies),
             scores=tuple(reply.scores for reply in replies),
         )
-        return Answers((Answer(said, described),), time.perf_counter() - begun)
+        return Answers((Answer(said, described),), seconds=time.perf_counter() - begun)

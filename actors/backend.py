@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.kit import Kit
-from actors.policy import Role, Share
+from actors.placement import Machine, Role, Share
 
 Ref = Hashable
 """Stands for a value that a call will have, or for pixels, wherever they lie."""
@@ -37,8 +37,8 @@ class Backend(Protocol):
 
     name: str
 
-    def capacity(self) -> tuple[float, float]:
-        """Cores and GPUs, of all machines together."""
+    def machines(self) -> list[Machine]:
+        """The machines that there are now."""
 
     def start(self, role: Role, share: Share, kit: Kit) -> Any:
         """A new actor of `role`."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from actors.backend import Ref
-from actors.policy import WORKER, Group, Role, service_role
+from actors.placement import WORKER, Role, service_role
+from actors.policy import Group
 
 Method = Literal["craft", "predict"]
 Key = tuple[Role, Method, frozenset[str]]
@@ -44,6 +45,11 @@ class Task:
         return role, self.method, frozenset(self.models)
 
 
+def predict_key(targets: Collection[str], *, service: bool) -> Key:
+    """The key of tasks that show batches to `targets`."""
+    return (service_role(next(iter(targets))) if service else WORKER), "predict", frozenset(targets)
+
+
 @dataclass
 class _Feed:
     """The rest of a stream of tasks of one key, `count` of them, each of about the same cost."""
@@ -60,6 +66,11 @@ class _Pile:
     entries: list[tuple[bool, float, int, Task | _Feed]] = field(default_factory=list)
     count: int = 0
     cost: float = 0.0
+    coming: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        return self.count <= 0 and self.coming <= 0
 
 
 class Backlog:
@@ -70,7 +81,14 @@ class Backlog:
         self._numbers = itertools.count()
 
     def __bool__(self) -> bool:
-        return bool(self._piles)
+        return any(pile.count > 0 for pile in self._piles.values())
+
+    def expect(self, key: Key, cost: float) -> None:
+        """Tasks of a key will come, or (negative) will not come after all; in cost."""
+        pile = self._piles.setdefault(key, _Pile())
+        pile.coming = max(0.0, pile.coming + cost)
+        if pile.over:
+            del self._piles[key]
 
     def add(self, task: Task, *, first: bool = False) -> None:
         """One task; `first` where other work waits for it."""
@@ -93,7 +111,7 @@ class Backlog:
     def groups(self, *, crafts: bool) -> list[Group]:
         """What there is for the policy to choose from; without `crafts`, batches that wait for targets alone."""
         return [
-            Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost)
+            Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming)
             for key, pile in self._piles.items()
             if crafts or key[1] == "predict"
         ]
@@ -112,7 +130,7 @@ class Backlog:
                 return self._taken(key, task, entry.cost)
             heapq.heappop(pile.entries)
             pile.count -= entry.count
-        del self._piles[key]
+        self._drop(pile, key)
         return None
 
     def _taken(self, key: Key, task: Task, cost: float | None = None) -> Task:
@@ -120,5 +138,10 @@ class Backlog:
         pile.count -= 1
         pile.cost -= task.cost if cost is None else cost
         if pile.count <= 0:
-            del self._piles[key]
+            self._drop(pile, key)
         return task
+
+    def _drop(self, pile: _Pile, key: Key) -> None:
+        pile.count, pile.cost = 0, 0.0
+        if pile.over:
+            del self._piles[key]

@@ -160,7 +160,9 @@ class _Pass:
                 job = PredictJob((name,), batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
                 service = name in self._services
                 pixels_of = functools.partial(_same, ref)
-                runtime.scheduler.add(Task("predict", {name: None}, job, pixels_of, 1.0, start, service=service))
+                runtime.scheduler.add(
+                    Task("predict", {name: None}, job, pixels_of, float(len(job.images)), start, service=service)
+                )
         answers: dict[tuple[str, int], Answer] = {}
         try:
             while not runtime.scheduler.idle:

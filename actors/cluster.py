@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,16 @@ from numpy.typing import NDArray
 from actors.asker import Asker
 from actors.backend import ActorLost, Call, PixelsLost, Ref
 from actors.kit import Kit
-from actors.policy import WORKER, Role, Share
+from actors.placement import WORKER, Machine, Role, Share
 from actors.reaper import Reaper
 from actors.worker import Worker
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 
 _OBJECT_STORE_BYTES = 2**30
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _ANSWER_SECONDS = 10.0
+_PROBE_SECONDS = 30.0
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
 class Cluster:
@@ -39,6 +43,7 @@ class Cluster:
         import ray
 
         self._ray: Any = ray
+        self._gpus: dict[str, float | None] = {}
         self._reaper: Reaper | None = None
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -50,24 +55,36 @@ class Cluster:
             ray.init(**options)
         except Exception as error:
             self._end_reaper()
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise StudyError(
-                f"there is no Ray cluster at {chosen}: {reason}"
-                if chosen != "local"
-                else f"a local Ray cannot be started: {reason}",
-                accepted=_ACCEPTED,
-                todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`; where the cluster "
-                "asks for a token, set RAY_AUTH_MODE=token",
-            ) from error
+            raise _not_connected(chosen, error) from error
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
         self._asker: Any = ray.remote(max_restarts=0, max_task_retries=0)(Asker)
 
-    def capacity(self) -> tuple[float, float]:
-        resources: dict[str, float] = self._ray.cluster_resources()
-        return float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+    def machines(self) -> list[Machine]:
+        found = []
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                has = node["Resources"]
+                gpus = float(has.get("GPU", 0))
+                memory = self._gpu_memory(node["NodeID"]) if gpus >= 1 else None
+                found.append(Machine(float(has.get("CPU", 0)), gpus, float(has.get("memory", 0)) or None, memory))
+        return found
+
+    def _gpu_memory(self, node: str) -> float | None:
+        """Bytes of a GPU of that node, asked there once; None where it does not say."""
+        if node not in self._gpus:
+            near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+            asked = self._ray.remote(num_cpus=0, max_retries=0)(gpu_memory).options(scheduling_strategy=near).remote()
+            try:
+                self._gpus[node] = self._ray.get(asked, timeout=_PROBE_SECONDS)
+            except self._ray.exceptions.RayError:
+                # A machine that comes and goes: what a worker may hold is known from others, or from nobody.
+                self._gpus[node] = None
+        return self._gpus[node]
 
     def start(self, role: Role, share: Share, kit: Kit) -> Any:
         options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+        if share.memory and not share.gpus:
+            options["memory"] = int(share.memory)
         if role != WORKER:
             # Beside the driver: answers are kept in the run folder, which other machines may not see.
             here = self._ray.get_runtime_context().get_node_id()
@@ -147,3 +164,55 @@ def _must_answer(address: str) -> None:
             accepted=_ACCEPTED,
             todo="check --address and RAY_ADDRESS, or start the cluster with `ray start --head`",
         ) from None
+
+
+def _not_connected(chosen: str, error: Exception) -> StudyError:
+    """Why there is no way to the Ray at `chosen`: often Ray tells that only in the causes of what it raises."""
+    if chosen == "local":
+        return StudyError(f"a local Ray cannot be started: {first_line(error)}", accepted=_ACCEPTED)
+    said = "\n".join(_chain(error))
+    if "Version mismatch" in said and len(found := _VERSIONS.findall(said)) >= 2:
+        (theirs, their_python), (ours, our_python) = found[:2]
+        return StudyError(
+            f"the cluster at {chosen} runs Ray {theirs} and Python {their_python}, and this process Ray {ours} "
+            f"and Python {our_python}",
+            accepted="the same Ray and the same Python, to the last digit, on every machine",
+            todo="make the environment of every machine from constraints.txt, or launch with `ray job submit`",
+        )
+    if "authentication token" in said.lower():
+        if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+            lacks = "RAY_AUTH_MODE=token is not set here"
+        elif "no authentication token was found" in said:
+            lacks = "there is none here"
+        else:
+            lacks = "the one here is another"
+        return StudyError(
+            f"the cluster at {chosen} asks for a token, and {lacks}",
+            accepted="the token of the cluster's head, in ~/.ray/auth_token, RAY_AUTH_TOKEN or the file that "
+            "RAY_AUTH_TOKEN_PATH names",
+            todo="copy the head's ~/.ray/auth_token here, and set RAY_AUTH_MODE=token",
+        )
+    return StudyError(
+        f"this process cannot join a Ray cluster at {chosen}: {first_line(error)}",
+        accepted=_ACCEPTED,
+        todo="check --address and RAY_ADDRESS, start the cluster with `ray start --head`, and launch from one of its "
+        "machines: from elsewhere, use `ray job submit`",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[str]:
+    """What an exception says, and what those say that led to it."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
+
+
+def gpu_memory() -> float | None:
+    """Bytes of this machine's smallest GPU, as its driver says; None where it does not."""
+    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = [float(one) for one in said if one.isdecimal()]
+    return min(found) * 2**20 if found else None

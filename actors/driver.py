@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.backend import PixelsLost, Ref
-from actors.backlog import Task
+from actors.backlog import Task, predict_key
 from actors.clean_images import Images
 from actors.jobs import CraftJob, Made, PredictJob
 from actors.runtime import Runtime
@@ -21,6 +21,9 @@ from study.models.remote import wanted_names
 from study.plan import Craft, Finished, Plan, Unit, wanted_labels
 from study.results.schema import Moved, Said, Wanted, table
 from study.results.store import Writer
+
+_TOGETHER = 4
+"""Targets at most in one call: more would make a call longer than crafting, and a retry dear."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,13 @@ class Driver:
         shards = [unit.shard for unit in self._plan.units_of(craft, self._done) if self._ready(unit)]
         tasks = map(self._task, self._plan.units_of(craft, self._done, shards))
         self._scheduler.feed(tasks, len(shards), first=craft.id in self._rmsd)
+        self._expect(craft, sum(len(shard.images) for shard in shards))
+
+    def _expect(self, craft: Craft, images: int) -> None:
+        """Predictions of so many images will be asked for."""
+        for targets in self._together(craft, craft.targets):
+            key = predict_key(targets, service=not self._local(targets[0]))
+            self._scheduler.expect(key, self._shown(craft, images, targets))
 
     def _ready(self, unit: Unit) -> bool:
         return unit.craft.reference is None or self._matched(unit, unit.craft.reference) is not None
@@ -192,7 +202,8 @@ class Driver:
     def _crafted(self, unit: Unit, moved: Moved, made: Ref) -> None:
         self._open[unit.id] = opened = Open(unit, moved, made, set(unit.targets))
         self._batch_bytes += self._bytes(unit)
-        for targets in self._together(unit):
+        self._expect(unit.craft, -len(unit.shard.images))
+        for targets in self._together(unit.craft, unit.targets):
             self._show(opened, targets)
         known = self._rmsd.get(unit.craft.id)
         if known is not None:
@@ -203,25 +214,38 @@ class Driver:
             if not again:
                 self._release(unit)
 
-    def _together(self, unit: Unit) -> list[tuple[str, ...]]:
-        """The unit's targets in as few calls as an actor can hold models for: each call costs the driver time.
+    def _together(self, craft: Craft, wanted: Sequence[str]) -> list[tuple[str, ...]]:
+        """A unit's targets in few calls, for each call costs the driver time: as many as half of an actor can hold.
 
         A search of the minimal RMSD takes long, and services have actors of their own: one call for each.
         """
-        local = [name for name in unit.targets if self._spec.models[name].remote is None]
-        most = 1 if unit.craft.recipe.budget.minimal else max(1, self._spec.run.models_per_actor // 2)
-        groups = [tuple(local[start : start + most]) for start in range(0, len(local), most)]
-        return groups + [(name,) for name in unit.targets if name not in local]
+        alone = craft.recipe.budget.minimal is not None
+        room, groups = self._scheduler.room, list[tuple[str, ...]]()
+        for name in wanted:
+            with_it = (*groups[-1], name) if groups else (name,)
+            fits = len(with_it) <= _TOGETHER and room.of(with_it) <= room.most / 2
+            if groups and fits and not alone and self._local(name) and self._local(with_it[0]):
+                groups[-1] = with_it
+            else:
+                groups.append((name,))
+        return groups
+
+    def _shown(self, craft: Craft, images: int, targets: Sequence[str]) -> float:
+        """What it costs to show so many images to targets."""
+        minimal = craft.recipe.budget.minimal
+        variants = len(minimal.levels) if minimal else len(craft.recipe.points)
+        return float(images * variants * len(targets))
+
+    def _local(self, name: str) -> bool:
+        return self._spec.models[name].remote is None
 
     def _show(self, opened: Open, targets: tuple[str, ...]) -> None:
         unit = opened.unit
         images = tuple(one.image for one in unit.shard.images)
         job = PredictJob(targets, self._spec.numerics.batch, images, _search(unit))
         models = {target: self._plan.digests[target] for target in targets}
-        minimal = unit.craft.recipe.budget.minimal
-        shown = len(minimal.levels) if minimal else len(unit.craft.recipe.points)
-        cost = float(len(unit.shard.images) * shown * len(targets))
-        service = self._spec.models[targets[0]].remote is not None
+        cost = self._shown(unit.craft, len(images), targets)
+        service = not self._local(targets[0])
         about = (opened, targets)
         self._scheduler.add(Task("predict", models, job, lambda: opened.pixels, cost, about, service=service))
 

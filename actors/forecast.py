@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors import policy
+from actors import placement
 from actors.backend import Ref
 from actors.backlog import Task
 from actors.driver import Driver, Open
@@ -41,6 +41,7 @@ class Forecast:
     clean_seconds: float
     seconds: float
     busy_share: float
+    loading_share: float
     model_loads: int
     most_waiting_bytes: int
     calls_per_second: float
@@ -95,7 +96,8 @@ def _print_forecast(found: Forecast, on: str, console: Console) -> None:
     lines = [
         f"on {on}: {hours:.0f} h {seconds / 60:.0f} min ({found.seconds:,.0f} s), after a clean pass of "
         f"{found.clean_seconds:,.0f} s",
-        f"workers busy {100 * found.busy_share:.1f} % of the time; {found.model_loads:,} model loads; "
+        f"workers at work {100 * found.busy_share:.1f} % of the time, loading {100 * found.loading_share:.1f} %; "
+        f"{found.model_loads:,} model loads; "
         f"{found.calls_per_second:,.1f} calls a second through the driver",
         f"batches that wait for targets: {found.most_waiting_bytes / 2**20:,.0f} MiB at most",
     ]
@@ -117,14 +119,14 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     """Run the very driver, loop and policy on machines that are not there."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
-    crew = policy.crew(*backend.capacity(), threads=1, asked=None, services=spec.services)
+    wish = placement.Wish(models=spec.run.models_per_actor, per_gpu=1)
+    crew = placement.crew(backend.machines(), None, wish, spec.services)
     scheduler = Scheduler(
         backend,
         crew,
         Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
-        capacity=spec.run.models_per_actor,
         limits=Limits(attempts=1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds),
-        workers=lambda cpus, gpus: policy.workers(cpus, gpus, threads=1),
+        elastic=True,
         clock=backend.clock,
     )
     scheduler.start(lambda: None)
@@ -138,6 +140,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
         clean_seconds=clean_seconds,
         seconds=seconds,
         busy_share=(backend.seen.busy - before.busy) / (seconds * crew.workers),
+        loading_share=(backend.seen.loading - before.loading) / (seconds * crew.workers),
         model_loads=backend.seen.loads,
         most_waiting_bytes=driver.most_bytes,
         calls_per_second=(backend.seen.calls - before.calls) / seconds,
@@ -154,7 +157,7 @@ def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
         for start in range(0, len(ids), batch):
             job = PredictJob((name,), batch, tuple(ids[start : start + batch]))
             service = name in plan.spec.services
-            scheduler.add(Task("predict", {name: None}, job, lambda: -1, 1.0, None, service=service))
+            scheduler.add(Task("predict", {name: None}, job, lambda: -1, float(len(job.images)), None, service=service))
     while not scheduler.idle:
         scheduler.step(1.0)
     return backend.now - begun

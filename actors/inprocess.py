@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from actors.asker import Asker
 from actors.backend import Call, Ref
 from actors.kit import Kit
-from actors.policy import WORKER, Role, Share
+from actors.placement import WORKER, Machine, Role, Share
 from actors.worker import Worker
 
 
@@ -28,8 +28,8 @@ class InProcess:
         self._pending: dict[Ref, Callable[[], None]] = {}
         self._values: dict[Ref, Any] = {}
 
-    def capacity(self) -> tuple[float, float]:
-        return 4.0, 0.0
+    def machines(self) -> list[Machine]:
+        return [Machine(cpus=4.0)]
 
     def start(self, role: Role, share: Share, kit: Kit) -> Worker | Asker:
         return Worker(kit.of(role), "cpu") if role == WORKER else Asker(kit.of(role), "cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,20 @@ class CraftJob:
     pool: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """How long a worker was at a call, and how much of that it took to load models, by name; seconds."""
+
+    seconds: float = 0.0
+    loads: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
-class Made:
-    """What became of a unit: how far its images moved, what its user should know, and how long its worker was at it."""
+class Made(Timed):
+    """What became of a unit: how far its images moved, and what its user should know."""
 
     moved: Moved
     note: str | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the targets of one call said, and how long its worker was at it."""
+class Answers(Timed):
+    """What the targets of one call said."""
 
     answers: tuple[Answer, ...]
-    seconds: float = 0.0

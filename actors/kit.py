@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.policy import Role, service_of
+from actors.placement import Role, service_of
 from study.labels import LabelSet
 from study.models.reference import Model
 from study.numerics import Numerics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from actors import clean_pass, policy
+from actors import clean_pass
 from actors.backend import Backend
 from actors.clean_images import CleanImages
 from actors.cluster import Cluster
@@ -21,6 +21,7 @@ from actors.kit import Kit, Line
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
+from actors.staffing import Estimate, staff
 from study import progress, resume
 from study import spec as specs
 from study.errors import StudyError
@@ -33,6 +34,7 @@ from study.report.matrices import print_matrices
 from study.results import store
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
+from study.storage import place
 
 if TYPE_CHECKING:
     from study.models.service import Secret
@@ -61,7 +63,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
     file = specs.load(order.spec, order.overrides)
     folder = RunFolder(order.output or Path("runs") / file.spec.study)
     resume.same_study(file, folder)
-    folder.claim()
+    folder.claim(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     try:
         display = progress.display(console)
         study = _Study(file, folder, display, begun, console)
@@ -72,6 +74,14 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
         return study.run(start or (lambda: Cluster(order.address)), order)
     finally:
         folder.release()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What is known before the backend is there: the candidates, and soon what the work needs."""
+
+    found: Sequence[Candidate]
+    estimate: Estimate
 
 
 class _Study:
@@ -101,11 +111,11 @@ class _Study:
         return sum(1 for _ in self.plan.units(store.done(self._folder.path)))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
-        found = self._check(order)
+        begun = _Begun(self._check(order), Estimate(self._spec))
         backend = start()
         try:
             with Interrupt() as interrupt:
-                return self._run(backend, found, interrupt, order)
+                return self._run(backend, begun, interrupt, order)
         finally:
             backend.close()
 
@@ -126,32 +136,20 @@ class _Study:
         except StudyError as error:
             raise error.located(self._file.where("images")) from None
 
-    def _run(self, backend: Backend, found: Sequence[Candidate], interrupt: Interrupt, order: Order) -> int:
-        spec, say = self._spec, self._display.say
-        cpus, gpus = backend.capacity()
-        crew = policy.crew(
-            cpus,
-            gpus,
-            threads=spec.numerics.threads,
-            asked=spec.run.actors,
-            services=spec.services,
-        )
-        say(
-            f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; "
-            f"{crew.workers} workers on {crew.share.device}"
-        )
+    def _run(self, backend: Backend, begun: _Begun, interrupt: Interrupt, order: Order) -> int:
+        spec, say, found = self._spec, self._display.say, begun.found
+        crew = staff(spec, backend, begun.estimate, self._display.say)
         scheduler = Scheduler(
             backend,
             crew,
             self._kit(),
-            capacity=spec.run.models_per_actor,
             limits=Limits(
                 attempts=spec.run.attempts,
                 start_seconds=spec.run.start_seconds,
                 call_seconds=spec.run.call_seconds,
                 straggler_seconds=spec.run.straggler_seconds,
             ),
-            workers=None if spec.run.actors else functools.partial(policy.workers, threads=spec.numerics.threads),
+            elastic=spec.run.actors is None,
         )
         runtime = Runtime(backend, scheduler, self._display, interrupt)
         try:
@@ -175,7 +173,7 @@ class _Study:
         for name, model in spec.models.items():
             if model.remote is not None:
                 lines[name] = Line(_secret(model.remote), self._folder.answers(name))
-                lines[name].cache.parent.mkdir(exist_ok=True)
+                lines[name].cache.parent.mkdir(parents=True, exist_ok=True)
         return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines)
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
@@ -214,7 +212,7 @@ class _Study:
             self._folder.failures.unlink(missing_ok=True)
             self._display.say(f"complete in {seconds:.0f} s: {self._folder.path}")
             self._display.say(f"again:    study show {shlex.quote(str(self._folder.path))}")
-            self._display.say(f"in polars: pl.scan_parquet({str(self._folder.path / 'results')!r})")
+            self._display.say(f"in polars: pl.scan_parquet({self._folder.scanned!r})")
             return COMPLETE
         failures = [vars(failure) for failure in outcome.failures]
         self._folder.write_json(self._folder.failures, {"failures": failures})
@@ -273,7 +271,7 @@ def _provenance(spec: Spec) -> dict[str, str]:
 
 def _again(order: Order) -> str:
     words = ["study", "launch", str(order.spec)]
-    words += ["--output", str(order.output)] if order.output else []
+    words += ["--output", str(place(order.output))] if order.output else []
     words += ["--address", order.address] if order.address else []
     words += ["--allow-code"] if order.allow_code else []
     for one in order.overrides:

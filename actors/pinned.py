@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,13 +39,19 @@ class Pinned:
         self.kit = kit
         self.device = device
         self._held: dict[str, Classifier] = {}
+        self._loads: dict[str, float] = {}
+
+    def loads(self) -> dict[str, float]:
+        """Seconds that models took to load since this was last asked, by name."""
+        told, self._loads = self._loads, {}
+        return told
 
     def get(self, pin: Pin) -> list[Classifier]:
         """The models of `pin` in its order. Raises StudyError where one cannot be loaded or is not the one it was."""
         self._drop(pin.drop)
         for name, digest in pin.models.items():
             if name not in self._held:
-                self._held[name] = self._shared(self.kit.models[name]) or self._load(name)
+                self._held[name] = self._shared(self.kit.models[name]) or self._make_room(name, pin)
             self._compile(name)
             check_digest(name, self.kit.models[name].digest_of(self._held[name].digest), digest)
         return [self._held[name] for name in pin.models]
@@ -52,19 +60,40 @@ class Pinned:
         network, models = model.without_transform, self.kit.models
         return next((one for name, one in self._held.items() if models[name].without_transform == network), None)
 
+    def _make_room(self, name: str, pin: Pin) -> Classifier:
+        """A model that is new here. Where the device has no memory for it, what the call does not need goes first."""
+        import torch
+
+        try:
+            return self._load(name)
+        except torch.OutOfMemoryError:
+            self._drop([one for one in self._held if one not in pin.models])
+            return self._load(name)
+
     def _load(self, name: str) -> Classifier:
+        begun = time.perf_counter()
+        loaded = self._loaded(name)
+        self._loads[name] = time.perf_counter() - begun
+        return loaded
+
+    def _loaded(self, name: str) -> Classifier:
         from study.models import zoo
 
         numerics = self.kit.numerics
-        return zoo.load(
-            name,
-            self.kit.models[name],
-            labels=self.kit.labels,
-            channels=self.kit.channels,
-            device=self.device,
-            fold=numerics.fold,
-            layout=numerics.layout,
-        )
+        try:
+            return zoo.load(
+                name,
+                self.kit.models[name],
+                labels=self.kit.labels,
+                channels=self.kit.channels,
+                device=self.device,
+                fold=numerics.fold,
+                layout=numerics.layout,
+            )
+        except StudyError as error:
+            # Files that one machine has another may lack.
+            error.what += f" (on {socket.gethostname()})"
+            raise
 
     def _compile(self, name: str) -> None:
         """Models that take gradients run compiled, if the spec says so; predictions never do."""

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors import policy
+from actors import placement
 from actors.backend import Backend
 from actors.backlog import Task
 from actors.jobs import CraftJob, PredictJob
@@ -37,10 +37,11 @@ def profile(file: SpecFile, output: Path | None, console: Console, start: Callab
     spec = file.spec
     backend = start()
     try:
-        crew = policy.crew(*backend.capacity(), threads=spec.numerics.threads, asked=spec.run.actors)
+        wish = placement.Wish(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
+        crew = placement.crew(backend.machines(), None, wish)
         kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics)
         measured = _Measured(backend, crew.workers, file, kit)
-        scheduler = Scheduler(backend, crew, kit, capacity=1, limits=Limits(start_seconds=spec.run.start_seconds))
+        scheduler = Scheduler(backend, crew, kit, limits=Limits(start_seconds=spec.run.start_seconds))
         scheduler.start(lambda: None)
         gradient, predict, load = {}, {}, {}
         for name, model in spec.models.items():

@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actors import policy
 from actors.backend import ActorLost, Backend, Call, PixelsLost, Ref
-from actors.backlog import Backlog, Task
+from actors.backlog import Backlog, Key, Method, Task
+from actors.jobs import Timed
 from actors.kit import Kit
 from actors.pinned import Pin
-from actors.policy import WORKER, Crew
+from actors.placement import WORKER, Crew, Room
 from actors.slots import Limits, Slot, Slots
 from study.errors import StudyError
 
@@ -48,20 +49,20 @@ class Scheduler:
         crew: Crew,
         kit: Kit,
         *,
-        capacity: int,
         limits: Limits,
-        workers: Callable[[float, float], int] | None = None,
+        elastic: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`capacity` is how many models an actor holds at most; `workers` how many a cluster of so many cores and GPUs
-        should have, where their number follows the machines that come and go."""
+        """`elastic`: the number of workers follows the machines that come and go."""
         self._backend = backend
-        self._capacity = capacity
+        self._room = crew.room
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog()
-        self._slots = Slots(backend, crew, kit, limits=limits, workers=workers, clock=clock)
+        self._slots = Slots(backend, crew, kit, limits=limits, elastic=elastic, clock=clock)
         self._pace: dict[object, float] = {}
+        self._usual: dict[str, float] = {}
+        self._loads: dict[str, float] = {}
         self._held: dict[object, int] = {}
         self._held_as_of = -1
         self.repeated = 0
@@ -75,6 +76,11 @@ class Scheduler:
     def workers(self) -> int:
         """How many there are, up or not."""
         return sum(slot.role == WORKER for slot in self._slots)
+
+    @property
+    def room(self) -> Room:
+        """What an actor may hold."""
+        return self._room
 
     def start(self, check: Callable[[], None]) -> None:
         """Start the crew, calling `check`, which may raise, while it waits. StudyError where it is not up in time."""
@@ -91,6 +97,10 @@ class Scheduler:
     def feed(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
         """Give a stream of `count` tasks for the same models to the loop, which makes each when its time has come."""
         self._backlog.feed(tasks, count, first=first)
+
+    def expect(self, key: Key, cost: float) -> None:
+        """Tell the loop of tasks that will come once others are done: slots are shared out with them in mind."""
+        self._backlog.expect(key, cost)
 
     @property
     def idle(self) -> bool:
@@ -115,16 +125,26 @@ class Scheduler:
         return events
 
     def _give_out(self, crafts: bool) -> None:
-        groups = self._backlog.groups(crafts=crafts)
+        groups = [self._timed(group) for group in self._backlog.groups(crafts=crafts)]
         if not groups:
             return
         up = [slot for slot in self._slots if slot.up]
         free = [self._seen(slot) for slot in up if len(slot.calls) < policy.QUEUE]
         holders = {group.key: self._holding(group, up) for group in groups}
-        for chosen in policy.assign(groups, free, holders=holders, crew=Counter(slot.role for slot in up)):
+        crew = Counter(slot.role for slot in up)
+        for chosen in policy.assign(groups, free, holders=holders, crew=crew, loads=self._loads):
             task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
             if task is not None:
                 self._call(self._slots[chosen.slot], task, chosen.drop)
+
+    def _timed(self, group: policy.Group) -> policy.Group:
+        """A group with its cost in seconds, as others like it took where none of its own was done yet."""
+        pace = self._pace.get(group.key) or self._usual.get(group.key[1], self._guess(group.key[1]))  # type: ignore[index]
+        return replace(group, cost=group.cost * pace, coming=group.coming * pace) if pace else group
+
+    def _guess(self, method: Method) -> float:
+        """A gradient takes about as long as three predictions; 0 where nothing is known."""
+        return self._usual.get("craft", 0.0) / 3 if method == "predict" else self._usual.get("predict", 0.0) * 3
 
     def _holding(self, group: policy.Group, up: list[Slot]) -> int:
         """How many actors hold the models of a group: counted again only once some actor holds others."""
@@ -143,7 +163,7 @@ class Scheduler:
         slot.calls[call.value] = (task, call)
 
     def _seen(self, slot: Slot) -> policy.Slot:
-        return policy.Slot(slot.id, slot.role, slot.holds, len(slot.calls), self._capacity)
+        return policy.Slot(slot.id, slot.role, slot.holds, len(slot.calls), self._room)
 
     def _came_up(self, slot: Slot) -> list[Done | Failed]:
         try:
@@ -166,7 +186,7 @@ class Scheduler:
         else:
             seconds = self._clock() - slot.since
             task, call = self._end_call(slot, ref)
-            self._learn(task, seconds)
+            self._learn(task, value, seconds)
             if not task.ended:
                 events.append(Done(task, value, call.pixels))
             task.ended = True
@@ -179,11 +199,15 @@ class Scheduler:
         slot.since = self._clock()
         return task, call
 
-    def _learn(self, task: Task, seconds: float) -> None:
-        """How long a unit of cost takes with these models, new calls counting for a fifth."""
+    def _learn(self, task: Task, value: Any, seconds: float) -> None:
+        """How long a unit of cost takes with these models, and loading them; `seconds` where a worker does not say."""
+        if isinstance(value, Timed):
+            seconds = value.seconds - sum(value.loads.values())
+            for name, took in value.loads.items():
+                _mix(self._loads, name, took)
         pace = seconds / max(task.cost, 1e-9)
-        known = self._pace.get(task.key)
-        self._pace[task.key] = pace if known is None else 0.8 * known + 0.2 * pace
+        _mix(self._pace, task.key, pace)
+        _mix(self._usual, task.method, pace)
 
     def _failed(self, task: Task, error: Exception) -> list[Done | Failed]:
         if task.copies:
@@ -244,4 +268,12 @@ class Scheduler:
         task, _ = next(iter(slot.calls.values()))
         usual = self._pace.get(task.key)
         patience = self._limits.straggler_seconds
-        return usual is not None and self._clock() - slot.since >= max(patience, 3 * usual * task.cost)
+        if usual is None:
+            return False
+        loading = sum(self._loads.get(name, 0.0) for name in task.models)
+        return self._clock() - slot.since >= max(patience, 3 * (usual * task.cost + loading))
+
+
+def _mix(known: dict[Any, float], key: Any, new: float) -> None:
+    """What was measured, new values counting for a fifth."""
+    known[key] = new if key not in known else 0.8 * known[key] + 0.2 * new

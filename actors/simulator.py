@@ -9,7 +9,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from actors.backend import ActorLost, Call, Ref
 from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
 from actors.kit import Kit
 from actors.pinned import Pin
-from actors.policy import WORKER, Role, Share
+from actors.placement import WORKER, Machine, Role, Share
 from study import numerics
 from study.results.schema import Moved, Said
 
@@ -61,9 +61,10 @@ class Machines:
 
 @dataclass
 class Seen:
-    """What was seen while it ran: simulated seconds of work, models loaded, calls made, nodes lost."""
+    """What was seen while it ran: simulated seconds of work and of loading, models loaded, calls made, nodes lost."""
 
     busy: float = 0.0
+    loading: float = 0.0
     loads: int = 0
     calls: int = 0
     lost: int = 0
@@ -115,9 +116,9 @@ class Simulated:
         """Simulated seconds since the beginning."""
         return self.now
 
-    def capacity(self) -> tuple[float, float]:
-        alive = float(self._machines.slots * len(self._room))
-        return (0.0, alive) if self._machines.gpus else (alive, 0.0)
+    def machines(self) -> list[Machine]:
+        slots = float(self._machines.slots)
+        return [Machine(0.0, slots) if self._machines.gpus else Machine(slots)] * len(self._room)
 
     def start(self, role: Role, share: Share, kit: Kit) -> _Actor:
         actor = _Actor(None, role, self.now)
@@ -135,7 +136,8 @@ class Simulated:
     def call(self, actor: _Actor, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
         pin, job = arguments
         value = next(self._ids)
-        seconds = self._costs.call + self._loading(actor, pin)
+        loads = self._loading(actor, pin)
+        seconds = self._costs.call + sum(loads.values())
         made = None
         answer: Any
         if isinstance(job, CraftJob):
@@ -144,15 +146,16 @@ class Simulated:
             gradients = job.attack.gradients(job.attack.steps, 1)
             work = sum(self._costs.gradient[name] for name in pin.models) * gradients * self._passed(count)
             made = next(self._ids)
-            answer = Made(Moved(*np.ones((3, count * variants))))
+            answer = Made(Moved(*np.ones((3, count * variants))), loads=loads)
             self._pixels[made] = count * variants
         else:
             count = self._pixels.get(pixels, len(job.images))
             work = sum(self._costs.predict[name] for name in job.targets) * self._passed(count)
-            answer = _said(job, count)
+            answer = replace(_said(job, count), loads=loads)
         # The driver does one thing at a time.
         self.now += self._costs.driver
         took = seconds + work / self._machines.speed
+        answer = replace(answer, seconds=took)
         self.seen.calls += 1
         self._run(value, actor, took, answer)
         return Call(value, made)
@@ -162,12 +165,12 @@ class Simulated:
         least = self._batch if self._machines.gpus else numerics.padded(1, self._batch, "cpu")
         return -(-count // least) * least
 
-    def _loading(self, actor: _Actor, pin: Pin) -> float:
+    def _loading(self, actor: _Actor, pin: Pin) -> dict[str, float]:
         actor.holds -= set(pin.drop)
         new = [name for name in pin.models if name not in actor.holds]
         actor.holds |= set(new)
         self.seen.loads += len(new)
-        return sum(self._costs.load[name] for name in new)
+        return {name: self._costs.load[name] for name in new}
 
     def _run(self, ref: Ref, actor: _Actor, seconds: float | None, answer: Any) -> None:
         """A call that begins when the actor has ended those before it; None: nobody knows when it can."""
@@ -217,7 +220,9 @@ class Simulated:
         if run.actor.dead:
             raise ActorLost("its node was lost")
         if run.answer is not None:
-            self.seen.busy += run.ends - run.begins
+            loading = sum(run.answer.loads.values())
+            self.seen.busy += run.ends - run.begins - loading
+            self.seen.loading += loading
         return run.answer
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:

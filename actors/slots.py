@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors import policy
+from actors import placement
 from actors.backend import ActorLost, Backend, Call, Ref
 from actors.backlog import Task
 from actors.kit import Kit
-from actors.policy import WORKER, Crew, Role
+from actors.placement import WORKER, Crew, Role
 from study.errors import StudyError, first_line
 
 _LOOK_SECONDS = 10.0
@@ -70,14 +70,14 @@ class Slots:
         kit: Kit,
         *,
         limits: Limits,
-        workers: Callable[[float, float], int] | None,
+        elastic: bool,
         clock: Callable[[], float],
     ) -> None:
         self._backend = backend
         self._crew = crew
         self._kit = kit
         self._limits = limits
-        self._workers = workers
+        self._elastic = elastic
         self._clock = clock
         self._ids = itertools.count()
         self._slots: dict[int, Slot] = {}
@@ -172,10 +172,10 @@ class Slots:
     def _resize(self) -> None:
         """Use machines that have joined; wait for no more actors than what is left of the machines can hold."""
         now = self._clock()
-        if self._workers is None or now - self._looked < _LOOK_SECONDS:
+        if not self._elastic or now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        wanted = self._workers(*self._backend.capacity())
+        wanted = placement.workers(self._backend.machines(), self._crew.share)
         workers = [slot for slot in self if slot.role == WORKER]
         for _ in range(wanted - len(workers)):
             self._new(WORKER)
@@ -195,8 +195,8 @@ class Slots:
         self._slots[number] = Slot(number, role, actor, self._backend.hello(actor))
 
     def _not_up(self, missing: int, seconds: float) -> StudyError:
-        cpus, gpus = self._backend.capacity()
-        crew = self._crew
+        machines, crew = self._backend.machines(), self._crew
+        cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
         return StudyError(
             f"{missing} of {len(crew.roles)} actors did not start within {seconds:g} s",
             accepted=f"a worker takes {_amount(crew.share)}; "
@@ -205,5 +205,6 @@ class Slots:
         )
 
 
-def _amount(share: policy.Share) -> str:
-    return f"{share.gpus:g} GPUs" if share.gpus else f"{share.cpus:g} cores"
+def _amount(share: placement.Share) -> str:
+    memory = f" and {placement.gib(share.memory)}" if share.memory else ""
+    return (f"{share.gpus:g} GPUs" if share.gpus else f"{share.cpus:g} cores") + memory

@@ -40,7 +40,7 @@ class Worker:
         """
         begun = time.perf_counter()
         made, finished = self._craft(pin, job, pixels)
-        return replace(made, seconds=time.perf_counter() - begun), finished
+        return replace(made, seconds=time.perf_counter() - begun, loads=self._pinned.loads()), finished
 
     def _craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         from study.attacks.budget import all_distances
@@ -92,7 +92,7 @@ class Worker:
         numerics.set_precision("float32")
         held = dict(zip(pin.models, self._pinned.get(pin), strict=True))
         answers = tuple(self._predict(target, held[target], job, pixels) for target in job.targets)
-        return Answers(answers, time.perf_counter() - begun)
+        return Answers(answers, seconds=time.perf_counter() - begun, loads=self._pinned.loads())
 
     def _predict(self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]) -> Answer:
         from study.models.predict import predict

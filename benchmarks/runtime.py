@@ -25,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from actors import policy
+from actors import placement
 from actors.backend import Ref
 from actors.cluster import Cluster
 from actors.driver import Driver
@@ -133,8 +133,8 @@ def through_the_loop(backend: Cluster, units: int) -> Loop:
     ]
     plan = Plan(spec, {"a": "0" * 64}, shards)
     kit = Kit(spec.models, spec.labels, 3, 0, spec.numerics)
-    crew = policy.crew(*backend.capacity(), threads=1, asked=None)
-    scheduler = Scheduler(backend, crew, kit, capacity=16, limits=Limits())
+    crew = placement.crew(backend.machines(), None, placement.Wish())
+    scheduler = Scheduler(backend, crew, kit, limits=Limits())
     scheduler.start(lambda: None)
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
         run = RunFolder(Path(folder))

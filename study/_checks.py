@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from study import papers
 from study.attacks import presets
 from study.document import Document, Place
 from study.errors import StudyError, names
@@ -44,6 +45,7 @@ class Checks:
             for index, target in enumerate(experiment.targets or ()):
                 self._known(target, spec.models, "model", (*place, "targets", index))
             self._sources(experiment.sources, (*place, "sources"))
+            self._published(experiment, (*place, "published"))
             self._goes_together(experiment, place)
 
     def models(self) -> None:
@@ -157,6 +159,26 @@ class Checks:
                 where=self._document.where(place),
                 todo="add a model, or write `sources: each`",
             )
+
+    def _published(self, experiment: Experiment, place: Place) -> None:
+        """Papers, tables and attacks of theirs that an experiment names are there."""
+        if experiment.published is None:
+            return
+        theirs: set[str] = set()
+        for one in experiment.published.tables:
+            paper, _, table = one.partition(":")
+            self._known(paper, papers.PAPERS, "paper", place)
+            tables = papers.attacks_of(paper)
+            if table not in tables:
+                raise StudyError(
+                    f"no numbers of a table '{table}' of {paper} are here",
+                    where=self._document.where(place),
+                    accepted=names([f"{paper}:{each}" for each in tables], one),
+                )
+            theirs |= tables[table]
+        for ours, called in experiment.published.attacks.items():
+            self._known(ours, experiment.attacks, "attack of this experiment", (*place, "attacks", ours))
+            self._known(called, sorted(theirs), "attack in these tables", (*place, "attacks", ours))
 
     def _by_model(self, name: str) -> None:
         """Weights and gammas are given to models that there are."""

@@ -29,6 +29,7 @@ from study.labels import LabelSet, label_set
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS, Model
 from study.numerics import Numerics
+from study.papers import Published
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 _HOW_ASKED = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
@@ -103,6 +104,7 @@ class Experiment(Frozen):
     goal: Annotated[tuple[Goal, ...], Field(strict=False, min_length=1)] = ("untargeted",)
     targets: Names | None = None
     seeds: Seeds | None = None
+    published: Published | None = None
 
     @field_validator("attacks", "goal", "targets", "seeds", mode="before")
     @classmethod
@@ -114,14 +116,18 @@ class Run(Frozen):
     """Where, how many, how fast: nothing in here changes a pixel.
 
     `actors` is how many workers there are; left out, or `auto`, as many as the machines have room for, following those
-    that come and go. A call that takes `call_seconds` is given up with its actor; one that takes `straggler_seconds`,
-    and three times as long as others like it, is made again on an actor that has nothing else to do. For each worker
-    `waiting_mib` of adversarial batches may wait for their targets.
+    that come and go: each on `numerics.threads` cores, or on a GPU, which `actors_per_gpu` of them share as far as its
+    memory allows. An actor holds as many models as its memory does, or `models_per_actor`; what it needs is estimated
+    from its models, or given as `actor_mib`. A call that takes `call_seconds` is given up with its actor; one that
+    takes `straggler_seconds`, and three times as long as others like it, is made again on an actor that has nothing
+    else to do. For each worker `waiting_mib` of adversarial batches may wait for their targets.
     """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     actors: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    models_per_actor: Annotated[int, Field(ge=1, le=1000)] = 16
+    actors_per_gpu: Annotated[int, Field(ge=1, le=100)] | None = None
+    actor_mib: Annotated[int, Field(ge=1)] | None = None
+    models_per_actor: Annotated[int, Field(ge=1, le=1000)] | None = None
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
     waiting_mib: Annotated[int, Field(ge=1)] = 256
@@ -130,7 +136,7 @@ class Run(Frozen):
     call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
     straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
 
-    @field_validator("actors", mode="before")
+    @field_validator("actors", "actors_per_gpu", "actor_mib", "models_per_actor", mode="before")
     @classmethod
     def _auto(cls, given: Any) -> Any:
         return None if given == "auto" else given
@@ -139,8 +145,8 @@ class Run(Frozen):
 class Spec(Frozen):
     """A whole study.
 
-    `seed` decides which images are selected, and what is drawn about them; `seeds`, the same one unless given, what attacks
-    draw: everything is crafted once with each.
+    `seed` decides which images are selected, and what is drawn about them; `seeds`, the same one unless given, what
+    attacks draw: everything is crafted once with each.
     """
 
     study: str
@@ -201,6 +207,8 @@ class Spec(Frozen):
                 model["remote"] = {key: value for key, value in model["remote"].items() if key not in _HOW_ASKED}
         for attack in data["attacks"].values():
             attack["made"] = attack["made"] is not None
+        for experiment in data["experiments"].values():
+            del experiment["published"]
         return data
 
 

@@ -85,6 +85,18 @@ def fetch(file: WeightsFile, *, say: Say = _quiet, progress: Progress = _quiet) 
     return Fetched(path, path.stat().st_size, time.monotonic() - start, already)
 
 
+def bring(model: Model) -> None:
+    """Bring the weights of `model` that lie at an address to this machine, if they are not here.
+
+    Zoos download such a file once for every process that asks at the same time; here the processes of a machine wait
+    for the one that downloads it. The hub's library does so by itself, and all else is a file that is here or nowhere.
+    Raises StudyError as `fetch` does.
+    """
+    file = weights_file(model)
+    if file is not None and file.kind == "url" and not file.cached:
+        fetch(file)
+
+
 def fetch_all(models: Mapping[str, Model], *, say: Say = _quiet, progress: Progress = _quiet) -> list[Fetched]:
     """Fetch the weights of all `models` by name, each file once, in their order.
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from study.errors import StudyError, first_line, names
 from study.labels import LabelSet, label_set
-from study.models import code, outputs
+from study.models import code, fetch, outputs
 from study.models import weights as stored
 from study.models.classifier import Classifier, Native, Preprocessing
 from study.models.reference import Model
@@ -82,7 +82,7 @@ def load(
         if kind == "package":
             state = stored.lite_names(state, network)
         stored.load(network, state, called=called, origin=str(path) if kind == "file" else f"package {value}")
-    preprocessing = _preprocessing(model, network, called)
+    preprocessing = preprocessing_of(model, network, called)
     if channels > len(preprocessing.mean):
         raise StudyError(
             f"{called} takes images of {len(preprocessing.mean)} channel, and these have {channels}",
@@ -170,6 +170,7 @@ def _built(model: Model, labels: LabelSet, called: str) -> tuple[nn.Module, str]
                 return code.build(model)
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
+                fetch.bring(model)
                 return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {model.arguments}"
             usual = labels.name == "imagenet" and model.classes is None
             arguments = zoo.defaults(model.name, None if usual else len(model.classes or labels)) | model.arguments
@@ -180,7 +181,11 @@ def _built(model: Model, labels: LabelSet, called: str) -> tuple[nn.Module, str]
         raise _unavailable(called, kind, error) from error
 
 
-def _preprocessing(model: Model, network: nn.Module, called: str) -> Preprocessing:
+def preprocessing_of(model: Model, network: nn.Module, called: str) -> Preprocessing:
+    """What stands in front of `network`: its zoo's own record, with what the reference says laid over it.
+
+    Raises StudyError, about what is `called` so, where that does not go together.
+    """
     if model.zoo == "python":
         recorded = code.preprocessing(model)
     else:

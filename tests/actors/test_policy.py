@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from actors.policy import QUEUE, WORKER, Group, Slot, assign, crew, service_role, workers
-from study.errors import StudyError
+from actors.placement import WORKER, Room, service_role
+from actors.policy import QUEUE, Group, Slot, assign
 
 
 def slot(number, role=WORKER, holds=(), queued=0, capacity=2):
-    return Slot(number, role, holds, queued, capacity)
+    return Slot(number, role, holds, queued, Room(capacity))
 
 
 def group(name, models, count=1, cost=1.0, *, role=WORKER, urgent=False):
@@ -115,23 +115,39 @@ def test_properties_of_any_assignment(seed):
         assert not (idle and waiting), "no slot idles while there is work for it"
 
 
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "threads", "asked", "count", "share"),
-    [(2, 0, 1, None, 2, 0), (16, 0, 2, None, 8, 0), (16, 0, 2, 3, 3, 0), (8, 1, 1, None, 1, 1), (8, 1, 1, 2, 2, 0.5),
-     (64, 8, 1, None, 8, 1), (640, 64, 1, 128, 128, 0.5), (24, 3, 1, 7, 7, 0.3333)],
-)  # fmt: skip
-def test_crew(cpus, gpus, threads, asked, count, share):
-    made = crew(cpus, gpus, threads=threads, asked=asked, services=("s",))
-    assert (made.workers, made.share.gpus) == (count, share)
-    assert made.share.device == ("cuda:0" if gpus else "cpu")
-    assert made.workers * made.share.cpus <= cpus
-    assert made.workers * made.share.gpus <= gpus
-    assert made.roles == [WORKER] * count + ["service s"]
-    assert made.share_of("service s").cpus == 0
-    if asked is None:
-        assert workers(cpus, gpus, threads=threads) == count
+def test_a_slot_joins_others_only_where_it_would_be_of_use_before_they_are_through():
+    """Forty pieces of a second on one holder: loading may take 39 s. Where nobody holds them it may take any time."""
+    held, free = slot(10, holds=("a",), queued=QUEUE), slot(11)
+    for loading, joins in ((38.9, True), (39.1, False)):
+        chosen = assign([group("x", "a", 40)], [held, free], loads={"a": loading})
+        assert bool(chosen) == joins, loading
+    assert assign([group("x", "a", 40)], [free], loads={"a": 1e6})
 
 
-def test_a_crew_that_does_not_fit():
-    with pytest.raises(StudyError, match="3 actors with 2 threads each need 6 cores, and there are 4"):
-        crew(4, 0, threads=2, asked=3)
+def test_targets_get_their_share_of_the_slots_and_more_only_for_a_high_wave():
+    """A tenth of all work: one slot of ten, one and a fifth of that in all; then only where waiting takes very long."""
+    craft = Group("craft", WORKER, frozenset("a"), urgent=False, count=90, cost=900)
+    slots = [slot(n, holds=("t",) if n < 2 else ("a",), queued=QUEUE if n < 2 else 0) for n in range(10)]
+
+    def joins(waiting, coming):
+        shown = Group("shown", WORKER, frozenset("t"), urgent=True, count=waiting, cost=waiting, coming=coming)
+        return ("shown", 2) in pairs(assign([craft, shown], slots, loads={"t": 5}))
+
+    assert not joins(30, 70)
+    assert joins(60, 40), "two holders have thirty seconds of work, and loading and a piece take six"
+    assert joins(30, 370), "a third of all work, and a fifth of the slots"
+
+
+def test_models_are_let_go_by_their_size():
+    sizes = Room(10, {"big": 8, "small": 1, "next": 3})
+    held = Slot(10, WORKER, ("small", "big"), 0, sizes)
+    assert assign([group("x", ["next"])], [held])[0].drop == ("small", "big")
+    held = Slot(10, WORKER, ("big", "small"), 0, sizes)
+    assert assign([group("x", ["next"])], [held])[0].drop == ("big",)
+
+
+def test_no_second_call_is_queued_once_the_rest_is_less_than_a_piece_for_each():
+    busy = [slot(10, queued=1), slot(11, queued=1)]
+    groups = [group("long", "a", 1, 9), group("short", "a", 6, 1)]
+    assert assign(groups, busy) == []
+    assert len(assign([group("long", "a", 1, 9), group("short", "a", 10, 1)], busy)) == 1

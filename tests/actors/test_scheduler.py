@@ -10,7 +10,7 @@ import pytest
 
 from actors.backend import ActorLost, Call, PixelsLost
 from actors.backlog import Task
-from actors.policy import Crew, Share
+from actors.placement import Crew, Machine, Room, Share
 from actors.scheduler import Done, Failed, Scheduler
 from actors.slots import Limits
 from study.errors import StudyError
@@ -68,15 +68,15 @@ class Flaky:
         self.stopped.append(actor)
         self.running = {ref: (owner, job) for ref, (owner, job) in self.running.items() if owner != actor}
 
-    def capacity(self):
-        return 4.0, 0.0
+    def machines(self):
+        return [Machine(4.0)]
 
     def close(self):
         self.running.clear()
 
 
 def scheduler(backend, attempts=3, **more):
-    made = Scheduler(backend, Crew(3, Share(1, 0)), None, capacity=2, limits=Limits(attempts, 5), **more)
+    made = Scheduler(backend, Crew(3, Share(1, 0), room=Room(2)), None, limits=Limits(attempts, 5), **more)
     made.start(lambda: None)
     return made
 
@@ -146,7 +146,7 @@ def test_a_crew_that_does_not_come_up_in_time():
             return []
 
     backend = Never(lambda job, attempt: None)
-    made = Scheduler(backend, Crew(3, Share(1, 0)), None, capacity=2, limits=Limits(3, 0.05))
+    made = Scheduler(backend, Crew(3, Share(1, 0), room=Room(2)), None, limits=Limits(3, 0.05))
     with pytest.raises(StudyError, match=r"3 of 3 actors did not start within 0\.05 s") as caught:
         made.start(lambda: None)
     assert "the cluster has 4 cores" in str(caught.value)
@@ -232,7 +232,9 @@ def test_a_straggler_is_done_again_and_counts_once():
 def test_an_actor_that_never_answers_is_held_to_be_dead():
     clock = Clock()
     backend = Timed(clock, lambda job, actor: None if job == 3 and actor < 3 else 1)
-    made = Scheduler(backend, Crew(1, Share(1, 0)), None, capacity=2, limits=Limits(3, 5, call_seconds=60), clock=clock)
+    made = Scheduler(
+        backend, Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 5, call_seconds=60), clock=clock
+    )
     made.start(lambda: None)
     for job in range(5):
         made.add(Task("craft", {"m": None}, job, lambda: "pixels", 1.0, job))
@@ -255,7 +257,7 @@ def test_no_machine_left_is_an_error_within_a_minute():
             return super().value(ref)
 
     made = Scheduler(
-        Gone(clock, lambda job, actor: 1), Crew(1, Share(1, 0)), None, capacity=2, limits=Limits(3, 300), clock=clock
+        Gone(clock, lambda job, actor: 1), Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), clock=clock
     )
     made.start(lambda: None)
     for job in range(5):
@@ -271,9 +273,9 @@ def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
     clock = Clock()
     backend = Timed(clock, lambda job, actor: 5)
     cores = [2.0]
-    backend.capacity = lambda: (cores[0], 0.0)
+    backend.machines = lambda: [Machine(cores[0])]
     made = Scheduler(
-        backend, Crew(2, Share(1, 0)), None, capacity=2, limits=Limits(3, 5), workers=lambda cpus, gpus: int(cpus),
+        backend, Crew(2, Share(1, 0), room=Room(2)), None, limits=Limits(3, 5), elastic=True,
         clock=clock,
     )  # fmt: skip
     made.start(lambda: None)

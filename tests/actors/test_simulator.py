@@ -103,7 +103,7 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     assert found["machines"]["nodes"] == 2
     status, printed, error = door("plan", spec, "--on", "8x4xH100")
     assert status == 0, error
-    assert "workers busy" in printed
+    assert "workers at work" in printed
     status, _, error = door("plan", spec, "--on", "lots")
     assert status == 2
     assert "64xH100" in error

@@ -89,8 +89,9 @@ IDENTITY = {
     "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
-    "run", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
-    "run.shard", "run.actors", "run.models_per_actor", "run.attempts", "run.flush_seconds", "run.waiting_mib",
+    "run", "experiments.published", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
+    "run.shard", "run.actors", "run.models_per_actor", "run.actors_per_gpu", "run.actor_mib",
+    "run.attempts", "run.flush_seconds", "run.waiting_mib",
     "run.clean_mib", "run.start_seconds", "run.call_seconds", "run.straggler_seconds",
 }  # fmt: skip
 

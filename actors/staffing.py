@@ -1,0 +1,57 @@
+"""The crew of a study: what its work needs is estimated while the backend starts, then held against the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from actors import placement
+from actors.backend import Backend
+from actors.placement import Crew, Wish
+from study.models.needs import Needs, needs
+from study.spec import Spec
+
+
+class Estimate:
+    """What a study's work needs, on its way in a thread of its own."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._said: list[str] = []
+        self._pool = ThreadPoolExecutor(1, "estimate")
+        self._found: Future[Needs | None] = self._pool.submit(self._of, spec)
+
+    def _of(self, spec: Spec) -> Needs | None:
+        sets = dict.fromkeys(one for experiment in spec.experiments.values() for one in spec.source_sets(experiment))
+        batch = spec.numerics.batch
+        return needs(
+            spec.models, sets, labels=spec.labels, channels=spec.images.channels, batch=batch, say=self._said.append
+        )
+
+    def get(self, say: Callable[[str], None]) -> Needs | None:
+        """What it came to; says what its user should know. Raises what the estimate raised."""
+        try:
+            return self._found.result()
+        finally:
+            self._pool.shutdown(wait=False)
+            for line in self._said:
+                say(line)
+
+
+def wish_of(spec: Spec) -> Wish:
+    """What a spec says about workers."""
+    run = spec.run
+    memory = None if run.actor_mib is None else run.actor_mib * 2.0**20
+    return Wish(spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory)
+
+
+def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str], None]) -> Crew:
+    """The crew, which is said. Raises StudyError, with the numbers, where the work does not fit the machines."""
+    machines = backend.machines()
+    needed = estimate.get(say)
+    crew = placement.crew(machines, needed, wish_of(spec), spec.services)
+    cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
+    each = f"each {crew.share.gpus:g} of a GPU" if crew.share.gpus else f"each {crew.share.cpus:g} of its cores"
+    most = placement.needed(needed, wish_of(spec))
+    memory = f", {placement.gib(most)} at the height of a call" if most else ""
+    say(f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; {crew.workers} workers, {each}{memory}")
+    return crew

@@ -1,0 +1,136 @@
+"""How much memory a study's work takes: what its models hold, and the most that one call needs beside that.
+
+What is estimated for a network (`study.models.memory`) takes seconds, so it is kept in the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from study.errors import StudyError
+from study.keyed import digest
+from study.labels import LabelSet
+from study.models.reference import Model
+
+if TYPE_CHECKING:
+    from study.models.memory import Memory
+
+_KEPT = "memory-1.json"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes.
+
+    Attributes:
+        held: What each model takes for as long as it is held: its parameters and buffers.
+        working: The most that a call takes beside the models it needs.
+        peak: The most that a call takes, its models included.
+        largest: Which call that is, for people.
+    """
+
+    held: Mapping[str, float]
+    working: float
+    peak: float
+    largest: str
+
+
+def needs(
+    models: Mapping[str, Model],
+    sources: Iterable[Sequence[str]],
+    *,
+    labels: LabelSet,
+    channels: int,
+    batch: int,
+    say: Callable[[str], None],
+) -> Needs | None:
+    """What crafting on each of `sources` and predicting with each of `models`, `batch` images at a time, takes.
+
+    The members of an ensemble hold what their gradients need at the same time. None, which is said, where that cannot
+    be told of some network. Code of the user's own runs: whether it may is for the caller.
+    """
+    found: dict[str, Memory] = {}
+    for name, model in models.items():
+        if model.remote is not None:
+            continue
+        try:
+            found[name] = _memory(model, labels, channels, batch)
+        except StudyError as error:
+            say(f"what model '{name}' needs cannot be estimated, so memory is not planned with: {error.what}")
+            return None
+    calls = [_Call(one.forward, one.parameters, f"predictions of {name}") for name, one in found.items()]
+    for one in filter(None, sources):
+        gradient, parameters = (sum(getattr(found[name], what) for name in one) for what in ("gradient", "parameters"))
+        calls.append(_Call(gradient, parameters, f"gradients of {' + '.join(one)}"))
+    most = max(calls, default=_Call(0, 0, "nothing"))
+    working = max((one.peak - one.parameters for one in calls), default=0)
+    held = {name: float(one.parameters) for name, one in found.items()}
+    passes = most.peak - most.parameters
+    shown = f"{most.what}, {batch} images at a time: {_mib(most.parameters)} of parameters, {_mib(passes)} for a pass"
+    return Needs(held, working, most.peak, shown)
+
+
+class _Call(NamedTuple):
+    peak: int
+    parameters: int
+    what: str
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _memory(model: Model, labels: LabelSet, channels: int, batch: int) -> Memory:
+    """The estimate for one model, from the cache where it was made before."""
+    import torch
+
+    from study.models import zoo
+    from study.models.memory import Memory, build_meta, estimate
+
+    same = model.model_copy(update={"transform": None, "weights": None if _elsewhere(model) else model.weights})
+    key = digest(same.model_dump(mode="json"), labels.name, len(labels), channels, batch, torch.__version__)
+    known = _read()
+    if key in known:
+        with contextlib.suppress(TypeError):
+            return Memory(**known[key])
+    network = build_meta(model, labels=labels)
+    wanted = zoo.preprocessing_of(model, network, str(model.network))
+    made = estimate(network, channels=len(wanted.mean), size=wanted.size, batch=batch)
+    if model.zoo != "python":
+        # The user's own code may be another tomorrow.
+        _write(_read() | {key: asdict(made)})
+    return made
+
+
+def _elsewhere(model: Model) -> bool:
+    """Whether the weights change nothing about the network's shape: those of a file, or random ones."""
+    return str(model.weights).partition(":")[0] in ("file", "random")
+
+
+def _place() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "study" / _KEPT
+
+
+def _read() -> dict[str, dict[str, int]]:
+    try:
+        kept = json.loads(_place().read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _write(kept: Mapping[str, Mapping[str, int]]) -> None:
+    """What cannot be kept is estimated again."""
+    with contextlib.suppress(OSError):
+        place = _place()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        away = place.with_name(f"{place.name}.{os.getpid()}")
+        away.write_text(json.dumps(kept))
+        away.replace(place)
