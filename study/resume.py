@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from hashlib import sha256
 from typing import Any
 
 import polars as pl
 
+from study import document as documents
 from study import spec as specs
 from study.errors import StudyError
 from study.images.selection import Selection, from_frame, to_frame
@@ -24,7 +26,7 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
                 todo="choose another folder with --output",
             )
         return
-    theirs, ours = specs.load(folder.spec).spec.identity(), file.spec.identity()
+    theirs, ours = spec_of(folder).identity(), file.spec.identity()
     if theirs != ours:
         place, there, here = _first_difference(theirs, ours)
         raise StudyError(
@@ -32,6 +34,11 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
             where=file.where(*place.split(".")),
             todo="launch into a new folder with --output, or give the study another name",
         )
+
+
+def spec_of(folder: RunFolder) -> Spec:
+    """The resolved spec that a run belongs to."""
+    return specs.resolve(documents.parse(folder.spec.read_text(encoding="utf-8"), str(folder.spec))).spec
 
 
 def _first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
@@ -50,7 +57,7 @@ def selected(folder: RunFolder) -> Selection | None:
         return None
     try:
         models: dict[str, dict[str, Any]] = json.loads(folder.models.read_text())
-        return Selection(from_frame(pl.read_parquet(folder.images)), models)
+        return Selection(from_frame(pl.read_parquet(io.BytesIO(folder.images.read_bytes()))), models)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise StudyError(
             f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
@@ -61,9 +68,15 @@ def selected(folder: RunFolder) -> Selection | None:
 def record(spec: Spec, selection: Selection, folder: RunFolder) -> None:
     """Write spec, models and images; the images last, for once they are there the folder belongs to this spec."""
     folder.write_text(folder.spec, spec.text())
-    folder.write_json(folder.models, selection.models)
+    models = (json.dumps(selection.models, indent=2) + "\n").encode()
+    folder.publish(folder.models, models)
     if selection.unreadable:
         folder.write_json(folder.unreadable, selection.unreadable)
     frame = io.BytesIO()
     to_frame(selection.shards).write_parquet(frame)
-    folder.publish(folder.images, frame.getvalue())
+    images = frame.getvalue()
+    digests = {
+        path.name: sha256(content).hexdigest() for path, content in ((folder.models, models), (folder.images, images))
+    }
+    folder.write_json(folder.digests, digests)
+    folder.publish(folder.images, images)

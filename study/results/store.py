@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import StudyError
-from study.results.schema import SCHEMA
+from study.results import versions
+from study.results.schema import SCHEMA, SCHEMA_VERSION
 from study.run_folder import RunFolder
+from study.storage import Place
+from study.storage_journal import counting
+from study.storage_s3 import ObjectPath, scan_options
 
 _MOST_ROWS = 50_000
-_SCHEMA = pl.DataFrame(SCHEMA.empty_table()).schema
 
 
 class Writer:
@@ -30,9 +31,10 @@ class Writer:
         """`metadata` goes into every part's Parquet schema: what else the rows depend on."""
         self._folder = folder
         self._flush_seconds = flush_seconds
-        self._metadata = {key: value.encode() for key, value in metadata.items()}
+        self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
         self._buffer: list[pa.Table] = []
         self._rows = 0
+        self._pending: tuple[str, memoryview] | None = None
         self._since = time.monotonic()
 
     def add(self, rows: pa.Table) -> None:
@@ -48,41 +50,84 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Publish what is buffered. Raises StudyError, and keeps the buffer, where it cannot be written."""
+        """Publish what is buffered. Raises StudyError, and keeps the buffer, where it cannot be written.
+
+        What failed once is published under the same name when tried again: it may be there already.
+        """
+        self._publish()
         if self._buffer:
-            joined = pa.concat_tables(self._buffer).replace_schema_metadata(self._metadata)
-            sink = pa.BufferOutputStream()
-            pq.write_table(joined, sink, compression="zstd")
-            name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-            self._folder.publish(self._folder.results / name, memoryview(sink.getvalue()))
+            content = encoded(pa.concat_tables(self._buffer), self._metadata)
+            self._pending = (versions.new_name(content), content)
             self._buffer, self._rows = [], 0
+            self._publish()
         self._since = time.monotonic()
 
+    def _publish(self) -> None:
+        if self._pending is not None:
+            name, content = self._pending
+            self._folder.publish_new(self._folder.results / name, content)
+            self._pending = None
 
-def scan(run: Path) -> pl.LazyFrame:
-    """All rows of the run in folder `run`, an empty frame where it has none yet.
 
-    Raises StudyError where the folder holds no run, or a part cannot be read.
-    """
-    results = run / "results"
-    if not results.is_dir():
+def encoded(rows: pa.Table, metadata: Mapping[bytes, bytes]) -> memoryview:
+    """A part's file: `rows` in row groups of at most 100,000, `metadata` and the version of the columns."""
+    sink = pa.BufferOutputStream()
+    said = {**metadata, versions.METADATA: str(SCHEMA_VERSION).encode()}
+    pq.write_table(rows.replace_schema_metadata(said), sink, compression="zstd", row_group_size=100_000)
+    return memoryview(sink.getvalue())
+
+
+def parts(run: str | Place) -> list[Place]:
+    """The parts whose rows count, by name. Raises StudyError where there is no run."""
+    folder = RunFolder(run)
+    found: list[Place] = sorted(folder.results.rglob("*.parquet"), key=str)
+    # Objects have no folders: there, a run without rows is known by what was selected for it.
+    if not found and not folder.results.is_dir() and not folder.begun:
         raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
-    if not any(results.rglob("*.parquet")):
+    return counting(folder.path, found)
+
+
+def scan(run: str | Place) -> pl.LazyFrame:
+    """All rows of the run in folder `run`, or at `s3://bucket/prefix`; an empty frame where it has none yet.
+
+    Parts of older versions get the columns of the present one. Raises StudyError where there is no run, or a part
+    was written by a later version.
+    """
+    by_version: dict[int, list[Place]] = defaultdict(list)
+    for part in parts(run):
+        by_version[versions.version(part.name, run)].append(part)
+    frames = [scan_parts(found, version) for version, found in sorted(by_version.items())]
+    if not frames:
         return pl.DataFrame(SCHEMA.empty_table()).lazy()
-    # Parts of before a column was there lack it: its null is right, for what they hold had nothing to say there.
-    return pl.scan_parquet(results / "**/*.parquet", schema=_SCHEMA, missing_columns="insert")
+    return frames[0] if len(frames) == 1 else pl.concat(frames)
 
 
-def done(run: Path) -> dict[str, set[str]]:
+def scan_parts(found: Sequence[Place], version: int, path: str | None = None) -> pl.LazyFrame:
+    """The rows of parts of one version, with the present columns, and the part's path in the column `path`."""
+    remote = any(isinstance(part, ObjectPath) for part in found)
+    rows = pl.scan_parquet(
+        [str(part) for part in found],
+        schema=versions.columns(version),
+        glob=False,
+        hive_partitioning=False,
+        # Columns came and went within the first version: their null is right, for there was nothing to say.
+        missing_columns="insert" if version == 1 else "raise",
+        include_file_paths=path,
+        storage_options=scan_options() if remote else None,
+    )
+    return versions.forward(rows, version, *([path] if path else []))
+
+
+def done(run: str | Place) -> dict[str, set[str]]:
     """The targets that every unit has rows for, by unit id: read from the parts and from nowhere else."""
     finished: dict[str, set[str]] = defaultdict(set)
-    pairs = _collect(run, scan(run).select("unit", "target").unique())
+    pairs = collect(run, scan(run).select("unit", "target").unique())
     for unit, target in pairs.iter_rows():
         finished[unit].add(target)
     return finished
 
 
-def moved(run: Path, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
+def moved(run: str | Place, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
     """RMSD by craft and image, of `crafts` at the end of their steps, as far as there are rows."""
     found: dict[str, dict[str, float]] = {craft: {} for craft in crafts}
     rows = (
@@ -91,12 +136,13 @@ def moved(run: Path, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
         .group_by("craft", "image")
         .agg(pl.col("rmsd").sort_by("steps").last())
     )
-    for craft, image, rmsd in _collect(run, rows).iter_rows():
+    for craft, image, rmsd in collect(run, rows).iter_rows():
         found[craft][image] = rmsd
     return found
 
 
-def _collect(run: Path, rows: pl.LazyFrame) -> pl.DataFrame:
+def collect(run: str | Place, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Carry a scan of `run` out. Raises StudyError where a part cannot be read."""
     try:
         return rows.collect()
     except (pl.exceptions.PolarsError, OSError) as error:

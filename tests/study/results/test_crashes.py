@@ -1,0 +1,110 @@
+"""A launch that dies at any step of the writer, or finds the disk full there: the next one completes the study."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+
+import pytest
+
+from tests.conftest import rows, run_here
+from tests.study.results.crashing import DEAD
+
+PUBLISH = ["open", "write", "fsync", "rename", "open", "fsync"]
+"""Temporary file, its content, its fsync, its new name; the folder, and its fsync."""
+FILES = ["spec.yaml", "models.json", "digests.json", "images.parquet", "first part", "second part"]
+
+
+def assert_complete(run, undisturbed):
+    found = rows(run)
+    assert found.height == undisturbed.height
+    assert found.equals(undisturbed)
+
+
+def test_every_file_is_on_the_disk_before_it_has_its_name(crashing, small, tmp_path):
+    """fsync before rename, and the folder's after it: what the crashes below cannot show, for power does not fail."""
+    found = crashing(small[0], tmp_path / "run")
+    assert found == {"status": 0, "trace": PUBLISH * len(FILES), "error": ""}
+    assert_complete(tmp_path / "run", small[1])
+
+
+HOWS = (["before"], ["half", "after"], ["after"], ["after"], [], ["after"])
+CRASHES = [
+    pytest.param(len(PUBLISH) * FILES.index(file) + step, how, id=f"{how} {name} of {file}")
+    for file in ("digests.json", "images.parquet", "first part", "second part")
+    for step, (name, hows) in enumerate(zip(PUBLISH, HOWS, strict=True))
+    for how in hows
+]
+
+
+@pytest.mark.parametrize(("at", "how"), CRASHES)
+def test_a_death_at_every_step(crashing, small, tmp_path, at, how):
+    spec, undisturbed, _ = small
+    run = tmp_path / "run"
+    assert crashing(spec, run, at, how)["status"] == DEAD
+    committed = {part: part.read_bytes() for part in (run / "results").iterdir()}
+    status, printed = run_here(spec, run)
+    assert status == 0, printed
+    assert {part: part.read_bytes() for part in committed} == committed
+    assert_complete(run, undisturbed)
+    assert not list((run / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("file", ["images.parquet", "first part", "second part"])
+def test_a_full_disk(crashing, small, tmp_path, file):
+    spec, undisturbed, _ = small
+    run = tmp_path / "run"
+    found = crashing(spec, run, len(PUBLISH) * FILES.index(file), "full")
+    assert found["status"] == 1
+    assert "cannot be written: No space left on device" in found["error"]
+    assert "make room or mend the folder, then launch again" in found["error"]
+    assert not list((run / "tmp").iterdir())
+    assert len(list((run / "results").iterdir())) == max(0, FILES.index(file) - 4)
+    assert run_here(spec, run)[0] == 0
+    assert_complete(run, undisturbed)
+
+
+@pytest.mark.parametrize("step", range(6), ids=[f"{index} {name}" for index, name in enumerate(PUBLISH)])
+def test_what_is_refused_once_is_published_once(crashing, small, tmp_path, step):
+    """Also where the rename was done and only the folder's fsync failed: the last flush finds its part in place."""
+    spec, undisturbed, _ = small
+    run = tmp_path / "run"
+    found = crashing(spec, run, len(PUBLISH) * FILES.index("first part") + step, "refused")
+    assert found["status"] == 1
+    assert "cannot be written: Input/output error" in found["error"]
+    assert rows(run).height == undisturbed.height / 2
+    assert run_here(spec, run)[0] == 0
+    assert_complete(run, undisturbed)
+
+
+@pytest.fixture
+def little_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("nobody may mount a small disk here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 4, 8, 12, 16, 24, 32], ids=lambda room: f"{room} KiB")
+def test_a_disk_that_is_really_full(little_disk, crashing, small, room):
+    spec, undisturbed, _ = small
+    run, ballast = little_disk / "run", little_disk / "ballast"
+    with ballast.open("wb") as opened:
+        for _ in itertools.count():
+            try:
+                os.write(opened.fileno(), bytes(4096))
+            except OSError:
+                break
+        os.truncate(opened.fileno(), os.fstat(opened.fileno()).st_size - room * 1024)
+    found = crashing(spec, run)
+    assert found["status"] == 1, found
+    assert "No space left on device" in found["error"]
+    ballast.unlink()
+    assert run_here(spec, run)[0] == 0
+    assert_complete(run, undisturbed)

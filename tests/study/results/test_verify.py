@@ -1,0 +1,170 @@
+"""Runs that were damaged in every way that can be thought of: each is found, and a whole run is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from study.errors import StudyError
+from study.results import store, versions
+from study.results.verify import verify
+from study.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(small, tmp_path):
+    return shutil.copytree(small[2], tmp_path / "run")
+
+
+def parts(run):
+    return sorted((run / "results").iterdir())
+
+
+def rewrite(run, change, *, name=None):
+    """The first part with its rows changed, as a valid file under a name that fits it, or under `name`."""
+    part = parts(run)[0]
+    table = pq.read_table(part)
+    content = store.encoded(pa.table(change(pl.from_arrow(table)).to_arrow()).cast(table.schema), table.schema.metadata)
+    part.unlink()
+    (run / "results" / (name or versions.new_name(content))).write_bytes(content)
+
+
+def test_a_whole_run(run):
+    report = verify(run)
+    assert report.findings == []
+    assert report.whole
+    assert (report.parts, report.rows, report.units, report.pairs, report.expected) == (2, 4, 2, 4, 4)
+
+
+def test_the_tiny_run_is_whole_too(tiny_run):
+    report = verify(tiny_run)
+    assert report.findings == []
+    assert report.pairs == report.expected
+
+
+def flip(run):
+    part = parts(run)[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+
+
+def truncate(run):
+    part = parts(run)[0]
+    part.write_bytes(part.read_bytes()[:-100])
+
+
+def double(run):
+    part = parts(run)[0]
+    shutil.copy(part, part.with_name(versions.new_name(part.read_bytes())))
+
+
+def edit(run):
+    rewrite(run, lambda rows: rows.with_columns(rmsd=pl.col("rmsd") + 0.25), name=parts(run)[0].name)
+
+
+def lessen(run):
+    """The same unit and target, with an image fewer: here units have one image, so another point is asked for."""
+    rewrite(run, lambda rows: rows.head(1))
+
+
+def set_to(**values):
+    def change(run):
+        rewrite(run, lambda rows: rows.with_columns(**{name: pl.lit(value) for name, value in values.items()}))
+
+    return change
+
+
+def set_list(column, value, dtype):
+    def change(run):
+        rewrite(run, lambda rows: rows.with_columns(pl.Series(column, [value] * rows.height, pl.List(dtype))))
+
+    return change
+
+
+DAMAGES = [
+    (flip, "damaged", "its content is not what was written|it cannot be read"),
+    (truncate, "damaged", "it cannot be read"),
+    (lambda run: parts(run)[0].unlink(), "incomplete", "2 of 4 (unit, target) pairs have no rows"),
+    (double, "damaged", "2 rows are there more than once"),
+    (edit, "damaged", "its content is not what was written"),
+    (lessen, "incomplete", "1 of 4 (unit, target) pairs have no rows"),
+    (lambda run: (run / "results" / "notes.txt").write_text("x"), "damaged", "notes.txt is no part of ours"),
+    (lambda run: (run / "results" / "mine.parquet").write_text("x"), "damaged", "mine.parquet is no part of ours"),
+    (lambda run: (run / "images.parquet").unlink(), "damaged", "images.parquet is missing"),
+    (lambda run: (run / "models.json").unlink(), "damaged", "models.json is missing"),
+    (lambda run: (run / "spec.yaml").unlink(), "damaged", "spec.yaml is missing"),
+    (lambda run: (run / "spec.yaml").write_text("study: ["), "damaged", "is not YAML|expected|YAML"),
+    (lambda run: (run / "models.json").write_text((run / "models.json").read_text() + " "), "damaged",
+     "models.json is not as it was written"),
+    (lambda run: (run / "images.parquet").write_bytes(b"PAR1"), "damaged", "images.parquet is not as it was written"),
+    (lambda run: (run / "digests.json").write_text("{"), "damaged", "it cannot be read"),
+    (set_to(rmsd=-1.0), "damaged", "2 rows have an RMSD that is no number from 0 to 255"),
+    (set_to(rmsd=float("nan")), "damaged", "2 rows have an RMSD that is no number"),
+    (set_to(linf=256.0), "damaged", "an L-infinity distance"),
+    (set_to(l2=float("inf")), "damaged", "an L2 distance"),
+    (set_to(label=1000), "damaged", "a label that is none of the 1000"),
+    (set_to(top1=-1), "damaged", "a top1 that is not the first of top5"),
+    (set_list("top5", [-1, 2, 3, 4, 5], pl.Int32), "damaged", "a predicted label that is none of the 1000"),
+    (set_list("top5_prob", [0.1, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "probabilities that do not fall"),
+    (set_list("top5_prob", [1.5, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "no numbers from 0 to 1"),
+    (set_list("top5_prob", [float("nan")] * 5, pl.Float32), "damaged", "no numbers from 0 to 1"),
+    (set_list("top5_prob", [0.5], pl.Float32), "damaged", "another number of labels than of probabilities"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "what"), DAMAGES, ids=[f"{n} {what[:40]}" for n, (*_, what) in enumerate(DAMAGES)]
+)
+def test_damage_is_found(run, damage, kind, what):
+    damage(run)
+    report = verify(run)
+    assert not report.whole
+    found = [one for one in report.findings if one.kind == kind and any(text in one.what for text in what.split("|"))]
+    assert found, report.findings
+    assert all(finding.where and finding.todo for finding in report.findings)
+
+
+def test_rows_of_no_unit_are_no_failure(run):
+    rewrite(run, lambda rows: pl.concat([rows, rows.with_columns(unit=pl.lit("of.an.earlier.spec"))]))
+    report = verify(run)
+    assert report.whole
+    (note,) = report.findings
+    assert (note.kind, note.what) == ("note", "2 rows belong to no cell of the spec as it stands")
+
+
+def test_the_command(door, run):
+    status, printed, _ = door("verify", run)
+    assert status == 0
+    assert "2 parts, 4 rows, 2 units, 4 of 4 (unit, target) pairs" in printed
+    parts(run)[0].unlink()
+    status, printed, _ = door("verify", run, "--json")
+    assert status == 1
+    found = json.loads(printed)
+    assert found["whole"] is False
+    assert found["findings"][0]["kind"] == "incomplete"
+    status, _, error = door("verify", run.parent)
+    assert status == 2
+    assert "is not a run folder" in error
+
+
+def test_a_damaged_run_is_mended_by_a_launch(run, small, spec_file):
+    from tests.conftest import rows, run_here
+
+    truncate(run)
+    (damaged,) = [one for one in verify(run).findings if one.kind == "damaged"]
+    (run / "results" / damaged.where.rpartition("/")[2]).unlink()
+    assert run_here(small[0], run)[0] == 0
+    assert verify(run).whole
+    assert rows(run).equals(small[1])
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(StudyError, match="is not a run folder"):
+        verify(tmp_path)
+    RunFolder(tmp_path)

@@ -1,0 +1,103 @@
+"""Parts of older versions are read as if they were of this one, parts of later ones are refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from study.errors import StudyError
+from study.results import store, versions
+from study.results.schema import SCHEMA, SCHEMA_VERSION
+from study.results.verify import verify
+from tests.conftest import rows
+
+
+@pytest.fixture
+def aged(small, tmp_path):
+    """The small run, its first part as version 1 wrote it."""
+    run = shutil.copytree(small[2], tmp_path / "run")
+    part = min((run / "results").iterdir())
+    old = pq.read_table(part).drop_columns(["top1"]).replace_schema_metadata({b"study": b"small"})
+    pq.write_table(old, run / "results" / "part-00000000000000000001-0123abcd.parquet")
+    part.unlink()
+    return run
+
+
+def test_names(small):
+    for part in (small[2] / "results").iterdir():
+        said = versions.read_name(part.name)
+        assert said == versions.Name(SCHEMA_VERSION, versions.digest(part.read_bytes()))
+        assert pq.read_schema(part).metadata[versions.METADATA] == str(SCHEMA_VERSION).encode()
+    assert versions.read_name("part-00000000000000000001-0123abcd.parquet") == versions.Name(1, None)
+    assert versions.read_name("other.parquet") is None
+    assert versions.read_name("part-v0-1-0123abcd.parquet") is None
+
+
+def test_version_1_is_brought_forward(aged, small):
+    found = store.scan(aged).collect()
+    assert found.columns == SCHEMA.names
+    assert found.schema == small[1].schema
+    keys = ["unit", "target"]
+    assert found.sort(keys).equals(small[1].sort(keys))
+    report = verify(aged)
+    assert report.whole
+    assert [one.kind for one in report.findings] == ["note"]
+
+
+def test_columns_that_came_within_version_1(aged, small):
+    part = min((aged / "results").iterdir())
+    pq.write_table(pq.read_table(part).drop_columns(["names", "scores", "clean_names", "wanted_names"]), part)
+    assert store.scan(aged).collect().sort("unit", "target").equals(small[1].sort("unit", "target"))
+
+
+def test_a_service_has_no_top1(aged):
+    part = min((aged / "results").iterdir())
+    table = pl.from_arrow(pq.read_table(part))
+    table.with_columns(top5=pl.lit([], pl.List(pl.Int32))).write_parquet(part)
+    found = store.scan(aged).filter(pl.col("top5").list.len() == 0).collect()
+    assert found.height == 2
+    assert found["top1"].null_count() == 2
+
+
+def test_compacting_makes_all_of_the_present_version(aged, small, door):
+    assert door("compact", aged)[0] == 0
+    assert {versions.read_name(path.name).version for path in (aged / "results").iterdir()} == {SCHEMA_VERSION}
+    assert rows(aged).equals(small[1])
+
+
+def test_a_later_version_is_refused(small, tmp_path):
+    run = shutil.copytree(small[2], tmp_path / "run")
+    part = min((run / "results").iterdir())
+    part.rename(part.with_name(part.name.replace(f"-v{SCHEMA_VERSION}-", "-v99-")))
+    with pytest.raises(StudyError, match="has rows of version 99") as raised:
+        store.scan(run)
+    assert raised.value.accepted == f"versions 1 to {SCHEMA_VERSION}"
+    assert not verify(run).whole
+
+
+def test_another_step_needs_one_function(monkeypatch, aged, small):
+    """With a made-up version 3, which has a column more."""
+    present = pl.Schema({**versions.PRESENT, "made_up": pl.Int64})
+    step = versions.Forward(
+        lambda schema: pl.Schema({name: kind for name, kind in schema.items() if name != "made_up"}),
+        lambda frame: frame.with_columns(made_up=pl.col("seed") + 5),
+    )
+    monkeypatch.setattr(versions, "PRESENT", present)
+    monkeypatch.setattr(versions, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setitem(versions.FORWARD, SCHEMA_VERSION, step)
+    found = store.scan(aged).collect().sort("unit", "target")
+    assert found["made_up"].to_list() == [5] * 4
+    assert found.drop("made_up").equals(small[1].sort("unit", "target"))
+
+
+def test_only_what_is_asked_for_is_read(small):
+    plan = store.scan(small[2]).select("top1").explain()
+    assert "PROJECT 1/" in plan
+    assert "top5" not in plan
+
+
+def test_polars_alone_reads_the_parts(small):
+    assert pl.scan_parquet(small[2] / "results").collect().height == 4

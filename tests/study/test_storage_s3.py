@@ -1,0 +1,327 @@
+"""Runs in an object store: the same rows, one driver, and no row twice however connections break."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+
+pytest.importorskip("obstore")
+pytest.importorskip("moto.server")
+
+from study import storage_lease, storage_s3
+from study.errors import StudyError
+from study.results import store
+from study.results.verify import verify
+from study.run_folder import RunFolder
+from study.storage import place
+from study.storage_s3 import ObjectPath, scan_options
+from tests.conftest import ROOT, run_here
+from tests.s3 import BUCKET, Proxy, environment, free_port, serving
+from tests.study.results.conftest import SMALL
+from tests.study.results.test_store import unit_rows
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server, monkeypatch):
+    """In front of the server, and in the environment."""
+    standing = Proxy(server)
+    for name, value in environment(standing.port).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage_lease, "SECONDS", 1.5)
+    yield standing
+    standing.close()
+
+
+@pytest.fixture
+def run(proxy, request):
+    return f"s3://{BUCKET}/runs/{abs(hash(request.node.name))}"
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def rows(run):
+    frame = pl.scan_parquet(f"{run}/results/", storage_options=scan_options()).collect()
+    return frame.sort("unit", "target")
+
+
+def test_places(tmp_path):
+    assert place("s3://bucket/a/b/") == ObjectPath("bucket", "a/b")
+    assert place(tmp_path) == tmp_path
+    # What a command line parser makes of an address.
+    assert str(place("s3:/bucket/a")) == "s3://bucket/a"
+    for wrong in ("s3://bucket", "gs://bucket/a", "https://host/a"):
+        with pytest.raises(StudyError):
+            place(wrong)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "spec.yaml").write_text(SMALL)
+    assert run_here(folder / "spec.yaml", folder / "run")[0] == 0
+    return store.scan(folder / "run").collect().sort("unit", "target")
+
+
+def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
+    status, printed, error = door("launch", spec, "--output", run)
+    assert status == 0, error
+    flat = printed.replace("\n", "")
+    assert f"study show {run}" in flat
+    assert f"pl.scan_parquet('{run}/results/')" in flat
+    assert rows(run).equals(undisturbed)
+    assert store.scan(run).collect().sort("unit", "target").equals(undisturbed)
+    assert "already complete" in door("launch", spec, "--output", run)[1]
+    assert "all, untargeted" in door("show", run)[1]
+    assert door("verify", run)[0] == 0
+    status, _, error = door("launch", spec, "--output", run, "--set", "seed=5")
+    assert status == 2
+    assert "belongs to another spec: seed is 0 there and 5 here" in error
+    everything = printed + error + json.dumps(verify(run).to_json())
+    assert "a-secret-that-is-shown-nowhere" not in everything
+    for part in place(run).rglob():
+        assert b"a-secret-that-is-shown-nowhere" not in part.read_bytes()
+
+
+def test_compacting(door, run, spec, undisturbed):
+    assert door("launch", spec, "--output", run)[0] == 0
+    assert len(store.parts(run)) == 2
+    assert "2 parts are now 1" in door("compact", run)[1].replace("\n", "")
+    assert rows(run).equals(undisturbed)
+    assert verify(run).findings == []
+
+
+@pytest.mark.parametrize("nth", range(9))
+def test_a_compaction_that_is_cut(proxy, door, run, spec, undisturbed, monkeypatch, nth):
+    """Whatever PUT or DELETE after the claim is the last that goes through."""
+    from study.results.compact import compact
+
+    assert door("launch", spec, "--output", run)[0] == 0
+    monkeypatch.setattr(storage_s3, "PATIENCE", 0.5)
+    folder = RunFolder(run)
+    folder.claim()
+    writes = []
+
+    def cut(line):
+        if line.startswith(("GET", "HEAD")) or "/lease" in line:
+            return None
+        writes.append(line)
+        return "before" if len(writes) > nth else None
+
+    proxy.cut = cut
+    try:
+        compact(folder)
+        whole = True
+    except StudyError:
+        whole = False
+    proxy.cut = lambda line: None
+    folder.release()
+    assert whole == (nth >= 5), writes
+    assert store.scan(run).collect().sort("unit", "target").equals(undisturbed)
+    again = RunFolder(run)
+    again.claim()
+    again.release()
+    assert rows(run).equals(undisturbed)
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_put_that_is_cut_is_made_once(proxy, run, when, times):
+    folder = RunFolder(run)
+    folder.claim()
+    left = [times]
+
+    def cut(line):
+        if line.startswith("PUT") and "/results/" in line and left[0]:
+            left[0] -= 1
+            return when
+        return None
+
+    proxy.cut = cut
+    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer.add(unit_rows("u1"))
+    writer.flush()
+    writer.add(unit_rows("u2"))
+    writer.flush()
+    folder.release()
+    assert left == [0]
+    assert store.scan(run).collect()["unit"].to_list() == ["u1", "u1", "u2", "u2"]
+
+
+def test_a_store_that_is_gone_for_good(proxy, run, monkeypatch):
+    """One error; what was not published is published by the next flush, under the same name."""
+    folder = RunFolder(run)
+    folder.claim()
+    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer.add(unit_rows("u1"))
+    monkeypatch.setattr(storage_s3, "PATIENCE", 0.5)
+    proxy.cut = lambda line: "after" if "/results/" in line else None
+    with pytest.raises(StudyError, match="cannot be reached") as raised:
+        writer.flush()
+    assert raised.value.status == 1
+    proxy.cut = lambda line: None
+    writer.flush()
+    folder.release()
+    assert store.scan(run).collect().height == 2
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from rich.console import Console
+from actors.inprocess import InProcess
+from actors.launch import Order, launch
+from study import storage_lease, storage_s3
+storage_lease.SECONDS = 1.5
+spec, run, at, how = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+real, count = storage_s3.Objects._put, [0]
+def put(self, path, asked):
+    count[0] += 1
+    if count[0] == at and how == "before":
+        os._exit(86)
+    real(self, path, asked)
+    if count[0] == at and how == "after":
+        os._exit(86)
+storage_s3.Objects._put = put
+launch(Order(Path(spec), Path(run)), Console(), InProcess)
+"""
+
+
+@pytest.mark.parametrize(("at", "how"), [(4, "before"), (4, "after"), (5, "after"), (6, "before")])
+def test_a_driver_that_dies(run, spec, undisturbed, at, how):
+    """At the images, after the first part, before the second; its lease is waited for, then taken over."""
+    died = subprocess.run(
+        [sys.executable, "-c", DYING, str(spec), run, str(at), how], cwd=ROOT, capture_output=True, check=False
+    )
+    assert died.returncode == 86, died.stderr
+    status, printed = run_here(spec, place(run))
+    assert status == 0, printed
+    assert "waiting 2 s to see whether it is renewed" in printed.replace("\n", " ")
+    assert "its lease is taken over" in printed
+    assert rows(run).equals(undisturbed)
+
+
+def test_a_living_driver_keeps_others_out(run):
+    holder = RunFolder(run)
+    holder.claim()
+    said = []
+    with pytest.raises(StudyError, match=r"is in use by process .* until 2"):
+        RunFolder(run).claim(said.append)
+    assert "is leased to process" in said[0]
+    holder.release()
+    second = RunFolder(run)
+    second.claim(said.append)
+    assert len(said) == 1
+    second.release()
+
+
+def test_a_driver_that_lost_its_lease_publishes_nothing(run):
+    folder = RunFolder(run)
+    folder.claim()
+    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer.add(unit_rows("u1"))
+    lease = storage_s3._Slot(place(run) / "lease")
+    _, tag = lease.read()
+    while lease.write(b'{"holder": "a thief"}', tag) is None:
+        _, tag = lease.read()
+    deadline = time.monotonic() + 20
+    while folder.storage._lease._lost is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(StudyError, match="has lost its lease: a thief has taken it") as raised:
+        writer.flush()
+    assert raised.value.status == 1
+    folder.release()
+    assert not (place(run) / "results").is_dir()
+    assert lease.read()[0] == b'{"holder": "a thief"}'
+
+
+def test_the_answer_to_a_renewal_may_be_lost(proxy, run):
+    folder = RunFolder(run)
+    folder.claim()
+    lost = []
+
+    def cut(line):
+        if line.startswith("PUT") and "/lease" in line and len(lost) < 2:
+            lost.append(line)
+            return "after"
+        return None
+
+    proxy.cut = cut
+    deadline = time.monotonic() + 20
+    while len(lost) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.6)
+    folder.storage._check()
+    folder.release()
+
+
+def test_no_such_bucket(proxy):
+    with pytest.raises(StudyError, match="there is no bucket named nowhere"):
+        RunFolder("s3://nowhere/run").claim()
+
+
+def test_nobody_there(monkeypatch):
+    for name, value in environment(free_port()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage_s3, "PATIENCE", 1.0)
+    with pytest.raises(StudyError, match="cannot be reached or does not answer") as raised:
+        RunFolder(f"s3://{BUCKET}/run").claim()
+    assert raised.value.status == 1
+
+
+def test_plain_http_is_asked_for(monkeypatch):
+    for name, value in environment(free_port()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(StudyError, match="plain HTTP is not allowed"):
+        RunFolder(f"s3://{BUCKET}/run").claim()
+
+
+def test_wrong_credentials(monkeypatch):
+    import http.server
+    import threading
+
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(403)
+            self.end_headers()
+            self.wfile.write(b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
+
+        def log_message(self, *_): ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        for name, value in environment(refusing.server_address[1]).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(StudyError, match="refuses the credentials") as raised:
+            RunFolder(f"s3://{BUCKET}/run").claim()
+        refusing.shutdown()
+    assert "secret-that" not in str(raised.value)
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(StudyError, match="needs the package obstore") as raised:
+        RunFolder(f"s3://{BUCKET}/run").claim()
+    assert "study[s3]" in str(raised.value)
+
+
+def test_answers_of_services_stay_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = RunFolder("s3://bucket/a/run").answers("m")
+    assert found == tmp_path / "study" / "answers" / "bucket" / "a" / "run" / "m.sqlite"
