@@ -24,6 +24,11 @@ Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
 ]
+RunPlace = Annotated[str, typer.Argument(help="A run folder.")]
+AgainstSpec = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--spec", help="The study's YAML file, where `published` has changed since the launch."),
+]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run code that the spec names: networks of `python:` references.")
 ]
@@ -34,7 +39,7 @@ def launch(
     spec: SpecFile,
     output: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="The run folder; runs/<study name> unless given."),
+        typer.Option(help="The run folder, or s3://bucket/prefix; runs/<study name> unless given."),
     ] = None,
     address: Address = None,
     set_: Set = None,
@@ -64,6 +69,83 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     from study.report.show import show as print_run
 
     print_run(run, Console())
+
+
+@app.command()
+def compare(
+    run: RunPlace,
+    paper: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="One paper, such as liu2017; those that the spec names unless given."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Also print numbers that cannot be compared, and why.")] = False,
+    spec: AgainstSpec = None,
+) -> None:
+    """Print a run's numbers beside those of the papers' tables that its experiments reproduce.
+
+    Example: study compare runs/liu2017 --paper liu2017
+    """
+    from rich.console import Console
+
+    from study.report.compare import Wish
+    from study.report.compare import compare as print_comparison
+
+    print_comparison(str(run), Console(), Wish(paper, all_, json, spec))
+
+
+@app.command()
+def table(  # noqa: PLR0917 - options of a command
+    run: RunPlace,
+    experiment: Annotated[str, typer.Option(help="Which experiment of the spec.")],
+    format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex or csv.")] = "rich",
+    top: Annotated[int, typer.Option(help="Among how many of the most probable labels, 1 to 5.")] = 1,
+    metric: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="accuracy, success or match; the one that its paper prints, else success, unless given."),
+    ] = None,
+    to: Annotated[Optional[Path], typer.Option(help="A file to write it to.")] = None,  # noqa: UP045
+    spec: AgainstSpec = None,
+) -> None:
+    """Print one experiment in the papers' layout, or write it for a paper of your own.
+
+    Example: study table runs/quickstart --experiment single-source --format latex --to table.tex
+    """
+    from rich.console import Console
+
+    from study.report.tables import Order
+    from study.report.tables import table as print_table
+
+    print_table(str(run), Order(experiment, top, metric, format_, to, spec), Console())
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read all of a run: is everything there, once, as it was written? Exit status 1 where it is not.
+
+    Example: study verify runs/quickstart
+    """
+    from rich.console import Console
+
+    from study.report.verify import print_verified
+
+    raise typer.Exit(print_verified(run, Console(), json))
+
+
+@app.command()
+def compact(run: Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")]) -> None:
+    """Put the many parts of a run into few, sorted: the same rows, quicker to read.
+
+    Example: study compact runs/quickstart
+    """
+    from rich.console import Console
+
+    from study.report.compact import print_compacted
+
+    print_compacted(run, Console())
 
 
 @app.command()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from study.analysis.matrix import POINT, with_level
 from study.analysis.transfer import success_rates
 from study.attacks import Attack
 from study.spec import Spec
@@ -24,7 +25,6 @@ _OF_SERVICES = (
     "of a service: untargeted, none of its labels for the clean image is left; targeted, it names the target label"
 )
 
-_KEYS = ("sources", "attack", "goal", "steps", "level", "target")
 _Cells = Mapping[tuple[object, ...], Mapping[str, object]]
 
 
@@ -46,10 +46,8 @@ def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
 
 def matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> Iterator[tuple[Table, str]]:
     """Each experiment's table with its goal; several, where its targets are too many for the width of `console`."""
-    searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
-    level = pl.when(pl.col("attack").is_in(searched)).then(None).otherwise(pl.col("budget")).alias("level")
-    rates = success_rates(rows.with_columns(level), by=_KEYS).to_dicts()
-    cells: _Cells = {tuple(one[key] for key in _KEYS): one for one in rates}
+    rates = success_rates(with_level(rows, spec), by=POINT).to_dicts()
+    cells: _Cells = {tuple(one[key] for key in POINT): one for one in rates}
     for name, experiment in spec.experiments.items():
         for goal in experiment.goal:
             left = spec.targets(experiment)

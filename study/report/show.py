@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study import spec as specs
+from study import resume
 from study.errors import StudyError
 from study.report.matrices import print_matrices
 from study.results import store
@@ -18,8 +18,9 @@ def show(run: Path, console: Console) -> None:
     folder = RunFolder(run)
     if not folder.begun:
         raise StudyError(
-            f"{run} is not the run folder of a study that has begun: it lacks spec.yaml, models.json or images.parquet",
+            f"{folder.path} is not the run folder of a study that has begun: "
+            "it lacks spec.yaml, models.json or images.parquet",
             todo="name the folder of a launched study",
         )
-    if not print_matrices(specs.load(folder.spec).spec, store.scan(run), console):
-        console.print(f"{run} has no rows yet", markup=False, highlight=False)
+    if not print_matrices(resume.spec_of(folder), store.scan(folder.path), console):
+        console.print(f"{folder.path} has no rows yet", markup=False, highlight=False)

@@ -19,7 +19,8 @@ def test_against_a_naive_loop():
                     {
                         "sources": ["s"], "attack": craft, "goal": "untargeted", "seed": 0, "steps": 1, "budget": None,
                         "craft": craft, "image": str(image), "label": label, "target_label": None, "target": target,
-                        "clean_top1": draw.choice([label, label, 9]), "top5": [draw.choice([label, 8])],
+                        "clean_top1": draw.choice([label, label, 9]), "top1": (best := draw.choice([label, 8])),
+                        "top5": [best],
                         "names": None, "clean_names": None, "wanted_names": None,
                     }
                     for target in ("plain", "jpeg", "other")

@@ -1,0 +1,207 @@
+"""Ours beside theirs: what a run's rows say of the cells that published numbers are matched to, and how near it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from study.analysis.intervals import wilson
+from study.analysis.mistakes import agreements
+from study.analysis.transfer import clean_accuracies, success_rates
+from study.models.catalogue import SHORT_NAMES
+from study.models.reference import Model
+from study.spec import Spec
+
+Measure = Callable[[pl.LazyFrame, pl.DataFrame], pl.DataFrame]
+"""From a run's rows (with `level`, the budget of the point) and matched published rows of one metric to columns of
+_FOUND: at least `paper`, `row`, `ours` and `images`."""
+
+_KEYS = ("sources", "attack", "goal", "seed", "steps", "level", "target")
+_CELL = ("paper", "row")
+_FOUND = pl.Schema(
+    {
+        "paper": pl.String(),
+        "row": pl.Int64(),
+        "ours": pl.Float64(),
+        "ours_std": pl.Float64(),
+        "images": pl.Int64(),
+        "of": pl.Float64(),
+        "seeds_done": pl.Int64(),
+        "ours_rmsd": pl.Float64(),
+    }
+)
+"""What is found of published rows: `ours` in the paper's unit, `images` of each seed, and how many of them the share is
+`of` (null where it is no share)."""
+
+
+def compare(matched: pl.DataFrame, rows: pl.LazyFrame, spec: Spec, selected: int | None = None) -> pl.DataFrame:
+    """What `study.analysis.comparison.match` gave, with ours beside it; nothing is left out.
+
+    Adds `ours` (in the paper's unit: percent, but for cosine), `ours_std` (over seeds, with n - 1), `images` (for each
+    seed), `of`, `ours_rmsd`, `low` and `high` (95 %, Wilson; several seeds show the same images, so that these are
+    counted once), `difference` (ours - theirs), `within` and `comparable`. Where a number is not comparable `reason`
+    says why: also for want of rows, given that `selected` images are to be shown; null leaves that question out.
+    """
+    wanted = matched.filter(pl.col("reason").is_null())
+    is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
+    is_clean = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") == "none")
+    searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
+    level = pl.when(pl.col("attack").is_in(searched)).then(None).otherwise(pl.col("budget")).alias("level")
+    shown = rows.filter(pl.col("attack").is_in(wanted["our_attack"].unique().to_list())).with_columns(level)
+    found = [
+        pl.DataFrame(schema=_FOUND),
+        _rates(wanted.filter(is_rate), shown),
+        _clean(wanted.filter(is_clean), rows),
+    ]
+    for metric, measure in MEASURES.items():
+        cells = wanted.filter(pl.col("metric") == metric)
+        if not cells.is_empty():
+            found.append(measure(shown, cells))
+    joined = matched.join(pl.concat(found, how="diagonal_relaxed"), on=_CELL, how="left", maintain_order="left")
+    reasons = [one["reason"] or _missing(one, spec, selected) for one in joined.iter_rows(named=True)]
+    joined = joined.with_columns(pl.Series("reason", reasons, dtype=pl.String))
+    low, high = wilson(pl.col("ours") / 100 * pl.col("of"), pl.col("of"))
+    return joined.with_columns(
+        (100 * low).alias("low"),
+        (100 * high).alias("high"),
+        # 100 * (k / n) - value is not 0 in floats where it is on paper; and a 0 has no sign.
+        ((pl.col("ours") - pl.col("value")).round(9) + 0.0).alias("difference"),
+        pl.col("reason").is_null().alias("comparable"),
+    ).with_columns(pl.when("comparable").then(_inside()).alias("within"))
+
+
+def _inside() -> pl.Expr:
+    return pl.col("value").is_between(pl.col("low") - 1e-9, pl.col("high") + 1e-9)
+
+
+def summary(compared: pl.DataFrame) -> pl.DataFrame:
+    """One row per published table, in the papers' order: `paper`, `table`, `cells`, `comparable`, `off` (mean absolute
+    difference), `rank` (Spearman's correlation of ours and theirs, ties at their mean rank; null where either is
+    constant), `within` (how many of theirs lie in our interval) and `intervals` (of how many).
+    """
+    good = pl.col("comparable")
+    # What differs in a float's last digit alone is a tie.
+    ranks = [pl.col(name).round(9).filter(good).rank("average") for name in ("ours", "value")]
+    return (
+        compared.group_by("paper", "table", maintain_order=True)
+        .agg(
+            pl.len().alias("cells"),
+            good.sum().alias("comparable"),
+            pl.col("difference").filter(good).abs().mean().alias("off"),
+            pl.corr(*ranks).alias("rank"),
+            pl.col("within").sum(),
+            pl.col("within").count().alias("intervals"),
+        )
+        .with_columns(pl.when(pl.col("rank").is_finite() & (pl.col("comparable") > 1)).then("rank").alias("rank"))
+    )
+
+
+def weights(paper: str, spec: Spec, models: Sequence[str]) -> Mapping[str, str]:
+    """For each of `models`, whether its weights are the paper's: `the paper's`, or how they differ."""
+    return {name: _weights(paper, name, spec.models[name]) for name in models if name in spec.models}
+
+
+def _weights(paper: str, name: str, model: Model) -> str:
+    here = f"{model.network or model.model or 'a service'}" + (f", {model.weights}" if model.weights else "")
+    if paper == "liu2017":
+        return f"others: {here} here, trained with Caffe there"
+    short = SHORT_NAMES.get(name)
+    if short is None or str(short["network"]).startswith("study:"):
+        return f"others: {here} here, weights that no zoo has there"
+    theirs = Model.model_validate(short)
+    if (model.network, model.weights, model.arguments) != (theirs.network, theirs.weights, theirs.arguments):
+        return f"others: {here} here, {theirs.network} there"
+    return "the nearest that a zoo has" if name == "inceptionresnetv2_ens3" else "the paper's"
+
+
+def _crafts(cells: pl.DataFrame) -> pl.DataFrame:
+    """Cells by the names that rows have, one for each seed."""
+    return cells.select(
+        *(*_CELL, "metric", "top", "goal", "target", "level", "steps"),
+        pl.col("our_attack").alias("attack"),
+        pl.col("our_sources").alias("sources"),
+        pl.col("seeds").alias("seed"),
+    ).explode("seed")
+
+
+def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Success, accuracy or match of cells."""
+    if cells.is_empty():
+        return pl.DataFrame(schema=_FOUND)
+    each = _crafts(cells)
+    found = []
+    for top in sorted(set(each["top"].to_list())):
+        rates = success_rates(rows, top=top, by=_KEYS).with_columns(pl.col("steps", "seed").cast(pl.Int64))
+        found.append(each.filter(top=top).join(rates, on=_KEYS, how="inner", nulls_equal=True))
+    is_accuracy = pl.col("metric").str.ends_with("accuracy")
+    share = 100 * pl.when(is_accuracy).then(1 - pl.col("success")).otherwise("success")
+    return _over_seeds(pl.concat(found).with_columns(share.alias("share"), pl.col("images").alias("of")))
+
+
+def _same_mistakes(rows: pl.LazyFrame, cells: pl.DataFrame) -> pl.DataFrame:
+    """Of the images that a pair of targets gets wrong, the share that both take for the same."""
+    keys = [key for key in _KEYS if key != "target"]
+    pairs = agreements(rows, by=keys).with_columns(
+        pl.col("steps", "seed").cast(pl.Int64),
+        pl.concat_str("first", "second", separator="+").alias("target"),
+        (100 * pl.col("same_mistake")).alias("share"),
+        pl.col("both_wrong").alias("of"),
+        pl.lit(None, pl.Float64).alias("rmsd"),
+    )
+    return _over_seeds(_crafts(cells).join(pairs, on=_KEYS, how="inner", nulls_equal=True))
+
+
+def _over_seeds(each: pl.DataFrame) -> pl.DataFrame:
+    """The mean of the seeds' shares (percent)."""
+    return each.group_by(_CELL, maintain_order=True).agg(
+        pl.col("share").mean().alias("ours"),
+        pl.col("share").std().alias("ours_std"),
+        pl.col("images").min().cast(pl.Int64),
+        pl.col("of").mean(),
+        pl.len().cast(pl.Int64).alias("seeds_done"),
+        pl.col("rmsd").mean().alias("ours_rmsd"),
+    )
+
+
+MEASURES: dict[str, Measure] = {"same-mistake": _same_mistakes}
+"""What computes the metrics that are no rates, by their name; cosine, once there is something to."""
+
+
+def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Clean top-1 accuracy of cells, from whatever was crafted: every row carries its image's clean prediction."""
+    cells = cells.filter(pl.col("top") == 1)
+    if cells.is_empty():
+        return pl.DataFrame(schema=_FOUND)
+    shown = rows.filter(pl.col("target").is_in(cells["target"].unique().to_list()))
+    right = clean_accuracies(shown).select(
+        "target",
+        pl.col("images").cast(pl.Int64),
+        pl.col("images").cast(pl.Float64).alias("of"),
+        (100 * pl.col("accuracy")).alias("ours"),
+    )
+    return cells.select(*_CELL, "target").join(right, on="target").drop("target")
+
+
+def _missing(cell: Mapping[str, object], spec: Spec, selected: int | None) -> str | None:
+    """Why a matched cell has no number to compare, or not yet."""
+    metric = str(cell["metric"])
+    if not metric.startswith("top") and metric not in MEASURES:
+        return f"{metric} is not computed yet"
+    is_clean = metric.startswith("top") and cell["our_attack"] == "none"
+    if is_clean and cell["top"] != 1:
+        return "rows hold the clean top-1 label only"
+    if is_clean and spec.images.keep != "all":
+        return "images are selected by their being right (`keep`), so that clean accuracy says nothing"
+    return _unfinished(cell, selected) or (None if cell["ours"] is not None else "no image that both models get wrong")
+
+
+def _unfinished(cell: Mapping[str, object], selected: int | None) -> str | None:
+    images, seeds, done = cell["images"], cell["seeds"], cell["seeds_done"]
+    if not isinstance(images, int):
+        return "not finished: no rows yet"
+    if selected is not None and images < selected:
+        return f"not finished: {images} of {selected} images"
+    if isinstance(seeds, list) and isinstance(done, int) and done < len(seeds):
+        return f"not finished: {done} of {len(seeds)} seeds"
+    return None

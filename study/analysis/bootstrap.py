@@ -1,0 +1,160 @@
+"""How sure a rate is, without assuming that rows are independent: images are drawn again, with all that is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from study.analysis._cells import check_keys, sources_as_text
+from study.analysis.intervals import normal_quantile
+from study.analysis.transfer import CELL, Among, hits
+from study.errors import StudyError
+
+_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
+_PAIR = tuple(key for key in _WITHOUT_SEED if key not in {"attack", "steps", "budget"})
+_AT_ONCE = 64
+"""Draws that are held together: 5,000 images take 2.5 MB."""
+
+
+def bootstrap_rates(
+    rows: pl.LazyFrame,
+    *,
+    top: int = 1,
+    by: Sequence[str] = _WITHOUT_SEED,
+    among: Among = "all",
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image: an image is drawn with its
+    rows of every seed that is counted together.
+
+    Columns: the keys; `images`, `uint32`, distinct ones that count; `success`, `low`, `high`, `float64` 0..1. An
+    interval is the `(1 ± confidence) / 2` quantile of `draws` rates, linearly interpolated. Draws are numpy's from
+    `seed`, the same for all cells with as many images: draw by draw `integers(0, n, n)` picks among the image
+    ids in string order.
+    """
+    check_keys(rows, by)
+    cells = _by_image(rows, hits(rows, top=top, among=among), by)
+    weighed = {key: np.stack([one["hits"].to_numpy(), one["rows"].to_numpy()], axis=1) for key, one in cells.items()}
+    return _frame(weighed, _intervals(weighed, draws, seed, confidence), rows, by, "success")
+
+
+def paired_differences(
+    rows: pl.LazyFrame,
+    first: str,
+    second: str,
+    *,
+    top: int = 1,
+    by: Sequence[str] = _PAIR,
+    among: Among = "all",
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """How much more often the attack `first` succeeds than `second`, on the images that both have rows of.
+
+    Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1: rate of `first` minus rate of
+    `second`, with a bootstrap interval as `bootstrap_rates` draws it, both attacks on the same drawn images. It is
+    paired, and so narrower than two intervals of their own. Raises StudyError where an attack has several points
+    (`steps`, `budget`) in a cell: filter `rows` to one, or add them to `by`.
+    """
+    check_keys(rows, by)
+    known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()
+    for name in (first, second):
+        if name not in known:
+            raise StudyError(f"no row is of an attack '{name}'", accepted=", ".join(known) or "there are no rows")
+    both = []
+    for name in (first, second):
+        own = rows.filter(pl.col("attack") == name)
+        points = own.select(*sources_as_text(by), "steps", "budget").unique().collect()
+        searched = (
+            points["budget"].n_unique() > 1 and own.select("craft", "image", "target").collect().is_unique().all()
+        )
+        if not searched and points.select(by).is_duplicated().any():
+            raise StudyError(
+                f"'{name}' has several points in a cell",
+                accepted="one number of steps and one budget",
+                todo="filter the rows to one point, or add 'steps' and 'budget' to the keys",
+            )
+        both.append(_by_image(own, hits(own, top=top, among=among), by))
+    weighed = {}
+    for key in both[0].keys() & both[1].keys():
+        joined = both[0][key].join(both[1][key], on="image", how="inner", suffix="_2").sort("image")
+        if not joined.is_empty():
+            weighed[key] = joined.select("hits", "rows", "hits_2", "rows_2").to_numpy()
+    return _frame(weighed, _intervals(weighed, draws, seed, confidence), rows, by, "difference")
+
+
+_Key = tuple[Any, ...]
+_Weighed = Mapping[_Key, NDArray[np.int64]]
+"""By cell: (images, 2) hits and rows of each image, or (images, 4) those of two attacks."""
+
+
+def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_Key, pl.DataFrame]:
+    """For each cell its images in string order, how many rows each has that count, and how many succeed."""
+    counted = (
+        rows.with_columns(hit.alias("hit"))
+        .filter(pl.col("hit").is_not_null())
+        .group_by(*sources_as_text(by), "image")
+        .agg(pl.col("hit").sum().cast(pl.Int64).alias("hits"), pl.len().cast(pl.Int64).alias("rows"))
+        .sort("image")
+        .collect(engine="streaming")
+    )
+    if not by:
+        return {(): counted} if counted.height else {}
+    return counted.partition_by(list(by), as_dict=True, include_key=False)
+
+
+def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> dict[_Key, tuple[float, float]]:
+    """The ends of every cell's interval: cells with as many images share their draws."""
+    normal_quantile(confidence)
+    if draws < 1:
+        raise StudyError(f"{draws} draws give no interval", accepted="1 or more; 2,000 are usual")
+    sizes: dict[int, list[_Key]] = {}
+    for key, one in weighed.items():
+        sizes.setdefault(len(one), []).append(key)
+    found: dict[_Key, tuple[float, float]] = {}
+    for size, keys in sizes.items():
+        columns = np.concatenate([weighed[key] for key in keys], axis=1).astype(np.float64)
+        # Every image has a row, so that whatever is drawn, no sum of rows is 0.
+        drawn = np.concatenate([_rates(times @ columns, len(keys)) for times in _multiplicities(size, draws, seed)])
+        ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        found.update({key: (low, high) for key, low, high in zip(keys, *ends.tolist(), strict=True)})
+    return found
+
+
+def _frame(
+    weighed: _Weighed, ends: Mapping[_Key, tuple[float, float]], rows: pl.LazyFrame, by: Sequence[str], name: str
+) -> pl.DataFrame:
+    """Keys, of the types that they have in `rows`, number of images, the rate or difference and its interval."""
+    cells = [
+        (*key, len(one), float(_rates(one.sum(0, dtype=np.float64)[None], 1)[0, 0]), *ends[key])
+        for key, one in weighed.items()
+    ]
+    kinds = rows.collect_schema()
+    keys = {key: pl.String() if key == "sources" else kinds[key] for key in by}
+    numbers = {"images": pl.UInt32(), name: pl.Float64(), "low": pl.Float64(), "high": pl.Float64()}
+    frame = pl.DataFrame(cells, schema={**keys, **numbers}, orient="row")
+    return frame.sort(by) if by else frame
+
+
+def _rates(sums: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+    """Sums (draws, cells * 2 or 4) to rates (draws, cells)."""
+    split = sums.reshape(len(sums), cells, -1)
+    rate = split[..., 0] / split[..., 1]
+    return rate if split.shape[2] == 2 else rate - split[..., 2] / split[..., 3]
+
+
+def _multiplicities(images: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each image is drawn, float64 (draws, images), some draws at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, draws, _AT_ONCE):
+        some = range(start, min(start + _AT_ONCE, draws))
+        yield np.stack([np.bincount(generator.integers(0, images, images), minlength=images) for _ in some]).astype(
+            np.float64
+        )

@@ -1,0 +1,235 @@
+"""Which cell of a spec is which number of a paper: published rows mapped to the cells that a spec plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from study import papers
+from study.analysis.agreement import Point, differences
+from study.errors import names
+from study.spec import Experiment, Spec
+
+_RATES = {"untargeted": ("accuracy", "success"), "targeted": ("match", "success")}
+_PAIRS = ("same-mistake", "cosine")
+
+PLANNED = pl.Schema(
+    {
+        "experiment": pl.String(),
+        "attack": pl.String(),
+        "called": pl.String(),
+        "sources": pl.String(),
+        "goal": pl.String(),
+        "target": pl.String(),
+        "steps": pl.Int64(),
+        "level": pl.Float64(),
+        "top": pl.Int64(),
+        "metric": pl.String(),
+        "seeds": pl.List(pl.Int64()),
+    }
+)
+"""`called` is what the experiment's paper calls the attack, null where it speaks of another by that name. `level` is
+the budget where the attack names one. `sources` joined by `+`; `target` is a pair, sorted and joined, for same-mistake.
+Clean cells have the attack `none` and no goal."""
+
+_OURS = ("experiment", "our_attack", "our_sources", "steps", "level", "top", "seeds")
+MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS} | {"reason": pl.String()})
+"""What `match` adds to a published row. Exactly one of `experiment` and `reason` is null."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number that a spec plans. `shown_sources` is how a paper writes its sources: noise has none."""
+
+    experiment: str
+    attack: str
+    called: str | None
+    sources: str
+    shown_sources: str
+    goal: str | None
+    target: str
+    steps: int | None
+    level: float | None
+    metric: str
+    seeds: tuple[int, ...]
+    point: Point | None = None
+
+    @property
+    def top(self) -> int:
+        return int(self.metric[3]) if self.metric.startswith("top") else 1
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What of it a published row names, its parameters aside."""
+        return (self.called, self.goal, self.shown_sources, self.target, self.metric)
+
+    @property
+    def number(self) -> tuple[object, ...]:
+        """What makes it one number: the same craft, point and target in two experiments is the same."""
+        where = (self.sources, self.target, self.steps, self.level, self.metric)
+        return (self.attack, self.goal, self.seeds, *where)
+
+
+def planned(spec: Spec) -> pl.DataFrame:
+    """Every number that `spec` plans, columns as in PLANNED: each cell by both metrics of its goal, top-1 and top-5.
+
+    Clean accuracy, same-mistake and cosine are among them where an experiment reproduces a table that prints them.
+    """
+    cells = (cell for name in spec.experiments for cell in _cells(spec, name))
+    return pl.DataFrame([{key: getattr(cell, key) for key in PLANNED} for cell in cells], schema=PLANNED)
+
+
+def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
+    """The published rows with the columns of MATCHED: for each the one planned cell, or the reason why there is none.
+
+    Rows in which a paper quotes others (`cited`: of sgm2020's tables 8 and 9) are no result of the paper's own
+    experiments, so that no cell is theirs. Two experiments may plan the same number; the first is named.
+    """
+    books = {name: _Book(spec, name) for name, one in spec.experiments.items() if one.published is not None}
+    found = [_match(row, books) for row in published.iter_rows(named=True)]
+    return pl.concat([published, pl.DataFrame(found, schema=MATCHED)], how="horizontal")
+
+
+def _cells(spec: Spec, name: str) -> Iterator[Cell]:
+    experiment = spec.experiments[name]
+    targets, seeds = spec.targets(experiment), spec.seeds_of(experiment)
+    printed = _metrics(experiment)
+    for attack in dict.fromkeys(experiment.attacks):
+        recipe = spec.attacks[attack]
+        called = experiment.published.called(attack) if experiment.published else attack
+        # Noise is the same on whichever model it is crafted: no gradient is taken.
+        noise = recipe.steps == 0 and recipe.made is None
+        for sources in spec.source_sets(experiment):
+            joined = "+".join(sources)
+            dense = frozenset(one for one in sources if _is_dense(spec, one))
+            for goal in dict.fromkeys(experiment.goal):
+                metrics = [f"top{top}-{kind}" for kind in _RATES[goal] for top in (1, 5)]
+                shown = [(target, metric) for target in targets for metric in metrics]
+                if ("same-mistake", True) in printed:
+                    shown += [(pair, "same-mistake") for pair in _pairs(targets)]
+                for steps, level in recipe.points:
+                    point = Point(recipe, sources, steps, level, dense)
+                    base = (name, attack, called, joined, "" if noise else joined, goal)
+                    yield from (Cell(*base, target, steps, level, metric, seeds, point) for target, metric in shown)
+    for metric, attacked in sorted(printed):
+        if metric in _PAIRS or attacked:
+            continue
+        for target in targets:
+            yield Cell(name, "none", "none", "", "", None, target, None, None, metric, seeds)
+    if ("cosine", False) in printed:
+        for first in targets:
+            for second in targets:
+                yield Cell(name, "none", "none", first, first, None, second, None, None, "cosine", seeds)
+
+
+def _is_dense(spec: Spec, name: str) -> bool:
+    model = spec.models.get(name)
+    return model is not None and "densenet" in f"{name} {model.network}".lower()
+
+
+def _pairs(targets: Sequence[str]) -> list[str]:
+    ordered = sorted(targets)
+    return [f"{one}+{other}" for at, one in enumerate(ordered) for other in ordered[at:]]
+
+
+def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
+    """The metrics of the tables that an experiment reproduces, and whether each is one of attacked images."""
+    if experiment.published is None:
+        return set()
+    wanted = [one.partition(":")[::2] for one in experiment.published.tables]
+    return {
+        (row["metric"], row["attack"] != "none")
+        for paper, table in wanted
+        for row in papers.rows(paper)
+        if row["table"] == table
+    }
+
+
+class _Book:
+    """The cells of one experiment, by what published rows name."""
+
+    def __init__(self, spec: Spec, name: str) -> None:
+        self.name = name
+        self.spec = spec
+        self.experiment = spec.experiments[name]
+        assert self.experiment.published is not None
+        self.tables = set(self.experiment.published.tables)
+        self.cells: dict[tuple[object, ...], list[Cell]] = {}
+        for cell in _cells(spec, name):
+            self.cells.setdefault(cell.key, []).append(cell)
+        self.called = {key[0] for key in self.cells if key[0] is not None}
+        self.sources = {key[2] for key in self.cells}
+
+    def absent(self, row: Mapping[str, Any]) -> tuple[int, str]:
+        """Why no cell has the row's names, and how far it is from having them: more is nearer."""
+        if row["attack"] not in self.called:
+            near = names(sorted(map(str, self.called - {"none"})), row["attack"])
+            return 0, f"{self.name} has no attack that is '{row['attack']}': its attacks are {near}"
+        if row["goal"] is not None and row["goal"] not in self.experiment.goal:
+            return 1, f"{self.name} is not {row['goal']}"
+        for key, stage in (("sources", 2), ("target", 3)):
+            for model in filter(None, (row[key] or "").split("+")):
+                if model not in self.spec.models:
+                    return stage, f"the spec has no model '{model}'"
+        if row["sources"] not in self.sources:
+            return 2, f"{self.name} has no craft on {row['sources'] or 'no model: noise is crafted with steps: 0'}"
+        missing = [one for one in row["target"].split("+") if one not in self.spec.targets(self.experiment)]
+        if missing:
+            return 3, f"'{missing[0]}' is no target of {self.name}"
+        return 4, f"{self.name} yields no {row['metric']} of {row['sources']} against {row['target']}"
+
+
+def _match(row: Mapping[str, Any], books: Mapping[str, _Book]) -> dict[str, Any]:
+    if row["cited"] is not None:
+        return {"reason": f"the paper quotes {row['cited']}"}
+    table = f"{row['paper']}:{row['table']}"
+    mine = [book for book in books.values() if table in book.tables]
+    if not mine:
+        return {"reason": f"no experiment has `published: {table}`"}
+    key = (row["attack"], row["goal"], row["sources"], row["target"], row["metric"])
+    named = [cell for book in mine for cell in book.cells.get(key, ())]
+    if not named:
+        return {"reason": max((book.absent(row) for book in mine), key=lambda one: one[0])[1]}
+    params = json.loads(row["params"] or "{}")
+    against = [(_against(params, cell), cell) for cell in named]
+    fitting = {cell.number: cell for wrong, cell in reversed(against) if not wrong}
+    if not fitting:
+        wrong, _ = min(against, key=lambda one: len(one[0]))
+        return {"reason": "; ".join(wrong)}
+    if len(fitting) > 1:
+        return {"reason": f"more than one cell fits: {_told(fitting.values())}"}
+    (cell,) = fitting.values()
+    return {
+        "experiment": cell.experiment,
+        "our_attack": cell.attack,
+        "our_sources": cell.sources,
+        "steps": cell.steps,
+        "level": cell.level,
+        "top": cell.top,
+        "seeds": list(cell.seeds),
+    }
+
+
+def _against(params: Mapping[str, Any], cell: Cell) -> list[str]:
+    if cell.point is None:
+        return []
+    if "steps" not in params and cell.steps != cell.point.recipe.steps:
+        return [f"{cell.steps} steps are a checkpoint of {cell.attack}, and the paper states no number of steps"]
+    return differences(params, cell.point)
+
+
+def _told(cells: Iterable[Cell]) -> str:
+    """Cells told apart, and what to do about them."""
+    each = [
+        f"{cell.attack} on {cell.sources or 'clean images'}"
+        + (f" at {cell.level:g}" if cell.level is not None else "")
+        + (f" after {cell.steps} steps" if cell.steps is not None else "")
+        + f" with seeds {', '.join(map(str, cell.seeds))} ({cell.experiment})"
+        for cell in sorted(cells, key=lambda one: (one.attack, one.sources, one.level or 0, one.steps or 0))
+    ]
+    more = f" and {len(each) - 4} more" if len(each) > 4 else ""
+    return "; ".join(each[:4]) + more

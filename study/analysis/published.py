@@ -1,0 +1,96 @@
+"""The published tables as a typed frame, every number as its paper prints it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from study import papers
+from study.errors import StudyError, names
+
+SCHEMA = pl.Schema(
+    {
+        "row": pl.Int64(),
+        "paper": pl.String(),
+        "table": pl.String(),
+        "kind": pl.String(),
+        "cited": pl.String(),
+        "attack": pl.String(),
+        "goal": pl.String(),
+        "sources": pl.String(),
+        "target": pl.String(),
+        "metric": pl.String(),
+        "printed": pl.String(),
+        "value": pl.Float64(),
+        "std": pl.Float64(),
+        "rmsd": pl.Float64(),
+        "params": pl.String(),
+        "note": pl.String(),
+    }
+)
+"""`row` counts within the paper's file, from 0. `kind` is the file's own label (`experiment` there). `cited` names whom
+the paper quotes; null for its own numbers. `printed` is the number as text. What is empty in the file is null, but for
+`sources`: empty text where there are none."""
+
+METRICS = (
+    *(f"top{top}-{kind}" for kind in ("accuracy", "match", "success") for top in (1, 5)),
+    "same-mistake",
+    "cosine",
+)
+
+_CITED = "-cited-"
+"""In the labels of SGM's tables 8 and 9, where they print what others have measured."""
+
+
+def load(paper: str | None = None) -> pl.DataFrame:
+    """The numbers of `paper`, or of all papers, in the files' order; columns as in SCHEMA.
+
+    Raises StudyError for a paper that is not known, and for a file that is missing or damaged.
+    """
+    if paper is not None:
+        check(paper)
+    wanted = papers.PAPERS if paper is None else (paper,)
+    return pl.DataFrame([line for one in wanted for line in _typed(one)], schema=SCHEMA)
+
+
+def check(paper: str) -> None:
+    """Raises StudyError, with the nearest names, for a paper that is not known."""
+    if paper not in papers.PAPERS:
+        raise StudyError(f"no tables of a paper '{paper}' are here", accepted=names(papers.PAPERS, paper))
+
+
+def lines(published: pl.DataFrame) -> list[dict[str, str]]:
+    """The lines of the files that typed rows were read from, by column: what `load` reads, this gives back."""
+    found = []
+    for row in published.iter_rows(named=True):
+        shown = {key: "" if value is None else str(value) for key, value in row.items()}
+        two = {key: "" if row[key] is None else f"{row[key]:.2f}" for key in ("std", "rmsd")}
+        line = {**shown, **two, "experiment": shown["kind"], "value": shown["printed"]}
+        found.append({column: line[column] for column in papers.COLUMNS})
+    return found
+
+
+def _typed(paper: str) -> Iterable[dict[str, Any]]:
+    for index, line in enumerate(papers.rows(paper)):
+        where = f"{papers.FOLDER / paper}.csv, line {index + 2}"
+        try:
+            numbers = {key: float(line[key]) if line[key] else None for key in ("value", "std", "rmsd")}
+            params = json.loads(line["params"] or "{}")
+        except ValueError as error:
+            raise StudyError(f"a published row cannot be read: {error}", where=where) from None
+        if line["metric"] not in METRICS or numbers["value"] is None or not isinstance(params, dict):
+            raise StudyError("a published row has no number, or a metric that is not known", where=where)
+        yield {
+            **{key: line[key] or None for key in ("attack", "goal", "target", "metric", "params", "note")},
+            **numbers,
+            "row": index,
+            "paper": paper,
+            "table": line["table"],
+            "kind": line["experiment"],
+            "cited": line["experiment"].partition(_CITED)[2] or None,
+            "sources": line["sources"],
+            "printed": line["value"],
+        }

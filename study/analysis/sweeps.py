@@ -1,0 +1,140 @@
+"""Success against something that varies, ready to plot; and the best that a number of gradients buys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from study.analysis.matrix import with_level
+from study.analysis.transfer import Among, success_rates
+from study.attacks.recipe import Attack
+from study.errors import StudyError, names
+from study.keyed import digest
+from study.spec import Spec
+
+_KEYS = ("sources", "goal", "target")
+_OF_ROWS = ("steps", "budget", "gradients")
+
+
+def sweep(
+    rows: pl.LazyFrame,
+    spec: Spec,
+    along: str,
+    *,
+    top: int = 1,
+    by: Sequence[str] = _KEYS,
+    among: Among = "all",
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """Success against `along`: `steps` (checkpoints), `budget` (a list of lengths), `gradients`, or a number of the
+    recipes, by its key: `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma`, `momentum` …
+
+    Attacks whose recipes are alike but for that number are one line (and, where it is a budget's length, but for the
+    step's size; where it is `steps`, but for checkpoints), as are the points of one attack along `steps` or
+    `gradients`. Along a number of the recipe `steps` are a key of the line; `level` is one, but along a budget.
+
+    Columns: the keys; `line` (the first of its attacks in the spec's order), `attack`; `steps` and `level` where they
+    are keys; `x` (`float64`: pixel values, or a count); then those of `success_rates`. Sorted by keys, line and x.
+    Attacks without that number are left out; StudyError where no recipe has it.
+    """
+    lines, values = _lines(spec, along)
+    points = [name for name in ("steps", "level") if name != along and not (name == "level" and _is_budget(along))]
+    if along in {"gradients", "steps"}:
+        points = ["level"]
+    chosen = with_level(rows.filter(pl.col("attack").is_in(list(lines))), spec)
+    if along in {"steps", "gradients"}:
+        x = pl.col(along).cast(pl.Float64)
+    elif _is_budget(along):
+        x = pl.col("budget")
+    else:
+        x = pl.col("attack").replace_strict(values, return_dtype=pl.Float64)
+    keys = (*by, "attack", *points, "x")
+    cells = success_rates(chosen.with_columns(x.alias("x")), top=top, by=keys, among=among, confidence=confidence)
+    named = cells.with_columns(pl.col("attack").replace_strict(lines, return_dtype=pl.String).alias("line"))
+    first = [*by, "line", "attack", *points, "x"]
+    return named.select(*first, pl.exclude(first)).sort(*by, "line", *points, "x", "attack")
+
+
+def best_within(
+    rows: pl.LazyFrame,
+    spec: Spec,
+    gradients: int,
+    *,
+    top: int = 1,
+    by: Sequence[str] = _KEYS,
+    among: Among = "all",
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """The attack, at the point of it, that succeeds most often for at most `gradients` image gradients an image.
+
+    One row per cell of `by` in which something costs so little: the keys; `attack`, `steps`, `level` (the budget; null
+    where each target searched for its own), `gradients` (`int32`, of one image: steps x sources x views, and those of
+    variance tuning); then the columns of `success_rates`. Of equal rates the one with fewer gradients wins, then the
+    first in the order of names, steps and budgets. Budgets of different lengths compete: filter `rows` first where
+    only like budgets shall.
+    """
+    if gradients < 0:
+        raise StudyError(f"{gradients} gradients are fewer than none", accepted="0 or more")
+    affordable = with_level(rows.filter(pl.col("gradients") <= gradients), spec)
+    point = ("attack", "steps", "level", "gradients")
+    cells = success_rates(affordable, top=top, by=(*by, *point), among=among, confidence=confidence)
+    ranked = cells.filter(pl.col("images") > 0).sort(
+        "success", "gradients", "attack", "steps", "level", descending=[True, False, False, False, False]
+    )
+    return ranked.unique(by, keep="first", maintain_order=True).sort(by) if by else ranked.head(1)
+
+
+def _is_budget(along: str) -> bool:
+    return along == "budget" or along.startswith("budget.")
+
+
+def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
+    """The line of every attack that `along` is of, and its value where that is a number of the recipe."""
+    lines: dict[str, str] = {}
+    values: dict[str, float] = {}
+    families: dict[str, str] = {}
+    for name, recipe in spec.attacks.items():
+        value = None if along in _OF_ROWS else _number(recipe, along)
+        if along in _OF_ROWS or value is not None:
+            lines[name] = families.setdefault(digest(_rest(recipe, along)), name)
+            values[name] = value if isinstance(value, int | float) else 0.0
+    if not lines:
+        raise StudyError(
+            f"no attack has a number '{along}'",
+            accepted=names([*_OF_ROWS, *sorted({key for one in spec.attacks.values() for key in _keys(one)})], along),
+        )
+    return lines, values
+
+
+def _number(recipe: Attack, along: str) -> Any:
+    """The value of a key such as `skip_gradient.gamma`; None where the recipe has none, or no numbers."""
+    value: Any = recipe.model_dump(mode="json")
+    for key in along.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, bool | str):
+        return None
+    # A budget's length may be a list or a range of them.
+    return value if isinstance(value, int | float) or _is_budget(along) else None
+
+
+def _keys(recipe: Attack) -> list[str]:
+    """Every key of the recipe that holds a number."""
+    dump = recipe.model_dump(mode="json")
+    nested = [f"{key}.{inner}" for key, value in dump.items() if isinstance(value, dict) for inner in value]
+    return [key for key in (*dump, *nested) if _number(recipe, key) is not None]
+
+
+def _rest(recipe: Attack, along: str) -> dict[str, Any]:
+    """The recipe without what varies along the line."""
+    dump: dict[str, Any] = recipe.model_dump(mode="json")
+    if _is_budget(along):
+        kind = recipe.budget.kind
+        return {**dump, "budget": kind, "step_size": None}
+    if along in {"steps", "gradients"}:
+        return {**dump, "steps": None, "checkpoints": None}
+    inside, _, key = along.rpartition(".")
+    if inside:
+        return {**dump, inside: {**dump[inside], key: None}}
+    return {**dump, key: None}

@@ -1,0 +1,258 @@
+"""`study table` and `study compare`: what they write, parsed back and compared with a loop over the rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import statistics
+from dataclasses import replace
+
+import polars as pl
+import pytest
+import yaml
+
+from study.report import tables, written
+from study.report.finished import opened
+from study.report.tables import Layout, Line, Number, Order
+from tests.conftest import TINY, rows
+
+
+def rate(frame: pl.DataFrame, top: int, metric: str) -> float:
+    hit = []
+    for one in frame.iter_rows(named=True):
+        best = one["top5"][:top]
+        reached = one["target_label"] in best if one["goal"] == "targeted" else one["label"] not in best
+        hit.append(reached != (metric == "accuracy"))
+    return 100 * sum(hit) / len(hit)
+
+
+def numbers_of(layout: Layout):
+    for line in layout.lines:
+        for target, one in zip(layout.targets, line.numbers, strict=True):
+            yield line, target, one
+
+
+@pytest.fixture(scope="module")
+def layouts(tiny_run) -> list[Layout]:
+    finished = opened(str(tiny_run))
+    return tables.layouts(finished.spec, finished.rows, Order("single"))
+
+
+@pytest.mark.parametrize(("top", "metric"), [(1, "success"), (5, "success"), (5, "accuracy"), (1, "match")])
+def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
+    finished = opened(str(tiny_run))
+    goal = "targeted" if metric == "match" else "untargeted"
+    experiment = finished.spec.experiments["single"].model_copy(update={"goal": (goal,)})
+    spec = finished.spec.model_copy(update={"experiments": {"single": experiment}})
+    (layout,) = tables.layouts(spec, finished.rows, Order("single", top, metric))
+    everything = rows(tiny_run)
+    for line, target, one in numbers_of(layout):
+        mine = everything.filter(pl.col("sources") == [line.sources], attack=line.attack, goal=goal, target=target)
+        assert (one.images, one.seeds, one.std) == (10, 1, None)
+        assert one.value == pytest.approx(rate(mine, top, metric))
+        assert one.white_box == (target == line.sources)
+        assert line.rmsd[0] == pytest.approx(mine["rmsd"].mean())
+    assert len(layout.lines) == 12
+
+
+def unescaped(text: str) -> str:
+    return re.sub(r"\\([\\`*_\[\]<>|])", r"\1", text)
+
+
+def test_markdown_parsed_back(layouts):
+    text = written.markdown(layouts)
+    parts = re.split(r"^\*\*.*\*\*$", text, flags=re.M)[1:]
+    assert len(parts) == 2
+    for layout, part in zip(layouts, parts, strict=True):
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in part.splitlines() if line.startswith("|")]
+        heading, rule, *body = [[cell.strip() for cell in line] for line in lines]
+        assert [unescaped(cell) for cell in heading] == ["attack", "sources", "RMSD", *layout.targets]
+        assert all(re.fullmatch(r"-{3}:?", cell) for cell in rule)
+        attack = ""
+        for line, (section, sources, moved, *cells) in zip(layout.lines, body, strict=True):
+            attack = unescaped(section) or attack
+            assert (attack, sources.replace(" + ", "+"), moved) == (line.variant, line.sources, line.moved)
+            for one, cell in zip(line.numbers, cells, strict=True):
+                assert cell.endswith(r"\*") == one.white_box
+                assert cell.startswith("**") == one.best
+                assert cell.strip("*\\") == one.text()
+
+
+def latex_rows(text: str) -> list[list[str]]:
+    (body,) = re.findall(r"\\begin\{tabular\}\{l(r+)\}\n(.*?)\\end\{tabular\}", text, re.S)
+    return [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in body[1].splitlines()]
+
+
+def test_latex_parsed_back(layouts):
+    text = written.latex(layouts)
+    for layout, part in zip(layouts, text.split(r"\begin{table}")[1:], strict=True):
+        lines = latex_rows(part)
+        assert lines[0] == [r"\toprule"]
+        assert lines[-1] == [r"\bottomrule"]
+        assert lines[1][1:] == ["RMSD", *layout.targets]
+        body = [line for line in lines[2:-1] if line != [r"\midrule"]]
+        sections = [re.findall(r"\\textit\{(.*)\}\}", line[0])[0] for line in body if len(line) == 1]
+        assert sections == list(dict.fromkeys(line.variant for line in layout.lines))
+        for line, (sources, moved, *cells) in zip(layout.lines, [one for one in body if len(one) > 1], strict=True):
+            assert (sources.replace(" + ", "+"), moved) == (line.sources, line.moved)
+            for one, cell in zip(line.numbers, cells, strict=True):
+                assert cell.endswith("$^{*}$") == one.white_box
+                assert cell.startswith(r"\textbf{") == one.best
+                assert cell.removesuffix("$^{*}$").removeprefix(r"\textbf{").removesuffix("}") == one.text()
+        assert part.count("{") == part.count("}")
+        assert part.count(r"\begin{") + 1 == part.count(r"\end{")
+
+
+def test_what_latex_would_read_as_commands_is_escaped():
+    assert written.escaped(r"50%_a&b#$x^~\{}") == (
+        r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
+    )
+    line = Line("a_b", "a_b", "x_1+y", (1.0, 2.0), (Number(1.0, 0.5, 1000, 2, False), None))
+    layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2"), (line,))
+    text = written.latex([layout])
+    for part in (r"\textit{a\_b}", r"x\_1 + y", r"t\_1", r"1.0 $\pm$ 0.5", "1.00 to 2.00", "--", r"e\_1, untargeted"):
+        assert part in text
+    assert not re.findall(r"(?<!\\)[_%#&](?=\w)", text.replace(" & ", " ").replace(r"\label{tab:e_1", ""))
+    assert "over seeds" in text
+
+
+def test_csv_parsed_back(layouts):
+    found = list(csv.DictReader(io.StringIO(written.csv(layouts))))
+    expected = [(layout, *one) for layout in layouts for one in numbers_of(layout)]
+    for row, (layout, line, target, one) in zip(found, expected, strict=True):
+        assert (row["goal"], row["sources"], row["target"], row["attack"]) == (
+            layout.goal, line.sources, target, line.attack)  # fmt: skip
+        assert (float(row["value"]), int(row["images"]), row["std"]) == (one.value, one.images, "")
+        assert (row["white_box"] == "true", row["best"] == "true") == (one.white_box, one.best)
+
+
+def test_the_best_is_black_box_and_of_the_same_sources(layouts):
+    for layout in layouts:
+        for line, target, one in numbers_of(layout):
+            at = layout.targets.index(target)
+            rivals = [other.numbers[at] for other in layout.lines if other.sources == line.sources]
+            strongest = max(other.value for other in rivals)
+            assert one.best == (not one.white_box and one.value == strongest)
+    single = [replace(line, variant="mi") for line in layouts[0].lines if line.attack == "mi"]
+    for metric, strongest in (("success", max), ("accuracy", min)):
+        marked = tables._with_best(single, metric)
+        for at in range(3):
+            black = [line.numbers[at] for line in marked if not line.numbers[at].white_box]
+            assert {one.value for one in black if one.best} == {strongest(one.value for one in black)}
+            assert not any(line.numbers[at].best for line in marked if line.numbers[at].white_box)
+
+
+def test_seeds_have_a_mean_and_a_spread(tiny_run):
+    finished = opened(str(tiny_run))
+    spec = finished.spec.model_copy(update={"seeds": (7, 8)})
+    again = finished.rows.with_columns(
+        pl.lit(8, pl.Int64).alias("seed"), (pl.col("craft") + "x").alias("craft"), (pl.col("unit") + "x").alias("unit")
+    ).filter(pl.col("image").hash(seed=1) % 2 == 0)
+    (layout,) = tables.layouts(spec, pl.concat([finished.rows, again]), Order("ensembles"))
+    first, second = finished.rows.collect(), again.collect()
+    for line, target, one in numbers_of(layout):
+        key = {"attack": line.attack, "goal": "untargeted", "target": target}
+        each = [
+            rate(frame.filter(pl.col("sources") == line.sources.split("+"), **key), 1, "success")
+            for frame in (first, second)
+        ]
+        assert one.value == pytest.approx(statistics.mean(each))
+        assert one.std == pytest.approx(statistics.stdev(each))
+        assert one.seeds == 2
+
+
+def test_the_command(door, tiny_run, tmp_path):
+    status, printed, error = door("table", tiny_run, "--experiment", "single", "--top", "5")
+    assert status in (0, None), error
+    assert "single, untargeted, top-5 success" in printed
+    file = tmp_path / "table.tex"
+    status, _, error = door("table", tiny_run, "--experiment", "ensembles", "--format", "latex", "--to", file)
+    assert status in (0, None), error
+    assert r"\toprule" in file.read_text()
+    for words, parts in (
+        (["--experiment", "singel"], ["no experiment named 'singel'", "single (the nearest)"]),
+        (["--experiment", "single", "--format", "latx"], ["no format 'latx'", "latex (the nearest)"]),
+        (["--experiment", "ensembles", "--metric", "match"], ["no metric of untargeted", "accuracy or success"]),
+        (["--experiment", "single", "--top", "6"], ["top 6"]),
+        (["--experiment", "single", "--format", "csv", "--to", tmp_path / "no" / "x"], ["cannot be written"]),
+    ):
+        status, _, error = door("table", tiny_run, *words)
+        assert status == 2, words
+        for part in parts:
+            assert part in error
+
+
+def test_compare(door, tiny_run, tmp_path):
+    status, _, error = door("compare", tiny_run)
+    assert status == 2
+    assert "published" in error
+    data = yaml.safe_load(TINY)
+    data["experiments"]["single"]["published"] = {"tables": ["liu2017:1B", "liu2017:19"]}
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(data))
+    status, printed, error = door("compare", tiny_run, "--spec", path, "--json", "--all")
+    assert status in (0, None), error
+    found = json.loads(printed)
+    assert len(found["cells"]) == 699
+    of_table = [one for one in found["cells"] if one["table"] == "1B"]
+    assert {one["reason"] for one in of_table} == {f"the spec has no model '{name}'" for name in (
+        "resnet152", "resnet101", "resnet50", "vgg16", "googlenet")}  # fmt: skip
+    data["experiments"]["single"]["attacks"].append("pgd")
+    path.write_text(yaml.safe_dump(data))
+    status, _, error = door("compare", tiny_run, "--spec", path)
+    assert (status, "belongs to another spec" in error) == (2, True)
+
+
+NAMED = {"a": "resnet152", "b": "vgg16", "c": "googlenet"}
+
+
+def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
+    """The tiny run under the papers' names: a copy in which models are called so."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    text = (run / "spec.yaml").read_text()
+    data = yaml.safe_load(text)
+    data["models"] = {NAMED[name]: model for name, model in data["models"].items()}
+    data["experiments"]["single"]["published"] = ["liu2017:1B", "liu2017:10", "liu2017:25"]
+    data["experiments"]["single"]["attacks"] = ["fg", "fgs"]
+    (run / "spec.yaml").write_text(yaml.safe_dump(data))
+    models = json.loads((run / "models.json").read_text())
+    (run / "models.json").write_text(json.dumps({NAMED[name]: one for name, one in models.items()}))
+    for part in (run / "results").rglob("*.parquet"):
+        frame = pl.read_parquet(part).with_columns(
+            pl.col("target").replace(NAMED), pl.col("sources").list.eval(pl.element().replace(NAMED))
+        )
+        frame.write_parquet(part)
+    status, printed, error = door("compare", run, "--json")
+    assert status in (0, None), error
+    found = json.loads(printed)
+    assert len(found["cells"]) == 9 + 9 + 6
+    for one in found["cells"]:
+        mine = rows(tiny_run).filter(
+            pl.col("sources").list.first().replace(NAMED) == one["sources"],
+            pl.col("sources").list.len() == 1,
+            pl.col("target").replace(NAMED) == one["target"],
+            attack=one["attack"],
+            goal=one["goal"],
+        )
+        expected = rate(mine, one["top"], one["metric"].partition("-")[2])
+        assert one["ours"] == pytest.approx(expected)
+        assert one["difference"] == pytest.approx(expected - one["value"])
+    told = found["papers"]["liu2017"]
+    assert told["images"]["here"] == 10
+    assert told["models"]["resnet152"]["digest"] == models["a"]["digest"]
+    tables_found = {one["table"]: one for one in found["tables"]}
+    assert (tables_found["1B"]["comparable"], tables_found["1B"]["cells"]) == (9, 25)
+    status, printed, error = door("compare", run, "--paper", "liu2017")
+    assert status in (0, None), error
+    for part in (
+        "100 of ILSVRC",
+        "trained with Caffe there",
+        "how near",
+        "not comparable: the spec has no model 'resnet50'",
+    ):
+        assert part in printed
+    assert door("compare", run, "--paper", "lui2017")[0] == 2
