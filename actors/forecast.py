@@ -30,8 +30,8 @@ from study.images.sets import candidates
 from study.interrupt import Interrupt
 from study.keyed import digest
 from study.plan import Plan, Unit
-from study.progress import Silent
 from study.spec import Spec, SpecFile
+from study.watching import Watcher
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     scheduler.start(lambda: None)
     clean_seconds = _clean_pass(plan, scheduler, backend)
     begun, before = backend.now, replace(backend.seen)
-    driver = _Imagined(plan, _NoImages(), _NoWriter(), Runtime(backend, scheduler, Silent(), Interrupt()))  # type: ignore[arg-type]
+    driver = _Imagined(plan, _NoImages(), _NoWriter(), Runtime(backend, scheduler, Watcher(), Interrupt()))  # type: ignore[arg-type]
     outcome = driver.run({}, {})
     assert not outcome.failures, "nothing fails in a simulation but machines"
     seconds = backend.now - begun

@@ -16,8 +16,9 @@ from actors import clean_pass
 from actors.backend import Backend
 from actors.clean_images import CleanImages
 from actors.cluster import Cluster
-from actors.driver import Driver, Outcome, references
+from actors.driver import Driver, Outcome
 from actors.kit import Kit, Line
+from actors.matching import references
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
@@ -29,12 +30,12 @@ from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted
 from study.models.remote import Remote
 from study.plan import Finished, Plan
-from study.progress import Display
 from study.report.matrices import print_matrices
 from study.results import store
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 from study.storage import place
+from study.watching import Ended, Started, Watcher
 
 if TYPE_CHECKING:
     from study.models.service import Secret
@@ -87,13 +88,14 @@ class _Begun:
 class _Study:
     """One launch: what is there, what is left, and the way from the one to the other."""
 
-    def __init__(self, file: SpecFile, folder: RunFolder, display: Display, begun: float, console: Console) -> None:
+    def __init__(self, file: SpecFile, folder: RunFolder, display: Watcher, begun: float, console: Console) -> None:
         self._file = file
         self._spec: Spec = file.spec
         self._folder = folder
         self._display = display
         self._begun = begun
         self._console = console
+        self._set_aside = 0
         self.selected = resume.selected(folder)
 
     @functools.cached_property
@@ -115,9 +117,12 @@ class _Study:
         backend = start()
         try:
             with Interrupt() as interrupt:
-                return self._run(backend, begun, interrupt, order)
+                status = self._run(backend, begun, interrupt, order)
         finally:
             backend.close()
+        left = None if self.selected is None else self.left()
+        self._display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
+        return status
 
     def _check(self, order: Order) -> list[Candidate]:
         """All that can be wrong with models and images and is cheap to see, before anything is started."""
@@ -164,8 +169,13 @@ class _Study:
         except StudyError as error:
             error.status = INCOMPLETE
             raise
-        if scheduler.replaced:
-            say(f"{scheduler.replaced} actors died and were replaced; their units were run again")
+        for count, what in (
+            (scheduler.failed_calls, "calls failed, and were tried again or set aside"),
+            (scheduler.replaced, "actors died and were replaced; their units were run again"),
+            (scheduler.repeated, "calls took far too long, and were made again elsewhere"),
+        ):
+            if count:
+                say(f"{count} {what}")
         return self._report(outcome, interrupt, order)
 
     def _kit(self) -> Kit:
@@ -196,6 +206,19 @@ class _Study:
             metadata=_provenance(self._spec),
         )
         driver = Driver(plan, CleanImages(plan, files, runtime.backend), writer, runtime)
+        self._display.started(
+            Started(
+                plan=plan,
+                folder=str(self._folder.path),
+                models=self.selected.models if self.selected else {},
+                totals=totals,
+                finished=finished,
+                left=left,
+                workers=runtime.scheduler.workers,
+                device=runtime.scheduler.device,
+                backend=runtime.backend.name,
+            )
+        )
         self._display.begin(totals, finished)
         try:
             return driver.run(done, store.moved(self._folder.path, references(plan)))
@@ -215,6 +238,7 @@ class _Study:
             self._display.say(f"in polars: pl.scan_parquet({self._folder.scanned!r})")
             return COMPLETE
         failures = [vars(failure) for failure in outcome.failures]
+        self._set_aside = len(failures)
         self._folder.write_json(self._folder.failures, {"failures": failures})
         first = outcome.failures[0] if outcome.failures else None
         self._display.say(f"incomplete after {seconds:.0f} s: {left} units are left")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from actors.backend import Backend
 from actors.scheduler import Scheduler
 from study.interrupt import Interrupt
-from study.progress import Display
+from study.watching import Watcher
 
 
 @dataclass(frozen=True)
@@ -16,5 +16,5 @@ class Runtime:
 
     backend: Backend
     scheduler: Scheduler
-    display: Display
+    display: Watcher
     interrupt: Interrupt

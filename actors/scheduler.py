@@ -21,6 +21,7 @@ from actors.pinned import Pin
 from actors.placement import WORKER, Crew, Room
 from actors.slots import Limits, Slot, Slots
 from study.errors import StudyError
+from study.watching import SlotState, State
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Scheduler:
         """`elastic`: the number of workers follows the machines that come and go."""
         self._backend = backend
         self._room = crew.room
+        self.device = crew.share.device
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog()
@@ -65,7 +67,7 @@ class Scheduler:
         self._loads: dict[str, float] = {}
         self._held: dict[object, int] = {}
         self._held_as_of = -1
-        self.repeated = 0
+        self.calls = self.failed_calls = self.repeated = 0
 
     @property
     def replaced(self) -> int:
@@ -89,6 +91,36 @@ class Scheduler:
     def stop(self) -> None:
         """End all actors."""
         self._slots.stop()
+
+    def state(self, waiting_bytes: int) -> State:
+        """How the loop stands; `waiting_bytes` are those of batches that wait for targets."""
+        now, groups = self._clock(), self._backlog.groups(crafts=True)
+        slots = []
+        for slot in self._slots:
+            doing = next((task for task, _ in slot.calls.values()), None)
+            here = max(now - slot.began, 1e-9)
+            at_it = slot.busy + (now - slot.since if slot.calls else 0.0)
+            slots.append(
+                SlotState(
+                    id=slot.id,
+                    role=slot.role,
+                    up=slot.up,
+                    holds=slot.holds,
+                    queued=len(slot.calls),
+                    doing="" if doing is None else f"{doing.method} {' + '.join(doing.models)}",
+                    busy_share=min(1.0, at_it / here) if slot.up else 0.0,
+                )
+            )
+        return State(
+            slots=slots,
+            waiting_crafts=sum(group.count for group in groups if not group.urgent),
+            waiting_batches=sum(group.count for group in groups if group.urgent),
+            waiting_bytes=waiting_bytes,
+            calls=self.calls,
+            failed_calls=self.failed_calls,
+            lost_actors=self.replaced,
+            repeated=self.repeated,
+        )
 
     def add(self, task: Task, *, first: bool = False) -> None:
         """Give a task to the loop; `first` where other work waits for it."""
@@ -170,7 +202,7 @@ class Scheduler:
             self._backend.value(slot.hello)
         except ActorLost as error:
             return self._lost(slot, error)
-        slot.hello = None
+        self._slots.came_up(slot)
         return []
 
     def _answered(self, slot: Slot, ref: Ref) -> list[Done | Failed]:
@@ -181,6 +213,7 @@ class Scheduler:
             return self._lost(slot, error)
         except Exception as error:  # noqa: BLE001 - counted, repeated, and in the end reported whole
             task, _ = self._end_call(slot, ref)
+            self.failed_calls += 1
             if not task.ended:
                 events += self._failed(task, error)
         else:
@@ -196,7 +229,9 @@ class Scheduler:
     def _end_call(self, slot: Slot, ref: Ref) -> tuple[Task, Call]:
         task, call = slot.calls.pop(ref)
         task.copies -= 1
+        slot.busy += self._clock() - slot.since
         slot.since = self._clock()
+        self.calls += 1
         return task, call
 
     def _learn(self, task: Task, value: Any, seconds: float) -> None:

@@ -52,6 +52,10 @@ class Slot:
     calls: dict[Ref, tuple[Task, Call]] = field(default_factory=dict)
     since: float = 0.0
     """When its first call came to be first."""
+    began: float = 0.0
+    """When it was asked for, and, once it is up, when it came up."""
+    busy: float = 0.0
+    """Seconds that it was at calls."""
     proven: bool = False
     """Whether an actor of this slot has ever answered: one that never did is not worth replacing for ever."""
 
@@ -121,7 +125,12 @@ class Slots:
                         f"a {refs[ref].role} actor could not start: {first_line(error)}",
                         todo="see that this project is installed on every machine of the cluster",
                     ) from error
-                refs[ref].hello, refs[ref].proven = None, True
+                self.came_up(refs[ref])
+                refs[ref].proven = True
+
+    def came_up(self, slot: Slot) -> None:
+        """An actor can be given work from now on."""
+        slot.hello, slot.began = None, self._clock()
 
     def replace(self, slot: Slot, error: ActorLost) -> None:
         """A new actor in the place of a dead one. Raises StudyError where one after another dies unproven."""
@@ -192,7 +201,7 @@ class Slots:
         self.version += 1
         number = next(self._ids)
         actor = self._backend.start(role, self._crew.share_of(role), self._kit)
-        self._slots[number] = Slot(number, role, actor, self._backend.hello(actor))
+        self._slots[number] = Slot(number, role, actor, self._backend.hello(actor), began=self._clock())
 
     def _not_up(self, missing: int, seconds: float) -> StudyError:
         machines, crew = self._backend.machines(), self._crew

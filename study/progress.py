@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -17,38 +16,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from study.watching import Watcher
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Display(Protocol):
-    """Told what happens; never asked. Nothing that it does can change a study."""
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-
-    def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Work of so many steps by name (an experiment, or the clean pass), some of it done already."""
-
-    def advance(self, names: Iterable[str]) -> None:
-        """One more step of each of `names`."""
-
-    def end(self) -> None:
-        """All that was begun is over, finished or not."""
-
-
-class Silent:
-    """Nobody is watching."""
-
-    def say(self, line: str) -> None: ...
-
-    def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None: ...
-
-    def advance(self, names: Iterable[str]) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class Live:
+class Live(Watcher):
     """Bars with elapsed and remaining time, one per name."""
 
     def __init__(self, console: Console) -> None:
@@ -86,7 +59,7 @@ class Live:
             self._progress = None
 
 
-class Lines:
+class Lines(Watcher):
     """Lines at a bounded rate, good for a log file."""
 
     def __init__(self, console: Console) -> None:
@@ -116,6 +89,6 @@ class Lines:
         self._totals, self._done = {}, {}
 
 
-def display(console: Console) -> Display:
+def display(console: Console) -> Watcher:
     """Bars where there is a terminal, lines where there is none."""
     return Live(console) if console.is_terminal else Lines(console)
