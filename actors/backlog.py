@@ -15,7 +15,7 @@ from actors.backend import Ref
 from actors.placement import WORKER, Role, service_role
 from actors.policy import Group
 
-Method = Literal["craft", "predict"]
+Method = Literal["craft", "predict", "probe"]
 Key = tuple[Role, Method, frozenset[str]]
 
 

@@ -101,7 +101,7 @@ class Cluster:
         if method == "craft":
             value, made = actor.craft.options(num_returns=2).remote(*arguments, pixels)
             return Call(value, made)
-        return Call(actor.predict.remote(*arguments, pixels), None)
+        return Call(getattr(actor, method).remote(*arguments, pixels), None)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from study.attacks.recipe import Attack, Goal, Search
+from study.geometry.plan import Question
 from study.results.schema import Moved, Said
 
 
@@ -76,3 +78,18 @@ class Answers(Timed):
     """What the targets of one call said."""
 
     answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """What is asked of a probe's unit, by the unit's id."""
+
+    unit: str
+    question: Question
+
+
+@dataclass(frozen=True)
+class Probed(Timed):
+    """The rows of a probe's unit."""
+
+    rows: pa.Table

@@ -50,8 +50,11 @@ def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str],
     needed = estimate.get(say)
     crew = placement.crew(machines, needed, wish_of(spec), spec.services)
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
-    each = f"each {crew.share.gpus:g} of a GPU" if crew.share.gpus else f"each {crew.share.cpus:g} of its cores"
-    most = placement.needed(needed, wish_of(spec))
+    share, most = crew.share, placement.needed(needed, wish_of(spec))
+    each = f"{share.gpus:g} of a GPU each" if share.gpus else f"{share.cpus:g} core{'s' * (share.cpus > 1)} each"
     memory = f", {placement.gib(most)} at the height of a call" if most else ""
-    say(f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; {crew.workers} workers, {each}{memory}")
+    say(
+        f"{spec.study}: {backend.name}, {cpus:g} cores, {gpus:g} GPUs; "
+        f"{crew.workers} worker{'s' * (crew.workers > 1)} on {share.device} ({each}{memory})"
+    )
     return crew

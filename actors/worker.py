@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
+from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob, Probed, ProbeJob
 from actors.kit import Kit
 from actors.pinned import Pin, Pinned
 from study import numerics
@@ -17,6 +17,7 @@ from study.models.transforms import shown
 from study.results.schema import Moved, Said
 
 if TYPE_CHECKING:
+    from study.attacks.loop import Engine
     from study.models.classifier import Classifier
     from study.models.predict import Prediction
 
@@ -44,7 +45,7 @@ class Worker:
 
     def _craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         from study.attacks.budget import all_distances
-        from study.attacks.loop import Engine, Images, craft, rays
+        from study.attacks.loop import Images, craft, rays
         from study.attacks.views import Pool
 
         wanted, count = self._kit.numerics, len(job.images)
@@ -54,13 +55,7 @@ class Worker:
             return Made(Moved(*all_distances(clean, given).T)), given
         numerics.set_precision(wanted.precision)
         images = Images(clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64))
-        engine = Engine(
-            batch=wanted.batch,
-            room=wanted.room,
-            device=self._pinned.device,
-            layout=wanted.layout,
-            precision=wanted.precision,
-        )
+        engine = self._engine()
         models = self._pinned.get(pin)
         names = tuple(pin.models)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
@@ -82,6 +77,27 @@ class Worker:
         if crafted.room < engine.whole:
             note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
         return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note), crafted.pixels
+
+    def _engine(self) -> Engine:
+        from study.attacks.loop import Engine
+
+        wanted = self._kit.numerics
+        return Engine(
+            batch=wanted.batch,
+            room=wanted.room,
+            device=self._pinned.device,
+            layout=wanted.layout,
+            precision=wanted.precision,
+        )
+
+    def probe(self, pin: Pin, job: ProbeJob, pixels: NDArray[np.uint8]) -> Probed:
+        """Answer a question about the geometry of models around clean images, `uint8` (N, C, H, W)."""
+        from study.geometry.probing import answer
+
+        begun = time.perf_counter()
+        held = dict(zip(pin.models, self._pinned.get(pin), strict=True))
+        rows = answer(job.unit, job.question, held, pixels, engine=self._engine())
+        return Probed(rows, seconds=time.perf_counter() - begun, loads=self._pinned.loads())
 
     def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answers:
         """Show `uint8` images (V * N, C, H, W) to target models, or search float32 rays (2, N, C, H, W) for each.

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from study import numerics
+from study.errors import StudyError
 from study.models.classifier import Classifier
 
 TOP = 5
@@ -27,17 +29,22 @@ class Prediction:
 def predict(
     model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu", whole: bool = False
 ) -> Prediction:
-    """Show `uint8` images (N, C, H, W) to `model` in passes of one constant size, the last one padded."""
+    """Show `uint8` images (N, C, H, W) to `model` in passes of one constant size, the last one padded.
+
+    Where the device's memory does not do, passes are halved, and other rounding than that of whole ones is what there
+    is. Raises StudyError where it does not do for one image.
+    """
     labels, probabilities, all_of_them = [], [], []
     size = numerics.pass_size(batch, device)
-    for start in range(0, len(pixels), size):
+    start = 0
+    while start < len(pixels):
         part = pixels[start : start + size]
-        count = numerics.padded(len(part), size, device)
-        padded = np.pad(part, [(0, count - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
-        images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
-        with torch.inference_mode():
-            found = model.logits(images).softmax(1)
-            best = found.topk(min(TOP, found.shape[1]), dim=1)
+        try:
+            found, best = _pass(model, part, size, device)
+        except torch.OutOfMemoryError:
+            size = _halved(size, device)
+            continue
+        start += len(part)
         labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))
         probabilities.append(best.values[: len(part)].cpu().numpy())
         if whole:
@@ -45,3 +52,24 @@ def predict(
     return Prediction(
         np.concatenate(labels), np.concatenate(probabilities), np.concatenate(all_of_them) if whole else None
     )
+
+
+def _pass(model: Classifier, part: NDArray[np.uint8], size: int, device: str) -> tuple[Tensor, torch.return_types.topk]:
+    """The probabilities of all labels, and the greatest of them, padding included."""
+    count = numerics.padded(len(part), size, device)
+    padded = np.pad(part, [(0, count - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
+    images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
+    with torch.inference_mode():
+        found = model.logits(images).softmax(1)
+        return found, found.topk(min(TOP, found.shape[1]), dim=1)
+
+
+def _halved(size: int, device: str) -> int:
+    if size == 1:
+        raise StudyError(
+            "the device has not enough memory to show a model a single image",
+            todo="use a device with more memory, fewer actors on it, or fewer models in each (run.models_per_actor)",
+        )
+    if device != "cpu":
+        torch.cuda.empty_cache()
+    return size // 2
