@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from actors import placement
 from actors.backend import Backend
 from actors.placement import Crew, Wish
+from study import numerics
+from study.geometry.plan import model_sets
 from study.models.needs import Needs, needs
 from study.spec import Spec
 
@@ -22,9 +24,14 @@ class Estimate:
 
     def _of(self, spec: Spec) -> Needs | None:
         sets = dict.fromkeys(one for experiment in spec.experiments.values() for one in spec.source_sets(experiment))
-        batch = spec.numerics.batch
+        sets |= dict.fromkeys(model_sets(spec))
         return needs(
-            spec.models, sets, labels=spec.labels, channels=spec.images.channels, batch=batch, say=self._said.append
+            spec.models,
+            sets,
+            labels=spec.labels,
+            channels=spec.images.channels,
+            batch=_on_cores(spec),
+            say=self._said.append,
         )
 
     def get(self, say: Callable[[str], None]) -> Needs | None:
@@ -35,6 +42,12 @@ class Estimate:
             self._pool.shutdown(wait=False)
             for line in self._said:
                 say(line)
+
+
+def _on_cores(spec: Spec) -> int:
+    """Images in a pass on a processor."""
+    batch = spec.numerics.batch
+    return min(numerics.padded(batch, batch, "cpu"), numerics.pass_size(batch, "cpu"))
 
 
 def wish_of(spec: Spec) -> Wish:
@@ -48,6 +61,8 @@ def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str],
     """The crew, which is said. Raises StudyError, with the numbers, where the work does not fit the machines."""
     machines = backend.machines()
     needed = estimate.get(say)
+    if needed is not None and any(machine.gpus >= 1 for machine in machines):
+        needed = needed.at(spec.numerics.batch)
     crew = placement.crew(machines, needed, wish_of(spec), spec.services)
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     share, most = crew.share, placement.needed(needed, wish_of(spec))

@@ -24,21 +24,51 @@ if TYPE_CHECKING:
 _KEPT = "memory-1.json"
 
 
+class Call(NamedTuple):
+    """What one call takes, in bytes, `images` at a time; `parameters` are those of its models."""
+
+    peak: float
+    parameters: float
+    what: str
+    images: int
+
+    def at(self, images: int) -> Call:
+        """The same call on passes of another size: what passes take grows with their images."""
+        passes = (self.peak - self.parameters) * images / self.images
+        return Call(self.parameters + passes, self.parameters, self.what, images)
+
+
 @dataclass(frozen=True)
 class Needs:
-    """Bytes.
-
-    Attributes:
-        held: What each model takes for as long as it is held: its parameters and buffers.
-        working: The most that a call takes beside the models it needs.
-        peak: The most that a call takes, its models included.
-        largest: Which call that is, for people.
-    """
+    """What each model takes, in bytes, for as long as it is held: parameters and buffers; and what calls take."""
 
     held: Mapping[str, float]
-    working: float
-    peak: float
-    largest: str
+    calls: tuple[Call, ...]
+
+    def at(self, images: int) -> Needs:
+        """The same on passes of another size."""
+        return Needs(self.held, tuple(call.at(images) for call in self.calls))
+
+    @property
+    def peak(self) -> float:
+        """The most that a call takes, its models included."""
+        return max((call.peak for call in self.calls), default=0.0)
+
+    @property
+    def working(self) -> float:
+        """The most that a call takes beside the models that it needs."""
+        return max((call.peak - call.parameters for call in self.calls), default=0.0)
+
+    @property
+    def largest(self) -> str:
+        """Which call takes most, for people."""
+        if not self.calls:
+            return "nothing"
+        most = max(self.calls)
+        passes = _mib(most.peak - most.parameters)
+        return (
+            f"{most.what}, {most.images} images at a time: {_mib(most.parameters)} of parameters, {passes} for a pass"
+        )
 
 
 def needs(
@@ -64,25 +94,14 @@ def needs(
         except StudyError as error:
             say(f"what model '{name}' needs cannot be estimated, so memory is not planned with: {error.what}")
             return None
-    calls = [_Call(one.forward, one.parameters, f"predictions of {name}") for name, one in found.items()]
+    calls = [Call(one.forward, one.parameters, f"predictions of {name}", batch) for name, one in found.items()]
     for one in filter(None, sources):
         gradient, parameters = (sum(getattr(found[name], what) for name in one) for what in ("gradient", "parameters"))
-        calls.append(_Call(gradient, parameters, f"gradients of {' + '.join(one)}"))
-    most = max(calls, default=_Call(0, 0, "nothing"))
-    working = max((one.peak - one.parameters for one in calls), default=0)
-    held = {name: float(one.parameters) for name, one in found.items()}
-    passes = most.peak - most.parameters
-    shown = f"{most.what}, {batch} images at a time: {_mib(most.parameters)} of parameters, {_mib(passes)} for a pass"
-    return Needs(held, working, most.peak, shown)
+        calls.append(Call(gradient, parameters, f"gradients of {' + '.join(one)}", batch))
+    return Needs({name: float(one.parameters) for name, one in found.items()}, tuple(calls))
 
 
-class _Call(NamedTuple):
-    peak: int
-    parameters: int
-    what: str
-
-
-def _mib(size: int) -> str:
+def _mib(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from actors.placement import WORKER, Machine, Room, Wish, crew, service_of, service_role, workers
 from study.errors import StudyError
-from study.models.needs import Needs
+from study.models.needs import Call, Needs
 
 GIB = 2.0**30
-NEEDS = Needs({"a": 1 * GIB, "b": 2 * GIB}, working=3 * GIB, peak=5 * GIB, largest="gradients of b")
+NEEDS = Needs({"a": 1 * GIB, "b": 2 * GIB}, (Call(5 * GIB, 2 * GIB, "gradients of b", 8),))
 """A worker takes 5 GiB at the height of a call, and 700 MiB before it holds a model."""
 
 LEAST = (5 + 700 / 1024) / 0.9

@@ -37,6 +37,9 @@ def test_sums_by_hand(home):
     both = asked([("a", "b")])
     assert both.peak == a.gradient + b.gradient
     assert "gradients of a + b, 4 images at a time" in both.largest
+    assert both.at(12).peak == 3 * both.peak - 2 * (a.parameters + b.parameters)
+    twice = asked([("a", "b")], batch=8)
+    assert both.at(8).peak == pytest.approx(twice.peak, rel=0.02), "what passes take grows with their images"
     assert asked([()]).peak == max(a.forward, b.forward), "images made elsewhere are only predicted"
 
 
