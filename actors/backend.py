@@ -20,6 +20,10 @@ class ActorLost(Exception):
     """The actor died: process, machine or network. The call may or may not have been carried out."""
 
 
+class MachineLost(ActorLost):
+    """The actor died with its machine: neither it nor what it was at is to blame."""
+
+
 class PixelsLost(Exception):
     """The pixels that a call needed are nowhere any more: their machine is gone."""
 
@@ -54,6 +58,9 @@ class Backend(Protocol):
 
     def value(self, ref: Ref) -> Any:
         """The value of a ready call. Raises ActorLost, PixelsLost, or what the call raised."""
+
+    def pixels(self, ref: Ref) -> NDArray[np.uint8]:
+        """The pixels themselves, read-only: for what the driver keeps. May block. Raises PixelsLost."""
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
         """Pixels where every actor can read them."""

@@ -35,6 +35,8 @@ class Task:
     """Whether its one model is a remote service."""
     failures: int = 0
     losses: int = 0
+    machines: int = 0
+    """How often it was lost with the machine it ran on."""
     copies: int = 0
     """How many actors are at it."""
     ended: bool = False

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.asker import Asker
-from actors.backend import ActorLost, Call, PixelsLost, Ref
+from actors.backend import ActorLost, Call, MachineLost, PixelsLost, Ref
 from actors.kit import Kit
 from actors.placement import WORKER, Machine, Role, Share
 from actors.reaper import Reaper
@@ -25,6 +25,7 @@ _OBJECT_STORE_BYTES = 2**30
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _ANSWER_SECONDS = 10.0
 _PROBE_SECONDS = 30.0
+_PIXELS_SECONDS = 60.0
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -117,7 +118,9 @@ class Cluster:
         try:
             return self._ray.get(ref)
         except errors.RayActorError as error:
-            raise ActorLost(str(error)) from error
+            # Ray says so in words only.
+            lost = MachineLost if "its node has died" in str(error) else ActorLost
+            raise lost(str(error)) from error
         except (errors.ObjectLostError, errors.ObjectFetchTimedOutError) as error:
             raise PixelsLost(str(error)) from error
         except errors.RayTaskError as error:
@@ -127,6 +130,14 @@ class Cluster:
             if isinstance(cause, errors.ObjectLostError | errors.ObjectFetchTimedOutError):
                 raise PixelsLost(str(cause)) from error
             raise
+
+    def pixels(self, ref: Ref) -> NDArray[np.uint8]:
+        errors = self._ray.exceptions
+        try:
+            found: NDArray[np.uint8] = self._ray.get(ref, timeout=_PIXELS_SECONDS)
+        except errors.RayError as error:
+            raise PixelsLost(str(error)) from error
+        return found
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
         ref: Ref = self._ray.put(pixels)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors import policy
-from actors.backend import ActorLost, Backend, Call, PixelsLost, Ref
+from actors.backend import ActorLost, Backend, Call, MachineLost, PixelsLost, Ref
 from actors.backlog import Backlog, Key, Method, Task
 from actors.jobs import Timed
 from actors.kit import Kit
@@ -22,6 +22,9 @@ from actors.placement import WORKER, Crew, Room
 from actors.slots import Limits, Slot, Slots
 from study.errors import StudyError
 from study.watching import SlotState, State
+
+_MACHINES = 10
+"""Times `attempts` that a task may be lost with its machine: one that takes machines down with it must end too."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,9 @@ class Scheduler:
         self._slots.replace(slot, error)
         tasks = [task for task, _ in slot.calls.values()]
         slot.calls.clear()
-        if tasks:
+        if tasks and isinstance(error, MachineLost):
+            tasks[0].machines += 1
+        elif tasks:
             # The first call was running, and may be what killed the actor; those behind it were not to blame.
             tasks[0].losses += 1
         events: list[Done | Failed] = []
@@ -268,7 +273,7 @@ class Scheduler:
             task.copies -= 1
             if task.ended or task.copies:
                 continue
-            if task.losses >= self._limits.attempts:
+            if task.losses >= self._limits.attempts or task.machines >= _MACHINES * self._limits.attempts:
                 task.ended = True
                 events.append(Failed(task, error))
             else:

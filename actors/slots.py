@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors import placement
-from actors.backend import ActorLost, Backend, Call, Ref
+from actors.backend import ActorLost, Backend, Call, MachineLost, Ref
 from actors.backlog import Task
 from actors.kit import Kit
 from actors.placement import WORKER, Crew, Role
@@ -121,10 +121,9 @@ class Slots:
                 try:
                     self._backend.value(ref)
                 except ActorLost as error:
-                    raise StudyError(
-                        f"a {refs[ref].role} actor could not start: {first_line(error)}",
-                        todo="see that this project is installed on every machine of the cluster",
-                    ) from error
+                    # A machine that joins or leaves while the crew comes up takes nobody else's actors with it.
+                    self.replace(refs[ref], error)
+                    continue
                 self.came_up(refs[ref])
                 refs[ref].proven = True
 
@@ -135,11 +134,12 @@ class Slots:
     def replace(self, slot: Slot, error: ActorLost) -> None:
         """A new actor in the place of a dead one. Raises StudyError where one after another dies unproven."""
         self._remove(slot)
-        self._barren += not slot.proven
+        self._barren += not slot.proven and not isinstance(error, MachineLost)
         if self._barren > self._limits.attempts:
             raise StudyError(
                 f"{self._barren} {slot.role} actors in a row died before they did anything: {first_line(error)}",
-                todo="see the memory and the logs of the machines; what was published is kept",
+                todo="see that this project is installed on every machine of the cluster, and their memory and logs; "
+                "what was published is kept",
                 status=1,
             ) from error
         self.replaced += 1

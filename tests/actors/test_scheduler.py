@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from actors.backend import ActorLost, Call, PixelsLost
+from actors.backend import ActorLost, Call, MachineLost, PixelsLost
 from actors.backlog import Task
 from actors.placement import Crew, Machine, Room, Share
 from actors.scheduler import Done, Failed, Scheduler
@@ -289,3 +289,12 @@ def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
     cores[0] = 2.0
     events += wound(made, clock, 1000)
     assert sorted(event.task.job for event in events) == list(range(200))
+
+
+def test_a_machine_that_is_lost_is_nobodys_fault_until_it_is_lost_very_often():
+    lost = MachineLost("its node has died")
+    made = scheduler(Flaky(lambda job, attempt: lost if attempt <= 20 else None), attempts=3)
+    assert all(isinstance(event, Done) for event in carry_out(made, [1]))
+    made = scheduler(Flaky(lambda job, attempt: lost), attempts=3)
+    (event,) = carry_out(made, [1])
+    assert isinstance(event, Failed)
