@@ -24,10 +24,11 @@ Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
 ]
+RunFolderPath = Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")]
 RunPlace = Annotated[str, typer.Argument(help="A run folder.")]
 AgainstSpec = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--spec", help="The study's YAML file, where `published` has changed since the launch."),
+    typer.Option("--spec", help="The study's YAML file, where `published` or `findings` changed after the launch."),
 ]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run code that the spec names: networks of `python:` references.")
@@ -35,7 +36,7 @@ AllowCode = Annotated[
 
 
 @app.command()
-def launch(
+def launch(  # noqa: PLR0917 - options of a command
     spec: SpecFile,
     output: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
@@ -44,18 +45,129 @@ def launch(
     address: Address = None,
     set_: Set = None,
     allow_code: AllowCode = False,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads it at run time
+        typer.Option(metavar="EXPERIMENT", help="This experiment and no other; may be repeated."),
+    ] = None,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most N units of work (a craft on a shard of images), in the study's order; for fewer images, "
+            "into a folder of their own: --set images.count=N --output RUN.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print events, one JSON object on each line.")] = False,
 ) -> None:
     """Run a study, or what is left of it.
 
+    Exit status: 0 the study is complete, 1 it is not, 2 bad input, 130 or 143 interrupted.
+
     Example: study launch specs/quickstart.yaml --set images.count=4
+
+    Example: study launch specs/quickstart.yaml --only ensembles --limit 3
+
+    Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
     from rich.console import Console
 
     from actors.launch import Order
     from actors.launch import launch as run
+    from study.terminal import style
 
-    order = Order(spec=spec, output=output, address=address, overrides=tuple(set_ or ()), allow_code=allow_code)
+    order = Order(
+        spec=spec,
+        output=output,
+        address=address,
+        overrides=tuple(set_ or ()),
+        allow_code=allow_code,
+        style=style(quiet=quiet, json=json),
+        only=tuple(only or ()),
+        limit=limit,
+    )
     raise typer.Exit(run(order, Console()))
+
+
+@app.command()
+def init(  # noqa: PLR0917 - options of a command
+    spec: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("study.yaml"),
+    name: Annotated[Optional[str], typer.Option(help="The study's name.")] = None,  # noqa: UP045
+    images: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A folder of images, or `foolbox` for the sample."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 8,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="resnet50, timm:resnet50.a1_in1k, …; may be repeated."),
+    ] = None,
+    attack: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A preset that `study attacks` lists; may be repeated."),
+    ] = None,
+    targeted: Annotated[bool, typer.Option("--targeted", help="Targeted images too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a first spec, with comments; what is not said is asked for on a terminal.
+
+    Example: study init mine.yaml --model resnet50 --model vgg16 --attack mi --images /data/val
+    """
+    from study.report.init import Wish
+    from study.report.init import init as write
+
+    ask = (lambda question, usual: str(typer.prompt(question, default=usual))) if sys.stdin.isatty() else None
+    wish = Wish(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
+    write(spec, wish, typer.echo, ask)
+
+
+@app.command()
+def validate(
+    spec: SpecFile,
+    images: Annotated[int, typer.Option(min=0, help="Decode so many images at most.")] = 1000,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Set = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Check all of a spec that can be checked without running it. Exit status 0, or 2 where something is wrong.
+
+    Example: study validate specs/quickstart.yaml
+    """
+    from rich.console import Console
+
+    from study.report.validate import Wish, print_validated
+    from study.spec import load
+
+    print_validated(load(spec, set_ or ()), Console(), Wish(images, allow_code, json))
+
+
+@app.command()
+def status(
+    run: RunFolderPath,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until the launch has ended.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print how a run stands, also while another process works on it.
+
+    Example: study status runs/quickstart --watch
+    """
+    from rich.console import Console
+
+    from study.report.status import Wish, print_status
+
+    print_status(run, Console(), Wish(watch, json))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors.
+
+    Example: study schema > spec.schema.json
+    """
+    from study.report.schema import text
+
+    typer.echo(text(), nl=False)
 
 
 @app.command()
@@ -95,6 +207,24 @@ def compare(
 
 
 @app.command()
+def findings(
+    run: RunPlace,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with every cell.")] = False,
+    spec: AgainstSpec = None,
+) -> None:
+    """Print which of a spec's findings the run bears out, with effect sizes, intervals, tests and reasons.
+
+    Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
+    """
+    from rich.console import Console
+
+    from study.report.findings import Wish
+    from study.report.findings import findings as print_findings
+
+    print_findings(str(run), Console(), Wish(json, spec))
+
+
+@app.command()
 def table(  # noqa: PLR0917 - options of a command
     run: RunPlace,
     experiment: Annotated[str, typer.Option(help="Which experiment of the spec.")],
@@ -120,6 +250,50 @@ def table(  # noqa: PLR0917 - options of a command
 
 
 @app.command()
+def geometry(
+    run: RunPlace,
+    figures: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A folder for figures, as SVG and PNG."),
+    ] = None,
+) -> None:
+    """Print what a run's probes found of the geometry of models, and draw it.
+
+    Example: study geometry runs/small-geometry --figures figures
+    """
+    from rich.console import Console
+
+    from study.geometry.report import geometry as print_geometry
+
+    print_geometry(str(run), Console(), figures)
+
+
+@app.command()
+def report(
+    run: RunPlace,
+    to: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it at run time
+        typer.Option(help="The file; RUN/report.html unless given, and <study>-report.html here for s3:// runs."),
+    ] = None,
+    figures: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A folder for the figures, as SVG and PNG files too."),
+    ] = None,
+    spec: AgainstSpec = None,
+) -> None:
+    """Write a run as one HTML file: matrices, curves, comparison with the papers, gallery, provenance.
+
+    Example: study report runs/quickstart --figures figures
+    """
+    from rich.console import Console
+
+    from study.report.html import Order
+    from study.report.html import report as write_report
+
+    write_report(str(run), Order(to, figures, spec), Console())
+
+
+@app.command()
 def verify(
     run: Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -133,6 +307,32 @@ def verify(
     from study.report.verify import print_verified
 
     raise typer.Exit(print_verified(run, Console(), json))
+
+
+@app.command()
+def images(  # noqa: PLR0917 - options of a command
+    run: RunPlace,
+    to: Annotated[Path, typer.Option(help="A new folder: PNGs, and labels.csv.")],
+    craft: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A pattern of crafts' ids, such as 'resnet50.mi.*'."),
+    ] = None,
+    attack: Annotated[Optional[str], typer.Option(help="One attack of the spec.")] = None,  # noqa: UP045
+    sources: Annotated[Optional[str], typer.Option(help="Source models, joined by +.")] = None,  # noqa: UP045
+    goal: Annotated[Optional[str], typer.Option(help="untargeted or targeted.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="One seed.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(help="Images after so many steps.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Images of one budget of a sweep.")] = None,  # noqa: UP045
+) -> None:
+    """Write the adversarial images that a run has kept (`run: {keep_images: true}`) as PNGs with a list of labels.
+
+    Example: study images runs/quickstart --attack mi --to adversarial
+    """
+    from rich.console import Console
+
+    from study.report.images import Wish, write_images
+
+    write_images(run, to, Wish(craft, attack, sources, goal, seed, steps, budget), Console())
 
 
 @app.command()
@@ -220,9 +420,15 @@ def plan(  # noqa: PLR0917 - options of a command
     speed: Annotated[float, typer.Option(min=1e-6, help="How many times as fast as where it was measured.")] = 1.0,
     losses: Annotated[float, typer.Option(min=0, help="Share of the nodes that are lost in an hour.")] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The run folder that is asked what is done; runs/<study name> unless given."),
+    ] = None,
     set_: Set = None,
 ) -> None:
-    """Print what a spec comes to, and how long it would take on machines that are not there.
+    """Print what a spec comes to, what of it is done, and how long it takes, here or on machines that are not there.
+
+    Example: study plan specs/quickstart.yaml
 
     Example: study plan specs/quickstart.yaml --on 16xcpu
     """
@@ -231,7 +437,7 @@ def plan(  # noqa: PLR0917 - options of a command
     from actors.forecast import Asked, print_plan
     from study.spec import load
 
-    asked = Asked(on, profile, images, speed, losses, json)
+    asked = Asked(on, profile, images, speed, losses, json, output)
     print_plan(load(spec, set_ or ()), Console(), asked)
 
 

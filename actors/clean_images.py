@@ -13,6 +13,7 @@ from actors.backend import Backend, Ref
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Selected, Shard
+from study.images.sets import Images as Prepared
 from study.images.stored import Stored
 from study.plan import Plan, Unit
 
@@ -22,6 +23,9 @@ class Images(Protocol):
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
         """The unit's images, and behind them those of a pool, or those that another tool has made of them."""
+
+    def pixels(self, shard: Shard) -> NDArray[np.uint8]:
+        """The images of a shard, for the driver itself."""
 
 
 class CleanImages:
@@ -37,19 +41,26 @@ class CleanImages:
         self._backend = backend
         self._most = plan.spec.run.clean_mib * 2**20
         self._largest = max(len(shard.images) for shard in plan.shards) * self._images.bytes
-        self._held: OrderedDict[tuple[int, int], Ref] = OrderedDict()
+        self._held: OrderedDict[tuple[object, ...], Ref] = OrderedDict()
         self._pooled: dict[str, NDArray[np.uint8]] = {}
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
         made = unit.craft.made
         if made is None:
-            return self._shard(unit.shard, pool)
+            return self._shard(unit.shard, pool, (unit.shard.index, len(pool)))
         exact = self._images.model_copy(update={"fit": "exact"})
         theirs = [pixels.read(made[one.image], exact) for one in unit.shard.images]
         return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
 
-    def _shard(self, shard: Shard, pool: Sequence[Selected]) -> Ref:
-        key = (shard.index, len(pool))
+    def pixels(self, shard: Shard) -> NDArray[np.uint8]:
+        """The images of a shard, read-only `uint8` (N, C, H, W), for the driver itself."""
+        return self._backend.pixels(self._shard(shard, (), (shard.index, 0)))
+
+    def some(self, shard: Shard) -> Ref:
+        """The images of a part of a shard."""
+        return self._shard(shard, (), tuple(one.image for one in shard.images))
+
+    def _shard(self, shard: Shard, pool: Sequence[Selected], key: tuple[object, ...]) -> Ref:
         if key not in self._held:
             for one in pool:
                 if one.image not in self._pooled:
@@ -63,10 +74,15 @@ class CleanImages:
         return self._held[key]
 
     def _read(self, image: Selected) -> NDArray[np.uint8]:
-        read = pixels.read(self._files[image.image], self._images)
-        if pixels.digest(read) != image.digest:
-            raise StudyError(
-                f"the image {self._files[image.image]} is not what it was when the study began",
-                todo="bring the old file back, or launch into a new folder with --output",
-            )
-        return read
+        return unchanged(image, self._files[image.image], self._images)
+
+
+def unchanged(image: Selected, file: Stored, images: Prepared) -> NDArray[np.uint8]:
+    """The pixels of a selected image, `uint8` (C, H, W). StudyError where they are not what they were."""
+    read = pixels.read(file, images)
+    if pixels.digest(read) != image.digest:
+        raise StudyError(
+            f"the image {file} is not what it was when the study began",
+            todo="bring the old file back, or launch into a new folder with --output",
+        )
+    return read

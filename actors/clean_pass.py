@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from actors.backend import Ref
 from actors.backlog import Task
+from actors.clean_images import unchanged
 from actors.jobs import Answer, PredictJob
 from actors.runtime import Runtime
 from actors.scheduler import Failed
+from study.additions import must_be_there, unasked
 from study.errors import StudyError
 from study.images import pixels
-from study.images.selection import Clean, Selected, Selection, admitted, cut, ranked
+from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
 from study.images.sets import Candidate, Ranked
 from study.spec import Spec
 
@@ -37,6 +39,18 @@ def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Select
     return _Pass(spec, runtime).run(candidates)
 
 
+def extend(
+    spec: Spec, before: Selection, candidates: Sequence[Candidate], runtime: Runtime, *, more: bool
+) -> Selection:
+    """What was selected, with what new models say of it, and `more` images, if there are to be more.
+
+    Images stay selected whatever new models say of them; more are asked from behind the last that was selected on, then
+    those before it that were not, and go into shards of their own. Raises StudyError where too few images are
+    admitted, where a selected image is gone, or where a model is not what it was; and Interrupted.
+    """
+    return _Pass(spec, runtime, before.models).extend(before, candidates, more=more)
+
+
 @dataclass(frozen=True)
 class _Read:
     """A candidate that could be read."""
@@ -46,21 +60,55 @@ class _Read:
 
 
 class _Pass:
-    def __init__(self, spec: Spec, runtime: Runtime) -> None:
+    def __init__(self, spec: Spec, runtime: Runtime, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """`known` is what models were when the study began."""
         self._spec = spec
         self._runtime = runtime
         self._services = spec.services
         self._local = [name for name in spec.models if name not in self._services]
+        self._known = known or {}
         self._models: dict[str, dict[str, Any]] = {}
         self._unreadable: dict[str, str] = {}
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:
+        spec = self._spec
+        self._runtime.display.say(f"clean pass: {len(self._local)} models, up to {len(candidates)} images")
+        chosen = self._choose(candidates, spec.images.count or len(candidates), 0)
+        models = {name: self._models[name] for name in spec.models}
+        return Selection(cut(chosen, spec.run.shard), models, self._unreadable)
+
+    def extend(self, before: Selection, candidates: Sequence[Candidate], *, more: bool) -> Selection:
         spec, say = self._spec, self._runtime.display.say
-        wanted = spec.images.count or len(candidates)
+        must_be_there(before, candidates)
+        shards = list(before.shards)
+        new = unasked(spec, before)
+        if new:
+            everyone = sum(len(shard.images) for shard in shards)
+            say(f"clean pass: {', '.join(new)}, of {everyone} images that are selected already")
+            shards = self._completed(shards, new, {one.image: one for one in candidates})
+            self._tell_wrong(shards, new)
+        if more:
+            shards += self._further(shards, candidates)
+        return Selection(shards, {**before.models, **self._models}, self._unreadable)
+
+    def _further(self, shards: Sequence[Shard], candidates: Sequence[Candidate]) -> list[Shard]:
+        """Shards of images that are selected beyond those in `shards`."""
+        spec = self._spec
+        images = {one.image for shard in shards for one in shard.images}
+        wanted = (spec.images.count or len(candidates)) - len(images)
+        last = max(index for index, one in enumerate(candidates) if one.image in images)
+        rest = [one for one in (*candidates[last + 1 :], *candidates[:last]) if one.image not in images]
+        self._runtime.display.say(f"clean pass: {len(self._local)} models, up to {len(rest)} further images")
+        chosen = self._choose(rest, wanted, len(images))
+        first = max(shard.index for shard in shards) + 1
+        return [replace(shard, index=first + shard.index) for shard in cut(chosen, spec.run.shard)]
+
+    def _choose(self, candidates: Sequence[Candidate], wanted: int, before: int) -> list[Selected]:
+        """The first `wanted` of `candidates` that are admitted, where `before` are selected already."""
+        spec, say = self._spec, self._runtime.display.say
         chosen: list[Selected] = []
         seen: dict[str, NDArray[np.uint8]] = {}
         asked = right = 0
-        say(f"clean pass: {len(self._local)} models, up to {len(candidates)} images")
         while len(chosen) < wanted and asked < len(candidates):
             missing = int((wanted - len(chosen)) * _SLACK) + 1
             batches = -(-min(missing, _MOST_AT_ONCE) // spec.numerics.batch)
@@ -73,14 +121,13 @@ class _Pass:
             if self._services:
                 ids = {one.image for one in chosen}
                 seen |= {one.candidate.image: one.pixels for one in read if one.candidate.image in ids}
-        self._report(len(chosen), right, asked)
-        if self._services:
+        self._report(len(chosen), right, asked, before)
+        if self._services and chosen:
             say(f"{', '.join(self._services)}: asked about {len(chosen)} clean images")
             chosen = self._asked(chosen, seen)
-        models = {name: self._models[name] for name in spec.models}
-        return Selection(cut(chosen, spec.run.shard), models, self._unreadable)
+        return chosen
 
-    def _report(self, chosen: int, right: int, asked: int) -> None:
+    def _report(self, chosen: int, right: int, asked: int, before: int) -> None:
         keep, say = self._spec.images.keep, self._runtime.display.say
         rules = {"all": "kept whatever the models say", "correct-for-all": "right for all models"}
         rule = (
@@ -90,15 +137,49 @@ class _Pass:
         )
         for image, reason in self._unreadable.items():
             say(f"left out: {image}: {reason}")
-        say(f"{right} of {asked} images are {rule}; {chosen} are selected")
-        wanted = self._spec.images.count or 1
+        further = "further " if before else ""
+        say(f"{right} of {asked} {further}images are {rule}; {chosen} are {'added' if before else 'selected'}")
+        wanted = (self._spec.images.count or 1) - before
         if chosen < wanted:
             unreadable = f" ({len(self._unreadable)} could not be read)" if self._unreadable else ""
             raise StudyError(
-                f"{wanted} images are wanted, and only {chosen} of {asked} are {rule}{unreadable}",
-                accepted=f"images.count up to {chosen}" if chosen else None,
+                f"{wanted} {further}images are wanted, and only {chosen} of {asked} are {rule}{unreadable}",
+                accepted=f"images.count up to {before + chosen}" if before + chosen else None,
                 todo="lower images.count, add images, or relax images.keep",
             )
+
+    def _completed(self, shards: Sequence[Shard], new: Sequence[str], files: Mapping[str, Candidate]) -> list[Shard]:
+        """Selected images with what `new` models say of them too."""
+        images = [one for shard in shards for one in shard.images]
+        local = [name for name in new if name not in self._services]
+        services = [name for name in new if name in self._services]
+        said: dict[str, dict[str, Clean]] = {}
+        for start in range(0, len(images), _MOST_AT_ONCE):
+            some = images[start : start + _MOST_AT_ONCE]
+            seen = [unchanged(one, files[one.image].file, self._spec.images) for one in some]
+            ids = [one.image for one in some]
+            for models in (local, services):
+                answers = self._ask(models, seen, ids) if models else None
+                for row, image in enumerate(ids if answers else ()):
+                    assert answers is not None, "somebody was asked"
+                    said.setdefault(image, {}).update({name: answers(name, row).clean for name in models})
+        return [
+            replace(shard, images=tuple(replace(one, clean={**one.clean, **said[one.image]}) for one in shard.images))
+            for shard in shards
+        ]
+
+    def _tell_wrong(self, shards: Sequence[Shard], new: Sequence[str]) -> None:
+        """Which new models break the rule that images were selected by: the images stay, so that rows compare."""
+        keep, images = self._spec.images.keep, [one for shard in shards for one in shard.images]
+        bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.sources()}
+        for name in new:
+            if isinstance(keep, str) and name in bound.get(keep, ()) and name in self._local:
+                wrong = sum(one.clean[name].top5[0] != one.label for one in images)
+                if wrong:
+                    self._runtime.display.say(
+                        f"{name} is wrong about {wrong} of the {len(images)} clean images that were selected before it "
+                        "was there: they stay; rates over those it gets right are there too (among='clean-correct')"
+                    )
 
     def _read(self, part: Sequence[Candidate]) -> list[_Read]:
         read = []
@@ -160,8 +241,9 @@ class _Pass:
                 job = PredictJob((name,), batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
                 service = name in self._services
                 pixels_of = functools.partial(_same, ref)
+                pin = {name: self._known[name]["digest"] if name in self._known else None}
                 runtime.scheduler.add(
-                    Task("predict", {name: None}, job, pixels_of, float(len(job.images)), start, service=service)
+                    Task("predict", pin, job, pixels_of, float(len(job.images)), start, service=service)
                 )
         answers: dict[tuple[str, int], Answer] = {}
         try:

@@ -1,14 +1,15 @@
 """The driver: units to workers, their batches to the workers that hold targets, finished units to the one writer.
 
-It moves references and small numbers.
+It moves references and small numbers. Where images are kept it fetches each batch once, writes it and drops it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.backend import PixelsLost, Ref
@@ -19,14 +20,18 @@ from actors.matching import Matching
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed
 from actors.tasks import Tasks
+from study.images.selection import Shard
 from study.models.remote import wanted_names
 from study.plan import Craft, Finished, Plan, Unit
+from study.results.kept import KeepingWriter, Kept
 from study.results.schema import Moved, Said, Wanted, table
 from study.results.store import Writer
 from study.watching import UnitDone, UnitFailed
 
 _STATE_SECONDS = 1.0
 """Between two looks of those who watch."""
+_AHEAD = 4
+"""Units at most for each worker that wait for targets while kept images are still being given out."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +45,51 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """How a run ended."""
+    """How a run ended: units that were finished, those that were crafted, and those whose kept images were shown."""
 
     finished: int = 0
+    crafted: int = 0
+    shown: int = 0
     failures: list[Failure] = field(default_factory=list)
     interrupted: int | None = None
 
 
 @dataclass
 class Open:
-    """A unit whose batch is made and is being shown to targets."""
+    """A unit whose batch is made, or was `kept`, and is being shown to targets."""
 
     unit: Unit
     moved: Moved
     pixels: Ref
     left: set[str]
     seconds: float = 0.0
+    kept: bool = False
     said: list[Said] = field(default_factory=list)
 
 
 class Driver:
     """Carries a plan out."""
 
-    def __init__(self, plan: Plan, images: Images, writer: Writer, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        images: Images,
+        writer: Writer,
+        runtime: Runtime,
+        *,
+        kept: Kept | None = None,
+        whole: bool = True,
+    ) -> None:
+        """`kept` are images that need not be crafted; a `KeepingWriter` keeps those that are, and then the `whole` of a
+        plan has units whose rows are there and whose images are not."""
         self._plan = plan
+        self._kept = kept
+        self._kept_units = kept.units if kept else set[str]()
+        self._asked_kept = self._kept_units if whole else None
+        self._coming: Iterator[Unit] = iter(())
+        self._keeping = writer if isinstance(writer, KeepingWriter) else None
+        self._images = images
+        self._backend = runtime.backend
         self._spec = plan.spec
         self._writer = writer
         self._scheduler = runtime.scheduler
@@ -92,11 +118,11 @@ class Driver:
                 self._waiting[craft.reference].append(craft)
                 if craft.recipe.budget.by == "image":
                     self._feed(craft)
+        self._coming = (unit for unit in self._plan.units(done, kept=self._asked_kept) if unit.id in self._kept_units)
         try:
             told = -math.inf
-            while not self._scheduler.idle and self._interrupt.status is None:
-                most = self._spec.run.waiting_mib * 2**20 * self._scheduler.workers
-                for event in self._scheduler.step(0.5, crafts=self._batch_bytes < most):
+            while (self._show_kept() or not self._scheduler.idle) and self._interrupt.status is None:
+                for event in self._scheduler.step(0.5, crafts=self._room):
                     self._handle(event)
                 self._writer.tick()
                 if time.monotonic() - told >= _STATE_SECONDS:
@@ -111,10 +137,35 @@ class Driver:
 
     def _feed(self, craft: Craft) -> None:
         """Give a craft's units to the loop, as a stream: those that can be crafted now, and no others later."""
-        shards = [unit.shard for unit in self._plan.units_of(craft, self._done) if self._matching.ready(unit)]
-        tasks = map(self._task, self._plan.units_of(craft, self._done, shards))
+        shards = [unit.shard for unit in self._to_craft(craft) if self._matching.ready(unit)]
+        tasks = map(self._task, self._to_craft(craft, shards))
         self._scheduler.feed(tasks, len(shards), first=craft in self._matching)
         self._expect(craft, sum(len(shard.images) for shard in shards))
+
+    def _to_craft(self, craft: Craft, shards: Sequence[Shard] | None = None) -> Iterator[Unit]:
+        """The units of a craft that have something left and no kept images, on `shards`, or on all."""
+        for unit in self._plan.units_of(craft, self._done, shards, kept=self._asked_kept):
+            if unit.id not in self._kept_units:
+                yield unit
+
+    @property
+    def _room(self) -> bool:
+        """Whether there is room for more batches that wait: for targets, or for being kept."""
+        waiting = self._batch_bytes + (self._keeping.waiting_bytes if self._keeping else 0)
+        return waiting < self._spec.run.waiting_mib * 2**20 * self._scheduler.workers
+
+    def _show_kept(self) -> bool:
+        """Give out kept images, for as many units as there is room for; whether there may be more."""
+        if self._kept is None:
+            return False
+        while self._room and len(self._open) < _AHEAD * self._scheduler.workers:
+            unit = next(self._coming, None)
+            if unit is None:
+                return False
+            moved, pixels = self._kept.of(unit, self._images.pixels(unit.shard))
+            self._outcome.shown += 1
+            self._opened(Open(unit, moved, self._backend.put(pixels), set(unit.targets), kept=True))
+        return True
 
     def _expect(self, craft: Craft, images: int) -> None:
         """Predictions of so many images will be asked for, or (negative) are being asked for now."""
@@ -125,7 +176,7 @@ class Driver:
         """What is matched to something that was set aside cannot be crafted either."""
         for reference, crafts in self._waiting.items():
             for craft in crafts:
-                for unit in self._plan.units_of(craft, self._done):
+                for unit in self._to_craft(craft):
                     if not self._matching.ready(unit):
                         self._set_aside(unit, None, f"its budget is matched to {reference}, which is not complete")
 
@@ -151,9 +202,7 @@ class Driver:
         if isinstance(event, Done):
             opened.said += [answer.said for answer in event.value.answers]
         elif isinstance(event.error, PixelsLost) and self._losses[opened.unit.id] < self._spec.run.attempts:
-            self._losses[opened.unit.id] += 1
-            self._close(opened)
-            self._scheduler.add(self._task(opened.unit))
+            self._again(opened)
             return
         elif len(targets) > 1:
             # One of them may be to blame, and the others not.
@@ -167,16 +216,32 @@ class Driver:
             self._finish(opened)
 
     def _crafted(self, unit: Unit, made: Made, pixels: Ref) -> None:
-        moved, seconds = made.moved, made.seconds - sum(made.loads.values())
-        self._open[unit.id] = opened = Open(unit, moved, pixels, set(unit.targets), seconds)
-        self._batch_bytes += self._bytes(unit)
+        self._outcome.crafted += 1
         self._expect(unit.craft, -len(unit.shard.images))
+        seconds = made.seconds - sum(made.loads.values())
+        self._opened(Open(unit, made.moved, pixels, set(unit.targets), seconds))
+
+    def _opened(self, opened: Open) -> None:
+        unit, moved = opened.unit, opened.moved
+        self._open[unit.id] = opened
+        self._batch_bytes += self._bytes(unit)
         for targets in self._tasks.together(unit.craft, unit.targets):
             self._show(opened, targets)
         # The finished attack stands last of its checkpoints.
         finished = moved.rmsd[-len(unit.shard.images) :].tolist()
         if unit.craft in self._matching and self._matching.learn(unit, finished):
             self._release(unit)
+        if not opened.left:
+            self._finish(opened)
+
+    def _again(self, opened: Open) -> None:
+        """The batch of a unit is lost: from the beginning."""
+        self._losses[opened.unit.id] += 1
+        self._close(opened)
+        if opened.kept:
+            self._coming = itertools.chain([opened.unit], self._coming)
+        else:
+            self._scheduler.add(self._task(opened.unit))
 
     def _show(self, opened: Open, targets: tuple[str, ...]) -> None:
         self._scheduler.add(self._tasks.show(opened.unit, opened.pixels, targets, (opened, targets)))
@@ -186,7 +251,7 @@ class Driver:
         waiting = self._waiting.get(reference.craft.id, [])
         for craft in waiting:
             if craft.recipe.budget.by == "image":
-                for unit in self._plan.units_of(craft, self._done, [reference.shard]):
+                for unit in self._to_craft(craft, [reference.shard]):
                     self._scheduler.add(self._task(unit))
             elif self._matching.complete(craft):
                 self._feed(craft)
@@ -196,17 +261,35 @@ class Driver:
 
     def _finish(self, opened: Open) -> None:
         """All targets have answered or failed: the rows there are go to the writer, as one piece."""
+        if not self._keep(opened):
+            return
         if opened.said:
             order = {target: index for index, target in enumerate(opened.unit.targets)}
             said = sorted(opened.said, key=lambda one: order[one.target])
             rows = table(opened.unit, opened.moved, said, self._wanted)
             self._writer.add(rows)
-            gradients = opened.unit.craft.gradients * len(opened.unit.shard.images)
+            gradients = 0 if opened.kept else opened.unit.craft.gradients * len(opened.unit.shard.images)
             self._display.finished(UnitDone(opened.unit, rows, opened.seconds, gradients))
         if len(opened.said) == len(opened.unit.targets):
             self._outcome.finished += 1
         self._display.advance(opened.unit.craft.experiments)
         self._close(opened)
+
+    def _keep(self, opened: Open) -> bool:
+        """Give a batch to the writer, before its rows; False where it is lost, and the unit is begun again."""
+        if self._keeping is None or opened.kept or not opened.unit.craft.keepable:
+            return True
+        try:
+            pixels = self._backend.pixels(opened.pixels)
+        except PixelsLost as error:
+            if self._losses[opened.unit.id] < self._spec.run.attempts:
+                self._again(opened)
+            else:
+                self._set_aside(opened.unit, None, _text(error))
+                self._close(opened)
+            return False
+        self._keeping.keep(opened.unit, opened.moved, self._images.pixels(opened.unit.shard), pixels)
+        return True
 
     def _close(self, opened: Open) -> None:
         del self._open[opened.unit.id]

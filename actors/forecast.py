@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,11 +26,13 @@ from actors.scheduler import Scheduler
 from actors.simulator import Costs, Machines, Simulated
 from actors.slots import Limits
 from study.errors import StudyError
-from study.images.selection import Clean, Selected, Selection, cut
+from study.images.selection import Clean, Selected, Selection, Shard, cut
 from study.images.sets import candidates
 from study.interrupt import Interrupt
 from study.keyed import digest
 from study.plan import Plan, Unit
+from study.report import planned
+from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 from study.watching import Watcher
 
@@ -59,36 +62,79 @@ class Asked:
     speed: float = 1.0
     losses: float = 0.0
     as_json: bool = False
+    output: Path | None = None
 
 
 def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
     """Print what a spec comes to. Raises StudyError where the machines or the profile cannot be understood."""
     spec = file.spec
     plan = imagined(spec, _image_count(file, asked))
-    cells = Counter(
-        {
-            name: sum(len(craft.targets) for craft in plan.crafts.values() if name in craft.experiments)
-            for name in spec.experiments
-        }
-    )
+    folder = RunFolder(asked.output or Path("runs") / spec.study)
     units = len(plan.crafts) * len(plan.shards)
-    found: dict[str, Any] = {"experiments": dict(cells), "crafts": len(plan.crafts), "units": units}
-    if asked.on is not None:
-        machines = _machines(asked)
+    found: dict[str, Any] = {
+        "experiments": planned.cells(plan),
+        "crafts": len(plan.crafts),
+        "units": units,
+        **planned.totals(plan),
+        "run": {"folder": str(folder.path), "standing": planned.standing(spec, folder)},
+    }
+    machines, where = _machines(asked) if asked.on is not None else _here(file, asked), asked.on
+    if machines is not None:
+        where = where or f"this machine's {machines.slots} workers"
         found["machines"] = asdict(machines)
         found["forecast"] = asdict(simulate(plan, _costs(file, asked), machines))
     if asked.as_json:
         console.print(json.dumps(found), markup=False, highlight=False, soft_wrap=True)
         return
-    images = sum(len(shard.images) for shard in plan.shards)
-    line = f"{spec.study}: {len(plan.crafts)} crafts x {len(plan.shards)} shards = {units} units of {images} images"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    _print_counts(spec, found, len(plan.shards), console)
+    if where is not None:
+        _print_forecast(Forecast(**found["forecast"]), where, console)
+    else:
+        _say(console, f"how long it takes: study profile {file.document.name} measures, and then this says")
+
+
+def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Console) -> None:
+    line = (
+        f"{spec.study}: {found['crafts']} crafts x {shards} shards = {found['units']} units of {found['images']} images"
+    )
+    _say(console, line)
     table = Table("experiment", "cells", box=None)
-    for name, count in cells.items():
+    for name, count in found["experiments"].items():
         table.add_row(name, f"{count:,}")
     console.print(table)
-    if asked.on is not None:
-        _print_forecast(Forecast(**found["forecast"]), asked.on, console)
+    _say(console, f"{found['gradients']:,} image gradients, {found['predictions']:,} predictions of an image")
+    _say(console, f"{found['rows']:,} rows, about {_bytes(found['bytes'])} of results")
+    folder, standing = found["run"]["folder"], found["run"]["standing"]
+    if standing is None:
+        _say(console, f"{folder}: nothing has begun there")
+    elif "unknown" in standing:
+        _say(console, f"{folder}: what is done there is not known: {standing['unknown']}")
+    else:
+        _say(
+            console,
+            f"{folder}: {standing['done']:,} of {standing['units']:,} units are done, {standing['left']:,} left",
+        )
+
+
+def _bytes(count: int) -> str:
+    size, unit = next((one for one in ((2**30, "GiB"), (2**20, "MiB")) if count >= one[0]), (2**10, "KiB"))
+    return f"{count / size:,.1f} {unit}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _here(file: SpecFile, asked: Asked) -> Machines | None:
+    """This machine's cores, where the spec's models were measured; None where they were not."""
+    if asked.profile is None and not _profile(file, asked).is_file():
+        return None
+    slots = max(1, (os.cpu_count() or 1) // file.spec.numerics.threads)
+    return Machines(1, slots, asked.speed, asked.losses, gpus=False)
+
+
+def _profile(file: SpecFile, asked: Asked) -> Path:
+    return asked.profile or Path("runs") / file.spec.study / "profile.json"
 
 
 def _print_forecast(found: Forecast, on: str, console: Console) -> None:
@@ -178,6 +224,9 @@ class _NoImages:
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
         return -1
 
+    def pixels(self, shard: Shard) -> NDArray[np.uint8]:
+        raise NotImplementedError("there are no pixels in a simulation")
+
 
 class _NoWriter:
     def tick(self) -> None:
@@ -211,7 +260,7 @@ def _machines(asked: Asked) -> Machines:
 
 
 def _costs(file: SpecFile, asked: Asked) -> Costs:
-    path = asked.profile or Path("runs") / file.spec.study / "profile.json"
+    path = _profile(file, asked)
     try:
         costs = Costs(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:

@@ -70,6 +70,10 @@ class InProcess:
             raise value
         return value
 
+    def pixels(self, ref: Ref) -> NDArray[np.uint8]:
+        found: NDArray[np.uint8] = self._values[ref]
+        return found
+
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
         ref = next(self._ids)
         frozen = pixels.copy()

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import functools
-import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from actors import clean_pass
+from actors import chosen, clean_pass
 from actors.backend import Backend
 from actors.clean_images import CleanImages
 from actors.cluster import Cluster
 from actors.driver import Driver, Outcome
+from actors.ending import Ending
+from actors.extension import Extension
+from actors.geometry import Geometry, Store
 from actors.kit import Kit, Line
 from actors.matching import references
+from actors.reckoning import provenance, steps
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
 from actors.staffing import Estimate, staff
-from study import progress, resume
+from study import additions, resume
 from study import spec as specs
 from study.errors import StudyError
+from study.geometry import store as geometry_store
+from study.geometry.plan import GeometryPlan
 from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted
 from study.models.remote import Remote
-from study.plan import Finished, Plan
+from study.plan import Plan
 from study.report.matrices import print_matrices
-from study.results import store
+from study.results import present, store
+from study.results.kept import KeepingWriter, Kept
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
-from study.storage import place
+from study.terminal import Front, Style
 from study.watching import Ended, Started, Watcher
 
 if TYPE_CHECKING:
@@ -52,6 +58,9 @@ class Order:
     address: str | None = None
     overrides: tuple[str, ...] = ()
     allow_code: bool = False
+    style: Style | None = None
+    only: tuple[str, ...] = ()
+    limit: int | None = None
 
 
 def launch(order: Order, console: Console, start: Callable[[], Backend] | None = None) -> int:
@@ -61,20 +70,23 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
     study that has begun (status 1). `start` makes the backend: Ray, unless a test says otherwise.
     """
     begun = time.monotonic()
-    file = specs.load(order.spec, order.overrides)
-    folder = RunFolder(order.output or Path("runs") / file.spec.study)
-    resume.same_study(file, folder)
-    folder.claim(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-    try:
-        display = progress.display(console)
-        study = _Study(file, folder, display, begun, console)
-        if study.selected is not None and not study.left():
-            display.say(f"{file.spec.study}: already complete, nothing to do")
-            study.show()
-            return COMPLETE
-        return study.run(start or (lambda: Cluster(order.address)), order)
-    finally:
-        folder.release()
+    with Front(console, order.style) as front:
+        file = specs.load(order.spec, order.overrides)
+        chosen.check(file, order.only)
+        folder = RunFolder(order.output or Path("runs") / file.spec.study)
+        changes = additions.changes(file, folder)
+        folder.claim(front.say)
+        try:
+            front.attach(file.spec.study, folder, _credentials(file.spec))
+            study = _Study(file, folder, front, begun, order)
+            study.extension = Extension(file, folder, changes, front.say)
+            if study.nothing_left():
+                study.show()
+                study.ending.nothing_to_do()
+                return COMPLETE
+            return study.run(start or (lambda: Cluster(order.address)), order)
+        finally:
+            folder.release()
 
 
 @dataclass(frozen=True)
@@ -88,15 +100,18 @@ class _Begun:
 class _Study:
     """One launch: what is there, what is left, and the way from the one to the other."""
 
-    def __init__(self, file: SpecFile, folder: RunFolder, display: Watcher, begun: float, console: Console) -> None:
+    def __init__(self, file: SpecFile, folder: RunFolder, front: Front, begun: float, order: Order) -> None:
         self._file = file
         self._spec: Spec = file.spec
         self._folder = folder
-        self._display = display
+        self._front = front
+        self._display: Watcher = front
         self._begun = begun
-        self._console = console
+        self._order = order
+        self.ending = Ending(file.spec, folder, front, order)
         self._set_aside = 0
         self.selected = resume.selected(folder)
+        self.extension = Extension(file, folder, additions.Changes(), front.say)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -108,9 +123,25 @@ class _Study:
         assert self.selected is not None, "digests are known once the clean pass is over"
         return {name: model["digest"] for name, model in self.selected.models.items()}
 
+    @functools.cached_property
+    def geometry(self) -> GeometryPlan:
+        """The probes' units. Raises StudyError where they ask for images that are not selected."""
+        assert self.selected is not None, "a plan needs selected images"
+        return GeometryPlan(self._spec, self._digests(), self.selected.shards)
+
+    def nothing_left(self) -> bool:
+        """Whether the study is complete, models and images being what they are; then the folder gets its spec."""
+        if self.selected is None or self.extension.due(self.selected) or self.left():
+            return False
+        self.extension.settle(self.selected)
+        present.record(self.plan, store.done(self._folder.path), self._folder)
+        return True
+
     def left(self) -> int:
-        """Units that have targets left."""
-        return sum(1 for _ in self.plan.units(store.done(self._folder.path)))
+        """Units that have targets left, or images to be kept, and units of probes."""
+        probes = geometry_store.done(self._folder.path, self._spec.geometry)
+        units = self.plan.units(store.done(self._folder.path), kept=Kept(self._folder).units)
+        return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
         begun = _Begun(self._check(order), Estimate(self._spec))
@@ -161,9 +192,11 @@ class _Study:
             scheduler.start(interrupt.check)
             if self.selected is None:
                 self.selected = clean_pass.run(spec, found, runtime)
-                resume.record(self._spec, self.selected, self._folder)
+                resume.record(self._spec, self.selected, self._folder, additions.listing(spec, found))
+            else:
+                self.selected = self.extension.carry_out(self.selected, found, runtime)
         except Interrupted:
-            return self._stopped(interrupt, order)
+            return self._stopped(interrupt)
         try:
             outcome = self._carry_out(found, runtime)
         except StudyError as error:
@@ -176,7 +209,7 @@ class _Study:
         ):
             if count:
                 say(f"{count} {what}")
-        return self._report(outcome, interrupt, order)
+        return self._report(outcome, interrupt, scheduler.device)
 
     def _kit(self) -> Kit:
         spec, lines = self._spec, {}
@@ -189,23 +222,33 @@ class _Study:
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan
         done = store.done(self._folder.path)
-        totals, finished, left = _steps(plan, done)
+        others = present.record(plan, done, self._folder)
+        if others:
+            self._display.say(f"{others} crafts that have rows are not in the plan: reports leave them out")
+        kept = Kept(self._folder)
+        totals, finished, left = steps(plan, done, kept.units)
+        order = self._order
+        todo = chosen.chosen(plan, done, order.only, order.limit)
+        if todo is not done:
+            whole, closed, left = steps(plan, todo)
+            totals = {name: finished[name] + whole[name] - closed[name] for name in whole}
         crafts = len(plan.crafts)
         units = crafts * len(plan.shards)
         self._display.say(f"plan: {crafts} crafts x {len(plan.shards)} shards = {units} units, {left} of them to do")
+        if self.selected is not None:
+            additions.must_be_there(self.selected, found)
         files = {one.image: one.file for one in found}
-        missing = [one.image for shard in plan.shards for one in shard.images if one.image not in files]
-        if missing:
-            raise StudyError(
-                f"{len(missing)} images of this study are no longer in the image set, such as {missing[0]}",
-                todo="bring them back, or launch into a new folder with --output",
-            )
-        writer = store.Writer(
+        keep = self._spec.run.keep_images
+        if keep and not all(craft.keepable for craft in plan.crafts.values()):
+            self._display.say("searches of the minimal RMSD have no images to keep: new targets craft them again")
+        writer = (KeepingWriter if keep else store.Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
-            metadata=_provenance(self._spec),
+            metadata=provenance(self._spec),
         )
-        driver = Driver(plan, CleanImages(plan, files, runtime.backend), writer, runtime)
+        geometry = self.geometry
+        images = CleanImages(plan, files, runtime.backend)
+        driver = Driver(plan, images, writer, runtime, kept=kept, whole=todo is done)
         self._display.started(
             Started(
                 plan=plan,
@@ -221,41 +264,53 @@ class _Study:
         )
         self._display.begin(totals, finished)
         try:
-            return driver.run(done, store.moved(self._folder.path, references(plan)))
+            outcome = driver.run(todo, store.moved(self._folder.path, references(plan)))
         finally:
             self._display.end()
+        self._display.say(f"{outcome.crafted} units crafted, {outcome.shown} shown from kept images")
+        if self._spec.geometry and outcome.interrupted is None and todo is done:
+            rows = Store(self._folder, self._spec.run.flush_seconds, provenance(self._spec))
+            probed = Geometry(geometry, images, rows, runtime)
+            answers = probed.run(geometry_store.done(self._folder.path, self._spec.geometry))
+            outcome.failures += answers.failures
+            outcome.interrupted = answers.interrupted
+        return outcome
 
-    def _report(self, outcome: Outcome, interrupt: Interrupt, order: Order) -> int:
+    def _report(self, outcome: Outcome, interrupt: Interrupt, device: str) -> int:
         if outcome.interrupted is not None:
-            return self._stopped(interrupt, order)
+            return self._stopped(interrupt)
+        self._front.settle()
         self.show()
         left = self.left()
         seconds = time.monotonic() - self._begun
-        if not outcome.failures and not left:
+        if not outcome.failures:
             self._folder.failures.unlink(missing_ok=True)
-            self._display.say(f"complete in {seconds:.0f} s: {self._folder.path}")
-            self._display.say(f"again:    study show {shlex.quote(str(self._folder.path))}")
-            self._display.say(f"in polars: pl.scan_parquet({self._folder.scanned!r})")
-            return COMPLETE
-        failures = [vars(failure) for failure in outcome.failures]
-        self._set_aside = len(failures)
-        self._folder.write_json(self._folder.failures, {"failures": failures})
-        first = outcome.failures[0] if outcome.failures else None
-        self._display.say(f"incomplete after {seconds:.0f} s: {left} units are left")
-        if first is not None:
-            self._display.say(f"  {len(failures)} failed; the first: {first.unit}: {first.error.splitlines()[0]}")
-        self._display.say(f"  all of them, in full: {self._folder.failures}")
-        self._display.say(f"  once the cause is mended: {_again(order)}")
+            if not left:
+                self.ending.complete(seconds, device)
+                return COMPLETE
+            if self._order.only or self._order.limit is not None:
+                self.ending.partial(seconds, left, device)
+                return INCOMPLETE
+        self._set_aside = len(outcome.failures)
+        self._folder.write_json(self._folder.failures, {"failures": [vars(failure) for failure in outcome.failures]})
+        self.ending.incomplete(seconds, left, outcome.failures, device)
         return INCOMPLETE
 
-    def _stopped(self, interrupt: Interrupt, order: Order) -> int:
+    def _stopped(self, interrupt: Interrupt) -> int:
         assert interrupt.status is not None, "somebody asked to stop"
-        self._display.say(f"stopped; what is finished is kept. Go on with: {_again(order)}")
+        self._front.settle()
+        self.ending.stopped()
         return interrupt.status
 
     def show(self) -> None:
         """Print the transfer matrices."""
-        print_matrices(self._spec, store.scan(self._folder.path), self._console)
+        print_matrices(self._spec, present.rows(self._folder), self._front.console)
+
+
+def _credentials(spec: Spec) -> list[str]:
+    """The variables whose values must be shown nowhere."""
+    remotes = [model.remote for model in spec.models.values() if model.remote is not None]
+    return [remote.credentials.env for remote in remotes if remote.credentials is not None]
 
 
 def _secret(remote: Remote) -> Secret | None:
@@ -263,41 +318,3 @@ def _secret(remote: Remote) -> Secret | None:
     from study.models.service import Secret
 
     return None if remote.credentials is None else Secret.from_environment(remote.credentials)
-
-
-def _steps(plan: Plan, finished: Finished) -> tuple[Mapping[str, int], Mapping[str, int], int]:
-    """Units in all and units done, by experiment; and how many are left."""
-    totals: dict[str, int] = {}
-    for craft in plan.crafts.values():
-        for name in craft.experiments:
-            totals[name] = totals.get(name, 0) + len(plan.shards)
-    done, left = dict(totals), 0
-    for unit in plan.units(finished):
-        left += 1
-        for name in unit.craft.experiments:
-            done[name] -= 1
-    return totals, done, left
-
-
-def _provenance(spec: Spec) -> dict[str, str]:
-    """What rows depend on beside their columns; it stands in the metadata of every part."""
-    import torch
-
-    import study
-
-    return {
-        "study": spec.study,
-        "version": study.__version__,
-        "torch": str(torch.__version__),
-        "numerics": spec.numerics.model_dump_json(),
-    }
-
-
-def _again(order: Order) -> str:
-    words = ["study", "launch", str(order.spec)]
-    words += ["--output", str(place(order.output))] if order.output else []
-    words += ["--address", order.address] if order.address else []
-    words += ["--allow-code"] if order.allow_code else []
-    for one in order.overrides:
-        words += ["--set", one]
-    return shlex.join(words)

@@ -225,6 +225,9 @@ class Simulated:
             self.seen.loading += loading
         return run.answer
 
+    def pixels(self, ref: Ref) -> NDArray[np.uint8]:
+        raise NotImplementedError("there are no pixels in a simulation")
+
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
         return next(self._ids)
 

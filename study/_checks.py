@@ -9,14 +9,18 @@ from study import papers
 from study.attacks import presets
 from study.document import Document, Place
 from study.errors import StudyError, names
+from study.findings.cells import select
+from study.findings.spec import Finding, Selection
 from study.images.sets import Ranked
 from study.models.remote import check_names
 from study.models.transforms import side_after
 
 if TYPE_CHECKING:
+    from study.geometry.spec import Probe
     from study.spec import Experiment, Sources, Spec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ONE_OF = {"geometry": "a probe", "findings": "a finding"}
 _JOINED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -30,9 +34,9 @@ class Checks:
     def all(self) -> None:
         spec = self._spec
         self._name(spec.study, "a study", ("study",))
-        for section in ("models", "attacks", "experiments"):
+        for section in ("models", "attacks", "experiments", "geometry", "findings"):
             for name in getattr(spec, section):
-                self._name(name, f"one of the {section}", (section, name))
+                self._name(name, _ONE_OF.get(section, f"one of the {section}"), (section, name))
         self._black_boxes()
         self._images()
         for name in spec.attacks:
@@ -47,6 +51,10 @@ class Checks:
             self._sources(experiment.sources, (*place, "sources"))
             self._published(experiment, (*place, "published"))
             self._goes_together(experiment, place)
+        for name, probe in spec.geometry.items():
+            self._probe(probe, ("geometry", name))
+        for name, finding in spec.findings.items():
+            self._finding(finding, ("findings", name, "check", finding.check.kind))
 
     def models(self) -> None:
         """Models of other models name one that has a network or a service of its own."""
@@ -179,6 +187,70 @@ class Checks:
         for ours, called in experiment.published.attacks.items():
             self._known(ours, experiment.attacks, "attack of this experiment", (*place, "attacks", ours))
             self._known(called, sorted(theirs), "attack in these tables", (*place, "attacks", ours))
+
+    def _probe(self, probe: Probe, place: Place) -> None:
+        """A probe looks at models that take gradients, along attacks that go one way."""
+        named = [("models", probe.models or ())]
+        named += [(key, one.named) for key in ("along", "across") if (one := getattr(probe, key)) is not None]
+        for key, models in named:
+            for model in models:
+                self._known(model, self._spec.models, "model", (*place, key))
+                if self._spec.models[model].target_only:
+                    why = "is a remote service" if self._spec.models[model].remote else "has a transform"
+                    raise StudyError(
+                        f"'{model}' {why}, and geometry is that of networks: it needs their gradients and logits",
+                        where=self._document.where((*place, key)),
+                        accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
+                    )
+        if probe.models is None and all(model.target_only for model in self._spec.models.values()):
+            raise StudyError("no model of this spec takes gradients", where=self._document.where(place))
+        for key in ("along", "across"):
+            direction = getattr(probe, key)
+            if direction is None or direction.attack is None:
+                continue
+            there = (*place, key, "attack")
+            self._known(direction.attack, {*self._spec.attacks, *presets.known()}, "attack", there)
+            recipe = self._spec.attacks[direction.attack]
+            budget = recipe.budget
+            if recipe.made or recipe.admix or budget.matched or budget.minimal is not None or len(budget.levels) > 1:
+                raise StudyError(
+                    f"'{direction.attack}' cannot be the direction of a probe: it needs other images or another "
+                    "attack, or makes several images of one",
+                    where=self._document.where(there),
+                    accepted="an attack with at most one budget of its own, that is neither matched nor searched, "
+                    "without admix and `made`",
+                )
+
+    def _finding(self, finding: Finding, place: Place) -> None:
+        """What a finding names is there, and each of its selections is of some planned cell."""
+        spec, said = self._spec, getattr(finding.check, finding.check.kind)
+        named: dict[str, tuple[Any, Any, str]] = {
+            "pairs": ([model for pair in getattr(said, "pairs", None) or () for model in pair], spec.models, "model"),
+            "models": (getattr(said, "models", None) or (), spec.models, "model"),
+            "probe": ([one for one in (getattr(said, "probe", None),) if one], spec.geometry, "probe"),
+        }
+        if getattr(said, "order", None):
+            kinds = {"attack": (spec.attacks, "attack"), "target": (spec.models, "model")}
+            sets = {"+".join(one) for each in spec.experiments.values() for one in spec.source_sets(each)}
+            named["order"] = (said.order, *kinds.get(said.along, (sets, "set of sources")))
+        for key, (given, known, what) in named.items():
+            for name in given:
+                self._known(name, known, what, (*place, key))
+        for key, selection in finding.check.selections.items():
+            self._selection(selection, (*place, key))
+
+    def _selection(self, selection: Selection, place: Place) -> None:
+        spec = self._spec
+        if selection.experiment is not None:
+            self._known(selection.experiment, spec.experiments, "experiment", (*place, "experiment"))
+        for attack in selection.attacks or ():
+            self._known(attack, spec.attacks, "attack", (*place, "attacks"))
+        for model in (*(selection.targets or ()), *(one for each in selection.sources or () for one in each)):
+            self._known(model, spec.models, "model", place)
+        try:
+            select(spec, selection)
+        except StudyError as error:
+            raise error.located(self._document.where(place)) from None
 
     def _by_model(self, name: str) -> None:
         """Weights and gammas are given to models that there are."""

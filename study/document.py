@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,19 @@ from typing import Any
 
 import yaml
 
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of a document down to a value."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MOST_NODES = 100_000
+_MOST_DEEP = 50
+_ODD = ("Cc", "Cs", "Zl", "Zp")
+"""Control characters, halves of characters, line ends of Unicode's own."""
+_TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Marks that make text read backwards."""
+_MOST_KEY, _MOST_TEXT = 200, 10_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,21 +83,41 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
             if variable
             else "check the indentation, the colons and the quotes there",
         ) from None
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise StudyError(
+            f"this is not YAML: the character U+{ord(text[error.position]):04X} stands in it",
+            where=f"{name}, line {number}",
+            accepted="text, tabs and line ends; in double quotes others are written as escapes",
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise StudyError(f"this is not YAML: {str(error).splitlines()[0]}", where=name) from None
+        raise StudyError(f"this is not YAML: {first_line(error)}", where=name) from None
     except RecursionError:
-        raise StudyError("this YAML is nested too deeply", where=name) from None
+        raise StudyError(
+            "this YAML is nested too deeply", where=name, todo="a spec needs no more than ten levels"
+        ) from None
     return document
 
 
 def read(path: Path) -> Document:
     """Parse the file at `path`; StudyError where it is missing or not text."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise StudyError(f"the spec {path} cannot be read: {error.strerror}", todo="name a YAML file") from None
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StudyError(
+            f"the spec {path} cannot be read: {reason}", where=str(path), todo="name a YAML file"
+        ) from None
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StudyError(f"the spec {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StudyError(
+            f"this is not UTF-8 text: {error.reason} at byte {error.start}",
+            where=f"{path}, line {line}",
+            todo="save the file as UTF-8",
+        ) from None
+    return parse(text, str(path))
 
 
 def override(document: Document, assignment: str) -> None:
@@ -120,6 +147,10 @@ def override(document: Document, assignment: str) -> None:
     document.origins.update({place + deeper: origin for deeper in inner.origins})
 
 
+def _odd(mark: str) -> bool:
+    return mark in _TURNING or (mark not in "\t\n" and unicodedata.category(mark) in _ODD)
+
+
 class _Builder:
     """Turns composed nodes into data. Counts what aliases unfold to, so that a small file cannot fill the memory."""
 
@@ -133,6 +164,8 @@ class _Builder:
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise self._error("this YAML unfolds to too many values", node)
+        if len(place) > _MOST_DEEP:
+            raise self._error("this YAML is nested too deeply", node)
         if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
             raise self._error(f"the tag {node.tag} is refused: a spec is plain data", node)
         self._document.origins.setdefault(place, self._line(node))
@@ -148,7 +181,9 @@ class _Builder:
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._error("a key must be text", key_node)
-            key = str(key_node.value)
+            key = self._plain(str(key_node.value), key_node)
+            if len(key) > _MOST_KEY:
+                raise self._error(f"the key '{key[:20]}…' has {len(key):,} characters", key_node)
             if key == "<<":
                 raise self._error("merge keys (<<) are not supported: write the keys out", key_node)
             if key in data:
@@ -164,7 +199,16 @@ class _Builder:
             raise self._error(f"this value cannot be read: {error.problem}", node) from None
         except (ValueError, OverflowError) as error:
             raise self._error(f"this value cannot be read: {error}", node) from None
-        return self._expanded(value, node) if isinstance(value, str) else value
+        return self._plain(self._expanded(value, node), node) if isinstance(value, str) else value
+
+    def _plain(self, text: str, node: yaml.Node) -> str:
+        """Text that a message can show as it is: a terminal must not be told to do anything by a spec."""
+        odd = next((mark for mark in text if _odd(mark)), None)
+        if odd is not None:
+            raise self._error(f"the character U+{ord(odd):04X} is no part of a text", node)
+        if len(text) > _MOST_TEXT:
+            raise self._error(f"a text of {len(text):,} characters is too long, more than {_MOST_TEXT:,}", node)
+        return text
 
     def _expanded(self, text: str, node: yaml.Node) -> str:
         def value_of(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ finished is never run again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,11 @@ class Craft:
         return (self.seed, self.sources, self.attack, self.goal)
 
     @property
+    def keepable(self) -> bool:
+        """Whether it has images to keep: a search of the minimal RMSD has directions, others' images lie elsewhere."""
+        return self.recipe.budget.minimal is None and self.recipe.made is None
+
+    @property
     def gradients(self) -> int:
         """Image gradients for one image."""
         return self.recipe.gradients(self.recipe.steps, len(self.sources))
@@ -58,7 +63,7 @@ class Craft:
 
 @dataclass(frozen=True)
 class Unit:
-    """One craft on one shard, and the targets that it is still to be shown to."""
+    """One craft on one shard, and the targets that it is still to be shown to: none where only images are wanted."""
 
     id: str
     craft: Craft
@@ -100,7 +105,7 @@ class Plan:
         theirs = self._made(wish, recipe)
         identity = self._identity(wish, recipe, reference)
         if theirs is not None:
-            identity["made"] = [(image, file_digest(stored)) for image, stored in theirs.items()]
+            identity["made"] = [(image, file_digest(stored)) for image, stored in sorted(theirs.items())]
         name = f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{seed}-{digest(identity)[:_ID_LENGTH]}"
         known = self.crafts.get(name)
         merged = dict.fromkeys((*(known.targets if known else ()), *targets))
@@ -123,7 +128,8 @@ class Plan:
         images: list[tuple[str, str]] | None = None
         pool = [(one.image, one.digest, one.label) for one in self._pool(recipe)]
         if reference is not None and recipe.budget.by == "mean":
-            images = [(one.image, one.digest) for shard in self.shards for one in shard.images]
+            # In the order of their ids, as if all had been selected at once.
+            images = sorted((one.image, one.digest) for shard in self.shards for one in shard.images)
         return {
             "sources": [(name, self.digests[name]) for name in wish.sources],
             "attack": (wish.attack, recipe.model_dump(mode="json", exclude={"made"})),
@@ -159,20 +165,29 @@ class Plan:
         everyone = (one for shard in self.shards for one in shard.images)
         return tuple(sorted(everyone, key=lambda one: digest(self.spec.seed, "pool", one.image)))
 
-    def units(self, done: Finished | None = None) -> Iterator[Unit]:
-        """Every unit that has targets left, given the targets that each unit id is `done` with; none is held."""
+    def units(self, done: Finished | None = None, *, kept: Container[str] | None = None) -> Iterator[Unit]:
+        """Every unit that has targets left, given the targets that each unit id is `done` with; none is held.
+
+        Where the spec keeps images, also every other unit whose images are not `kept` (ids of units; None: no other).
+        """
         for craft in self.crafts.values():
-            yield from self.units_of(craft, done)
+            yield from self.units_of(craft, done, kept=kept)
 
     def units_of(
-        self, craft: Craft, done: Finished | None = None, shards: Sequence[Shard] | None = None
+        self,
+        craft: Craft,
+        done: Finished | None = None,
+        shards: Sequence[Shard] | None = None,
+        *,
+        kept: Container[str] | None = None,
     ) -> Iterator[Unit]:
-        """The units of one craft that have targets left, on `shards`, or on all."""
+        """The units of one craft that have something left, on `shards`, or on all."""
+        keeps = self.spec.run.keep_images and craft.keepable
         for shard in self.shards if shards is None else shards:
             name = unit_id(craft, shard)
             finished = (done or {}).get(name, ())
             left = tuple(target for target in craft.targets if target not in finished)
-            if left:
+            if left or (keeps and kept is not None and name not in kept):
                 yield Unit(name, craft, shard, left)
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from study import storage_journal
+from study.errors import StudyError
 from study.storage import Place, place, storage
 from study.storage_s3 import ObjectPath
 
@@ -29,10 +30,32 @@ class RunFolder:
         """Parquet parts and nothing else."""
         return self.path / "results"
 
+    def geometry(self, probe: str) -> Place:
+        """Parquet parts of one probe of the geometry of models, and nothing else."""
+        return self.path / "geometry" / probe
+
     @property
     def spec(self) -> Place:
         """The resolved spec that the folder belongs to."""
         return self.path / "spec.yaml"
+
+    @property
+    def earlier_specs(self) -> list[Place]:
+        """The specs that this one has taken the place of, the first first."""
+        found: list[Place] = []
+        while (path := self.path / f"spec-{len(found) + 1}.yaml").is_file():
+            found.append(path)
+        return found
+
+    @property
+    def planned(self) -> Place:
+        """The crafts of the present plan, where there are rows of others."""
+        return self.path / "planned.json"
+
+    @property
+    def kept(self) -> Place:
+        """Parquet parts with adversarial images, where the spec says that they are kept."""
+        return self.path / "kept"
 
     @property
     def images(self) -> Place:
@@ -46,7 +69,8 @@ class RunFolder:
 
     @property
     def digests(self) -> Place:
-        """SHA-256 of `images` and `models`, by file name."""
+        """SHA-256 of `images` and `models`, by file name (of old and new while they are being extended), and of the
+        ids of the image set under `candidates`, where all of it was asked."""
         return self.path / "digests.json"
 
     @property
@@ -69,12 +93,26 @@ class RunFolder:
         """Image files that the study was told to leave out because they cannot be read."""
         return self.path / "unreadable.json"
 
+    @property
+    def tracked(self) -> Place:
+        """The id that the study has on Weights & Biases."""
+        return self.path / "tracked.json"
+
+    @property
+    def tracking(self) -> Path:
+        """What Weights & Biases writes, always on this machine."""
+        return self._here("tracking")
+
     def answers(self, model: str) -> Path:
         """What the remote service behind `model` has answered, always on this machine: never asked again."""
+        return self._here("answers") / f"{model}.sqlite"
+
+    def _here(self, name: str) -> Path:
+        """A folder of the run on this machine: of a run in an object store, one in the user's cache."""
         if isinstance(self.path, ObjectPath):
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            return home / "study" / "answers" / self.path.bucket / self.path.key / f"{model}.sqlite"
-        return self.path.resolve() / "answers" / f"{model}.sqlite"
+            return home / "study" / name / self.path.bucket / self.path.key
+        return self.path.resolve() / name
 
     @property
     def scanned(self) -> str:
@@ -102,6 +140,18 @@ class RunFolder:
     def release(self) -> None:
         """Let another driver in."""
         self.storage.release()
+
+    def make(self, folder: Place) -> None:
+        """See to it that a folder of the run is there; an object store needs none. StudyError where it cannot be."""
+        if isinstance(folder, Path):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StudyError(
+                    f"the folder {folder} cannot be made: {error.strerror}",
+                    todo="make room or mend the run folder, then launch again: what was published before is kept",
+                    status=1,
+                ) from None
 
     def write_text(self, path: Place, text: str) -> None:
         """Put a whole file in place, or none."""

@@ -23,13 +23,17 @@ from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack, Goal
 from study.document import Document, Place
 from study.errors import StudyError, names
+from study.findings.spec import Finding
 from study.frozen import Frozen
+from study.geometry.spec import Probe
 from study.images.sets import Images
 from study.labels import LabelSet, label_set
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS, Model
 from study.numerics import Numerics
 from study.papers import Published
+from study.running import Run
+from study.tracking.settings import Tracking
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 _HOW_ASKED = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
@@ -112,36 +116,6 @@ class Experiment(Frozen):
         return [given] if isinstance(given, str | int) else given
 
 
-class Run(Frozen):
-    """Where, how many, how fast: nothing in here changes a pixel.
-
-    `actors` is how many workers there are; left out, or `auto`, as many as the machines have room for, following those
-    that come and go: each on `numerics.threads` cores, or on a GPU, which `actors_per_gpu` of them share as far as its
-    memory allows. An actor holds as many models as its memory does, or `models_per_actor`; what it needs is estimated
-    from its models, or given as `actor_mib`. A call that takes `call_seconds` is given up with its actor; one that
-    takes `straggler_seconds`, and three times as long as others like it, is made again on an actor that has nothing
-    else to do. For each worker `waiting_mib` of adversarial batches may wait for their targets.
-    """
-
-    shard: Annotated[int, Field(ge=1, le=100_000)] = 16
-    actors: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    actors_per_gpu: Annotated[int, Field(ge=1, le=100)] | None = None
-    actor_mib: Annotated[int, Field(ge=1)] | None = None
-    models_per_actor: Annotated[int, Field(ge=1, le=1000)] | None = None
-    attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
-    waiting_mib: Annotated[int, Field(ge=1)] = 256
-    clean_mib: Annotated[int, Field(ge=1)] = 1024
-    start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
-    call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
-    straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
-
-    @field_validator("actors", "actors_per_gpu", "actor_mib", "models_per_actor", mode="before")
-    @classmethod
-    def _auto(cls, given: Any) -> Any:
-        return None if given == "auto" else given
-
-
 class Spec(Frozen):
     """A whole study.
 
@@ -156,8 +130,11 @@ class Spec(Frozen):
     models: Annotated[dict[str, Model], Field(min_length=1)]
     attacks: dict[str, Attack] = Field(default_factory=dict)
     experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
+    geometry: dict[str, Probe] = Field(default_factory=dict)
+    findings: dict[str, Finding] = Field(default_factory=dict)
     numerics: Numerics = Numerics()
     run: Run = Run()
+    tracking: Tracking = Tracking()
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -199,7 +176,8 @@ class Spec(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """All that decides which rows there are and what is in them; not where files lie, how a service is paced."""
-        data: dict[str, Any] = self.model_dump(mode="json", exclude={"run": True, "images": set(Images.PLACES)})
+        left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(Images.PLACES)}
+        data: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
         for model in data["models"].values():
             if str(model["weights"]).startswith("file:"):
                 model["weights"] = "file"
@@ -317,6 +295,7 @@ def _with_implied_attacks(spec: Spec) -> Spec:
     """Presets that are used under their own names need no entry."""
     attacks = dict(spec.attacks)
     wanted = [name for experiment in spec.experiments.values() for name in experiment.attacks]
+    wanted += [name for probe in spec.geometry.values() for name in probe.attacks]
     while wanted:
         name = wanted.pop(0)
         if name not in attacks and presets.preset(name):

@@ -35,13 +35,20 @@ _FOUND = pl.Schema(
 `of` (null where it is no share)."""
 
 
-def compare(matched: pl.DataFrame, rows: pl.LazyFrame, spec: Spec, selected: int | None = None) -> pl.DataFrame:
+def compare(
+    matched: pl.DataFrame,
+    rows: pl.LazyFrame,
+    spec: Spec,
+    selected: int | None = None,
+    cosines: pl.DataFrame | None = None,
+) -> pl.DataFrame:
     """What `study.analysis.comparison.match` gave, with ours beside it; nothing is left out.
 
     Adds `ours` (in the paper's unit: percent, but for cosine), `ours_std` (over seeds, with n - 1), `images` (for each
     seed), `of`, `ours_rmsd`, `low` and `high` (95 %, Wilson; several seeds show the same images, so that these are
     counted once), `difference` (ours - theirs), `within` and `comparable`. Where a number is not comparable `reason`
     says why: also for want of rows, given that `selected` images are to be shown; null leaves that question out.
+    `cosines` are the means of plain gradients that probes have found: first, second, cosine, images.
     """
     wanted = matched.filter(pl.col("reason").is_null())
     is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
@@ -58,6 +65,8 @@ def compare(matched: pl.DataFrame, rows: pl.LazyFrame, spec: Spec, selected: int
         cells = wanted.filter(pl.col("metric") == metric)
         if not cells.is_empty():
             found.append(measure(shown, cells))
+    if cosines is not None:
+        found.append(_cosines(cosines, wanted.filter(pl.col("metric") == "cosine")))
     joined = matched.join(pl.concat(found, how="diagonal_relaxed"), on=_CELL, how="left", maintain_order="left")
     reasons = [one["reason"] or _missing(one, spec, selected) for one in joined.iter_rows(named=True)]
     joined = joined.with_columns(pl.Series("reason", reasons, dtype=pl.String))
@@ -165,7 +174,22 @@ def _over_seeds(each: pl.DataFrame) -> pl.DataFrame:
 
 
 MEASURES: dict[str, Measure] = {"same-mistake": _same_mistakes}
-"""What computes the metrics that are no rates, by their name; cosine, once there is something to."""
+"""What computes the metrics of transfer that are no rates, by their name. Cosines have rows of their own: a probe's."""
+
+
+def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
+    """Mean cosine of two models' gradients, in the paper's unit: plain."""
+    found = means.select(
+        pl.col("first").alias("our_sources"),
+        pl.col("second").alias("target"),
+        pl.col("cosine").alias("ours"),
+        pl.col("images").cast(pl.Int64),
+    )
+    return (
+        cells.select(*_CELL, "our_sources", "target")
+        .join(found, on=["our_sources", "target"])
+        .select(*_CELL, "ours", "images")
+    )
 
 
 def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
@@ -186,6 +210,8 @@ def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 def _missing(cell: Mapping[str, object], spec: Spec, selected: int | None) -> str | None:
     """Why a matched cell has no number to compare, or not yet."""
     metric = str(cell["metric"])
+    if metric == "cosine":
+        return "cosine is not computed yet" if cell["ours"] is None else _unfinished(cell, selected)
     if not metric.startswith("top") and metric not in MEASURES:
         return f"{metric} is not computed yet"
     is_clean = metric.startswith("top") and cell["our_attack"] == "none"

@@ -45,6 +45,12 @@ _TRAINED_BY_AUTHORS = (
     *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
 )
 
+# What the tables of Wu et al. 2019 call them.
+_CALLED = {
+    **{f"resnet{depth}": f"cifar_resnet{depth}" for depth in (20, 44, 56)},
+    **{f"fnn_d{depth}": f"mnist_fnn{depth}" for depth in (0, 2, 4, 8)},
+}
+
 SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{name: {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V1"} for name in _TORCHVISION},
     # Wu et al. 2019 do not say which of the two; their table of models lists this one first.
@@ -52,6 +58,7 @@ SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{name: {"network": f"timm:{tagged}"} for name, tagged in _TIMM.items()},
     # Nobody published these weights with the paper: a spec names a file, or draws them.
     **{name: {"network": f"study:{name}"} for name in _TRAINED_BY_AUTHORS},
+    **{name: {"network": f"study:{ours}"} for name, ours in _CALLED.items()},
 }
 """Keys of a model by its short name."""
 
@@ -59,6 +66,8 @@ LEFT_OUT = {
     "inceptionv3_ens3": "its weights are in no zoo; inceptionv3_adv is Inception v3 after adversarial training alone",
     "inceptionv3_ens4": "its weights are in no zoo; inceptionv3_adv is Inception v3 after adversarial training alone",
     "resnetv2_152": "its weights (TensorFlow slim's) are in no zoo",
+    "densenet": "the DenseNet for CIFAR-10 of Wu et al. 2019, of which they say and publish no more; name a network",
+    "lenet": "the LeNet for CIFAR-10 of Wu et al. 2019, of which they say and publish no more; name a network",
 }
 """Models of the papers that have no short name, and why."""
 

@@ -17,6 +17,7 @@ from study import papers
 from study.analysis import beside, published
 from study.analysis.comparison import match
 from study.errors import StudyError
+from study.geometry.report import plain_cosines
 from study.report.finished import opened
 from study.spec import Spec
 
@@ -50,7 +51,7 @@ def compare(run: str, console: Console, wish: Wish) -> None:
     spec, selected = finished.spec, finished.selected
     asked = _papers(spec, wish.paper)
     matched = match(pl.concat([published.load(paper) for paper in asked]), spec)
-    compared = beside.compare(matched, finished.rows, spec, selected)
+    compared = beside.compare(matched, finished.rows, spec, selected, plain_cosines(run, spec))
     digests = {name: one.get("digest") for name, one in finished.models.items()}
     told = {paper: told_of(paper, compared, spec, digests, selected) for paper in asked}
     if wish.as_json:

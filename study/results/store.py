@@ -27,9 +27,22 @@ class Writer:
     A unit's rows are never split over parts. What is not published when a process dies is crafted again.
     """
 
-    def __init__(self, folder: RunFolder, *, flush_seconds: float, metadata: Mapping[str, str]) -> None:
-        """`metadata` goes into every part's Parquet schema: what else the rows depend on."""
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        flush_seconds: float,
+        metadata: Mapping[str, str],
+        into: Place | None = None,
+        version: int = SCHEMA_VERSION,
+    ) -> None:
+        """`metadata` goes into every part's Parquet schema: what else the rows depend on.
+
+        Parts go to `results/`, or `into` another folder of the run, which is there; `version` is that of their columns.
+        """
         self._folder = folder
+        self._into = folder.results if into is None else into
+        self._version = version
         self._flush_seconds = flush_seconds
         self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
         self._buffer: list[pa.Table] = []
@@ -56,8 +69,8 @@ class Writer:
         """
         self._publish()
         if self._buffer:
-            content = encoded(pa.concat_tables(self._buffer), self._metadata)
-            self._pending = (versions.new_name(content), content)
+            content = encoded(pa.concat_tables(self._buffer), self._metadata, self._version)
+            self._pending = (versions.new_name(content, self._version), content)
             self._buffer, self._rows = [], 0
             self._publish()
         self._since = time.monotonic()
@@ -65,14 +78,14 @@ class Writer:
     def _publish(self) -> None:
         if self._pending is not None:
             name, content = self._pending
-            self._folder.publish_new(self._folder.results / name, content)
+            self._folder.publish_new(self._into / name, content)
             self._pending = None
 
 
-def encoded(rows: pa.Table, metadata: Mapping[bytes, bytes]) -> memoryview:
+def encoded(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHEMA_VERSION) -> memoryview:
     """A part's file: `rows` in row groups of at most 100,000, `metadata` and the version of the columns."""
     sink = pa.BufferOutputStream()
-    said = {**metadata, versions.METADATA: str(SCHEMA_VERSION).encode()}
+    said = {**metadata, versions.METADATA: str(version).encode()}
     pq.write_table(rows.replace_schema_metadata(said), sink, compression="zstd", row_group_size=100_000)
     return memoryview(sink.getvalue())
 

@@ -56,9 +56,9 @@ def digest(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
-def new_name(content: bytes | memoryview) -> str:
+def new_name(content: bytes | memoryview, version: int = SCHEMA_VERSION) -> str:
     """A name that no other part has, nor another content."""
-    return f"part-v{SCHEMA_VERSION}-{time.time_ns():020d}-{digest(content)}.parquet"
+    return f"part-v{version}-{time.time_ns():020d}-{digest(content)}.parquet"
 
 
 def read_name(name: str) -> Name | None:

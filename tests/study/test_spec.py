@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import BaseModel
 
@@ -15,8 +17,8 @@ SHIPPED = sorted((ROOT / "specs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "specs")))
 def test_shipped_specs_resolve_to_specs_that_resolve_to_themselves(path, monkeypatch):
-    for name in ("IMAGES", "WEIGHTS", "CIFAR10", "DATA"):
-        monkeypatch.setenv(name, "/data")
+    for name in re.findall(r"\$\{(\w+)\}", path.read_text()):
+        monkeypatch.setenv(name, "https://service.example" if name.endswith("_URL") else "/data")
     spec = load(path).spec
     assert resolve(parse(spec.text(), "resolved")).spec == spec
 
@@ -85,14 +87,19 @@ IDENTITY = {
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
     "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.made",
     "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.seeds", "experiments.targets",
+    "geometry", "geometry.probe", "geometry.models", "geometry.images", "geometry.goal", "geometry.objective",
+    "geometry.smoothing", "geometry.along", "geometry.across", "geometry.step", "geometry.extent", "geometry.points",
+    "geometry.distances", "geometry.labels",
     "numerics.batch", "numerics.threads", "numerics.room", "numerics.fold", "numerics.layout", "numerics.precision",
     "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
+    "findings", "findings.claim", "findings.source", "findings.check",
     "run", "experiments.published", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
     "run.shard", "run.actors", "run.models_per_actor", "run.actors_per_gpu", "run.actor_mib",
     "run.attempts", "run.flush_seconds", "run.waiting_mib",
-    "run.clean_mib", "run.start_seconds", "run.call_seconds", "run.straggler_seconds",
+    "run.clean_mib", "run.keep_images", "run.start_seconds", "run.call_seconds", "run.straggler_seconds",
+    "tracking", "tracking.wandb", "tracking.project", "tracking.entity", "tracking.group", "tracking.tags",
 }  # fmt: skip
 
 

@@ -1,0 +1,177 @@
+"""A changed spec in an old folder: what only adds or removes is carried out, what would change rows is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from study.errors import StudyError
+from study.images.selection import Selection
+from study.images.sets import Candidate, Ranked
+from study.keyed import digest
+from study.resume import first_difference, folder_of_nothing, spec_at, spec_of
+from study.run_folder import RunFolder
+from study.spec import Spec, SpecFile
+
+_ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}
+_FREE = {*_ONE, "seeds"}
+"""Sections that may have more or less in them."""
+_ELSEWHERE = "launch into a new folder with --output, or give the study another name"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a spec differs from the one that its folder has, in what may differ."""
+
+    added: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    removed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    altered: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(any(self.added.values()) or any(self.removed.values()) or self.altered)
+
+    def line(self) -> str:
+        """For people: `2 new models (d, e), 1 new attack (fgsm); removed: model c, whose rows stay`."""
+        new = [f"{_count(section, names)} ({', '.join(names)})" for section, names in self.added.items() if names]
+        gone = [f"{_ONE[section]} {', '.join(names)}" for section, names in self.removed.items() if names]
+        parts = [", ".join([*new, *self.altered])] if new or self.altered else []
+        parts += [f"removed: {'; '.join(gone)} (their rows stay)"] if gone else []
+        return "; ".join(parts)
+
+
+def changes(file: SpecFile, folder: RunFolder) -> Changes:
+    """What the spec adds to the one in the folder, and what it lacks of it.
+
+    Raises StudyError, with the place in the spec, for whatever would change rows that are there, or what is selected.
+    """
+    folder_of_nothing(folder)
+    if not folder.begun:
+        return Changes()
+    theirs, ours = spec_of(folder), file.spec
+    there, here = theirs.identity(), ours.identity()
+    _same(file, folder, _fixed(theirs, there), _fixed(ours, here))
+    for path in (folder.spec, *folder.earlier_specs):
+        earlier = there if path == folder.spec else spec_at(path).identity()
+        for section in ("models", "attacks", "geometry"):
+            for name in [one for one in here[section] if one in earlier[section]]:
+                _same(file, folder, earlier[section][name], here[section][name], (section, name))
+    added = {one: [name for name in here[one] if name not in there[one]] for one in _ONE}
+    removed = {one: [name for name in there[one] if name not in here[one]] for one in _ONE}
+    altered = [
+        f"experiment {name} changed"
+        for name in here["experiments"]
+        if name in there["experiments"] and here["experiments"][name] != there["experiments"][name]
+    ]
+    if here["seeds"] != there["seeds"]:
+        altered.append(f"seeds {_shown(ours.seeds or (ours.seed,))} in place of {_shown(theirs.seeds or (ours.seed,))}")
+    if here["images"]["count"] != there["images"]["count"]:
+        altered.append(f"images.count {_many(ours)} in place of {_many(theirs)}")
+    if here["images"]["targets"] != there["images"]["targets"]:
+        altered.append("images.targets in other words")
+    return Changes(added, removed, altered)
+
+
+def _fixed(spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What may not differ at all: everything but what is there by name, seeds and the number of images."""
+    kept = {key: value for key, value in identity.items() if key not in _FREE}
+    images = {key: value for key, value in kept["images"].items() if key != "count"}
+    rule = spec.images.targets
+    if isinstance(rule, Ranked):
+        images["targets"] = {"rank": rule.rank, "by": list(rule.by or spec.sources())}
+    return {**kept, "images": images}
+
+
+def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[str, ...] = ()) -> None:
+    if theirs == ours:
+        return
+    place, there, here = first_difference(theirs, ours, ".".join(at))
+    if place == "images.targets.by":
+        todo = f"write `by: {there}` under `targets`: then the same models rank the labels to reach as before"
+    elif at:
+        todo = f"give the changed {_ONE[at[0]]} another name: then it is added; or {_ELSEWHERE}"
+    else:
+        todo = _ELSEWHERE
+    raise StudyError(
+        f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
+        where=file.where(*place.split(".")),
+        accepted="more or fewer models, attacks, experiments and seeds; more images",
+        todo=todo,
+    )
+
+
+def _count(section: str, names: Sequence[str]) -> str:
+    return f"{len(names)} new {_ONE[section]}{'' if len(names) == 1 else 's'}"
+
+
+def _shown(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _many(spec: Spec) -> str:
+    return "all" if spec.images.count is None else str(spec.images.count)
+
+
+def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
+    """A digest of all candidates, where a clean pass asks all of them; None where it ends at a number."""
+    return digest(sorted(one.image for one in found)) if spec.images.count is None else None
+
+
+def unasked(spec: Spec, selection: Selection) -> list[str]:
+    """Models of which the folder does not know what they are, or what they say of each selected image."""
+    images = [one for shard in selection.shards for one in shard.images]
+    return [
+        name for name in spec.models if name not in selection.models or any(name not in one.clean for one in images)
+    ]
+
+
+def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate] | None, folder: RunFolder) -> bool:
+    """Whether images are wanted beyond those that are selected; `found` None: nobody knows what there is.
+
+    Raises StudyError where fewer are wanted.
+    """
+    wanted, there = file.spec.images.count, sum(len(shard.images) for shard in selection.shards)
+    if wanted is None:
+        asked = _asked(folder)
+        return found is not None and asked is not ... and asked != listing(file.spec, found)
+    if wanted < there and wanted != spec_of(folder).images.count:
+        raise StudyError(
+            f"images.count is {wanted}, and {there} images are selected in {folder.path}",
+            where=file.where("images", "count"),
+            accepted=f"{there} and more",
+            todo="take images out when looking at rows, or launch into a new folder with --output",
+        )
+    return wanted > there
+
+
+def _asked(folder: RunFolder) -> Any:
+    """The listing of which all images were asked; None where only so many were; ... in folders that do not say."""
+    try:
+        return json.loads(folder.digests.read_text()).get("candidates", ...)
+    except FileNotFoundError:
+        return ...
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{folder.digests} cannot be read: {str(error).splitlines()[0]}", todo="bring it back from a copy"
+        ) from None
+
+
+def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:
+    """Raises StudyError where a selected image is gone, or has another label now."""
+    known = {one.image: one for one in found}
+    images = [one for shard in selection.shards for one in shard.images]
+    missing = [one.image for one in images if one.image not in known]
+    if missing:
+        raise StudyError(
+            f"{len(missing)} images of this study are no longer in the image set, such as {missing[0]}",
+            todo="bring them back, or launch into a new folder with --output",
+        )
+    for one in images:
+        now = known[one.image]
+        for what, old, new in (("label", one.label, now.label), ("target label", one.target_label, now.target_label)):
+            if new is not None and old != new:
+                raise StudyError(
+                    f"the {what} of the image {one.image} was {old} when it was selected, and is {new} now",
+                    todo="bring the old one back, or launch into a new folder with --output",
+                )

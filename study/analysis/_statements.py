@@ -1,0 +1,303 @@
+"""What a check of a finding is about, image by image: one value of each image that counts, for each of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from study.analysis.paired import Values
+from study.analysis.sweeps import _number as number_of
+from study.analysis.transfer import hits
+from study.findings.cells import Cell, plain_of, select
+from study.findings.spec import Asymmetric, Check, Compare, Cosine, Destruction, Key, Monotone, Rate, Rmsd, Selection
+from study.spec import Spec
+
+Side = Literal["above", "below", "apart"]
+KEYS = ("sources", "attack", "target")
+_CRAFT = ("sources", "attack", "goal", "seed", "target")
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell: `images` that count, in string order, and what is held against the bound, float64 (N,). `steps` are the
+    differences of neighbours (a trend's), by the names of the two."""
+
+    name: str
+    images: tuple[str, ...]
+    values: Values
+    steps: tuple[tuple[str, Values], ...] = ()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A check, measured: the mean of every cell's values lies on this `side` of `bound`. `apart`: further than `bound`
+    from 0, either way. `rate`: values are shares of success, not differences."""
+
+    side: Side
+    bound: float
+    cells: tuple[Measured, ...]
+    rate: bool = False
+    missing: tuple[str, ...] = field(default=())
+    """What keeps it from being decided, whatever the numbers say."""
+
+
+class Reader:
+    """Rows of one study, read selection by selection. `images` are to be there for every cell."""
+
+    def __init__(self, rows: pl.LazyFrame, spec: Spec, images: int | None, geometry: pl.LazyFrame | None) -> None:
+        self.spec = spec
+        self.geometry = geometry
+        self._rows = rows
+        self._images = rows.select(pl.col("image").n_unique()).collect().item() if images is None else images
+
+    def read(self, selection: Selection, value: pl.Expr, *, every_step: bool = False) -> tuple[pl.DataFrame, list[str]]:
+        """Rows with `sources` as text, `attack`, `target`, `image`, `steps`, `budget`, `gradients`, `value`; and the
+        cells of which rows are missing."""
+        cells = select(self.spec, selection, every_step=every_step)
+        wanted = pl.DataFrame(
+            [(*one.key[:3], seed, one.target) for one in cells for seed in one.seeds],
+            schema=dict(zip(_CRAFT, (pl.String, pl.String, pl.String, pl.Int64, pl.String), strict=True)),
+            orient="row",
+        )
+        steps = pl.DataFrame(
+            [(one.attack, step) for one in cells for step in {step for step, _ in one.points}],
+            schema={"attack": pl.String, "steps": pl.Int32},
+            orient="row",
+        ).unique()
+        found = (
+            self._rows.filter(
+                pl.col("attack").is_in(wanted["attack"].unique().to_list()),
+                pl.col("target").is_in(wanted["target"].unique().to_list()),
+            )
+            .with_columns(value.alias("value"), pl.col("sources").list.join("+"))
+            .filter(True if selection.budget is None else pl.col("budget") == selection.budget)
+            .join(wanted.lazy(), on=_CRAFT, how="semi")
+            .join(steps.lazy(), on=["attack", "steps"], how="semi")
+            .select(*_CRAFT, "image", "steps", "budget", "gradients", "value")
+            .collect()
+        )
+        return found, self._lacking(cells, found)
+
+    def _lacking(self, cells: Sequence[Cell], found: pl.DataFrame) -> list[str]:
+        keys = ["sources", "attack", "goal", "target"]
+        there = {tuple(one[:4]): one[4] for one in found.group_by(keys).len().iter_rows()}
+        return [
+            f"{one.attack} on {one.sources} against {one.target}"
+            for one in cells
+            if there.get(one.key, 0) < max(1, self._images) * len(one.seeds) * len(one.points)
+        ]
+
+    def hit(self, top: int) -> pl.Expr:
+        return hits(self._rows, top=top).cast(pl.Float64)
+
+
+def measure(check: Check, reader: Reader) -> Statement:
+    """The check's statement with its cells. StudyError where a selection is of nothing."""
+    return _MEASURES[check.kind](getattr(check, check.kind), reader)
+
+
+def _rate(said: Rate, reader: Reader) -> Statement:
+    found, missing = reader.read(said.of, reader.hit(said.top))
+    cells = [Measured(name, *_columns(one)) for name, one in _cells(_by_image(found, said.cells), said.cells)]
+    side: Side = "above" if said.below is None else "below"
+    bound = said.above if said.below is None else said.below
+    assert bound is not None, "the spec has checked it"
+    return Statement(side, bound, tuple(cells), rate=True, missing=_told(missing))
+
+
+def _compare(said: Compare, reader: Reader) -> Statement:
+    better, lacking = reader.read(said.better, reader.hit(said.top))
+    than, also = reader.read(said.than, reader.hit(said.top))
+    reasons = _told(lacking + also)
+    if said.equal and not reasons:
+        costs = [sorted(one["gradients"].unique().to_list()) for one in (better, than)]
+        if costs[0] != costs[1]:
+            reasons = (f"gradients differ: {_listed(costs[0])} against {_listed(costs[1])} for an image",)
+    return Statement("above", said.by, _differences(better, than, said.cells), missing=reasons)
+
+
+def _rmsd(said: Rmsd, reader: Reader) -> Statement:
+    searched = {
+        name: attack.budget.minimal.levels[-1]
+        for name, attack in reader.spec.attacks.items()
+        if attack.budget.minimal is not None
+    }
+    # A search that never succeeds ends at the largest RMSD that it was told to try.
+    most = pl.col("attack").replace_strict(searched, default=None, return_dtype=pl.Float64)
+    value = pl.when(most.is_not_null() & ~hits(reader._rows)).then(pl.max_horizontal(most, "rmsd")).otherwise("rmsd")
+    less, lacking = reader.read(said.less, value)
+    than, also = reader.read(said.than, value)
+    return Statement("above", said.by, _differences(than, less, said.cells), missing=_told(lacking + also))
+
+
+def _asymmetric(said: Asymmetric, reader: Reader) -> Statement:
+    found, missing = reader.read(said.of, reader.hit(said.top))
+    ways = dict(_cells(_by_image(found, ("sources", "target")), ("sources", "target"), joined=False))
+    pairs = [tuple(one) for one in said.pairs or ()] or sorted(
+        {tuple(sorted(way)) for way in ways if tuple(reversed(way)) in ways}
+    )
+    cells = []
+    for one, other in pairs:
+        forth, back = ways.get((one, other)), ways.get((other, one))
+        if forth is not None and back is not None:
+            both = forth.join(back, on="image", suffix="_back").sort("image")
+            values = (both["value"] - both["value_back"]).to_numpy()
+            cells.append(Measured(f"{one} -> {other} less {other} -> {one}", tuple(both["image"]), values))
+    return Statement("apart", said.by, tuple(cells), missing=_told(missing))
+
+
+def _monotone(said: Monotone, reader: Reader) -> Statement:
+    found, missing = reader.read(said.of, reader.hit(said.top), every_step=said.along == "steps")
+    if said.along in KEYS:
+        order: list[Any] = list(said.order or ())
+        column = pl.col(said.along)
+    elif said.along in ("steps", "budget"):
+        column = pl.col(said.along)
+        order = sorted(found[said.along].drop_nulls().unique().to_list())
+    else:
+        numbers = {name: number_of(one, said.along) for name, one in reader.spec.attacks.items()}
+        values = {name: float(one) for name, one in numbers.items() if isinstance(one, int | float)}
+        column = pl.col("attack").replace_strict(values, default=None, return_dtype=pl.Float64)
+        order = sorted({values[name] for name in found["attack"].unique() if name in values})
+    taken = {said.along} if said.along in KEYS else {"attack"} if said.along not in ("steps", "budget") else set()
+    keys = [key for key in said.cells if key not in taken]
+    means = found.with_columns(column.alias("x")).group_by(*keys, "x", "image").agg(pl.col("value").mean())
+    cells = []
+    for name, one in _cells(means, keys):
+        columns = [
+            one.filter(pl.col("x") == x).select("image", pl.col("value").alias(str(at))) for at, x in enumerate(order)
+        ]
+        if len(columns) > 1 and not any(each.is_empty() for each in columns):
+            cells.append(_trend(name, columns, order, said.direction == "falling"))
+    return Statement("above", said.by, tuple(cells), missing=_told(missing))
+
+
+def _trend(name: str, columns: Sequence[pl.DataFrame], order: Sequence[Any], falling: bool) -> Measured:
+    joined = columns[0]
+    for column in columns[1:]:
+        joined = joined.join(column, on="image")
+    joined = joined.sort("image")
+    rates = joined.drop("image").to_numpy() * (-1.0 if falling else 1.0)
+    ranks = np.arange(len(order)) - (len(order) - 1) / 2
+    line = rates @ ranks / (ranks @ ranks) * (len(order) - 1)
+    shown = [f"{one:g}" if isinstance(one, float) else str(one) for one in order]
+    steps = [(f"{shown[at]} and {shown[at + 1]}", rates[:, at + 1] - rates[:, at]) for at in range(len(order) - 1)]
+    return Measured(name, tuple(joined["image"]), line, tuple(steps))
+
+
+def _destruction(said: Destruction, reader: Reader) -> Statement:
+    sides, missing = [], []
+    for selection in (said.lower, said.than):
+        transformed = select(reader.spec, selection)
+        plains = {one.target: plain for one in transformed if (plain := plain_of(reader.spec, one.target)) is not None}
+        if not plains:
+            missing.append("none of the targets is a transformed model whose plain one is in the spec")
+            continue
+        wrong = reader.hit(1)
+        right = pl.when(pl.col("clean_top1") == pl.col("label")).then(wrong)
+        again, lacking = reader.read(selection.model_copy(update={"targets": tuple(plains)}), 1 - wrong)
+        behind = {
+            "experiment": None,
+            "boxes": "any",
+            "attacks": tuple({one.attack for one in transformed}),
+            "sources": tuple({tuple(one.sources.split("+")) for one in transformed}),
+            "targets": tuple(dict.fromkeys(plains.values())),
+        }
+        bare = selection.model_copy(update=behind)
+        fooled, also = reader.read(bare, right)
+        missing += lacking + also
+        keys = ["sources", "attack", "goal", "seed", "steps", "budget", "image"]
+        joined = again.with_columns(pl.col("target").replace_strict(plains).alias("plain")).join(
+            fooled.filter(pl.col("value") == 1).select(*keys, pl.col("target").alias("plain")),
+            on=[*keys, "plain"],
+            how="semi",
+            nulls_equal=True,
+        )
+        sides.append(joined)
+    cells = _differences(sides[1], sides[0], said.cells) if len(sides) == 2 else ()
+    return Statement("above", said.by, cells, missing=_told(missing))
+
+
+def _cosine(said: Cosine, reader: Reader) -> Statement:
+    if reader.geometry is None:
+        return Statement(
+            "below", said.below, (), missing=("not computed: the run has no rows of a gradient-cosine probe",)
+        )
+    found = reader.geometry.filter(pl.col("first") != pl.col("second"), pl.col("cosine").is_not_null())
+    if said.probe is not None:
+        found = found.filter(pl.col("probe") == said.probe)
+    if said.models is not None:
+        found = found.filter(pl.col("first").is_in(said.models), pl.col("second").is_in(said.models))
+    plain = found.filter(pl.col("copies").is_null()).with_columns(
+        pl.concat_str(pl.min_horizontal("first", "second"), pl.max_horizontal("first", "second"), separator=", ").alias(
+            "target"
+        ),
+        pl.col("cosine").alias("value"),
+    )
+    means = plain.group_by("target", "image").agg(pl.col("value").mean()).collect()
+    cells = [Measured(name, *_columns(one)) for name, one in _cells(means, ("target",))]
+    reasons = () if cells else ("not computed: the run has no rows of a gradient-cosine probe",)
+    return Statement("below", said.below, tuple(cells), missing=reasons)
+
+
+_MEASURES: dict[str, Callable[[Any, Reader], Statement]] = {
+    "rate": _rate,
+    "compare": _compare,
+    "rmsd": _rmsd,
+    "asymmetric": _asymmetric,
+    "monotone": _monotone,
+    "destruction": _destruction,
+    "cosine": _cosine,
+}
+
+
+def _by_image(found: pl.DataFrame, keys: Sequence[Key | str]) -> pl.DataFrame:
+    """The mean value of every image in every cell of `keys`."""
+    counted = found.filter(pl.col("value").is_not_null())
+    return counted.group_by(*keys, "image").agg(pl.col("value").mean())
+
+
+def _differences(first: pl.DataFrame, second: pl.DataFrame, keys: Sequence[Key]) -> tuple[Measured, ...]:
+    """`first` less `second`, cell by cell of those that are in both, on the images that are in both."""
+    joined = _by_image(first, keys).join(_by_image(second, keys), on=[*keys, "image"], suffix="_second")
+    values = joined.with_columns(pl.col("value") - pl.col("value_second"))
+    return tuple(Measured(name, *_columns(one)) for name, one in _cells(values, keys))
+
+
+def _cells(found: pl.DataFrame, keys: Sequence[str], *, joined: bool = True) -> Iterable[tuple[Any, pl.DataFrame]]:
+    """The parts of `found` by `keys`, sorted, with a name for people, or the key itself."""
+    if found.is_empty():
+        return []
+    if not keys:
+        return [("all", found)]
+    parts = sorted(found.partition_by(list(keys), as_dict=True).items())
+    return [(_name(dict(zip(keys, key, strict=True))) if joined else key, one) for key, one in parts]
+
+
+def _name(key: dict[str, Any]) -> str:
+    written = {"sources": "{} ->", "target": "{}", "attack": "{}:"}
+    ordered = [name for name in ("attack", "sources", "target") if name in key]
+    return " ".join(written[name].format(key[name]) for name in ordered).rstrip(":")
+
+
+def _columns(found: pl.DataFrame) -> tuple[tuple[str, ...], Values]:
+    ordered = found.sort("image")
+    return tuple(ordered["image"].to_list()), ordered["value"].cast(pl.Float64).to_numpy()
+
+
+def _told(missing: Sequence[str]) -> tuple[str, ...]:
+    """What is missing as one reason."""
+    each = list(dict.fromkeys(missing))
+    if not each:
+        return ()
+    more = f" and {len(each) - _NAMED} more" if len(each) > _NAMED else ""
+    return (f"rows are missing: {'; '.join(each[:_NAMED])}{more}",)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"

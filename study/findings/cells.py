@@ -1,0 +1,88 @@
+"""Which cells of a spec's plan a selection is about."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from study.errors import StudyError
+from study.findings.spec import Boxes, Selection
+
+if TYPE_CHECKING:
+    from study.spec import Spec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a selection has a number for. `points` are the (steps, budget) of the attack that count."""
+
+    sources: str
+    attack: str
+    goal: str
+    target: str
+    seeds: frozenset[int]
+    points: tuple[tuple[int, float | None], ...]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return (self.sources, self.attack, self.goal, self.target)
+
+
+def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> list[Cell]:
+    """The planned cells of a selection, each once, in the order of the spec. StudyError where there is none.
+
+    With `every_step` an attack's checkpoints count, and not its last step alone.
+    """
+    wanted = None if selection.sources is None else {"+".join(sorted(set(one))) for one in selection.sources}
+    found: dict[tuple[str, str, str, str], Cell] = {}
+    for name in spec.experiments if selection.experiment is None else (selection.experiment,):
+        for cell in _planned(spec, name, selection.boxes):
+            if (
+                cell.points
+                and (wanted is None or cell.sources in wanted)
+                and _among(cell.attack, selection.attacks)
+                and _among(cell.target, selection.targets)
+                and selection.goal in (None, cell.goal)
+            ):
+                points = tuple(
+                    point
+                    for point in cell.points
+                    if (every_step or point[0] == (selection.steps or cell.points[-1][0]))
+                    and selection.budget in (None, point[1])
+                )
+                if points:
+                    seeds = cell.seeds | (found[cell.key].seeds if cell.key in found else frozenset())
+                    found[cell.key] = Cell(*cell.key, seeds, points)
+    if not found:
+        raise StudyError(
+            "no planned cell is what this selects",
+            accepted="cells of the spec's experiments: an attack, sources, targets and a goal that one of them has; "
+            "the target is none of the sources, but with `boxes: white` or `any`",
+        )
+    return list(found.values())
+
+
+def plain_of(spec: Spec, name: str) -> str | None:
+    """The model of the spec that `name` is with a transform in front; None where it has none, or there is no such."""
+    model = spec.models[name]
+    if model.transform is None:
+        return None
+    bare = model.model_copy(update={"transform": None})
+    return next((other for other, one in spec.models.items() if one == bare), None)
+
+
+def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[Cell]:
+    experiment = spec.experiments[name]
+    seeds = frozenset(spec.seeds_of(experiment))
+    for sources in spec.source_sets(experiment):
+        for attack in dict.fromkeys(experiment.attacks):
+            for goal in dict.fromkeys(experiment.goal):
+                for target in spec.targets(experiment):
+                    if boxes == "any" or (target in sources) == (boxes == "white"):
+                        points = tuple(spec.attacks[attack].points)
+                        yield Cell("+".join(sources), attack, goal, target, seeds, points)
+
+
+def _among(name: str, names: Collection[str] | None) -> bool:
+    return names is None or name in names

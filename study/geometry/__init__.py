@@ -1,0 +1,1 @@
+"""Geometry of models: what gradients have in common, and what models say on lines and planes through an image."""

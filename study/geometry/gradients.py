@@ -1,0 +1,102 @@
+"""Gradients of single models, plain and smoothed: what cosines are taken of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from study import numerics
+from study.attacks.gradient import Gradients, Logits, groups
+from study.attacks.loop import Engine, Images
+from study.attacks.recipe import Attack, Goal, Objective, Smoothing
+from study.attacks.views import Views
+from study.errors import StudyError
+from study.keyed import Streams
+
+
+def step(objective: Objective, smoothing: Smoothing | None) -> Attack:
+    """The recipe of one step of RMSD 1 along a gradient."""
+    keys: dict[str, Any] = {"objective": objective, "step": "l2", "steps": 1, "step_size": 1.0}
+    return Attack.model_validate(keys | ({"smoothing": smoothing} if smoothing else {}))
+
+
+def key(seed: int, models: Sequence[str], goal: Goal) -> tuple[object, ...]:
+    """What keys the noise of smoothed gradients: not the probe, so that two probes see the same gradient."""
+    return (seed, "geometry", tuple(models), goal)
+
+
+def batches(given: Images, engine: Engine) -> Iterator[Images]:
+    """The images batch by batch, as an attack has them."""
+    for first in range(0, len(given.clean), engine.batch):
+        yield given.take(range(first, min(first + engine.batch, len(given.clean))))
+
+
+def gradients(
+    model: Logits,
+    name: str,
+    batch: Images,
+    *,
+    engine: Engine,
+    seed: int,
+    goal: Goal,
+    objective: Objective,
+    smoothing: tuple[Sequence[int], float] | None = None,
+) -> list[NDArray[np.float32]]:
+    """The gradient (N, C, H, W) of one model, to more of what an attack wants; of `smoothing` for each count.
+
+    The first copies of many are the same draws as few copies, so that one pass serves all numbers. Raises StudyError,
+    naming the images, where a gradient is not finite.
+    """
+    counts, sigma = smoothing or ((1,), None)
+    # What there is a mean for is a multiple of a piece; a piece is what one call sums up.
+    piece = math.gcd(*counts)
+    recipe = step(objective, None if sigma is None else Smoothing(copies=piece, sigma=sigma))
+    of = _prepared(model, batch, recipe, engine=engine, key=key(seed, (name,), goal), goal=goal)
+    total: Tensor | None = None
+    found = {}
+    for number in range(max(counts) // piece):
+        part = of(number)
+        total = part if total is None else total + part
+        if (number + 1) * piece in counts:
+            found[(number + 1) * piece] = (total / (number + 1)).cpu().contiguous().numpy()[: len(batch.images)]
+    return [_finite(found[count], batch.images, name) for count in counts]
+
+
+def _prepared(
+    model: Logits, batch: Images, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
+) -> Callable[[int], Tensor]:
+    """The gradient at the clean images, padded, for a number of a piece of copies."""
+    count = len(batch.images)
+    padded = batch.take([*range(count), *[count - 1] * (numerics.padded(count, engine.batch, engine.device) - count)])
+    views = Views(recipe, Streams(key, padded.images), padded.true, None)
+    labels = torch.from_numpy(padded.labels).to(engine.device)
+    pixels = torch.from_numpy(padded.clean).to(engine.device)
+    image = pixels.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
+    taken = Gradients(recipe, goal, labels, views, room=engine.whole, precision=engine.precision)
+    (group,) = groups([model], [1.0], recipe)
+    return functools.partial(taken.of, group, image, 0)
+
+
+def _finite(gradient: NDArray[np.float32], images: Sequence[str], model: str) -> NDArray[np.float32]:
+    broken = [image for image, one in zip(images, gradient, strict=True) if not np.isfinite(one).all()]
+    if broken:
+        raise StudyError(
+            f"the gradient of {model} for {', '.join(broken)} is not finite",
+            todo="check the model's weights and preprocessing; no row of this unit was written",
+        )
+    return gradient
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float | None:
+    """Of the angle between two gradients of one image; None where one of them is zero."""
+    # In double precision squares of a saturated model's gradient do not underflow.
+    one, other = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
+    lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else None

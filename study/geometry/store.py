@@ -1,0 +1,42 @@
+"""A probe's rows in a run: where they lie, which units are done, a scan of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+import pyarrow as pa
+
+from study.geometry.schema import SCHEMAS, VERSION
+from study.geometry.spec import Kind, Probe
+from study.results.store import Writer, collect
+from study.run_folder import RunFolder
+from study.storage import Place
+from study.storage_s3 import ObjectPath, scan_options
+
+
+def writer(folder: RunFolder, name: str, *, flush_seconds: float, metadata: Mapping[str, str]) -> Writer:
+    """What publishes the rows of probe `name`, into a folder of its own."""
+    into = folder.geometry(name)
+    folder.make(into)
+    return Writer(folder, flush_seconds=flush_seconds, metadata=metadata, into=into, version=VERSION)
+
+
+def scan(run: str | Place, name: str, kind: Kind) -> pl.LazyFrame:
+    """All rows of probe `name`, of which `kind` it is; an empty frame where it has none yet."""
+    folder = RunFolder(run)
+    found = sorted((str(part) for part in folder.geometry(name).rglob("*.parquet")), key=str)
+    schema = pl.DataFrame(pa.Table.from_batches([], schema=SCHEMAS[kind])).schema
+    if not found:
+        return pl.LazyFrame(schema=schema)
+    remote = isinstance(folder.path, ObjectPath)
+    options = scan_options() if remote else None
+    return pl.scan_parquet(found, schema=schema, glob=False, hive_partitioning=False, storage_options=options)
+
+
+def done(run: str | Place, probes: Mapping[str, Probe]) -> dict[str, set[str]]:
+    """The ids of finished units by the name of their probe: read from the parts and from nowhere else."""
+    return {
+        name: set(collect(run, scan(run, name, probe.probe).select("unit").unique())["unit"])
+        for name, probe in probes.items()
+    }

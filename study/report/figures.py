@@ -1,0 +1,255 @@
+"""Figures of the report, drawn with matplotlib: the same rows give the same bytes, on the page and as files."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from study.analysis.distances import minimal_cdf
+from study.errors import StudyError
+from study.report.html_curves import Points, mean
+from study.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+"""Okabe and Ito 2008: told apart by every kind of colour vision; markers and dashes say the same again."""
+_MARKERS = "osD^vP*X"
+_DASHES = ("-", "--", "-.", ":")
+_MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
+_STYLE: Any = {
+    "svg.hashsalt": "study",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    # Names of models and attacks are no formulas, whatever is in them.
+    "text.parse_math": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+Cells = pl.DataFrame
+
+
+class Album:
+    """The figures of one report. Each is put into the page when it is added, and into `folder`, where there is one."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Raises StudyError where the folder cannot be made."""
+        self._folder = folder
+        self._names: set[str] = set()
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StudyError(f"{folder} cannot be made: {error.strerror}", todo="name another folder") from None
+
+    def add(self, name: str, figure: Figure | None, said: str = "") -> str:
+        """The figure as part of a page, `said` below it; nothing for None. Written as `<name>.svg` and `<name>.png`."""
+        if figure is None:
+            return ""
+        plain = re.sub(r"[^\w.+-]", "_", name)
+        while plain in self._names:
+            plain += "_"
+        self._names.add(plain)
+        drawn = svg(figure)
+        if self._folder is not None:
+            try:
+                (self._folder / f"{plain}.svg").write_text(drawn, encoding="utf-8")
+                (self._folder / f"{plain}.png").write_bytes(png(figure))
+            except OSError as error:
+                raise StudyError(f"{self._folder / plain} cannot be written: {error.strerror}") from None
+        label = str(figure.get_label() or said or name)
+        shown = inlined(drawn, f"f{len(self._names)}-", label)
+        below = f"<figcaption>{html.escape(said)}</figcaption>" if said else ""
+        return f"<figure>{shown}{below}</figure>"
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Whoever draws within it draws names of models and labels as they are, as no formulas."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):
+        yield
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG, without a date."""
+    from matplotlib import rc_context
+
+    written = io.StringIO()
+    with rc_context(_STYLE):
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    return written.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, 200 dots an inch, without the version of the library."""
+    from matplotlib import rc_context
+
+    written = io.BytesIO()
+    with rc_context(_STYLE):
+        figure.savefig(written, format="png", dpi=200, metadata={"Software": None})
+    return written.getvalue()
+
+
+def inlined(drawn: str, prefix: str, said: str) -> str:
+    """An SVG file as an element of a page: its ids begin with `prefix`, for a page has many."""
+    element = drawn[drawn.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.S)
+    element = re.sub(r'(?<= id=")', prefix, element)
+    element = re.sub(r"(?<=url\(#)", prefix, element)
+    element = re.sub(r'(?<=href="#)', prefix, element)
+    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(said)}"', 1)
+
+
+@contextmanager
+def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with its panels, drawn on in our style."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    across = min(3, columns)
+    down = -(-columns // across)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(1.4 + wide * across * (1 if across == 1 else 0.8), 0.9 + 2.9 * down), label=title)
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
+        panels = list(grid.flat)
+        for empty in panels[columns:]:
+            empty.set_visible(False)
+        figure.suptitle(title, fontsize=10)
+        yield figure, panels[:columns]
+
+
+def success_by_rmsd(cells: Cells, names: Mapping[tuple[str, int, float | None], str], title: str) -> Figure | None:
+    """Black-box success against how far images moved: a point for each attack, point of it, and source set.
+
+    `cells` are those of `over_seeds`. None where fewer than two are black-box, or too many to tell apart.
+    """
+    means = (
+        cells.filter(~pl.col("white_box"))
+        .group_by("attack", "steps", "level", "sources")
+        .agg(pl.col("success").mean(), pl.col("rmsd").mean())
+        .sort("attack", "steps", "level", "sources")
+    )
+    if not 2 <= means.height <= _MOST_POINTS:
+        return None
+    attacks = list(dict.fromkeys(attack for attack, *_ in names))
+    with _blank(1, f"{title}: success beside RMSD", 5.2) as (figure, (axes,)):
+        for place, attack in enumerate(attacks):
+            mine = means.filter(attack=attack)
+            if mine.height:
+                axes.scatter(
+                    mine["rmsd"].to_list(),
+                    (100 * mine["success"]).to_list(),
+                    s=34,
+                    color=_COLOURS[place % len(_COLOURS)],
+                    marker=_MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)],
+                    label=attack,
+                    linewidths=0,
+                )
+        _percent(axes)
+        axes.set_xlabel("RMSD, pixel values 0..255 (mean)")
+        axes.set_ylabel("success on black-box targets, %")
+        axes.set_xlim(0, 1.08 * max(means["rmsd"].to_list()) or 1)
+        _legend(figure, axes)
+    return figure
+
+
+def curve(lines: Mapping[str, Points], along: str, title: str) -> Figure | None:
+    """A panel for each target, or one for the mean of all where they are many. None where no line has two points."""
+    if len(lines) > _MOST_PANELS:
+        lines = {"mean of all targets": _averaged(lines)}
+    drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
+    if not any(len(one) > 1 for of in drawn.values() for one in of.values()):
+        return None
+    from matplotlib.ticker import MaxNLocator
+
+    names = list(dict.fromkeys(name for of in drawn.values() for name in of))[:_MOST_LINES]
+    with _blank(len(drawn), f"{title}: success against {along}") as (figure, panels):
+        for axes, (target, of) in zip(panels, drawn.items(), strict=True):
+            for place, name in enumerate(names):
+                if name in of:
+                    _line(axes, of[name], place, name)
+            axes.set_title(target, fontsize=9)
+            _percent(axes)
+            axes.set_xlabel(along)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=along in {"steps", "gradients"}))
+        panels[0].set_ylabel("success, %")
+        _legend(figure, panels[0])
+    return figure
+
+
+def _averaged(lines: Mapping[str, Points]) -> Points:
+    gathered: dict[str, dict[float, list[tuple[float, float, float]]]] = {}
+    for of in lines.values():
+        for name, points in of.items():
+            for x, *rate in points:
+                gathered.setdefault(name, {}).setdefault(x, []).append((rate[0], rate[1], rate[2]))
+    return {name: [(x, *mean(there)) for x, there in sorted(of.items())] for name, of in gathered.items()}
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place: int, name: str) -> None:
+    x = [one for one, *_ in points]
+    success, low, high = ([100 * one[index] for one in points] for index in (1, 2, 3))
+    colour = _COLOURS[place % len(_COLOURS)]
+    axes.plot(x, success, _DASHES[place // 2 % 4], color=colour, marker=_MARKERS[place % 8], ms=4, lw=1.3, label=name)
+    if not any(map(math.isnan, low)):
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def searches(rows: pl.LazyFrame, spec: Spec, drawn: Album, name: str, title: str) -> list[str]:
+    """The distribution of the smallest RMSD that fools a target: Liu et al. 2017, figure 1; one for each attack."""
+    cdf = minimal_cdf(rows, spec)
+    parts = []
+    for (attack,), mine in cdf.partition_by("attack", as_dict=True, maintain_order=True).items():
+        sources = mine["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
+        targets = mine["target"].unique(maintain_order=True).to_list()[:_MOST_LINES]
+        with _blank(len(sources), f"{title}: smallest RMSD that succeeds, {attack}") as (figure, panels):
+            for axes, whose in zip(panels, sources, strict=True):
+                for place, target in enumerate(targets):
+                    one = mine.filter(sources=whose, target=target)
+                    if one.height:
+                        white = target in whose.split("+")
+                        axes.step(
+                            [0.0, *one["rmsd"].to_list()],
+                            [0.0, *(100 * one["share"]).to_list()],
+                            _DASHES[place // 2 % 4],
+                            where="post",
+                            color=_COLOURS[place % len(_COLOURS)],
+                            lw=1.4,
+                            label=target + (" (white-box)" if white else ""),
+                        )
+                axes.set_title(f"on {whose}", fontsize=9)
+                axes.set_xlabel("RMSD, pixel values")
+                _percent(axes)
+                axes.legend(fontsize=8)
+            panels[0].set_ylabel("images, %")
+        parts.append(drawn.add(f"{name}-{attack}-minimal", figure))
+    return parts
+
+
+def _percent(axes: Axes) -> None:
+    axes.set_ylim(-3, 103)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        figure.legend(handles, names, loc="outside right upper", fontsize=8)

@@ -1,0 +1,86 @@
+"""`study findings`: which of a spec's claims a run bears out, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from study.analysis.findings import evaluate
+from study.errors import StudyError
+from study.geometry import store
+from study.report.finished import opened
+from study.spec import Spec
+
+_SIDES = {"above": ">", "below": "<", "apart": "further than"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: JSON or text. `spec` may say anew what is claimed: that changes no row."""
+
+    as_json: bool = False
+    spec: Path | None = None
+
+
+def findings(run: str, console: Console, wish: Wish) -> None:
+    """Print the findings of the run at `run`. Raises StudyError where there is no run, or its spec claims nothing."""
+    finished = opened(run, wish.spec)
+    if not finished.spec.findings:
+        raise StudyError(
+            f"{finished.spec.study} has no findings",
+            accepted="`findings:` in the spec, each with a claim, a source and a check",
+            todo="add them to the study's YAML and name that file with --spec: it changes no row",
+        )
+    found = evaluate(finished.rows, finished.spec, images=finished.selected, geometry=cosines(run, finished.spec))
+    if wish.as_json:
+        console.print(json.dumps(found.to_dicts(), indent=2), markup=False, highlight=False, soft_wrap=True)
+        return
+    _print(found, console)
+
+
+def cosines(run: str, spec: Spec) -> pl.LazyFrame | None:
+    """The rows of all gradient-cosine probes of a run; None where its spec has none."""
+    probes = [name for name, probe in spec.geometry.items() if probe.probe == "gradient-cosine"]
+    return pl.concat([store.scan(run, name, "gradient-cosine") for name in probes]) if probes else None
+
+
+def _print(found: pl.DataFrame, console: Console) -> None:
+    table = Table("finding", "verdict", "effect", "95 %", "claimed", "p", box=box.SIMPLE_HEAD)
+    for one in found.iter_rows(named=True):
+        table.add_row(
+            one["finding"],
+            one["verdict"],
+            _number(one["effect"]),
+            f"{_number(one['low'])} to {_number(one['high'])}" if one["low"] is not None else "",
+            f"{_SIDES[one['side']]} {one['bound']:g}",
+            "" if one["p"] is None else f"{one['p']:.2g}",
+        )
+    console.print(table)
+    for one in found.iter_rows(named=True):
+        _tell(one, console)
+    counts: Mapping[str, int] = dict(found["verdict"].value_counts().iter_rows())
+    told = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("replicated", "not replicated", "undecided"))
+    console.print(told, markup=False, highlight=False)
+
+
+def _tell(one: Mapping[str, Any], console: Console) -> None:
+    lines = (
+        f"{one['finding']}: {one['verdict']}",
+        f"  {one['claim']} ({one['source']})",
+        f"  {one['reason']}",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

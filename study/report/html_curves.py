@@ -1,0 +1,106 @@
+"""What success can be drawn against: lines of attacks that are alike but for one number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from study.spec import Experiment, Spec
+
+Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
+"""By line, its points: x, success, and both ends of its interval (0..1; NaN where it is a mean of several cells)."""
+
+
+def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
+    """What success can be drawn against: `steps`, `gradients`, `budget`, or a number of the recipes by its key.
+
+    With each, by target the lines of attacks that are alike but for it; only black-box cells, a mean where there are
+    several source sets. `cells` are those of `over_seeds`.
+    """
+    black = cells.filter(~pl.col("white_box"))
+    attacks = list(dict.fromkeys(experiment.attacks))
+    stepped = [name for name in attacks if spec.attacks[name].checkpoints]
+    if stepped:
+        alone = {name: (name, None) for name in stepped}
+        yield "steps", _lines(black, alone, "steps", spec)
+        if len(stepped) < len(attacks) or len(stepped) > 1:
+            yield "gradients", _lines(black, {name: (name, None) for name in attacks}, "gradients", spec)
+    families = _families(spec, attacks)
+    for along, members in families.items():
+        yield along, _lines(black, members, "level" if along == "budget" else None, spec)
+
+
+Members = Mapping[str, tuple[str, float | None]]
+"""By attack, the line that it is on, and its place there; None where each of its points has a place of its own."""
+
+
+def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, Members]:
+    """By what they differ in, attacks that are alike but for that one number."""
+    dumps = {name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "made"}) for name in attacks}
+    flat = {name: dict(_flat(dump)) for name, dump in dumps.items()}
+    found: dict[str, dict[str, tuple[str, float | None]]] = {}
+    keys = dict.fromkeys(key for one in flat.values() for key, value in one.items() if _is_number(value))
+    for key in ["budget", *(key for key in keys if not key.startswith("budget") and key != "step_size")]:
+        groups: dict[str, list[str]] = {}
+        for name, one in flat.items():
+            if spec.attacks[name].budget.minimal is None and (key == "budget" or _is_number(one.get(key))):
+                groups.setdefault(_rest(one, key, spec.attacks[name].budget.kind), []).append(name)
+        for group in groups.values():
+            own = len(group) == 1 and key == "budget" and len(spec.attacks[group[0]].budget.levels) > 1
+            if own or (len(group) > 1 and (key != "budget" or spec.attacks[group[0]].budget.levels[0] is not None)):
+                members = {name: (group[0], None if key == "budget" else float(flat[name][key])) for name in group}
+                found.setdefault(key, {}).update(members)
+    return found
+
+
+def _rest(flat: Mapping[str, Any], key: str, kind: str) -> str:
+    hidden = ("budget", "step_size") if key == "budget" else (key,)
+    rest = {one: value for one, value in flat.items() if not one.startswith(hidden)}
+    return json.dumps([rest, kind], sort_keys=True)
+
+
+def _flat(dump: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in dump.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{inside}{key}.")
+        else:
+            yield f"{inside}{key}", value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _lines(cells: pl.DataFrame, members: Members, column: str | None, spec: Spec) -> Mapping[str, Points]:
+    """By target, by line, the points; a column of the cells gives their places, or the members do."""
+    found: dict[str, dict[str, dict[float, list[tuple[float, float, float]]]]] = {}
+    for one in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
+        line, place = members[one["attack"]]
+        recipe = spec.attacks[one["attack"]]
+        steps, level = recipe.points[-1]
+        # A line is about one thing: along it, whatever else an attack has several of stands at its last.
+        if (column != "level" and one["level"] != level) or (column in (None, "level") and one["steps"] != steps):
+            continue
+        x = place if column is None else one[column]
+        if x is not None:
+            there = found.setdefault(one["target"], {}).setdefault(line, {}).setdefault(float(x), [])
+            there.append((one["success"], one["low"], one["high"]))
+    names = dict.fromkeys(line for line, _ in members.values())
+    return {
+        target: {
+            line: [(x, *mean(there)) for x, there in sorted(found[target][line].items())]
+            for line in names
+            if line in found[target]
+        }
+        for target in spec.models
+        if target in found
+    }
+
+
+def mean(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    if len(cells) == 1:
+        return cells[0]
+    return sum(one for one, *_ in cells) / len(cells), float("nan"), float("nan")

@@ -1,0 +1,203 @@
+"""What the report is made from: a run's cells, counted once, and what stands beside its rows."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from study.analysis.intervals import wilson
+from study.analysis.matrix import with_level
+from study.analysis.transfer import success_rates
+from study.attacks import Attack
+from study.errors import StudyError, first_line
+from study.images.selection import Selected, from_frame
+from study.report.finished import Finished, opened
+from study.report.matrices import _variant as variant
+from study.results import store, versions
+from study.results.schema import SCHEMA_VERSION
+from study.run_folder import RunFolder
+from study.spec import Experiment, Spec
+from study.storage import Place
+from study.storage_s3 import ObjectPath, scan_options
+
+_OF_POINT = ["sources", "attack", "goal", "steps", "level", "target"]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A run as its report sees it.
+
+    `cells` has a row for each craft, point and target: `craft`, `sources` (joined by `+`), `attack`, `goal`, `seed`,
+    `steps`, `level` (the budget; null where each target searched for its own), `gradients` (of one image), `target`,
+    then the columns of `success_rates`. `units` are those with rows; `provenance` what the parts say that their rows
+    depend on, each combination once; `failures` what the last launch set aside.
+    """
+
+    run: str
+    finished: Finished
+    images: Sequence[Selected]
+    cells: pl.DataFrame
+    units: int
+    provenance: Sequence[Mapping[str, str]]
+    failures: Sequence[Mapping[str, Any]]
+
+    @property
+    def spec(self) -> Spec:
+        return self.finished.spec
+
+    @cached_property
+    def rows(self) -> pl.LazyFrame:
+        """The rows, with `level`."""
+        return with_level(self.finished.rows, self.spec)
+
+    @cached_property
+    def count(self) -> int:
+        """All rows."""
+        return int(self.cells["images"].sum())
+
+    @cached_property
+    def crafts(self) -> pl.DataFrame:
+        """`craft`, `sources`, `attack`, `goal`, `seed`, and `gradients`: what its images with rows cost together."""
+        whose = ["craft", "sources", "attack", "goal", "seed"]
+        cost = pl.col("gradients").max() * pl.col("images").max()
+        return self.cells.group_by(whose).agg(cost.alias("gradients")).sort(whose)
+
+    def of(self, experiment: Experiment, goal: str | None = None) -> pl.DataFrame:
+        """The cells of an experiment, or of one of its goals."""
+        return self.cells.filter(
+            pl.col("attack").is_in(list(dict.fromkeys(experiment.attacks))),
+            pl.col("goal").is_in([goal] if goal else list(experiment.goal)),
+            pl.col("seed").is_in(list(self.spec.seeds_of(experiment))),
+            pl.col("target").is_in(list(self.spec.targets(experiment))),
+            pl.col("sources").is_in(["+".join(one) for one in self.spec.source_sets(experiment)]),
+        )
+
+    def rows_of(self, cells: pl.DataFrame, crafts: Sequence[str] | None = None) -> pl.LazyFrame:
+        """The rows behind `cells`, or of some of their crafts; what needs no filter has none."""
+        rows = self.finished.rows
+        wanted = set(cells["craft"].to_list() if crafts is None else crafts)
+        targets = set(cells["target"].to_list())
+        if len(wanted) < self.cells["craft"].n_unique():
+            rows = rows.filter(pl.col("craft").is_in(sorted(wanted)))
+        if len(targets) < self.cells["target"].n_unique():
+            rows = rows.filter(pl.col("target").is_in(sorted(targets)))
+        return rows
+
+    @cached_property
+    def missing(self) -> Mapping[str, tuple[int, int]]:
+        """By experiment, how many rows there are, and how many there will be; with those its budgets are matched to."""
+        there: dict[tuple[object, ...], int] = {
+            (one["sources"], one["attack"], one["goal"], one["seed"], one["steps"], one["level"], one["target"]): one[
+                "images"
+            ]
+            for one in self.cells.iter_rows(named=True)
+        }
+        selected, found = self.finished.selected, {}
+        for name, experiment in self.spec.experiments.items():
+            planned = list(self._planned(experiment))
+            have = sum(min(there.get(key, 0), selected) for key in planned)
+            found[name] = (have, len(planned) * selected)
+        return found
+
+    def _planned(self, experiment: Experiment) -> Iterator[tuple[object, ...]]:
+        attacks = list(dict.fromkeys(experiment.attacks))
+        for name in attacks:
+            to = self.spec.attacks[name].budget.to
+            if to is not None and to not in attacks:
+                attacks.append(to)
+        for sources in self.spec.source_sets(experiment):
+            for name in attacks:
+                for goal in dict.fromkeys(experiment.goal):
+                    for seed in self.spec.seeds_of(experiment):
+                        for steps, level in self.spec.attacks[name].points:
+                            for target in self.spec.targets(experiment):
+                                yield ("+".join(sources), name, goal, seed, steps, level, target)
+
+
+def over_seeds(cells: pl.DataFrame) -> pl.DataFrame:
+    """One row for each sources, attack, goal, steps, level and target: `seeds`, `images` (of one seed), `success` (mean
+    of the seeds' rates, 0..1), `std` (n - 1; null of one seed), `low` and `high` (Wilson, 95 %: the images counted
+    once, for seeds show the same ones), `rmsd`, `white_box`, `gradients` (of one image)."""
+    found = (
+        cells.filter(pl.col("images") > 0)
+        .group_by(_OF_POINT)
+        .agg(
+            pl.len().alias("seeds"),
+            pl.col("images").max(),
+            pl.col("success").mean(),
+            pl.col("success").std(ddof=1).alias("std"),
+            pl.col("rmsd").mean(),
+            pl.col("white_box").all(),
+            pl.col("gradients").max(),
+        )
+        .sort(_OF_POINT)
+    )
+    low, high = wilson(pl.col("success") * pl.col("images"), pl.col("images"))
+    return found.with_columns(low.alias("low"), high.alias("high"))
+
+
+def points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str, int, float | None]]:
+    """Every point of the attacks, in the spec's order: what it is called, attack, steps, level."""
+    for name in dict.fromkeys(attacks):
+        recipe: Attack = spec.attacks[name]
+        for steps, level in recipe.points:
+            yield variant(name, recipe, steps, level), name, steps, level
+
+
+def gather(run: str, spec: Path | None = None) -> Gathered:
+    """Read all that a report is about. Raises StudyError where there is no run, or it cannot be read."""
+    folder = RunFolder(run)
+    finished = opened(run, spec)
+    keys = ("craft", "sources", "attack", "goal", "seed", "steps", "level", "gradients", "target")
+    try:
+        cells = success_rates(with_level(finished.rows, finished.spec), by=keys)
+        units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
+        frame = pl.read_parquet(io.BytesIO(folder.images.read_bytes()))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StudyError(
+            f"the results in {run} cannot be read: {first_line(error)}",
+            todo="`study verify` says which part is damaged; move it out of results/ and launch again",
+        ) from error
+    images = [one for shard in from_frame(frame) for one in shard.images]
+    return Gathered(run, finished, images, cells, int(units["unit"].sum()), _provenance(run), _failures(folder))
+
+
+def _provenance(run: str) -> list[Mapping[str, str]]:
+    """What the parts' metadata say, each combination once, in the order of the parts."""
+    found: dict[str, Mapping[str, str]] = {}
+    for part in store.parts(run):
+        said = versions.read_name(part.name)
+        if said is None or said.version > SCHEMA_VERSION:
+            continue
+        shown = {key: value for key, value in sorted(_metadata(part).items()) if key != "ARROW:schema"}
+        found.setdefault(json.dumps(shown), shown)
+    return list(found.values())
+
+
+def _metadata(part: Place) -> dict[str, str]:
+    remote = isinstance(part, ObjectPath)
+    try:
+        return dict(pl.read_parquet_metadata(str(part), storage_options=scan_options() if remote else None))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StudyError(
+            f"{part} cannot be read: {first_line(error)}", todo="look at the run with `study verify`"
+        ) from None
+
+
+def _failures(folder: RunFolder) -> list[Mapping[str, Any]]:
+    if not folder.failures.is_file():
+        return []
+    try:
+        found = json.loads(folder.failures.read_text(encoding="utf-8"))["failures"]
+        return [{"unit": str(one["unit"]), "target": one.get("target"), "error": str(one["error"])} for one in found]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{folder.failures} cannot be read: {first_line(error)}", todo="launch again, which writes it anew"
+        ) from None

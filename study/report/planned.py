@@ -1,0 +1,65 @@
+"""What a plan comes to: gradients, predictions, rows, bytes; and how much of it a run folder has already."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from study import resume
+from study.errors import StudyError
+from study.plan import Plan
+from study.results import store
+from study.run_folder import RunFolder
+from study.spec import Spec
+
+_ROW_BYTES = 45
+"""Of a row in parts of many rows, compressed: 35 to 65 were measured, and 170 in parts of a hundred rows."""
+
+
+def cells(plan: Plan) -> dict[str, int]:
+    """Cells of every experiment, each craft counted once."""
+    counted = Counter(dict.fromkeys(plan.spec.experiments, 0))
+    for craft in plan.crafts.values():
+        for name in craft.experiments:
+            counted[name] += len(craft.targets)
+    return dict(counted)
+
+
+def totals(plan: Plan) -> dict[str, int]:
+    """What a whole run takes and leaves. `gradients` are of an image on a model, and a forward pass each; `predictions`
+    are images shown to a model, clean ones among them; `bytes` of results are an estimate.
+    """
+    images = sum(len(shard.images) for shard in plan.shards)
+    rows = sum(len(craft.targets) * len(craft.recipe.points) for craft in plan.crafts.values()) * images
+    searched = sum(
+        len(craft.targets) * len(craft.recipe.budget.minimal.levels)
+        for craft in plan.crafts.values()
+        if craft.recipe.budget.minimal is not None
+    )
+    return {
+        "images": images,
+        "gradients": sum(craft.gradients for craft in plan.crafts.values()) * images,
+        "predictions": rows + (searched + len(plan.spec.models)) * images,
+        "rows": rows,
+        "bytes": rows * _ROW_BYTES,
+    }
+
+
+def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:
+    """Units that are done and left in a run folder that has begun, or why that is not known (`unknown`); None where
+    nothing has begun.
+    """
+    if not folder.begun:
+        return None
+    try:
+        selection = resume.selected(folder)
+        assert selection is not None, "a run that has begun has selected its images"
+        new = [name for name in spec.models if name not in selection.models]
+        if new:
+            return {"unknown": f"model '{new[0]}' is not known there yet"}
+        plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
+        left = sum(1 for _ in plan.units(store.done(folder.path)))
+    except StudyError as error:
+        return {"unknown": error.what}
+    units = len(plan.crafts) * len(plan.shards)
+    return {"units": units, "done": units - left, "left": left}

@@ -1,0 +1,165 @@
+"""docs/spec.md and docs/spec.schema.json, made from the models that read a spec: `python -m study.report.reference`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from study.report.schema import spec_schema, text
+from study.spec import Spec
+
+_DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+
+_HEAD = """# The spec, key by key
+
+Made from the models that read a spec, by `python -m study.report.reference`; a test keeps it up to date. What the words
+mean, [concepts.md](concepts.md) says; what models and images may be, [models.md](models.md) and [images.md](images.md).
+
+Editors that know YAML schemas complete and check a spec that begins with
+`# yaml-language-server: $schema=<path to docs/spec.schema.json>`, as those in `specs/` do; `study schema` prints it.
+`${NAME}` in a value is an environment variable, `${NAME:-default}` one with a default. Other keys are errors.
+"""
+
+
+def written() -> dict[Path, str]:
+    """What the files are to hold, by path."""
+    return {_DOCS / "spec.md": _reference(), _DOCS / "spec.schema.json": text()}
+
+
+def _reference() -> str:
+    schema = spec_schema()
+    sections = [_HEAD]
+    for model, places in _walk().items():
+        part = schema if model is Spec else schema["$defs"][model.__name__]
+        sections.append(_section(model, places, part))
+    return "\n".join(sections)
+
+
+def _walk() -> dict[type[BaseModel], list[str]]:
+    """Every model of a spec, in the order in which one reads it, and the places where it stands."""
+    found: dict[type[BaseModel], list[str]] = {}
+    ahead: list[tuple[type[BaseModel], str]] = [(Spec, "")]
+    while ahead:
+        model, place = ahead.pop(0)
+        known = model in found
+        found.setdefault(model, [])
+        if place and place not in found[model] and len(found[model]) < 4:
+            found[model].append(place)
+        if known:
+            continue
+        inner = []
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            where = f"{place}.{key}" if place else key
+            inner += [(one, where + more) for one, more in _inside(field.annotation)]
+        ahead = [*inner, *ahead]
+    return found
+
+
+def _inside(annotation: Any, more: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, more
+        return
+    arguments = getattr(annotation, "__args__", ())
+    entry = more + ".<name>" if getattr(annotation, "__origin__", None) is dict else more
+    for one in arguments:
+        yield from _inside(one, entry)
+
+
+def _section(model: type[BaseModel], places: list[str], part: Mapping[str, Any]) -> str:
+    title = " and ".join(f"`{place}`" for place in places) or "The whole"
+    lines = [f"## {title}", "", inspect.cleandoc(model.__doc__ or ""), ""]
+    rows = _keys(model, part)
+    if rows:
+        lines += ["| key | value | default |", "| --- | --- | --- |", *rows, ""]
+    return "\n".join(lines)
+
+
+def _keys(model: type[BaseModel], part: Mapping[str, Any]) -> list[str]:
+    options = [part, *part.get("anyOf", ())]
+    properties: Mapping[str, Any] = next((one["properties"] for one in options if "properties" in one), {})
+    if not any((field.alias or name) in properties for name, field in model.model_fields.items()):
+        return []
+    defaults = {field.alias or name: field for name, field in model.model_fields.items()}
+    rows = []
+    for key, value in properties.items():
+        field = defaults.get(key)
+        if field is None:
+            default = ""
+        elif field.is_required():
+            default = "required"
+        elif field.default is PydanticUndefined or isinstance(field.default, BaseModel):
+            default = "none given" if field.default_factory is not None else "as below"
+        else:
+            default = _value(field.default)
+        rows.append(f"| `{key}` | {_shown(value)} | {default} |")
+    return rows
+
+
+def _value(default: Any) -> str:
+    if default is None or default == ():
+        return "–"
+    if isinstance(default, tuple):
+        default = list(default)
+    return f"`{json.dumps(default, ensure_ascii=False)}`" if not isinstance(default, str) else f"`{default or '””'}`"
+
+
+def _shown(value: Mapping[str, Any]) -> str:
+    """A key's schema in words."""
+    said = _kind(value)
+    return f"{value['description']} {said}".replace("|", "\\|") if "description" in value else said.replace("|", "\\|")
+
+
+def _kind(value: Mapping[str, Any]) -> str:
+    if "anyOf" in value:
+        kinds = dict.fromkeys(_kind(one) for one in value["anyOf"] if one.get("type") != "null")
+        return ", or ".join(kind for kind in kinds if kind)
+    if "$ref" in value:
+        return f"a mapping: {_spaced(value['$ref'].rpartition('/')[2])}"
+    if "const" in value or "enum" in value:
+        known = [value["const"]] if "const" in value else value["enum"]
+        shown = [f"`{one if isinstance(one, str) else json.dumps(one)}`" for one in known]
+        return ", ".join(shown) if len(shown) <= 8 else f"one of {len(shown)} names, such as {shown[0]}"
+    kind = value.get("type")
+    if kind == "array":
+        count = f" ({_count(value)})" if _count(value) else ""
+        return f"a list{count} of: {_kind(value.get('items', {})) or 'values'}"
+    if kind == "object":
+        inner = value.get("additionalProperties")
+        return f"names: {_kind(inner)}" if isinstance(inner, Mapping) and inner else "a mapping"
+    word = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+    return word.get(str(kind), "anything") + _bounds(value)
+
+
+def _count(value: Mapping[str, Any]) -> str:
+    low, high = value.get("minItems"), value.get("maxItems")
+    return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}" if high else ""
+
+
+def _bounds(value: Mapping[str, Any]) -> str:
+    words = (
+        ("exclusiveMinimum", "above"),
+        ("minimum", "from"),
+        ("exclusiveMaximum", "below"),
+        ("maximum", "to"),
+    )
+    said = [f"{word} {value[key]:,}" if abs(value[key]) < 1e15 else "" for key, word in words if key in value]
+    return "".join(f" {one}" for one in said if one)
+
+
+def _spaced(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+if __name__ == "__main__":
+    for path, content in written().items():
+        path.write_text(content, encoding="utf-8")
+        print(path, file=sys.stderr)

@@ -1,0 +1,123 @@
+"""`study validate`: all that can be known of a spec without running it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from study.errors import StudyError
+from study.images import pixels
+from study.images.sets import Candidate, candidates
+from study.models import cache, zoo
+from study.models.reference import Model
+from study.models.service import Secret
+from study.spec import SpecFile
+from study.terminal.screen import counted
+
+_MISSING = {
+    "not installed": "the package is not installed",
+    "no file": "the file does not exist",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked on the command line: at most so many images are decoded."""
+
+    images: int = 1000
+    allow_code: bool = False
+    as_json: bool = False
+
+
+def print_validated(file: SpecFile, console: Console, wish: Wish) -> None:
+    """Print what was found. Raises StudyError for the first thing that would stop a launch."""
+    spec = file.spec
+    states = {name: _model(file, name, model, wish) for name, model in spec.models.items()}
+    found = _candidates(file)
+    readable, unreadable = _read(file, found[: wish.images])
+    wanted = spec.images.count or 1
+    if len(found) - len(unreadable) < wanted:
+        raise StudyError(
+            f"{wanted} images are wanted, and only {len(found) - len(unreadable)} can be read",
+            where=file.where("images", "count"),
+            accepted=f"images.count up to {len(found) - len(unreadable)}",
+            todo="lower images.count, or add images",
+        )
+    report: dict[str, Any] = {
+        "study": spec.study,
+        "models": states,
+        "images": {"found": len(found), "decoded": readable, "unreadable": unreadable},
+        "attacks": len(spec.attacks),
+        "experiments": list(spec.experiments),
+        "download": [name for name, state in states.items() if state == "not cached"],
+    }
+    if wish.as_json:
+        _say(console, json.dumps(report))
+        return
+    _print(file, report, console, wish)
+
+
+def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: Wish) -> None:
+    images = report["images"]
+    _say(console, f"{file.document.name} is a study: {report['study']}")
+    said = ", ".join(f"{name} ({state})" for name, state in report["models"].items())
+    _say(console, f"  {counted(len(report['models']), 'model')}: {said}")
+    partly = "" if images["found"] <= wish.images else f"; the first {wish.images:,} were decoded (--images)"
+    _say(console, f"  {counted(images['found'], 'image')}, {len(images['unreadable'])} of them unreadable{partly}")
+    for image, why in images["unreadable"].items():
+        _say(console, f"    left out: {image}: {why}")
+    tables = ", ".join(report["experiments"])
+    _say(
+        console,
+        f"  {counted(report['attacks'], 'attack')}, {counted(len(report['experiments']), 'experiment')}: {tables}",
+    )
+    if report["download"]:
+        _say(console, f"  to be downloaded, once: {', '.join(report['download'])}: study fetch {file.document.name}")
+    _say(console, f"next: study plan {file.document.name}")
+
+
+def _model(file: SpecFile, name: str, model: Model, wish: Wish) -> str:
+    """Where its weights are. Raises StudyError where it cannot be had."""
+    try:
+        if model.remote is not None:
+            if model.remote.credentials is not None:
+                Secret.from_environment(model.remote.credentials)
+            return "service"
+        zoo.check(name, model, labels=file.spec.labels, allow_code=wish.allow_code)
+        state = cache.state(model)
+    except StudyError as error:
+        raise error.located(file.where("models", name)) from None
+    if state in _MISSING:
+        raise StudyError(
+            f"the weights of model '{name}' are not here: {_MISSING[state]}",
+            where=file.where("models", name),
+            todo="install the package, or correct `weights`",
+        )
+    return state
+
+
+def _candidates(file: SpecFile) -> list[Candidate]:
+    try:
+        return candidates(file.spec.images, file.spec.seed)
+    except StudyError as error:
+        raise error.located(file.where("images")) from None
+
+
+def _read(file: SpecFile, found: list[Candidate]) -> tuple[int, dict[str, str]]:
+    """How many could be decoded, and why others could not."""
+    unreadable: dict[str, str] = {}
+    for one in found:
+        try:
+            pixels.read(one.file, file.spec.images)
+        except StudyError as error:
+            if file.spec.images.corrupt == "stop":
+                raise error.located(file.where("images")) from None
+            unreadable[one.image] = error.what
+    return len(found) - len(unreadable), unreadable
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

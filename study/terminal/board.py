@@ -1,0 +1,223 @@
+"""What is known of a running study, as numbers: every display is a view of it. Nothing is printed here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
+
+_WINDOW_SECONDS = 300.0
+_MOST_MARKS = 600
+_MOST_ROWS = 12
+_STARTING = "starting actors"
+_FORWARD = 1 / 3
+"""What a prediction costs, in gradients."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Per second, over the last minutes."""
+
+    units: float = 0.0
+    images: float = 0.0
+    gradients: float = 0.0
+
+
+@dataclass
+class Tally:
+    """Successes of one craft at its last point, by target: hits and images that were counted, in this launch."""
+
+    sources: str
+    attack: str
+    goal: str
+    white: frozenset[str]
+    images: int = 0
+    targets: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """How far the launch was at some time."""
+
+    at: float
+    units: int
+    images: int
+    gradients: int
+    work: float
+
+
+class Board(Watcher):
+    """Numbers of one launch. Told like any watcher, before its views; who reads from another thread holds `lock`."""
+
+    def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock()
+        self._marks: deque[_Mark] = deque(maxlen=_MOST_MARKS)
+        self._work_left: float | None = None
+        self._rows: dict[str, Tally] = {}
+        self.lock = threading.RLock()
+        self.study = study
+        self.phase = _STARTING
+        self.totals: dict[str, int] = {}
+        self.done: dict[str, int] = {}
+        self.launched: Started | None = None
+        self.loop: State | None = None
+        self.units = self.images = self.gradients = self.set_aside = 0
+        self._units_lost = 0
+        self.seconds_crafting = 0.0
+        self.work = 0.0
+        self.last_failure = ""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the launch began."""
+        return self._clock() - self._begun
+
+    def say(self, line: str) -> None:
+        """While nothing is counted yet, the last line is what goes on."""
+        with self.lock:
+            if not self.totals and self.launched is None:
+                self.phase = line
+
+    def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
+        """Work of so many steps by name begins, some of it done already."""
+        with self.lock:
+            self.totals, self.done = dict(totals), {name: (done or {}).get(name, 0) for name in totals}
+            self.phase = "crafting" if self.launched is not None else next(iter(totals), _STARTING)
+            self._marks.clear()
+            self._mark()
+
+    def advance(self, names: Iterable[str]) -> None:
+        """One more step of each of `names`."""
+        with self.lock:
+            for name in names:
+                self.done[name] = self.done.get(name, 0) + 1
+
+    def end(self) -> None:
+        """What was begun is over."""
+        with self.lock:
+            self.phase = "finishing" if self.launched is not None else _STARTING
+            if self.launched is None:
+                self.totals, self.done = {}, {}
+
+    def started(self, event: Started) -> None:
+        """Units are about to be given out."""
+        with self.lock:
+            self.launched = event
+            plan = event.plan
+            whole = sum(_work(one.gradients, len(one.targets)) for one in plan.crafts.values())
+            images = sum(len(shard.images) for shard in plan.shards)
+            units = len(plan.crafts) * len(plan.shards)
+            # Which units are left is not known here, only how many: they are taken to cost what units do on average.
+            self._work_left = whole * images * event.left / max(units, 1)
+
+    def finished(self, event: UnitDone) -> None:
+        """A unit has rows."""
+        with self.lock:
+            craft, count = event.unit.craft, len(event.unit.shard.images)
+            self.units += 1
+            self.images += count
+            self.gradients += event.gradients
+            self.seconds_crafting += event.seconds
+            self.work += _work(craft.gradients, len(event.unit.targets)) * count
+            known = self._rows.pop(craft.id, None)
+            called = "+".join(craft.sources) or "elsewhere"
+            tally = known or Tally(called, craft.attack, craft.goal, frozenset(craft.sources))
+            tally.images += count
+            for target, (hits, among) in successes(event).items():
+                before = tally.targets.get(target, (0, 0))
+                tally.targets[target] = (before[0] + hits, before[1] + among)
+            self._rows[craft.id] = tally
+            while len(self._rows) > _MOST_ROWS:
+                del self._rows[next(iter(self._rows))]
+            self._mark()
+
+    def failed(self, event: UnitFailed) -> None:
+        """Something is set aside."""
+        with self.lock:
+            self.set_aside += 1
+            self._units_lost += event.target is None
+            said = (event.error.strip().splitlines() or ["no reason given"])[0]
+            self.last_failure = f"{event.unit.id}{f' on {event.target}' if event.target else ''}: {said}"
+
+    def state(self, event: State) -> None:
+        """How the loop stands."""
+        with self.lock:
+            self.loop = event
+
+    def ended(self, event: Ended) -> None:
+        """The launch is over."""
+        with self.lock:
+            self.phase = "complete" if event.status == 0 else "incomplete" if event.status == 1 else "stopped"
+
+    @property
+    def last(self) -> list[Tally]:
+        """Crafts with the success of each target so far, the one that had news last first."""
+        return list(reversed(self._rows.values()))
+
+    @property
+    def left(self) -> int | None:
+        """Units that this launch has still to do; None before it is known."""
+        return None if self.launched is None else max(0, self.launched.left - self.units - self._units_lost)
+
+    @property
+    def share(self) -> float:
+        """How much is done of what was begun, 0..1."""
+        total = sum(self.totals.values())
+        return min(1.0, sum(self.done.values()) / total) if total else 0.0
+
+    @property
+    def rates(self) -> Rates:
+        """Over the last minutes; zeros before there is anything to measure."""
+        first, seconds = self._window()
+        if first is None or seconds <= 0:
+            return Rates()
+        gained = (self.units - first.units, self.images - first.images, self.gradients - first.gradients)
+        return Rates(*(count / seconds for count in gained))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """About how long the rest takes, by its gradients and predictions; None before there is anything to go by."""
+        first, seconds = self._window()
+        if first is None or self._work_left is None or seconds <= 0 or self.work <= first.work:
+            return None
+        return max(0.0, self._work_left - self.work) * seconds / (self.work - first.work)
+
+    def _window(self) -> tuple[_Mark | None, float]:
+        now = self._clock()
+        while len(self._marks) > 2 and now - self._marks[1].at > _WINDOW_SECONDS:
+            self._marks.popleft()
+        return (self._marks[0], now - self._marks[0].at) if self._marks else (None, 0.0)
+
+    def _mark(self) -> None:
+        now = self._clock()
+        # A mark a second is enough, and the first one stays where the window begins.
+        if len(self._marks) < 2 or now - self._marks[-1].at >= 1.0:
+            self._marks.append(_Mark(now, self.units, self.images, self.gradients, self.work))
+
+
+def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
+    """By target, how many images of a unit succeed at its last point, and how many there are."""
+    import polars as pl
+
+    from study.analysis.transfer import succeeded
+
+    if not event.rows.num_rows:
+        return {}
+    rows = pl.DataFrame(event.rows)
+    steps, level = event.unit.craft.recipe.points[-1]
+    last = rows.filter(pl.col("steps") == steps)
+    if level is not None:
+        last = last.filter(pl.col("budget") == level)
+    counted = last.group_by("target").agg(succeeded().sum().alias("hits"), pl.len().alias("images"))
+    found = {target: (int(hits or 0), int(images)) for target, hits, images in counted.iter_rows()}
+    return {target: found[target] for target in event.unit.targets if target in found}
+
+
+def _work(gradients: int, targets: int) -> float:
+    """What an image of a craft costs, in gradients."""
+    return gradients + _FORWARD * targets

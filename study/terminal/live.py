@@ -1,0 +1,116 @@
+"""The live view: lines that stay above, the board below, redrawn four times a second. Resizing draws all anew."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.control import Control
+from rich.live import Live as Region
+
+from study.terminal import screen
+from study.terminal.board import Board
+from study.watching import Watcher
+
+_REDRAW_SECONDS = 0.25
+_MOST_ROWS = 24
+_REMEMBERED = 200
+
+
+class Live(Watcher):
+    """For a terminal that can move its cursor."""
+
+    def __init__(self, printer: Callable[[], Console], board: Board) -> None:
+        """`printer` gives the console to print to: it may change once, before `open`."""
+        self._printer = printer
+        self._board = board
+        self._lock = threading.RLock()
+        self._said: deque[str] = deque(maxlen=_REMEMBERED)
+        self._region: Region | None = None
+        self._size = printer().size
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def _console(self) -> Console:
+        return self._printer()
+
+    def open(self) -> None:
+        """Begin to draw."""
+        with self._lock:
+            self._size = self._console.size
+            self._begin_region()
+        self._thread = threading.Thread(target=self._keep_drawing, name="display", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take the board away; what was said stays."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._lock:
+            self._end_region()
+
+    def say(self, line: str) -> None:
+        with self._lock:
+            self._said.append(line)
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _keep_drawing(self) -> None:
+        while not self._stop.wait(_REDRAW_SECONDS):
+            with self._lock:
+                if self._console.size != self._size:
+                    self._start_over()
+                elif self._region is not None:
+                    self._region.update(self._drawn(), refresh=True)
+
+    def _start_over(self) -> None:
+        """A terminal that has another size has wrapped or cut what stood there: nobody knows where the cursor is."""
+        self._end_region()
+        self._size = self._console.size
+        self._console.control(Control.clear(), Control.home())
+        for line in self._fitting():
+            self._print(line)
+        self._begin_region()
+
+    def _fitting(self) -> list[str]:
+        """The last lines that were said, as many as stand above the board."""
+        width, height = self._size
+        room, chosen = height - len(self._drawn().renderables) - 2, deque[str]()
+        for line in reversed(self._said):
+            room -= max(1, -(-len(line) // max(width, 1)))
+            if room < 0:
+                break
+            chosen.appendleft(line)
+        return list(chosen)
+
+    def _drawn(self) -> Group:
+        width, height = self._console.size
+        ascii_only = self._console.options.ascii_only
+        # A line as wide as the terminal, or as many as it is high, would make it scroll.
+        with self._board.lock:
+            rows = screen.lines(self._board, width - 1, min(height - 2, _MOST_ROWS), ascii_only=ascii_only)
+        return Group(*rows)
+
+    def _begin_region(self) -> None:
+        self._region = Region(
+            self._drawn(),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        )
+        self._region.start(refresh=True)
+
+    def _end_region(self) -> None:
+        if self._region is not None:
+            self._region.stop()
+            self._region = None

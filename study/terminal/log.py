@@ -1,0 +1,156 @@
+"""RUN/study.log: every line that a study says, with the time, and what libraries print."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from study.run_folder import RunFolder
+from study.storage_s3 import ObjectPath
+from study.watching import Ended, Started, UnitFailed, Watcher
+
+_SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "ACCESS_KEY", "CREDENTIAL")
+_LEAST_SECRET = 6
+
+
+def path_of(folder: RunFolder) -> Path:
+    """The log of a run, always on this machine: in its folder, or in the cache where the run is in an object store."""
+    if isinstance(folder.path, ObjectPath):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return home / "study" / "logs" / folder.path.bucket / folder.path.key / "study.log"
+    return folder.path / "study.log"
+
+
+def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What must not be written: the values of the variables in `named`, and of all that look like secrets."""
+    found = {environment[name] for name in named if environment.get(name)}
+    for name, value in environment.items():
+        if len(value) >= _LEAST_SECRET and any(mark in name.upper() for mark in _SECRET_NAMES):
+            found.add(value)
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+class Log(Watcher):
+    """Appends to the file at `path`. Where it cannot be written, `complain` is told once; no more is tried."""
+
+    def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:
+        self._path = path
+        self._hidden = hidden
+        self._complain = complain
+        self._file: TextIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Whatever shares this descriptor appends too: lines of others may stand between ours, but over none.
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        except OSError as error:
+            self._give_up(error)
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of the file; None where it cannot be written."""
+        return None if self._file is None else self._file.fileno()
+
+    def write(self, text: str, source: str = "study") -> None:
+        """Each line of `text` with the time and `source`, and no secret."""
+        for secret in self._hidden:
+            text = text.replace(secret, "…")
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        lines = "".join(f"{stamp} {source}: {line}\n" for line in text.splitlines() if line.strip())
+        if self._file is not None and lines:
+            try:
+                self._file.write(lines)
+            except (OSError, ValueError) as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        """No line comes after this."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def say(self, line: str) -> None:
+        self.write(line)
+
+    def started(self, event: Started) -> None:
+        self.write(f"{event.left} units to do, {event.workers} workers on {event.device}, {event.backend}")
+
+    def failed(self, event: UnitFailed) -> None:
+        self.write(f"set aside: {event.unit.id}{f' on {event.target}' if event.target else ''}: {event.error}")
+
+    def ended(self, event: Ended) -> None:
+        self.write(f"ended with status {event.status} after {event.seconds:.1f} s, {event.left} units left")
+
+    def _give_up(self, error: Exception) -> None:
+        self._file = None
+        self._complain(f"the log {self._path} cannot be written, and is not from now on: {error}")
+
+
+class _Stream(io.TextIOBase):
+    """Stands for sys.stdout or sys.stderr: whole lines go to the log."""
+
+    def __init__(self, log: Log, source: str) -> None:
+        self._log = log
+        self._source = source
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).replace("\r", "\n").split("\n")
+        for line in lines:
+            self._log.write(line, self._source)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._rest:
+            self._log.write(self._rest, self._source)
+            self._rest = ""
+
+
+class _Handler(logging.Handler):
+    """Python's own logging, warnings among it."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.write(f"{record.levelname} {record.name}: {record.getMessage()}", "python")
+
+
+@contextlib.contextmanager
+def diverted(log: Log) -> Iterator[None]:
+    """Let everything that anybody prints in this process, C++ included, end in `log`, until this is left."""
+    descriptor = log.descriptor
+    if descriptor is None:
+        yield
+        return
+    before, handler = (sys.stdout, sys.stderr), _Handler(log)
+    for stream in before:
+        stream.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        for number in (1, 2):
+            os.dup2(descriptor, number)
+        sys.stdout, sys.stderr = _Stream(log, "out"), _Stream(log, "err")
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(handler)
+        yield
+    finally:
+        for replaced in (sys.stdout, sys.stderr):
+            replaced.flush()
+        logging.getLogger().removeHandler(handler)
+        logging.captureWarnings(False)
+        sys.stdout, sys.stderr = before
+        for number, keep in zip((1, 2), kept, strict=True):
+            os.dup2(keep, number)
+            os.close(keep)

@@ -1,0 +1,198 @@
+"""A board as lines of text that fit: into 60 columns or 200, into 10 rows or 100."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from study.terminal.board import Board, Tally
+from study.watching import SlotState
+
+_MOST_SLOTS = 4
+_LEAST_BAR = 8
+
+
+def lines(board: Board, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
+    """At most `height` lines of at most `width` cells. What counts most comes first."""
+    width, height = max(width, 20), max(height, 1)
+    found = [_head(board, width)]
+    spare = height - 1
+    if board.totals and spare > 0:
+        bars = _experiments(board, width, max(1, min(len(board.totals), spare // 2)), ascii_only=ascii_only)
+        found += bars
+        spare -= len(bars)
+    for more in (_rate(board), _trouble(board), *_slots(board, max(0, spare // 2)), *_last(board, width)):
+        if more is not None and len(found) < height:
+            found.append(more)
+    for line in found:
+        line.truncate(width, overflow="ellipsis")
+        line.no_wrap = True
+    return found[:height]
+
+
+def duration(seconds: float) -> str:
+    """`0:07`, `12:34`, `3:05:00`; days where there are any."""
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    clock = f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}"
+    return f"{days} d {clock}" if days else clock
+
+
+def amount(number: float) -> str:
+    """A number in four digits or so: `0.05`, `1.2`, `88`, `5,760`, `1.2 M`."""
+    if number >= 1e6:
+        return f"{number / 1e6:,.1f} M"
+    if number >= 10 or number == 0:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 1 else f"{number:.2f}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 unit`, `3 units`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _head(board: Board, width: int) -> Text:
+    text = Text(board.study, style="bold")
+    elapsed = duration(board.elapsed)
+    if not board.totals:
+        return text.append(f"  {elapsed}  {board.phase}", style="not bold")
+    text.append(f"  {math.floor(100 * board.share)} %", style="not bold green")
+    left = board.seconds_left
+    rest = [elapsed]
+    if board.launched is not None:
+        if board.phase == "crafting":
+            rest.append("about " + duration(left) + " left" if left is not None else "time left: not known yet")
+    else:
+        rest.append(board.phase)
+    return text.append("  " + ", ".join(rest), style="not bold")
+
+
+def _experiments(board: Board, width: int, most: int, *, ascii_only: bool) -> list[Text]:
+    """A bar for each; where they are too many, those that are under way, and how many others there are."""
+    names = list(board.totals)
+    shown = names
+    if len(names) > most:
+        under_way = [name for name in names if 0 < board.done[name] < board.totals[name]]
+        order = dict.fromkeys([*under_way, *(name for name in names if not board.done[name]), *names])
+        chosen = set(list(order)[: max(1, most - 1)])
+        shown = [name for name in names if name in chosen]
+    label = min(max(cell_len(name) for name in shown), max(10, width // 3))
+    counts = {name: f"{board.done[name]:,}/{board.totals[name]:,}" for name in shown}
+    numbers = max(len(one) for one in counts.values())
+    room = width - label - numbers - 5
+    found = []
+    for name in shown:
+        line = Text(f"  {_cut(name, label)}  {counts[name]:>{numbers}} ")
+        if room >= _LEAST_BAR:
+            line.append_text(_bar(board.done[name], board.totals[name], min(room, 40), ascii_only=ascii_only))
+        found.append(line)
+    hidden = len(names) - len(shown)
+    if hidden:
+        complete = sum(board.done[name] >= board.totals[name] for name in names if name not in shown)
+        found.append(Text(f"  {counted(hidden, 'more experiment')}, {complete} of them complete", style="dim"))
+    return found
+
+
+def _bar(done: int, total: int, room: int, *, ascii_only: bool) -> Text:
+    full = room if done >= total else int(room * done / max(total, 1))
+    mark = ("#", ".") if ascii_only else ("━", "─")
+    return Text(mark[0] * full, style="green").append(mark[1] * (room - full), style="bright_black")
+
+
+def _rate(board: Board) -> Text | None:
+    if board.launched is None:
+        return None
+    rates = board.rates
+    if not rates.units:
+        return Text("  nothing is finished yet", style="dim")
+    parts = ((rates.units, "units"), (rates.images, "images"), (rates.gradients, "gradients"))
+    return Text("  " + ", ".join(f"{amount(rate)} {what}/s" for rate, what in parts))
+
+
+def _trouble(board: Board) -> Text | None:
+    """What went wrong so far, in one line; None where nothing did."""
+    said, state = [], board.loop
+    if board.set_aside:
+        said.append(f"{board.set_aside:,} set aside")
+    if state is not None:
+        for count, what in (
+            (state.lost_actors, "lost actor"),
+            (state.failed_calls, "failed call"),
+            (state.repeated, "repeated call"),
+        ):
+            if count:
+                said.append(counted(count, what))
+    if not said:
+        return None
+    line = Text("  " + ", ".join(said), style="red" if board.set_aside else "yellow")
+    return line.append(f"; last: {board.last_failure}" if board.last_failure else "", style="default")
+
+
+def _slots(board: Board, most: int) -> Iterator[Text]:
+    """A line for each actor where they are few; else how many hold what."""
+    if board.loop is None or not board.loop.slots or most < 1:
+        return
+    slots = board.loop.slots
+    waiting = board.loop.waiting_batches
+    up = [slot for slot in slots if slot.up]
+    busy = sum(slot.busy_share for slot in up) / max(len(up), 1)
+    head = f"  {len(up)} of {counted(len(slots), 'actor')} up, {100 * busy:.0f} % at work"
+    if waiting:
+        head += f"; {counted(waiting, 'batch', 'batches')} waiting for targets"
+    yield Text(head)
+    if len(slots) <= min(_MOST_SLOTS, most):
+        for slot in slots:
+            yield _slot(slot)
+        return
+    groups = Counter((slot.role, slot.holds) if slot.up else ("", ()) for slot in slots)
+    ordered = groups.most_common()
+    for (_, holds), count in ordered[: max(0, most - 1)]:
+        yield Text(f"    {count:>4,} x {' + '.join(holds) or 'nothing held yet'}")
+    if len(ordered) > max(0, most - 1):
+        yield Text(f"    {counted(len(ordered) - max(0, most - 1), 'more set')} of models", style="dim")
+
+
+def _slot(slot: SlotState) -> Text:
+    line = Text(f"    {slot.id:>3} {100 * slot.busy_share:>3.0f} %  ")
+    if not slot.up:
+        return line.append("starting", style="dim")
+    line.append(f"{slot.doing or 'idle'}")
+    return line.append(f"  (holds {', '.join(slot.holds)})" if slot.holds else "", style="dim")
+
+
+def _last(board: Board, width: int) -> Iterator[Text]:
+    last = board.last
+    if not last:
+        return
+    yield Text("  last finished, % success so far (* white-box)", style="dim")
+    for tally in last:
+        yield _tally(tally, width)
+
+
+def _tally(tally: Tally, width: int) -> Text:
+    """`mi  lite0 targeted   lite0 100*  lite1 75`: as many targets as there is room for, then how many more."""
+    goal = "" if tally.goal == "untargeted" else f" {tally.goal}"
+    name = f"{tally.attack}  {tally.sources}{goal}"
+    line = Text(f"    {_cut(name, max(16, width // 3))} ")
+    entries = list(tally.targets.items())
+    for index, (target, (hits, images)) in enumerate(entries):
+        rate = f"{100 * hits / images:.0f}" if images else "–"
+        entry = f" {target} {rate}{'*' if target in tally.white else ''}"
+        more = f" +{len(entries) - index - 1}" if index + 1 < len(entries) else ""
+        if line.cell_len + cell_len(entry) + len(more) > width:
+            line.append(f" +{len(entries) - index}", style="dim")
+            break
+        line.append(entry)
+    return line
+
+
+def _cut(text: str, width: int) -> str:
+    """In just so many cells, with an ellipsis where it is too long."""
+    return text + " " * (width - cell_len(text)) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

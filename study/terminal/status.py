@@ -1,0 +1,86 @@
+"""RUN/status.json: how a launch stands, for `study status` in another terminal. Written by the driver, now and then."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from study.errors import StudyError
+from study.run_folder import RunFolder
+from study.storage import Place
+from study.storage_s3 import ObjectPath
+from study.terminal.board import Board
+from study.terminal.events import state
+from study.watching import Ended, Started, State, Watcher
+
+_SECONDS, _SECONDS_AWAY = 3.0, 30.0
+
+
+def path_of(folder: RunFolder) -> Place:
+    """Where it lies."""
+    return folder.path / "status.json"
+
+
+class StatusFile(Watcher):
+    """Writes what the board of a launch says, every three seconds, every thirty into an object store, and at the end.
+
+    Where it cannot be written, `complain` is told so, once: a study does not end for that.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        board: Board,
+        complain: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._board = board
+        self._complain = complain
+        self._clock = clock
+        self._between = _SECONDS_AWAY if isinstance(folder.path, ObjectPath) else _SECONDS
+        self._told: float | None = None
+        self._begun = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._broken = False
+
+    def started(self, event: Started) -> None:
+        self._write()
+
+    def state(self, event: State) -> None:
+        if self._told is None or self._clock() - self._told >= self._between:
+            self._write()
+
+    def ended(self, event: Ended) -> None:
+        self._write(ended=True, status=event.status, units_left=event.left)
+
+    def refused(self, error: StudyError) -> None:
+        """The launch ends with an error."""
+        self._write(ended=True, status=error.status, error=str(error))
+
+    def _write(self, **said: Any) -> None:
+        self._told = self._clock()
+        if self._broken:
+            return
+        data = {
+            "study": self._board.study,
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "begun": self._begun,
+            "written": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "ended": False,
+            "status": None,
+            "units_left": None,
+            "error": None,
+            **state(self._board),
+            **said,
+        }
+        try:
+            self._folder.publish(path_of(self._folder), (json.dumps(data, indent=1) + "\n").encode())
+        except StudyError as error:
+            self._broken = True
+            self._complain(f"status.json is not written from now on: {error.what}")

@@ -1,0 +1,228 @@
+"""The watcher that carries a study to W&B: it hands on what it is told, and waits for nothing until the very end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from study.keyed import digest
+from study.run_folder import RunFolder
+from study.spec import Spec
+from study.tracking import logs
+from study.tracking.outline import Outline
+from study.tracking.settings import Mode, project
+from study.tracking.tallies import COLUMNS
+from study.tracking.worker import Worker
+from study.watching import Ended, Many, Started, State, UnitDone, UnitFailed, Watcher
+
+END_SECONDS = 20.0
+"""What the end may take, all in all."""
+
+_READY_SECONDS = 5.0
+"""Of these, what an online run may take that has not even begun when the study is over."""
+
+_PACKAGES = ("study", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a launch is to be tracked, in the end, and by which environment."""
+
+    mode: Mode
+    spec: Spec
+    environment: Mapping[str, str]
+
+
+class Tracker(Watcher):
+    """One W&B run for one study, the same in every launch. `close` ends it where `ended` was not called."""
+
+    def __init__(self, wish: Wish, folder: RunFolder, say: Callable[[str], None], end_seconds: float = END_SECONDS) -> None:
+        """`say` takes the lines that people are to read; it is called from the driver's thread alone."""
+        self._wish = wish
+        self._folder = folder
+        self._say = say
+        self._end_seconds = end_seconds
+        self._worker: Worker | None = None
+        self._begin: dict[str, Any] = {}
+        self._second = False
+        self._over = False
+        self._online = wish.mode == "online"
+
+    def started(self, event: Started) -> None:
+        outline = Outline.of(event.plan)
+        tracking = self._wish.spec.tracking
+        self._begin = {
+            "mode": self._wish.mode,
+            "id": run_id(self._folder, self._wish.spec.study, outline),
+            "name": self._wish.spec.study,
+            "project": project(tracking, self._wish.environment),
+            "entity": tracking.entity,
+            "group": tracking.group,
+            "tags": list(tracking.tags),
+            "run": event.folder,
+            "folder": str(self._folder.tracking),
+            "config": _config(event),
+            "outline": outline.data(),
+            "replay": any(event.finished.values()),
+        }
+        self._start()
+
+    def finished(self, event: UnitDone) -> None:
+        if self._worker is not None:
+            images = len(event.unit.shard.images)
+            self._worker.rows(event.rows.select(COLUMNS), {"images": images, "gradients": event.gradients})
+
+    def failed(self, event: UnitFailed) -> None:
+        self._send("failed", {"unit": event.unit.id})
+
+    def state(self, event: State) -> None:
+        self._look()
+        self._send("state", asdict(event))
+
+    def ended(self, event: Ended) -> None:
+        self._end(event.status)
+
+    def close(self) -> None:
+        """The launch is over without having said so: W&B is told that it failed. Harmless once it has ended."""
+        self._end(1)
+
+    def _start(self) -> None:
+        self._folder.tracking.mkdir(parents=True, exist_ok=True)
+        self._worker = Worker(self._folder.tracking / "wandb.log", self._environment())
+        self._worker.send("begin", self._begin)
+
+    def _environment(self) -> dict[str, str]:
+        quiet = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false"}
+        # A folder of W&B's own name or ours, where the command was called, must not be taken for a package.
+        here = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (here, self._wish.environment.get("PYTHONPATH"))))
+        return {**self._wish.environment, **quiet, "PYTHONPATH": path, "POLARS_MAX_THREADS": "1"}
+
+    def _send(self, kind: str, data: Any) -> None:
+        if self._worker is not None:
+            self._worker.send(kind, data)
+
+    def _look(self) -> None:
+        """Say what the process had to say, and start another where it has died."""
+        if self._worker is None:
+            return
+        for kind, data in self._worker.heard():
+            if kind == "trouble":
+                self._say(f"W&B: {data}")
+            elif kind == "ready" and self._online:
+                self._say(f"W&B: {data['url']}")
+        if not self._worker.alive:
+            self._again()
+
+    def _again(self) -> None:
+        """Once, and without the network: from the Parquet parts it can do all that the first one did."""
+        assert self._worker is not None, "there is a process that has died"
+        self._worker.kill()
+        self._worker = None
+        if self._second:
+            self._say(f"W&B: given up; {self._log} says more. What is missing is logged by the next launch")
+            return
+        self._second = True
+        self._online = False
+        self._say(f"W&B: not reached, so the study is tracked offline from now on ({self._log} says more)")
+        self._begin |= {"mode": "offline", "replay": True}
+        self._start()
+
+    @property
+    def _log(self) -> Path:
+        return self._folder.tracking / "wandb.log"
+
+    def _end(self, status: int) -> None:
+        if self._over or not self._begin:
+            return
+        self._over = True
+        deadline = time.monotonic() + self._end_seconds
+        if self._worker is not None and self._online:
+            self._worker.wait_ready(_READY_SECONDS)
+            if not self._worker.ready:
+                self._again()
+        while self._worker is not None:
+            worker = self._worker
+            worker.send("end", {"status": status})
+            left = worker.wait(deadline - time.monotonic())
+            if left == 0:
+                break
+            if left is None or worker.ready or self._second:
+                worker.kill()
+                break
+            self._look()
+        if self._worker is not None:
+            for kind, data in self._worker.heard():
+                if kind == "trouble":
+                    self._say(f"W&B: {data}")
+            self._worker.kill()
+        self._worker = None
+        self._how_to_sync()
+
+    def _how_to_sync(self) -> None:
+        there = logs.logged(self._folder.tracking, self._begin["id"])
+        folders = logs.to_sync(there)
+        if folders:
+            online = ["--include-online"] if any(one.online and one.folder in folders for one in there) else []
+            words = ["wandb", "sync", *online, *map(str, folders)]
+            self._say(f"W&B: to upload what is only here: {shlex.join(words)}")
+
+
+def run_id(folder: RunFolder, study: str, outline: Outline) -> str:
+    """The id of the study's W&B run: its name and something random, which its folder keeps for every launch.
+
+    A study that was extended has another plan, and with it another history: a run of its own, `…-2`.
+    """
+    known: dict[str, Any] = json.loads(folder.tracked.read_text()) if folder.tracked.is_file() else {}
+    plans = list(known.get("plans", []))
+    base = known.get("id") or f"{re.sub(r'[^A-Za-z0-9_-]', '-', study)[:80]}-{secrets.token_hex(4)}"
+    plan = digest(outline.data())
+    if plan not in plans:
+        plans.append(plan)
+        folder.write_json(folder.tracked, {"id": base, "plans": plans})
+    number = plans.index(plan) + 1
+    return base if number == 1 else f"{base}-{number}"
+
+
+@contextlib.contextmanager
+def watched(wish: Wish, folder: RunFolder, front: Watcher) -> Iterator[tuple[Watcher, Tracker | None]]:
+    """`front`, and a tracker beside it where one is wished for, which is over when the context is left."""
+    if wish.mode == "disabled":
+        yield front, None
+        return
+    tracker = Tracker(wish, folder, front.say)
+    try:
+        yield Many(front, [tracker]), tracker
+    finally:
+        tracker.close()
+
+
+def _config(event: Started) -> dict[str, Any]:
+    spec = event.plan.spec
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "models": {name: dict(model) for name, model in event.models.items()},
+        "versions": {**versions, "python": sys.version.split()[0]},
+        "plan": {"crafts": len(event.plan.crafts), "shards": len(event.plan.shards), "units": sum(event.totals.values())},
+        "launch": {
+            **{"folder": event.folder, "backend": event.backend},
+            **{"workers": event.workers, "device": event.device},
+        },
+    }

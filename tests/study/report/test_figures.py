@@ -1,0 +1,119 @@
+"""Figures: what is on a line, and that names can do no harm in them."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+
+from study.document import parse
+from study.report import figures
+from study.report.html_curves import curves
+from study.spec import resolve
+
+ODD = 'x_1^2 $\\frac{1} "&<script>'
+
+SPEC = """
+study: s
+images: {sample: foolbox}
+models:
+  a: {network: "timm:test_resnet", weights: "random:1", size: 56}
+  b: {network: "timm:test_resnet", weights: "random:2", size: 56}
+  c: {network: "timm:test_resnet", weights: "random:3", size: 56}
+attacks:
+  mi: {steps: 4, checkpoints: [1, 2]}
+  fgsm: {epsilon: [2, 4]}
+  weak: {preset: sgm, skip_gradient: {gamma: 0.2}}
+  strong: {preset: sgm, skip_gradient: {gamma: 0.8}}
+experiments:
+  one: {attacks: [mi, fgsm, weak, strong], sources: {each: [a, b]}}
+"""
+
+
+def cell(sources: str, target: str, attack: str, point: tuple[int, float], success: float) -> dict[str, object]:
+    steps, level = point
+    return {
+        "sources": sources,
+        "target": target,
+        "attack": attack,
+        "goal": "untargeted",
+        "steps": steps,
+        "level": level,
+        "seeds": 1,
+        "images": 10,
+        "success": success,
+        "std": None,
+        "rmsd": 5.0 + success,
+        "white_box": sources == target,
+        "gradients": steps,
+        "low": success - 0.1,
+        "high": success + 0.1,
+    }
+
+
+def drawn(cells: list[dict[str, object]]):
+    spec = resolve(parse(SPEC, "spec.yaml")).spec
+    return dict(curves(pl.DataFrame(cells, infer_schema_length=None), spec, spec.experiments["one"]))
+
+
+def test_steps_and_gradients():
+    points = [(1, 16.0), (2, 16.0), (4, 16.0)]
+    cells = [cell(whose, "c", "mi", at, at[0] / 10 + (whose == "b") / 10) for at in points for whose in "ab"]
+    cells += [cell("a", "a", "mi", at, 1.0) for at in points]
+    found = drawn(cells)
+    assert [(x, round(rate, 9)) for x, rate, *_ in found["steps"]["c"]["mi"]] == [(1, 0.15), (2, 0.25), (4, 0.45)]
+    assert set(found["steps"]) == {"c"}, "white-box cells are on no line"
+    assert [x for x, *_ in found["gradients"]["c"]["mi"]] == [1, 2, 4]
+
+
+def test_what_else_an_attack_has_several_of_is_on_no_line():
+    cells = [cell("a", "c", "fgsm", (1, level), level / 10) for level in (2.0, 4.0)]
+    cells += [cell("a", "c", "mi", (steps, 16.0), 0.5) for steps in (1, 2, 4)]
+    found = drawn(cells)
+    assert [(x, rate) for x, rate, *_ in found["gradients"]["c"]["fgsm"]] == [(1, 0.4)]
+    assert "mi" not in found["budget"]["c"]
+
+
+def test_one_cell_has_its_interval_and_a_mean_has_none():
+    found = drawn([cell("a", "c", "fgsm", (1, 2.0), 0.2), cell("a", "c", "fgsm", (1, 4.0), 0.6)])
+    assert found["budget"]["c"]["fgsm"] == [(2, 0.2, 0.1, pytest.approx(0.3)), (4, 0.6, 0.5, 0.7)]
+
+
+def test_a_number_of_the_recipes():
+    cells = [cell("a", "c", "weak", (10, 16.0), 0.7), cell("a", "c", "strong", (10, 16.0), 0.3)]
+    found = drawn(cells)
+    assert [(x, rate) for x, rate, *_ in found["skip_gradient.gamma"]["c"]["weak"]] == [(0.2, 0.7), (0.8, 0.3)]
+    assert "momentum" not in found
+
+
+def test_a_line_needs_two_points():
+    assert figures.curve({"c": {"mi": [(1.0, 0.5, 0.4, 0.6)]}}, "steps", "t") is None
+    assert figures.curve({}, "steps", "t") is None
+
+
+def test_names_are_text():
+    points = [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]
+    figure = figures.curve({ODD: {ODD: points, "other": points}}, ODD, ODD)
+    assert figure is not None
+    element = figures.inlined(figures.svg(figure), "f1-", ODD)
+    root = ElementTree.fromstring(element)
+    said = "".join(root.itertext())
+    assert said.count(ODD) >= 3
+    assert not [one for one in root.iter() if one.tag.endswith("script")]
+    ids = [one.get("id") for one in root.iter() if one.get("id")]
+    assert ids
+    assert all(one.startswith("f1-") for one in ids)
+    used = {one[1:] for each in root.iter() for key, one in each.items() if key.endswith("href")}
+    assert used <= set(ids)
+
+
+def test_the_same_cells_give_the_same_bytes(tmp_path):
+    points = {"t": {"mi": [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]}}
+    for name in ("one", "two"):
+        album = figures.Album(tmp_path / name)
+        album.add("a b/c", figures.curve(points, "steps", "t"))
+        album.add("a b/c", figures.curve(points, "steps", "t"))
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["a_b_c.png", "a_b_c.svg", "a_b_c_.png", "a_b_c_.svg"]
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)

@@ -1,0 +1,287 @@
+"""The report as a file: its numbers against a loop over the rows, escaping, sameness, what it says is missing."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from PIL import Image
+
+from study.errors import StudyError
+from study.report import html_gallery
+from study.report.html import write
+from study.report.html_data import gather, over_seeds
+from tests.conftest import TINY, rows, run_here
+
+HOSTILE = "</script><script>window.harmed=1</script>"
+QUOTED = '"a" & <b onmouseover="window.harmed=2">'
+
+
+class Tables(html.parser.HTMLParser):
+    """Every table of a page by its caption: lines of (text, tip); the elements and ids that were opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[tuple[str, str]]]] = {}
+        self.elements: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: set[str] = set()
+        self._caption = self._in = ""
+        self._tip = self._said = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.elements.append(tag)
+        self.attributes |= set(given)
+        self.ids += [given["id"]] if "id" in given else []
+        if tag in ("caption", "td", "th"):
+            self._in, self._said, self._tip = tag, "", given.get("title", "")
+        if tag == "tr" and self._caption:
+            self.tables[self._caption].append([])
+
+    def handle_data(self, data):
+        self._said += data
+
+    def handle_endtag(self, tag):
+        if tag == "caption":
+            self._caption = self._said
+            self.tables[self._caption] = []
+        elif tag in ("td", "th") and self._caption:
+            self.tables[self._caption][-1].append((self._said, self._tip))
+        elif tag == "table":
+            self._caption = ""
+
+
+def written(run: Path, tmp_path: Path, **options) -> str:
+    write(run, tmp_path / "report.html", **options)
+    return (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def report(tiny_run, tmp_path_factory) -> str:
+    return written(tiny_run, tmp_path_factory.mktemp("report"))
+
+
+def hit(one) -> bool:
+    return one["top1"] == one["target_label"] if one["goal"] == "targeted" else one["top1"] != one["label"]
+
+
+@pytest.mark.parametrize("goal", ["untargeted", "targeted"])
+def test_matrices_are_those_of_the_rows(tiny_run, report, goal):
+    head, *lines = Tables(report).tables[f"single, {goal}"]
+    assert [said for said, _ in head] == ["attack", "sources", "images", "RMSD", "a", "b", "c"]
+    assert len(lines) == 12
+    everything = rows(tiny_run).filter(goal=goal)
+    for (attack, _), (sources, _), (images, _), (moved, _), *cells in lines:
+        mine = everything.filter(pl.col("sources") == [sources], attack=attack)
+        assert images == "10"
+        assert moved == f"{mine['rmsd'].mean():.2f}"
+        for target, (shown, tip) in zip("abc", cells, strict=True):
+            those = [hit(one) for one in mine.filter(target=target).iter_rows(named=True)]
+            assert shown.rstrip("*") == str(10 * sum(those))
+            assert shown.endswith("*") == (target == sources)
+            assert f"{10 * sum(those):.2f} % of 10 images" in tip
+
+
+def test_leave_one_out(tiny_run, report):
+    head, *lines = Tables(report).tables["ensembles, untargeted: ensembles against the model they leave out"]
+    assert [said for said, _ in head] == ["attack", "RMSD", "without a", "without b", "without c", "mean"]
+    everything = rows(tiny_run).filter(goal="untargeted")
+    for (attack, _), _, *cells, (mean, _) in lines:
+        rates = []
+        for held, (shown, _) in zip("abc", cells, strict=True):
+            sources = [name for name in "abc" if name != held]
+            mine = everything.filter(pl.col("sources") == sources, attack=attack, target=held)
+            rates.append(sum(hit(one) for one in mine.iter_rows(named=True)) / mine.height)
+            assert shown == f"{100 * rates[-1]:.0f}"
+        assert mean == f"{100 * sum(rates) / 3:.1f}"
+
+
+def test_one_file_that_needs_no_other(report):
+    assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", report)
+    assert "default-src 'none'" in report
+    assert "@import" not in report
+    found = Tables(report)
+    assert len(found.ids) == len(set(found.ids))
+    assert found.elements.count("svg") >= 2
+
+
+def test_summary(tiny_run, report):
+    everything = rows(tiny_run)
+    # What an image costs: the gradients at the end of its attack, once, however many targets it was shown to.
+    images = everything.group_by("craft", "image").agg(pl.col("gradients").max())
+    for name, count in {
+        "rows": everything.height,
+        "crafts": everything["craft"].n_unique(),
+        "units": everything["unit"].n_unique(),
+        "image gradients": images["gradients"].sum(),
+    }.items():
+        assert f"<dt>{name}</dt><dd>{count:,}</dd>" in report
+    assert "not complete" not in report
+    for model in json.loads((tiny_run / "models.json").read_text()).values():
+        assert model["digest"] in report
+
+
+def test_the_same_run_gives_the_same_bytes(tiny_run, report, tmp_path):
+    assert written(tiny_run, tmp_path, figures=tmp_path / "one") == report
+    assert written(tiny_run, tmp_path, figures=tmp_path / "two") == report
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert {Path(name).suffix for name in files} == {".svg", ".png"}
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_what_is_missing_and_what_failed(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    before = gather(str(run)).count
+    lost = sorted((run / "results").iterdir())[0]
+    fewer = pl.read_parquet(lost).height
+    lost.unlink()
+    failures = [{"unit": "u1", "target": None, "error": "boom <b>&\nsecond line"}]
+    (run / "failures.json").write_text(json.dumps({"failures": failures}))
+    found = gather(str(run))
+    assert found.count == before - fewer
+    have = sum(have for have, _ in found.missing.values())
+    planned = sum(planned for _, planned in found.missing.values())
+    assert planned == before
+    assert have == before - fewer
+    page = written(run, tmp_path)
+    alert = page[page.index('class="alert"') :]
+    assert page.index('class="alert"') < page.index("<h2>")
+    assert "This run is not complete." in alert
+    assert Tables(page).tables["Set aside by the last launch"][1][2][0] == "boom <b>&\nsecond line"
+
+
+def test_seeds(tmp_path, spec_file):
+    spec = spec_file({"experiments": {"one": {"attacks": ["mi"], "sources": ["a"], "seeds": [1, 2, 3]}}})
+    assert run_here(spec, tmp_path / "run")[0] == 0
+    (mine,) = over_seeds(gather(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
+    each = [
+        np.mean([hit(one) for one in part.iter_rows(named=True)])
+        for part in rows(tmp_path / "run").filter(target="b").partition_by("seed")
+    ]
+    assert (mine["seeds"], mine["images"]) == (3, 10)
+    assert mine["success"] == pytest.approx(np.mean(each))
+    assert mine["std"] == pytest.approx(np.std(each, ddof=1))
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory) -> Path:
+    """A run whose labels and paths are markup."""
+    folder = tmp_path_factory.mktemp("hostile")
+    draw = np.random.default_rng(0)
+    lines = []
+    for index in range(2):
+        place = folder / "images" / f"{index}<" / "script><script>window.harmed=3<"
+        place.mkdir(parents=True)
+        Image.fromarray(draw.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(place / 'script>"&.png')
+        lines.append([str((place / 'script>"&.png').relative_to(folder / "images")), str(index), str(1 - index)])
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "label", "target"], *lines])
+    spec = yaml.safe_load(TINY)
+    spec["images"] = {
+        "folder": str(folder / "images"),
+        "list": str(folder / "list.csv"),
+        "size": 48,
+        "fit": "exact",
+        "keep": "all",
+        "labels": [HOSTILE, QUOTED, *(f"label {index}" for index in range(998))],
+    }
+    spec["run"]["keep_images"] = True
+    spec["experiments"] = {"single": {"attacks": ["mi", "optimization"], "sources": ["b"], "goal": "targeted"}}
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    status, printed = run_here(folder / "spec.yaml", folder / "run")
+    assert status == 0, printed
+    (folder / "run" / "failures.json").write_text(
+        json.dumps({"failures": [{"unit": HOSTILE, "target": QUOTED, "error": HOSTILE}]})
+    )
+    return folder / "run"
+
+
+def test_names_that_are_markup_are_text(hostile_run, tmp_path):
+    page = written(hostile_run, tmp_path)
+    found = Tables(page)
+    assert "onmouseover" not in found.attributes
+    assert found.elements.count("script") == 2, "the data of the gallery, and our own"
+    assert "<script>window.harmed" not in page
+    assert found.tables["Set aside by the last launch"][1] == [(HOSTILE, ""), (QUOTED, ""), (HOSTILE, "")]
+    data = re.search(r'<script type="application/json" id="gallery-data">(.*?)</script>', page, re.S)
+    said = json.loads(data[1])
+    assert len(said["images"]) == 2
+    assert {"yes", "no"} >= {line[3] for lines in said["images"] for each in lines.values() for line in each}
+    assert len(re.findall("script&gt;&lt;script&gt;window.harmed=3&lt;", page)) >= 2, "the ids of the images"
+
+
+def test_kept_images_are_in_the_gallery(hostile_run, tmp_path):
+    page = written(hostile_run, tmp_path)
+    # Of each of two images: clean, and adversarial and difference of two crafts.
+    assert page.count("data:image/webp") == 2 * (1 + 2 * 2)
+    assert page.count('data-craft="1"') == 4
+
+
+def test_amplified_difference():
+    shown, times = html_gallery.amplified(np.array([[[-8, 0, 4]]], dtype=np.int16))
+    assert times == pytest.approx(127 / 8)
+    np.testing.assert_array_equal(shown, [[[1, 128, 192]]])
+    np.testing.assert_array_equal(html_gallery.amplified(np.zeros((1, 2, 2), np.int16))[0], 128)
+
+
+def test_clean_images_that_are_gone(tiny_run, tmp_path, monkeypatch):
+    def gone(images, seed):
+        raise StudyError("the folder is gone")
+
+    monkeypatch.setattr(html_gallery, "candidates", gone)
+    page = written(tiny_run, tmp_path)
+    assert "Clean images are left out: the folder is gone." in page
+    assert "data:image" not in page
+
+
+def test_the_door(door, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    status, printed, error = door("report", run)
+    assert status == 0, error
+    assert (run / "report.html").is_file()
+    assert f"{run / 'report.html'}: " in printed
+    status, _, error = door("report", tmp_path / "nothing")
+    assert status == 2
+    assert "is not the run folder" in error
+    status, _, error = door("report", run, "--to", tmp_path / "no" / "such.html")
+    assert status == 2
+    assert "--to" in error
+
+
+def test_findings_and_geometry(tmp_path, spec_file):
+    changes = {
+        "experiments": {"one": {"attacks": ["mi"], "sources": ["a"]}},
+        "geometry": {
+            "angles": {"probe": "gradient-cosine"},
+            "line": {"probe": "intervals", "along": {"gradient_of": "a"}, "distances": {"from": 0, "to": 9, "by": 3}},
+        },
+        "findings": {
+            "white": {
+                "claim": "on <itself> an attack succeeds",
+                "source": "nobody",
+                "check": {"rate": {"of": {"experiment": "one", "boxes": "white"}, "above": 0.1}},
+            }
+        },
+    }
+    status, printed = run_here(spec_file(changes), tmp_path / "run")
+    assert status == 0, printed
+    page = written(tmp_path / "run", tmp_path, figures=tmp_path / "figures")
+    tables = Tables(page).tables
+    assert tables["What is claimed, and what the rows say"][1][1][0] == "on <itself> an attack succeeds"
+    shown = {line[0][0]: [said for said, _ in line[1:]] for line in tables["angles: gradients"][1:]}
+    angles = pl.read_parquet(tmp_path / "run" / "geometry" / "angles" / "*.parquet").filter(first="a", second="b")
+    assert shown["a"][1] == shown["b"][0] == f"{angles['cosine'].mean():.3f}"
+    assert {one.name for one in (tmp_path / "figures").glob("geometry-*.svg")} >= {"geometry-angles-matrix.svg"}

@@ -1,0 +1,92 @@
+"""The schema of specs: shipped specs are such, broken ones are not, and the files in docs/ are what the code says."""
+
+from __future__ import annotations
+
+import re
+
+import jsonschema
+import pytest
+import yaml
+
+from study.errors import StudyError
+from study.models.transforms import Transforms
+from study.report import reference, schema
+from study.report.init import Wish, init
+from study.report.init import starter as starter_of
+from study.spec import load
+from tests.conftest import ROOT, TINY
+from tests.test_malformed import WHOLE
+
+SPECS = sorted((ROOT / "specs").rglob("*.yaml"))
+VALIDATOR = jsonschema.Draft202012Validator(schema.spec_schema())
+
+
+def test_it_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(schema.spec_schema())
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_shipped_specs_are_specs(path):
+    assert not [one.message for one in VALIDATOR.iter_errors(yaml.safe_load(path.read_text()))]
+    named = re.search(r"# yaml-language-server: \$schema=(\S+)", path.read_text().splitlines()[0])
+    assert named, "the first line names the schema"
+    assert (path.parent / named[1]).resolve() == ROOT / "docs" / "spec.schema.json"
+
+
+@pytest.mark.parametrize("data", [yaml.safe_load(TINY), WHOLE], ids=["tiny", "whole"])
+def test_short_ways_of_writing_are_in_it(data):
+    assert not [one.message for one in VALIDATOR.iter_errors(data)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sead", 1),
+        ("seed", "1"),
+        ("images", {"sampel": "foolbox"}),
+        ("images", {"sample": "foolbox", "targets": "some"}),
+        ("models", {"a": {"network": "x", "transform": {"jpg": 1}}}),
+        ("experiments", {"x": {"attacks": ["mi"], "sources": "every"}}),
+        ("experiments", {"x": {"attacks": ["mi"], "sources": "each", "goal": "aimed"}}),
+        ("attacks", {"mi": {"preset": "mii"}}),
+        ("attacks", {"mi": {"epsilom": 1}}),
+        ("run", {"actors": "some"}),
+    ],
+)
+def test_what_is_no_spec(key, value):
+    assert list(VALIDATOR.iter_errors(WHOLE | {key: value}))
+
+
+def test_it_has_every_transform():
+    with pytest.raises(ValueError, match="no transform named") as refused:
+        Transforms.model_validate({"nothing": 1})
+    known = refused.value.errors()[0]["ctx"]["accepted"].replace(" (the nearest)", "").split(", ")
+    listed = schema.spec_schema()["$defs"]["Transforms"]["anyOf"][0]["properties"]
+    assert set(listed) == set(known)
+
+
+@pytest.mark.parametrize("path", reference.written(), ids=lambda path: path.name)
+def test_the_files_are_up_to_date(path):
+    assert path.read_text() == reference.written()[path], "python -m study.report.reference"
+
+
+def test_a_first_spec(tmp_path):
+    said: list[str] = []
+    path = tmp_path / "first.yaml"
+    init(
+        path, Wish(models=("resnet50", "timm:vgg16.tv_in1k"), attacks=("mi+di", "fg"), targeted=True), said.append, None
+    )
+    spec = load(path).spec
+    assert list(spec.models) == ["resnet50", "vgg16"]
+    assert spec.experiments["single"].goal == ("untargeted", "targeted")
+    assert "optimization" in spec.attacks, "fg is matched to it"
+    assert not list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text())))
+    with pytest.raises(StudyError, match="is there already"):
+        init(path, Wish(), said.append, None)
+    init(path, Wish(force=True), said.append, lambda question, usual: "asked" if "name" in question else "")
+    assert load(path).spec.study == "asked"
+    for wish, part in ((Wish(attacks=("mii",)), "mi (the nearest)"), (Wish(models=("resnet5",)), "resnet50")):
+        with pytest.raises(StudyError) as refused:
+            init(tmp_path / "x.yaml", wish, said.append, None)
+        assert part in str(refused.value)
+    assert "folder: '#odd: path'" in starter_of(Wish("s", "#odd: path", 2, ("resnet50",), ("mi",)))

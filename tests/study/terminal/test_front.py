@@ -1,0 +1,193 @@
+"""What a launch prints in each style, what it logs, and what of it stays out of the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from study.run_folder import RunFolder
+from study.terminal import Front, Style
+from study.terminal.log import secrets
+from tests.conftest import ROOT, TINY
+
+SCHEMA = json.loads((ROOT / "docs" / "events.schema.json").read_text())
+TINIER = {
+    "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 4},
+    "experiments": {"single": {"attacks": ["fg", "mi"], "sources": ["b"]}},
+}
+
+
+def events(printed):
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    found = [json.loads(line) for line in printed.splitlines()]
+    for one in found:
+        validator.validate(one)
+    return found
+
+
+def test_every_line_of_a_run_is_an_event(door, spec_file, tmp_path):
+    spec, run = spec_file(TINIER), tmp_path / "run"
+    status, printed, error = door("launch", spec, "--output", run, "--json")
+    assert (status, error) == (0, "")
+    found = events(printed)
+    kinds = [one["event"] for one in found]
+    assert kinds.count("started") == kinds.count("ended") == 1
+    assert kinds.count("begun") == kinds.count("over") == 2
+    assert kinds[-1] == "ended"
+    units = [one for one in found if one["event"] == "unit"]
+    (started,) = [one for one in found if one["event"] == "started"]
+    assert len(units) == started["left"] == 3 * 2
+    assert sum(one["rows"] for one in units) == 3 * 4 * 3
+    assert all(cell["hits"] <= cell["images"] == 2 for one in units for cell in one["success"].values())
+    assert found[-1]["status"] == 0
+
+
+def test_errors_are_events_too(door, spec_file, tmp_path):
+    status, printed, error = door("launch", spec_file({"seed": "x"}), "--json")
+    assert status == 2
+    (one,) = events(printed)
+    assert one["event"] == "error"
+    assert one["what"] in error
+    assert one["where"] in error
+    status, printed, _ = door(
+        "launch", spec_file(TINIER), "--json", "--output", tmp_path / "r", "--set", "images.count=99"
+    )
+    assert status == 2
+    assert events(printed)[-1]["event"] == "error"
+
+
+def test_quiet(door, spec_file, tmp_path):
+    spec, run = spec_file(TINIER), tmp_path / "run"
+    status, printed, error = door("launch", spec, "--output", run, "--quiet")
+    assert (status, error) == (0, "")
+    assert re.fullmatch(r"complete in \d+ s: .*\n", printed)
+    log = (run / "study.log").read_text()
+    assert "units to do" in log
+    assert "complete in" in log
+    status, printed, _ = door("launch", spec, "--output", run, "--quiet")
+    assert status == 0
+    assert "already complete" in printed
+    assert printed.count("\n") == 1
+    assert door("launch", spec, "--quiet", "--json")[0] == 2
+
+
+def test_lines_have_times_and_the_next_command(door, spec_file, tmp_path):
+    spec, run = spec_file(TINIER), tmp_path / "run"
+    status, printed, _ = door("launch", spec, "--output", run)
+    assert status == 0
+    said = [line for line in printed.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert any("100 %; single 6/6" in line for line in said)
+    assert any(re.search(r"cost: .* image gradients, .* core-hours", line) for line in said)
+    assert f"study show {run}" in printed
+    assert "complete in" in said[-1]
+    assert "\x1b" not in printed
+    logged = (run / "study.log").read_text()
+    for line in said:
+        assert line[9:] in logged
+    status = json.loads((run / "status.json").read_text())
+    assert status["ended"]
+    assert status["status"] == 0
+    assert status["done"] == {"single": 6}
+
+
+@pytest.mark.parametrize("size", [(60, 24), (100, 30), (200, 50), (60, 8)])
+def test_a_terminal(tmp_path, size):
+    """In a pseudo-terminal, rendered: nothing of the live view is left in the end, and no line is cut into two."""
+    pexpect, pyte = pytest.importorskip("pexpect"), pytest.importorskip("pyte")
+    columns, rows = size
+    code = (
+        "import sys, actors.launch, cli; from actors.inprocess import InProcess\n"
+        "actors.launch.Cluster = lambda address: InProcess()\ncli.main()"
+    )
+    (tmp_path / "spec.yaml").write_text(TINY)
+    words = ["-c", code, "launch", str(tmp_path / "spec.yaml"), "--output", str(tmp_path / "r"), "--only", "ensembles"]
+    screen = pyte.HistoryScreen(columns, rows, history=1000)
+    stream = pyte.Stream(screen)
+    child = pexpect.spawn(
+        sys.executable, words, dimensions=(rows, columns), encoding="utf-8", cwd=str(ROOT), timeout=100,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    seen = set()
+    while True:
+        try:
+            stream.feed(child.read_nonblocking(4096, timeout=0.2))
+        except pexpect.TIMEOUT:
+            pass
+        except pexpect.EOF:
+            break
+        seen |= {line.split()[0] for line in screen.display if line.strip()}
+        assert sum(line.startswith("tiny  ") for line in screen.display) <= 1
+    child.close()
+    assert child.exitstatus == 1
+    left = [line.rstrip() for line in screen.display]
+    assert "tiny" in seen
+    assert not any(line.startswith("tiny  ") for line in left)
+    assert "done as asked in" in " ".join(left)
+    assert not screen.cursor.hidden
+
+
+PRINTING = """
+import logging, os, sys, warnings
+from pathlib import Path
+from rich.console import Console
+from study.run_folder import RunFolder
+from study.terminal import Front
+folder = RunFolder(Path(sys.argv[1])); folder.claim()
+with Front(Console()) as front:
+    front.attach("x", folder, ["MINE"])
+    os.write(1, b"from C, out\\n"); os.write(2, b"from C, err\\n")
+    print("from Python"); print("from Python, err", file=sys.stderr)
+    warnings.warn("a warning"); logging.getLogger("lib").warning("logged with 12345 and a-token")
+    front.say("said")
+print("after")
+os.write(2, b"after, err\\n")
+"""
+
+
+def test_what_libraries_print_is_in_the_log_alone(tmp_path):
+    environment = {**os.environ, "MINE": "12345", "OTHER_TOKEN": "a-token"}
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTING, str(tmp_path / "run")],
+        capture_output=True, text=True, cwd=ROOT, env=environment, check=True,
+    )  # fmt: skip
+    assert [line[9:] for line in done.stdout.splitlines() if line != "after"] == ["said"]
+    assert done.stdout.endswith("after\n")
+    assert done.stderr == "after, err\n"
+    log = (tmp_path / "run" / "study.log").read_text()
+    for part in ("from C, out", "from C, err", "out: from Python", "err: from Python, err", "a warning", "study: said"):
+        assert part in log
+    assert "logged with … and …" in log
+    assert "12345" not in log
+    assert "a-token" not in log
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    (tmp_path / "run" / "study.log").mkdir()
+    printed = io.StringIO()
+    with Front(Console(file=printed, width=200), Style()) as front:
+        front.attach("x", folder)
+        front.say("goes on")
+    folder.release()
+    assert "study.log cannot be written" in printed.getvalue()
+    assert "goes on" in printed.getvalue()
+
+
+def test_secrets_are_known_by_name_and_by_look():
+    environment = {
+        "A": "1",
+        "MY_API_KEY": "abcdefgh",
+        "AWS_SECRET_ACCESS_KEY": "longest-of-all",
+        "HOME": "x",
+        "TOKEN": "",
+    }
+    assert secrets(["A"], environment) == ("longest-of-all", "abcdefgh", "1")

@@ -1,0 +1,160 @@
+"""A server that stands in for Weights & Biases: what runs send lands in memory, and it can be made to misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "0123456789" * 4
+
+
+class Service:
+    """`runs` by id: `history` (its lines by number), `config`, `summary`, `state`, and `artifacts` by name.
+
+    `fault` is asked before every answer: it may sleep, return bytes to answer instead, or raise OSError to hang up.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.requests: list[str] = []
+        self.fault: Callable[[str], bytes | None] = lambda what: None
+        self.lock = threading.Lock()
+        self.address = ""
+
+    def run(self, name: str) -> dict[str, Any]:
+        return self.runs.setdefault(
+            name, {"history": {}, "config": {}, "summary": {}, "state": "", "artifacts": {}, "events": {}}
+        )
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        lines = self.run(name)["history"]
+        assert sorted(lines) == list(range(len(lines))), "there is a hole in what the server has"
+        return [json.loads(lines[number]) for number in sorted(lines)]
+
+    def answer(self, path: str, body: bytes) -> Any:
+        if path.startswith("/graphql"):
+            asked = json.loads(body)
+            return {"data": self._graphql(asked["query"], asked.get("variables") or {})}
+        if path.endswith("/file_stream"):
+            self._stream(path.split("/")[-2], json.loads(body))
+        return {}
+
+    def _stream(self, name: str, given: dict[str, Any]) -> None:
+        run = self.run(name)
+        for file, part in (given.get("files") or {}).items():
+            if file == "wandb-history.jsonl":
+                for number, line in enumerate(part["content"], part["offset"]):
+                    run["history"][number] = line
+            elif file == "wandb-summary.json":
+                run["summary"] = json.loads(part["content"][-1])
+
+    def _graphql(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            if "RunResumeStatus" in query:
+                owner = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
+                return {"model": {**owner, "bucket": self._resumed(given["name"])}}
+            if "upsertBucket" in query:
+                new = given["name"] not in self.runs
+                run = self.run(given["name"])
+                run["config"] |= json.loads(given["config"] or "{}")
+                run |= {key: given[key] for key in ("groupName", "tags") if given.get(key)}
+                project = {"id": "p", "name": given["project"], "entity": {"id": "e", "name": "e"}}
+                bucket = {"id": given["name"], "name": given["name"], "displayName": given["displayName"],
+                          "description": "", "config": "{}", "sweepName": None, "project": project,
+                          "historyLineCount": len(run["history"])}  # fmt: skip
+                return {"upsertBucket": {"bucket": bucket, "inserted": new}}
+            if "createArtifact(" in query:
+                wanted = given["input"]
+                self.run(wanted["runName"])["artifacts"].setdefault(wanted["artifactCollectionName"], wanted)
+                made = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
+                return {"createArtifact": {"artifact": made}}
+            if "Viewer" in query or "viewer" in query:
+                return {"viewer": {"id": "u", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}}}
+            if "ServerFeatures" in query:
+                return {"serverInfo": {"features": []}}
+            if "query ArtifactType" in query:
+                return {"project": {"artifact": None}}
+            if "createRunFiles" in query:
+                files = [{"name": name, "uploadUrl": f"{self.address}/upload/{name}"} for name in given["files"]]
+                return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+            return {}
+
+    def _resumed(self, name: str) -> dict[str, Any] | None:
+        if name not in self.runs:
+            return None
+        run = self.runs[name]
+        lines = run["history"]
+        tail = [lines[max(lines)]] if lines else []
+        return {
+            "id": name, "name": name, "displayName": name, "summaryMetrics": json.dumps(run["summary"]),
+            "logLineCount": 0, "historyLineCount": len(lines), "eventsLineCount": 0,
+            "historyTail": json.dumps(tail), "eventsTail": "[]", "config": json.dumps(run["config"]),
+            "tags": [], "notes": None, "wandbConfig": json.dumps({"t": 1}),
+        }  # fmt: skip
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    service: Service
+
+    def _any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        what = self.path
+        if what.startswith("/graphql"):
+            what += " " + str(json.loads(body).get("operationName"))
+        self.service.requests.append(what)
+        try:
+            content = self.service.fault(what)
+            if content is None:
+                content = json.dumps(self.service.answer(self.path, body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        except OSError:
+            self.close_connection = True
+
+    do_GET = do_POST = do_PUT = do_HEAD = _any
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[Service, str]]:
+    """The service, and its address on this machine."""
+    service = Service()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"service": service}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    service.address = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield service, service.address
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def hostile(seed: int) -> Callable[[str], bytes | None]:
+    """Hangs up, answers late, answers nonsense, half of a document, or null, each about as often."""
+    draw = random.Random(seed)
+
+    def fault(what: str) -> bytes | None:
+        kind = draw.randrange(6)
+        if kind == 0:
+            raise ConnectionResetError("on purpose")
+        if kind == 1:
+            time.sleep(draw.uniform(1, 40))
+        return {2: b"<html>", 3: b'{"data": {"mod', 4: b'{"data": null}'}.get(kind)
+
+    return fault
