@@ -126,6 +126,8 @@ class Slots:
                     continue
                 self.came_up(refs[ref])
                 refs[ref].proven = True
+            # A machine that has just died may have been counted: its actors will never come up.
+            self._resize()
 
     def came_up(self, slot: Slot) -> None:
         """An actor can be given work from now on."""

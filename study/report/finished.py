@@ -14,7 +14,7 @@ import polars as pl
 from study import resume
 from study import spec as specs
 from study.errors import StudyError
-from study.results import store
+from study.results import present
 from study.run_folder import RunFolder
 from study.spec import Spec
 
@@ -55,4 +55,4 @@ def opened(run: str, spec: Path | None = None) -> Finished:
             f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
             todo="bring the files back from a copy, or launch into a new folder with --output",
         ) from error
-    return Finished(used, store.scan(folder.path), selected, models)
+    return Finished(used, present.rows(folder), selected, models)

@@ -9,7 +9,7 @@ from rich.console import Console
 from study import resume
 from study.errors import StudyError
 from study.report.matrices import print_matrices
-from study.results import store
+from study.results import present
 from study.run_folder import RunFolder
 
 
@@ -22,5 +22,5 @@ def show(run: Path, console: Console) -> None:
             "it lacks spec.yaml, models.json or images.parquet",
             todo="name the folder of a launched study",
         )
-    if not print_matrices(resume.spec_of(folder), store.scan(folder.path), console):
+    if not print_matrices(resume.spec_of(folder), present.rows(folder), console):
         console.print(f"{folder.path} has no rows yet", markup=False, highlight=False)

@@ -16,7 +16,7 @@ from study.errors import StudyError
 from study.run_folder import RunFolder
 from study.terminal.board import Board
 from study.terminal.events import Events
-from study.terminal.lines import Lines, Quiet
+from study.terminal.lines import Lines, Progress, Quiet
 from study.terminal.live import Live
 from study.terminal.log import Log, diverted, path_of, secrets
 from study.terminal.status import StatusFile
@@ -84,7 +84,7 @@ class Front(Watcher):
         log.write(f"{study} is launched into {folder.path}, process {os.getpid()}")
         self._divert(log)
         self._status = StatusFile(folder, self._board, self.say)
-        self._all += [log, self._status]
+        self._all += [log, Progress(log.write, self._board), self._status]
         if isinstance(self._view, Live):
             self._view.open()
 

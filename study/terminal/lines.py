@@ -17,22 +17,14 @@ _MOST_FAILURES = 20
 _SHOWN_EXPERIMENTS = 6
 
 
-class Lines(Watcher):
-    """A line every ten seconds, after five minutes one a minute; and whatever is said."""
+class Progress(Watcher):
+    """How far it is: a line every ten seconds, after five minutes one a minute, and one at the end."""
 
-    def __init__(
-        self, printer: Callable[[], Console], board: Board, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`printer` gives the console to print to: it may change once."""
-        self._printer = printer
+    def __init__(self, write: Callable[[str], None], board: Board, clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
         self._board = board
         self._clock = clock
         self._last = clock()
-        self._failures = 0
-
-    def say(self, line: str) -> None:
-        stamp = datetime.now().astimezone().strftime("%H:%M:%S")
-        self._printer().print(f"{stamp} {line}", highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         self._last = self._clock()
@@ -41,13 +33,6 @@ class Lines(Watcher):
         finished = all(self._board.done[name] >= total for name, total in self._board.totals.items())
         if finished or self._clock() - self._last >= self._between():
             self._tell()
-
-    def failed(self, event: UnitFailed) -> None:
-        self._failures += 1
-        if self._failures <= _MOST_FAILURES:
-            self.say(f"set aside: {self._board.last_failure}")
-        if self._failures == _MOST_FAILURES:
-            self.say("further failures are counted, and listed in failures.json at the end")
 
     def state(self, event: State) -> None:
         if self._clock() - self._last >= self._between():
@@ -72,7 +57,30 @@ class Lines(Watcher):
             parts.append(f"{board.set_aside:,} set aside")
         if board.loop is not None and board.loop.lost_actors:
             parts.append(counted(board.loop.lost_actors, "lost actor"))
-        self.say("; ".join(parts))
+        self._write("; ".join(parts))
+
+
+class Lines(Progress):
+    """Progress, whatever is said, and what is set aside, each line with the time."""
+
+    def __init__(
+        self, printer: Callable[[], Console], board: Board, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`printer` gives the console to print to: it may change once."""
+        super().__init__(self.say, board, clock)
+        self._printer = printer
+        self._failures = 0
+
+    def say(self, line: str) -> None:
+        stamp = datetime.now().astimezone().strftime("%H:%M:%S")
+        self._printer().print(f"{stamp} {line}", highlight=False, markup=False, soft_wrap=True)
+
+    def failed(self, event: UnitFailed) -> None:
+        self._failures += 1
+        if self._failures <= _MOST_FAILURES:
+            self.say(f"set aside: {self._board.last_failure}")
+        if self._failures == _MOST_FAILURES:
+            self.say("further failures are counted, and listed in failures.json at the end")
 
 
 class Quiet(Watcher):

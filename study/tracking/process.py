@@ -146,10 +146,10 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
             ledger.add(tallies.of(_frame(rows).lazy()))
 
     def scan() -> None:
-        from study.results import store
+        from study.results import present
 
         inbox.missed = False
-        ledger.add(tallies.of(store.scan(begin.run)))
+        ledger.add(tallies.of(present.rows(begin.run)))
 
     if begin.replay:
         scan()

@@ -298,3 +298,23 @@ def test_a_machine_that_is_lost_is_nobodys_fault_until_it_is_lost_very_often():
     made = scheduler(Flaky(lambda job, attempt: lost), attempts=3)
     (event,) = carry_out(made, [1])
     assert isinstance(event, Failed)
+
+
+def test_a_machine_that_dies_while_the_crew_comes_up_is_not_waited_for():
+    """Two of three workers come up; the third was counted on a machine that is gone a little later."""
+    clock = Clock()
+
+    class Lost(Timed):
+        def wait(self, refs, seconds):
+            here = super().wait([ref for ref in refs if self.running[ref][0] != 2], seconds)
+            clock.now += 0 if here else seconds
+            return here
+
+    backend = Lost(clock, lambda job, actor: 1)
+    backend.machines = lambda: [Machine(3.0 if clock.now < 12 else 2.0)]
+    made = Scheduler(
+        backend, Crew(3, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), elastic=True, clock=clock
+    )
+    made.start(lambda: None)
+    assert clock.now < 30
+    assert made.workers == 2

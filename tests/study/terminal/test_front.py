@@ -91,7 +91,8 @@ def test_lines_have_times_and_the_next_command(door, spec_file, tmp_path):
     assert "\x1b" not in printed
     logged = (run / "study.log").read_text()
     for line in said:
-        assert line[9:] in logged
+        assert " %; " in line or line[9:] in logged
+    assert "100 %; single 6/6" in logged
     status = json.loads((run / "status.json").read_text())
     assert status["ended"]
     assert status["status"] == 0
