@@ -61,5 +61,9 @@ class _Closed(Mapping[str, Collection[str]]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._done)
 
+    def __bool__(self) -> bool:
+        # Also where nothing is done yet, much is closed.
+        return True
+
     def __len__(self) -> int:
         return len(self._done)

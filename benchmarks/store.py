@@ -108,6 +108,7 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
     top5 = (others + label[:, None]) % LABELS
     top5_prob = -np.sort(-draw.random((rows, 5), dtype=np.float32), axis=1)
     moved = np.broadcast_to(draw.gamma(300, 0.03, (len(some), shards, 1, SHARD)), image.shape).ravel()
+    steps = np.repeat(np.array([1 if "fgsm" in attack else 10 for _, attack, _ in some], dtype=np.int32), each)
     of_services = ("names", "scores", "clean_names", "wanted_names")
 
     columns = {
@@ -119,9 +120,9 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
         "attack": repeated([attack for _, attack, _ in some], each),
         "goal": repeated(["untargeted"], rows),
         "seed": np.repeat(np.array([seed for *_, seed in some], dtype=np.int64), each),
-        "steps": np.full(rows, 10, dtype=np.int32),
+        "steps": steps,
         "budget": np.full(rows, 16.0),
-        "gradients": np.full(rows, 10, dtype=np.int32),
+        "gradients": steps,
         "image": picked(names, image),
         "label": label,
         "target_label": pa.nulls(rows, pa.int32()),

@@ -183,7 +183,8 @@ def cut(name: str, folder: Path, monkeypatch, size: int) -> Path:
         data["images"]["size"] = size
     for model, given in data["models"].items():
         if "model" not in given:
-            data["models"][model] = {"network": model, **given, "weights": "random:1"}
+            # Networks see what they are given: at their own size each pass would take ten times as long.
+            data["models"][model] = {"network": model, **given, "weights": "random:1", "size": size}
     for attack, entry in data["attacks"].items():
         _shorten(attack, entry)
     for experiment in data["experiments"].values():

@@ -224,7 +224,8 @@ def _verdict(cells: Sequence[tuple[_Judged, float]], whole: _Judged, holds: Hold
     undecided: Verdict = "undecided"
     otherwise: Verdict = "replicated" if holds == "each" else "not replicated"
     p = (max if holds == "each" else min)(one.p for one in judged)
-    reason = f"{len(kinds['replicated'])} of {len(judged)} cells bear it out, {len(kinds['not replicated'])} speak against it"
+    counts = [len(kinds[kind]) for kind in ("replicated", "not replicated")]
+    reason = f"{counts[0]} of {len(judged)} cells bear it out, {counts[1]} speak against it"
     for kind in (first, undecided):
         if kinds[kind]:
             example = kinds[kind][0]

@@ -124,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            super().handle()
+
     do_GET = do_POST = do_PUT = do_HEAD = _any
 
     def log_message(self, format: str, *args: Any) -> None: ...
