@@ -58,6 +58,10 @@ def launch(  # noqa: PLR0917 - options of a command
             "into a folder of their own: --set images.count=N --output RUN.",
         ),
     ] = None,
+    wandb: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="MODE", help="Track it on Weights & Biases: online, offline or disabled."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print events, one JSON object on each line.")] = False,
 ) -> None:
@@ -86,6 +90,7 @@ def launch(  # noqa: PLR0917 - options of a command
         style=style(quiet=quiet, json=json),
         only=tuple(only or ()),
         limit=limit,
+        wandb=wandb,
     )
     raise typer.Exit(run(order, Console()))
 

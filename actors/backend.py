@@ -51,7 +51,7 @@ class Backend(Protocol):
         """A call that is answered when the actor is up."""
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        """`actor.craft(*arguments, pixels)`, whose call has pixels of its own, `actor.predict(…)` or `actor.probe(…)`."""
+        """`actor.craft(*arguments, pixels)`, whose call has pixels of its own, `actor.predict` or `actor.probe`."""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Those of `refs` that are ready, as soon as there is one, or none after `seconds`."""

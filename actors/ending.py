@@ -83,6 +83,7 @@ def again(order: Order, *, whole: bool = False) -> str:
     words += ["--output", str(place(order.output))] if order.output else []
     words += ["--address", order.address] if order.address else []
     words += ["--allow-code"] if order.allow_code else []
+    words += ["--wandb", order.wandb] if order.wandb is not None else []
     for one in order.overrides:
         words += ["--set", one]
     if not whole:

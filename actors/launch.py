@@ -26,6 +26,7 @@ from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
 from actors.staffing import Estimate, staff
+from actors.tracked import tracked
 from study import additions, resume
 from study import spec as specs
 from study.errors import StudyError
@@ -61,6 +62,7 @@ class Order:
     style: Style | None = None
     only: tuple[str, ...] = ()
     limit: int | None = None
+    wandb: str | None = None
 
 
 def launch(order: Order, console: Console, start: Callable[[], Backend] | None = None) -> int:
@@ -78,13 +80,16 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
         folder.claim(front.say)
         try:
             front.attach(file.spec.study, folder, _credentials(file.spec))
-            study = _Study(file, folder, front, begun, order)
-            study.extension = Extension(file, folder, changes, front.say)
-            if study.nothing_left():
-                study.show()
-                study.ending.nothing_to_do()
-                return COMPLETE
-            return study.run(start or (lambda: Cluster(order.address)), order)
+            with tracked(order, file.spec, folder, front) as watch:
+                study = _Study(file, folder, front, begun, order)
+                study.extension = Extension(file, folder, changes, front.say)
+                if study.selected is not None and study.nothing_left():
+                    study.show()
+                    watch.complete(study.plan, study.selected.models, folder)
+                    study.ending.nothing_to_do()
+                    return COMPLETE
+                study.display = watch.display
+                return study.run(start or (lambda: Cluster(order.address)), order)
         finally:
             folder.release()
 
@@ -105,7 +110,7 @@ class _Study:
         self._spec: Spec = file.spec
         self._folder = folder
         self._front = front
-        self._display: Watcher = front
+        self.display: Watcher = front
         self._begun = begun
         self._order = order
         self.ending = Ending(file.spec, folder, front, order)
@@ -152,7 +157,7 @@ class _Study:
         finally:
             backend.close()
         left = None if self.selected is None else self.left()
-        self._display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
+        self.display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
         return status
 
     def _check(self, order: Order) -> list[Candidate]:
@@ -173,8 +178,8 @@ class _Study:
             raise error.located(self._file.where("images")) from None
 
     def _run(self, backend: Backend, begun: _Begun, interrupt: Interrupt, order: Order) -> int:
-        spec, say, found = self._spec, self._display.say, begun.found
-        crew = staff(spec, backend, begun.estimate, self._display.say)
+        spec, say, found = self._spec, self.display.say, begun.found
+        crew = staff(spec, backend, begun.estimate, self.display.say)
         scheduler = Scheduler(
             backend,
             crew,
@@ -187,7 +192,7 @@ class _Study:
             ),
             elastic=spec.run.actors is None,
         )
-        runtime = Runtime(backend, scheduler, self._display, interrupt)
+        runtime = Runtime(backend, scheduler, self.display, interrupt)
         try:
             scheduler.start(interrupt.check)
             if self.selected is None:
@@ -224,7 +229,7 @@ class _Study:
         done = store.done(self._folder.path)
         others = present.record(plan, done, self._folder)
         if others:
-            self._display.say(f"{others} crafts that have rows are not in the plan: reports leave them out")
+            self.display.say(f"{others} crafts that have rows are not in the plan: reports leave them out")
         kept = Kept(self._folder)
         totals, finished, left = steps(plan, done, kept.units)
         order = self._order
@@ -234,13 +239,13 @@ class _Study:
             totals = {name: finished[name] + whole[name] - closed[name] for name in whole}
         crafts = len(plan.crafts)
         units = crafts * len(plan.shards)
-        self._display.say(f"plan: {crafts} crafts x {len(plan.shards)} shards = {units} units, {left} of them to do")
+        self.display.say(f"plan: {crafts} crafts x {len(plan.shards)} shards = {units} units, {left} of them to do")
         if self.selected is not None:
             additions.must_be_there(self.selected, found)
         files = {one.image: one.file for one in found}
         keep = self._spec.run.keep_images
         if keep and not all(craft.keepable for craft in plan.crafts.values()):
-            self._display.say("searches of the minimal RMSD have no images to keep: new targets craft them again")
+            self.display.say("searches of the minimal RMSD have no images to keep: new targets craft them again")
         writer = (KeepingWriter if keep else store.Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
@@ -249,7 +254,7 @@ class _Study:
         geometry = self.geometry
         images = CleanImages(plan, files, runtime.backend)
         driver = Driver(plan, images, writer, runtime, kept=kept, whole=todo is done)
-        self._display.started(
+        self.display.started(
             Started(
                 plan=plan,
                 folder=str(self._folder.path),
@@ -262,12 +267,12 @@ class _Study:
                 backend=runtime.backend.name,
             )
         )
-        self._display.begin(totals, finished)
+        self.display.begin(totals, finished)
         try:
             outcome = driver.run(todo, store.moved(self._folder.path, references(plan)))
         finally:
-            self._display.end()
-        self._display.say(f"{outcome.crafted} units crafted, {outcome.shown} shown from kept images")
+            self.display.end()
+        self.display.say(f"{outcome.crafted} units crafted, {outcome.shown} shown from kept images")
         if self._spec.geometry and outcome.interrupted is None and todo is done:
             rows = Store(self._folder, self._spec.run.flush_seconds, provenance(self._spec))
             probed = Geometry(geometry, images, rows, runtime)

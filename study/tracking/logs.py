@@ -45,7 +45,7 @@ def logged(folder: Path, run: str) -> list[Logged]:
     found = []
     for log in sorted(folder.glob(f"wandb/*run-*/run-{run}.wandb"), key=lambda path: path.parent.name.split("run-")[1]):
         if not log.parent.is_symlink():
-            begun, last = _reach(log)
+            begun, last = reach(log)
             if begun:
                 found.append(Logged(log.parent, log, last))
     return found
@@ -56,7 +56,8 @@ def to_sync(runs: Sequence[Logged]) -> list[Path]:
     return [one.folder for one in runs if one.last_step >= 0 and not one.uploaded]
 
 
-def _reach(log: Path) -> tuple[bool, int]:
+def reach(log: Path) -> tuple[bool, int]:
+    """Whether a log has a run, and the last step of its history, or -1."""
     begun, last = False, -1
     for record in records(log):
         begun = begun or record.HasField("run")
@@ -70,7 +71,7 @@ def records(log: Path) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
     for content in _contents(log.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         record.ParseFromString(content)
         yield record
 

@@ -90,8 +90,8 @@ def cells(outline: Outline, counts: Counts) -> pl.DataFrame:
             for cell in outline.cells
         ],
         schema={
-            **{"sources": pl.String, "attack": pl.String, "goal": pl.String, "seed": pl.Int64, "steps": pl.Int64},
-            **{"budget": pl.Float64, "target": pl.String, "white_box": pl.Boolean},
+            "sources": pl.String, "attack": pl.String, "goal": pl.String, "seed": pl.Int64, "steps": pl.Int64,
+            "budget": pl.Float64, "target": pl.String, "white_box": pl.Boolean,
         },
         orient="row",
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """A plan as the tracker needs it: numbers for crafts, targets, cells and units, and the units at which it logs.
 
 A unit's number is that of the plan: craft by craft, shard by shard. Its turn says where in the history it stands: what
-the driver would do first comes first, roughly, but the turn is computed from the plan alone. Whoever computes it from the
-same spec and the same selected images gets the same, whatever was finished when.
+the driver would do first comes first, roughly, but the turn is computed from the plan alone. Whoever computes it from
+the same spec and the same selected images gets the same, whatever was finished when.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _LIVE_SHARE, _TABLE_SHARE = 0.01, 0.05
 """Of the time since the launch began: so that a month of work has some hundreds of rows, and some dozens of tables."""
 
 _MOST_TABLE_ROWS = 10_000
-_TABLES_AT_END, _ARTIFACT_SECONDS = 2.0, 4.0
+_TABLES_AT_END, _ARTIFACT_SECONDS, _REPORT_SECONDS = 1.5, 2.0, 3.0
 
 METRICS = (("success/*", "units"), ("success_low/*", "units"), ("success_high/*", "units"), ("rmsd/*", "units"),
            ("transfer/*", "units"), ("images", "units"), ("gradients", "units"),
@@ -98,12 +98,29 @@ class Page:
         self._run.log(dict(row), step=step, commit=True)
         self._last = step
 
+    def upload_report(self, name: str, run: str, folder: Path) -> None:
+        """Make the artifact `name` of the HTML report of the run in folder `run`, if it is written in time."""
+        self._aside.do(lambda: self._report(name, run, folder), _REPORT_SECONDS)
+
+    def _report(self, name: str, run: str, folder: Path) -> None:
+        import wandb
+        from study.report import html
+
+        folder.mkdir(exist_ok=True)
+        html.write(Path(run), folder / "report.html")
+        artifact = wandb.Artifact(name, type="report")
+        artifact.add_file(str(folder / "report.html"))
+        self._run.log_artifact(artifact)
+
     def _tables(self) -> None:
         import wandb
 
         counts = self._ledger.now.copy()
         rows = numbers.cells(self._outline, counts).head(_MOST_TABLE_ROWS)
-        table = wandb.Table(columns=rows.columns, data=[list(row) for row in rows.iter_rows()], allow_mixed_types=True)
+        values = [list(row) for row in rows.iter_rows()]
+        table = wandb.Table(columns=[*rows.columns], data=values, allow_mixed_types=True)
+            columns=[*rows.columns], data=[list(row) for row in rows.iter_rows()], allow_mixed_types=True
+        )
         picture = wandb.Image(pictures.matrix(self._outline, counts))
         # Without a step it goes to the one after the last, which is the next row about the present, or its own.
         self._run.log({"matrix": table, "matrix_picture": picture}, commit=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from study.errors import StudyError
-from study.tracking import frames, logs
+from study.tracking import frames, logs, server
 from study.tracking.ledger import Ledger
 from study.tracking.numbers import Speed
-from study.tracking.outline import Outline
+from study.tracking.outline import STRIDE, Outline
 from study.tracking.page import Aside, Page, one_line
 from study.tracking.tallies import Tallies
 
 _INIT_SECONDS, _FINISH_SECONDS, _TEARDOWN_SECONDS = 60.0, 8.0, 4.0
 _MOST_INBOX = 64 * 2**20
 _PULSE = 0.5
+_ended = threading.Event()
 
 
 class Inbox:
@@ -93,6 +94,8 @@ class Begin:
     outline: dict[str, Any]
     replay: bool
     """Whether there are Parquet parts to begin with."""
+    left: int
+    """Units that this launch has to do."""
 
 
 def main() -> None:
@@ -131,14 +134,16 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
     tallies, ledger = Tallies(outline), Ledger(outline)
     folder = Path(begin.folder)
     before = logs.logged(folder, begin.id)
-    run = _init(begin, folder)
     last = max((one.last_step for one in before), default=-1)
+    if begin.mode == "offline" and not begin.left and last >= outline.units * STRIDE:
+        return 0
+    run = _init(begin, folder)
     if begin.mode == "online":
         # The server knows best; what it does not have is counted again, so that older folders need no upload.
         last = int(run.starting_step) - 1
         for one in before:
             (one.folder / logs.UPLOADED).touch()
-    tell("ready", {"url": run.url, "folder": str(Path(run.dir).parent), "service": service()})
+    tell("ready", {"url": run.url, "folder": str(Path(run.dir).parent), "service": getattr(_service(), "pid", None)})
 
     def count() -> None:
         rows = inbox.take()
@@ -168,11 +173,23 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
         return 1
     page.conclude(inbox.state, inbox.speed, inbox.failures)
     made = Path(run.dir).parent / "artifact"
-    page.upload(f"study-{begin.id}", {"spec.json": lambda: _json(begin.config["spec"]), **_report(begin)}, made)
+    page.upload(f"study-{begin.id}", {"spec.json": lambda: _json(begin.config["spec"])}, made)
+    page.upload_report(f"report-{begin.id}", begin.run, made)
     run.finish(exit_code=inbox.status)
-    if begin.mode == "online":
+    _written(Path(run.dir).parent / f"run-{begin.id}.wandb", page.last)
+    if begin.mode == "online" and server.has(run, page.last):
         (Path(run.dir).parent / logs.UPLOADED).touch()
     return 0
+
+
+def _written(log: Path, last: int) -> None:
+    """Raises StudyError where W&B's service has not written all that it was given: it may have died unnoticed."""
+    process = _service()
+    alive = process is not None and process.poll() is None
+    end_service()
+    there = logs.reach(log)[1]
+    if not alive or there < last:
+        raise StudyError(f"W&B's service has died; its log ends at step {there} of {last}")
 
 
 def _frame(rows: list[bytes]) -> Any:
@@ -211,7 +228,7 @@ def _init(begin: Begin, folder: Path) -> Any:
         resume="allow",
         settings=settings,
     )
-    run.config.update(begin.config, allow_val_change=True)
+    run.config.update(begin.config, allow_val_change=True)  # type: ignore[no-untyped-call]
     return run
 
 
@@ -221,17 +238,13 @@ def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def _report(begin: Begin) -> dict[str, Callable[[], bytes]]:
-    return {}
-
-
-def service() -> int | None:
-    """The process id of W&B's own service, which this process started."""
+def _service() -> subprocess.Popen[bytes] | None:
+    """W&B's own service, which this process started."""
     from wandb.sdk import wandb_setup
 
     connection = getattr(wandb_setup.singleton(), "_connection", None)
-    process = getattr(getattr(connection, "_proc", None), "_process", None)
-    return getattr(process, "pid", None)
+    process: subprocess.Popen[bytes] | None = getattr(getattr(connection, "_proc", None), "_process", None)
+    return process
 
 
 def end_service() -> None:
@@ -239,19 +252,17 @@ def end_service() -> None:
 
     It closes its log after a run has finished, when it is asked to go: killed at once, it would lose the end.
     """
-    if "wandb" not in sys.modules:
+    if _ended.is_set() or "wandb" not in sys.modules:
         return
+    _ended.set()
     import wandb
 
-    pid = service()
+    process = _service()
     asked = threading.Thread(target=wandb.teardown, args=(0,), daemon=True)
     asked.start()
     asked.join(_TEARDOWN_SECONDS)
-    if pid is not None:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+    if process is not None and process.poll() is None:
+        process.kill()
 
 
 if __name__ == "__main__":

@@ -32,8 +32,12 @@ class Tallies:
         self._cells = pl.DataFrame(
             [(*cell, number) for number, cell in enumerate(cells)],
             schema={
-                **{"craft": pl.String, "target": pl.String, "column": pl.Int64},
-                **{"steps": pl.Int32, "budget": pl.Float64, "cell": pl.Int64},
+                "craft": pl.String,
+                "target": pl.String,
+                "column": pl.Int64,
+                "steps": pl.Int32,
+                "budget": pl.Float64,
+                "cell": pl.Int64,
             },
             orient="row",
         )
@@ -60,6 +64,6 @@ class Tallies:
             .join(self._cells, on=["craft", "target", "steps", "budget"], nulls_equal=True)
             .with_columns(shard.alias("shard"))
             .filter(pl.col("shard") < self._shards)
-            .select((pl.col("number") * self._shards + pl.col("shard")).alias("unit"), "column", "cell", "images",
-                    "hits", "rmsd")  # fmt: skip
+            .with_columns((pl.col("number") * self._shards + pl.col("shard")).alias("unit"))
+            .select("unit", "column", "cell", "images", "hits", "rmsd")
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -10,7 +9,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +23,7 @@ from study.tracking.outline import Outline
 from study.tracking.settings import Mode, project
 from study.tracking.tallies import COLUMNS
 from study.tracking.worker import Worker
-from study.watching import Ended, Many, Started, State, UnitDone, UnitFailed, Watcher
+from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
 
 END_SECONDS = 20.0
 """What the end may take, all in all."""
@@ -42,12 +41,16 @@ class Wish:
     mode: Mode
     spec: Spec
     environment: Mapping[str, str]
+    online: str
+    """The command that launches the study again, online."""
 
 
 class Tracker(Watcher):
     """One W&B run for one study, the same in every launch. `close` ends it where `ended` was not called."""
 
-    def __init__(self, wish: Wish, folder: RunFolder, say: Callable[[str], None], end_seconds: float = END_SECONDS) -> None:
+    def __init__(
+        self, wish: Wish, folder: RunFolder, say: Callable[[str], None], end_seconds: float = END_SECONDS
+    ) -> None:
         """`say` takes the lines that people are to read; it is called from the driver's thread alone."""
         self._wish = wish
         self._folder = folder
@@ -75,6 +78,7 @@ class Tracker(Watcher):
             "config": _config(event),
             "outline": outline.data(),
             "replay": any(event.finished.values()),
+            "left": event.left,
         }
         self._start()
 
@@ -134,8 +138,9 @@ class Tracker(Watcher):
             self._say(f"W&B: given up; {self._log} says more. What is missing is logged by the next launch")
             return
         self._second = True
+        how = "not reached, so the study is tracked offline from now on" if self._online else "begun once more"
         self._online = False
-        self._say(f"W&B: not reached, so the study is tracked offline from now on ({self._log} says more)")
+        self._say(f"W&B: {how} ({self._log} says more)")
         self._begin |= {"mode": "offline", "replay": True}
         self._start()
 
@@ -156,10 +161,7 @@ class Tracker(Watcher):
             worker = self._worker
             worker.send("end", {"status": status})
             left = worker.wait(deadline - time.monotonic())
-            if left == 0:
-                break
-            if left is None or worker.ready or self._second:
-                worker.kill()
+            if left in {0, None} or self._online or self._second:
                 break
             self._look()
         if self._worker is not None:
@@ -171,12 +173,17 @@ class Tracker(Watcher):
         self._how_to_sync()
 
     def _how_to_sync(self) -> None:
+        """Say how what the server does not have gets there, if there is any.
+
+        Of a run that was online nobody here knows how much the server took, and `wandb sync` would send all of it once
+        more: a launch asks the server, and sends the rest.
+        """
         there = logs.logged(self._folder.tracking, self._begin["id"])
         folders = logs.to_sync(there)
-        if folders:
-            online = ["--include-online"] if any(one.online and one.folder in folders for one in there) else []
-            words = ["wandb", "sync", *online, *map(str, folders)]
-            self._say(f"W&B: to upload what is only here: {shlex.join(words)}")
+        if any(one.online and one.folder in folders for one in there):
+            self._say(f"W&B: the server may not have all of it; this sends what it lacks: {self._wish.online}")
+        elif folders:
+            self._say(f"W&B: upload it with: {shlex.join(['wandb', 'sync', *map(str, folders)])}")
 
 
 def run_id(folder: RunFolder, study: str, outline: Outline) -> str:
@@ -195,19 +202,6 @@ def run_id(folder: RunFolder, study: str, outline: Outline) -> str:
     return base if number == 1 else f"{base}-{number}"
 
 
-@contextlib.contextmanager
-def watched(wish: Wish, folder: RunFolder, front: Watcher) -> Iterator[tuple[Watcher, Tracker | None]]:
-    """`front`, and a tracker beside it where one is wished for, which is over when the context is left."""
-    if wish.mode == "disabled":
-        yield front, None
-        return
-    tracker = Tracker(wish, folder, front.say)
-    try:
-        yield Many(front, [tracker]), tracker
-    finally:
-        tracker.close()
-
-
 def _config(event: Started) -> dict[str, Any]:
     spec = event.plan.spec
     versions = {}
@@ -220,9 +214,15 @@ def _config(event: Started) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "models": {name: dict(model) for name, model in event.models.items()},
         "versions": {**versions, "python": sys.version.split()[0]},
-        "plan": {"crafts": len(event.plan.crafts), "shards": len(event.plan.shards), "units": sum(event.totals.values())},
+        "plan": {
+            "crafts": len(event.plan.crafts),
+            "shards": len(event.plan.shards),
+            "images": sum(len(shard.images) for shard in event.plan.shards),
+        },
         "launch": {
-            **{"folder": event.folder, "backend": event.backend},
-            **{"workers": event.workers, "device": event.device},
+            "folder": event.folder,
+            "backend": event.backend,
+            "workers": event.workers,
+            "device": event.device,
         },
     }

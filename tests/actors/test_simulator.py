@@ -86,7 +86,8 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     spec = spec_file(TINY)
     status, printed, error = door("plan", spec, "--json")
     assert status == 0, error
-    assert json.loads(printed) == {"experiments": {"single": 72, "ensembles": 18}, "crafts": 30, "units": 150}
+    counts = {"experiments": {"single": 72, "ensembles": 18}, "crafts": 30, "units": 150}
+    assert counts.items() <= json.loads(printed).items()
     status, _, error = door("plan", spec, "--on", "2xcpu")
     assert status == 2
     assert "profile.json cannot be read" in error
