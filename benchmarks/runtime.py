@@ -40,11 +40,11 @@ from study.document import parse
 from study.images.selection import Clean, Selected, Shard
 from study.interrupt import Interrupt
 from study.plan import Plan, Unit
-from study.progress import Lines
 from study.results.schema import Moved, Said
 from study.results.store import Writer
 from study.run_folder import RunFolder
 from study.spec import Spec, resolve
+from study.watching import Watcher
 
 NOTHING = """
 study: nothing
@@ -140,7 +140,7 @@ def through_the_loop(backend: Cluster, units: int) -> Loop:
         run = RunFolder(Path(folder))
         run.claim()
         writer = Writer(run, flush_seconds=1, metadata={})
-        display = Lines(Console(file=io.StringIO()))
+        display = Watcher()
         display.begin({"x": units})
         driver = Driver(plan, NoImages(backend), writer, Runtime(backend, scheduler, display, interrupt))
         begun = time.perf_counter()

@@ -119,8 +119,6 @@ class Page:
         rows = numbers.cells(self._outline, counts).head(_MOST_TABLE_ROWS)
         values = [list(row) for row in rows.iter_rows()]
         table = wandb.Table(columns=[*rows.columns], data=values, allow_mixed_types=True)
-            columns=[*rows.columns], data=[list(row) for row in rows.iter_rows()], allow_mixed_types=True
-        )
         picture = wandb.Image(pictures.matrix(self._outline, counts))
         # Without a step it goes to the one after the last, which is the next row about the present, or its own.
         self._run.log({"matrix": table, "matrix_picture": picture}, commit=False)

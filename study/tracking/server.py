@@ -29,7 +29,7 @@ def has(run: Any, last: int) -> bool:
 
 
 def _last_step(run: Any) -> int:
-    import requests
+    import requests  # type: ignore[import-untyped]
 
     asked = {
         "query": _QUERY,

@@ -135,7 +135,7 @@ class Tracker(Watcher):
         self._worker.kill()
         self._worker = None
         if self._second:
-            self._say(f"W&B: given up; {self._log} says more. What is missing is logged by the next launch")
+            self._say(f"W&B: given up for this launch ({self._log} says more)")
             return
         self._second = True
         how = "not reached, so the study is tracked offline from now on" if self._online else "begun once more"
@@ -157,6 +157,7 @@ class Tracker(Watcher):
             self._worker.wait_ready(_READY_SECONDS)
             if not self._worker.ready:
                 self._again()
+        left: int | None = None
         while self._worker is not None:
             worker = self._worker
             worker.send("end", {"status": status})
@@ -170,6 +171,8 @@ class Tracker(Watcher):
                     self._say(f"W&B: {data}")
             self._worker.kill()
         self._worker = None
+        if left != 0:
+            self._say(f"W&B: not all of it is logged ({self._log} says more); the next launch adds what is missing")
         self._how_to_sync()
 
     def _how_to_sync(self) -> None:
