@@ -118,6 +118,7 @@ def test_killed_actors_and_a_killed_driver(small, tmp_path):
     assert_same(tmp_path / "run", small / "quiet")
 
 
+@pytest.mark.slow
 def test_a_lost_machine(small, tmp_path, machines):
     study = Disturbed(small / "spec.yaml", tmp_path / "run", published(small / "quiet"), machines)
     tally = study.carry_out(Mix(actors=1, nodes=1), seed=45)
@@ -125,7 +126,8 @@ def test_a_lost_machine(small, tmp_path, machines):
     assert_same(tmp_path / "run", small / "quiet")
 
 
-@pytest.mark.parametrize("patience", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("patience", [30, 300])
 def test_no_machine_left(small, tmp_path, machines, patience, capsys):
     """After `test_a_lost_machine`, for it takes them all. An error with numbers, not a wait for what never comes."""
     while len(machines.nodes) < 2:
