@@ -354,6 +354,19 @@ def compact(run: Annotated[Path, typer.Argument(help="A run folder, or s3://buck
 
 
 @app.command()
+def dashboard(run: RunPlace) -> None:
+    """Lay out a W&B workspace for a study that was tracked online: matrix, rates, speed, failures.
+
+    Example: study dashboard runs/liu2017
+    """
+    from rich.console import Console
+
+    from study.tracking.dashboard import dashboard as make
+
+    make(str(run), Console())
+
+
+@app.command()
 def attacks(
     name: Annotated[Optional[str], typer.Argument(help="One preset, with all its parts.")] = None,  # noqa: UP045
 ) -> None:

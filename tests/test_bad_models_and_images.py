@@ -38,7 +38,7 @@ def images(**keys):
 
 MODELS = {
     "an unknown short name": (
-        models(b="resnet51"), ["'resnet51' names no network", "models.b", "resnet50 (the nearest)"],
+        models(b="resnet51"), ["'resnet51' names no network", "models.b", "resnet56 (the nearest)"],
     ),
     "weights that no zoo has": (models(b="inceptionv3_ens3"), ["no weights of inceptionv3_ens3", "in no zoo"]),
     "a zoo's moving default": (models(b="torchvision:resnet18/DEFAULT"), ["DEFAULT", "models.b", "IMAGENET1K_V1"]),

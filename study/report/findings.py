@@ -53,7 +53,10 @@ def cosines(run: str, spec: Spec) -> pl.LazyFrame | None:
 
 
 def _print(found: pl.DataFrame, console: Console) -> None:
-    table = Table("finding", "verdict", "effect", "95 %", "claimed", "p", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("finding", overflow="fold")
+    for column in ("verdict", "effect", "95 %", "claimed", "p"):
+        table.add_column(column, no_wrap=True)
     for one in found.iter_rows(named=True):
         table.add_row(
             one["finding"],

@@ -119,15 +119,16 @@ class Tracker(Watcher):
 
     def _look(self) -> None:
         """Say what the process had to say, and start another where it has died."""
-        if self._worker is None:
-            return
-        for kind, data in self._worker.heard():
+        self._hear()
+        if self._worker is not None and not self._worker.alive:
+            self._again()
+
+    def _hear(self) -> None:
+        for kind, data in self._worker.heard() if self._worker is not None else ():
             if kind == "trouble":
                 self._say(f"W&B: {data}")
             elif kind == "ready" and self._online:
                 self._say(f"W&B: {data['url']}")
-        if not self._worker.alive:
-            self._again()
 
     def _again(self) -> None:
         """Once, and without the network: from the Parquet parts it can do all that the first one did."""
@@ -165,10 +166,8 @@ class Tracker(Watcher):
             if left in {0, None} or self._online or self._second:
                 break
             self._look()
+        self._hear()
         if self._worker is not None:
-            for kind, data in self._worker.heard():
-                if kind == "trouble":
-                    self._say(f"W&B: {data}")
             self._worker.kill()
         self._worker = None
         if left != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -21,6 +22,8 @@ from study.tracking import frames
 MOST_WAITING = 64 * 2**20
 """Bytes of rows that wait for the process. What is more is left out, and read from the Parquet parts later."""
 
+_NICE = 15
+
 _Message = tuple[str, Any, pa.Table | None]
 
 
@@ -38,6 +41,9 @@ class Worker:
                 # Ctrl-C is for the driver, which then tells the process how the study ended.
                 start_new_session=True,
             )
+        # The study's own work comes first on every core.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
         assert self._process.stdin is not None, "a pipe was asked for"
         assert self._process.stdout is not None, "a pipe was asked for"
         self._lock = threading.Lock()

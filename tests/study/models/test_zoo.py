@@ -133,6 +133,7 @@ def test_weights_that_cannot_be_downloaded(given, monkeypatch, tmp_path):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+    monkeypatch.setattr("study.models.fetch.bring", lambda model: None)
     zoo.check("m", model(given))
     with pytest.raises(StudyError, match="not on this machine and cannot be downloaded") as caught:
         zoo.load("m", model(given))

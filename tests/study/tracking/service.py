@@ -55,7 +55,7 @@ class Service:
             elif file == "wandb-summary.json":
                 run["summary"] = json.loads(part["content"][-1])
 
-    def _graphql(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
+    def _graphql(self, query: str, given: dict[str, Any]) -> dict[str, Any]:  # noqa: PLR0911
         with self.lock:
             if "RunResumeStatus" in query:
                 owner = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}

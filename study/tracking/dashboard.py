@@ -1,0 +1,95 @@
+"""`study dashboard`: a W&B workspace laid out for one study, with its matrix, its rates and its speed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+from rich.console import Console
+
+from study.errors import StudyError
+from study.report.finished import opened
+from study.run_folder import RunFolder
+from study.spec import Spec
+from study.tracking.settings import project
+
+_KEY = "set WANDB_API_KEY, or run `wandb login` once"
+
+
+def dashboard(run: str, console: Console) -> None:
+    """Make the workspace of the run in folder `run`, and print its address.
+
+    Raises StudyError where the study was not tracked, the extra is not installed, there is no key, or W&B refuses.
+    """
+    spec = opened(run).spec
+    if not RunFolder(run).tracked.is_file():
+        raise StudyError(
+            f"{run} was never tracked",
+            todo="launch it with --wandb online: of a complete study too, that sends all there is",
+        )
+    for package in ("wandb", "wandb_workspaces"):
+        if importlib.util.find_spec(package) is None:
+            raise StudyError(f"a dashboard needs the package {package}", todo="pip install 'study[dashboard]'")
+    if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
+        raise StudyError(
+            "a dashboard is made by W&B's server, and WANDB_MODE says that nothing goes there",
+            todo="unset WANDB_MODE, once the run is uploaded",
+        )
+    try:
+        address = _saved(spec)
+    except StudyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the client has no errors of one kind; what it says is all there is
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StudyError(f"W&B did not make the dashboard: {said}", todo=f"see that it is reached; {_KEY}") from None
+    console.print(address, markup=False, highlight=False, soft_wrap=True)
+
+
+def _saved(spec: Spec) -> str:
+    from wandb_workspaces import workspaces
+
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise StudyError("there is no key for W&B on this machine", todo=_KEY)
+    entity = spec.tracking.entity or os.environ.get("WANDB_ENTITY") or wandb.Api(timeout=10).default_entity
+    made = workspaces.Workspace(
+        entity=str(entity),
+        project=project(spec.tracking, os.environ),
+        name=spec.study,
+        sections=sections(spec),
+        runset_settings=workspaces.RunsetSettings(query=spec.study),
+    )
+    made.save()  # type: ignore[no-untyped-call]
+    return str(made.url)
+
+
+def sections(spec: Spec) -> list[Any]:
+    """What stands on the page: the matrix, the rates of each experiment, how fast it goes, and what went wrong."""
+    import wandb_workspaces.reports.v2 as reports
+    from wandb_workspaces import workspaces
+
+    def lines(title: str, *metrics: str, below: str = "live/units_done") -> Any:
+        return reports.LinePlot(title=title, x=below, y=list(metrics))
+
+    rates = [
+        lines(
+            f"{name}, {goal}",
+            *(f"transfer/{name}-{goal}/{box}" for box in ("black_box", "white_box")),
+            below="units",
+        )
+        for name, experiment in spec.experiments.items()
+        for goal in dict.fromkeys(experiment.goal)
+    ]
+    matrix = [reports.MediaBrowser(media_keys=["matrix_picture"]), reports.WeavePanelSummaryTable(table_name="matrix")]
+    speed = [
+        lines("per second", *(f"live/{what}_per_second" for what in ("units", "images", "gradients"))),
+        lines("share of time at work", "live/busy"),
+        lines("waiting", "live/waiting_crafts", "live/waiting_batches", "live/queued_calls"),
+        lines("MiB of batches that wait", "live/waiting_mib"),
+        lines("seconds left", "live/eta_seconds"),
+    ]
+    wrong = [lines("failures, retries, lost actors", "live/failures", "live/retries", "live/lost_actors")]
+    named: dict[str, list[Any]] = {"Matrix": matrix, "Transfer": rates, "Speed": speed, "Trouble": wrong}
+    return [workspaces.Section(name=name, panels=panels, is_open=True) for name, panels in named.items()]
