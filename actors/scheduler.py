@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from actors import policy
@@ -175,7 +175,10 @@ class Scheduler:
     def _timed(self, group: policy.Group) -> policy.Group:
         """A group with its cost in seconds, as others like it took where none of its own was done yet."""
         pace = self._pace.get(group.key) or self._usual.get(group.key[1], self._guess(group.key[1]))  # type: ignore[index]
-        return replace(group, cost=group.cost * pace, coming=group.coming * pace) if pace else group
+        if not pace:
+            return group
+        seconds = (group.count, group.cost * pace, group.coming * pace)
+        return policy.Group(group.key, group.role, group.models, group.urgent, *seconds)
 
     def _guess(self, method: Method) -> float:
         """A gradient takes about as long as three predictions; 0 where nothing is known."""

@@ -24,6 +24,7 @@ class Tasks:
         self._plan = plan
         self._images = images
         self._room = room
+        self._groups: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = {}
 
     def craft(self, unit: Unit, rmsd: tuple[float, ...] | None) -> Task:
         """Craft a unit, to the `rmsd` of each image where its budget is matched. Its `about` is the unit."""
@@ -62,6 +63,12 @@ class Tasks:
         A search of the minimal RMSD takes long, and services have actors of their own: one call for each.
         """
         alone = craft.recipe.budget.minimal is not None
+        same = (alone, tuple(wanted))
+        if same not in self._groups:
+            self._groups[same] = self._together(wanted, alone)
+        return self._groups[same]
+
+    def _together(self, wanted: Sequence[str], alone: bool) -> list[tuple[str, ...]]:
         groups = list[tuple[str, ...]]()
         for name in wanted:
             with_it = (*groups[-1], name) if groups else (name,)

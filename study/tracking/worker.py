@@ -50,7 +50,7 @@ class Worker:
         self._messages: deque[_Message] = deque()
         self._there = threading.Event()
         self._waiting = 0
-        self._dropped = False
+        self._dropped = self._over = False
         self._heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._service: int | None = None
         self._ready = threading.Event()
@@ -110,6 +110,8 @@ class Worker:
 
     def kill(self) -> None:
         """Whatever is left of it, and of the service that W&B started in it."""
+        self._over = True
+        self._there.set()
         self._process.kill()
         self._process.wait()
         if self._service is not None and _is_service(self._service):
@@ -121,6 +123,8 @@ class Worker:
                 self._there.wait()
                 with self._lock:
                     if not self._messages:
+                        if self._over:
+                            return
                         self._there.clear()
                         continue
                     kind, data, rows = self._messages.popleft()
