@@ -33,6 +33,7 @@ from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
 from actors.kit import Kit
 from actors.launch import Order, launch
 from actors.pinned import Pin
+from actors.posted import WorkerActor
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
@@ -86,12 +87,18 @@ class Idle:
         return Answers(tuple(Answer(Said(target, labels, shares), {}) for target in job.targets))
 
 
+class IdleActor(WorkerActor):
+    """Its actor."""
+
+    kind = Idle
+
+
 class IdleCluster(Cluster):
     """Ray with workers that do nothing."""
 
     def __init__(self) -> None:
         super().__init__("local")
-        self._worker = self._ray.remote(max_restarts=0, max_task_retries=0)(Idle)
+        self._worker = self._ray.remote(max_restarts=0, max_task_retries=0)(IdleActor)
 
 
 class NoImages:
@@ -216,7 +223,7 @@ def main() -> None:
     asked.add_argument("--quick", action="store_true", help="a minute, instead of several")
     asked.add_argument("--json", action="store_true", help="one JSON object, last")
     given = asked.parse_args()
-    sizes = (1000, 3000) if given.quick else (1000, 10_000, 100_000)
+    sizes = (1000, 2000) if given.quick else (1000, 10_000, 100_000)
     say = (lambda line: print(line, file=sys.stderr)) if given.json else print
 
     begun = time.perf_counter()
@@ -228,7 +235,7 @@ def main() -> None:
     backend.close()
 
     rounds = 1 if given.quick else 3
-    steps, count = (20, 16) if given.quick else (60, 16)
+    steps, count = (30, 16) if given.quick else (60, 16)
     speedups, shares, starts = [], [], []
     for _ in range(rounds):
         one, starting = study(1, steps, count)

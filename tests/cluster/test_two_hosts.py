@@ -100,7 +100,7 @@ def calls(joined: Joined) -> Counter[tuple[str, str]]:
     url = f"http://{joined.head.address}:8265"
     status, printed = joined.head.run(BIN / "python", "-c", CALLS, url, env=joined.token)
     assert status == 0, printed
-    words = [tuple(line.split(maxsplit=1)) for line in printed.splitlines() if " Worker." in line]
+    words = [tuple(line.split(maxsplit=1)) for line in printed.splitlines() if " WorkerActor." in line]
     return Counter(words)
 
 
@@ -110,7 +110,7 @@ def test_both_hosts_work(tiny_run, spec_file, tmp_path, joined):
     assert " 2 cores" in printed, printed
     assert " 2 workers" in printed, printed
     assert_same_rows(tmp_path / "run", tiny_run)
-    crafted = {host: count for (host, method), count in calls(joined).items() if method == "Worker.craft"}
+    crafted = {host: count for (host, method), count in calls(joined).items() if method == "WorkerActor.craft"}
     assert set(crafted) == {joined.head.address, joined.other.address}
 
 
