@@ -1,0 +1,137 @@
+"""`study status`, of folders as launches leave them: finished, cut off, at work here, at work elsewhere, damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from datetime import datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from study.errors import StudyError
+from study.report.status import Wish, print_status
+from tests.conftest import rows
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A copy of the finished tiny study."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that is over."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def printed(run, *, watch=False, sleep=None) -> str:
+    out = io.StringIO()
+    print_status(run, Console(file=out, width=100), Wish(watch=watch), sleep or (lambda seconds: None))
+    return out.getvalue()
+
+
+def rewrite(run, **changes) -> dict:
+    path = run / "status.json"
+    said = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(said))
+    return said
+
+
+def halve(run) -> None:
+    """Only the first of two parts is left."""
+    parts = sorted((run / "results").rglob("*.parquet"))
+    for part in parts[len(parts) // 2 :]:
+        part.unlink()
+
+
+def test_a_finished_run(door, run):
+    status, out, _ = door("status", run)
+    assert status == 0
+    assert out.splitlines() == [
+        f"{run}: complete, 150 units",
+        "  single     120/120 units",
+        "  ensembles  30/30 units",
+    ]
+    status, out, _ = door("status", run, "--json")
+    found = json.loads(out)
+    assert not found["running"]
+    assert found["experiments"]["single"] == {"done": 120, "units": 120}
+    assert found["launch"]["status"] == 0
+
+
+def test_a_killed_run_counts_what_its_rows_say(run, dead):
+    halve(run)
+    rewrite(run, ended=False, status=None, process=dead, host=socket.gethostname(), seconds=61.0)
+    said = printed(run)
+    assert "stopped without a word after 1:01, 50 % of 150 units" in said
+    assert "launch it again to go on" in said
+    counts = re.findall(r"^  (?:single|ensembles) +(\d+)/(?:120|30) units$", said, re.MULTILINE)
+    assert sum(map(int, counts)) == rows(run)["unit"].n_unique() == 75
+
+
+def test_a_run_at_work_here(run):
+    rewrite(
+        run,
+        ended=False,
+        process=os.getpid(),
+        host=socket.gethostname(),
+        phase="crafting",
+        done={"single": 3},
+        totals={"single": 12},
+        seconds_left=90.0,
+        failures=2,
+        last_failure="image 3: not a number",
+    )
+    said = printed(run)
+    assert f"running (process {os.getpid()} on {socket.gethostname()}), 25 % of 12 units" in said
+    assert "about 1:30 left" in said
+    assert "2 failures" in said
+    assert "last: image 3: not a number" in said
+
+
+@pytest.mark.parametrize(("seconds", "running"), [(5, True), (3600, False)])
+def test_elsewhere_it_is_the_last_word_that_counts(run, seconds, running):
+    written = (datetime.now().astimezone() - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+    rewrite(run, ended=False, host="another-host.example", process=1, written=written, phase="crafting")
+    assert ("running (process 1 on another-host.example)" in printed(run)) is running
+
+
+def test_watching_ends_with_the_launch(run):
+    rewrite(run, ended=False, process=os.getpid(), host=socket.gethostname(), phase="starting")
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            rewrite(run, ended=True, status=0)
+
+    said = printed(run, watch=True, sleep=sleep)
+    assert len(waits) == 3
+    assert said.count("running (") == 3
+    assert "complete" in said.splitlines()[-3]
+
+
+def test_an_error_is_said_again(run):
+    rewrite(run, ended=True, status=2, error="the disk is full\n  to do: make room")
+    assert "the last launch ended with an error:\n    the disk is full\n      to do: make room" in printed(run)
+
+
+def test_no_run_and_a_damaged_file(door, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, error = door("status", tmp_path / "empty")
+    assert status == 2
+    assert "is not the run folder of a study" in error
+    (run / "status.json").write_text("{")
+    with pytest.raises(StudyError, match=r"status\.json is damaged"):
+        printed(run)
