@@ -98,6 +98,40 @@ def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
         assert b"a-secret-that-is-shown-nowhere" not in part.read_bytes()
 
 
+def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, monkeypatch):
+    """Every command that reads a run; images kept there, probes, and a target that comes later."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = SMALL.replace("run: {", "run: {keep_images: true, ")
+    probes = "geometry: {cosine: {probe: gradient-cosine}}\n"
+    spec.write_text(kept + probes)
+    status, _, error = door("launch", spec, "--output", run)
+    assert status == 0, error
+    assert rows(run).drop("craft", "unit").equals(undisturbed.drop("craft", "unit"))
+    for words, says in (
+        (("status", run), f"{run}: complete, 2 units"),
+        (("table", run, "--experiment", "all", "--format", "csv"), "fgsm"),
+        (("geometry", run, "--figures", tmp_path / "drawn"), "mean cosine of gradients"),
+        (("images", run, "--to", tmp_path / "pngs"), "2 images"),
+        (("report", run), "small-report.html"),
+        (("verify", run), "everything is there, once, as it was written"),
+    ):
+        status, printed, error = door(*words)
+        assert status == 0, (words, error)
+        assert says in printed.replace("\n", ""), printed
+    page = (tmp_path / "small-report.html").read_text()
+    assert "data:image/png" in page
+    assert (tmp_path / "drawn" / "cosine-matrix.png").stat().st_size > 0
+    more = kept.replace(
+        "attacks:\n", '  c: {network: "timm:test_resnet", weights: "random:3", size: 32}\nattacks:\n', 1
+    )
+    spec.write_text(more + probes)
+    status, printed, error = door("launch", spec, "--output", run)
+    assert status == 0, error
+    assert "0 units crafted, 2 shown from kept images" in printed
+    assert set(rows(run)["target"]) == {"a", "b", "c"}
+
+
 def test_compacting(door, run, spec, undisturbed):
     assert door("launch", spec, "--output", run)[0] == 0
     assert len(store.parts(run)) == 2
