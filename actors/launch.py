@@ -42,6 +42,7 @@ from study.results.kept import KeepingWriter, Kept
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 from study.terminal import Front, Style
+from study.terminal.screen import counted
 from study.watching import Ended, Started, Watcher
 
 if TYPE_CHECKING:
@@ -272,7 +273,9 @@ class _Study:
             outcome = driver.run(todo, store.moved(self._folder.path, references(plan)))
         finally:
             self.display.end()
-        self.display.say(f"{outcome.crafted} units crafted, {outcome.shown} shown from kept images")
+        keeping = self._spec.run.keep_images or outcome.shown
+        told = f", {outcome.shown} shown from kept images" if keeping else ""
+        self.display.say(f"{counted(outcome.crafted, 'unit')} crafted{told}")
         if self._spec.geometry and outcome.interrupted is None and todo is done:
             rows = Store(self._folder, self._spec.run.flush_seconds, provenance(self._spec))
             probed = Geometry(geometry, images, rows, runtime)
