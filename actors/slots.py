@@ -17,7 +17,7 @@ from study.errors import StudyError, first_line
 _LOOK_SECONDS = 10.0
 """Between two looks at how large the cluster is."""
 
-_LOST_SECONDS = 45.0
+_LOST_SECONDS = 40.0
 """How long all workers may be gone before the study ends: their machine may be coming back."""
 
 
