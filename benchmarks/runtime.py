@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
@@ -37,8 +38,12 @@ from actors.posted import WorkerActor
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
+from actors.worker import Worker
+from study import numerics
 from study.document import parse
+from study.images.pixels import read
 from study.images.selection import Clean, Selected, Shard
+from study.images.sets import candidates
 from study.interrupt import Interrupt
 from study.plan import Plan, Unit
 from study.results.schema import Moved, Said
@@ -189,6 +194,41 @@ def study(workers: int, steps: int, count: int) -> tuple[Watched, float]:
     return Watched(seconds, seen.working, workers), whole - seconds
 
 
+def bare(processes: int, steps: int) -> float:
+    """Seconds of the real study's work in plain processes without Ray, the slowest one's: what the machine allows."""
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
+    took = context.Queue()
+    crew = [context.Process(target=_alone, args=(steps, 4 // processes, ready, go, took)) for _ in range(processes)]
+    for one in crew:
+        one.start()
+    ready.wait(120)
+    go.wait(120)
+    seconds = [took.get(timeout=600) for _ in crew]
+    for one in crew:
+        one.join(60)
+    return max(seconds)
+
+
+def _alone(steps: int, units: int, ready: Any, go: Any, took: Any) -> None:
+    text = BUSY.replace("COUNT", "16").replace("STEPS", str(steps)).replace("WORKERS", "1")
+    spec = resolve(parse(text, "busy")).spec
+    numerics.fix(1)
+    worker = Worker(Kit(spec.models, spec.labels, 3, 0, spec.numerics), "cpu")
+    found = candidates(spec.images, 0)[:4]
+    names, labels = tuple(one.image for one in found), tuple(one.label for one in found)
+    images = np.stack([read(one.file, spec.images) for one in found])
+    attack = spec.attacks["mi"]
+    worker.craft(Pin({"a": None}, ()), CraftJob(attack, "untargeted", ("a",), names, labels, labels, None), images)
+    ready.wait(120)
+    go.wait(120)
+    begun = time.perf_counter()
+    for unit in range(units):
+        job = CraftJob(attack, "untargeted", ("a", unit), names, labels, labels, None)
+        worker.craft(Pin({"a": None}, ()), job, images)
+    took.put(time.perf_counter() - begun)
+
+
 class Seen:
     """When the first unit was given out and the last answer came, and the workers' own seconds in between."""
 
@@ -236,7 +276,7 @@ def main() -> None:
 
     rounds = 1 if given.quick else 3
     steps, count = (30, 16) if given.quick else (60, 16)
-    speedups, shares, starts = [], [], []
+    speedups, shares, starts, bares = [], [], [], []
     for _ in range(rounds):
         one, starting = study(1, steps, count)
         two, starting_two = study(2, steps, count)
@@ -244,6 +284,10 @@ def main() -> None:
         shares += [one.busy, two.busy]
         starts += [starting, starting_two]
         say(f"one worker {one.seconds:5.1f} s, two {two.seconds:5.1f} s; busy {shares[-2]:.3f} and {shares[-1]:.3f}")
+        if not given.quick:
+            alone, both = bare(1, steps), bare(2, steps)
+            bares.append(alone / both)
+            say(f"without Ray: one process {alone:5.1f} s, two {both:5.1f} s")
     found = {
         "units_per_second": round(min(loop.units_per_second for loop in loops), 1),
         "driver_mib": round(loops[-1].driver_mib, 1),
@@ -251,6 +295,8 @@ def main() -> None:
         "speedup_two_actors": round(statistics.median(speedups), 3),
         "startup_seconds": round(statistics.median(starts), 1),
     }
+    if bares:
+        found["speedup_two_bare_processes"] = round(statistics.median(bares), 3)
     say(f"{time.perf_counter() - begun:.0f} s in all")
     for key, value in found.items():
         say(f"{key}: {value}")
