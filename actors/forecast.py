@@ -76,6 +76,7 @@ def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
         "crafts": len(plan.crafts),
         "units": units,
         **planned.totals(plan),
+        "probes": planned.probes(plan),
         "run": {"folder": str(folder.path), "standing": planned.standing(spec, folder)},
     }
     machines, where = _machines(asked) if asked.on is not None else _here(file, asked), asked.on
@@ -102,6 +103,11 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
     for name, count in found["experiments"].items():
         table.add_row(name, f"{count:,}")
     console.print(table)
+    if found["probes"]:
+        table = Table("probe", "of", "models", "images", "units", "passes", box=None)
+        for name, one in found["probes"].items():
+            table.add_row(name, one["probe"], *(f"{one[key]:,}" for key in ("models", "images", "units", "passes")))
+        console.print(table)
     _say(console, f"{found['gradients']:,} image gradients, {found['predictions']:,} predictions of an image")
     _say(console, f"{found['rows']:,} rows, about {_bytes(found['bytes'])} of results")
     folder, standing = found["run"]["folder"], found["run"]["standing"]

@@ -130,7 +130,9 @@ def test_plan_names_every_table_and_figure(paper, monkeypatch, tmp_path, door):
         spec = load(path).spec
         assert set(planned["experiments"]) == set(spec.experiments)
         assert all(count > 0 for count in planned["experiments"].values())
-        named += [*planned["experiments"], *spec.geometry]
+        assert set(planned["probes"]) == set(spec.geometry)
+        assert all(one["passes"] > 0 for one in planned["probes"].values())
+        named += [*planned["experiments"], *planned["probes"]]
     assert things(named) == REPRODUCED[paper]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from study import resume
 from study.errors import StudyError
+from study.geometry.plan import GeometryPlan
 from study.plan import Plan
 from study.results import store
 from study.run_folder import RunFolder
@@ -43,6 +44,24 @@ def totals(plan: Plan) -> dict[str, int]:
         "rows": rows,
         "bytes": rows * _ROW_BYTES,
     }
+
+
+def probes(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What every probe of a spec's geometry comes to: its kind, its units, its passes (predictions of an image, or for
+    cosines gradients), and how many models and images it looks at. Raises StudyError where there are too few images.
+    """
+    geometry = GeometryPlan(plan.spec, plan.digests, plan.shards)
+    found = {}
+    for name, probe in plan.spec.geometry.items():
+        units = [unit for models in geometry.sets(name) for unit in geometry.units_of(name, models)]
+        found[name] = {
+            "probe": probe.probe,
+            "models": len({model for unit in units for model in unit.models}),
+            "images": len({one.image for unit in units for one in unit.shard.images}),
+            "units": len(units),
+            "passes": int(sum(unit.cost for unit in units)),
+        }
+    return found
 
 
 def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:

@@ -108,3 +108,35 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     status, _, error = door("plan", spec, "--on", "lots")
     assert status == 2
     assert "64xH100" in error
+
+
+def test_plan_counts_probes(door, spec_file):
+    """Two shards of four images: points of planes and lines, copies of gradients, counted by hand."""
+    spec = spec_file(
+        {
+            "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 8},
+            "geometry": {
+                "cosine": {"probe": "gradient-cosine", "images": 3, "smoothing": {"copies": [1, 5], "sigma": [5, 10]}},
+                "plane": {"probe": "regions", "along": {"gradient_of": "a"}, "extent": 8, "points": 5, "images": 2},
+                "line": {
+                    "probe": "linearity",
+                    "along": {"gradient_of": "each"},
+                    "distances": {"from": 0, "to": 2, "by": 1},
+                    "models": ["b"],
+                },
+            },
+            "run": {"shard": 4},
+        }
+    )
+    status, printed, error = door("plan", spec, "--json")
+    assert status == 0, error
+    found = json.loads(printed)["probes"]
+    assert {name: (one["models"], one["images"], one["passes"]) for name, one in found.items()} == {
+        "cosine": (3, 3, 3 * 3 * (1 + 2 * 5)),
+        "plane": (3, 2, 3 * 2 * 25),
+        "line": (1, 8, 8 * 3),
+    }
+    assert found["line"]["units"] == 2
+    status, printed, _ = door("plan", spec)
+    assert "linearity" in printed
+    assert "gradient-cosine" in printed
