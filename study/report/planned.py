@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from study import resume
@@ -48,11 +49,17 @@ def totals(plan: Plan) -> dict[str, int]:
 
 def probes(plan: Plan) -> dict[str, dict[str, Any]]:
     """What every probe of a spec's geometry comes to: its kind, its units, its passes (predictions of an image, or for
-    cosines gradients), and how many models and images it looks at. Raises StudyError where there are too few images.
+    cosines gradients), and how many models and images it looks at. A plan's images have no names yet: of those that a
+    probe names, only how many they are counts.
     """
-    geometry = GeometryPlan(plan.spec, plan.digests, plan.shards)
+    images = sum(len(shard.images) for shard in plan.shards)
+    wanted = {
+        name: probe if probe.images == "all" else probe.model_copy(update={"images": min(_count(probe.images), images)})
+        for name, probe in plan.spec.geometry.items()
+    }
+    geometry = GeometryPlan(plan.spec.model_copy(update={"geometry": wanted}), plan.digests, plan.shards)
     found = {}
-    for name, probe in plan.spec.geometry.items():
+    for name, probe in wanted.items():
         units = [unit for models in geometry.sets(name) for unit in geometry.units_of(name, models)]
         found[name] = {
             "probe": probe.probe,
@@ -62,6 +69,10 @@ def probes(plan: Plan) -> dict[str, dict[str, Any]]:
             "passes": int(sum(unit.cost for unit in units)),
         }
     return found
+
+
+def _count(images: int | Sequence[str]) -> int:
+    return images if isinstance(images, int) else len(images)
 
 
 def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:
