@@ -42,7 +42,10 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was read, and what was found. `expected` counts the plan's (unit, target) pairs: None without a plan."""
+    """What was read, and what was found. `expected` counts the plan's (unit, target) pairs: None without a plan.
+
+    `probes` are the units of probes that have rows, of `probes_expected`: None where the spec has no probes.
+    """
 
     run: str
     parts: int = 0
@@ -50,6 +53,8 @@ class Report:
     units: int = 0
     pairs: int = 0
     expected: int | None = None
+    probes: int = 0
+    probes_expected: int | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property

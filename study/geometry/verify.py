@@ -1,0 +1,84 @@
+"""Whether the rows of a run's probes are whole: parts as they were written, every unit there, once."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study import resume
+from study.errors import StudyError, first_line
+from study.geometry.plan import GeometryPlan
+from study.geometry.schema import SCHEMAS, VERSION
+from study.geometry.spec import Kind
+from study.results import versions
+from study.results.verify import Report
+from study.run_folder import RunFolder
+from study.storage import Place
+
+_MOVE = "move it out of geometry/ and launch the study again: its units are answered again"
+
+
+def check(report: Report) -> None:
+    """Add to `report` what is wrong with the rows of probes, if the spec of its run can be read and has any."""
+    folder = RunFolder(report.run)
+    try:
+        spec, selected = resume.spec_of(folder), resume.selected(folder)
+    except (StudyError, OSError, ValueError, KeyError, TypeError):
+        # `study.results.verify` has said what is wrong with them.
+        return
+    if not spec.geometry or selected is None:
+        return
+    units = {name: _units(folder, name, probe.probe, report) for name, probe in spec.geometry.items()}
+    try:
+        plan = GeometryPlan(spec, {name: one["digest"] for name, one in selected.models.items()}, selected.shards)
+    except (StudyError, KeyError) as error:
+        report.add("damaged", f"the plan of the probes cannot be made: {first_line(error)}", folder.path, _MOVE)
+        return
+    wanted = [unit.id for unit in plan.units()]
+    there = {one for found in units.values() for one in found}
+    report.probes, report.probes_expected = len(there & set(wanted)), len(wanted)
+    missing = [one for one in wanted if one not in there]
+    if missing:
+        what = f"{len(missing)} of {len(wanted)} units of probes have no rows"
+        report.add("incomplete", what, f"such as {missing[0]}", "launch the study again: what is missing is run again")
+
+
+def _units(folder: RunFolder, name: str, kind: Kind, report: Report) -> set[str]:
+    """The units of a probe that have rows. Parts that cannot be read, or hold what others hold, are reported."""
+    place = folder.geometry(name)
+    parts = sorted((path for path in place.rglob("*.parquet") if path.is_file()), key=str) if place.is_dir() else []
+    holders: dict[str, Place] = {}
+    for path in parts:
+        found = _read(path, kind, report)
+        for unit in [] if found is None else found:
+            if unit in holders:
+                both = f"{holders[unit]} and {path}: unit {unit}"
+                report.add("damaged", "a unit of a probe is there twice", both, "move one of them out of geometry/")
+            holders.setdefault(unit, path)
+    return set(holders)
+
+
+def _read(path: Place, kind: Kind, report: Report) -> list[str] | None:
+    """The units in a part; None where it cannot be read."""
+    said = versions.read_name(path.name)
+    if said is not None and said.version > VERSION:
+        what = f"it is of version {said.version}, and versions up to {VERSION} are known"
+        report.add("damaged", what, path, "verify it with the version of study that wrote it")
+        return None
+    try:
+        content = path.read_bytes()
+        rows = pq.read_table(pa.BufferReader(content))
+    except (OSError, pa.ArrowException) as error:
+        report.add("damaged", f"it cannot be read: {first_line(error)}", path, _MOVE)
+        return None
+    if said is None or (said.digest is not None and versions.digest(content) != said.digest):
+        what = "its name is none of ours" if said is None else "its content is not what was written"
+        report.add("damaged", what, path, _MOVE)
+    if rows.column_names != SCHEMAS[kind].names:
+        report.add("damaged", f"its columns are not those of {json.dumps(kind)}", path, _MOVE)
+        return None
+    units: list[str] = pl.DataFrame(rows.select(["unit"])).get_column("unit").unique().sort().to_list()
+    return units

@@ -1,0 +1,90 @@
+"""`study verify` and the rows of probes: whole, missing, changed, twice, foreign."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from study.results import versions
+from tests.conftest import TINY, run_here
+
+PROBES = """
+geometry:
+  cosine: {probe: gradient-cosine, models: [b, c]}
+  line: {probe: intervals, along: {gradient_of: c}, distances: {to: 2, by: 1}, models: [c]}
+"""
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probed")
+    text = TINY.replace("count: 10", "count: 4").replace(
+        "single: {attacks: [optimization, fg, fgs, mi], ", "single: {attacks: [mi], "
+    )
+    (folder / "spec.yaml").write_text(text + PROBES)
+    status, printed = run_here(folder / "spec.yaml", folder / "run")
+    assert status == 0, printed
+    return folder / "run"
+
+
+@pytest.fixture
+def run(probed, tmp_path):
+    shutil.copytree(probed, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def parts(run, probe):
+    return sorted((run / "geometry" / probe).glob("*.parquet"))
+
+
+def kinds(door, run) -> tuple[int, set[str], str]:
+    status, printed, _ = door("verify", run, "--json")
+    found = json.loads(printed)["findings"]
+    return status, {one["kind"] for one in found}, printed
+
+
+def test_whole(door, run):
+    status, printed, _ = door("verify", run)
+    assert status == 0, printed
+    assert "4 of 4 units of probes" in printed
+
+
+def test_a_missing_part(door, run):
+    parts(run, "line")[0].unlink()
+    status, found, printed = kinds(door, run)
+    assert (status, found) == (1, {"incomplete"})
+    assert "of 4 units of probes have no rows" in printed
+
+
+def test_a_changed_bit(door, run):
+    part = parts(run, "cosine")[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(bytes(content))
+    status, found, printed = kinds(door, run)
+    assert status == 1
+    assert "damaged" in found
+    assert part.name in printed
+
+
+def test_a_unit_that_is_there_twice(door, run):
+    part = parts(run, "line")[0]
+    table = pq.read_table(part)
+    content = part.read_bytes()
+    again = part.with_name(versions.new_name(memoryview(content), 1))
+    again.write_bytes(content)
+    status, found, printed = kinds(door, run)
+    assert table.num_rows
+    assert (status, found) == (1, {"damaged"})
+    assert "a unit of a probe is there twice" in printed
+
+
+def test_columns_of_another_probe(door, run):
+    parts(run, "line")[0].replace(parts(run, "cosine")[0].parent / parts(run, "line")[0].name)
+    status, found, printed = kinds(door, run)
+    assert status == 1
+    assert {"damaged", "incomplete"} <= found
+    assert "its columns are not those of" in printed
