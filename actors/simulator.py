@@ -37,7 +37,7 @@ class Costs:
     predict: Mapping[str, float]
     load: Mapping[str, float]
     call: float = 0.002
-    driver: float = 0.0009
+    driver: float = 0.0006
     start: float = 5.0
 
 
