@@ -168,7 +168,7 @@ def success_by_rmsd(cells: Cells, names: Mapping[tuple[str, int, float | None], 
         axes.set_xlabel("RMSD, pixel values 0..255 (mean)")
         axes.set_ylabel("success on black-box targets, %")
         axes.set_xlim(0, 1.08 * max(means["rmsd"].to_list()) or 1)
-        _legend(figure, axes)
+        _legend(figure, [axes])
     return figure
 
 
@@ -192,7 +192,7 @@ def curve(lines: Mapping[str, Points], along: str, title: str) -> Figure | None:
             axes.set_xlabel(along)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=along in {"steps", "gradients"}))
         panels[0].set_ylabel("success, %")
-        _legend(figure, panels[0])
+        _legend(figure, panels)
     return figure
 
 
@@ -249,7 +249,11 @@ def _percent(axes: Axes) -> None:
     axes.set_ylim(-3, 103)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        figure.legend(handles, names, loc="outside right upper", fontsize=8)
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One for all panels, of which none need have every line."""
+    known = {}
+    for axes in panels:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            known.setdefault(name, handle)
+    if known:
+        figure.legend(list(known.values()), list(known), loc="outside right center", fontsize=8)

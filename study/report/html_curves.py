@@ -10,6 +10,9 @@ import polars as pl
 
 from study.spec import Experiment, Spec
 
+_MOST_SETS = 8
+"""Source sets that have lines of their own at most."""
+
 Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
 """By line, its points: x, success, and both ends of its interval (0..1; NaN where it is a mean of several cells)."""
 
@@ -17,10 +20,10 @@ Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
 def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
     """What success can be drawn against: `steps`, `gradients`, `budget`, or a number of the recipes by its key.
 
-    With each, by target the lines of attacks that are alike but for it; only black-box cells, a mean where there are
-    several source sets. `cells` are those of `over_seeds`.
+    With each, by target the lines of attacks that are alike but for it; only black-box cells if there are any, a mean
+    where there are several source sets. `cells` are those of `over_seeds`.
     """
-    black = cells.filter(~pl.col("white_box"))
+    black = cells.filter(~pl.col("white_box")) if transferred(cells) else cells
     attacks = list(dict.fromkeys(experiment.attacks))
     stepped = [name for name in attacks if spec.attacks[name].checkpoints]
     if stepped:
@@ -31,6 +34,11 @@ def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[
     families = _families(spec, attacks)
     for along, members in families.items():
         yield along, _lines(black, members, "level" if along == "budget" else None, spec)
+
+
+def transferred(cells: pl.DataFrame) -> bool:
+    """Whether any cell is black-box: an experiment may be about sources alone."""
+    return not cells["white_box"].all()
 
 
 Members = Mapping[str, tuple[str, float | None]]
@@ -50,7 +58,9 @@ def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, Members]:
                 groups.setdefault(_rest(one, key, spec.attacks[name].budget.kind), []).append(name)
         for group in groups.values():
             own = len(group) == 1 and key == "budget" and len(spec.attacks[group[0]].budget.levels) > 1
-            if own or (len(group) > 1 and (key != "budget" or spec.attacks[group[0]].budget.levels[0] is not None)):
+            level = spec.attacks[group[0]].budget.levels[0]
+            # Two numbers of a recipe are two rows of a table; a curve begins with three. A budget is always an axis.
+            if own or (len(group) > 1 and level is not None if key == "budget" else len(group) > 2):
                 members = {name: (group[0], None if key == "budget" else float(flat[name][key])) for name in group}
                 found.setdefault(key, {}).update(members)
     return found
@@ -75,10 +85,17 @@ def _is_number(value: object) -> bool:
 
 
 def _lines(cells: pl.DataFrame, members: Members, column: str | None, spec: Spec) -> Mapping[str, Points]:
-    """By target, by line, the points; a column of the cells gives their places, or the members do."""
+    """By target, by line, the points; a column of the cells gives their places, or the members do.
+
+    Where all would be on one line, there is one for each source set instead, if those are not too many.
+    """
+    names = list(dict.fromkeys(line for line, _ in members.values()))
+    sets = list(dict.fromkeys(cells["sources"]))
+    by_source = len(names) == 1 and 1 < len(sets) <= _MOST_SETS
     found: dict[str, dict[str, dict[float, list[tuple[float, float, float]]]]] = {}
     for one in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
         line, place = members[one["attack"]]
+        line = one["sources"] if by_source else line
         recipe = spec.attacks[one["attack"]]
         steps, level = recipe.points[-1]
         # A line is about one thing: along it, whatever else an attack has several of stands at its last.
@@ -88,11 +105,10 @@ def _lines(cells: pl.DataFrame, members: Members, column: str | None, spec: Spec
         if x is not None:
             there = found.setdefault(one["target"], {}).setdefault(line, {}).setdefault(float(x), [])
             there.append((one["success"], one["low"], one["high"]))
-    names = dict.fromkeys(line for line, _ in members.values())
     return {
         target: {
             line: [(x, *mean(there)) for x, there in sorted(found[target][line].items())]
-            for line in names
+            for line in (sets if by_source else names)
             if line in found[target]
         }
         for target in spec.models

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from study.report import figures
-from study.report.html_curves import curves
+from study.report.html_curves import curves, transferred
 from study.report.html_data import Gathered, over_seeds, points
 from study.report.html_mistakes import mistakes
 from study.report.html_page import LEVELS, NOTHING, Cell, Room, Table, note, section
@@ -148,7 +148,7 @@ def _ensembles(gathered: Gathered, name: str, goal: str, cells: pl.DataFrame, ro
 def _plots(gathered: Gathered, name: str, goal: str, cells: pl.DataFrame, drawn: figures.Album) -> str:
     """The figures of a goal, side by side."""
     spec, one = gathered.spec, gathered.spec.experiments[name]
-    title = f"{name}, {goal}"
+    title = f"{name}, {goal}" if transferred(cells) else f"{name}, {goal}, white-box"
     names = {(attack, steps, level): shown for shown, attack, steps, level in points(spec, one.attacks)}
     made = [drawn.add(f"{name}-{goal}-rmsd", figures.success_by_rmsd(cells, names, title), _MOVED)]
     for along, lines in curves(cells, spec, one):

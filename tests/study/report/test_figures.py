@@ -25,9 +25,10 @@ attacks:
   mi: {steps: 4, checkpoints: [1, 2]}
   fgsm: {epsilon: [2, 4]}
   weak: {preset: sgm, skip_gradient: {gamma: 0.2}}
+  middle: {preset: sgm, skip_gradient: {gamma: 0.5}}
   strong: {preset: sgm, skip_gradient: {gamma: 0.8}}
 experiments:
-  one: {attacks: [mi, fgsm, weak, strong], sources: {each: [a, b]}}
+  one: {attacks: [mi, fgsm, weak, middle, strong], sources: {each: [a, b]}}
 """
 
 
@@ -62,7 +63,9 @@ def test_steps_and_gradients():
     cells = [cell(whose, "c", "mi", at, at[0] / 10 + (whose == "b") / 10) for at in points for whose in "ab"]
     cells += [cell("a", "a", "mi", at, 1.0) for at in points]
     found = drawn(cells)
-    assert [(x, round(rate, 9)) for x, rate, *_ in found["steps"]["c"]["mi"]] == [(1, 0.15), (2, 0.25), (4, 0.45)]
+    assert [(x, round(rate, 9)) for x, rate, *_ in found["steps"]["c"]["b"]] == [(1, 0.2), (2, 0.3), (4, 0.5)]
+    means = [(x, round(rate, 9)) for x, rate, *_ in found["gradients"]["c"]["mi"]]
+    assert means == [(1, 0.15), (2, 0.25), (4, 0.45)], "of several attacks, means over sources"
     assert set(found["steps"]) == {"c"}, "white-box cells are on no line"
     assert [x for x, *_ in found["gradients"]["c"]["mi"]] == [1, 2, 4]
 
@@ -81,10 +84,24 @@ def test_one_cell_has_its_interval_and_a_mean_has_none():
 
 
 def test_a_number_of_the_recipes():
-    cells = [cell("a", "c", "weak", (10, 16.0), 0.7), cell("a", "c", "strong", (10, 16.0), 0.3)]
-    found = drawn(cells)
-    assert [(x, rate) for x, rate, *_ in found["skip_gradient.gamma"]["c"]["weak"]] == [(0.2, 0.7), (0.8, 0.3)]
+    success = {"weak": 0.7, "middle": 0.6, "strong": 0.3}
+    found = drawn([cell("a", "c", name, (10, 16.0), rate) for name, rate in success.items()])
+    points = [(0.2, 0.7), (0.5, 0.6), (0.8, 0.3)]
+    assert [(x, rate) for x, rate, *_ in found["skip_gradient.gamma"]["c"]["weak"]] == points
     assert "momentum" not in found
+    both = [cell(whose, "c", name, (10, 16.0), rate) for name, rate in success.items() for whose in "ab"]
+    assert set(drawn(both)["skip_gradient.gamma"]["c"]) == {"a", "b"}, "one line for each source"
+
+
+def test_two_numbers_of_a_recipe_are_no_curve():
+    spec = resolve(parse(SPEC.replace("weak, middle, strong", "weak, strong"), "spec.yaml")).spec
+    cells = [cell("a", "c", name, (10, 16.0), 0.5) for name in ("weak", "strong")]
+    assert "skip_gradient.gamma" not in dict(curves(pl.DataFrame(cells), spec, spec.experiments["one"]))
+
+
+def test_an_experiment_about_sources_alone_is_drawn():
+    found = drawn([cell("a", "a", "fgsm", (1, level), level / 10) for level in (2.0, 4.0)])
+    assert [(x, rate) for x, rate, *_ in found["budget"]["a"]["fgsm"]] == [(2, 0.2), (4, 0.4)]
 
 
 def test_a_line_needs_two_points():
