@@ -19,6 +19,7 @@ from study.report.html_curves import Points, mean
 from study.spec import Spec
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -251,9 +252,9 @@ def _percent(axes: Axes) -> None:
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One for all panels, of which none need have every line."""
-    known = {}
+    known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            known.setdefault(name, handle)
+            known.setdefault(str(name), handle)
     if known:
-        figure.legend(list(known.values()), list(known), loc="outside right center", fontsize=8)
+        figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=8)
