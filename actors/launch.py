@@ -250,7 +250,7 @@ class _Study:
         writer = (KeepingWriter if keep else store.Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
-            metadata=provenance(self._spec),
+            metadata=provenance(self._spec, runtime.scheduler.hardware),
         )
         geometry = self.geometry
         images = CleanImages(plan, files, runtime.backend)
@@ -277,7 +277,8 @@ class _Study:
         told = f", {outcome.shown} shown from kept images" if keeping else ""
         self.display.say(f"{counted(outcome.crafted, 'unit')} crafted{told}")
         if self._spec.geometry and outcome.interrupted is None and todo is done:
-            rows = Store(self._folder, self._spec.run.flush_seconds, provenance(self._spec))
+            known = provenance(self._spec, runtime.scheduler.hardware)
+            rows = Store(self._folder, self._spec.run.flush_seconds, known)
             probed = Geometry(geometry, images, rows, runtime)
             answers = probed.run(geometry_store.done(self._folder.path, self._spec.geometry))
             outcome.failures += answers.failures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from study.plan import Finished, Plan
 from study.spec import Spec
@@ -27,8 +27,8 @@ def steps(
     return totals, done, left
 
 
-def provenance(spec: Spec) -> dict[str, str]:
-    """What rows depend on beside their columns; it stands in the metadata of every part."""
+def provenance(spec: Spec, hardware: Sequence[str]) -> dict[str, str]:
+    """What rows depend on beside their columns, `hardware` among it; it stands in the metadata of every part."""
     import torch
 
     import study
@@ -37,5 +37,6 @@ def provenance(spec: Spec) -> dict[str, str]:
         "study": spec.study,
         "version": study.__version__,
         "torch": str(torch.__version__),
+        "hardware": "; ".join(hardware),
         "numerics": spec.numerics.model_dump_json(),
     }

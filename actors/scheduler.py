@@ -78,6 +78,11 @@ class Scheduler:
         return self._slots.replaced
 
     @property
+    def hardware(self) -> list[str]:
+        """What the workers compute on, so far as they are up."""
+        return sorted(self._slots.hardware)
+
+    @property
     def workers(self) -> int:
         """How many there are, up or not."""
         return sum(slot.role == WORKER for slot in self._slots)
@@ -205,10 +210,10 @@ class Scheduler:
 
     def _came_up(self, slot: Slot) -> list[Done | Failed]:
         try:
-            self._backend.value(slot.hello)
+            said = self._backend.value(slot.hello)
         except ActorLost as error:
             return self._lost(slot, error)
-        self._slots.came_up(slot)
+        self._slots.came_up(slot, said)
         return []
 
     def _answered(self, slot: Slot, ref: Ref) -> list[Done | Failed]:

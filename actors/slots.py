@@ -89,6 +89,8 @@ class Slots:
         self._looked = clock()
         self._nobody_since: float | None = None
         self.replaced = 0
+        self.hardware: set[str] = set()
+        """What workers compute on, as those said that ever came up."""
         self.version = 0
         """Another number whenever actors are others, or hold other models."""
 
@@ -119,18 +121,20 @@ class Slots:
             refs = {slot.hello: slot for slot in waiting}
             for ref in self._backend.wait(list(refs), min(left, 1.0)):
                 try:
-                    self._backend.value(ref)
+                    said = self._backend.value(ref)
                 except ActorLost as error:
                     # A machine that joins or leaves while the crew comes up takes nobody else's actors with it.
                     self.replace(refs[ref], error)
                     continue
-                self.came_up(refs[ref])
+                self.came_up(refs[ref], said)
                 refs[ref].proven = True
             # A machine that has just died may have been counted: its actors will never come up.
             self._resize()
 
-    def came_up(self, slot: Slot) -> None:
-        """An actor can be given work from now on."""
+    def came_up(self, slot: Slot, said: object) -> None:
+        """An actor can be given work from now on; workers have `said` what they compute on."""
+        if isinstance(said, str):
+            self.hardware.add(said)
         slot.hello, slot.began = None, self._clock()
 
     def replace(self, slot: Slot, error: ActorLost) -> None:

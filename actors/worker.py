@@ -13,6 +13,7 @@ from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob, Probed, Pro
 from actors.kit import Kit
 from actors.pinned import Pin, Pinned
 from study import numerics
+from study.hardware import hardware
 from study.models.transforms import shown
 from study.results.schema import Moved, Said
 
@@ -29,8 +30,9 @@ class Worker:
         self._pinned = Pinned(kit, device)
         self._kit = kit
 
-    def hello(self) -> None:
-        """Answers when the process is up and torch is loaded."""
+    def hello(self) -> str:
+        """What it computes on, when the process is up and torch is loaded."""
+        return hardware(self._pinned.device)
 
     def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         """Craft the unit's images, which `pixels`, `uint8` (N + others, C, H, W), begins with; the others are the

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -170,14 +171,19 @@ def gather(run: str, spec: Path | None = None) -> Gathered:
 
 
 def _provenance(run: str) -> list[Mapping[str, str]]:
-    """What the parts' metadata say, each combination once, in the order of the parts."""
-    found: dict[str, Mapping[str, str]] = {}
+    """What the parts' metadata say, each combination once, in the order of the parts, and when they were published."""
+    found: dict[str, dict[str, str]] = {}
+    written: dict[str, list[int]] = {}
     for part in store.parts(run):
         said = versions.read_name(part.name)
         if said is None or said.version > SCHEMA_VERSION:
             continue
         shown = {key: value for key, value in sorted(_metadata(part).items()) if key != "ARROW:schema"}
         found.setdefault(json.dumps(shown), shown)
+        written.setdefault(json.dumps(shown), []).append(said.written)
+    for key, times in written.items():
+        first, last = (f"{datetime.fromtimestamp(at / 1e9, UTC):%Y-%m-%d %H:%M}" for at in (min(times), max(times)))
+        found[key]["published"] = f"{first} to {last} UTC, {len(times):,} parts"
     return list(found.values())
 
 

@@ -21,16 +21,17 @@ PRESENT = pl.DataFrame(SCHEMA.empty_table()).schema
 METADATA = b"study.schema_version"
 """The key of the version in a part's Parquet metadata."""
 
-_NAME = re.compile(r"part-(?:v(?P<version>[1-9]\d{0,8})-)?\d{1,25}-(?P<random>[0-9a-f]{8,64})\.parquet")
+_NAME = re.compile(r"part-(?:v(?P<version>[1-9]\d{0,8})-)?(?P<written>\d{1,25})-(?P<random>[0-9a-f]{8,64})\.parquet")
 _DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Name:
-    """What the name of a part says; `digest` is None where it has none."""
+    """What the name of a part says; `digest` is None where it has none. `written` is when, nanoseconds since 1970."""
 
     version: int
     digest: str | None
+    written: int
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def read_name(name: str) -> Name | None:
     if found is None:
         return None
     if found["version"] is None:
-        return Name(1, None)
-    return Name(int(found["version"]), found["random"])
+        return Name(1, None, int(found["written"]))
+    return Name(int(found["version"]), found["random"], int(found["written"]))
 
 
 def version(name: str, where: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -29,9 +30,11 @@ def aged(small, tmp_path):
 def test_names(small):
     for part in (small[2] / "results").iterdir():
         said = versions.read_name(part.name)
-        assert said == versions.Name(SCHEMA_VERSION, versions.digest(part.read_bytes()))
+        assert said is not None
+        assert (said.version, said.digest) == (SCHEMA_VERSION, versions.digest(part.read_bytes()))
+        assert 0 <= time.time() - said.written / 1e9 < 3600
         assert pq.read_schema(part).metadata[versions.METADATA] == str(SCHEMA_VERSION).encode()
-    assert versions.read_name("part-00000000000000000001-0123abcd.parquet") == versions.Name(1, None)
+    assert versions.read_name("part-00000000000000000001-0123abcd.parquet") == versions.Name(1, None, 1)
     assert versions.read_name("other.parquet") is None
     assert versions.read_name("part-v0-1-0123abcd.parquet") is None
 
