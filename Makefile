@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types slow clean
+.PHONY: quickstart test lint types slow results clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/study launch specs/quickstart.yaml
@@ -20,6 +20,19 @@ types: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# What docs/results holds: an hour and a half on two free cores. STUDY_DATA: see the top of the specs.
+TWINS := liu2017 smoothed2019 sgm2020 geometry
+results: $(VENV)/.demo
+	set -e; export COLUMNS=118; for twin in $(TWINS); do \
+	  to=docs/results/$$twin; run=runs/small-$$twin; mkdir -p $$to; \
+	  $(BIN)/study launch specs/small/$$twin.yaml --output $$run; \
+	  $(BIN)/study show $$run > $$to/matrices.txt; \
+	  if grep -q '^findings:' specs/small/$$twin.yaml; then $(BIN)/study findings $$run > $$to/findings.txt; fi; \
+	  if grep -q '^geometry:' specs/small/$$twin.yaml; then $(BIN)/study geometry $$run --figures $$to > $$to/geometry.txt; fi; \
+	  $(BIN)/study report $$run --figures $$to; rm -f $$to/*.svg $$to/table*-rmsd.png; \
+	done
+	$(BIN)/python benchmarks/twins.py > docs/results/beside-the-papers.md
 
 # A stamp is newer than pyproject.toml when the environment holds what it names.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
