@@ -29,8 +29,8 @@ results: $(VENV)/.demo
 	  $(BIN)/study launch specs/small/$$twin.yaml --output $$run; \
 	  $(BIN)/study show $$run > $$to/matrices.txt; \
 	  if grep -q '^findings:' specs/small/$$twin.yaml; then $(BIN)/study findings $$run > $$to/findings.txt; fi; \
-	  if grep -q '^geometry:' specs/small/$$twin.yaml; then $(BIN)/study geometry $$run --figures $$to > $$to/geometry.txt; fi; \
-	  $(BIN)/study report $$run --figures $$to; rm -f $$to/*.svg $$to/table*-rmsd.png; \
+	  if grep -q '^geometry:' specs/small/$$twin.yaml; then $(BIN)/study geometry $$run > $$to/geometry.txt; fi; \
+	  $(BIN)/study report $$run --figures $$to; rm -f $$to/*.svg $$to/*-rmsd.png; \
 	done
 	$(BIN)/python benchmarks/twins.py > docs/results/beside-the-papers.md
 

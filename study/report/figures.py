@@ -246,6 +246,38 @@ def searches(rows: pl.LazyFrame, spec: Spec, drawn: Album, name: str, title: str
     return parts
 
 
+def destruction(rates: Cells, shown: Mapping[str, str], title: str) -> Figure | None:
+    """The share of fooling images that a transformation sets right again, by `attack` (named as `shown`) and `target`.
+
+    Kurakin et al. 2017; Wu et al. 2019 (smoothed gradients), figure 5. None where no attack fooled the plain model.
+    """
+    known = rates.drop_nulls("destruction")
+    if known.is_empty():
+        return None
+    targets = known["target"].unique(maintain_order=True).to_list()
+    attacks = [attack for attack in shown if attack in set(known["attack"])][:_MOST_LINES]
+    with _blank(1, f"{title}: images that a transformation sets right again", 1.6 + 0.62 * len(targets)) as (
+        figure,
+        (axes,),
+    ):
+        for place, attack in enumerate(attacks):
+            mine = dict(known.filter(attack=attack).select("target", "destruction").iter_rows())
+            beside = (place - (len(attacks) - 1) / 2) * 0.5 / max(1, len(attacks) - 1)
+            axes.plot(
+                [index + beside for index, target in enumerate(targets) if target in mine],
+                [100 * mine[target] for target in targets if target in mine],
+                _MARKERS[place % 8],
+                color=_COLOURS[place % len(_COLOURS)],
+                ms=6,
+                label=shown[attack],
+            )
+        axes.set_xticks(range(len(targets)), targets, rotation=30, ha="right")
+        axes.set_ylabel("destruction rate, %")
+        _percent(axes)
+        _legend(figure, [axes])
+    return figure
+
+
 def _percent(axes: Axes) -> None:
     axes.set_ylim(-3, 103)
 

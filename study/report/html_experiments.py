@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from study.analysis.robustness import destruction_rates
+from study.findings.cells import plain_of
 from study.report import figures
 from study.report.html_curves import curves, transferred
 from study.report.html_data import Gathered, over_seeds, points
@@ -22,6 +24,11 @@ _SERVICES = "A service succeeds where none of its labels for the clean image is 
 
 _MOVED = "A point for each attack, point of it and source set: the mean over targets that are not among the sources."
 _CURVE = "Targets that are not among the sources: a mean over several source sets, or one with its 95 % interval."
+
+_DESTROYED = (
+    "Of the images that fool the plain model after the attack's last step, those that it gets right again once they "
+    "are transformed: the lower, the harder to undo."
+)
 
 Found = Mapping[str, Any]
 
@@ -153,9 +160,34 @@ def _plots(gathered: Gathered, name: str, goal: str, cells: pl.DataFrame, drawn:
     made = [drawn.add(f"{name}-{goal}-rmsd", figures.success_by_rmsd(cells, names, title), _MOVED)]
     for along, lines in curves(cells, spec, one):
         made.append(drawn.add(f"{name}-{goal}-{along.replace('.', '-')}", figures.curve(lines, along, title), _CURVE))
+    if goal == "untargeted":
+        told = figures.destruction(_destroyed(gathered, name), {attack: attack for attack in one.attacks}, title)
+        made.append(drawn.add(f"{name}-{goal}-destruction", told, _DESTROYED))
     searched = [attack for attack in one.attacks if spec.attacks[attack].budget.minimal is not None]
     if searched:
         chosen = gathered.rows_of(gathered.of(one, goal))
         made += figures.searches(chosen, spec, drawn, f"{name}-{goal}", title)
     inside = "".join(one for one in made if one)
     return f'<div class="plots">{inside}</div>' if inside else ""
+
+
+def _destroyed(gathered: Gathered, name: str) -> pl.DataFrame:
+    """By attack and target, destruction rates of transformed targets whose plain model the experiment has too."""
+    spec, one = gathered.spec, gathered.spec.experiments[name]
+    targets = spec.targets(one)
+    plain = {target: of for target in targets if (of := plain_of(spec, target)) is not None and of in targets}
+    if not plain:
+        return pl.DataFrame(schema={"attack": pl.String, "target": pl.String, "destruction": pl.Float64})
+    last = {attack: spec.attacks[attack].points[-1] for attack in one.attacks}
+    ended = pl.any_horizontal(
+        [
+            (pl.col("attack") == attack)
+            & (pl.col("steps") == steps)
+            & pl.col("budget").eq_missing(pl.lit(level, pl.Float64))
+            for attack, (steps, level) in last.items()
+        ]
+    )
+    rows = gathered.rows_of(gathered.of(one, "untargeted")).filter(ended)
+    found = destruction_rates(rows, plain, by=("attack", "target"))
+    order = {target: place for place, target in enumerate(spec.models)}
+    return found.sort(pl.col("target").replace_strict(order, return_dtype=pl.Int64))

@@ -134,3 +134,17 @@ def test_the_same_cells_give_the_same_bytes(tmp_path):
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == ["a_b_c.png", "a_b_c.svg", "a_b_c_.png", "a_b_c_.svg"]
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+
+
+def test_destruction_rates_are_where_they_belong():
+    schema = {"attack": pl.String, "target": pl.String, "destruction": pl.Float64}
+    rows = [("mi", "jpeg", 0.25), ("mi", "blur", 0.5), ("fgsm", "jpeg", None), ("fgsm", "blur", 0.125)]
+    figure = figures.destruction(pl.DataFrame(rows, schema=schema, orient="row"), {"mi": "mi", "fgsm": "fgsm"}, "t")
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["jpeg", "blur"]
+    points = {
+        line.get_label(): [*zip(map(round, line.get_xdata()), line.get_ydata(), strict=True)] for line in axes.lines
+    }
+    assert points == {"mi": [(0, 25.0), (1, 50.0)], "fgsm": [(1, 12.5)]}
+    assert figures.destruction(pl.DataFrame(schema=schema), {}, "t") is None
