@@ -20,7 +20,7 @@ from tests.study.tracking.service import KEY, serving
 
 
 @pytest.fixture(scope="module")
-def sync():
+def sync(tmp_path_factory):
     """Runs the command that a launch has printed, and returns the history that the server has then."""
 
     def run(printed: str, name: str) -> list[dict]:
@@ -29,7 +29,9 @@ def sync():
         words[0] = str(Path(sys.executable).parent / "wandb")
         with serving() as (service, address):
             environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "0"}
-            subprocess.run(words, env=environment, check=True, capture_output=True, timeout=120)
+            # W&B writes its logs to where it is called from.
+            here = tmp_path_factory.mktemp("sync")
+            subprocess.run(words, env=environment, cwd=here, check=True, capture_output=True, timeout=120)
             return service.history(name)
 
     return run
