@@ -9,7 +9,7 @@ quickstart: $(VENV)/.demo
 	$(BIN)/study launch specs/quickstart.yaml
 
 test: $(VENV)/.dev lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
