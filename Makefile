@@ -28,7 +28,10 @@ results: $(VENV)/.demo
 	  to=docs/results/$$twin; run=runs/small-$$twin; mkdir -p $$to; \
 	  $(BIN)/study launch specs/small/$$twin.yaml --output $$run; \
 	  $(BIN)/study show $$run > $$to/matrices.txt; \
-	  if grep -q '^findings:' specs/small/$$twin.yaml; then $(BIN)/study findings $$run > $$to/findings.txt; fi; \
+	  if grep -q '^findings:' specs/small/$$twin.yaml; then \
+	    $(BIN)/study findings $$run > $$to/findings.txt; \
+	    $(BIN)/study compare $$run --paper $$twin > $$to/comparison.txt; \
+	  fi; \
 	  if grep -q '^geometry:' specs/small/$$twin.yaml; then $(BIN)/study geometry $$run > $$to/geometry.txt; fi; \
 	  $(BIN)/study report $$run --figures $$to; rm -f $$to/*.svg $$to/*-rmsd.png; \
 	done
