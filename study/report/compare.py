@@ -127,7 +127,9 @@ def _print_paper(compared: pl.DataFrame, told: Mapping[str, Any], console: Conso
                 mark = f"({number}) " if wish.everything else ""
                 say(f"  {mark}{count} not comparable: {reason}")
             say("")
-    console.print(_summary(beside.summary(compared), absent))
+    summary = _summary(beside.summary(compared), absent)
+    if summary.row_count:
+        console.print(summary)
     if absent:
         say("no cell of these tables is in the spec (--all says why): " + ", ".join(absent))
     tables_here = {(one["paper"][0], one["table"][0]) for one in tables if one["table"][0] not in absent}
