@@ -47,9 +47,8 @@ def dashboard(run: str, console: Console) -> None:
 
 
 def _saved(spec: Spec) -> str:
-    from wandb_workspaces import workspaces
-
     import wandb
+    from wandb_workspaces import workspaces
 
     if not wandb.login(prompt=False):
         raise StudyError("there is no key for W&B on this machine", todo=_KEY)

@@ -104,6 +104,7 @@ class Page:
 
     def _report(self, name: str, run: str, folder: Path) -> None:
         import wandb
+
         from study.report import html
 
         folder.mkdir(exist_ok=True)

@@ -172,5 +172,6 @@ def test_on_ray_with_a_credential(quiet, classify, spec_file, tmp_path):
     places = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert places
     assert not any(secret.encode() in path.read_bytes() for path in places)
-    done = subprocess.run(["grep", "-rIl", secret, "/tmp/ray"], capture_output=True, text=True, check=False)
+    search = ["grep", "-rl", "-D", "skip", secret, "/tmp/ray"]
+    done = subprocess.run(search, capture_output=True, text=True, check=False)
     assert done.stdout == ""

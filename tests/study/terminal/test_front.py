@@ -125,6 +125,7 @@ def test_a_terminal(tmp_path, size):
         except pexpect.EOF:
             break
         seen |= {line.split()[0] for line in screen.display if line.strip()}
+        assert sum(line.startswith("tiny  ") for line in screen.display) <= 1
     child.close()
     assert child.exitstatus == 1
     left = [line.rstrip() for line in screen.display]
