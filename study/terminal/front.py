@@ -175,7 +175,9 @@ class Front(Watcher):
 class _Apart(Console):
     """A console on a descriptor of its own, which asks that descriptor how large the terminal is.
 
-    The cursor is never hidden: nobody would show it again after a kill.
+    COLUMNS and LINES do not count on a terminal that answers: shells and readline export what was true at some time,
+    and a view that is wider than its terminal leaves ghosts of itself behind. The cursor is never hidden: nobody would
+    show it again after a kill.
     """
 
     def __init__(self, like: Console, stream: IO[str]) -> None:
@@ -184,7 +186,7 @@ class _Apart(Console):
 
     @property
     def size(self) -> ConsoleDimensions:
-        if self.is_terminal and not {"COLUMNS", "LINES"} <= set(os.environ):
+        if self.is_terminal:
             with contextlib.suppress(OSError):
                 columns, rows = os.get_terminal_size(self._stream.fileno())
                 if columns and rows:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
+from pathlib import Path
 
 import jsonschema
 import pytest
 from rich.console import Console
 
 from study.run_folder import RunFolder
-from study.terminal import Front, Style
+from study.terminal import Front, Style, front
 from study.terminal.log import secrets
 from tests.conftest import ROOT, TINY
 
@@ -99,6 +102,20 @@ def test_lines_have_times_and_the_next_command(door, spec_file, tmp_path):
     assert status["done"] == {"single": 6}
 
 
+def test_a_terminal_says_itself_how_large_it_is(monkeypatch):
+    """Whatever a parent process exported: readline, for one, puts COLUMNS and LINES into the environment for good."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("LINES", "50")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    parent, child = pty.openpty()
+    with os.fdopen(parent, "rb"), os.fdopen(child, "w") as stream:
+        for size in ((60, 8), (100, 30)):
+            termios.tcsetwinsize(child, size[::-1])
+            assert front._Apart(Console(), stream).size == size
+    with Path(os.devnull).open("w") as stream:
+        assert front._Apart(Console(), stream).size == (200, 50)
+
+
 @pytest.mark.parametrize("size", [(60, 24), (100, 30), (200, 50), (60, 8)])
 def test_a_terminal(tmp_path, size):
     """In a pseudo-terminal, rendered: nothing of the live view is left in the end, and no line is cut into two."""
@@ -114,7 +131,7 @@ def test_a_terminal(tmp_path, size):
     stream = pyte.Stream(screen)
     child = pexpect.spawn(
         sys.executable, words, dimensions=(rows, columns), encoding="utf-8", cwd=str(ROOT), timeout=100,
-        env={**os.environ, "TERM": "xterm-256color"},
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
     )  # fmt: skip
     seen = set()
     while True:
