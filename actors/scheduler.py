@@ -182,8 +182,8 @@ class Scheduler:
         pace = self._pace.get(group.key) or self._usual.get(group.key[1], self._guess(group.key[1]))  # type: ignore[index]
         if not pace:
             return group
-        seconds = (group.count, group.cost * pace, group.coming * pace)
-        return policy.Group(group.key, group.role, group.models, group.urgent, *seconds)
+        cost, coming = group.cost * pace, group.coming * pace
+        return policy.Group(group.key, group.role, group.models, group.urgent, group.count, cost, coming)
 
     def _guess(self, method: Method) -> float:
         """A gradient takes about as long as three predictions; 0 where nothing is known."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from study import resume
 from study.errors import StudyError, first_line
@@ -14,7 +12,7 @@ from study.geometry.plan import GeometryPlan
 from study.geometry.schema import SCHEMAS, VERSION
 from study.geometry.spec import Kind
 from study.results import versions
-from study.results.verify import Report
+from study.results.verify import Report, table
 from study.run_folder import RunFolder
 from study.storage import Place
 
@@ -68,15 +66,11 @@ def _read(path: Place, kind: Kind, report: Report) -> list[str] | None:
         what = f"it is of version {said.version}, and versions up to {VERSION} are known"
         report.add("damaged", what, path, "verify it with the version of study that wrote it")
         return None
-    try:
-        content = path.read_bytes()
-        rows = pq.read_table(pa.BufferReader(content))
-    except (OSError, pa.ArrowException) as error:
-        report.add("damaged", f"it cannot be read: {first_line(error)}", path, _MOVE)
+    if said is None:
+        report.add("damaged", f"{path.name} is no part of ours", path, _MOVE)
+    rows = table(path, None if said is None else said.digest, report, _MOVE)
+    if rows is None:
         return None
-    if said is None or (said.digest is not None and versions.digest(content) != said.digest):
-        what = "its name is none of ours" if said is None else "its content is not what was written"
-        report.add("damaged", what, path, _MOVE)
     if rows.column_names != SCHEMAS[kind].names:
         report.add("damaged", f"its columns are not those of {json.dumps(kind)}", path, _MOVE)
         return None

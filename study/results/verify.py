@@ -123,15 +123,9 @@ def _parts(folder: RunFolder, report: Report) -> dict[int, list[Place]]:
 
 def _whole(path: Place, said: versions.Name, report: Report) -> bool:
     """Whether the rows of a part can be read; what is wrong with the file is reported."""
-    try:
-        content = path.read_bytes()
-        changed = said.digest is not None and versions.digest(content) != said.digest
-        read = pq.read_table(pa.BufferReader(content))
-    except (OSError, pa.ArrowException) as error:
-        report.add("damaged", f"it cannot be read: {first_line(error)}", path, _MOVE)
+    read = table(path, said.digest, report, _MOVE)
+    if read is None:
         return False
-    if changed:
-        report.add("damaged", "its content is not what was written: the digest in its name is another", path, _MOVE)
     wanted = versions.columns(said.version).names()
     lacking = [] if said.version == 1 else [name for name in wanted if name not in read.column_names]
     foreign = [name for name in read.column_names if name not in wanted]
@@ -144,6 +138,20 @@ def _whole(path: Place, said: versions.Name, report: Report) -> bool:
     if inside != str(said.version):
         report.add("damaged", f"its name says version {said.version} and its metadata {inside}", path, _MOVE)
     return True
+
+
+def table(path: Place, digest: str | None, report: Report, todo: str) -> pa.Table | None:
+    """What a part holds; None where it cannot be read. That, and content that has another `digest`, is reported."""
+    try:
+        content = path.read_bytes()
+        changed = digest is not None and versions.digest(content) != digest
+        read = pq.read_table(pa.BufferReader(content))
+    except (OSError, pa.ArrowException) as error:
+        report.add("damaged", f"it cannot be read: {first_line(error)}", path, todo)
+        return None
+    if changed:
+        report.add("damaged", "its content is not what was written: the digest in its name is another", path, todo)
+    return read
 
 
 def _plan(folder: RunFolder, report: Report) -> tuple[Spec | None, Plan | None]:
