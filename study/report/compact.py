@@ -9,6 +9,7 @@ from rich.console import Console
 from study.errors import StudyError
 from study.results.compact import compact
 from study.run_folder import RunFolder
+from study.terminal.prose import say
 
 
 def print_compacted(run: Path, console: Console) -> None:
@@ -18,10 +19,10 @@ def print_compacted(run: Path, console: Console) -> None:
         raise StudyError(
             f"{folder.path} is not the run folder of a study that has begun", todo="name the folder of a launched study"
         )
-    folder.claim(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    folder.claim(lambda line: say(console, line))
     try:
         done = compact(folder)
     finally:
         folder.release()
     line = f"{folder.path}: {done.before:,} parts are now {done.after:,}, with {done.rows:,} rows"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, line)

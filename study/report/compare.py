@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from study.errors import StudyError
 from study.geometry.report import plain_cosines
 from study.report.finished import opened
 from study.spec import Spec
+from study.terminal import prose
 
 _IMAGES = {
     "liu2017": "100 of ILSVRC 2012's validation images, right for its five models",
@@ -111,9 +113,7 @@ def _papers(spec: Spec, wanted: str | None) -> list[str]:
 
 
 def _print_paper(compared: pl.DataFrame, told: Mapping[str, Any], console: Console, wish: Wish) -> None:
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(prose.say, console)
     say(f"{told['paper']}\n")
     tables = compared.partition_by("table", maintain_order=True)
     absent = [one["table"][0] for one in tables if one["experiment"].null_count() == one.height]

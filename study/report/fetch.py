@@ -7,6 +7,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from study.models.fetch import fetch_all
 from study.spec import SpecFile
+from study.terminal.prose import say
 
 
 def fetch(file: SpecFile, console: Console) -> None:
@@ -28,7 +29,7 @@ class _Shown:
         self._known: dict[str, TaskID] = {}
 
     def say(self, line: str) -> None:
-        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self._bars.console, line)
 
     def progress(self, what: str, done: int, total: int | None) -> None:
         if what not in self._known:

@@ -18,6 +18,7 @@ from study.errors import StudyError
 from study.geometry import store
 from study.report.finished import opened
 from study.spec import Spec
+from study.terminal.prose import say
 
 _SIDES = {"above": ">", "below": "<", "apart": "further than"}
 
@@ -81,7 +82,7 @@ def _tell(one: Mapping[str, Any], console: Console) -> None:
         f"  {one['reason']}",
     )
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
     console.print()
 
 

@@ -18,6 +18,7 @@ from study.report.html_experiments import experiment, key
 from study.report.html_gallery import gallery
 from study.report.html_page import Room, page, section, text
 from study.storage import place
+from study.terminal.prose import say
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ def report(run: str, order: Order, console: Console) -> None:
     made = _made(gathered, order.figures)
     _write(to, made)
     said = f"{to}: {len(made.encode()) / 2**20:.1f} MiB, {gathered.count:,} rows"
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    say(console, said)
     if order.figures is not None:
-        console.print(f"figures: {order.figures}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"figures: {order.figures}")
 
 
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:

@@ -15,6 +15,7 @@ from study.analysis.matrix import POINT, with_level
 from study.analysis.transfer import success_rates
 from study.attacks import Attack
 from study.spec import Spec
+from study.terminal.prose import say
 
 _MEANING = {
     "untargeted": "% of adversarial images that the target model no longer gives their true label",
@@ -40,7 +41,7 @@ def print_matrices(spec: Spec, rows: pl.LazyFrame, console: Console) -> bool:
     if goals:
         notes.append("* the target is one of the source models (white-box); RMSD: mean, of pixel values 0..255")
         for note in (*notes, ""):
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+            say(console, note)
     return bool(goals)
 
 

@@ -20,6 +20,7 @@ from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.numerics import fix
 from study.spec import Spec, SpecFile
+from study.terminal.prose import say
 
 _MIB = 2**20
 _WHO = {"native": "its zoo", "study": "this study"}
@@ -61,12 +62,14 @@ def print_models(file: SpecFile, console: Console, wish: Wish) -> None:
     fix(file.spec.numerics.threads)
     found = list(_inspect(file, console, wish))
     if wish.as_json:
-        _say(console, json.dumps([asdict(one) for one in found], indent=2))
+        console.print(
+            json.dumps([asdict(one) for one in found], indent=2), markup=False, highlight=False, soft_wrap=True
+        )
         return
     _print(found, file.spec, console)
     missing = [one.name for one in found if one.state == "not cached"]
     if missing:
-        _say(console, f"not here yet: {', '.join(missing)}; `study fetch {file.document.name}` downloads them once")
+        say(console, f"not here yet: {', '.join(missing)}; `study fetch {file.document.name}` downloads them once")
 
 
 def _inspect(file: SpecFile, console: Console, wish: Wish) -> Iterator[Inspected]:
@@ -156,14 +159,14 @@ def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
         table.add_row(one.name, one.state, count, size, *sizes, (one.digest or "–")[:8])
     console.print(table)
     batch = spec.numerics.batch
-    _say(console, f"MiB: weights and what a pass over {batch} images needs at its peak, with a gradient as a source")
+    say(console, f"MiB: weights and what a pass over {batch} images needs at its peak, with a gradient as a source")
     for one in found:
         origin = ", ".join(part for part in (one.reference, one.weights) if part)
-        _say(console, f"{one.name}: {origin}")
+        say(console, f"{one.name}: {origin}")
         if one.input:
-            _say(console, f"    input {one.input}")
+            say(console, f"    input {one.input}")
         if one.transform:
-            _say(console, f"    behind {one.transform}")
+            say(console, f"    behind {one.transform}")
     _print_accuracies(found, console)
 
 
@@ -182,7 +185,3 @@ def _print_accuracies(found: list[Inspected], console: Console) -> None:
         table.add_row(one.name, *(f"{100 * rate:.1f}" for rate in rates))
     console.print()
     console.print(table)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from study.errors import StudyError
 from study.plan import Plan
 from study.results import store
 from study.run_folder import RunFolder
+from study.terminal.prose import say
 from study.terminal.screen import amount, counted, duration
 from study.terminal.status import path_of
 
@@ -43,12 +44,12 @@ def print_status(run: Path, console: Console, wish: Wish, sleep: Callable[[float
     while True:
         found = status(folder)
         if wish.as_json:
-            _say(console, json.dumps(found))
+            console.print(json.dumps(found), markup=False, highlight=False, soft_wrap=True)
         else:
             if wish.watch and console.is_terminal:
                 console.clear()
             for line in _lines(found):
-                _say(console, line)
+                say(console, line)
         if not wish.watch or not found["running"]:
             return
         sleep(_WATCH_SECONDS)
@@ -169,7 +170,3 @@ def _running(said: dict[str, Any]) -> list[str]:
     if said["last_failure"]:
         lines.append(f"  last: {said['last_failure']}")
     return lines
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from study.report import written
 from study.report.finished import opened
 from study.report.matrices import _variant as variant
 from study.spec import Experiment, Spec
+from study.terminal.prose import say
 
 METRICS = ("accuracy", "success", "match")
 FORMATS = ("rich", "markdown", "latex", "csv")
@@ -124,7 +125,7 @@ def table(run: str, order: Order, console: Console) -> None:
         for layout in made:
             console.print(rich(layout))
             for note in layout.notes:
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
+                say(console, note)
         return
     writers: Mapping[str, Callable[[Iterable[Layout]], str]] = {
         "markdown": written.markdown,

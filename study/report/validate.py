@@ -15,6 +15,7 @@ from study.models import cache, zoo
 from study.models.reference import Model
 from study.models.service import Secret
 from study.spec import SpecFile
+from study.terminal.prose import say
 from study.terminal.screen import counted
 
 _MISSING = {
@@ -55,28 +56,28 @@ def print_validated(file: SpecFile, console: Console, wish: Wish) -> None:
         "download": [name for name, state in states.items() if state == "not cached"],
     }
     if wish.as_json:
-        _say(console, json.dumps(report))
+        console.print(json.dumps(report), markup=False, highlight=False, soft_wrap=True)
         return
     _print(file, report, console, wish)
 
 
 def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: Wish) -> None:
     images = report["images"]
-    _say(console, f"{file.document.name} is a study: {report['study']}")
+    say(console, f"{file.document.name} is a study: {report['study']}")
     said = ", ".join(f"{name} ({state})" for name, state in report["models"].items())
-    _say(console, f"  {counted(len(report['models']), 'model')}: {said}")
+    say(console, f"  {counted(len(report['models']), 'model')}: {said}")
     partly = "" if images["found"] <= wish.images else f"; the first {wish.images:,} were decoded (--images)"
-    _say(console, f"  {counted(images['found'], 'image')}, {len(images['unreadable'])} of them unreadable{partly}")
+    say(console, f"  {counted(images['found'], 'image')}, {len(images['unreadable'])} of them unreadable{partly}")
     for image, why in images["unreadable"].items():
-        _say(console, f"    left out: {image}: {why}")
+        say(console, f"    left out: {image}: {why}")
     tables = ", ".join(report["experiments"])
-    _say(
+    say(
         console,
         f"  {counted(report['attacks'], 'attack')}, {counted(len(report['experiments']), 'experiment')}: {tables}",
     )
     if report["download"]:
-        _say(console, f"  to be downloaded, once: {', '.join(report['download'])}: study fetch {file.document.name}")
-    _say(console, f"next: study plan {file.document.name}")
+        say(console, f"  to be downloaded, once: {', '.join(report['download'])}: study fetch {file.document.name}")
+    say(console, f"next: study plan {file.document.name}")
 
 
 def _model(file: SpecFile, name: str, model: Model, wish: Wish) -> str:
@@ -117,7 +118,3 @@ def _read(file: SpecFile, found: list[Candidate]) -> tuple[int, dict[str, str]]:
                 raise error.located(file.where("images")) from None
             unreadable[one.image] = error.what
     return len(found) - len(unreadable), unreadable
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from study.geometry.verify import check
 from study.results.verify import Report, verify
+from study.terminal.prose import say
 
 
 def print_verified(run: Path, console: Console, as_json: bool = False) -> int:
@@ -19,7 +20,7 @@ def print_verified(run: Path, console: Console, as_json: bool = False) -> int:
         print(json.dumps(report.to_json(), indent=2))
         return 0 if report.whole else 1
     for line in lines(report):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
     return 0 if report.whole else 1
 
 

@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleDimensions
 
 from study.errors import StudyError
 from study.run_folder import RunFolder
+from study.terminal import prose
 from study.terminal.board import Board
 from study.terminal.events import Events
 from study.terminal.lines import Lines, Progress, Quiet
@@ -97,7 +98,7 @@ class Front(Watcher):
         """The line that is printed even where hardly anything is."""
         self.say(line)
         if self._how == "quiet":
-            self._printer.print(line, markup=False, highlight=False, soft_wrap=True)
+            prose.say(self._printer, line)
 
     @property
     def gradients(self) -> int:

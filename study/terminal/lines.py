@@ -9,6 +9,7 @@ from datetime import datetime
 from rich.console import Console
 
 from study.terminal.board import Board
+from study.terminal.prose import say
 from study.terminal.screen import amount, counted, duration
 from study.watching import State, UnitFailed, Watcher
 
@@ -73,7 +74,7 @@ class Lines(Progress):
 
     def say(self, line: str) -> None:
         stamp = datetime.now().astimezone().strftime("%H:%M:%S")
-        self._printer().print(f"{stamp} {line}", highlight=False, markup=False, soft_wrap=True)
+        say(self._printer(), f"{stamp} {line}")
 
     def failed(self, event: UnitFailed) -> None:
         self._failures += 1

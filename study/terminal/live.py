@@ -6,11 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.control import Control
 from rich.live import Live as Region
 
-from study.terminal import screen
+from study.terminal import prose, screen
 from study.terminal.board import Board
 from study.watching import Watcher
 
@@ -60,7 +61,7 @@ class Live(Watcher):
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        prose.say(self._console, line)
 
     def _keep_drawing(self) -> None:
         while not self._stop.wait(_REDRAW_SECONDS):
@@ -84,7 +85,7 @@ class Live(Watcher):
         width, height = self._size
         room, chosen = height - len(self._drawn().renderables) - 2, deque[str]()
         for line in reversed(self._said):
-            room -= max(1, -(-len(line) // max(width, 1)))
+            room -= sum(max(1, -(-cell_len(part) // max(width, 1))) for part in prose.fitted(line, width))
             if room < 0:
                 break
             chosen.appendleft(line)

@@ -95,7 +95,7 @@ def test_two_workers(tiny_run, spec_file, tmp_path):
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tiny_run, spec_file, tmp_path, kills):
     """SIGKILL of the driver: nothing is lost, doubled or different, and no process is left behind."""
     run, spec, moments = tmp_path / "run", spec_file(TINY), random.Random(2017)
