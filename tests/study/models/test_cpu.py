@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from study.labels import label_set
 from study.models import Model, zoo
 from study.models.cpu import Stem, suit
 
@@ -40,9 +41,10 @@ def test_equals_autograd(kernel, stride, padding, size):
 )
 def test_only_large_strided_first_convolutions(network, given):
     reference = Model.model_validate({"network": network, "weights": "random:1"})
-    plain = zoo.load("m", reference)
+    labels = label_set("cifar10" if network.startswith("cifar") else "imagenet")
+    plain = zoo.load("m", reference, labels=labels)
     digest = plain.digest
-    changed = zoo.load("m", reference, fold=True)
+    changed = zoo.load("m", reference, labels=labels, fold=True)
     assert changed.digest == digest
     suit(changed.network)
     assert sum(isinstance(one, Stem) for one in changed.modules()) == given
