@@ -2,25 +2,31 @@
 
     python benchmarks/tracking.py [--rounds 5] [--steps 40]
 
-The same small study is launched again and again: not tracked, tracked offline, and in the other order the next time.
-What counts is the time from the first unit to the last row on disk; what W&B's end takes is printed beside it. `ratio`
-is the median over rounds of tracked to not tracked; it scatters as the machine's speed does. What can add up to it
-scatters less: `held_seconds` that the driver spends on telling the tracker, and the processor time of W&B's processes.
-`most_percent` is both over the time of the study, as if no core was ever free for them.
+The same small study is launched again and again: not tracked, tracked offline, and tracked online with a server that
+hangs up, delays and corrupts its answers; each round begins with another of the three. What counts is the time from
+the first unit to the last row on disk; the longest end is printed beside it. `ratio_…` is the median over rounds of
+tracked to not tracked; it scatters as the machine's speed does. What can add up to it scatters less: `held_seconds`
+that the driver spends on telling the tracker, and the processor time of W&B's processes. `most_percent` is both over
+the time of the study, as if no core was ever free for them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import torch
 import yaml
 from rich.console import Console
@@ -30,6 +36,9 @@ from actors.inprocess import InProcess
 from actors.launch import Order, launch
 from study.tracking.tracker import Tracker
 from study.watching import Ended, Many, Started, Watcher
+
+MODES = ("disabled", "offline", "hostile")
+_SERVER = Path(__file__).resolve().parents[1] / "tests" / "study" / "tracking" / "service.py"
 
 
 class Held:
@@ -98,7 +107,8 @@ def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
 
     actors.launch._Study.run = watched
     try:
-        status = launch(Order(file, folder, wandb=mode), console, InProcess)
+        tracked = "online" if mode == "hostile" else mode
+        status = launch(Order(file, folder, wandb=tracked), console, InProcess)
     finally:
         actors.launch._Study.run = begin
     assert status == 0, console.file.getvalue()[-2000:]
@@ -111,46 +121,70 @@ def _cpu_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@contextlib.contextmanager
+def hostile(seed: int) -> Iterator[None]:
+    """Online means a server of its own from here on, which drops, delays and corrupts most of what it answers."""
+    with subprocess.Popen(
+        [sys.executable, str(_SERVER), str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        os.setpriority(os.PRIO_PROCESS, server.pid, 19)
+        os.environ |= {"WANDB_BASE_URL": server.stdout.readline().strip(), "WANDB_API_KEY": "0123456789" * 4}
+        try:
+            yield
+        finally:
+            server.stdin.close()
+
+
+def rows(folder: Path) -> pl.DataFrame:
+    """All that a study found, in one order."""
+    found = pl.read_parquet(folder / "results" / "*.parquet")
+    return found.sort("craft", "seed", "steps", "image", "target")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    ratios, ends, plain, holding, working = [], [], [], [], []
     held = Held()
-    with tempfile.TemporaryDirectory() as scratch:
+    took: dict[str, list[float]] = {mode: [] for mode in MODES}
+    ends: dict[str, list[float]] = {mode: [] for mode in MODES}
+    holding, working, same = [], [], []
+    with tempfile.TemporaryDirectory() as scratch, hostile(1):
         file = Path(scratch) / "spec.yaml"
         file.write_text(yaml.safe_dump(spec(given.steps)))
         timed(file, Path(scratch) / "warm", "disabled")
+        expected = rows(Path(scratch) / "warm")
         for turn in range(given.rounds):
-            modes = ("disabled", "offline") if turn % 2 == 0 else ("offline", "disabled")
-            before, used = held.seconds, _cpu_of_children()
-            took = {mode: timed(file, Path(scratch) / f"{turn}-{mode}", mode) for mode in modes}
-            holding.append(held.seconds - before)
-            working.append(_cpu_of_children() - used)
-            ratios.append(took["offline"][0] / took["disabled"][0])
-            ends.append(took["offline"][1] - took["disabled"][1])
-            plain.append(took["disabled"][0])
-            print(
-                f"{took['disabled'][0]:.2f} s, tracked {took['offline'][0]:.2f} s, ratio {ratios[-1]:.3f}", flush=True
-            )
-    print(
-        json.dumps(
-            {
-                "ratio": statistics.median(ratios),
-                "ratios": ratios,
-                "held_seconds": statistics.median(holding),
-                "cpu_seconds_of_tracking": statistics.median(working),
-                "most_percent": 100
-                * (statistics.median(holding) + statistics.median(working))
-                / sum(plain)
-                * len(plain),
-                "seconds_untracked": statistics.median(plain),
-                "seconds_at_the_end": statistics.median(ends),
-            }
-        )
-    )
+            for mode in MODES[turn % len(MODES) :] + MODES[: turn % len(MODES)]:
+                before, used, folder = held.seconds, _cpu_of_children(), Path(scratch) / f"{turn}-{mode}"
+                units, end = timed(file, folder, mode)
+                took[mode].append(units)
+                ends[mode].append(end)
+                same.append(rows(folder).equals(expected))
+                if mode == "offline":
+                    holding.append(held.seconds - before)
+                    working.append(_cpu_of_children() - used)
+            print(", ".join(f"{mode} {seconds[-1]:.2f} s" for mode, seconds in took.items()), flush=True)
+    plain = statistics.median(took["disabled"])
+    found: dict[str, object] = {"rounds": given.rounds, "rows_equal": all(same), "seconds_untracked": plain}
+    for mode in MODES[1:]:
+        ratios = [tracked / untracked for tracked, untracked in zip(took[mode], took["disabled"], strict=True)]
+        found |= {
+            f"ratio_{mode}": statistics.median(ratios),
+            f"ratios_{mode}": [round(ratio, 3) for ratio in ratios],
+            f"seconds_at_the_end_{mode}": max(ends[mode]),
+        }
+    held_seconds, cpu_seconds = statistics.median(holding), statistics.median(working)
+    found |= {
+        "held_seconds": held_seconds,
+        "cpu_seconds_of_tracking": cpu_seconds,
+        "most_percent": 100 * (held_seconds + cpu_seconds) / plain,
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ from study.errors import StudyError, names
 _OF_CRAFT = ("sources", "attack", "goal", "seed")
 """What a craft's id decides: read from one unit of each craft, for strings and lists are what a scan pays for."""
 
+_STEPS = 2.0**48
+"""RMSDs are added in so many whole steps of a pixel value, as fine as float64 is: sums of whole numbers are the same in
+whatever order threads come to them."""
+
 
 def sources_as_text(by: Sequence[str]) -> list[pl.Expr]:
     """The keys, with the source models in one string, joined by `+`."""
@@ -37,7 +41,8 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
     check_keys(rows, by)
     whole = rows.with_columns(hit.alias("hit"))
     images = pl.len() if every else pl.col("hit").count()
-    rmsd = pl.col("rmsd").sum() if every else pl.col("rmsd").filter(pl.col("hit").is_not_null()).sum()
+    steps = (pl.col("rmsd") * _STEPS).round().cast(pl.Int64).cast(pl.Int128)
+    rmsd = steps.sum() if every else steps.filter(pl.col("hit").is_not_null()).sum()
     sums = [images.alias("images"), pl.col("hit").sum().alias("hits"), rmsd, pl.col("white_box").all()]
     own = [key for key in by if key in _OF_CRAFT]
     if own:
@@ -56,5 +61,5 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
         cells = whole.group_by(list(by)).agg(sums).collect(engine="streaming") if by else whole.select(sums).collect()
     again = [pl.col("images", "hits").sum(), pl.col("rmsd").sum(), pl.col("white_box").all()]
     cells = cells.group_by(sources_as_text(by)).agg(again).sort(by) if by else cells.select(again)
-    mean = pl.when(pl.col("images") > 0).then(pl.col("rmsd") / pl.col("images"))
+    mean = pl.when(pl.col("images") > 0).then(pl.col("rmsd").cast(pl.Float64) / _STEPS / pl.col("images"))
     return cells.with_columns(pl.col("images", "hits").cast(pl.UInt32), mean.alias("rmsd"))

@@ -40,6 +40,16 @@ def test_success_rates(scanned, loop, top, among, by):
         assert row["white_box"] == all(one["white_box"] for one in cell)
 
 
+def test_not_a_bit_depends_on_the_order_of_rows(scanned):
+    """Floating sums do, and a scan's threads come in any order."""
+    frame = scanned.collect()
+    by = ("attack", "target")
+    expected = analysis.success_rates(scanned, by=by)
+    assert frame["rmsd"].n_unique() > 100
+    for seed in range(5):
+        assert analysis.success_rates(frame.sample(fraction=1, shuffle=True, seed=seed).lazy(), by=by).equals(expected)
+
+
 def test_the_run_has_what_these_tests_are_about(loop):
     assert len({row["craft"] for row in loop}) == 2 * (2 * 3 * 2 + 2 + 2) + 3
     clean = {row["clean_top1"] == row["label"] for row in loop}

@@ -1,4 +1,9 @@
-"""A server that stands in for Weights & Biases: what runs send lands in memory, and it can be made to misbehave."""
+"""A server that stands in for Weights & Biases: what runs send lands in memory, and it can be made to misbehave.
+
+    python tests/study/tracking/service.py [SEED]
+
+Prints its address, and serves until its input ends; with a seed it is hostile.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import contextlib
 import gzip
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -162,3 +168,11 @@ def hostile(seed: int) -> Callable[[str], bytes | None]:
         return {2: b"<html>", 3: b'{"data": {"mod', 4: b'{"data": null}'}.get(kind)
 
     return fault
+
+
+if __name__ == "__main__":
+    with serving() as (started, where):
+        if len(sys.argv) > 1:
+            started.fault = hostile(int(sys.argv[1]))
+        print(where, flush=True)
+        sys.stdin.read()
