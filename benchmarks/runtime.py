@@ -1,6 +1,6 @@
 """What the runtime costs: units through the loop, the driver's memory, how busy workers are, how far two go beyond one.
 
-    python benchmarks/runtime.py            some minutes: 1,000 to 100,000 units
+    python benchmarks/runtime.py            a dozen minutes: 1,000 to 100,000 units
     python benchmarks/runtime.py --quick --json
 
 Real Ray, started here. The first part has workers that do nothing; the second crafts on a real network.
