@@ -79,7 +79,7 @@ def test_shards_change_nothing(tiny_run, spec_file, tmp_path, shard):
     assert_same_rows(tmp_path / "run", tiny_run, units=shard == 2)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_actors_change_nothing(tiny_run, spec_file, tmp_path, workers):
     staff = f"run.actors={workers}"
     status, printed = run_here(spec_file(TINY), tmp_path / "run", staff, "run.models_per_actor=2", order=workers)
@@ -154,8 +154,15 @@ class _Sends(InProcess):
         return super().value(ref)
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("after", [8, 60], ids=["clean pass", "units"])
+@pytest.mark.parametrize(
+    ("number", "expected", "after"),
+    [
+        pytest.param(signal.SIGINT, 130, 8, id="SIGINT in the clean pass"),
+        pytest.param(signal.SIGTERM, 143, 60, id="SIGTERM among units"),
+        pytest.param(signal.SIGTERM, 143, 8, id="SIGTERM in the clean pass", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 60, id="SIGINT among units", marks=pytest.mark.slow),
+    ],
+)
 def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number, expected, after):
     import io
 
