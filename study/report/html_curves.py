@@ -57,10 +57,13 @@ def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, Members]:
             if spec.attacks[name].budget.minimal is None and (key == "budget" or _is_number(one.get(key))):
                 groups.setdefault(_rest(one, key, spec.attacks[name].budget.kind), []).append(name)
         for group in groups.values():
-            own = len(group) == 1 and key == "budget" and len(spec.attacks[group[0]].budget.levels) > 1
-            level = spec.attacks[group[0]].budget.levels[0]
-            # Two numbers of a recipe are two rows of a table; a curve begins with three. A budget is always an axis.
-            if own or (len(group) > 1 and level is not None if key == "budget" else len(group) > 2):
+            levels = spec.attacks[group[0]].budget.levels
+            if key == "budget":
+                wanted = len(levels) > 1 if len(group) == 1 else levels[0] is not None
+            else:
+                # Two numbers of a recipe are two rows of a table; a curve begins with three.
+                wanted = len(group) > 2
+            if wanted:
                 members = {name: (group[0], None if key == "budget" else float(flat[name][key])) for name in group}
                 found.setdefault(key, {}).update(members)
     return found
