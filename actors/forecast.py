@@ -34,7 +34,7 @@ from study.plan import Plan, Unit
 from study.report import planned
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 from study.watching import Watcher
 
 
@@ -86,7 +86,7 @@ def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
         found["machines"] = asdict(machines)
         found["forecast"] = asdict(simulate(plan, _costs(file, asked), machines))
     if asked.as_json:
-        console.print(json.dumps(found), markup=False, highlight=False, soft_wrap=True)
+        exactly(console, json.dumps(found))
         return
     _print_counts(spec, found, len(plan.shards), console)
     if where is not None:

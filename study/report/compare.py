@@ -57,7 +57,7 @@ def compare(run: str, console: Console, wish: Wish) -> None:
     digests = {name: one.get("digest") for name, one in finished.models.items()}
     told = {paper: told_of(paper, compared, spec, digests, selected) for paper in asked}
     if wish.as_json:
-        console.print(as_json(compared, told, wish), markup=False, highlight=False, soft_wrap=True)
+        prose.exactly(console, as_json(compared, told, wish))
         return
     for paper in asked:
         _print_paper(compared.filter(paper=paper), told[paper], console, wish)

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from study.models.fetch import fetch_all
 from study.spec import SpecFile
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 
 
 def fetch(file: SpecFile, console: Console) -> None:
@@ -16,9 +16,7 @@ def fetch(file: SpecFile, console: Console) -> None:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         shown = _Shown(bars)
         fetch_all(file.spec.models, say=shown.say, progress=shown.progress)
-    console.print(
-        f"all weights of {file.spec.study} are on this machine", markup=False, highlight=False, soft_wrap=True
-    )
+    exactly(console, f"all weights of {file.spec.study} are on this machine")
 
 
 class _Shown:

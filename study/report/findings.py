@@ -18,7 +18,7 @@ from study.errors import StudyError
 from study.geometry import store
 from study.report.finished import opened
 from study.spec import Spec
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 
 _SIDES = {"above": ">", "below": "<", "apart": "further than"}
 
@@ -42,7 +42,7 @@ def findings(run: str, console: Console, wish: Wish) -> None:
         )
     found = evaluate(finished.rows, finished.spec, images=finished.selected, geometry=cosines(run, finished.spec))
     if wish.as_json:
-        console.print(json.dumps(found.to_dicts(), indent=2), markup=False, highlight=False, soft_wrap=True)
+        exactly(console, json.dumps(found.to_dicts(), indent=2))
         return
     _print(found, console)
 

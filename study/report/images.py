@@ -28,6 +28,7 @@ from study.images.sets import Candidate, candidates
 from study.plan import Craft, Plan, Unit, unit_id
 from study.results.kept import Kept
 from study.run_folder import RunFolder
+from study.terminal.prose import exactly
 
 LABELS = "labels.csv"
 
@@ -90,9 +91,7 @@ def write_images(run: str, to: Path, wish: Wish, console: Console) -> None:
     clean = _Clean(selection, candidates(spec.images, spec.seed), plan)
     for batch in batches:
         count = _write(batch, plan, kept, clean, named)
-        console.print(
-            f"{batch.folder}: {count} images of {batch.craft.id}", markup=False, highlight=False, soft_wrap=True
-        )
+        exactly(console, f"{batch.folder}: {count} images of {batch.craft.id}")
 
 
 def _batches(plan: Plan, kept: Kept, wish: Wish, to: Path) -> list[_Batch]:

@@ -20,7 +20,7 @@ from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.numerics import fix
 from study.spec import Spec, SpecFile
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 
 _MIB = 2**20
 _WHO = {"native": "its zoo", "study": "this study"}
@@ -62,9 +62,7 @@ def print_models(file: SpecFile, console: Console, wish: Wish) -> None:
     fix(file.spec.numerics.threads)
     found = list(_inspect(file, console, wish))
     if wish.as_json:
-        console.print(
-            json.dumps([asdict(one) for one in found], indent=2), markup=False, highlight=False, soft_wrap=True
-        )
+        exactly(console, json.dumps([asdict(one) for one in found], indent=2))
         return
     _print(found, file.spec, console)
     missing = [one.name for one in found if one.state == "not cached"]

@@ -19,7 +19,7 @@ from study.errors import StudyError
 from study.plan import Plan
 from study.results import store
 from study.run_folder import RunFolder
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 from study.terminal.screen import amount, counted, duration
 from study.terminal.status import path_of
 
@@ -44,7 +44,7 @@ def print_status(run: Path, console: Console, wish: Wish, sleep: Callable[[float
     while True:
         found = status(folder)
         if wish.as_json:
-            console.print(json.dumps(found), markup=False, highlight=False, soft_wrap=True)
+            exactly(console, json.dumps(found))
         else:
             if wish.watch and console.is_terminal:
                 console.clear()

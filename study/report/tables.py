@@ -19,7 +19,7 @@ from study.report import written
 from study.report.finished import opened
 from study.report.matrices import _variant as variant
 from study.spec import Experiment, Spec
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 
 METRICS = ("accuracy", "success", "match")
 FORMATS = ("rich", "markdown", "latex", "csv")
@@ -134,7 +134,7 @@ def table(run: str, order: Order, console: Console) -> None:
     }
     text = writers[order.format](made)
     if order.to is None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+        exactly(console, text, end="")
         return
     try:
         order.to.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from study.models import cache, zoo
 from study.models.reference import Model
 from study.models.service import Secret
 from study.spec import SpecFile
-from study.terminal.prose import say
+from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
 
 _MISSING = {
@@ -56,7 +56,7 @@ def print_validated(file: SpecFile, console: Console, wish: Wish) -> None:
         "download": [name for name, state in states.items() if state == "not cached"],
     }
     if wish.as_json:
-        console.print(json.dumps(report), markup=False, highlight=False, soft_wrap=True)
+        exactly(console, json.dumps(report))
         return
     _print(file, report, console, wish)
 

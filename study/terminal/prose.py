@@ -14,8 +14,12 @@ _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\bpl\.")
 
 def say(console: Console, line: str) -> None:
     """Print `line` as it is, without markup. Into a file it is never broken."""
-    broken = "\n".join(fitted(line, console.width)) if console.is_terminal else line
-    console.print(broken, markup=False, highlight=False, soft_wrap=True)
+    exactly(console, "\n".join(fitted(line, console.width)) if console.is_terminal else line)
+
+
+def exactly(console: Console, text: str, end: str = "\n") -> None:
+    """Print `text` character for character: for programs, and for what is copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True, end=end)
 
 
 def fitted(line: str, width: int) -> list[str]:

@@ -12,6 +12,7 @@ from study.errors import StudyError
 from study.report.finished import opened
 from study.run_folder import RunFolder
 from study.spec import Spec
+from study.terminal.prose import exactly
 from study.tracking.settings import project
 
 _KEY = "set WANDB_API_KEY, or run `wandb login` once"
@@ -43,7 +44,7 @@ def dashboard(run: str, console: Console) -> None:
     except Exception as error:  # noqa: BLE001 - the client has no errors of one kind; what it says is all there is
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StudyError(f"W&B did not make the dashboard: {said}", todo=f"see that it is reached; {_KEY}") from None
-    console.print(address, markup=False, highlight=False, soft_wrap=True)
+    exactly(console, address)
 
 
 def _saved(spec: Spec) -> str:
