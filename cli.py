@@ -479,7 +479,8 @@ def profile(
     from actors.profiling import profile as run
     from study.spec import load
 
-    run(load(spec, set_ or ()), output, Console(), lambda: Cluster(address))
+    file = load(spec, set_ or ())
+    run(file, output, Console(), lambda: Cluster(address, file.spec.credentials))
 
 
 @app.command()

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import socket
-import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors import code
 from actors.backend import ActorLost, Call, MachineLost, PixelsLost, Ref
 from actors.kit import Kit
+from actors.local import Local
 from actors.placement import WORKER, Machine, Role, Share
 from actors.posted import AskerActor, WorkerActor, packed, unpacked
-from actors.reaper import Reaper
+from study import processes
 from study.errors import StudyError, first_line
 
 _OBJECT_STORE_BYTES = 2**30
@@ -30,13 +33,20 @@ _PIXELS_SECONDS = 60.0
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 class Cluster:
     """Actors run with no restarts and no retries of Ray's own: the scheduler replaces and repeats."""
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(
+        self, address: str | None = None, hidden: Sequence[str] = (), say: Callable[[str], None] = _to_stderr
+    ) -> None:
         """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray.
 
-        Raises StudyError where there is no cluster at that address.
+        `hidden` are variables that a local Ray's processes must not have; `say` takes lines for people. Raises
+        StudyError where there is no cluster at that address.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -46,9 +56,11 @@ class Cluster:
 
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
-        self._reaper: Reaper | None = None
+        self._local: Local | None = None
+        self._say = say
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
+        options["job_config"] = _job_config(ray)
         if chosen == "local":
             # Asked of this process alone: an address in the environment must not turn a local run into a remote one.
             options |= {
@@ -56,11 +68,12 @@ class Cluster:
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "_system_config": _QUIET,
             }
-            self._reaper = Reaper()
+            self._local = Local(hidden)
         try:
-            ray.init(**options)
+            with contextlib.nullcontext() if self._local is None else self._local.starting():
+                ray.init(**options)
         except Exception as error:
-            self._end_reaper()
+            self._end_local()
             raise _not_connected(chosen, error) from error
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(WorkerActor)
         self._asker: Any = ray.remote(max_restarts=0, max_task_retries=0)(AskerActor)
@@ -97,7 +110,7 @@ class Cluster:
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
         made = self._worker if role == WORKER else self._asker
-        return made.options(**options).remote(kit.of(role), share.device)
+        return made.options(**options).remote(packed(kit.of(role)), share.device, code.running().digest)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
@@ -122,7 +135,7 @@ class Cluster:
     def value(self, ref: Ref) -> Any:
         errors = self._ray.exceptions
         try:
-            return unpacked(self._ray.get(ref))
+            said = unpacked(self._ray.get(ref))
         except errors.RayActorError as error:
             # Ray says so in words only.
             lost = MachineLost if "its node has died" in str(error) else ActorLost
@@ -136,6 +149,7 @@ class Cluster:
             if isinstance(cause, errors.ObjectLostError | errors.ObjectFetchTimedOutError):
                 raise PixelsLost(str(cause)) from error
             raise
+        return code.hardware_of(said) if code.is_greeting(said) else said
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         errors = self._ray.exceptions
@@ -154,12 +168,27 @@ class Cluster:
 
     def close(self) -> None:
         self._ray.shutdown()
-        self._end_reaper()
+        self._end_local()
 
-    def _end_reaper(self) -> None:
-        if self._reaper is not None:
-            self._reaper.close()
-            self._reaper = None
+    def _end_local(self) -> None:
+        if self._local is not None:
+            local, self._local = self._local, None
+            if line := local.close():
+                self._say(line)
+
+
+def _job_config(ray: Any) -> Any:
+    """What the driver's job is to be: workers' modules come from where their own Python finds them.
+
+    Ray would put the driver's working folder and its script's folder before all others on every worker's search path,
+    unless the job ships a working folder; there is no public way to say that it is not to.
+    """
+
+    class Job(ray.job_config.JobConfig):  # type: ignore[misc]
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return Job()
 
 
 def _must_answer(address: str) -> None:
@@ -227,9 +256,6 @@ def _chain(error: BaseException | None) -> Iterator[str]:
 def gpu_memory() -> float | None:
     """Bytes of this machine's smallest GPU, as its driver says; None where it does not."""
     asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    said = (processes.answer(asked, 20) or "").split()
     found = [float(one) for one in said if one.isdecimal()]
     return min(found) * 2**20 if found else None

@@ -80,7 +80,8 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
         changes = additions.changes(file, folder)
         folder.claim(front.say)
         try:
-            front.attach(file.spec.study, folder, _credentials(file.spec))
+            hidden = file.spec.credentials
+            front.attach(file.spec.study, folder, hidden)
             with tracked(order, file.spec, folder, front) as watch:
                 study = _Study(file, folder, front, begun, order)
                 study.extension = Extension(file, folder, changes, front.say)
@@ -90,7 +91,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
                     study.ending.nothing_to_do()
                     return COMPLETE
                 study.display = watch.display
-                return study.run(start or (lambda: Cluster(order.address)), order)
+                return study.run(start or (lambda: Cluster(order.address, hidden, watch.display.say)), order)
         finally:
             folder.release()
 
@@ -314,12 +315,6 @@ class _Study:
     def show(self) -> None:
         """Print the transfer matrices."""
         print_matrices(self._spec, present.rows(self._folder), self._front.console)
-
-
-def _credentials(spec: Spec) -> list[str]:
-    """The variables whose values must be shown nowhere."""
-    remotes = [model.remote for model in spec.models.values() if model.remote is not None]
-    return [remote.credentials.env for remote in remotes if remote.credentials is not None]
 
 
 def _secret(remote: Remote) -> Secret | None:

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from actors import code
 from actors.asker import Asker
-from actors.kit import Kit
 from actors.worker import Worker
 
 
@@ -32,11 +32,12 @@ class WorkerActor:
 
     kind: ClassVar[type[Any]] = Worker
 
-    def __init__(self, kit: Kit, device: str) -> None:
-        self._work = self.kind(kit, device)
+    def __init__(self, kit: bytes, device: str, wanted: str) -> None:
+        """`kit` is packed: code that is not the driver's, whose digest is `wanted`, may not even be able to read it."""
+        self._work: Any = self.kind(unpacked(kit), device) if code.running().digest == wanted else None
 
     def hello(self) -> bytes:
-        return packed(self._work.hello())
+        return packed(code.greeting(None if self._work is None else self._work.hello()))
 
     def craft(self, asked: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
         made, finished = self._work.craft(*_arguments(asked), pixels)

@@ -1,7 +1,9 @@
-"""A small process that outlives the driver, and sees to it that no process of a local Ray does.
+"""The program of a small process that outlives the driver, and sees to it that no process of a local Ray does.
 
-Ray's own processes end with the driver, but some of them a minute late where the driver is killed. All of them carry a
-mark in their environment; once the driver is gone, whatever still carries it is ended by process id.
+Ray's own processes end with the driver, but some of them a minute late where the driver is killed. All of them, and no
+others, carry a mark in their environment; once the driver is gone, what still carries it is ended by process id.
+
+It runs by its path, without site packages: it imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -9,68 +11,58 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
-# Ray's agents rename themselves, which overwrites some of their environment: of many marks, most are left.
-_MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
-_GRACE_SECONDS = 3.0
+GRACE_SECONDS = 3.0
+"""How long Ray's processes may take to end by themselves."""
+
+_KILLED_SECONDS = 30.0
+_POLL_SECONDS = 0.1
 _PROCESSES = Path("/proc")
 
 
-class Reaper:
-    """Started before Ray; `close` after it."""
+def reap(mark: str, grace_seconds: float, killed_seconds: float = _KILLED_SECONDS) -> list[int]:
+    """Wait `grace_seconds` at most until no process carries `mark`, then kill those that do.
 
-    def __init__(self) -> None:
-        mark = uuid.uuid4().hex
-        unmarked = dict(os.environ)
-        os.environ.update(dict.fromkeys(_MARKS, mark))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "actors.reaper", mark],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=unmarked,
-        )
-
-    def close(self) -> None:
-        """Returns when every process of the local Ray is gone."""
-        for name in _MARKS:
-            os.environ.pop(name, None)
-        assert self._process.stdin is not None, "it was started with a pipe"
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def reap(mark: str, grace_seconds: float) -> None:
-    """Wait `grace_seconds` at most until no process carries `mark`, then end those that do."""
-    deadline = time.monotonic() + grace_seconds
+    Returns when they are gone, or with the ids of those that are still there `killed_seconds` later.
+    """
+    grace = time.monotonic() + grace_seconds
     while carriers := _carriers(mark):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > grace + killed_seconds:
+            break
+        if now > grace:
             for pid in carriers:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
+                _kill(pid, mark)
+        time.sleep(_POLL_SECONDS)
+    return carriers
+
+
+def _kill(pid: int, mark: str) -> None:
+    """Kill a process that carries `mark`; not another that has been given its id meanwhile."""
+    with contextlib.suppress(OSError):
+        held = os.pidfd_open(pid)
+        try:
+            if _carries(pid, mark):
+                signal.pidfd_send_signal(held, signal.SIGKILL)
+        finally:
+            os.close(held)
 
 
 def _carriers(mark: str) -> list[int]:
-    wanted = f"={mark}\0".encode()
-    found = []
-    for entry in _PROCESSES.iterdir() if _PROCESSES.is_dir() else ():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                carries = wanted in (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if carries:
-                found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in _PROCESSES.iterdir() if entry.name.isdecimal()] if _PROCESSES.is_dir() else []
+    return [pid for pid in pids if pid != os.getpid() and _carries(pid, mark)]
+
+
+def _carries(pid: int, mark: str) -> bool:
+    try:
+        return f"={mark}\0".encode() in (_PROCESSES / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
-    reap(sys.argv[1], _GRACE_SECONDS)
+    reap(sys.argv[1], GRACE_SECONDS)

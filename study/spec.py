@@ -159,6 +159,12 @@ class Spec(Frozen):
         """The models that are remote services, in the order of the spec."""
         return [name for name, model in self.models.items() if model.remote is not None]
 
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The variables whose values are secrets of services."""
+        remotes = [model.remote for model in self.models.values() if model.remote is not None]
+        return tuple(remote.credentials.env for remote in remotes if remote.credentials is not None)
+
     def source_sets(self, experiment: Experiment) -> list[SourceSet]:
         """The source sets of an experiment; models that take no gradients are in none that it does not name."""
         return experiment.sources.resolve(tuple(name for name, model in self.models.items() if not model.target_only))

@@ -6,7 +6,6 @@ Credentials, region and endpoint come from the usual AWS_* variables of the envi
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.errors import StudyError
+from study.processes import whole
 from study.storage_lease import Lease
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ObjectPath:
 
 def scan_options() -> dict[str, str]:
     """What polars is told of the endpoint, from the environment."""
-    return {name.lower(): value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return {name.lower(): value for name, value in whole().items() if name.startswith("AWS_")}
 
 
 def _asked(path: ObjectPath, question: Callable[[S3Store], Answer]) -> Answer:
@@ -144,7 +144,7 @@ def _client(bucket: str, patience: float, environment: tuple[tuple[str, str], ..
 def explained(path: ObjectPath, error: Exception) -> StudyError:
     """What an object store's refusal means. Nothing of its own text, which quotes addresses and headers, is shown."""
     text = str(error)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or "Amazon's endpoint"
+    endpoint = whole().get("AWS_ENDPOINT_URL") or whole().get("AWS_ENDPOINT") or "Amazon's endpoint"
     endpoint = endpoint.rpartition("@")[2]
     if "NoSuchBucket" in text:
         return StudyError(

@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from study.processes import looks_secret
 from study.run_folder import RunFolder
 from study.storage_s3 import ObjectPath
 from study.watching import Ended, Started, UnitFailed, Watcher
 
-_SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "ACCESS_KEY", "CREDENTIAL")
 _LEAST_SECRET = 6
 
 
@@ -32,7 +32,7 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
     """What must not be written: the values of the variables in `named`, and of all that look like secrets."""
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
-        if len(value) >= _LEAST_SECRET and any(mark in name.upper() for mark in _SECRET_NAMES):
+        if len(value) >= _LEAST_SECRET and looks_secret(name):
             found.add(value)
     return tuple(sorted(found, key=len, reverse=True))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shlex
@@ -15,9 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from study import processes
 from study.keyed import digest
 from study.run_folder import RunFolder
 from study.spec import Spec
+from study.storage_s3 import ObjectPath
 from study.tracking import logs
 from study.tracking.outline import Outline
 from study.tracking.settings import Mode, project
@@ -103,15 +104,11 @@ class Tracker(Watcher):
 
     def _start(self) -> None:
         self._folder.tracking.mkdir(parents=True, exist_ok=True)
-        self._worker = Worker(self._folder.tracking / "wandb.log", self._environment())
+        in_store = isinstance(self._folder.path, ObjectPath)
+        kind = processes.TRACKER_OF_STORE if in_store else processes.TRACKER
+        given = processes.environment(kind, self._wish.environment, self._wish.spec.credentials)
+        self._worker = Worker(self._folder.tracking / "wandb.log", kind, given)
         self._worker.send("begin", self._begin)
-
-    def _environment(self) -> dict[str, str]:
-        quiet = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false"}
-        # A folder of W&B's own name or ours, where the command was called, must not be taken for a package.
-        here = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (here, self._wish.environment.get("PYTHONPATH"))))
-        return {**self._wish.environment, **quiet, "PYTHONPATH": path, "POLARS_MAX_THREADS": "1"}
 
     def _send(self, kind: str, data: Any) -> None:
         if self._worker is not None:

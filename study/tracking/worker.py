@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -17,12 +15,11 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from study import processes
 from study.tracking import frames
 
 MOST_WAITING = 64 * 2**20
 """Bytes of rows that wait for the process. What is more is left out, and read from the Parquet parts later."""
-
-_NICE = 15
 
 _Message = tuple[str, Any, pa.Table | None]
 
@@ -30,20 +27,17 @@ _Message = tuple[str, Any, pa.Table | None]
 class Worker:
     """Never blocks its caller, but in `wait`."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, kind: processes.Kind, environment: Mapping[str, str]) -> None:
+        """`environment` is that of a process of `kind`."""
         with log.open("ab") as noise:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "study.tracking.process"],
+            self._process = processes.start(
+                processes.module("study.tracking.process"),
+                kind,
+                environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=noise,
-                env=dict(environment),
-                # Ctrl-C is for the driver, which then tells the process how the study ended.
-                start_new_session=True,
             )
-        # The study's own work comes first on every core.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
         assert self._process.stdin is not None, "a pipe was asked for"
         assert self._process.stdout is not None, "a pipe was asked for"
         self._lock = threading.Lock()

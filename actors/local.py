@@ -1,0 +1,65 @@
+"""A local Ray's processes: what they are given when they start, and that they end with the driver, and no others do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from actors import reaper
+from study import processes
+
+# Ray's agents rename themselves, which overwrites some of their environment: of many marks, most are left.
+_MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
+
+_PATIENCE_SECONDS = reaper.GRACE_SECONDS + 5.0
+_LEFT_SECONDS = 5.0
+
+
+class Local:
+    """Made before Ray is started, within `starting`; closed after Ray is.
+
+    A process that outlives the driver ends what is left of this Ray however the driver ends.
+    """
+
+    def __init__(self, hidden: Sequence[str] = ()) -> None:
+        """`hidden`: variables whose values no process of Ray may have."""
+        self._hidden = hidden
+        self._mark = uuid.uuid4().hex
+        self._reaper = processes.start(
+            [sys.executable, "-I", "-S", reaper.__file__, self._mark],
+            processes.HELPER,
+            processes.environment(processes.HELPER, os.environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )
+
+    def starting(self) -> AbstractContextManager[None]:
+        """What is started within belongs to this Ray. Nothing that is started before or after does."""
+        given = processes.environment(processes.RAY, os.environ, self._hidden)
+        return processes.replaced(given | dict.fromkeys(_MARKS, self._mark))
+
+    def close(self) -> str | None:
+        """End what is left of this Ray. Returns a line for people where something was not as it should be."""
+        assert self._reaper.stdin is not None, "it was started with a pipe"
+        with contextlib.suppress(OSError):
+            self._reaper.stdin.close()
+        try:
+            self._reaper.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return self._without_reaper()
+        return None
+
+    def _without_reaper(self) -> str:
+        """The reaper is stopped, or hangs: this process does what it was for."""
+        self._reaper.kill()
+        left = reaper.reap(self._mark, 0.0, _LEFT_SECONDS)
+        said = f"the process that ends the local Ray with this one (process {self._reaper.pid}) did not answer for "
+        said += f"{_PATIENCE_SECONDS:g} s: it is killed, "
+        return said + (f"and these processes of Ray are still there: {left}" if left else "and nothing of Ray is left")
