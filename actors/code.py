@@ -34,10 +34,11 @@ class Code:
 def running() -> Code:
     """The code that this process runs, as it lies on the disk when this is first asked. Takes some milliseconds."""
     folder = Path(study.__file__).resolve().parent.parent
-    return Code(socket.gethostname(), str(folder), _digest(folder))
+    return Code(socket.gethostname(), str(folder), digest_of(folder))
 
 
-def _digest(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
+    """SHA-256 over the names and contents of the modules of `study` and `actors` that lie in `folder`."""
     made = hashlib.sha256()
     for package in ("actors", "study"):
         for path in sorted((folder / package).rglob("*.py")):

@@ -16,7 +16,12 @@ from study import processes
 # Ray's agents rename themselves, which overwrites some of their environment: of many marks, most are left.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
 
-_PATIENCE_SECONDS = reaper.GRACE_SECONDS + 5.0
+_GRACE_SECONDS = 3.0
+"""How long Ray's processes may take to end by themselves."""
+
+_PATIENCE_SECONDS = 4.0
+"""How long the reaper may take beyond that."""
+
 _LEFT_SECONDS = 5.0
 
 
@@ -26,12 +31,18 @@ class Local:
     A process that outlives the driver ends what is left of this Ray however the driver ends.
     """
 
-    def __init__(self, hidden: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        hidden: Sequence[str] = (),
+        grace_seconds: float = _GRACE_SECONDS,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         """`hidden`: variables whose values no process of Ray may have."""
         self._hidden = hidden
+        self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
         self._reaper = processes.start(
-            [sys.executable, "-I", "-S", reaper.__file__, self._mark],
+            [sys.executable, "-I", "-S", reaper.__file__, self._mark, str(grace_seconds)],
             processes.HELPER,
             processes.environment(processes.HELPER, os.environ),
             stdin=subprocess.PIPE,
@@ -39,6 +50,11 @@ class Local:
             stderr=subprocess.DEVNULL,
             cwd="/",
         )
+
+    @property
+    def reaper(self) -> int:
+        """The id of the process that outlives this one."""
+        return self._reaper.pid
 
     def starting(self) -> AbstractContextManager[None]:
         """What is started within belongs to this Ray. Nothing that is started before or after does."""
@@ -51,7 +67,7 @@ class Local:
         with contextlib.suppress(OSError):
             self._reaper.stdin.close()
         try:
-            self._reaper.wait(_PATIENCE_SECONDS)
+            self._reaper.wait(self._patience)
         except subprocess.TimeoutExpired:
             return self._without_reaper()
         return None
@@ -59,7 +75,11 @@ class Local:
     def _without_reaper(self) -> str:
         """The reaper is stopped, or hangs: this process does what it was for."""
         self._reaper.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._reaper.wait(_LEFT_SECONDS)
         left = reaper.reap(self._mark, 0.0, _LEFT_SECONDS)
-        said = f"the process that ends the local Ray with this one (process {self._reaper.pid}) did not answer for "
-        said += f"{_PATIENCE_SECONDS:g} s: it is killed, "
-        return said + (f"and these processes of Ray are still there: {left}" if left else "and nothing of Ray is left")
+        rest = f"and these processes of Ray are still there: {left}" if left else "and nothing of Ray is left"
+        return (
+            f"the process that ends the local Ray with this one (process {self.reaper}) did not answer for "
+            f"{self._patience:g} s: it is killed, {rest}"
+        )

@@ -15,9 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 3.0
-"""How long Ray's processes may take to end by themselves."""
-
 _KILLED_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _PROCESSES = Path("/proc")
@@ -65,4 +62,4 @@ def _carries(pid: int, mark: str) -> bool:
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
-    reap(sys.argv[1], GRACE_SECONDS)
+    reap(sys.argv[1], float(sys.argv[2]))
