@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+if (
+    __name__ == "__main__"
+    and not sys.flags.safe_path
+    and os.path.realpath(sys.path[0]) != os.path.dirname(os.path.realpath(__file__))
+):
+    # `python -m cli` puts the working folder before everything; it counts only where this file lies in it.
+    del sys.path[0]
+
 from pathlib import Path
 from typing import Annotated, Optional
 

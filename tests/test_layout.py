@@ -58,6 +58,22 @@ def test_help_and_specs_need_neither_torch_nor_ray():
     assert done.stdout.strip() == "[]"
 
 
+STARTERS = {"Popen", "run", "call", "check_call", "check_output", "system", "popen", "fork", "Process"}
+
+
+def test_only_one_file_starts_processes():
+    """What a process is given is decided in one place: `study/processes.py`."""
+    for package in ("study", "actors"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    library, name = node.value.id, node.attr
+                    # An annotation may name what another library has started.
+                    reads = path.name == "process.py" and name == "Popen"
+                    starts = library in {"subprocess", "os", "multiprocessing"} and name in STARTERS
+                    assert path.name == "processes.py" or reads or not starts, f"{path}: {library}.{name}"
+
+
 def test_no_file_is_two_rooms():
     for package in ("study", "actors"):
         for path in (ROOT / package).rglob("*.py"):

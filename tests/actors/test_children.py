@@ -98,6 +98,22 @@ def test_nothing_of_the_working_folder_is_imported(console_script, tmp_path):
     assert_same_rows(run, tmp_path / "here")
 
 
+@pytest.mark.parametrize("words", [["-m", "cli"], ["SCRIPT"]], ids=["module", "script"])
+def test_the_door_imports_nothing_of_the_working_folder(tmp_path, words):
+    set_traps(tmp_path / "work", tmp_path / "traces", [name for name in [*NAMES, "study", "pathlib"] if name != "cli"])
+    (tmp_path / "study-script").write_text(SCRIPT)
+    words = [str(tmp_path / "study-script") if word == "SCRIPT" else word for word in words]
+    done = subprocess.run(
+        [sys.executable, *words, "validate", str(ROOT / "specs" / "quickstart.yaml")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "work",
+        check=False,
+    )
+    assert [path.name for path in (tmp_path / "traces").iterdir()] == []
+    assert done.returncode == 0, done.stderr
+
+
 NETWORK = """
 import json, os, sys, uuid
 from torch import nn

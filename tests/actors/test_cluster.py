@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,14 +23,14 @@ STUDY = [sys.executable, "-m", "cli"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(*words, **more) -> subprocess.Popen:
+def start(*words, folder=ROOT, **more) -> subprocess.Popen:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.Popen(
         [*STUDY, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
         env=environment | more,
         start_new_session=True,
     )
@@ -145,8 +147,8 @@ def test_a_killed_actor_is_replaced(tiny_run, spec_file, tmp_path):
     assert_same_rows(run, tiny_run)
 
 
-@pytest.fixture
-def head(tmp_path):
+@pytest.fixture(scope="module")
+def head():
     """A Ray cluster of its own, as `ray start --head` makes it."""
     port, dashboard = (random.Random(os.getpid()).randrange(20000, 30000) + step for step in (0, 1))
     words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--dashboard-port={dashboard}"]
@@ -162,8 +164,6 @@ def head(tmp_path):
     below = set()
     try:
         deadline = time.monotonic() + 60
-        import socket
-
         while time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -186,6 +186,24 @@ def test_a_cluster_by_address(tiny_run, spec_file, tmp_path, head):
     assert status == 0, printed
     assert f"Ray at {address}" in printed
     assert_same_rows(tmp_path / "run", tiny_run)
+
+
+def test_workers_with_other_code_are_refused(spec_file, tmp_path, head):
+    """The cluster runs what is installed, the driver a changed copy from its own folder."""
+    address, _ = head
+    copy, run = tmp_path / "copy", tmp_path / "run"
+    for package in ("study", "actors"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "cli.py", copy)
+    with (copy / "study" / "attacks" / "step.py").open("a") as changed:
+        changed.write("# Changed.\n")
+    words = ("launch", spec_file(TINY), "--output", run, "--address", address)
+    status, printed = finish(start(*words, folder=copy, **TOKEN))
+    assert status == 2, printed
+    assert f"a worker on {socket.gethostname()} runs other code than the driver: {ROOT}" in printed
+    assert f"what the driver runs on {socket.gethostname()}: {copy}" in printed
+    assert "Traceback" not in printed
+    assert not parts(run)
 
 
 @pytest.mark.slow
