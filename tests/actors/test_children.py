@@ -18,7 +18,7 @@ import yaml
 
 from actors import code
 from actors.local import Local
-from study import processes
+from study import processes, storage_s3
 from study.errors import StudyError
 from tests.actors.test_cluster import alive, descendants, finish, gone
 from tests.actors.test_launch import assert_same_rows
@@ -350,6 +350,14 @@ def test_the_environment_is_itself_again_and_known_meanwhile(monkeypatch):
     assert os.environ.pop("SET_BY_A_LIBRARY") == "1"
     assert dict(os.environ) == before
     assert processes.whole() is os.environ
+
+
+def test_a_store_is_known_while_ray_starts(monkeypatch):
+    """Its lease is renewed by a thread, also while the environment has none of its keys."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a")
+    with Local(grace_seconds=0.1).starting():
+        assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+        assert storage_s3.scan_options()["aws_secret_access_key"] == "a"
 
 
 def test_a_worker_with_the_driver_s_code_says_what_it_computes_on():
