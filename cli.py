@@ -85,11 +85,10 @@ def launch(  # noqa: PLR0917 - options of a command
 
     Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
-    from rich.console import Console
-
     from actors.launch import Order
     from actors.launch import launch as run
     from study.terminal import style
+    from study.terminal.console import Console
 
     order = Order(
         spec=spec,
@@ -149,10 +148,9 @@ def validate(
 
     Example: study validate specs/quickstart.yaml
     """
-    from rich.console import Console
-
     from study.report.validate import Wish, print_validated
     from study.spec import load
+    from study.terminal.console import Console
 
     print_validated(load(spec, set_ or ()), Console(), Wish(images, allow_code, json))
 
@@ -167,9 +165,8 @@ def status(
 
     Example: study status runs/quickstart --watch
     """
-    from rich.console import Console
-
     from study.report.status import Wish, print_status
+    from study.terminal.console import Console
 
     print_status(run, Console(), Wish(watch, json))
 
@@ -191,9 +188,8 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
     Example: study show runs/quickstart
     """
-    from rich.console import Console
-
     from study.report.show import show as print_run
+    from study.terminal.console import Console
 
     print_run(run, Console())
 
@@ -213,10 +209,9 @@ def compare(
 
     Example: study compare runs/liu2017 --paper liu2017
     """
-    from rich.console import Console
-
     from study.report.compare import Wish
     from study.report.compare import compare as print_comparison
+    from study.terminal.console import Console
 
     print_comparison(str(run), Console(), Wish(paper, all_, json, spec))
 
@@ -231,10 +226,9 @@ def findings(
 
     Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
     """
-    from rich.console import Console
-
     from study.report.findings import Wish
     from study.report.findings import findings as print_findings
+    from study.terminal.console import Console
 
     print_findings(str(run), Console(), Wish(json, spec))
 
@@ -256,10 +250,9 @@ def table(  # noqa: PLR0917 - options of a command
 
     Example: study table runs/quickstart --experiment single-source --format latex --to table.tex
     """
-    from rich.console import Console
-
     from study.report.tables import Order
     from study.report.tables import table as print_table
+    from study.terminal.console import Console
 
     print_table(str(run), Order(experiment, top, metric, format_, to, spec), Console())
 
@@ -276,9 +269,8 @@ def geometry(
 
     Example: study geometry runs/small-geometry --figures figures
     """
-    from rich.console import Console
-
     from study.geometry.report import geometry as print_geometry
+    from study.terminal.console import Console
 
     print_geometry(str(run), Console(), figures)
 
@@ -300,10 +292,9 @@ def report(
 
     Example: study report runs/quickstart --figures figures
     """
-    from rich.console import Console
-
     from study.report.html import Order
     from study.report.html import report as write_report
+    from study.terminal.console import Console
 
     write_report(str(run), Order(to, figures, spec), Console())
 
@@ -317,9 +308,8 @@ def verify(
 
     Example: study verify runs/quickstart
     """
-    from rich.console import Console
-
     from study.report.verify import print_verified
+    from study.terminal.console import Console
 
     raise typer.Exit(print_verified(run, Console(), json))
 
@@ -343,9 +333,8 @@ def images(  # noqa: PLR0917 - options of a command
 
     Example: study images runs/quickstart --attack mi --to adversarial
     """
-    from rich.console import Console
-
     from study.report.images import Wish, write_images
+    from study.terminal.console import Console
 
     write_images(run, to, Wish(craft, attack, sources, goal, seed, steps, budget), Console())
 
@@ -356,9 +345,8 @@ def compact(run: Annotated[Path, typer.Argument(help="A run folder, or s3://buck
 
     Example: study compact runs/quickstart
     """
-    from rich.console import Console
-
     from study.report.compact import print_compacted
+    from study.terminal.console import Console
 
     print_compacted(run, Console())
 
@@ -369,8 +357,7 @@ def dashboard(run: RunPlace) -> None:
 
     Example: study dashboard runs/liu2017
     """
-    from rich.console import Console
-
+    from study.terminal.console import Console
     from study.tracking.dashboard import dashboard as make
 
     make(str(run), Console())
@@ -384,9 +371,8 @@ def attacks(
 
     Example: study attacks mi+di+sgm
     """
-    from rich.console import Console
-
     from study.report.attacks import print_attacks
+    from study.terminal.console import Console
 
     print_attacks(Console(), name)
 
@@ -405,10 +391,9 @@ def models(
 
     Example: study models specs/quickstart.yaml --accuracy
     """
-    from rich.console import Console
-
     from study.report.models import Wish, print_models
     from study.spec import load
+    from study.terminal.console import Console
 
     print_models(load(spec, set_ or ()), Console(), Wish(accuracy, allow_code, json))
 
@@ -422,10 +407,9 @@ def fetch(
 
     Example: study fetch specs/liu2017.yaml
     """
-    from rich.console import Console
-
     from study.report.fetch import fetch as run
     from study.spec import load
+    from study.terminal.console import Console
 
     run(load(spec, set_ or ()), Console())
 
@@ -445,7 +429,10 @@ def plan(  # noqa: PLR0917 - options of a command
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="How many images; those of the spec unless given."),
     ] = None,
-    speed: Annotated[float, typer.Option(min=1e-6, help="How many times as fast as where it was measured.")] = 1.0,
+    speed: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=1e-6, help="How many times as fast those machines are as the ones that were measured."),
+    ] = None,
     losses: Annotated[float, typer.Option(min=0, help="Share of the nodes that are lost in an hour.")] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     output: Annotated[
@@ -460,10 +447,9 @@ def plan(  # noqa: PLR0917 - options of a command
 
     Example: study plan specs/quickstart.yaml --on 16xcpu
     """
-    from rich.console import Console
-
     from actors.forecast import Asked, print_plan
     from study.spec import load
+    from study.terminal.console import Console
 
     asked = Asked(on, profile, images, speed, losses, json, output)
     print_plan(load(spec, set_ or ()), Console(), asked)
@@ -478,19 +464,19 @@ def profile(
     ] = None,
     address: Address = None,
     set_: Set = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Measure what gradients, predictions and loads of a spec's models cost, for `study plan --on`.
 
     Example: study profile specs/quickstart.yaml
     """
-    from rich.console import Console
-
     from actors.cluster import Cluster
     from actors.profiling import profile as run
     from study.spec import load
+    from study.terminal.console import Console
 
     file = load(spec, set_ or ())
-    run(file, output, Console(), lambda: Cluster(address, file.spec.credentials))
+    run(file, output, Console(), lambda: Cluster(address, file.spec.credentials), allow_code=allow_code)
 
 
 @app.command()
@@ -508,9 +494,8 @@ def train(
 
     Example: study train /usr/share/datasets/fashion-mnist --output weights/fashion
     """
-    from rich.console import Console
-
     from study.report.training import train as run
+    from study.terminal.console import Console
 
     run(data, output, tuple(depth or (0, 2, 4, 8)), Console(), epochs=epochs, seed=seed)
 
@@ -526,11 +511,12 @@ def version() -> None:
 def main() -> None:
     """The console script: errors for people, and an exit status that tells the truth."""
     from study.errors import StudyError
+    from study.visible import visible
 
     try:
         app()
     except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
         print("stopped before the study had begun", file=sys.stderr)

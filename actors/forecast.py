@@ -35,7 +35,11 @@ from study.report import planned
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 from study.terminal.prose import exactly, say
+from study.terminal.screen import counted
 from study.watching import Watcher
+
+_MACHINES = re.compile(r"(?P<nodes>\d{1,6})(?:x(?P<slots>\d{1,6}))?x?(?P<kind>[A-Za-z][\w-]*)?")
+_CORES = ("cpu", "cores", "core")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Asked:
     on: str | None = None
     profile: Path | None = None
     images: int | None = None
-    speed: float = 1.0
+    speed: float | None = None
     losses: float = 0.0
     as_json: bool = False
     output: Path | None = None
@@ -82,9 +86,12 @@ def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
     }
     machines, where = _machines(asked) if asked.on is not None else _here(file, asked), asked.on
     if machines is not None:
-        where = where or f"this machine's {machines.slots} workers"
+        costs = _costs(file, asked)
+        machines = _of_kind(machines, costs, asked, file)
+        where = (where or f"this machine's {counted(machines.slots, 'worker')}") + _basis(costs, asked)
         found["machines"] = asdict(machines)
-        found["forecast"] = asdict(simulate(plan, _costs(file, asked), machines))
+        found["hardware"] = costs.hardware
+        found["forecast"] = asdict(simulate(plan, costs, machines))
     if asked.as_json:
         exactly(console, json.dumps(found))
         return
@@ -133,7 +140,7 @@ def _here(file: SpecFile, asked: Asked) -> Machines | None:
     if asked.profile is None and not _profile(file, asked).is_file():
         return None
     slots = max(1, (os.cpu_count() or 1) // file.spec.numerics.threads)
-    return Machines(1, slots, asked.speed, asked.losses, gpus=False)
+    return Machines(1, slots, asked.speed or 1.0, asked.losses, gpus=False)
 
 
 def _profile(file: SpecFile, asked: Asked) -> Path:
@@ -250,16 +257,43 @@ def _image_count(file: SpecFile, asked: Asked) -> int:
 
 
 def _machines(asked: Asked) -> Machines:
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?x?([A-Za-z][\w-]*)?", asked.on or "")
-    if found is None or int(found[1]) < 1:
+    found = _MACHINES.fullmatch(asked.on or "")
+    if found is None or int(found["nodes"]) < 1 or int(found["slots"] or 1) < 1:
         raise StudyError(
             f"'{asked.on}' names no machines",
             where="--on",
             accepted="64xH100 (64 slots), 8x4xA100 (8 nodes of 4 slots), 16xcpu",
         )
-    nodes, slots = int(found[1]), int(found[2] or 1)
-    gpus = (found[3] or "").lower() not in ("cpu", "cores", "core")
-    return Machines(nodes, slots, asked.speed, asked.losses, gpus=gpus)
+    nodes, slots = int(found["nodes"]), int(found["slots"] or 1)
+    gpus = (found["kind"] or "").lower() not in _CORES
+    return Machines(nodes, slots, asked.speed or 1.0, asked.losses, gpus=gpus)
+
+
+def _of_kind(machines: Machines, costs: Costs, asked: Asked, file: SpecFile) -> Machines:
+    """The machines, if the costs were measured on their kind. Raises StudyError where nothing is known of them.
+
+    With `--speed` the user says how they differ from what was measured.
+    """
+    kind = (_MACHINES.fullmatch(asked.on or "") or {"kind": None})["kind"]
+    on_cores = costs.hardware.startswith("cpu:")
+    if kind is None:
+        return replace(machines, gpus=not on_cores)
+    same = on_cores if kind.lower() in _CORES else kind.lower() in costs.hardware.lower()
+    if same or asked.speed is not None:
+        return machines
+    raise StudyError(
+        f"the costs in {_profile(file, asked)} were measured on {costs.hardware or 'unknown hardware'}, and say "
+        f"nothing of {kind}",
+        where=f"--on {asked.on}",
+        accepted="machines of the kind that was measured, or --speed: how many times as fast the others are",
+        todo=f"measure on a {kind} with `study profile`, and name that file with --profile",
+    )
+
+
+def _basis(costs: Costs, asked: Asked) -> str:
+    """What a time is computed from, for people."""
+    speed = f", {asked.speed:g} times as fast as measured" if asked.speed is not None else ""
+    return f" (costs of {costs.hardware or 'unknown hardware'}{speed})"
 
 
 def _costs(file: SpecFile, asked: Asked) -> Costs:

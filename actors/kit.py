@@ -26,7 +26,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Kit:
-    """Everything but the device. Survives pickling; a credential goes to the actor of its own service alone."""
+    """Everything but the device. Survives pickling; a credential goes to the actor of its own service alone.
+
+    `allow_code`: whether networks of the user's own code may run.
+    """
 
     models: Mapping[str, Model]
     labels: LabelSet
@@ -34,6 +37,7 @@ class Kit:
     seed: int
     numerics: Numerics
     lines: Mapping[str, Line] = field(default_factory=dict)
+    allow_code: bool = False
 
     def of(self, role: Role) -> Kit:
         """What an actor of `role` is given."""

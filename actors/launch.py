@@ -151,7 +151,7 @@ class _Study:
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
     def run(self, start: Callable[[], Backend], order: Order) -> int:
-        begun = _Begun(self._check(order), Estimate(self._spec))
+        begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
         backend = start()
         try:
             with Interrupt() as interrupt:
@@ -164,18 +164,11 @@ class _Study:
 
     def _check(self, order: Order) -> list[Candidate]:
         """All that can be wrong with models and images and is cheap to see, before anything is started."""
-        from study.models import zoo
+        from study.models.check import check_models
 
-        for name, model in self._spec.models.items():
-            try:
-                if model.remote is not None:
-                    _secret(model.remote)
-                else:
-                    zoo.check(name, model, labels=self._spec.labels, allow_code=order.allow_code)
-            except StudyError as error:
-                raise error.located(self._file.where("models", name)) from None
+        check_models(self._spec.models, self._spec.labels, self._file.where, allow_code=order.allow_code)
         try:
-            return candidates(self._spec.images, self._spec.seed)
+            return candidates(self._spec.images, self._spec.seed, targeted=self._spec.targeted)
         except StudyError as error:
             raise error.located(self._file.where("images")) from None
 
@@ -224,7 +217,15 @@ class _Study:
             if model.remote is not None:
                 lines[name] = Line(_secret(model.remote), self._folder.answers(name))
                 lines[name].cache.parent.mkdir(parents=True, exist_ok=True)
-        return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines)
+        return Kit(
+            spec.models,
+            spec.labels,
+            spec.images.channels,
+            spec.seed,
+            spec.numerics,
+            lines,
+            allow_code=self._order.allow_code,
+        )
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan

@@ -89,6 +89,7 @@ class Pinned:
                 device=self.device,
                 fold=numerics.fold,
                 layout=numerics.layout,
+                allow_code=self.kit.allow_code,
             )
         except StudyError as error:
             # Files that one machine has another may lack.

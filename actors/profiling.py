@@ -25,25 +25,33 @@ from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.spec import SpecFile
 from study.terminal.prose import say
+from study.terminal.screen import counted
 
 _STEPS = 3
 _ROUNDS = 4
 
 
-def profile(file: SpecFile, output: Path | None, console: Console, start: Callable[[], Backend]) -> Costs:
+def profile(
+    file: SpecFile, output: Path | None, console: Console, start: Callable[[], Backend], *, allow_code: bool
+) -> Costs:
     """Measure the models of a spec and write `profile.json`, which `study plan --on` reads.
 
     Images are noise: what they show changes no time. Services are not asked: theirs is the rate of the spec.
+    Raises StudyError, before anything starts, where a model cannot be had or is code that `allow_code` does not allow.
     """
     spec = file.spec
+    from study.models.check import check_models
+
+    check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
     backend = start()
     try:
         wish = placement.Wish(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
         crew = placement.crew(backend.machines(), None, wish)
-        kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics)
+        kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code)
         measured = _Measured(backend, crew.workers, file, kit)
         scheduler = Scheduler(backend, crew, kit, limits=Limits(start_seconds=spec.run.start_seconds))
         scheduler.start(lambda: None)
+        measured_on = "; ".join(scheduler.hardware)
         gradient, predict, load = {}, {}, {}
         for name, model in spec.models.items():
             if model.remote is not None:
@@ -54,7 +62,7 @@ def profile(file: SpecFile, output: Path | None, console: Console, start: Callab
                 gradient[name], _ = measured.of(scheduler, name, "craft")
     finally:
         backend.close()
-    costs = Costs(gradient, predict, load)
+    costs = Costs(gradient, predict, load, hardware=f"{crew.share.device}: {measured_on}")
     path = output or Path("runs") / spec.study / "profile.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(costs), indent=2) + "\n")
@@ -63,7 +71,8 @@ def profile(file: SpecFile, output: Path | None, console: Console, start: Callab
         shown = [f"{1000 * costs.gradient[name]:.1f} ms" if name in costs.gradient else "–"]
         table.add_row(name, *shown, f"{1000 * costs.predict[name]:.1f} ms", f"{costs.load[name]:.1f} s")
     console.print(table)
-    line = f"of one image, with {crew.workers} workers at work at once: {path}"
+    workers = counted(crew.workers, "worker")
+    line = f"of one image, with {workers} at work at once on {costs.hardware}: {path}"
     say(console, line)
     return costs
 

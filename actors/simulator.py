@@ -31,6 +31,8 @@ _TOGETHER_SECONDS = 0.02
 class Costs:
     """Seconds on the machine that was measured: of an image's gradient and of its prediction, by model; of loading a
     model; of a call whatever it does, on its worker and in the driver (`benchmarks/runtime.py`); until an actor is up.
+
+    `hardware` names the processors or GPUs that were measured: a time is given for machines of that kind alone.
     """
 
     gradient: Mapping[str, float]
@@ -39,6 +41,7 @@ class Costs:
     call: float = 0.002
     driver: float = 0.0006
     start: float = 5.0
+    hardware: str = ""
 
 
 @dataclass(frozen=True)

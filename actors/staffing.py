@@ -17,7 +17,8 @@ from study.spec import Spec
 class Estimate:
     """What a study's work needs, on its way in a thread of its own."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, *, allow_code: bool) -> None:
+        self._allow_code = allow_code
         self._said: list[str] = []
         self._pool = ThreadPoolExecutor(1, "estimate")
         self._found: Future[Needs | None] = self._pool.submit(self._of, spec)
@@ -31,6 +32,7 @@ class Estimate:
             labels=spec.labels,
             channels=spec.images.channels,
             batch=_on_cores(spec),
+            allow_code=self._allow_code,
             say=self._said.append,
         )
 

@@ -63,7 +63,7 @@ def main() -> None:
         spec = Path(folder) / "spec.yaml"
         spec.write_text(text_of("single sources"))
         file = resolve(parse(spec.read_text(), str(spec)))
-        costs = profile(file, Path(folder) / "profile.json", quiet, lambda: Cluster("local"))
+        costs = profile(file, Path(folder) / "profile.json", quiet, lambda: Cluster("local"), allow_code=False)
         for shape in SHAPES:
             spec.write_text(text_of(shape))
             plan = imagined(resolve(parse(spec.read_text(), str(spec))).spec, 16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from study.errors import StudyError, first_line
+from study.visible import commands
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of a document down to a value."""
@@ -20,10 +20,6 @@ Place = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MOST_NODES = 100_000
 _MOST_DEEP = 50
-_ODD = ("Cc", "Cs", "Zl", "Zp")
-"""Control characters, halves of characters, line ends of Unicode's own."""
-_TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Marks that make text read backwards."""
 _MOST_KEY, _MOST_TEXT = 200, 10_000
 
 
@@ -147,10 +143,6 @@ def override(document: Document, assignment: str) -> None:
     document.origins.update({place + deeper: origin for deeper in inner.origins})
 
 
-def _odd(mark: str) -> bool:
-    return mark in _TURNING or (mark not in "\t\n" and unicodedata.category(mark) in _ODD)
-
-
 class _Builder:
     """Turns composed nodes into data. Counts what aliases unfold to, so that a small file cannot fill the memory."""
 
@@ -203,7 +195,7 @@ class _Builder:
 
     def _plain(self, text: str, node: yaml.Node) -> str:
         """Text that a message can show as it is: a terminal must not be told to do anything by a spec."""
-        odd = next((mark for mark in text if _odd(mark)), None)
+        odd = next((mark for mark in text if commands(mark)), None)
         if odd is not None:
             raise self._error(f"the character U+{ord(odd):04X} is no part of a text", node)
         if len(text) > _MOST_TEXT:

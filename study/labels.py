@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,19 @@ class LabelSet:
         if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.labels):
             return int(text)
         return found
+
+    def named(self, text: str) -> int | None:
+        """The index of the label that data sets call `text`: its name, or all of its words, as in "tench, Tinca tinca".
+
+        Case and spaces do not count. None where no label is called so.
+        """
+        return _spoken(self).get(_plain(text))
+
+    def meant(self, word: str, most: int = 4) -> list[int]:
+        """The labels, `most` at most, that have `word` among their words, for an error text."""
+        wanted = _plain(word)
+        found = (i for i in range(len(self)) if wanted in {_plain(one) for one in self.words(i)})
+        return list(itertools.islice(found, most))
 
     def words(self, index: int) -> tuple[str, ...]:
         """What people call a label, the usual word first: ImageNet's are WordNet's lemmas."""
@@ -85,6 +99,21 @@ def read_names(path: Path) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=64)
 def _positions(labels: tuple[str, ...]) -> dict[str, int]:
     return {label: index for index, label in enumerate(labels)}
+
+
+@functools.lru_cache(maxsize=64)
+def _spoken(labels: LabelSet) -> dict[str, int]:
+    """Labels by their names and, where words stand for a single one, by their words."""
+    by_words: dict[str, int | None] = {}
+    for index in range(len(labels)):
+        words = _plain(", ".join(labels.words(index)))
+        by_words[words] = None if words in by_words else index
+    known = {words: index for words, index in by_words.items() if index is not None}
+    return known | {_plain(label): index for index, label in enumerate(labels.labels)}
+
+
+def _plain(text: str) -> str:
+    return "".join(text.casefold().split())
 
 
 def _timms(name: str) -> str:

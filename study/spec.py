@@ -34,6 +34,7 @@ from study.numerics import Numerics
 from study.papers import Published
 from study.running import Run
 from study.tracking.settings import Tracking
+from study.units_of_length import check_units
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 _HOW_ASKED = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
@@ -150,6 +151,11 @@ class Spec(Frozen):
         return tuple(dict.fromkeys(experiment.seeds or self.seeds or (self.seed,)))
 
     @property
+    def targeted(self) -> bool:
+        """Whether some experiment or probe leads images to target labels."""
+        return any("targeted" in one.goal for one in self.experiments.values()) or bool(self.geometry)
+
+    @property
     def labels(self) -> LabelSet:
         """The labels that images and models speak of."""
         return label_set(self.images.labels)
@@ -215,7 +221,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
     document = documents.read(path)
     for assignment in overrides:
         documents.override(document, assignment)
-    return resolve(document)
+    file = resolve(document)
+    check_units(file.spec.attacks, document)
+    return file
 
 
 def resolve(document: Document) -> SpecFile:

@@ -269,7 +269,10 @@ BAD_WEIGHTS = {
         lambda path: weights_of(torch.nn.Linear(3, 4).state_dict(), path),
         ["do not fit timm:tf_efficientnet_lite0 (model 'a')", "tensors are missing", "have no place (first: bias)"],
     ),
-    "a pickled object": (lambda path: weights_of(torch.nn.Linear(3, 4), path), ["is not a plain state dict"]),
+    "a pickled object": (
+        lambda path: weights_of(torch.nn.Linear(3, 4), path),
+        ["a whole model, pickled with its classes", "model.state_dict()"],
+    ),
     "cut off": (lambda path: path.write_bytes(b"PK\x03\x04cut") and f"file:{path}", ["cannot be read"]),
     "no tensors": (lambda path: weights_of({"epoch": 3}, path), ["holds no state dict"]),
 }

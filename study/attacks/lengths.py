@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.frozen import Frozen
 
+_OF_255 = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*255\s*")
+
+
+def _in_pixel_values(given: Any) -> Any:
+    """`8/255`, as lengths of images scaled to 0..1 are written, is 8 in pixel values."""
+    found = _OF_255.fullmatch(given) if isinstance(given, str) else None
+    return given if found is None else float(found[1])
+
+
 Match = Literal["image", "mean"]
-Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Length = Annotated[float, Field(gt=0, le=255)]
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(_in_pixel_values)]
+Length = Annotated[float, Field(gt=0, le=255), BeforeValidator(_in_pixel_values)]
 Lengths = Annotated[tuple[Length, ...], Field(strict=False, min_length=1)]
 Norms = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from study.labels import LabelSet
 
 _FILE = ("file", "filename", "file_name", "image", "path")
 _LABEL = ("label", "true_label")
+_WHOLE = re.compile(r"(\d+)\.0+")
 _TARGET = ("target", "target_label", "targeted_label")
 
 
@@ -31,21 +33,25 @@ class _Dialect:
     heading: bool = True
 
 
-def read_list(folder: Path, file: Path, labels: LabelSet, *, targets: bool | None) -> list[Listed]:
+def read_list(
+    folder: Path, file: Path, labels: LabelSet, *, targets: bool | None, targeted: bool = True
+) -> list[Listed]:
     """The images of `folder` that the CSV `file` names, with their labels.
 
-    `targets`: whether its target labels are wanted; None: if it has some. The dialects, told by their headings:
+    `targets`: whether its target labels are wanted; None: if it has some. A target label that is the true one is
+    refused if `targeted`, and left out where no attack is. The dialects, told by their headings:
 
     - `file,label[,target]`, with or without a heading; also TransferAttack's `filename,label[,targeted_label]`;
     - NIPS 2017: `ImageId`, `TrueLabel`, `TargetClass`, where labels count from 1 and files are PNGs;
     - Kaggle's `LOC_val_solution.csv`: `ImageId,PredictionString`, whose first word is a WordNet id; files are JPEGs.
 
-    A label is a number or a name of the label set. A file may be named without its suffix, or with one in other case.
+    A label is a number (3, also 3.0) or a name of the label set. A file may be named without its suffix, with one in
+    other case, or with backslashes between folders.
     Raises StudyError with the line of what cannot be understood.
     """
     must_be_folder(folder)
     rows = _rows(file, labels)
-    dialect, rows = _dialect(rows, targets)
+    dialect, rows = _dialect(rows, targets, file, labels)
     accepted = _accepted(labels)
     folders: dict[Path, list[Path]] = {}
     listed: list[Listed] = []
@@ -57,8 +63,9 @@ def read_list(folder: Path, file: Path, labels: LabelSet, *, targets: bool | Non
             raise StudyError(f"'{','.join(row)}' is not an image and its label", where=where, accepted=accepted)
         if dialect.target is not None and not (len(cells) > dialect.target and cells[dialect.target]):
             raise StudyError(f"'{cells[dialect.file]}' has no target label", where=where, accepted=accepted)
-        path = _find(folder, Path(cells[dialect.file]), dialect.suffix, folders, where)
-        image = (Path(cells[dialect.file]).parent / path.name).as_posix()
+        named = _slashes(folder, cells[dialect.file], dialect.suffix)
+        path = _find(folder, named, dialect.suffix, folders, where)
+        image = (named.parent / path.name).as_posix()
         if image in lines:
             raise StudyError(
                 f"'{image}' is listed twice",
@@ -68,6 +75,8 @@ def read_list(folder: Path, file: Path, labels: LabelSet, *, targets: bool | Non
         lines[image] = number
         label = _label(cells[dialect.label], dialect, labels, where)
         target = None if dialect.target is None else _label(cells[dialect.target], dialect, labels, where)
+        if target == label and not targeted:
+            target = None
         if target == label:
             raise StudyError(f"the target label of '{image}' is its true label, {label}", where=where)
         listed.append(Listed(image, FileImage(path), label, target))
@@ -100,7 +109,7 @@ def _rows(file: Path, labels: LabelSet) -> _Rows:
         ) from None
 
 
-def _dialect(rows: _Rows, targets: bool | None) -> tuple[_Dialect, _Rows]:
+def _dialect(rows: _Rows, targets: bool | None, file_of_list: Path, labels: LabelSet) -> tuple[_Dialect, _Rows]:
     """How to read the rows, and the rows without a heading."""
     heading = [cell.strip().lower() for cell in rows[0][1]] if rows else []
 
@@ -118,11 +127,45 @@ def _dialect(rows: _Rows, targets: bool | None) -> tuple[_Dialect, _Rows]:
     else:
         columns = max((len(row) for _, row in rows), default=2)
         wanted = targets or (targets is None and columns == 3)
+        _refuse_unknown_heading(rows, file_of_list, labels)
         return _Dialect("file,label[,target]", target=2 if wanted else None, heading=False), rows
     if targets and found.target is None:
         # A column behind the last: the first row then says that it lacks its target label.
         found = replace(found, target=len(heading))
     return found if targets is not False else replace(found, target=None), rows[1:]
+
+
+def _refuse_unknown_heading(rows: _Rows, file: Path, labels: LabelSet) -> None:
+    """A first row that can only be a heading: its second cell is a word, while that of the next row is a label."""
+    if len(rows) < 2:
+        return
+    (number, first), (_, second) = rows[0], rows[1]
+    words = [cell.strip() for cell in first]
+    if len(words) < 2 or len(second) < 2:
+        return
+    labelled = any(_index(cell.strip(), labels) is not None for cell in second[1:])
+    if labelled and not any(_index(word, labels) is not None or "." in word for word in words):
+        raise StudyError(
+            f"'{','.join(words)}' is a heading with columns of unknown names",
+            where=f"{file}, line {number}",
+            accepted=f"{', '.join(_FILE)} for the file; {', '.join(_LABEL)} for the label; {', '.join(_TARGET)} for "
+            "the target label",
+            todo="rename the columns, or take the heading out",
+        )
+
+
+def _slashes(folder: Path, text: str, suffix: str) -> Path:
+    """The file that a list names, with `/` for the backslashes that Windows writes, unless they belong to its name."""
+    if "\\" in text and not (folder / (text + suffix)).exists():
+        text = text.replace("\\", "/")
+    return Path(text)
+
+
+def _index(text: str, labels: LabelSet) -> int | None:
+    """The label that a cell names: by a name, by a number, or by a whole number that was saved as 3.0."""
+    found = labels.find(text)
+    whole = _WHOLE.fullmatch(text)
+    return labels.find(whole[1]) if found is None and whole else found
 
 
 def _complete(cells: Sequence[str], dialect: _Dialect) -> bool:
@@ -139,8 +182,9 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
         if len(words) % 5 or len(classes) > 1:
             raise StudyError(f"'{text}' is not one label with boxes of four numbers", where=where)
         text = classes[0]
-    shifted = str(int(text) - dialect.first) if dialect.first and text.isascii() and text.isdecimal() else text
-    label = labels.find(shifted)
+    number = _WHOLE.sub(r"\1", text)
+    shifted = str(int(number) - dialect.first) if dialect.first and number.isascii() and number.isdecimal() else text
+    label = _index(shifted, labels)
     if label is None:
         whose = "ImageNet" if labels.name == "imagenet" else "this study"
         raise StudyError(
@@ -149,11 +193,21 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
             accepted=f"1 to {len(labels)}: this is a list of {dialect.name}, whose labels count from 1"
             if dialect.first
             else labels.accepted,
-            todo="add 1 where the labels count from 0, or rename the columns file, label and target"
-            if dialect.first
-            else "subtract 1 where the labels count from 1",
+            todo=_instead(text, dialect, labels),
         )
     return label
+
+
+def _instead(text: str, dialect: _Dialect, labels: LabelSet) -> str:
+    """What to write in place of a label that the study does not have."""
+    meant = labels.meant(text)
+    if meant:
+        return "write " + " or ".join(f"{labels.labels[index]} ({', '.join(labels.words(index))})" for index in meant)
+    if dialect.first:
+        return "add 1 where the labels count from 0, or rename the columns file, label and target"
+    if text.isascii() and text.isdecimal():
+        return "subtract 1 where the labels count from 1, or correct `images: labels:`"
+    return "write numbers or names of the label set, or give the names as `images: labels:`"
 
 
 def _find(folder: Path, named: Path, suffix: str, folders: dict[Path, list[Path]], where: str) -> Path:

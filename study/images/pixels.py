@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from study.errors import StudyError
-from study.images.stored import Stored
+from study.images.stored import FORMATS, Stored
 
 if TYPE_CHECKING:
     from study.images.sets import Images
@@ -90,7 +90,7 @@ def decode(stored: Stored, channels: int) -> Image.Image:
     except _BROKEN as error:
         raise StudyError(
             f"the image {stored} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}",
-            accepted="an image that Pillow decodes (JPEG, PNG, …)",
+            accepted=f"an image in one of the formats {', '.join(FORMATS)}",
             todo="fetch the file again, or take it out of the image set",
         ) from None
 

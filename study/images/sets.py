@@ -166,14 +166,15 @@ class Candidate:
     target_label: int | None
 
 
-def candidates(images: Images, seed: int) -> list[Candidate]:
+def candidates(images: Images, seed: int, *, targeted: bool = False) -> list[Candidate]:
     """Every image of the set, in the order in which selection draws them: by a hash of seed and id.
 
-    The order of files, folders and lines does not matter. Raises StudyError where the set is not as it says.
+    The order of files, folders and lines does not matter. Raises StudyError where the set is not as it says, or, for
+    attacks that are `targeted`, where a target label is the true one.
     """
     labels = label_set(images.labels)
     found = []
-    for image, file, label, listed in _listed(images, labels):
+    for image, file, label, listed in _listed(images, labels, targeted=targeted):
         try:
             image.encode()
         except UnicodeEncodeError:
@@ -186,16 +187,16 @@ def candidates(images: Images, seed: int) -> list[Candidate]:
     return sorted(found, key=lambda candidate: (digest(seed, candidate.image, "selection"), candidate.image))
 
 
-def _listed(images: Images, labels: LabelSet) -> _Listing:
+def _listed(images: Images, labels: LabelSet, *, targeted: bool) -> _Listing:
     targets = None if images.targets is None else images.targets == "list"
     if images.parquet is not None:
-        return read_parquet(Path(images.parquet), labels, targets=targets)
+        return read_parquet(Path(images.parquet), labels, targets=targets, targeted=targeted)
     if images.records is not None:
         return _from_records(Path(images.records), images.split, labels)
     if images.folder is None:
         return _foolbox()
     if images.list is not None:
-        return read_list(Path(images.folder), Path(images.list), labels, targets=targets)
+        return read_list(Path(images.folder), Path(images.list), labels, targets=targets, targeted=targeted)
     if images.truth is not None:
         return read_truth(Path(images.folder), Path(images.truth), labels)
     return from_folder(Path(images.folder), labels)

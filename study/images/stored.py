@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""Pillow's names of the formats that are opened, whatever a file is called: others start programs (EPS) or are rare."""
+
 IMAGE_COLUMNS = ("image", "img")
 """Columns of a Parquet file that hold encoded images, binary or as struct{bytes, path}."""
 
@@ -29,9 +32,7 @@ class FileImage:
 
     def open(self) -> Image.Image:
         """The image, which Pillow decodes when its pixels are asked for. Raises what Pillow raises."""
-        from PIL import Image
-
-        return Image.open(self.path)
+        return _opened(self.path)
 
     def encoded(self) -> bytes:
         """The bytes that `digest` is of."""
@@ -50,9 +51,7 @@ class ParquetImage:
 
     def open(self) -> Image.Image:
         """The image, which Pillow decodes when its pixels are asked for. Raises what Pillow and pyarrow raise."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.encoded()))
+        return _opened(io.BytesIO(self.encoded()))
 
     def encoded(self) -> bytes:
         """The bytes that `digest` is of."""
@@ -96,6 +95,12 @@ class RecordImage:
 
     def __str__(self) -> str:
         return f"{self.folder}, {self.split} image {self.index}"
+
+
+def _opened(file: Path | io.BytesIO) -> Image.Image:
+    from PIL import Image
+
+    return Image.open(file, formats=FORMATS)
 
 
 Stored = FileImage | ParquetImage | RecordImage

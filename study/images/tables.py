@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +23,43 @@ _ACCEPTED = (
     "a column `image`, binary or struct{bytes, path}; a column `label`, a whole number or a name; and, if there are "
     "any, columns `target` and `id`"
 )
+_HUGGING_FACE = b"huggingface"
+"""The key of a Parquet schema's metadata."""
+
 _SPLIT = re.compile(r"(train|test|valid(?:ation)?|val|dev)(?![a-z])", re.IGNORECASE)
 
 
-def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None) -> list[Listed]:
+@dataclass(frozen=True)
+class _Columns:
+    """Which column is what (label, target, id, path), and what each number in a column of labels stands for."""
+
+    by_use: Mapping[str, str]
+    classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted: bool = True) -> list[Listed]:
     """The images of a Parquet file, or of all in a folder.
 
-    `targets`: whether the column `target` is wanted; None: if there is one. An image's id is that of a column
+    `targets`: whether the column `target` is wanted; None: if there is one. A target label that is the true one is
+    refused if `targeted`, and left out where no attack is. An image's id is that of a column
     `image_id`, `id`, `file`, `file_name` or `filename`; else the struct's path, if every image has one of its own;
-    else `<file>-<row>`. Raises StudyError where files, columns or labels are not as described.
+    else `<file>-<row>`. Where a file's metadata name its numbers, as Hugging Face's ClassLabel does, a number stands
+    for the label of that name. Raises StudyError where files, columns or labels are not as described, or a ClassLabel
+    names what is no label of `labels`.
     """
     rows: list[tuple[ParquetImage, dict[str, Any]]] = []
     named: set[str | None] = set()
     for file in _files(path):
-        table, columns = _table(file)
+        table, known = _table(file, labels)
+        columns = known.by_use
         named.add(columns.get("id"))
         if targets and "target" not in columns:
             raise StudyError(f"{file} has no target labels", accepted=f"a column {' or '.join(_TARGETS)}")
         for row, cells in enumerate(table.to_pylist()):
-            rows.append((ParquetImage(file, row), {what: cells[column] for what, column in columns.items()}))
+            found = {what: cells[column] for what, column in columns.items()}
+            for what, classes in known.classes.items():
+                found[what] = _class(found[what], classes)
+            rows.append((ParquetImage(file, row), found))
     if not rows:
         raise StudyError(f"{path} has no images", accepted=_ACCEPTED, todo="correct `images: parquet:`")
     if len(named) > 1:
@@ -52,6 +73,8 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None) -> list[
         ids[image] = stored
         label = _label(cells["label"], labels, stored)
         target = _label(cells.get("target"), labels, stored) if with_targets else None
+        if target == label and not targeted:
+            target = None
         if target == label:
             raise StudyError(f"the target label of '{image}' is its true label, {label}", where=str(stored))
         listed.append(Listed(image, stored, label, target))
@@ -78,8 +101,8 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _table(file: Path) -> tuple[pa.Table, dict[str, str]]:
-    """A file's columns but the images' bytes, and which of them is the label, the target, the id and the path."""
+def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
+    """A file's columns but the images' bytes, and what they are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -116,9 +139,53 @@ def _table(file: Path) -> tuple[pa.Table, dict[str, str]]:
             accepted=_ACCEPTED,
             todo="fetch the file again, or correct `images: parquet:`",
         ) from None
+    features = _features(schema)
+    classes: dict[str, Sequence[int]] = {}
+    for what in ("label", "target"):
+        if what in columns:
+            found = _classes(features.get(columns[what]), labels, file, columns[what])
+            if found is not None:
+                classes[what] = found
     if "path" in inner:
         columns["path"] = image
-    return table, columns
+    return table, _Columns(columns, classes)
+
+
+def _features(schema: pa.Schema) -> Mapping[str, Any]:
+    """What Hugging Face's `datasets` has written of a file's columns; nothing where others wrote it."""
+    try:
+        said = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))
+        features = said["info"]["features"]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[int] | None:
+    """The label that each number of a ClassLabel column stands for; None for every other column.
+
+    A ClassLabel with as many names as there are labels, none of which is known, is taken to be in the labels' order.
+    """
+    called = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    if not isinstance(called, list) or not called:
+        return None
+    found = [labels.named(str(one)) for one in called]
+    if len(called) == len(labels) and not any(index is not None for index in found):
+        return None
+    unknown = [str(name) for name, index in zip(called, found, strict=True) if index is None]
+    if unknown:
+        raise StudyError(
+            f"the column `{column}` of {file} numbers its classes by names, and '{unknown[0]}' is no label here",
+            accepted=labels.accepted,
+            todo="write the label set of the file as `images: labels:`, or the names of labels into the column",
+        )
+    return [index for index in found if index is not None]
+
+
+def _class(cell: Any, classes: Sequence[int]) -> Any:
+    """The label that a cell of a ClassLabel column stands for; -1 and what is no number are left for `_label`."""
+    numbered = isinstance(cell, int) and not isinstance(cell, bool)
+    return classes[cell] if numbered and 0 <= cell < len(classes) else (-1 if numbered else cell)
 
 
 def _ids(rows: list[tuple[ParquetImage, dict[str, Any]]], *, with_column: bool) -> list[str]:

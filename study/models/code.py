@@ -29,11 +29,7 @@ _WEIGHTS = ("own", "file", "random")
 def check(name: str, model: Model, *, allowed: bool) -> None:
     """Refuse code that is not allowed or cannot be found, and a spec that does not say what its input is."""
     if not allowed:
-        raise StudyError(
-            f"model '{name}' is code of your own ({model.network}), and running it was not allowed",
-            accepted="--allow-code, for code that you trust: it runs with all your rights",
-            todo="read the code, then add --allow-code to the command; or take the model out",
-        )
+        raise _forbidden(f"model '{name}'", model)
     kind = (model.weights or "own").partition(":")[0]
     if kind not in _WEIGHTS:
         raise StudyError(
@@ -53,12 +49,15 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
         raise _not_found(model)
 
 
-def build(model: Model) -> tuple[nn.Module, str]:
+def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
     """The network that the function makes of the model's `arguments`, and what it is called in a digest.
 
-    The digest has the SHA-256 of the source that the function stands in, and not where that lies. Raises StudyError
-    where there is no such function, or it makes no network; what it raises itself is passed on.
+    This is the one place that runs the user's code, so it asks itself whether that is `allowed`. The digest has the
+    SHA-256 of the source that the function stands in, and not where that lies. Raises StudyError where code is not
+    allowed, there is no such function, or it makes no network; what it raises itself is passed on.
     """
+    if not allowed:
+        raise _forbidden("a model", model)
     where, called = _parts(model)
     module = _module(model, where)
     function = getattr(module, called, None)
@@ -74,6 +73,14 @@ def build(model: Model) -> tuple[nn.Module, str]:
         )
     source = hashlib.sha256(_source(function, module).read_bytes()).hexdigest()
     return built, f"python:{called} {source} {model.arguments}"
+
+
+def _forbidden(called: str, model: Model) -> StudyError:
+    return StudyError(
+        f"{called} is code of your own ({model.network}), and running it was not allowed",
+        accepted="--allow-code, for code that you trust: it runs with all your rights",
+        todo="read the code, then add --allow-code to the command; or take the model out",
+    )
 
 
 def preprocessing(model: Model) -> Preprocessing:

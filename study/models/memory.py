@@ -59,11 +59,11 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def build_meta(model: Model, *, labels: LabelSet | None = None) -> nn.Module:
+def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> nn.Module:
     """The network of `model`, as wide as its weights are, on the meta device: without memory, weights and downloads.
 
     For weights that do not come from the zoo it has as many outputs as `labels` (None: ImageNet's) or `classes`. Code
-    of the user's own runs: whether it may is for the caller. Raises StudyError where it cannot be built so.
+    of the user's own runs only with `allow_code`. Raises StudyError where the network cannot be built this way.
     """
     from study.models.zoos import ZOOS
 
@@ -74,7 +74,7 @@ def build_meta(model: Model, *, labels: LabelSet | None = None) -> nn.Module:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _unheld(model.zoo):
             warnings.simplefilter("ignore")
             if model.zoo == "python":
-                built = code.build(model)[0]
+                built = code.build(model, allowed=allow_code)[0]
             else:
                 zoo, tag = ZOOS[model.zoo], tag_of(model)
                 usual = labels.name == "imagenet" and model.classes is None

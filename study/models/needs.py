@@ -78,19 +78,20 @@ def needs(
     labels: LabelSet,
     channels: int,
     batch: int,
+    allow_code: bool,
     say: Callable[[str], None],
 ) -> Needs | None:
     """What crafting on each of `sources` and predicting with each of `models`, `batch` images at a time, takes.
 
     The members of an ensemble hold what their gradients need at the same time. None, which is said, where that cannot
-    be told of some network. Code of the user's own runs: whether it may is for the caller.
+    be told of some network. Code of the user's own runs only with `allow_code`.
     """
     found: dict[str, Memory] = {}
     for name, model in models.items():
         if model.remote is not None:
             continue
         try:
-            found[name] = _memory(model, labels, channels, batch)
+            found[name] = _memory(model, labels, channels, batch, allow_code=allow_code)
         except StudyError as error:
             say(f"what model '{name}' needs cannot be estimated, so memory is not planned with: {error.what}")
             return None
@@ -105,7 +106,7 @@ def _mib(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-def _memory(model: Model, labels: LabelSet, channels: int, batch: int) -> Memory:
+def _memory(model: Model, labels: LabelSet, channels: int, batch: int, *, allow_code: bool) -> Memory:
     """The estimate for one model, from the cache where it was made before."""
     import torch
 
@@ -118,7 +119,7 @@ def _memory(model: Model, labels: LabelSet, channels: int, batch: int) -> Memory
     if key in known:
         with contextlib.suppress(TypeError):
             return Memory(**known[key])
-    network = build_meta(model, labels=labels)
+    network = build_meta(model, labels=labels, allow_code=allow_code)
     wanted = zoo.preprocessing_of(model, network, str(model.network))
     made = estimate(network, channels=len(wanted.mean), size=wanted.size, batch=batch)
     if model.zoo != "python":

@@ -141,6 +141,12 @@ class Model(Frozen):
                 f"'{network}' names no function", "python:<module>:<function>, python:<path>.py:<function>"
             )
         self._check_weights(network)
+        named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
+        if named:
+            raise _reference(
+                f"'{named[0]}' is no argument of a network here: it would load weights that the spec does not name",
+                "weights: zoo:<tag>, file:<path>, package:<name> or random:<seed>",
+            )
         if any(value == 0 for value in self.std or ()):
             raise PydanticCustomError("reference", "std divides, and one of its numbers is 0")
         counts = {len(numbers) for numbers in (self.mean, self.std) if numbers is not None}
@@ -189,6 +195,12 @@ class Model(Frozen):
         """Whether it takes no gradients: a remote service, or a model behind a transformation of finished images."""
         return self.remote is not None or self.transform is not None
 
+
+_NAMES_OF_WEIGHTS = frozenset({
+    *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir"),
+})  # fmt: skip
+"""Arguments by which the zoos' own functions load weights."""
 
 _OF_NETWORKS = (
     *("weights", "sha256", "arguments", "size", "interpolation"),

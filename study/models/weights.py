@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import pickle
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from study.errors import StudyError, first_line, names
+from study.errors import StudyError, names
+from study.models import checkpoint
 from study.models.cache import DATE
 
 State = dict[str, Tensor]
@@ -37,25 +37,7 @@ def read(path: Path, *, sha256: str | None = None) -> State:
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
     _verify(path, sha256)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise StudyError(
-            f"{path} is not a plain state dict: {str(error).splitlines()[0]}",
-            accepted=".safetensors, or a file that torch.load reads with weights_only=True",
-            todo="save model.state_dict() alone, and name that file",
-        ) from None
-    except Exception as error:
-        raise StudyError(
-            f"the weights file {path} cannot be read: {first_line(error)}",
-            accepted=".safetensors, or a state dict written by torch.save",
-            todo="fetch or save the file again",
-        ) from error
-    return _state_in(found, path)
+    return _state_in(checkpoint.read(path), path)
 
 
 def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
@@ -64,8 +46,8 @@ def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
     What wrappers write before all names is taken off, old names of torchvision's DenseNets become new ones, and
     auxiliary heads are left out where the network was built without. Numbers become the network's own float type.
     """
-    own = network.state_dict()
-    state = _fitted(state, own)
+    own, given = network.state_dict(), state
+    state = _fitted(given, own)
     missing = sorted(own.keys() - state.keys())
     surplus = sorted(state.keys() - own.keys())
     shared = sorted(own.keys() & state.keys())
@@ -86,7 +68,7 @@ def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
         raise StudyError(
             f"the weights in {origin} do not fit {called}: {'; '.join(complaints)}",
             accepted=f"a state dict with the {len(own)} tensors of {called}",
-            todo="name the network that these weights were trained for, or other weights",
+            todo=_behind_a_prefix(given, own) or "name the network that these weights were trained for, or others",
         )
     network.load_state_dict(state)
 
@@ -125,14 +107,39 @@ def _state_in(found: Any, path: Path) -> State:
     )
 
 
+def _prefix(state: Collection[str], own: Collection[str]) -> str:
+    """What all of a network's names have before them in `state`; the empty text where nothing is, or not before all."""
+    wanted = [name for name in own if not name.endswith(_COUNTER)]
+    if not wanted:
+        return ""
+    there = set(state)
+    before = (name.removesuffix(wanted[0]) for name in state if name.endswith(f".{wanted[0]}"))
+    return next((one for one in before if all(one + name in there for name in wanted)), "")
+
+
+def _behind_a_prefix(state: State, own: Collection[str]) -> str | None:
+    """Where the network's tensors lie in a file that has others beside them: what to do about it."""
+    prefix = _prefix(state, own)
+    if not prefix:
+        return None
+    others = sorted(name for name in state if not name.startswith(prefix))
+    return (
+        f"all of its tensors are there under '{prefix}', beside {names(others, most=3)}: save those under '{prefix}' "
+        "alone, without the prefix; where the others are a mean and a std, give these to the model in the spec"
+    )
+
+
 def _fitted(state: State, own: Collection[str]) -> State:
     """`state` under the names of the network, as far as it is known how they differ."""
     known = set(own)
-    while state and known.isdisjoint(state):
-        prefix = next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), None)
-        if prefix is None:
-            break
+    prefix = _prefix(state, own)
+    if prefix and all(name.startswith(prefix) for name in state):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while state and known.isdisjoint(state):
+        wrapper = next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), None)
+        if wrapper is None:
+            break
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
     if any("denselayer1.norm1." in name for name in known):
         state = {_DENSE_LAYER.sub(r"\1\2", name): value for name, value in state.items()}
     without = tuple(head for head in _AUXILIARY if not any(name.startswith(head) for name in known))

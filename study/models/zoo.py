@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,14 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
     if model.zoo == "python":
         code.check(name, model, allowed=allow_code)
     else:
-        known = ZOOS[model.zoo].networks()
+        known = _networks(name, model)
+        present = ZOOS[model.zoo].renamed(_bare(model))
+        if present is not None and _bare(model) not in known:
+            raise StudyError(
+                f"{model.zoo} has renamed '{model.name}'",
+                accepted=f"{model.zoo}:{present}",
+                todo=f"write {model.zoo}:{present} as the network of model '{name}'",
+            )
         if _bare(model) not in known:
             raise StudyError(
                 f"{model.zoo} has no network named '{model.name}'",
@@ -55,6 +62,18 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
         raise StudyError(f"the weights file {value} does not exist", todo="correct `weights: file:…`")
 
 
+def _networks(name: str, model: Model) -> Sequence[str]:
+    """The zoo's networks. Raises StudyError where a package that the zoo needs is not installed."""
+    try:
+        return ZOOS[model.zoo].networks()
+    except ImportError as error:
+        raise StudyError(
+            f"the networks of {model.zoo} cannot be had here: {first_line(error)}",
+            accepted=f"an environment with {model.zoo} and all that it imports",
+            todo=f"pip install {error.name or model.zoo}, or take model '{name}' from another zoo",
+        ) from None
+
+
 def load(
     name: str,
     model: Model,
@@ -64,18 +83,19 @@ def load(
     device: str = "cpu",
     fold: bool = False,
     layout: Layout = "channels-last",
+    allow_code: bool = False,
 ) -> Classifier:
     """Build the network of `model`, load its weights and put its preprocessing in front, on `device`.
 
     `labels` are those that the classifier answers in (None: ImageNet's), `channels` those of the images that it will
-    see; `fold` folds its batch norms into its convolutions. Code of the user's own runs: whether it may is for `check`.
+    see; `fold` folds its batch norms into its convolutions. Code of the user's own runs only with `allow_code`.
     Raises StudyError where the network is unknown, or its weights cannot be had, do not fit, or are for other labels.
     """
     labels = labels or label_set("imagenet")
-    check(name, model, labels=labels, allow_code=True)
+    check(name, model, labels=labels, allow_code=allow_code)
     called = f"{model.network} (model '{name}')"
     kind, value = _weights(model)
-    network, identity = _built(model, labels, called)
+    network, identity = _built(model, labels, called, allow_code=allow_code)
     if kind in ("file", "package"):
         path = Path(value) if kind == "file" else stored.package_file(value)
         state = stored.read(path, sha256=model.sha256)
@@ -160,14 +180,14 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
         raise outputs.other_labels(f"{model.network} (model '{name}')", model, labels, width)
 
 
-def _built(model: Model, labels: LabelSet, called: str) -> tuple[nn.Module, str]:
+def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
     """The network before weights of a file, and what it is called in the digest."""
     kind, value = _weights(model)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(value) if kind == "random" else 0)
             if model.zoo == "python":
-                return code.build(model)
+                return code.build(model, allowed=allow_code)
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
                 fetch.bring(model)

@@ -201,13 +201,18 @@ def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str
                 Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path, "PNG")
             except OSError as error:
                 raise StudyError(f"{path} cannot be written: {error.strerror or error}", status=1) from None
-            lines.writerow([named[one.image], one.label, *([one.target_label] if targeted else [])])
+            lines.writerow([_cell(named[one.image]), one.label, *([one.target_label] if targeted else [])])
             count += 1
     try:
         (root / LABELS).write_text(table.getvalue(), encoding="utf-8")
     except OSError as error:
         raise StudyError(f"{root / LABELS} cannot be written: {error.strerror}", status=1) from None
     return count
+
+
+def _cell(file: str) -> str:
+    """A file's name in a list: `./` before one that a spreadsheet would compute as a formula."""
+    return f"./{file}" if file.startswith(("=", "+", "-", "@", "\t", "\r")) else file
 
 
 def _units(craft: Craft, plan: Plan) -> Iterator[Unit]:

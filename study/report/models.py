@@ -88,7 +88,7 @@ def _one(spec: Spec, name: str, model: Model, console: Console, wish: Wish) -> I
     state = cache.state(model)
     there = state != "not cached"
     shown = model if there else model.model_copy(update={"weights": "random:0", "sha256": None})
-    classifier = zoo.load(name, shown, labels=spec.labels, channels=spec.images.channels)
+    classifier = zoo.load(name, shown, labels=spec.labels, channels=spec.images.channels, allow_code=wish.allow_code)
     wanted = classifier.preprocessing
     needs = memory.estimate(classifier.network, channels=len(wanted.mean), size=wanted.size, batch=spec.numerics.batch)
     described = model.describe(classifier.describe())

@@ -11,9 +11,9 @@ from rich.console import Console
 from study.errors import StudyError
 from study.images import pixels
 from study.images.sets import Candidate, candidates
-from study.models import cache, zoo
+from study.models import cache
+from study.models.check import check_models
 from study.models.reference import Model
-from study.models.service import Secret
 from study.spec import SpecFile
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
@@ -83,11 +83,9 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: Wish)
 def _model(file: SpecFile, name: str, model: Model, wish: Wish) -> str:
     """Where its weights are. Raises StudyError where it cannot be had."""
     try:
+        check_models({name: model}, file.spec.labels, file.where, allow_code=wish.allow_code)
         if model.remote is not None:
-            if model.remote.credentials is not None:
-                Secret.from_environment(model.remote.credentials)
             return "service"
-        zoo.check(name, model, labels=file.spec.labels, allow_code=wish.allow_code)
         state = cache.state(model)
     except StudyError as error:
         raise error.located(file.where("models", name)) from None
@@ -102,7 +100,7 @@ def _model(file: SpecFile, name: str, model: Model, wish: Wish) -> str:
 
 def _candidates(file: SpecFile) -> list[Candidate]:
     try:
-        return candidates(file.spec.images, file.spec.seed)
+        return candidates(file.spec.images, file.spec.seed, targeted=file.spec.targeted)
     except StudyError as error:
         raise error.located(file.where("images")) from None
 

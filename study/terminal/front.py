@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Literal
 
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console as AnyConsole
+from rich.console import ConsoleDimensions
 
 from study.errors import StudyError
 from study.run_folder import RunFolder
 from study.terminal import prose
 from study.terminal.board import Board
+from study.terminal.console import Console
 from study.terminal.events import Events
 from study.terminal.lines import Lines, Progress, Quiet
 from study.terminal.live import Live
 from study.terminal.log import Log, diverted, path_of, secrets
 from study.terminal.status import StatusFile
+from study.visible import visible
 from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
 
 How = Literal["shown", "quiet", "json"]
@@ -47,7 +50,7 @@ class Front(Watcher):
     goes to the log, if `console` is this process's standard output.
     """
 
-    def __init__(self, console: Console, style: Style | None = None) -> None:
+    def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
         self._how: How = (style or Style()).how
         self._printer = console
         self._stderr: IO[str] | None = None
@@ -57,7 +60,7 @@ class Front(Watcher):
         self._all: list[Watcher] = [self._board, self._view]
         self._log: Log | None = None
         self._status: StatusFile | None = None
-        self.console = console if self._how == "shown" else Console(quiet=True)
+        self.console: AnyConsole = console if self._how == "shown" else Console(quiet=True)
         """What tables are printed to: nowhere, where nobody asked for them."""
 
     def __enter__(self) -> Front:
@@ -160,7 +163,7 @@ class Front(Watcher):
         return Lines(lambda: self._printer, self._board)
 
     def _errors(self, line: str) -> None:
-        print(line, file=self._stderr, flush=True)
+        print(visible(line), file=self._stderr, flush=True)
 
     def _divert(self, log: Log) -> None:
         """Libraries print into the log from now on; what is ours goes where it did, through descriptors of its own."""
@@ -181,7 +184,7 @@ class _Apart(Console):
     show it again after a kill.
     """
 
-    def __init__(self, like: Console, stream: IO[str]) -> None:
+    def __init__(self, like: AnyConsole, stream: IO[str]) -> None:
         super().__init__(file=stream, color_system="auto", no_color=like.no_color, width=None)
         self._stream = stream
 
@@ -211,7 +214,7 @@ def _copied(number: int) -> Iterator[IO[str]]:
         yield stream
 
 
-def _is_ours(console: Console) -> bool:
+def _is_ours(console: AnyConsole) -> bool:
     """Whether a console prints to this process's standard output, and not into a test or a file of its own."""
     try:
         return console.file.fileno() == 1 and sys.stderr.fileno() == 2

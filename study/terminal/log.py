@@ -15,6 +15,7 @@ from typing import TextIO
 from study.processes import looks_secret
 from study.run_folder import RunFolder
 from study.storage_s3 import ObjectPath
+from study.visible import visible
 from study.watching import Ended, Started, UnitFailed, Watcher
 
 _LEAST_SECRET = 6
@@ -58,9 +59,10 @@ class Log(Watcher):
         return None if self._file is None else self._file.fileno()
 
     def write(self, text: str, source: str = "study") -> None:
-        """Each line of `text` with the time and `source`, and no secret."""
+        """Each line of `text` with the time and `source`, without secrets, control characters written out."""
         for secret in self._hidden:
             text = text.replace(secret, "…")
+        text = visible(text)
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         lines = "".join(f"{stamp} {source}: {line}\n" for line in text.splitlines() if line.strip())
         if self._file is not None and lines:

@@ -8,6 +8,8 @@ import textwrap
 from rich.cells import cell_len
 from rich.console import Console
 
+from study.visible import visible
+
 _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\bpl\.")
 """Commands, paths and code: a terminal that breaks such a line itself still copies it as one."""
 
@@ -19,7 +21,7 @@ def say(console: Console, line: str) -> None:
 
 def exactly(console: Console, text: str, end: str = "\n") -> None:
     """Print `text` character for character: for programs, and for what is copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True, end=end)
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True, end=end)
 
 
 def fitted(line: str, width: int) -> list[str]:

@@ -102,9 +102,25 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     found = json.loads(printed)
     assert found["forecast"]["units"] == 150
     assert found["machines"]["nodes"] == 2
-    status, printed, error = door("plan", spec, "--on", "8x4xH100")
+    assert measured["hardware"].startswith("cpu: ")
+    for machines in ("8x4xH100", "8xBANANA"):
+        status, printed, error = door("plan", spec, "--on", machines)
+        assert status == 2
+        assert f"say nothing of {machines.rpartition('x')[2]}" in error
+        assert measured["hardware"] in error
+        assert "workers at work" not in printed
+    status, printed, error = door("plan", spec, "--on", "8x4xH100", "--speed", "50")
     assert status == 0, error
     assert "workers at work" in printed
+    assert f"(costs of {measured['hardware']}, 50 times as fast as measured)" in printed
+    profile = tmp_path / "h100.json"
+    profile.write_text(json.dumps(measured | {"hardware": "NVIDIA H100 80GB HBM3"}))
+    status, printed, error = door("plan", spec, "--on", "8x4xH100", "--profile", profile)
+    assert status == 0, error
+    assert "8x4xH100 (costs of NVIDIA H100 80GB HBM3)" in printed
+    status, _, error = door("plan", spec, "--on", "2xcpu", "--profile", profile)
+    assert status == 2
+    assert "say nothing of cpu" in error
     status, _, error = door("plan", spec, "--on", "lots")
     assert status == 2
     assert "64xH100" in error

@@ -17,6 +17,9 @@ class Zoo(Protocol):
     def networks(self) -> Sequence[str]:
         """The names of its networks, without tags."""
 
+    def renamed(self, network: str) -> str | None:
+        """The present name of a network that the zoo has renamed, with its tag; None for every other name."""
+
     def tags(self, network: str) -> Sequence[str]:
         """The names of a network's weights."""
 

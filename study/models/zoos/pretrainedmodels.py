@@ -21,6 +21,10 @@ def networks() -> Sequence[str]:
     return list(_settings())
 
 
+def renamed(network: str) -> str | None:
+    return None
+
+
 def tags(network: str) -> Sequence[str]:
     return list(_settings()[network])
 

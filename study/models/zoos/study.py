@@ -16,6 +16,10 @@ def networks() -> Sequence[str]:
     return list(NETWORKS)
 
 
+def renamed(network: str) -> str | None:
+    return None
+
+
 def tags(network: str) -> Sequence[str]:
     return ()
 

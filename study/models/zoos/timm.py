@@ -21,6 +21,12 @@ def networks() -> Sequence[str]:
     return list(timm.list_models())
 
 
+def renamed(network: str) -> str | None:
+    from timm.models import get_deprecated_models
+
+    return get_deprecated_models().get(network)
+
+
 def tags(network: str) -> Sequence[str]:
     import timm
 

@@ -19,6 +19,10 @@ def networks() -> Sequence[str]:
     return list(models.list_models(module=models))
 
 
+def renamed(network: str) -> str | None:
+    return None
+
+
 def tags(network: str) -> Sequence[str]:
     from torchvision import models
 

@@ -58,7 +58,7 @@ def file(tmp_path):
 
 
 def load(given):
-    return zoo.load("m", Model.model_validate(given), labels=LABELS)
+    return zoo.load("m", Model.model_validate(given), labels=LABELS, allow_code=True)
 
 
 def test_a_file(file):
