@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 import uuid
@@ -15,6 +16,8 @@ from study import processes
 
 # Ray's agents rename themselves, which overwrites some of their environment: of many marks, most are left.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
+
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 _GRACE_SECONDS = 3.0
 """How long Ray's processes may take to end by themselves."""
@@ -41,6 +44,7 @@ class Local:
         self._hidden = hidden
         self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
+        self._secret = secrets.token_hex(32)
         self._reaper = processes.start(
             [sys.executable, "-I", "-S", reaper.__file__, self._mark, str(grace_seconds)],
             processes.HELPER,
@@ -59,7 +63,13 @@ class Local:
     def starting(self) -> AbstractContextManager[None]:
         """What is started within belongs to this Ray. Nothing that is started before or after does."""
         given = processes.environment(processes.RAY, os.environ, self._hidden)
-        return processes.replaced(given | dict.fromkeys(_MARKS, self._mark))
+        return processes.replaced(given | self._token() | dict.fromkeys(_MARKS, self._mark))
+
+    def _token(self) -> dict[str, str]:
+        """This Ray's own token, unless the user has set one: Ray would write it into the home directory."""
+        if any(os.environ.get(name) for name in _TOKENS):
+            return {}
+        return {"RAY_AUTH_TOKEN": self._secret}
 
     def close(self) -> str | None:
         """End what is left of this Ray. Returns a line for people where something was not as it should be."""
