@@ -71,7 +71,10 @@ def set_traps(folder: Path, traces: Path, names) -> None:
 
 
 def test_nothing_of_the_working_folder_is_imported(console_script, tmp_path):
-    """By workers, Ray's daemons, the reaper and W&B's process; a changed copy of the project changes no row."""
+    """By workers, Ray's daemons, the reaper and W&B's process; a changed copy of the project changes no row.
+
+    And no home directory is needed that can be written to.
+    """
     folder, traces, run = tmp_path / "work", tmp_path / "traces", tmp_path / "run"
     set_traps(folder, traces, [*NAMES, "actors/__init__", "actors/reaper"])
     shutil.copytree(ROOT / "study", folder / "study", ignore=shutil.ignore_patterns("__pycache__"))
@@ -86,7 +89,8 @@ def test_nothing_of_the_working_folder_is_imported(console_script, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(SMALL))
 
-    process = console_script(folder, "launch", spec, "--output", run, "--wandb", "offline")
+    words = ("launch", spec, "--output", run, "--wandb", "offline")
+    process = console_script(folder, *words, HOME="/proc/nobody", XDG_CACHE_HOME="", XDG_CONFIG_HOME="")
     status, printed = finish(process, 240)
 
     assert [path.name for path in traces.iterdir()] == []
