@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import sys
 
 if (
@@ -77,7 +79,7 @@ def launch(  # noqa: PLR0917 - options of a command
 ) -> None:
     """Run a study, or what is left of it.
 
-    Exit status: 0 the study is complete, 1 it is not, 2 bad input, 130 or 143 interrupted.
+    Exit status: 0 the study is complete, 1 it is not, 2 bad input, 129, 130 or 143 interrupted.
 
     Example: study launch specs/quickstart.yaml --set images.count=4
 
@@ -511,16 +513,28 @@ def version() -> None:
 def main() -> None:
     """The console script: errors for people, and an exit status that tells the truth."""
     from study.errors import StudyError
+    from study.interrupt import Interrupt, Interrupted
+
+    with Interrupt() as interrupt:
+        try:
+            app()
+        except StudyError as error:
+            _complain(f"error: {error}")
+            status = error.status
+        except (Interrupted, KeyboardInterrupt):
+            status = interrupt.status or 130
+            _complain(f"stopped; what is finished is kept. Go on with: {shlex.join(['study', *sys.argv[1:]])}")
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    interrupt.leave(status)
+
+
+def _complain(line: str) -> None:
     from study.visible import visible
 
-    try:
-        app()
-    except StudyError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        sys.exit(error.status)
-    except KeyboardInterrupt:
-        print("stopped before the study had begun", file=sys.stderr)
-        sys.exit(130)
+    # A terminal that is gone takes no words.
+    with contextlib.suppress(OSError):
+        print(visible(line), file=sys.stderr)
 
 
 if __name__ == "__main__":

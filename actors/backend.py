@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from actors.kit import Kit
 from actors.placement import Machine, Role, Share
+from study.errors import StudyError
 
 Ref = Hashable
 """Stands for a value that a call will have, or for pixels, wherever they lie."""
@@ -22,6 +23,13 @@ class ActorLost(Exception):
 
 class MachineLost(ActorLost):
     """The actor died with its machine: neither it nor what it was at is to blame."""
+
+
+class BackendGone(StudyError):
+    """What runs actors hangs or is dead: no call will be answered any more. A study that has begun ends with it."""
+
+    def __init__(self, what: str, **more: Any) -> None:
+        super().__init__(what, **more | {"status": 1})
 
 
 class PixelsLost(Exception):

@@ -8,18 +8,22 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors import code
-from actors.backend import ActorLost, Call, MachineLost, PixelsLost, Ref
+from actors.backend import ActorLost, BackendGone, Call, MachineLost, PixelsLost, Ref
+from actors.daemons import Daemons
 from actors.kit import Kit
 from actors.local import Local
 from actors.placement import WORKER, Machine, Role, Share
 from actors.posted import AskerActor, WorkerActor, packed, unpacked
+from actors.ready import must_be_ready
 from study import processes
 from study.errors import StudyError, first_line
 
@@ -30,6 +34,7 @@ _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _ANSWER_SECONDS = 10.0
 _PROBE_SECONDS = 30.0
 _PIXELS_SECONDS = 60.0
+_STOPPED_SECONDS = 0.5
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -52,8 +57,12 @@ class Cluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         chosen = address or os.environ.get("RAY_ADDRESS") or "local"
         _must_answer(chosen)
+        if chosen == "local":
+            must_be_ready()
         import ray
 
+        # That it handles no signals where it is not started by the main thread needs no warning: the launch does.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
         self._local: Local | None = None
@@ -75,8 +84,33 @@ class Cluster:
         except Exception as error:
             self._end_local()
             raise _not_connected(chosen, error) from error
+        self._connected(auto=chosen == "auto")
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(WorkerActor)
         self._asker: Any = ray.remote(max_restarts=0, max_task_retries=0)(AskerActor)
+
+    def _connected(self, *, auto: bool) -> None:
+        """Note what calls depend on; and whose Ray it is, where that was not said before."""
+        here = self._ray.get_runtime_context()
+        self._here, self._gcs = here.get_node_id(), here.gcs_address
+        near: dict[str, Any] = next((node for node in self._ray.nodes() if node["NodeID"] == self._here), {})
+        socket_path = str(near.get("RayletSocketName", ""))
+        self._daemons = Daemons(socket_path)
+        self.asked = f"the GCS at {self._gcs}"
+        if auto:
+            owner = f", of user {self._daemons.owner}" if self._daemons.owner else ""
+            self.name = f"Ray at {self._gcs} (found by auto: {Path(socket_path).parent.parent.name}{owner})"
+
+    def pulse(self) -> None:
+        """Returns once the raylet runs and the GCS has answered. Raises BackendGone where one of them is dead."""
+        while stopped := self._daemons.stopped():
+            self.asked = stopped
+            time.sleep(_STOPPED_SECONDS)
+        self.asked = f"the GCS at {self._gcs}"
+        if not any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == self._here):
+            raise BackendGone(
+                "Ray is gone: its GCS holds this machine to be dead",
+                todo="see whether it was cut off or overloaded, then launch again: what was published is kept",
+            )
 
     def machines(self) -> list[Machine]:
         found = []

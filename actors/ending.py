@@ -55,7 +55,7 @@ class Ending:
 
     def stopped(self) -> None:
         """Somebody asked to stop."""
-        self._front.verdict(f"stopped; what is finished is kept. Go on with: {again(self._order)}")
+        stopped(self._front, self._order)
 
     def _cost(self, device: str) -> None:
         """Gradients, and the time that workers crafted for: on GPUs that they share, a share each."""
@@ -75,6 +75,12 @@ class Ending:
         self._front.say(f"again:    study show {run}")
         self._front.say(f"a table:  study table {run} --experiment {shlex.quote(name)} --format markdown")
         self._front.say(f"polars:   pl.scan_parquet({self._folder.scanned!r})")
+
+
+def stopped(front: Front, order: Order) -> None:
+    """Somebody asked to stop, be it before the study has begun."""
+    front.settle()
+    front.verdict(f"stopped; what is finished is kept. Go on with: {again(order)}")
 
 
 def again(order: Order, *, whole: bool = False) -> str:

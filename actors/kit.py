@@ -13,7 +13,10 @@ from study.models.reference import Model
 from study.numerics import Numerics
 
 if TYPE_CHECKING:
+    from study.models.remote import Remote
     from study.models.service import Secret
+    from study.run_folder import RunFolder
+    from study.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,20 @@ class Kit:
         """What an actor of `role` is given."""
         service = service_of(role)
         return replace(self, lines={name: line for name, line in self.lines.items() if name == service})
+
+
+def kit(spec: Spec, folder: RunFolder, *, allow_code: bool) -> Kit:
+    """What the actors of a study are given; the folders of services' answers are there then."""
+    lines = {}
+    for name, model in spec.models.items():
+        if model.remote is not None:
+            lines[name] = Line(secret(model.remote), folder.answers(name))
+            lines[name].cache.parent.mkdir(parents=True, exist_ok=True)
+    return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines, allow_code=allow_code)
+
+
+def secret(remote: Remote) -> Secret | None:
+    """The credential of a service, which stands in the environment of the driver and nowhere else."""
+    from study.models.service import Secret
+
+    return None if remote.credentials is None else Secret.from_environment(remote.credentials)

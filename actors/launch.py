@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,10 +15,10 @@ from actors.backend import Backend
 from actors.clean_images import CleanImages
 from actors.cluster import Cluster
 from actors.driver import Driver, Outcome
-from actors.ending import Ending
+from actors.ending import Ending, stopped
 from actors.extension import Extension
 from actors.geometry import Geometry, Store
-from actors.kit import Kit, Line
+from actors.kit import kit
 from actors.matching import references
 from actors.reckoning import provenance, steps
 from actors.runtime import Runtime
@@ -27,14 +26,14 @@ from actors.scheduler import Scheduler
 from actors.slots import Limits
 from actors.staffing import Estimate, staff
 from actors.tracked import tracked
+from actors.watched import Patience, watched
 from study import additions, resume
 from study import spec as specs
 from study.errors import StudyError
 from study.geometry import store as geometry_store
 from study.geometry.plan import GeometryPlan
 from study.images.sets import Candidate, candidates
-from study.interrupt import Interrupt, Interrupted
-from study.models.remote import Remote
+from study.interrupt import Interrupt, Interrupted, hurry
 from study.plan import Plan
 from study.report.matrices import print_matrices
 from study.results import present, store
@@ -44,9 +43,6 @@ from study.spec import Spec, SpecFile
 from study.terminal import Front, Style
 from study.terminal.screen import counted
 from study.watching import Ended, Started, Watcher
-
-if TYPE_CHECKING:
-    from study.models.service import Secret
 
 COMPLETE, INCOMPLETE = 0, 1
 
@@ -69,31 +65,50 @@ class Order:
 def launch(order: Order, console: Console, start: Callable[[], Backend] | None = None) -> int:
     """Run the study of `order` as far as it is not done yet; returns the exit status.
 
-    0 complete, 1 incomplete, 130 or 143 interrupted. Raises StudyError for bad input (status 2), or for what stops a
-    study that has begun (status 1). `start` makes the backend: Ray, unless a test says otherwise.
+    0 complete, 1 incomplete, 130, 143 or 129 interrupted. Raises StudyError for bad input (status 2), or for what stops
+    a study that has begun (status 1). `start` makes the backend: Ray, unless a test says otherwise.
     """
     begun = time.monotonic()
-    with Front(console, order.style) as front:
-        file = specs.load(order.spec, order.overrides)
-        chosen.check(file, order.only)
-        folder = RunFolder(order.output or Path("runs") / file.spec.study)
-        changes = additions.changes(file, folder)
-        folder.claim(front.say)
+    with Interrupt() as interrupt, Front(console, order.style) as front:
+
+        def last_words() -> int:
+            assert interrupt.status is not None, "somebody asked to stop"
+            hurry()
+            stopped(front, order)
+            front.ended(Ended(interrupt.status, None, 0, time.monotonic() - begun))
+            return interrupt.status
+
+        interrupt.farewell = last_words
         try:
-            hidden = file.spec.credentials
-            front.attach(file.spec.study, folder, hidden)
-            with tracked(order, file.spec, folder, front) as watch:
-                study = _Study(file, folder, front, begun, order)
-                study.extension = Extension(file, folder, changes, front.say)
-                if study.selected is not None and study.nothing_left():
-                    study.show()
-                    watch.complete(study.plan, study.selected.models, folder)
-                    study.ending.nothing_to_do()
-                    return COMPLETE
-                study.display = watch.display
-                return study.run(start or (lambda: Cluster(order.address, hidden, watch.display.say)), order)
-        finally:
-            folder.release()
+            interrupt.check()
+            return _launch(order, front, interrupt, begun, start)
+        except Interrupted:
+            return last_words()
+
+
+def _launch(order: Order, front: Front, interrupt: Interrupt, begun: float, start: Callable[[], Backend] | None) -> int:
+    file = specs.load(order.spec, order.overrides)
+    chosen.check(file, order.only)
+    folder = RunFolder(order.output or Path("runs") / file.spec.study)
+    changes = additions.changes(file, folder)
+    folder.claim(front.say)
+    try:
+        hidden = file.spec.credentials
+        front.attach(file.spec.study, folder, hidden)
+        with tracked(order, file.spec, folder, front) as watch:
+            study = _Study(file, folder, front, begun=begun, order=order, interrupt=interrupt)
+            study.extension = Extension(file, folder, changes, front.say)
+            if study.selected is not None and study.nothing_left():
+                study.show()
+                watch.complete(study.plan, study.selected.models, folder)
+                study.ending.nothing_to_do()
+                return COMPLETE
+            study.display = watch.display
+            patience = Patience.of(file.spec.run)
+            make = start or (lambda: Cluster(order.address, hidden, watch.display.say))
+            return study.run(lambda: watched(make, patience, interrupt, front.refused), order)
+    finally:
+        folder.release()
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,9 @@ class _Begun:
 class _Study:
     """One launch: what is there, what is left, and the way from the one to the other."""
 
-    def __init__(self, file: SpecFile, folder: RunFolder, front: Front, begun: float, order: Order) -> None:
+    def __init__(
+        self, file: SpecFile, folder: RunFolder, front: Front, *, begun: float, order: Order, interrupt: Interrupt
+    ) -> None:
         self._file = file
         self._spec: Spec = file.spec
         self._folder = folder
@@ -115,6 +132,7 @@ class _Study:
         self.display: Watcher = front
         self._begun = begun
         self._order = order
+        self._interrupt = interrupt
         self.ending = Ending(file.spec, folder, front, order)
         self._set_aside = 0
         self.selected = resume.selected(folder)
@@ -154,10 +172,14 @@ class _Study:
         begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
         backend = start()
         try:
-            with Interrupt() as interrupt:
-                status = self._run(backend, begun, interrupt, order)
+            status = self._run(backend, begun, order)
+            self._interrupt.settle()
+        except Interrupted:
+            hurry()
+            status = self._stopped()
         finally:
-            backend.close()
+            with self._interrupt.patient():
+                backend.close()
         left = None if self.selected is None else self.left()
         self.display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
         return status
@@ -172,13 +194,13 @@ class _Study:
         except StudyError as error:
             raise error.located(self._file.where("images")) from None
 
-    def _run(self, backend: Backend, begun: _Begun, interrupt: Interrupt, order: Order) -> int:
+    def _run(self, backend: Backend, begun: _Begun, order: Order) -> int:
         spec, say, found = self._spec, self.display.say, begun.found
         crew = staff(spec, backend, begun.estimate, self.display.say)
         scheduler = Scheduler(
             backend,
             crew,
-            self._kit(),
+            kit(spec, self._folder, allow_code=order.allow_code),
             limits=Limits(
                 attempts=spec.run.attempts,
                 start_seconds=spec.run.start_seconds,
@@ -187,16 +209,13 @@ class _Study:
             ),
             elastic=spec.run.actors is None,
         )
-        runtime = Runtime(backend, scheduler, self.display, interrupt)
-        try:
-            scheduler.start(interrupt.check)
-            if self.selected is None:
-                self.selected = clean_pass.run(spec, found, runtime)
-                resume.record(self._spec, self.selected, self._folder, additions.listing(spec, found))
-            else:
-                self.selected = self.extension.carry_out(self.selected, found, runtime)
-        except Interrupted:
-            return self._stopped(interrupt)
+        runtime = Runtime(backend, scheduler, self.display, self._interrupt)
+        scheduler.start(self._interrupt.check)
+        if self.selected is None:
+            self.selected = clean_pass.run(spec, found, runtime)
+            resume.record(self._spec, self.selected, self._folder, additions.listing(spec, found))
+        else:
+            self.selected = self.extension.carry_out(self.selected, found, runtime)
         try:
             outcome = self._carry_out(found, runtime)
         except StudyError as error:
@@ -209,23 +228,7 @@ class _Study:
         ):
             if count:
                 say(f"{count} {what}")
-        return self._report(outcome, interrupt, scheduler.device)
-
-    def _kit(self) -> Kit:
-        spec, lines = self._spec, {}
-        for name, model in spec.models.items():
-            if model.remote is not None:
-                lines[name] = Line(_secret(model.remote), self._folder.answers(name))
-                lines[name].cache.parent.mkdir(parents=True, exist_ok=True)
-        return Kit(
-            spec.models,
-            spec.labels,
-            spec.images.channels,
-            spec.seed,
-            spec.numerics,
-            lines,
-            allow_code=self._order.allow_code,
-        )
+        return self._report(outcome, scheduler.device)
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan
@@ -272,7 +275,9 @@ class _Study:
         )
         self.display.begin(totals, finished)
         try:
-            outcome = driver.run(todo, store.moved(self._folder.path, references(plan)))
+            moved = store.moved(self._folder.path, references(plan))
+            with self._interrupt.patient():
+                outcome = driver.run(todo, moved)
         finally:
             self.display.end()
         keeping = self._spec.run.keep_images or outcome.shown
@@ -282,14 +287,16 @@ class _Study:
             known = provenance(self._spec, runtime.scheduler.hardware)
             rows = Store(self._folder, self._spec.run.flush_seconds, known)
             probed = Geometry(geometry, images, rows, runtime)
-            answers = probed.run(geometry_store.done(self._folder.path, self._spec.geometry))
+            probes = geometry_store.done(self._folder.path, self._spec.geometry)
+            with self._interrupt.patient():
+                answers = probed.run(probes)
             outcome.failures += answers.failures
             outcome.interrupted = answers.interrupted
         return outcome
 
-    def _report(self, outcome: Outcome, interrupt: Interrupt, device: str) -> int:
+    def _report(self, outcome: Outcome, device: str) -> int:
         if outcome.interrupted is not None:
-            return self._stopped(interrupt)
+            return self._stopped()
         self._front.settle()
         self.show()
         left = self.left()
@@ -307,19 +314,11 @@ class _Study:
         self.ending.incomplete(seconds, left, outcome.failures, device)
         return INCOMPLETE
 
-    def _stopped(self, interrupt: Interrupt) -> int:
-        assert interrupt.status is not None, "somebody asked to stop"
-        self._front.settle()
+    def _stopped(self) -> int:
+        assert self._interrupt.status is not None, "somebody asked to stop"
         self.ending.stopped()
-        return interrupt.status
+        return self._interrupt.status
 
     def show(self) -> None:
         """Print the transfer matrices."""
         print_matrices(self._spec, present.rows(self._folder), self._front.console)
-
-
-def _secret(remote: Remote) -> Secret | None:
-    """The credential of a service, which stands in the environment of the driver and nowhere else."""
-    from study.models.service import Secret
-
-    return None if remote.credentials is None else Secret.from_environment(remote.credentials)

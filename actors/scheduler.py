@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors import policy
-from actors.backend import ActorLost, Backend, Call, MachineLost, PixelsLost, Ref
+from actors.backend import ActorLost, Backend, BackendGone, Call, MachineLost, PixelsLost, Ref
 from actors.backlog import Backlog, Key, Method, Task
 from actors.jobs import Timed
 from actors.kit import Kit
@@ -222,6 +222,8 @@ class Scheduler:
             value = self._backend.value(ref)
         except ActorLost as error:
             return self._lost(slot, error)
+        except BackendGone:
+            raise
         except Exception as error:  # noqa: BLE001 - counted, repeated, and in the end reported whole
             task, _ = self._end_call(slot, ref)
             self.failed_calls += 1

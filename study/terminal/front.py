@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from rich.console import Console as AnyConsole
 from rich.console import ConsoleDimensions
@@ -60,6 +62,7 @@ class Front(Watcher):
         self._all: list[Watcher] = [self._board, self._view]
         self._log: Log | None = None
         self._status: StatusFile | None = None
+        self._refused: StudyError | None = None
         self.console: AnyConsole = console if self._how == "shown" else Console(quiet=True)
         """What tables are printed to: nowhere, where nobody asked for them."""
 
@@ -71,10 +74,8 @@ class Front(Watcher):
     ) -> None:
         try:
             self.settle()
-            if isinstance(error, StudyError):
-                for one in (self._view, self._status):
-                    if isinstance(one, Events | StatusFile):
-                        one.refused(error)
+            if isinstance(error, StudyError) and error is not self._refused:
+                self.refused(error)
             if error is not None and self._log is not None:
                 self._log.write(f"ended by {type(error).__name__}: {error}")
         finally:
@@ -91,6 +92,15 @@ class Front(Watcher):
         self._all += [log, Progress(log.write, self._board), self._status]
         if isinstance(self._view, Live):
             self._view.open()
+
+    def refused(self, error: StudyError) -> None:
+        """The launch ends with an error: now, for those who ask, whatever the way out may still bring."""
+        self._refused = error
+        for one in (self._view, self._status):
+            if isinstance(one, Events | StatusFile):
+                one.refused(error)
+        if self._log is not None:
+            self._log.write(f"error: {error}")
 
     def settle(self) -> None:
         """The live view is taken away: what follows are tables and last words."""
@@ -205,12 +215,25 @@ class _Apart(Console):
         return False
 
 
+class _Lasting(io.FileIO):
+    """A descriptor whose other end may go away, such as a terminal that is closed: what is written then is lost."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno not in {errno.EIO, errno.EPIPE, errno.ENXIO}:
+                raise
+            return len(content)
+
+
 @contextlib.contextmanager
 def _copied(number: int) -> Iterator[IO[str]]:
     """A stream that writes where descriptor `number` leads now, and goes on to when that is led elsewhere."""
     usual = sys.__stdout__ if number == 1 else sys.__stderr__
     encoding = getattr(usual, "encoding", None) or "utf-8"
-    with os.fdopen(os.dup(number), "w", encoding=encoding, errors="replace", buffering=1) as stream:
+    raw = io.BufferedWriter(_Lasting(os.dup(number), "w"))
+    with io.TextIOWrapper(raw, encoding=encoding, errors="replace", line_buffering=True) as stream:
         yield stream
 
 

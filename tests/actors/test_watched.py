@@ -1,0 +1,221 @@
+"""Every wait inside Ray has a bound: what hangs is named, signals are answered, and the driver ends with its status."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from actors.backend import Backend, BackendGone
+from actors.inprocess import InProcess
+from actors.watched import Patience, watched
+from study.errors import StudyError
+from study.interrupt import Interrupt, Interrupted
+from study.running import Run
+
+METHODS = sorted(name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_"))
+SHORT = Patience(start=0.4, pixels=0.4, call=0.4)
+GIVEN = {
+    "machines": (),
+    "start": ("worker", None, None),
+    "hello": (None,),
+    "call": (None, "craft", (), None),
+    "wait": ((), 0.1),
+    "value": (None,),
+    "pixels": (None,),
+    "put": (None,),
+    "stop": (None,),
+    "close": (),
+}
+
+
+class Blocking:
+    """A backend whose method `hangs` never returns; the others say at once who called them."""
+
+    name = "blocking"
+    asked = "the GCS"
+
+    def __init__(self, hangs: str = "", dead: str | None = None) -> None:
+        self.hangs = hangs
+        self.dead = dead
+        self.let_go = threading.Event()
+
+    def __getattr__(self, method):
+        if method not in METHODS:
+            raise AttributeError(method)
+        return lambda *given: self._said(method)
+
+    def _said(self, method):
+        if method == self.hangs:
+            self.let_go.wait()
+        return method
+
+    def pulse(self):
+        if self.hangs == "pulse":
+            self.let_go.wait()
+        if self.dead:
+            raise BackendGone(self.dead)
+
+
+def until_gone(backend, times):
+    for _ in range(times):
+        backend.wait([], 0.05)
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def blocking(monkeypatch):
+    """Makes watched backends, with what was told, and lets their threads go afterwards."""
+    monkeypatch.setattr("actors.watched._PULSE_SECONDS", 0.05)
+    made = []
+
+    def make(interrupt, patience=SHORT, **how):
+        inner, told = Blocking(**how), []
+        made.append(inner)
+        return watched(lambda: inner, patience, interrupt, told.append), told
+
+    yield make
+    for inner in made:
+        inner.let_go.set()
+
+
+def test_the_table_knows_every_method():
+    assert set(GIVEN) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "close"])
+def test_no_method_waits_for_ever(blocking, method):
+    with Interrupt() as interrupt:
+        backend, told = blocking(interrupt, hangs=method)
+        began = time.monotonic()
+        with pytest.raises(BackendGone, match=r"Ray hangs: .* has not returned for 0\.[45] s") as caught:
+            getattr(backend, method)(*GIVEN[method])
+        assert time.monotonic() - began < 5
+        assert caught.value.status == 1
+        assert told == [caught.value]
+        # What hangs is asked for nothing more, not even to close.
+        began = time.monotonic()
+        with pytest.raises(BackendGone):
+            backend.machines()
+        backend.close()
+        assert time.monotonic() - began < 1
+        assert interrupt.hurried
+
+
+def test_a_close_that_hangs_ends_and_tells_nothing(blocking, monkeypatch):
+    monkeypatch.setattr("actors.watched._CLOSE_SECONDS", 0.5)
+    with Interrupt() as interrupt:
+        backend, told = blocking(interrupt, hangs="close")
+        backend.close()
+        assert told == []
+        assert interrupt.hurried
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_quick_method_goes_through(blocking, method):
+    with Interrupt() as interrupt:
+        backend, _ = blocking(interrupt)
+        assert getattr(backend, method)(*GIVEN[method]) == (None if method in {"stop", "close"} else method)
+        assert not interrupt.hurried
+
+
+def test_a_long_wait_that_was_asked_for_is_no_hang(blocking):
+    with Interrupt() as interrupt:
+        backend, _ = blocking(interrupt)
+        backend._inner._said = lambda method: time.sleep(0.8) or [method]
+        assert backend.wait([], 0.8) == ["wait"]
+
+
+def test_what_is_raised_is_raised(blocking):
+    def raises(method):
+        raise StudyError(f"{method} is refused")
+
+    with Interrupt() as interrupt:
+        backend, _ = blocking(interrupt)
+        backend._inner._said = raises
+        with pytest.raises(StudyError, match="put is refused"):
+            backend.put(None)
+        with pytest.raises(StudyError, match="value is refused"):
+            backend.value(None)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        pytest.param({"hangs": "pulse"}, "Ray hangs: the GCS has not answered for 0.4 s", id="silent"),
+        pytest.param({"dead": "Ray is gone: its raylet has died"}, "Ray is gone: its raylet has died", id="dead"),
+    ],
+)
+def test_ray_without_a_pulse(blocking, how, said):
+    """Calls are still answered: by what they left in this process."""
+    with Interrupt() as interrupt:
+        backend, told = blocking(interrupt, **how)
+        with pytest.raises(BackendGone) as caught:
+            until_gone(backend, 500)
+        assert str(caught.value).splitlines()[0] == said
+        assert told == [caught.value]
+
+
+def test_time_in_which_this_process_was_stopped_does_not_count(blocking, monkeypatch):
+    """After Ctrl-Z and `fg` an hour later nothing has hung for an hour."""
+    clock = [0.0]
+    monkeypatch.setattr("actors.watched.time.monotonic", lambda: clock[0])
+    with Interrupt() as interrupt:
+        backend, told = blocking(interrupt, Patience(call=10.0), hangs="pulse")
+        for _ in range(9):
+            clock[0] += 3600.0
+            backend.machines()
+        clock[0] += 3600.0
+        with pytest.raises(BackendGone, match="has not answered for 10 s"):
+            backend.machines()
+        assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
+)
+def test_a_signal_is_answered_while_a_call_hangs(blocking, number, status):
+    with Interrupt() as interrupt:
+        backend, told = blocking(interrupt, Patience(), hangs="put")
+        threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+        began = time.monotonic()
+        with pytest.raises(Interrupted):
+            backend.put(None)
+        assert time.monotonic() - began < 5
+        assert interrupt.status == status
+        assert told == []
+
+
+def test_a_signal_waits_for_a_call_that_returns(blocking):
+    with Interrupt() as interrupt:
+        backend, _ = blocking(interrupt)
+        backend._inner._said = lambda method: os.kill(os.getpid(), signal.SIGTERM) or method
+        assert backend.put(None) == "put"
+        with pytest.raises(Interrupted):
+            interrupt.check()
+        backend._inner._said = lambda method: method
+        backend.close()
+        assert not interrupt.hurried
+
+
+def test_what_runs_here_is_not_watched():
+    with Interrupt() as interrupt:
+        inner = InProcess()
+        assert watched(lambda: inner, Patience(), interrupt, lambda error: None) is inner
+
+
+@pytest.mark.parametrize(
+    ("run", "patience"),
+    [
+        ({}, Patience(start=120, pixels=300, call=40)),
+        ({"call_seconds": 15, "start_seconds": 60}, Patience(start=60, pixels=15, call=15)),
+        ({"call_seconds": 0.5, "start_seconds": 1}, Patience(start=10, pixels=10, call=10)),
+    ],
+    ids=["usual", "short", "too short"],
+)
+def test_patience_follows_the_spec_within_reason(run, patience):
+    assert Patience.of(Run(**run)) == patience
