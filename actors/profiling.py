@@ -20,9 +20,11 @@ from actors.kit import Kit
 from actors.scheduler import Done, Scheduler
 from actors.simulator import Costs
 from actors.slots import Limits
+from actors.watched import Patience, watched
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.interrupt import Interrupt
 from study.spec import SpecFile
 from study.terminal.prose import say
 from study.terminal.screen import counted
@@ -39,18 +41,31 @@ def profile(
     Images are noise: what they show changes no time. Services are not asked: theirs is the rate of the spec.
     Raises StudyError, before anything starts, where a model cannot be had or is code that `allow_code` does not allow.
     """
-    spec = file.spec
     from study.models.check import check_models
 
-    check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
-    backend = start()
+    check_models(file.spec.models, file.spec.labels, file.where, allow_code=allow_code)
+    with Interrupt() as interrupt:
+        return _profile(file, output, console, start, allow_code=allow_code, interrupt=interrupt)
+
+
+def _profile(
+    file: SpecFile,
+    output: Path | None,
+    console: Console,
+    start: Callable[[], Backend],
+    *,
+    allow_code: bool,
+    interrupt: Interrupt,
+) -> Costs:
+    spec = file.spec
+    backend = watched(start, Patience.of(spec.run), interrupt, lambda error: None)
     try:
         wish = placement.Wish(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
         crew = placement.crew(backend.machines(), None, wish)
         kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code)
-        measured = _Measured(backend, crew.workers, file, kit)
+        measured = _Measured(backend, crew.workers, file, interrupt.check)
         scheduler = Scheduler(backend, crew, kit, limits=Limits(start_seconds=spec.run.start_seconds))
-        scheduler.start(lambda: None)
+        scheduler.start(interrupt.check)
         measured_on = "; ".join(scheduler.hardware)
         gradient, predict, load = {}, {}, {}
         for name, model in spec.models.items():
@@ -80,7 +95,8 @@ def profile(
 class _Measured:
     """Seconds of calls, as the workers themselves count them."""
 
-    def __init__(self, backend: Backend, workers: int, file: SpecFile, kit: Kit) -> None:
+    def __init__(self, backend: Backend, workers: int, file: SpecFile, check: Callable[[], None]) -> None:
+        self._check = check
         images = file.spec.images
         count = -(-min(16, file.spec.run.shard) // file.spec.numerics.batch) * file.spec.numerics.batch
         noise = np.random.default_rng(0).integers(0, 256, (count, images.channels, images.size, images.size), np.uint8)
@@ -106,6 +122,7 @@ class _Measured:
             scheduler.add(task)
         seconds = []
         while not scheduler.idle:
+            self._check()
             for event in scheduler.step(0.5):
                 if not isinstance(event, Done):
                     raise StudyError(f"model '{name}' cannot be measured: {event.error}")

@@ -27,7 +27,7 @@ run: {shard: 1, actors: 1, flush_seconds: 0, call_seconds: 60}
 """
 
 
-def spec(folder: Path, steps: int = 300) -> Path:
+def spec(folder: Path, steps: int = 500) -> Path:
     path = folder / "spec.yaml"
     path.write_text(ENDLESS.replace("STEPS", str(steps)))
     return path
@@ -67,7 +67,7 @@ def assert_stopped(run: Path, printed: str, path: Path, status: int) -> None:
 
 def test_a_killed_raylet_and_a_signal_while_ray_starts(tmp_path):
     """What was published is kept, and the next launches go on: one that is stopped as Ray starts, and a whole one."""
-    run, path = tmp_path / "run", spec(tmp_path, 100)
+    run, path = tmp_path / "run", spec(tmp_path, 40)
     process = start("launch", path, "--output", run)
     wait_for_parts(run, 1, process)
     below = descendants(process.pid)
@@ -92,7 +92,7 @@ def test_a_killed_raylet_and_a_signal_while_ray_starts(tmp_path):
     assert gone(below), f"left behind: {alive(below)}"
     assert rows(run).height == kept
 
-    status, printed = finish(start("launch", path, "--output", run))
+    status, printed = finish(start("launch", path, "--output", run), 240)
     assert status == 0, printed
     assert rows(run).height == 20
 

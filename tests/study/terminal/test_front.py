@@ -123,7 +123,7 @@ def test_a_terminal(tmp_path, size):
     columns, rows = size
     code = (
         "import sys, actors.launch, cli; from actors.inprocess import InProcess\n"
-        "actors.launch.Cluster = lambda address: InProcess()\ncli.main()"
+        "actors.launch.Cluster = lambda *_: InProcess()\ncli.main()"
     )
     (tmp_path / "spec.yaml").write_text(TINY)
     words = ["-c", code, "launch", str(tmp_path / "spec.yaml"), "--output", str(tmp_path / "r"), "--only", "ensembles"]
@@ -150,6 +150,31 @@ def test_a_terminal(tmp_path, size):
     assert not any(line.startswith("tiny  ") for line in left)
     assert "done as asked in" in " ".join(left)
     assert not screen.cursor.hidden
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["hangup", "nohup"])
+def test_a_terminal_that_goes_away(tmp_path, ignored):
+    """A hangup stops the launch with its word in the log; where it is ignored, writing to no terminal stops nothing."""
+    pexpect = pytest.importorskip("pexpect")
+    code = (
+        "import signal, sys, actors.launch, cli; from actors.inprocess import InProcess\n"
+        f"if {ignored}: signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "actors.launch.Cluster = lambda *_: InProcess()\ncli.main()"
+    )
+    (tmp_path / "spec.yaml").write_text(TINY)
+    run = tmp_path / "r"
+    words = ["-c", code, "launch", str(tmp_path / "spec.yaml"), "--output", str(run), "--only", "ensembles"]
+    child = pexpect.spawn(sys.executable, words, dimensions=(24, 100), cwd=str(ROOT), timeout=100)
+    child.expect("clean pass")
+    os.close(child.child_fd)
+    _, left = os.waitpid(child.pid, 0)
+    status = os.waitstatus_to_exitcode(left)
+    written = json.loads((run / "status.json").read_text())
+    assert status == written["status"] == (1 if ignored else 129)
+    assert written["ended"]
+    assert written["error"] is None
+    said = "done as asked in" if ignored else "stopped; what is finished is kept. Go on with: study launch"
+    assert said in (run / "study.log").read_text()
 
 
 PRINTING = """

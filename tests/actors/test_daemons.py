@@ -1,0 +1,58 @@
+"""Whose raylet it is, and whether it runs: of a real process behind a real Unix socket."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from actors.backend import BackendGone
+from actors.daemons import Daemons
+
+LISTENING = """
+import socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+print("listens", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_process_behind_a_socket():
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        path = str(Path(short) / "raylet")
+        process = subprocess.Popen(
+            [sys.executable, "-c", LISTENING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout.readline() == "listens\n"
+            daemons = Daemons(path)
+            assert daemons.owner == pwd.getpwuid(os.getuid()).pw_name
+            assert daemons.stopped() is None
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            assert daemons.stopped() == f"its raylet (process {process.pid}), which is stopped,"
+            process.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, process.pid, os.WCONTINUED | os.WNOWAIT)
+            assert daemons.stopped() is None
+        finally:
+            process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        for _ in range(2):
+            with pytest.raises(BackendGone, match=f"its raylet .process {process.pid}. has died") as caught:
+                daemons.stopped()
+            assert caught.value.status == 1
+            process.communicate()
+
+
+def test_nothing_behind_a_socket(tmp_path):
+    daemons = Daemons(str(tmp_path / "none"))
+    assert daemons.owner is None
+    assert daemons.stopped() is None
