@@ -36,7 +36,7 @@ from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted
 from study.models.remote import Remote
 from study.plan import Plan
-from study.report.matrices import print_matrices
+from study.report.show import print_so_far
 from study.results import present, store
 from study.results.kept import KeepingWriter, Kept
 from study.run_folder import RunFolder
@@ -315,7 +315,7 @@ class _Study:
 
     def show(self) -> None:
         """Print the transfer matrices."""
-        print_matrices(self._spec, present.rows(self._folder), self._front.console)
+        print_so_far(self._spec, self.selected, self._folder, self._front.console)
 
 
 def _secret(remote: Remote) -> Secret | None:

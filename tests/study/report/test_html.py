@@ -15,10 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from study.analysis.experiments import averaged
 from study.errors import StudyError
 from study.report import html_gallery
 from study.report.html import write
-from study.report.html_data import gather, over_seeds
+from study.report.html_data import gather
 from tests.conftest import TINY, rows, run_here
 
 HOSTILE = "</script><script>window.harmed=1</script>"
@@ -165,7 +166,7 @@ def test_what_is_missing_and_what_failed(tiny_run, tmp_path):
 def test_seeds(tmp_path, spec_file):
     spec = spec_file({"experiments": {"one": {"attacks": ["mi"], "sources": ["a"], "seeds": [1, 2, 3]}}})
     assert run_here(spec, tmp_path / "run")[0] == 0
-    (mine,) = over_seeds(gather(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
+    (mine,) = averaged(gather(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
     each = [
         np.mean([hit(one) for one in part.iter_rows(named=True)])
         for part in rows(tmp_path / "run").filter(target="b").partition_by("seed")
