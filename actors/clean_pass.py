@@ -121,10 +121,12 @@ class _Pass:
             asked += len(part)
             read = self._read(part)
             predicted = self._predicted(read)
-            self._count(predicted, self._local)
             let_in = [one for one in predicted if admitted(one, spec.images.keep, spec.sources())]
             right += len(let_in)
-            chosen += let_in[: wanted - len(chosen)]
+            taken = let_in[: wanted - len(chosen)]
+            # Where no rule selects, the images of the study are the ones to count.
+            self._count(taken if spec.images.keep == "all" else predicted, self._local)
+            chosen += taken
             if self._services:
                 ids = {one.image for one in chosen}
                 seen |= {one.candidate.image: one.pixels for one in read if one.candidate.image in ids}
