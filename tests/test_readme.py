@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -44,8 +45,8 @@ def test_polars_answers(many_run):
         assert row["success"] == pytest.approx(sum(map(succeeds, mine)) / 4)
         assert row["rmsd"] == pytest.approx(sum(one["rmsd"] for one in mine) / 4)
     answers = []
-    for line in others.splitlines():
-        exec(f"last = {line}", names)
+    for statement in ast.parse(others).body:
+        exec(f"last = {ast.unparse(statement)}", names)
         answers.append(names["last"])
     across, transfer, seeds, top5, mistaken, images = answers
     black = [one for one in everything if one["relation"] == "black"]
