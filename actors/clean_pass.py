@@ -6,7 +6,7 @@ Remote services come last and see selected images only: what they are asked may 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,10 @@ from actors.runtime import Runtime
 from actors.scheduler import Failed
 from study.additions import must_be_there, unasked
 from study.errors import StudyError
-from study.images import pixels
+from study.images import clean, pixels
 from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
 from study.images.sets import Candidate, Ranked
+from study.report import doubts
 from study.spec import Spec
 
 _SLACK = 1.5
@@ -68,13 +69,14 @@ class _Pass:
         self._local = [name for name in spec.models if name not in self._services]
         self._known = known or {}
         self._models: dict[str, dict[str, Any]] = {}
+        self._right: dict[str, clean.Right] = {}
         self._unreadable: dict[str, str] = {}
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:
         spec = self._spec
         self._runtime.display.say(f"clean pass: {len(self._local)} models, up to {len(candidates)} images")
         chosen = self._choose(candidates, spec.images.count or len(candidates), 0)
-        models = {name: self._models[name] for name in spec.models}
+        models = clean.described({name: self._models[name] for name in spec.models}, {}, self._right)
         return Selection(cut(chosen, spec.run.shard), models, self._unreadable)
 
     def extend(self, before: Selection, candidates: Sequence[Candidate], *, more: bool) -> Selection:
@@ -87,9 +89,12 @@ class _Pass:
             say(f"clean pass: {', '.join(new)}, of {everyone} images that are selected already")
             shards = self._completed(shards, new, {one.image: one for one in candidates})
             self._tell_wrong(shards, new)
+            self._count((one for shard in shards for one in shard.images), [one for one in new if one in self._local])
+            self._warn(self._doubts())
         if more:
             shards += self._further(shards, candidates)
-        return Selection(shards, {**before.models, **self._models}, self._unreadable)
+        models = clean.described({**before.models, **self._models}, before.models, self._right)
+        return Selection(shards, models, self._unreadable)
 
     def _further(self, shards: Sequence[Shard], candidates: Sequence[Candidate]) -> list[Shard]:
         """Shards of images that are selected beyond those in `shards`."""
@@ -115,9 +120,13 @@ class _Pass:
             part = candidates[asked : asked + batches * spec.numerics.batch]
             asked += len(part)
             read = self._read(part)
-            let_in = [one for one in self._predicted(read) if admitted(one, spec.images.keep, spec.sources())]
+            predicted = self._predicted(read)
+            let_in = [one for one in predicted if admitted(one, spec.images.keep, spec.sources())]
             right += len(let_in)
-            chosen += let_in[: wanted - len(chosen)]
+            taken = let_in[: wanted - len(chosen)]
+            # Where no rule selects, the images of the study are the ones to count.
+            self._count(taken if spec.images.keep == "all" else predicted, self._local)
+            chosen += taken
             if self._services:
                 ids = {one.image for one in chosen}
                 seen |= {one.candidate.image: one.pixels for one in read if one.candidate.image in ids}
@@ -138,15 +147,35 @@ class _Pass:
         for image, reason in self._unreadable.items():
             say(f"left out: {image}: {reason}")
         further = "further " if before else ""
+        doubtful = self._doubts()
         say(f"{right} of {asked} {further}images are {rule}; {chosen} are {'added' if before else 'selected'}")
         wanted = (self._spec.images.count or 1) - before
-        if chosen < wanted:
+        if chosen >= wanted:
+            self._warn(doubtful)
+        else:
             unreadable = f" ({len(self._unreadable)} could not be read)" if self._unreadable else ""
             raise StudyError(
                 f"{wanted} {further}images are wanted, and only {chosen} of {asked} are {rule}{unreadable}",
                 accepted=f"images.count up to {before + chosen}" if before + chosen else None,
-                todo="lower images.count, add images, or relax images.keep",
+                todo="; ".join(doubtful) or "lower images.count, add images, or relax images.keep",
             )
+
+    def _warn(self, doubtful: Sequence[str]) -> None:
+        for line in doubtful:
+            self._runtime.display.say(f"warning: {line}")
+
+    def _count(self, images: Iterable[Selected], models: Sequence[str]) -> None:
+        """Count who is right about these clean images."""
+        answers = ((one.label, {name: one.clean[name].top5[0] for name in models}) for one in images)
+        for name, one in clean.tally(answers).items():
+            self._right[name] = self._right.get(name, clean.Right()) + one
+
+    def _doubts(self) -> list[str]:
+        """Say how often each model was right; and give the models that only guess, with what may be wrong."""
+        found = {name: self._right[name] for name in self._spec.models if name in self._right}
+        if found:
+            self._runtime.display.say(clean.told(found))
+        return doubts.of_models(self._spec, found, self._models)
 
     def _completed(self, shards: Sequence[Shard], new: Sequence[str], files: Mapping[str, Candidate]) -> list[Shard]:
         """Selected images with what `new` models say of them too."""

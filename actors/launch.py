@@ -35,7 +35,7 @@ from study.geometry.plan import GeometryPlan
 from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted, hurry
 from study.plan import Plan
-from study.report.matrices import print_matrices
+from study.report.show import print_so_far
 from study.results import present, store
 from study.results.kept import KeepingWriter, Kept
 from study.run_folder import RunFolder
@@ -321,4 +321,4 @@ class _Study:
 
     def show(self) -> None:
         """Print the transfer matrices."""
-        print_matrices(self._spec, present.rows(self._folder), self._front.console)
+        print_so_far(self._spec, self.selected, self._folder, self._front.console)

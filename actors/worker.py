@@ -119,7 +119,15 @@ class Worker:
 
         def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
             seen = shown(model.transform, images, (self._kit.seed, target), ids)
-            return predict(classifier, seen, batch=job.batch, device=self._pinned.device, whole=job.whole)
+            return predict(
+                classifier,
+                seen,
+                batch=job.batch,
+                device=self._pinned.device,
+                whole=job.whole,
+                name=f"model '{target}'",
+                images=ids,
+            )
 
         described = model.describe(classifier.describe())
         if job.search is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from study.analysis.transfer import success_rates
+from study.relation import MARKS
 from study.results import store
 
 WHOLE = ("sources", "attack", "goal", "steps", "target")
@@ -33,7 +34,7 @@ def table(run: Path, attacks: list[str] | None = None, sources: list[str] | None
         if (attacks and attack not in attacks) or (sources and source not in sources):
             continue
         by = {row["target"]: row for row in part.to_dicts()}
-        shown = [f"{100 * by[name]['success']:.0f}{'*' if by[name]['white_box'] else ''}" for name in targets]
+        shown = [f"{100 * by[name]['success']:.0f}{MARKS.get(by[name]['relation'], '')}" for name in targets]
         first = part.to_dicts()[0]
         low, high = part["rmsd"].min(), part["rmsd"].max()
         moved = f"{low:.2f}" if high - low < 1e-6 else f"{low:.1f} to {high:.1f}"

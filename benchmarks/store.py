@@ -127,7 +127,7 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
         "label": label,
         "target_label": pa.nulls(rows, pa.int32()),
         "target": picked(list(TARGETS), target),
-        "white_box": white.ravel(),
+        "relation": picked(["black", "white"], white.astype(np.int32)),
         "clean_top1": label,
         "top1": top5[:, 0],
         "top5": lists(top5),

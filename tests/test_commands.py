@@ -176,5 +176,5 @@ def test_train_and_a_study_on_what_was_trained(door, spec_file, tmp_path):
     assert found.height == 2 * 3 * 2 * 20 * 2
     assert found["rmsd"].max() <= 60
     np.testing.assert_allclose(found["l2"], found["rmsd"] * 28)
-    white = found.filter(attack="fgsm", white_box=True, goal="untargeted")
+    white = found.filter(attack="fgsm", relation="white", goal="untargeted")
     assert (white["top5"].list.first() != white["label"]).mean() > 0.5

@@ -9,7 +9,7 @@ from tests.conftest import ROOT, rows, run_here
 
 
 def promises(run, images):
-    moved = rows(run).filter(pl.col("white_box"), pl.col("sources").list.len() == 1)
+    moved = rows(run).filter(pl.col("relation") == "white", pl.col("sources").list.len() == 1)
     optimization = moved.filter(attack="optimization")
     assert optimization["image"].n_unique() == images
     assert (optimization["top5"].list.first() != optimization["label"]).all(), "each source is fooled on every image"

@@ -37,6 +37,6 @@ def with_rate(cells: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame
     """`cells` with the rate of `hits` among `images` (null where there are none), and its ends `low` and `high`."""
     low, high = wilson(pl.col("hits"), pl.col("images"), confidence)
     rate = pl.when(pl.col("images") > 0).then(pl.col("hits") / pl.col("images")).alias(name)
-    rest = [column for column in ("rmsd", "white_box") if column in cells.columns]
+    rest = [column for column in ("rmsd", "relation") if column in cells.columns]
     keys = [column for column in cells.columns if column not in {"images", "hits", *rest}]
     return cells.select(*keys, "images", "hits", rate, low.alias("low"), high.alias("high"), *rest)

@@ -6,35 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from study.analysis.transfer import Among, success_rates
-from study.errors import StudyError, names
+from study.analysis.experiments import averaged, cells, of_experiment
+from study.analysis.transfer import Among
+from study.errors import StudyError
 from study.spec import Spec
-
-POINT = ("sources", "attack", "goal", "steps", "level", "target")
-
-
-def with_level(rows: pl.LazyFrame, spec: Spec) -> pl.LazyFrame:
-    """`rows` with a column `level`: the budget, but null where each target searched for its own (`budget.minimal`)."""
-    searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
-    budget = pl.col("budget")
-    # Where nothing is searched, the name of the attack need not be read.
-    level = pl.when(~pl.col("attack").is_in(searched)).then(budget) if searched else budget
-    return rows.with_columns(level.alias("level"))
-
-
-def of_experiment(rows: pl.LazyFrame, spec: Spec, experiment: str) -> pl.LazyFrame:
-    """The rows that an experiment of the spec is about: of its attacks, sources, goals, seeds and targets."""
-    if experiment not in spec.experiments:
-        raise StudyError(f"there is no experiment '{experiment}'", accepted=names(list(spec.experiments), experiment))
-    one = spec.experiments[experiment]
-    sets = ["+".join(sources) for sources in spec.source_sets(one)]
-    return rows.filter(
-        pl.col("attack").is_in(list(one.attacks)),
-        pl.col("goal").is_in(list(one.goal)),
-        pl.col("seed").is_in(list(spec.seeds_of(one))),
-        pl.col("target").is_in(list(spec.targets(one))),
-        pl.col("sources").list.join("+").is_in(sets),
-    )
 
 
 def transfer_matrix(
@@ -50,9 +25,10 @@ def transfer_matrix(
     print them.
 
     Columns: `attack`, `sources` (joined by `+`), `steps`, `level` (the budget; null where it has none, or each target
-    searched for its own), `images` (`uint32`, rows of one target: seeds count together), `rmsd` (mean over all targets,
-    pixel values), then a `float64` 0..1 for each target, null where there are no rows. In the order of the spec. `goal`
-    may be left out where the experiment has one only.
+    searched for its own), `seeds`, `images` (`uint32`, clean images of one target: once, however many seeds show them),
+    `rmsd` (mean over all targets, pixel values; null where each target searched for its own, which `success_rates`
+    has), then a `float64` 0..1 for each target, null where there are no rows. In the order of the spec. `goal` may be
+    left out where the experiment has one only.
     """
     chosen = of_experiment(rows, spec, experiment)
     one = spec.experiments[experiment]
@@ -61,18 +37,19 @@ def transfer_matrix(
     wanted = goal or one.goal[0]
     if wanted not in one.goal:
         raise StudyError(f"'{experiment}' has no goal '{wanted}'", accepted=", ".join(one.goal))
-    chosen = with_level(chosen.filter(pl.col("goal") == wanted), spec)
-    cells = success_rates(chosen, top=top, by=POINT, among=among)
+    found = averaged(cells(chosen.filter(pl.col("goal") == wanted), spec, top=top, among=among))
+    searched = [name for name in one.attacks if spec.attacks[name].budget.minimal is not None]
+    mean = (pl.col("rmsd") * pl.col("images")).sum() / pl.col("images").sum()
     keys = ["attack", "sources", "steps", "level"]
     targets = spec.targets(one)
     means = [
-        pl.col("images").max(),
-        (pl.col("rmsd") * pl.col("images")).sum() / pl.col("images").sum(),
+        pl.col("seeds", "images").max(),
+        pl.when(~pl.col("attack").first().is_in(searched)).then(mean).alias("rmsd"),
         *(pl.col("success").filter(pl.col("target") == target).first().alias(target) for target in targets),
     ]
     sets = ["+".join(sources) for sources in spec.source_sets(one)]
     return (
-        cells.group_by(keys).agg(means).sort(_place("attack", one.attacks), "steps", "level", _place("sources", sets))
+        found.group_by(keys).agg(means).sort(_place("attack", one.attacks), "steps", "level", _place("sources", sets))
     )
 
 
@@ -82,8 +59,8 @@ def leave_one_out(
     """Every ensemble that leaves one model out, against that model: the diagonals of Liu et al. 2017, tables 3 and 4.
 
     The models are those of the experiment's ensembles, together. Columns: `attack`, `goal`, `steps`, `level`, `target`
-    (the model left out), `sources`, then those of `success_rates`. In the order of the keys; empty where the experiment
-    has no such ensembles.
+    (the model left out), `sources`, then `seeds`, `images` and all else as `experiments.averaged` has them. In the
+    order of the keys; empty where the experiment has no such ensembles.
     """
     sets = spec.source_sets(spec.experiments[experiment]) if experiment in spec.experiments else []
     among_models = {name for one in sets for name in one}
@@ -92,12 +69,11 @@ def leave_one_out(
         for one in sets
         if len(one) > 1 and len(among_models - set(one)) == 1
     ]
-    chosen = with_level(of_experiment(rows, spec, experiment), spec)
-    cells = success_rates(chosen, top=top, by=POINT, among=among, confidence=confidence)
+    found = averaged(cells(of_experiment(rows, spec, experiment), spec, top=top, among=among), confidence)
     diagonal = pl.DataFrame(pairs, schema={"sources": pl.String, "target": pl.String}, orient="row")
     keys = ["attack", "goal", "steps", "level", "target"]
     return (
-        cells.join(diagonal, on=["sources", "target"], how="semi")
+        found.join(diagonal, on=["sources", "target"], how="semi")
         .select(*keys, "sources", pl.exclude(*keys, "sources"))
         .sort(*keys, "sources")
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from study.analysis.matrix import with_level
+from study.analysis.experiments import with_level
 from study.analysis.transfer import Among, success_rates
 from study.attacks.recipe import Attack
 from study.errors import StudyError, names

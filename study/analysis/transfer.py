@@ -68,12 +68,14 @@ def success_rates(
 ) -> pl.DataFrame:
     """Success rates: one row per cell of `by`, sorted by it.
 
-    Columns: the keys (`sources` as one string, joined by `+`); `images` and `hits`, `uint32`: how many count, and
-    succeed; `success`, `low`, `high`, `float64` 0..1: the rate and its Wilson interval, null without images; `rmsd`,
-    `float64`, the mean of those that count, in pixel values 0..255; `white_box`.
+    Columns: the keys (`sources` as one string, joined by `+`); `images` and `hits`, `uint32`: how many adversarial
+    images count, and succeed; `success`, `low`, `high`, `float64` 0..1: the rate and its Wilson interval, null without
+    images; `rmsd`, `float64`, the mean of those that count, in pixel values 0..255; `relation` (`white`, `grey` or
+    `black`; null where a cell has several).
 
     Over all images it is the success rate of Wu et al. 2019 and 2020, and in targeted rows the matching rate of Liu et
-    al. 2017. Where `by` leaves out `seed`, seeds are counted together. A search of the minimal RMSD ends elsewhere for
+    al. 2017. Where `by` leaves out `seed`, seeds are counted together, and a clean image counts once for each of
+    them; `over_seeds` and the functions of an experiment count it once. A search of the minimal RMSD ends elsewhere for
     each image: leave `budget` out of its keys.
     """
     check_keys(rows, by)

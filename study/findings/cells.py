@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from study.errors import StudyError
 from study.findings.spec import Boxes, Selection
+from study.relation import relation
 
 if TYPE_CHECKING:
     from study.spec import Spec
@@ -58,7 +59,7 @@ def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> lis
         raise StudyError(
             "no planned cell is what this selects",
             accepted="cells of the spec's experiments: an attack, sources, targets and a goal that one of them has; "
-            "the target is none of the sources, but with `boxes: white` or `any`",
+            "the target has no network of the sources, but with `boxes: white`, `grey` or `any`",
         )
     return list(found.values())
 
@@ -79,7 +80,7 @@ def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[Cell]:
         for attack in dict.fromkeys(experiment.attacks):
             for goal in dict.fromkeys(experiment.goal):
                 for target in spec.targets(experiment):
-                    if boxes == "any" or (target in sources) == (boxes == "white"):
+                    if boxes in ("any", relation(spec.models, sources, target)):
                         points = tuple(spec.attacks[attack].points)
                         yield Cell("+".join(sources), attack, goal, target, seeds, points)
 

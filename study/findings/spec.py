@@ -22,7 +22,7 @@ Keys = Annotated[tuple[Key, ...], Field(strict=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Top = Annotated[int, Field(ge=1, le=5)]
 Holds = Literal["each", "average", "some"]
-Boxes = Literal["black", "white", "any"]
+Boxes = Literal["black", "grey", "white", "any"]
 
 
 class Selection(Frozen):
@@ -30,7 +30,8 @@ class Selection(Frozen):
 
     `sources` is a list of models and of lists of models, as in an experiment. Of an attack with checkpoints the last
     one counts, unless `steps` names another; of one with several budgets all count, unless `budget` names one. `boxes`:
-    `black` (the target is no source), `white` or `any`.
+    `black` (the target has no network of the sources), `grey` (it has one: behind a transform, or with other weights),
+    `white` (it is a source) or `any`.
     """
 
     experiment: str | None = None

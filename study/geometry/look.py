@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from study import numerics
+from study.errors import StudyError
 from study.models.classifier import Classifier
 
 
@@ -27,7 +28,7 @@ def logits(
     """Logits (p, labels), pass by pass, at `places` (P, K) along `axes` (K, C, H, W) from the image `clean`.
 
     An axis has an RMSD of 1, so that places are RMSDs in pixel values as far as the pixel box does not cut them. All
-    passes have one size, the last one padded.
+    passes have one size, the last one padded. Raises StudyError where a logit is not finite.
     """
     # Copied: what comes from an object store is read-only, which torch warns of.
     origin = torch.tensor(clean, dtype=torch.float32, device=device)
@@ -41,7 +42,13 @@ def logits(
         moves = sum(padded[:, axis, None, None, None] * way for axis, way in enumerate(ways))
         images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
         with torch.inference_mode():
-            yield model.logits(images)[: len(part)].float().cpu().numpy()
+            found = model.logits(images)[: len(part)].float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise StudyError(
+                "what the model says of points around the image is not finite",
+                todo="check the weights, preprocessing and precision of that model; no row of this unit was written",
+            )
+        yield found
 
 
 def labels(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from study import numerics
 from study.attacks.loop import Engine, Images
+from study.errors import StudyError
 from study.geometry import look
 from study.geometry.directions import axes
 from study.geometry.gradients import batches, cosine, gradients
@@ -29,8 +30,8 @@ def answer(
 ) -> pa.Table:
     """The rows of unit `unit`, whose images are `clean`, `uint8` (N, C, H, W); `models` are all that it needs.
 
-    Gradients have the engine's precision, what models say is in float32. Raises StudyError where a gradient is not
-    finite, or an image has no such direction.
+    Gradients have the engine's precision, what models say is in float32. Raises StudyError where a gradient or a
+    logit is not finite, or an image has no such direction.
     """
     probe = question.probe
     numerics.set_precision(engine.precision)
@@ -41,7 +42,12 @@ def answer(
         numerics.set_precision("float32")
         (name,) = question.models
         looks = [_Look(models[name], one, way, engine) for one, way in zip(clean, found, strict=True)]
-        parts = [_POINTS[probe.probe](question, row, one) for row, one in enumerate(looks)]
+        parts = []
+        for row, one in enumerate(looks):
+            try:
+                parts.append(_POINTS[probe.probe](question, row, one))
+            except StudyError as error:
+                raise error.located(f"model '{name}', image {question.images[row]}") from None
         columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
     schema = SCHEMAS[probe.probe]
     count = len(columns["image"])

@@ -50,13 +50,15 @@ def measure(
 ) -> Accuracy:
     """The accuracy of `model` on `candidates`, each made into `uint8` (C, S, S) by `prepare`.
 
-    `advance` is told how many more images are done. Raises StudyError where an image cannot be read.
+    `advance` is told how many more images are done. Raises StudyError where an image cannot be read, or what the model
+    says of it is not finite.
     """
     first = five = 0
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(candidates), _AT_ONCE):
             part = candidates[start : start + _AT_ONCE]
-            said = predict(model, np.stack(list(threads.map(prepare, part))), batch=batch)
+            pixels_of = np.stack(list(threads.map(prepare, part)))
+            said = predict(model, pixels_of, batch=batch, images=[one.image for one in part])
             hits = said.top5 == np.array([one.label for one in part])[:, None]
             first, five = first + int(hits[:, 0].sum()), five + int(hits.any(1).sum())
             advance(len(part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from study.errors import StudyError
 from study.models.classifier import Classifier
 
 TOP = 5
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,20 @@ class Prediction:
 
 
 def predict(
-    model: Classifier, pixels: NDArray[np.uint8], *, batch: int, device: str = "cpu", whole: bool = False
+    model: Classifier,
+    pixels: NDArray[np.uint8],
+    *,
+    batch: int,
+    device: str = "cpu",
+    whole: bool = False,
+    name: str = "the model",
+    images: Sequence[str] = (),
 ) -> Prediction:
     """Show `uint8` images (N, C, H, W) to `model` in passes of one constant size, the last one padded.
 
     Where the device's memory does not do, passes are halved, and other rounding than that of whole ones is what there
-    is. Raises StudyError where it does not do for one image.
+    is. Raises StudyError where it does not do for one image, and where an answer is not finite, with the `name` of the
+    model and the ids of `images` (N, or fewer, of which `pixels` has one version after the other).
     """
     labels, probabilities, all_of_them = [], [], []
     size = numerics.pass_size(batch, device)
@@ -44,6 +54,9 @@ def predict(
         except torch.OutOfMemoryError:
             size = _halved(size, device)
             continue
+        broken = (~best.values[: len(part)].isfinite().all(1)).nonzero().flatten().tolist()
+        if broken:
+            raise _not_finite(name, [start + one for one in broken], images)
         start += len(part)
         labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))
         probabilities.append(best.values[: len(part)].cpu().numpy())
@@ -62,6 +75,15 @@ def _pass(model: Classifier, part: NDArray[np.uint8], size: int, device: str) ->
     with torch.inference_mode():
         found = model.logits(images).softmax(1)
         return found, found.topk(min(TOP, found.shape[1]), dim=1)
+
+
+def _not_finite(name: str, places: Sequence[int], images: Sequence[str]) -> StudyError:
+    ids = dict.fromkeys(images[one % len(images)] if images else f"number {one}" for one in places)
+    shown = ", ".join([*list(ids)[:_NAMED], *([f"{len(ids) - _NAMED} more"] if len(ids) > _NAMED else [])])
+    return StudyError(
+        f"what {name} says of {shown} is not finite",
+        todo="check the weights, preprocessing and precision of that model; no row was written of these images",
+    )
 
 
 def _halved(size: int, device: str) -> int:

@@ -19,7 +19,7 @@ from study.analysis import beside, published
 from study.analysis.comparison import match
 from study.errors import StudyError
 from study.geometry.report import plain_cosines
-from study.report.finished import opened
+from study.report.finished import Finished, opened
 from study.spec import Spec
 from study.terminal import prose
 
@@ -52,8 +52,7 @@ def compare(run: str, console: Console, wish: Wish) -> None:
     finished = opened(run, wish.spec)
     spec, selected = finished.spec, finished.selected
     asked = _papers(spec, wish.paper)
-    matched = match(pl.concat([published.load(paper) for paper in asked]), spec)
-    compared = beside.compare(matched, finished.rows, spec, selected, plain_cosines(run, spec))
+    compared = beside_papers(run, finished, asked)
     digests = {name: one.get("digest") for name, one in finished.models.items()}
     told = {paper: told_of(paper, compared, spec, digests, selected) for paper in asked}
     if wish.as_json:
@@ -61,6 +60,13 @@ def compare(run: str, console: Console, wish: Wish) -> None:
         return
     for paper in asked:
         _print_paper(compared.filter(paper=paper), told[paper], console, wish)
+
+
+def beside_papers(run: str, finished: Finished, asked: Sequence[str]) -> pl.DataFrame:
+    """All numbers of the papers `asked` for with those of the run at `run` beside them, as `beside.compare` gives them:
+    what `study compare` prints and the report shows."""
+    matched = match(pl.concat([published.load(paper) for paper in asked]), finished.spec)
+    return beside.compare(matched, finished.rows, finished.spec, finished.selected, plain_cosines(run, finished.spec))
 
 
 def told_of(

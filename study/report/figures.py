@@ -15,6 +15,7 @@ import polars as pl
 
 from study.analysis.distances import minimal_cdf
 from study.errors import StudyError
+from study.relation import relation
 from study.report.html_curves import Points, mean
 from study.spec import Spec
 
@@ -141,10 +142,10 @@ def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure
 def success_by_rmsd(cells: Cells, names: Mapping[tuple[str, int, float | None], str], title: str) -> Figure | None:
     """Black-box success against how far images moved: a point for each attack, point of it, and source set.
 
-    `cells` are those of `over_seeds`. None where fewer than two are black-box, or too many to tell apart.
+    `cells` are those of `experiments.averaged`. None where fewer than two are black-box, or too many to tell apart.
     """
     means = (
-        cells.filter(~pl.col("white_box"))
+        cells.filter(pl.col("relation") == "black")
         .group_by("attack", "steps", "level", "sources")
         .agg(pl.col("success").mean(), pl.col("rmsd").mean())
         .sort("attack", "steps", "level", "sources")
@@ -227,7 +228,7 @@ def searches(rows: pl.LazyFrame, spec: Spec, drawn: Album, name: str, title: str
                 for place, target in enumerate(targets):
                     one = mine.filter(sources=whose, target=target)
                     if one.height:
-                        white = target in whose.split("+")
+                        kind = relation(spec.models, whose.split("+") if whose else (), target)
                         axes.step(
                             [0.0, *one["rmsd"].to_list()],
                             [0.0, *(100 * one["share"]).to_list()],
@@ -235,7 +236,7 @@ def searches(rows: pl.LazyFrame, spec: Spec, drawn: Album, name: str, title: str
                             where="post",
                             color=_COLOURS[place % len(_COLOURS)],
                             lw=1.4,
-                            label=target + (" (white-box)" if white else ""),
+                            label=target + ("" if kind == "black" else f" ({kind}-box)"),
                         )
                 axes.set_title(f"on {whose}", fontsize=9)
                 axes.set_xlabel("RMSD, pixel values")

@@ -22,6 +22,9 @@ from study.terminal.prose import exactly, say
 
 _SIDES = {"above": ">", "below": "<", "apart": "further than"}
 
+READINGS = {"each": "every cell", "average": "the average", "some": "some cell"}
+"""What a finding may be claimed of, in words."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -53,21 +56,33 @@ def cosines(run: str, spec: Spec) -> pl.LazyFrame | None:
     return pl.concat([store.scan(run, name, "gradient-cosine") for name in probes]) if probes else None
 
 
+def readings(finding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The ways to read a finding that are shown, in words, each with its numbers: first the one that is claimed, then
+    the average, or every cell beside a claim about the average."""
+    other = "each" if finding["holds"] == "average" else "average"
+    return [(READINGS[name], finding[name]) for name in (finding["holds"], other)]
+
+
 def _print(found: pl.DataFrame, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("finding", overflow="fold")
-    for column in ("verdict", "effect", "95 %", "claimed", "p"):
+    for column in ("claimed", "of", "verdict", "effect", "95 %", "p"):
         table.add_column(column, no_wrap=True)
-    for one in found.iter_rows(named=True):
-        table.add_row(
-            one["finding"],
-            one["verdict"],
-            _number(one["effect"]),
-            f"{_number(one['low'])} to {_number(one['high'])}" if one["low"] is not None else "",
-            f"{_SIDES[one['side']]} {one['bound']:g}",
-            "" if one["p"] is None else f"{one['p']:.2g}",
-        )
+    for finding in found.iter_rows(named=True):
+        for place, (of, one) in enumerate(readings(finding)):
+            table.add_row(
+                "" if place else finding["finding"],
+                "" if place else f"{_SIDES[finding['side']]} {finding['bound']:g}",
+                of,
+                one["verdict"],
+                _number(one["effect"]),
+                f"{_number(one['low'])} to {_number(one['high'])}" if one["low"] is not None else "",
+                "" if one["p"] is None else f"{one['p']:.2g}",
+                style="dim" if place else "",
+            )
     console.print(table)
+    say(console, HOW)
+    console.print()
     for one in found.iter_rows(named=True):
         _tell(one, console)
     counts: Mapping[str, int] = dict(found["verdict"].value_counts().iter_rows())
@@ -75,11 +90,17 @@ def _print(found: pl.DataFrame, console: Console) -> None:
     console.print(told, markup=False, highlight=False)
 
 
+HOW = (
+    "Of each finding the first line is what it claims, and gives its verdict; the second stands beside it. Every "
+    "cell: the numbers of the cell that bears it out least, each cell tested at 0.05 (refuted after Holm's correction)."
+)
+
+
 def _tell(one: Mapping[str, Any], console: Console) -> None:
     lines = (
         f"{one['finding']}: {one['verdict']}",
         f"  {one['claim']} ({one['source']})",
-        f"  {one['reason']}",
+        *(f"  {of}: {reading['reason']}" for of, reading in readings(one)),
     )
     for line in lines:
         say(console, line)

@@ -14,6 +14,9 @@ import polars as pl
 from study import resume
 from study import spec as specs
 from study.errors import StudyError
+from study.images.clean import Right
+from study.images.selection import Selection, to_frame
+from study.report import doubts
 from study.results import present
 from study.run_folder import RunFolder
 from study.spec import Spec
@@ -21,12 +24,21 @@ from study.spec import Spec
 
 @dataclass(frozen=True)
 class Finished:
-    """A run, or as much of it as there is: `selected` images are to be shown; `models` is what each is, by name."""
+    """A run, or as much of it as there is: `selected` images are to be shown; `models` is what each is, by name, and
+    `clean` how often each is right about clean images, as far as that is known."""
 
     spec: Spec
     rows: pl.LazyFrame
     selected: int
     models: Mapping[str, Mapping[str, Any]]
+    clean: Mapping[str, Right]
+
+
+def begun(spec: Spec, selection: Selection, folder: RunFolder) -> Finished:
+    """The run that a launch is at work on, from what it holds: nothing but rows is read again."""
+    right = doubts.known(spec, selection.models, lambda: to_frame(selection.shards))
+    selected = sum(len(shard.images) for shard in selection.shards)
+    return Finished(spec, present.rows(folder), selected, selection.models, right)
 
 
 def opened(run: str, spec: Path | None = None) -> Finished:
@@ -49,10 +61,12 @@ def opened(run: str, spec: Path | None = None) -> Finished:
         used = file.spec
     try:
         models = json.loads(folder.models.read_text(encoding="utf-8"))
-        selected = pl.read_parquet(io.BytesIO(folder.images.read_bytes()), columns=["image"]).height
+        images = io.BytesIO(folder.images.read_bytes())
+        selected = pl.read_parquet(images, columns=["image"]).height
+        right = doubts.known(used, models, lambda: pl.read_parquet(images))
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise StudyError(
             f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
             todo="bring the files back from a copy, or launch into a new folder with --output",
         ) from error
-    return Finished(used, present.rows(folder), selected, models)
+    return Finished(used, present.rows(folder), selected, models, right)

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from study.analysis import beside, published
-from study.analysis.comparison import match
+from study.analysis import beside
 from study.report.compare import _numbers as numbers
 from study.report.compare import _papers as papers
 from study.report.compare import _reasons as reasons
-from study.report.compare import told_of
+from study.report.compare import beside_papers, told_of
 from study.report.html_data import Gathered
 from study.report.html_page import NOTHING, Cell, Room, Table, folded, note, section, words
 
@@ -22,8 +21,7 @@ def comparison(gathered: Gathered, room: Room) -> str:
     if not any(one.published is not None for one in spec.experiments.values()):
         return ""
     asked = papers(spec, None)
-    matched = match(pl.concat([published.load(paper) for paper in asked]), spec)
-    compared = beside.compare(matched, gathered.finished.rows, spec, gathered.finished.selected)
+    compared = beside_papers(gathered.run, gathered.finished, asked)
     digests = {name: one.get("digest") for name, one in gathered.finished.models.items()}
     parts = []
     for paper in asked:

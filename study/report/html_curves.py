@@ -21,9 +21,9 @@ def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[
     """What success can be drawn against: `steps`, `gradients`, `budget`, or a number of the recipes by its key.
 
     With each, by target the lines of attacks that are alike but for it; only black-box cells if there are any, a mean
-    where there are several source sets. `cells` are those of `over_seeds`.
+    where there are several source sets. `cells` are those of `experiments.averaged`.
     """
-    black = cells.filter(~pl.col("white_box")) if transferred(cells) else cells
+    black = cells.filter(pl.col("relation") == "black") if transferred(cells) else cells
     attacks = list(dict.fromkeys(experiment.attacks))
     stepped = [name for name in attacks if spec.attacks[name].checkpoints]
     if stepped:
@@ -38,7 +38,7 @@ def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[
 
 def transferred(cells: pl.DataFrame) -> bool:
     """Whether any cell is black-box: an experiment may be about sources alone."""
-    return not cells["white_box"].all()
+    return bool((cells["relation"] == "black").any())
 
 
 Members = Mapping[str, tuple[str, float | None]]

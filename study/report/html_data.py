@@ -13,9 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from study.analysis.intervals import wilson
-from study.analysis.matrix import with_level
-from study.analysis.transfer import success_rates
+from study.analysis import experiments
 from study.attacks import Attack
 from study.errors import StudyError, first_line
 from study.images.selection import Selected, from_frame
@@ -27,8 +25,6 @@ from study.run_folder import RunFolder
 from study.spec import Experiment, Spec
 from study.storage import Place
 from study.storage_s3 import ObjectPath, scan_options
-
-_OF_POINT = ["sources", "attack", "goal", "steps", "level", "target"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Gathered:
     @cached_property
     def rows(self) -> pl.LazyFrame:
         """The rows, with `level`."""
-        return with_level(self.finished.rows, self.spec)
+        return experiments.with_level(self.finished.rows, self.spec)
 
     @cached_property
     def count(self) -> int:
@@ -70,15 +66,9 @@ class Gathered:
         cost = pl.col("gradients").max() * pl.col("images").max()
         return self.cells.group_by(whose).agg(cost.alias("gradients")).sort(whose)
 
-    def of(self, experiment: Experiment, goal: str | None = None) -> pl.DataFrame:
+    def of(self, experiment: str, goal: str | None = None) -> pl.DataFrame:
         """The cells of an experiment, or of one of its goals."""
-        return self.cells.filter(
-            pl.col("attack").is_in(list(dict.fromkeys(experiment.attacks))),
-            pl.col("goal").is_in([goal] if goal else list(experiment.goal)),
-            pl.col("seed").is_in(list(self.spec.seeds_of(experiment))),
-            pl.col("target").is_in(list(self.spec.targets(experiment))),
-            pl.col("sources").is_in(["+".join(one) for one in self.spec.source_sets(experiment)]),
-        )
+        return experiments.of_experiment(self.cells, self.spec, experiment, goal)
 
     def rows_of(self, cells: pl.DataFrame, crafts: Sequence[str] | None = None) -> pl.LazyFrame:
         """The rows behind `cells`, or of some of their crafts; what needs no filter has none."""
@@ -122,28 +112,6 @@ class Gathered:
                                 yield ("+".join(sources), name, goal, seed, steps, level, target)
 
 
-def over_seeds(cells: pl.DataFrame) -> pl.DataFrame:
-    """One row for each sources, attack, goal, steps, level and target: `seeds`, `images` (of one seed), `success` (mean
-    of the seeds' rates, 0..1), `std` (n - 1; null of one seed), `low` and `high` (Wilson, 95 %: the images counted
-    once, for seeds show the same ones), `rmsd`, `white_box`, `gradients` (of one image)."""
-    found = (
-        cells.filter(pl.col("images") > 0)
-        .group_by(_OF_POINT)
-        .agg(
-            pl.len().alias("seeds"),
-            pl.col("images").max(),
-            pl.col("success").mean(),
-            pl.col("success").std(ddof=1).alias("std"),
-            pl.col("rmsd").mean(),
-            pl.col("white_box").all(),
-            pl.col("gradients").max(),
-        )
-        .sort(_OF_POINT)
-    )
-    low, high = wilson(pl.col("success") * pl.col("images"), pl.col("images"))
-    return found.with_columns(low.alias("low"), high.alias("high"))
-
-
 def points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str, int, float | None]]:
     """Every point of the attacks, in the spec's order: what it is called, attack, steps, level."""
     for name in dict.fromkeys(attacks):
@@ -156,9 +124,8 @@ def gather(run: str, spec: Path | None = None) -> Gathered:
     """Read all that a report is about. Raises StudyError where there is no run, or it cannot be read."""
     folder = RunFolder(run)
     finished = opened(run, spec)
-    keys = ("craft", "sources", "attack", "goal", "seed", "steps", "level", "gradients", "target")
     try:
-        cells = success_rates(with_level(finished.rows, finished.spec), by=keys)
+        cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
         units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
         frame = pl.read_parquet(io.BytesIO(folder.images.read_bytes()))
     except (pl.exceptions.PolarsError, OSError) as error:

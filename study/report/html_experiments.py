@@ -7,11 +7,13 @@ from typing import Any
 
 import polars as pl
 
+from study.analysis.experiments import averaged
 from study.analysis.robustness import destruction_rates
 from study.findings.cells import plain_of
+from study.relation import MARKS
 from study.report import figures
 from study.report.html_curves import curves, transferred
-from study.report.html_data import Gathered, over_seeds, points
+from study.report.html_data import Gathered, points
 from study.report.html_mistakes import mistakes
 from study.report.html_page import LEVELS, NOTHING, Cell, Room, Table, note, section
 from study.report.html_summary import polars
@@ -22,8 +24,9 @@ _MEANING = {
 }
 _SERVICES = "A service succeeds where none of its labels for the clean image is left, or it names the target label."
 
-_MOVED = "A point for each attack, point of it and source set: the mean over targets that are not among the sources."
-_CURVE = "Targets that are not among the sources: a mean over several source sets, or one with its 95 % interval."
+_MOVED = "A point for each attack, point of it and source set: the mean over black-box targets."
+_CURVE = "Black-box targets: a mean over several source sets, or one with its 95 % interval."
+_CLEAN = "Clean images: % that the target model gives their true label, of all that the clean pass asked about."
 
 _DESTROYED = (
     "Of the images that fool the plain model after the attack's last step, those that it gets right again once they "
@@ -36,7 +39,7 @@ Found = Mapping[str, Any]
 def experiment(gathered: Gathered, name: str, drawn: figures.Album, room: Room) -> str:
     """The section of one experiment."""
     one = gathered.spec.experiments[name]
-    whole = over_seeds(gathered.of(one))
+    whole = averaged(gathered.of(name))
     parts = [_about(gathered, name)]
     if whole.is_empty():
         parts.append(note("No rows yet."))
@@ -61,7 +64,8 @@ def key() -> str:
     steps = "".join(f'<i class="h{level}"></i>' for level in range(0, LEVELS + 1, 5))
     return (
         f'<div class="key"><span>0 %</span><span class="bar">{steps}</span><span>100 %</span>'
-        "<b>48*</b><span>white-box: the target is one of the sources. Hover or focus a cell for its 95 % Wilson "
+        "<b>48*</b><span>white-box: the target is one of the sources.</span><b>48°</b><span>grey-box: it has the "
+        "network of a source, behind a transform or with other weights. Hover or focus a cell for its 95 % Wilson "
         "interval, images and RMSD; arrow keys walk.</span></div>"
     )
 
@@ -87,14 +91,33 @@ def _matrix(gathered: Gathered, name: str, goal: str, cells: pl.DataFrame, room:
                 whose = joined.replace("+", " + ") or "elsewhere"
                 first = [Cell(shown), Cell(whose), Cell(f"{images:,}", number=True), Cell(span(moved), number=True)]
                 lines.append([*first, *(NOTHING if cell is None else rate(cell) for cell in found)])
+    if any(target in gathered.finished.clean for target in targets):
+        lines.append(_clean(gathered, targets))
     seeds = int(str(cells["seeds"].max()))
     notes = [_MEANING[goal] + (f"; mean of {seeds} seeds ± their standard deviation" if seeds > 1 else "") + "."]
     notes[0] += " RMSD: mean, in pixel values 0..255."
     if set(targets) & set(spec.services):
         notes.append(_SERVICES)
+    if any(target in gathered.finished.clean for target in targets):
+        notes.append(_CLEAN)
     call = f"analysis.transfer_matrix(rows, ours, {name!r}, goal={goal!r})"
     head = ["attack", "sources", "images", "RMSD", *targets]
     return Table(f"{name}, {goal}", head, lines, polars(gathered, call), grid=True, notes=notes).html(room)
+
+
+def _clean(gathered: Gathered, targets: Sequence[str]) -> list[Cell]:
+    """The last line of a matrix: how often each target is right about clean images."""
+    rights = [gathered.finished.clean.get(target) for target in targets]
+    asked = max(one.images for one in rights if one is not None)
+    shown = [
+        NOTHING
+        if one is None or not one.images
+        else Cell(
+            f"{100 * one.share:.0f}", number=True, tip=f"right about {one.right:,} of {one.images:,} clean images"
+        )
+        for one in rights
+    ]
+    return [Cell("clean images"), Cell(""), Cell(f"{asked:,}", number=True), Cell("", number=True), *shown]
 
 
 def rate(cell: Found) -> Cell:
@@ -106,8 +129,10 @@ def rate(cell: Found) -> Cell:
     seeds = f", {cell['seeds']} seeds" if cell.get("seeds", 1) > 1 else ""
     ends = f"95 %: {100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
     tip = f"{value:.2f} % of {images:,} images{seeds}; {ends}; RMSD {cell['rmsd']:.2f}"
-    white = bool(cell["white_box"])
-    return Cell(shown, cell["success"], tip + ("; white-box" if white else ""), white_box=white)
+    kind = cell["relation"]
+    return Cell(
+        shown + MARKS.get(kind, ""), cell["success"], tip + ("" if kind == "black" else f"; {kind}-box"), mark=kind
+    )
 
 
 def span(values: Sequence[float]) -> str:
@@ -165,7 +190,7 @@ def _plots(gathered: Gathered, name: str, goal: str, cells: pl.DataFrame, drawn:
         made.append(drawn.add(f"{name}-{goal}-destruction", told, _DESTROYED))
     searched = [attack for attack in one.attacks if spec.attacks[attack].budget.minimal is not None]
     if searched:
-        chosen = gathered.rows_of(gathered.of(one, goal))
+        chosen = gathered.rows_of(gathered.of(name, goal))
         made += figures.searches(chosen, spec, drawn, f"{name}-{goal}", title)
     inside = "".join(one for one in made if one)
     return f'<div class="plots">{inside}</div>' if inside else ""
@@ -187,7 +212,7 @@ def _destroyed(gathered: Gathered, name: str) -> pl.DataFrame:
             for attack, (steps, level) in last.items()
         ]
     )
-    rows = gathered.rows_of(gathered.of(one, "untargeted")).filter(ended)
+    rows = gathered.rows_of(gathered.of(name, "untargeted")).filter(ended)
     found = destruction_rates(rows, plain, by=("attack", "target"))
     order = {target: place for place, target in enumerate(spec.models)}
     return found.sort(pl.col("target").replace_strict(order, return_dtype=pl.Int64))

@@ -16,6 +16,7 @@ from study.images import pixels
 from study.images.selection import Selected
 from study.images.sets import candidates
 from study.keyed import digest
+from study.relation import MARKS
 from study.report.html_data import Gathered
 from study.report.html_page import Cell, Room, Table, island, note, picture, section, text
 from study.run_folder import RunFolder
@@ -200,14 +201,14 @@ def _said(
     chosen = gathered.rows.filter(
         pl.col("craft").is_in(list(crafts)), pl.col("image").is_in([one.image for one in images])
     ).with_columns(succeeded().alias("success"))
-    columns = ("craft", "attack", "image", "steps", "level", "target", "white_box", "clean_top1", "top1", "top5_prob")
+    columns = ("craft", "attack", "image", "steps", "level", "target", "relation", "clean_top1", "top1", "top5_prob")
     rows = chosen.select(*columns, "names", "scores", "clean_names", "success").collect()
     place = {name: at for at, name in enumerate(spec.models)}
     found: dict[str, dict[str, list[list[str]]]] = {}
     for one in sorted(rows.iter_rows(named=True), key=lambda row: place.get(row["target"], 0)):
         if (one["steps"], one["level"]) == spec.attacks[one["attack"]].points[-1]:
             lines = found.setdefault(one["image"], {}).setdefault(one["craft"], [])
-            target = one["target"] + ("*" if one["white_box"] else "")
+            target = one["target"] + MARKS.get(one["relation"], "")
             lines.append([target, *_words(gathered, one), "yes" if one["success"] else "no"])
     return found
 

@@ -9,7 +9,7 @@ from study.geometry import figures as drawings
 from study.geometry import report as geometry_rows
 from study.geometry.spec import Probe
 from study.report.figures import Album, plainly
-from study.report.findings import cosines
+from study.report.findings import HOW, cosines, readings
 from study.report.html_data import Gathered
 from study.report.html_page import NOTHING, Cell, Room, Table, folded, section, words
 
@@ -25,25 +25,27 @@ def findings(gathered: Gathered, room: Room) -> str:
     found = evaluate(gathered.finished.rows, gathered.spec, images=gathered.finished.selected, geometry=known)
     lines, parts = [], []
     for one in found.iter_rows(named=True):
-        numbers = [_number(one["effect"]), _span(one["low"], one["high"]), _number(one["p"])]
-        said = words(one["finding"], one["claim"], _SIGNS.get(one["verdict"], one["verdict"]))
-        lines.append(
-            [*said, *numbers, Cell(f"{one['images'] or 0:,}", number=True), *words(one["reason"], one["source"])]
-        )
+        for place, (of, read) in enumerate(readings(one)):
+            numbers = [_number(read["effect"]), _span(read["low"], read["high"]), _number(read["p"])]
+            said = words(
+                one["finding"], "" if place else one["claim"], of, _SIGNS.get(read["verdict"], read["verdict"])
+            )
+            shown = Cell(f"{one['images'] or 0:,}", number=True)
+            lines.append([*said, *numbers, shown, *words(read["reason"], "" if place else one["source"])])
         if one["cells"] and len(one["cells"]) > 1:
             inner = [
-                [Cell(each["cell"]), _number(each["effect"]), _span(each["low"], each["high"]), _number(each["holm"]),
+                [Cell(each["cell"]), _number(each["effect"]), _span(each["low"], each["high"]),
+                 _number(each["p"]), _number(each["holm"]),
                  *words(_SIGNS.get(each["verdict"], each["verdict"]), each["reason"] or "")]
                 for each in one["cells"]
             ]  # fmt: skip
-            head = ["cell", "effect", "95 %", "p (Holm)", "verdict", "why"]
+            head = ["cell", "effect", "95 %", "p", "p (Holm)", "verdict", "why"]
             parts.append(
                 folded(f"{one['finding']}: its {len(inner)} cells", Table(one["finding"], head, inner).html(room))
             )
-    head = ["finding", "claim", "verdict", "effect", "95 %", "p", "images", "why", "source"]
-    return section(
-        "findings", "Findings", [Table("What is claimed, and what the rows say", head, lines).html(room), *parts]
-    )
+    head = ["finding", "claim", "of", "verdict", "effect", "95 %", "p", "images", "why", "source"]
+    whole = Table("What is claimed, and what the rows say", head, lines, notes=[HOW]).html(room)
+    return section("findings", "Findings", [whole, *parts])
 
 
 def geometry(gathered: Gathered, drawn: Album, room: Room) -> str:

@@ -24,7 +24,7 @@ def mistakes(gathered: Gathered, name: str, room: Room) -> Iterator[str]:
     """What an experiment's targets get wrong, a folded table each, for each goal."""
     one = gathered.spec.experiments[name]
     for goal in dict.fromkeys(one.goal):
-        cells = gathered.of(one, goal)
+        cells = gathered.of(name, goal)
         if cells.is_empty():
             continue
         targets = [target for target in gathered.spec.targets(one) if target in set(cells["target"])]
@@ -100,8 +100,8 @@ def _wrong(gathered: Gathered, rows: pl.LazyFrame, title: str, room: Room) -> st
 
 
 def _classes(gathered: Gathered, rows: pl.LazyFrame, targets: Sequence[str], room: Room) -> str:
-    """By true label: how often its images succeed against each target that is not one of the sources."""
-    found = per_class(rows.filter(~pl.col("white_box")), gathered.spec.labels, by=("target",))
+    """By true label: how often its images succeed against each black-box target."""
+    found = per_class(rows.filter(pl.col("relation") == "black"), gathered.spec.labels, by=("target",))
     if found.is_empty():
         return ""
     shown = targets[:_MOST_TARGETS]
@@ -132,7 +132,7 @@ def _classes(gathered: Gathered, rows: pl.LazyFrame, targets: Sequence[str], roo
                 tip = f"{images:,} rows; 95 %: {100 * low:.1f} to {100 * high:.1f}"
                 line.append(Cell(f"{100 * share:.0f}", share, tip))
         lines.append(line)
-    call = "analysis.per_class(rows.filter(white_box=False), ours.labels, by=('target',))"
+    call = "analysis.per_class(rows.filter(relation='black'), ours.labels, by=('target',))"
     notes = ["Success, %, of black-box rows: all attacks, sources and seeds of the experiment together."]
     if classes.height > _MOST_CLASSES:
         notes += [

@@ -78,17 +78,18 @@ class Cell:
     share: float | None = None
     tip: str = ""
     number: bool = False
-    white_box: bool = False
+    mark: str = "black"
+    """How the target of a number stands to its sources: white and grey have a class of their own."""
 
     def html(self) -> str:
         classes = ["n"] if self.number or self.share is not None else []
         if self.share is not None:
             classes.append(f"h{round(self.share * LEVELS)}")
-        if self.white_box:
-            classes.append("w")
+        if self.mark != "black":
+            classes.append(self.mark[0])
         marks = f' class="{" ".join(classes)}"' if classes else ""
         tip = f' title="{text(self.tip)}"' if self.tip else ""
-        return f"<td{marks}{tip}>{text(self.shown)}{'*' if self.white_box else ''}</td>"
+        return f"<td{marks}{tip}>{text(self.shown)}</td>"
 
 
 def words(*values: object) -> list[Cell]:

@@ -10,6 +10,7 @@ import yaml
 
 from study import __version__
 from study.analysis.intervals import wilson
+from study.report import doubts
 from study.report.html_data import Gathered
 from study.report.html_page import NOTHING, Cell, Room, Table, folded, note, text, words
 
@@ -17,18 +18,26 @@ _MOST_FAILURES = 100
 
 
 def alert(gathered: Gathered) -> str:
-    """What stands at the top of a run that is not whole; nothing where it is."""
+    """What stands at the top of a run that is not whole, or whose numbers are doubtful; nothing where all is well."""
     lines = [
         f"{name}: {have:,} of {planned:,} rows ({_share(have, planned)})"
         for name, (have, planned) in gathered.missing.items()
         if have < planned
     ]
+    doubtful = [
+        *doubts.of_models(gathered.spec, gathered.finished.clean, gathered.finished.models),
+        *doubts.of_attacks(gathered.spec, gathered.cells),
+    ]
+    missing = bool(lines)
     if gathered.failures:
         count = len(gathered.failures)
         lines.append(f"The last launch set {count} unit{'s' if count > 1 else ''} aside: see Failures, below.")
-    if not lines:
+    if not lines and not doubtful:
         return ""
-    what = "This run is not complete." if len(lines) > bool(gathered.failures) else "Something failed."
+    what = "These numbers are doubtful."
+    if lines:
+        what = "This run is not complete." if missing else "Something failed."
+    lines += doubtful
     said = "".join(f"<p>{text(line)}</p>" for line in lines)
     return f'<div class="alert" role="note"><p><strong>{what}</strong></p>{said}</div>'
 
@@ -62,16 +71,16 @@ def facts(gathered: Gathered) -> str:
 def models(gathered: Gathered, room: Room) -> str:
     """What each model is, with the digest of its weights, and how often it is right on the clean images."""
     spec, lines = gathered.spec, []
-    right = _right(gathered)
+    right = gathered.finished.clean
     for name, model in spec.models.items():
         known = gathered.finished.models.get(name, {})
         origin = model.network or ("a remote service" if model.remote is not None else model.model or "")
         shown = [str(known.get(key, "–")) for key in ("size", "parameters", "digest")]
-        count, images = right.get(name, (0, 0))
-        if images:
-            low, high = _wilson(count, images)
-            tip = f"{count} of {images}; 95 %: {100 * low:.1f} to {100 * high:.1f}"
-            clean = Cell(f"{100 * count / images:.1f}", count / images, tip)
+        one = right.get(name)
+        if one is not None and one.images:
+            low, high = _wilson(one.right, one.images)
+            tip = f"{one.right} of {one.images}; 95 %: {100 * low:.1f} to {100 * high:.1f}"
+            clean = Cell(f"{100 * one.share:.1f}", one.share, tip)
         else:
             clean = NOTHING
         parameters = f"{int(shown[1]):,}" if shown[1].isdecimal() else shown[1]
@@ -90,21 +99,10 @@ def models(gathered: Gathered, room: Room) -> str:
     head = ["model", "network", "weights", "transform", "input", "parameters", "clean top-1, %", "digest"]
     keep = spec.images.keep if isinstance(spec.images.keep, str) else ", ".join(spec.images.keep)
     notes = [
-        f"Clean top-1: on this study's images, which were selected by `keep: {keep}`.",
+        f"Clean top-1: of all images that the clean pass asked about, before some were selected by `keep: {keep}`.",
         "Digest: of every tensor, the preprocessing and the order of classes.",
     ]
     return Table("Models", head, lines, notes=notes).html(room)
-
-
-def _right(gathered: Gathered) -> dict[str, tuple[int, int]]:
-    """By model, clean images it gets right, and of how many; services have no label that could be right."""
-    found: dict[str, tuple[int, int]] = {}
-    for one in gathered.images:
-        for name, said in one.clean.items():
-            if said.top5:
-                count, images = found.get(name, (0, 0))
-                found[name] = (count + (said.top5[0] == one.label), images + 1)
-    return found
 
 
 def _wilson(count: int, images: int) -> tuple[float, float]:
@@ -151,8 +149,8 @@ def polars(gathered: Gathered, line: str) -> str:
     """Python that gives the whole of what a table shows a part of."""
     folder = gathered.run.rstrip("/")
     return (
-        "from study import analysis, spec\nfrom study.results import store\n"
-        f"rows = store.scan({gathered.run!r})\nours = spec.load({f'{folder}/spec.yaml'!r}).spec\n{line}"
+        "from study import analysis, spec\nfrom study.results import present\n"
+        f"rows = present.rows({gathered.run!r})\nours = spec.load({f'{folder}/spec.yaml'!r}).spec\n{line}"
     )
 
 

@@ -6,21 +6,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study import resume
-from study.errors import StudyError
+from study.images.selection import Selection
+from study.report.finished import begun, opened
 from study.report.matrices import print_matrices
-from study.results import present
 from study.run_folder import RunFolder
+from study.spec import Spec
 
 
 def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
-    folder = RunFolder(run)
-    if not folder.begun:
-        raise StudyError(
-            f"{folder.path} is not the run folder of a study that has begun: "
-            "it lacks spec.yaml, models.json or images.parquet",
-            todo="name the folder of a launched study",
-        )
-    if not print_matrices(resume.spec_of(folder), present.rows(folder), console):
-        console.print(f"{folder.path} has no rows yet", markup=False, highlight=False)
+    if not print_matrices(opened(str(run)), console):
+        console.print(f"{run} has no rows yet", markup=False, highlight=False)
+
+
+def print_so_far(spec: Spec, selection: Selection | None, folder: RunFolder, console: Console) -> None:
+    """Print the matrices of a run that a launch is at work on; nothing before images are selected."""
+    if selection is not None:
+        print_matrices(begun(spec, selection, folder), console)

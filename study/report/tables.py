@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich import box
@@ -13,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from study.analysis.transfer import success_rates
+from study.analysis.experiments import POINT, cells, of_experiment
 from study.errors import StudyError, names
+from study.images.clean import Right
+from study.relation import MARKS, Relation, marked
 from study.report import written
 from study.report.finished import opened
 from study.report.matrices import _variant as variant
@@ -24,7 +27,7 @@ from study.terminal.prose import exactly, say
 METRICS = ("accuracy", "success", "match")
 FORMATS = ("rich", "markdown", "latex", "csv")
 
-_KEYS = ("sources", "attack", "goal", "seed", "steps", "level", "target")
+_CLEAN = "clean images: % that the target model gives their true label first, of all that the clean pass asked about"
 _MEANING = {
     "accuracy": "% of adversarial images whose true label is still {top}; lower is stronger",
     "success": "% of adversarial images whose true label is no longer {top}",
@@ -40,8 +43,18 @@ class Number:
     std: float | None
     images: int
     seeds: int
-    white_box: bool
+    relation: Relation
+    rmsd: float
+    """Mean, of pixel values; of a search of the minimal RMSD what this target needed."""
     best: bool = False
+
+    @property
+    def black(self) -> bool:
+        return self.relation == "black"
+
+    @property
+    def mark(self) -> str:
+        return MARKS.get(self.relation, "")
 
     def text(self, plus_minus: str = "±") -> str:
         decimals = 0 if self.images <= 100 else 1 if self.images <= 1000 else 2
@@ -76,6 +89,8 @@ class Layout:
     top: int
     targets: tuple[str, ...]
     lines: tuple[Line, ...]
+    clean: tuple[Right | None, ...] = ()
+    """How often each target is right about clean images; None where that is not known."""
 
     @property
     def title(self) -> str:
@@ -88,15 +103,21 @@ class Layout:
         meaning = _MEANING["success" if self.metric == "success" and self.goal == "untargeted" else self.metric]
         if self.metric == "success" and self.goal == "targeted":
             meaning = _MEANING["match"]
+        numbers = [one for line in self.lines for one in line.numbers if one is not None]
+        seeds = max((one.seeds for one in numbers), default=1)
         return [
             meaning.format(top=label),
-            f"*: white-box, the target is one of the sources; bold: the strongest {best}, among black-box cells; "
-            "RMSD: mean, of pixel values 0..255" + ("; ±: over seeds" if self._spread else ""),
+            *marked(one.relation for one in numbers),
+            f"bold: the strongest {best}, among black-box cells; RMSD: mean, of pixel values 0..255"
+            + (f"; ±: over {seeds} seeds" if seeds > 1 else ""),
+            *([_CLEAN] if any(self.clean) else []),
         ]
 
     @property
-    def _spread(self) -> bool:
-        return any(one is not None and one.std is not None for line in self.lines for one in line.numbers)
+    def rights(self) -> tuple[str, ...]:
+        """The clean accuracy of each target in percent, for a line of the table; nothing where none is known."""
+        shown = ("–" if one is None or not one.images else f"{100 * one.share:.0f}" for one in self.clean)
+        return tuple(shown) if any(self.clean) else ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,10 @@ def table(run: str, order: Order, console: Console) -> None:
     if order.format == "rich" and order.to is not None:
         raise StudyError("rich tables are for the terminal", accepted="--format markdown, latex or csv with --to")
     finished = opened(run, order.spec)
-    made = layouts(finished.spec, finished.rows, order)
+    made = [
+        replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
+        for one in layouts(finished.spec, finished.rows, order)
+    ]
     if not any(one.lines for one in made):
         raise StudyError(f"{run} has no rows of '{order.experiment}' yet", todo="launch the study first", status=1)
     if order.format == "rich":
@@ -155,14 +179,10 @@ def layouts(spec: Spec, rows: pl.LazyFrame, order: Order) -> list[Layout]:
     if not 1 <= order.top <= 5:
         raise StudyError(f"top {order.top} is not known: rows hold five labels", accepted="--top 1 to 5")
     experiment = spec.experiments[order.experiment]
-    searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
-    level = pl.when(pl.col("attack").is_in(searched)).then(None).otherwise(pl.col("budget")).alias("level")
-    asked = rows.filter(pl.col("attack").is_in(list(experiment.attacks))).with_columns(level)
+    asked = rows.filter(pl.col("attack").is_in(list(experiment.attacks)))
     found: dict[tuple[object, ...], list[dict[str, object]]] = {}
-    for cell in success_rates(asked, top=order.top, by=_KEYS).to_dicts():
-        key = tuple(cell[name] for name in _KEYS if name != "seed")
-        if cell["seed"] in spec.seeds_of(experiment):
-            found.setdefault(key, []).append(cell)
+    for cell in of_experiment(cells(asked, spec, top=order.top), spec, order.experiment).to_dicts():
+        found.setdefault(tuple(cell[name] for name in POINT), []).append(cell)
     goals = dict.fromkeys(experiment.goal)
     chosen = {goal: order.metric or _printed(experiment, goal) for goal in goals}
     for goal, metric in chosen.items():
@@ -203,10 +223,9 @@ def _layout(
         for steps, level in recipe.points:
             for sources in spec.source_sets(experiment):
                 key = ("+".join(sources), attack, goal, steps, level)
-                cells = [found.get((*key, target), ()) for target in targets]
-                moved = [statistics.fmean(float(str(one["rmsd"])) for one in each) for each in cells if each]
+                numbers = tuple(_number(found.get((*key, target), ()), metric) for target in targets)
+                moved = [one.rmsd for one in numbers if one is not None]
                 if moved:
-                    numbers = tuple(_number(each, metric) for each in cells)
                     shown = variant(attack, recipe, steps, level)
                     lines.append(Line(attack, shown, key[0] or "elsewhere", (min(moved), max(moved)), numbers))
     return Layout(order.experiment, goal, metric, order.top, targets, _with_best(lines, metric))
@@ -219,7 +238,9 @@ def _number(seeds: Sequence[Mapping[str, object]], metric: str) -> Number | None
     rates = [100 - rate for rate in rates] if metric == "accuracy" else rates
     std = statistics.stdev(rates) if len(rates) > 1 else None
     images = min(int(str(one["images"])) for one in seeds)
-    return Number(statistics.fmean(rates), std, images, len(seeds), bool(seeds[0]["white_box"]))
+    moved = statistics.fmean(float(str(one["rmsd"])) for one in seeds)
+    kind: Any = seeds[0]["relation"]
+    return Number(statistics.fmean(rates), std, images, len(seeds), kind, moved)
 
 
 def _with_best(lines: Sequence[Line], metric: str) -> tuple[Line, ...]:
@@ -230,9 +251,9 @@ def _with_best(lines: Sequence[Line], metric: str) -> tuple[Line, ...]:
         rivals = [other for other in lines if other.sources == line.sources or not several]
         numbers = []
         for at, one in enumerate(line.numbers):
-            values = [each.value for other in rivals if (each := other.numbers[at]) is not None and not each.white_box]
+            values = [each.value for other in rivals if (each := other.numbers[at]) is not None and each.black]
             strongest = min(values, default=None) if metric == "accuracy" else max(values, default=None)
-            best = one is not None and not one.white_box and len(values) > 1 and one.value == strongest
+            best = one is not None and one.black and len(values) > 1 and one.value == strongest
             numbers.append(one and replace(one, best=best))
         marked.append(replace(line, numbers=tuple(numbers)))
     return tuple(marked)
@@ -256,9 +277,12 @@ def rich(layout: Layout) -> Table:
             *(Text("–") if one is None else _styled(one) for one in line.numbers),
         )
         last = line.variant
+    if layout.rights:
+        made.add_section()
+        made.add_row("clean images", "", "", *layout.rights, style="dim")
     return made
 
 
 def _styled(number: Number) -> Text:
-    style = "dim" if number.white_box else "bold" if number.best else ""
-    return Text(number.text() + ("*" if number.white_box else ""), style=style)
+    style = "bold" if number.best else "" if number.black else "dim"
+    return Text(number.text() + number.mark, style=style)

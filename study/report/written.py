@@ -18,20 +18,25 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "–": "--",
+    "°": r"$^{\circ}$",
     "<": "$<$",
     ">": "$>$",
     "|": r"\textbar{}",
 }
 
+_RAISED = {"*": "*", "°": r"\circ"}
+
 COLUMNS = (
     *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "images"),
-    *("seeds", "rmsd", "white_box", "best"),
+    *("seeds", "rmsd", "relation", "best", "clean"),
 )
-"""Of the CSV: `value` and `std` in percent, unrounded; `rmsd` is the row's, the least of it where it is a search."""
+"""Of the CSV: `value` and `std` in percent, unrounded; `images` is the number of clean ones, whatever the number of
+seeds; `rmsd` is the cell's own; `clean` the target's accuracy on clean images, percent, empty where it is not known."""
 
 
 def markdown(layouts: Iterable[Layout]) -> str:
-    """A pipe table for each; sections are told by the first column, best is bold, white-box has an asterisk."""
+    """A pipe table for each; sections are told by the first column, best is bold, white-box has an asterisk,
+    grey-box a ring."""
     parts = []
     for layout in layouts:
         lines = [f"**{_marked(layout.title)}**", ""]
@@ -42,6 +47,8 @@ def markdown(layouts: Iterable[Layout]) -> str:
                 first = "" if index else _marked(shown)
                 numbers = [_markdown_number(one) for one in line.numbers]
                 lines.append(_piped([first, _marked(line.sources.replace("+", " + ")), line.moved, *numbers]))
+        if layout.rights:
+            lines.append(_piped(["clean images", "", "", *layout.rights]))
         lines += ["", *(f"{_marked(note)}  " for note in layout.notes), ""]
         parts.append("\n".join(lines))
     return "\n".join(parts)
@@ -58,12 +65,14 @@ def csv(layouts: Iterable[Layout]) -> str:
     writer = csv_format.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for layout in layouts:
+        rights = zip(layout.targets, layout.clean, strict=False)
+        clean = {target: repr(100 * one.share) for target, one in rights if one is not None and one.images}
         for line in layout.lines:
             for target, one in zip(layout.targets, line.numbers, strict=True):
                 if one is not None:
                     craft = (layout.experiment, layout.goal, line.attack, line.variant, line.sources, target)
-                    shown = ("" if one.std is None else repr(one.std), one.images, one.seeds, repr(line.rmsd[0]))
-                    marks = (str(one.white_box).lower(), str(one.best).lower())
+                    shown = ("" if one.std is None else repr(one.std), one.images, one.seeds, repr(one.rmsd))
+                    marks = (one.relation, str(one.best).lower(), clean.get(target, ""))
                     writer.writerow((*craft, layout.metric, layout.top, repr(one.value), *shown, *marks))
     return file.getvalue()
 
@@ -89,6 +98,8 @@ def _latex_table(layout: Layout) -> str:
         for line in section:
             numbers = [_latex_number(one) for one in line.numbers]
             lines.append(_ended([escaped(line.sources.replace("+", " + ")), line.moved, *numbers]))
+    if layout.rights:
+        lines += [r"\midrule", _ended(["Clean images", "", *map(escaped, layout.rights)])]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
@@ -96,16 +107,16 @@ def _latex_number(number: Number | None) -> str:
     if number is None:
         return "--"
     text = number.text(r"$\pm$")
-    if number.white_box:
-        return rf"{text}$^{{*}}$"
+    if not number.black:
+        return rf"{text}$^{{{_RAISED[number.mark]}}}$"
     return rf"\textbf{{{text}}}" if number.best else text
 
 
 def _markdown_number(number: Number | None) -> str:
     if number is None:
         return "–"
-    if number.white_box:
-        return rf"{number.text()}\*"
+    if not number.black:
+        return f"{number.text()}{_marked(number.mark)}"
     return f"**{number.text()}**" if number.best else number.text()
 
 

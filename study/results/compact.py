@@ -91,7 +91,9 @@ def _scan(parts: Sequence[Place], run: Place) -> pl.LazyFrame:
     by_version: dict[int, list[Place]] = {}
     for part in parts:
         by_version.setdefault(versions.version(part.name, run), []).append(part)
-    return pl.concat([store.scan_parts(found, version) for version, found in sorted(by_version.items())])
+    return pl.concat(
+        [store.graded(run, store.scan_parts(found, version), version) for version, found in sorted(by_version.items())]
+    )
 
 
 def _bundles(run: Place, parts: Sequence[Place], most_rows: int) -> Iterator[tuple[list[str], int]]:

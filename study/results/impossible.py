@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from study.relation import RELATIONS
+
 PART = "part"
 """The column with the path of the part that a row lies in."""
 
@@ -44,8 +46,9 @@ def _rules(labels: int | None) -> list[tuple[str, pl.Expr]]:
         ("another number of labels than of probabilities", best.list.len() != shares.list.len()),
         ("the same label twice", best.list.n_unique() != best.list.len()),
         ("a top1 that is not the first of top5", pl.col("top1").ne_missing(best.list.first())),
-        ("a white_box that contradicts their sources",
-         pl.col("white_box") != pl.col("sources").list.contains(pl.col("target"))),
+        ("a relation that contradicts their sources, or is none",
+         ~pl.col("relation").is_in(RELATIONS)
+         | ((pl.col("relation") == "white") != pl.col("sources").list.contains(pl.col("target")))),
         ("a target label without a targeted goal, or none with one",
          (pl.col("goal") == "targeted") == pl.col("target_label").is_null()),
         ("another number of names than of scores", (pl.col("scores").list.len() > 0)

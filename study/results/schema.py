@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from study.plan import Unit
 
-SCHEMA_VERSION = 2
-"""Goes up with every change of the columns. Parts of version 1 have no `top1`: it is the first of `top5`."""
+SCHEMA_VERSION = 3
+"""Goes up with every change of the columns. Parts of version 1 have no `top1`: it is the first of `top5`. Up to version
+2 there was `white_box`, whether the target is a source, where there is `relation` now."""
 
 SCHEMA = pa.schema(
     [
@@ -29,7 +30,7 @@ SCHEMA = pa.schema(
         pa.field("label", pa.int32(), nullable=False),
         pa.field("target_label", pa.int32()),
         pa.field("target", pa.string(), nullable=False),
-        pa.field("white_box", pa.bool_(), nullable=False),
+        pa.field("relation", pa.string(), nullable=False),
         pa.field("clean_top1", pa.int32()),
         pa.field("top1", pa.int32()),
         pa.field("top5", pa.list_(pa.int32()), nullable=False),
@@ -46,7 +47,8 @@ SCHEMA = pa.schema(
 """Distances in pixel values 0..255. `target_label` is null where the goal is untargeted. `budget` is the epsilon, RMSD
 or L2 norm that the attack names, null where it names none or matches another's; in a search of the minimal RMSD it is
 where the search ended. `gradients` counts the image gradients that this image cost up to `steps`. `top1` is the first
-of `top5` again, in a column of its own: rates over many millions of rows then read no list.
+of `top5` again, in a column of its own: rates over many millions of rows then read no list. `relation` is how the
+target stands to the sources: `white`, `grey` or `black`, as `study.relation` has it.
 
 Of a remote service `top5` is empty, and `top1` and `clean_top1` are null: it speaks of labels of its own. `names` and
 `scores` are what it answered, best first, `clean_names` what it answered for the clean image, `wanted_names` its names
@@ -114,7 +116,7 @@ def table(unit: Unit, moved: Moved, said: Sequence[Said], wanted: Wanted | None 
         "label": [one.label for one in images] * times,
         "target_label": [one.target_label if targeted else None for one in images] * times,
         "target": [one.target for one in said for _ in images],
-        "white_box": [one.target in craft.sources for one in said for _ in images],
+        "relation": [craft.relations[one.target] for one in said for _ in images],
         "clean_top1": [next(iter(image.clean[one.target].top5), None) for one in said for image in images],
         "top1": [row[0] if row else None for one in said for row in one.top5.tolist()],
         "top5": [row for one in said for row in one.top5.tolist()],

@@ -103,16 +103,33 @@ def parts(run: str | Place) -> list[Place]:
 def scan(run: str | Place) -> pl.LazyFrame:
     """All rows of the run in folder `run`, or at `s3://bucket/prefix`; an empty frame where it has none yet.
 
-    Parts of older versions get the columns of the present one. Raises StudyError where there is no run, or a part
-    was written by a later version.
+    Parts of older versions get the present columns, see `graded`. Raises StudyError where there is no run, or
+    a part was written by a later version.
     """
     by_version: dict[int, list[Place]] = defaultdict(list)
     for part in parts(run):
         by_version[versions.version(part.name, run)].append(part)
-    frames = [scan_parts(found, version) for version, found in sorted(by_version.items())]
+    frames = [graded(run, scan_parts(found, version), version) for version, found in sorted(by_version.items())]
     if not frames:
         return pl.DataFrame(SCHEMA.empty_table()).lazy()
     return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+
+def graded(run: str | Place, rows: pl.LazyFrame, version: int) -> pl.LazyFrame:
+    """Rows of parts of `version`, with grey-box targets told from black ones by the spec of `run`.
+
+    Rows of later versions know that themselves. Where the spec cannot be read, rows stay as their white-box flag had
+    them.
+    """
+    if version >= versions.GRADED:
+        return rows
+    from study import relation, resume
+
+    try:
+        models = resume.spec_of(RunFolder(run)).models
+    except (StudyError, OSError, UnicodeDecodeError):
+        return rows
+    return relation.graded(rows, models)
 
 
 def scan_parts(found: Sequence[Place], version: int, path: str | None = None) -> pl.LazyFrame:

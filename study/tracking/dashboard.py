@@ -76,7 +76,7 @@ def sections(spec: Spec) -> list[Any]:
     rates = [
         lines(
             f"{name}, {goal}",
-            *(f"transfer/{name}-{goal}/{box}" for box in ("black_box", "white_box")),
+            *(f"transfer/{name}-{goal}/{box}" for box in ("black_box", "grey_box", "white_box")),
             below="units",
         )
         for name, experiment in spec.experiments.items()

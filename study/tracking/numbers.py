@@ -33,9 +33,10 @@ class Content:
         self._sums = _sums(outline)
 
     def row(self, due: Due) -> dict[str, float | int]:
-        """`units`, `images` and `gradients` so far; `transfer/<experiment>-<goal>/black_box` and `white_box`, over
-        all crafts at the end of their steps; and of every cell that changed, where there are few enough cells,
-        `success/<cell>`, `success_low/<cell>`, `success_high/<cell>` (Wilson, 95 %), `rmsd/<cell>`.
+        """`units`, `images` and `gradients` so far; `transfer/<experiment>-<goal>/black_box`, `grey_box` and
+        `white_box`, over all crafts of the experiment at the end of their steps, shown to its targets; and of every
+        cell that changed, where there are few enough cells, `success/<cell>`, `success_low/<cell>`,
+        `success_high/<cell>` (Wilson, 95 %), `rmsd/<cell>`.
         """
         images, gradients = self._outline.done_at(due.units)
         row: dict[str, float | int] = {"units": due.units, "images": images, "gradients": gradients}
@@ -59,9 +60,10 @@ def _sums(outline: Outline) -> dict[str, NDArray[np.int64]]:
     sums: dict[str, list[int]] = {}
     for number, cell in enumerate(outline.cells):
         if cell.point == len(cell.craft.points) - 1:
-            box = "white_box" if cell.craft.white[cell.target] else "black_box"
-            for experiment in cell.craft.experiments:
-                sums.setdefault(f"{experiment}-{cell.craft.goal}/{box}", []).append(number)
+            box = f"{cell.craft.relations[cell.target]}_box"
+            for experiment, targets in cell.craft.experiments:
+                if cell.craft.targets[cell.target] in targets:
+                    sums.setdefault(f"{experiment}-{cell.craft.goal}/{box}", []).append(number)
     return {name: np.array(cells) for name, cells in sums.items()}
 
 
@@ -86,12 +88,12 @@ def cells(outline: Outline, counts: Counts) -> pl.DataFrame:
     about = pl.DataFrame(
         [
             (cell.craft.sources, cell.craft.attack, cell.craft.goal, cell.craft.seed, *cell.craft.points[cell.point],
-             cell.craft.targets[cell.target], cell.craft.white[cell.target])
+             cell.craft.targets[cell.target], cell.craft.relations[cell.target])
             for cell in outline.cells
         ],
         schema={
             "sources": pl.String, "attack": pl.String, "goal": pl.String, "seed": pl.Int64, "steps": pl.Int64,
-            "budget": pl.Float64, "target": pl.String, "white_box": pl.Boolean,
+            "budget": pl.Float64, "target": pl.String, "relation": pl.String,
         },
         orient="row",
     )  # fmt: skip

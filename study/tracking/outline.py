@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study.relation import Relation
+
 if TYPE_CHECKING:
-    from study.plan import Plan
+    from study.plan import Craft, Plan
+    from study.spec import Spec
 
 STRIDE = 1000
 """W&B steps that one unit has: its own, and those between it and the next for what depends on the time."""
@@ -39,9 +42,11 @@ class Traced:
     attack: str
     goal: str
     seed: int
-    experiments: tuple[str, ...]
+    experiments: tuple[tuple[str, tuple[str, ...]], ...]
+    """Those that name the craft, each with the targets that it names; not those that only match a budget to it."""
     targets: tuple[str, ...]
-    white: tuple[bool, ...]
+    relations: tuple[Relation, ...]
+    """How each target stands to the sources."""
     points: tuple[tuple[int, float | None], ...]
     minimal: bool
     gradients: int
@@ -51,6 +56,18 @@ class Traced:
     @property
     def cells(self) -> int:
         return len(self.targets) * len(self.points)
+
+
+def _naming(spec: Spec, craft: Craft) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The experiments whose tables a craft is in, and the targets of each."""
+    return tuple(
+        (name, spec.targets(one))
+        for name, one in spec.experiments.items()
+        if craft.attack in one.attacks
+        and craft.goal in one.goal
+        and craft.seed in spec.seeds_of(one)
+        and craft.sources in spec.source_sets(one)
+    )
 
 
 @dataclass(frozen=True)
@@ -97,9 +114,9 @@ class Outline:
                     attack=craft.attack,
                     goal=craft.goal,
                     seed=craft.seed,
-                    experiments=craft.experiments,
+                    experiments=_naming(plan.spec, craft),
                     targets=craft.targets,
-                    white=tuple(target in craft.sources for target in craft.targets),
+                    relations=tuple(craft.relations[target] for target in craft.targets),
                     points=((craft.recipe.steps, None),) if minimal else tuple(craft.recipe.points),
                     minimal=minimal,
                     gradients=craft.gradients,
@@ -116,7 +133,8 @@ class Outline:
     def from_data(cls, data: dict[str, Any]) -> Outline:
         crafts = []
         for one in data["crafts"]:
-            lists = {key: tuple(one[key]) for key in ("experiments", "targets", "white")}
+            lists = {key: tuple(one[key]) for key in ("targets", "relations")}
+            lists["experiments"] = tuple((name, tuple(targets)) for name, targets in one["experiments"])
             points = tuple((steps, budget) for steps, budget in one["points"])
             crafts.append(Traced(**{**one, **lists, "points": points}))
         return cls(tuple(crafts), tuple(data["shards"]))

@@ -35,7 +35,8 @@ def test_rows_are_the_contract(tiny_run):
     assert frame.select("craft", "image", "target").n_unique() == frame.height
     assert set(frame["target"]) == {"a", "b", "c"}
     in_sources = frame["sources"].list.contains(frame["target"])
-    assert frame["white_box"].equals(in_sources.alias("white_box"))
+    assert (frame["relation"] == "white").equals(in_sources)
+    assert set(frame["relation"]) == {"white", "black"}
     assert frame["target_label"].is_null().equals((frame["goal"] == "untargeted").alias("target_label"))
     assert (frame["top5"].list.len() == 5).all()
     assert (frame["linf"].filter(frame["attack"] == "mi") <= 16).all()
@@ -60,7 +61,7 @@ def test_run_folder_is_the_contract(tiny_run):
 
 
 def test_matched_budgets_are_met(tiny_run):
-    moved = rows(tiny_run).filter(pl.col("white_box"), pl.col("sources").list.len() == 1)
+    moved = rows(tiny_run).filter(pl.col("relation") == "white", pl.col("sources").list.len() == 1)
     keys = ["sources", "goal", "image"]
     optimization = moved.filter(attack="optimization").select(*keys, pl.col("rmsd").alias("matched"))
     by_image = moved.filter(attack="fg").join(optimization, on=keys)

@@ -86,7 +86,7 @@ def test_it_is_scored_by_its_own_words(quiet):
         names = [own_name(label).lower() for label in row["best"][:3]]
         assert row["names"] == names
         assert row["scores"] == sorted(row["scores"], reverse=True)
-        assert (row["clean_top1"], row["top5"], row["white_box"]) == (None, [], False)
+        assert (row["clean_top1"], row["top5"], row["relation"]) == (None, [], "black")
         assert row["clean_names"] == [own_name(label).lower() for label in firsts[row["image"]][:3]]
         if row["goal"] == "targeted":
             assert row["wanted_names"] == [own_name(row["target_label"]).lower()]

@@ -73,7 +73,7 @@ def test_a_transformed_target_sees_transformed_images(spec_file, tmp_path, clean
     for target, said in (("jpeg", expected), ("a", plain)):
         seen = dict(found.filter(target=target).select("image", "clean_top1").iter_rows())
         assert seen == {image: said[ids.index(image)] for image in seen}
-    assert not found.filter(target="jpeg")["white_box"].any()
+    assert set(found.filter(target="jpeg", sources=["a"])["relation"]) == {"grey"}
     digests = {name: one["digest"] for name, one in json.loads((tmp_path / "run" / "models.json").read_text()).items()}
     assert len(set(digests.values())) == 3
 
@@ -143,7 +143,7 @@ def test_images_that_another_tool_made(spec_file, tmp_path, clean):
         "image",
         "target",
         "sources",
-        "white_box",
+        "relation",
         "label",
         "clean_top1",
         "top5",
@@ -160,7 +160,7 @@ def test_images_that_another_tool_made(spec_file, tmp_path, clean):
     status, printed = run_here(spec_file(changed(**theirs), "elsewhere.yaml"), tmp_path / "elsewhere")
     assert status == 0, printed
     found = rows(tmp_path / "elsewhere")
-    assert not found["white_box"].any()
+    assert set(found["relation"]) == {"black"}
     assert found["sources"].list.len().unique().to_list() == [0]
     assert "elsewhere" in printed
     # Another picture under the same name is another craft.

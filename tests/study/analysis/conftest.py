@@ -78,7 +78,7 @@ def by_hand():
         plain = {
             "craft": "s.mi.untargeted.s0-1", "unit": "s.mi.untargeted.s0-1.0000-1", "sources": ["s"], "attack": "mi",
             "goal": "untargeted", "seed": 0, "steps": 10, "budget": 16.0, "gradients": 10, "image": "x", "label": 3,
-            "target_label": None, "target": "t", "white_box": False, "clean_top1": 3, "top5": [1, 2, 4, 5, 6],
+            "target_label": None, "target": "t", "relation": "black", "clean_top1": 3, "top5": [1, 2, 4, 5, 6],
             "top5_prob": [0.5, 0.2, 0.1, 0.1, 0.1], "rmsd": 1.5, "linf": 2.0, "l2": 3.0,
         }  # fmt: skip
         whole = []

@@ -176,7 +176,7 @@ def rows_of(frame: pl.DataFrame, *, seeds: tuple[int, ...] | None = None) -> pl.
                     "seed": seed, "steps": one["steps"], "budget": one["level"], "target": one["target"],
                     "top": one["top"], "images": share.denominator,
                     "hits": share.denominator - share.numerator if accuracy else share.numerator,
-                    "white_box": one["target"] in one["our_sources"].split("+"),
+                    "relation": "white" if one["target"] in one["our_sources"].split("+") else "black",
                 }
             )  # fmt: skip
     whole = pl.DataFrame(cells).with_columns(pl.int_ranges("images").alias("image")).explode("image")
@@ -185,7 +185,7 @@ def rows_of(frame: pl.DataFrame, *, seeds: tuple[int, ...] | None = None) -> pl.
     # The label that decides stands last of those that count: a success in top-5 must be read from all five.
     decisive = pl.when(targeted).then(pl.when(hit).then(2).otherwise(9)).otherwise(pl.when(hit).then(9).otherwise(1))
     return whole.select(
-        "craft", "unit", "sources", "attack", "goal", "seed", "steps", "target", "white_box",
+        "craft", "unit", "sources", "attack", "goal", "seed", "steps", "target", "relation",
         pl.col("budget").cast(pl.Float64), pl.col("image").cast(pl.String),
         pl.lit(1, pl.Int32).alias("label"), pl.lit(1, pl.Int32).alias("clean_top1"),
         pl.when(targeted).then(pl.lit(2, pl.Int32)).alias("target_label"),

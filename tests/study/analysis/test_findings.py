@@ -23,8 +23,8 @@ study: claims
 images: {sample: foolbox, size: 48, keep: all}
 models:
   a: {network: "timm:test_resnet", weights: "random:1", size: 48}
-  b: {network: "timm:test_resnet", weights: "random:2", size: 48}
-  c: {network: "timm:test_resnet", weights: "random:3", size: 48}
+  b: {network: "timm:test_efficientnet", weights: "random:2", size: 48}
+  c: {network: "timm:test_vit", weights: "random:3", size: 48}
   blurred: {model: b, transform: {blur: 1}}
 attacks:
   igsm: {}
@@ -75,7 +75,7 @@ def shown(source, attack, target, hits, *, goal="untargeted", seed=0, steps=None
             "label": 1,
             "target_label": 2 if goal == "targeted" else None,
             "target": target,
-            "white_box": source == target,
+            "relation": "white" if source == target else "black",
             "clean_top1": 1,
             "top1": [2 if hit else 1 for hit in hits],
             "top5": [[2 if hit else 1, 3, 4, 5, 6] for hit in hits],
@@ -155,14 +155,40 @@ def test_few_images_decide_nothing_even_where_all_agree():
     assert "p is" in found["reason"]
 
 
-def test_holms_correction_is_over_the_cells_of_a_finding():
-    spec = spec_with(claim=BETTER)
-    found = verdict(everywhere(20, 27), spec)
+def test_every_cell_is_tested_at_the_nominal_level_and_one_of_many_after_holms_correction():
+    """All six cells are better by seven images that only MI fools: p = 2 / 2^7 in each, and 6 * that after Holm."""
+    rows = everywhere(20, 27)
+    found = verdict(rows, spec_with(claim=BETTER))
     for one in found["cells"]:
-        # Seven images that only MI fools: p = 2 / 2^7.
         assert one["p"] == pytest.approx(2 / 2**7)
         assert one["holm"] == pytest.approx(min(1, 6 * 2 / 2**7))
-    assert found["verdict"] == "undecided"
+    assert (found["verdict"], found["p"]) == ("replicated", pytest.approx(2 / 2**7))
+    assert found["reason"] == "6 of 6 cells bear it out, 0 speak against it"
+    some = verdict(rows, spec_with(claim={"compare": BETTER["compare"] | {"holds": "some"}}))
+    assert (some["verdict"], some["p"]) == ("undecided", pytest.approx(6 * 2 / 2**7))
+
+
+def test_a_cell_that_fails_is_named_only_after_holms_correction():
+    """Six images more for IGSM in one cell: p 0.031, and 0.19 among six; twelve: p 0.0005, and 0.003."""
+    rates = {(one, attack, other): {"igsm": 20, "mi": 40}[attack]
+             for one in "abc" for other in "abc" for attack in ("igsm", "mi")}  # fmt: skip
+    for fewer, said in ((6, "undecided"), (12, "not replicated")):
+        found = verdict(transfers(rates | {("b", "mi", "a"): 20 - fewer}), spec_with(claim=BETTER))
+        assert found["verdict"] == found["each"]["verdict"] == said
+        assert "5 of 6 cells bear it out" in found["reason"]
+        assert "b -> a" in found["reason"]
+        assert found["each"]["cell"] == "b -> a"
+        assert found["each"]["effect"] == pytest.approx(-fewer / IMAGES)
+        assert found["average"]["verdict"] == "replicated"
+        assert found["average"]["effect"] == pytest.approx((5 * 20 - fewer) / 6 / IMAGES)
+        assert (found["effect"], found["p"]) == (found["each"]["effect"], found["each"]["p"])
+    assert found["p"] == pytest.approx(6 * 2 / 2**12)
+
+
+def test_a_claim_about_some_cell_fails_where_every_cell_fails():
+    some = spec_with(claim={"compare": BETTER["compare"] | {"holds": "some"}})
+    found = verdict(everywhere(27, 20), some)
+    assert (found["verdict"], found["p"]) == ("not replicated", pytest.approx(2 / 2**7))
 
 
 def test_equal_gradients():

@@ -25,13 +25,14 @@ def test_transfer_matrix(scanned, spec, loop, experiment, goal):
     ]  # fmt: skip
     cells = grouped(wanted, *KEYS)
     ours = analysis.transfer_matrix(scanned, spec, experiment, goal=goal)
-    assert ours.columns == ["attack", "sources", "steps", "level", "images", "rmsd", "a", "b", "c"]
+    assert ours.columns == ["attack", "sources", "steps", "level", "seeds", "images", "rmsd", "a", "b", "c"]
     assert ours.height == len(cells)
     order = [(one.attacks.index(row["attack"]), row["steps"], row["level"], sets.index(row["sources"])) for row in ours.to_dicts()]  # fmt: skip # noqa: E501
     assert order == sorted(order)
     for row in ours.to_dicts():
         cell = cells[row["attack"], row["sources"], row["steps"], row["level"]]
-        assert row["images"] == sum(one["target"] == "a" for one in cell) == 10 * len(spec.seeds_of(one))
+        assert (row["seeds"], row["images"]) == (len(spec.seeds_of(one)), 10)
+        assert sum(one["target"] == "a" for one in cell) == row["seeds"] * row["images"]
         assert row["rmsd"] == pytest.approx(statistics.fmean(one["rmsd"] for one in cell))
         for target in "abc":
             assert row[target] == statistics.fmean(one["hit1"] for one in cell if one["target"] == target)
@@ -47,14 +48,15 @@ def test_leave_one_out(scanned, spec, loop):
     for row in ours.to_dicts():
         cell = cells[row["sources"], "mi", "untargeted", row["steps"], row["target"]]
         assert row["success"] == statistics.fmean(one["hit1"] for one in cell)
-        assert not row["white_box"]
+        assert row["relation"] == "black"
     assert analysis.leave_one_out(scanned, spec, "gamma").is_empty()
 
 
 def test_a_search_has_no_level(scanned, spec):
     found = analysis.transfer_matrix(scanned, spec, "search", goal="untargeted")
     assert found["level"].to_list() == [None]
-    assert found["images"].to_list() == [20]
+    assert found["images"].to_list() == [10]
+    assert found["rmsd"].to_list() == [None]
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,15 @@ def same_cells(ours: pl.DataFrame, cells: dict, by: tuple) -> list[tuple[dict, l
 )
 def test_success_rates(scanned, loop, top, among, by):
     ours = analysis.success_rates(scanned, top=top, by=by, among=among)
-    assert ours.columns == [*by, "images", "hits", "success", "low", "high", "rmsd", "white_box"]
+    assert ours.columns == [*by, "images", "hits", "success", "low", "high", "rmsd", "relation"]
     for row, cell in same_cells(ours, grouped(loop, *by), by):
         counts = [one for one in cell if among == "all" or one["clean_top1"] == one["label"]]
         assert row["images"] == len(counts)
         assert row["hits"] == sum(one[f"hit{top}"] for one in counts)
         assert row["success"] == (pytest.approx(row["hits"] / len(counts)) if counts else None)
         assert row["rmsd"] == (pytest.approx(statistics.fmean(one["rmsd"] for one in counts)) if counts else None)
-        assert row["white_box"] == all(one["white_box"] for one in cell)
+        kinds = {one["relation"] for one in cell}
+        assert row["relation"] == (kinds.pop() if len(kinds) == 1 else None)
 
 
 def test_not_a_bit_depends_on_the_order_of_rows(scanned):

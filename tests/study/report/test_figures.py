@@ -46,7 +46,7 @@ def cell(sources: str, target: str, attack: str, point: tuple[int, float], succe
         "success": success,
         "std": None,
         "rmsd": 5.0 + success,
-        "white_box": sources == target,
+        "relation": "white" if sources == target else "black",
         "gradients": steps,
         "low": success - 0.1,
         "high": success + 0.1,

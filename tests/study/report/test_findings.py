@@ -34,7 +34,7 @@ def naive(run, attack: str, *, white: bool | None) -> float:
     for row in rows(run).iter_rows(named=True):
         if row["attack"] != attack or row["goal"] != "untargeted" or len(row["sources"]) != 1:
             continue
-        if white is None or row["white_box"] == white:
+        if white is None or (row["relation"] == "white") == white:
             cells.setdefault((row["sources"][0], row["target"]), []).append(row["top1"] != row["label"])
     return sum(sum(one) / len(one) for one in cells.values()) / len(cells)
 
@@ -43,9 +43,9 @@ def test_verdicts_and_effects(door, tiny_run, claims):
     status, printed, error = door("findings", tiny_run, "--spec", claims, "--json")
     assert status == 0, error
     found = {one["finding"]: one for one in json.loads(printed)}
-    assert found["own-model-is-fooled"]["effect"] == pytest.approx(naive(tiny_run, "mi", white=True))
+    assert found["own-model-is-fooled"]["average"]["effect"] == pytest.approx(naive(tiny_run, "mi", white=True))
     assert found["own-model-is-fooled"]["verdict"] == "replicated"
-    assert found["nothing-transfers"]["effect"] == pytest.approx(naive(tiny_run, "optimization", white=None))
+    assert found["nothing-transfers"]["average"]["effect"] == pytest.approx(naive(tiny_run, "optimization", white=None))
     assert found["nothing-transfers"]["verdict"] == "not replicated"
 
 

@@ -15,10 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from study.analysis.experiments import averaged
 from study.errors import StudyError
 from study.report import html_gallery
 from study.report.html import write
-from study.report.html_data import gather, over_seeds
+from study.report.html_data import gather
 from tests.conftest import TINY, rows, run_here
 
 HOSTILE = "</script><script>window.harmed=1</script>"
@@ -165,7 +166,7 @@ def test_what_is_missing_and_what_failed(tiny_run, tmp_path):
 def test_seeds(tmp_path, spec_file):
     spec = spec_file({"experiments": {"one": {"attacks": ["mi"], "sources": ["a"], "seeds": [1, 2, 3]}}})
     assert run_here(spec, tmp_path / "run")[0] == 0
-    (mine,) = over_seeds(gather(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
+    (mine,) = averaged(gather(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
     each = [
         np.mean([hit(one) for one in part.iter_rows(named=True)])
         for part in rows(tmp_path / "run").filter(target="b").partition_by("seed")
@@ -285,3 +286,25 @@ def test_findings_and_geometry(tmp_path, spec_file):
     angles = pl.read_parquet(tmp_path / "run" / "geometry" / "angles" / "*.parquet").filter(first="a", second="b")
     assert shown["a"][1] == shown["b"][0] == f"{angles['cosine'].mean():.3f}"
     assert {one.name for one in (tmp_path / "figures").glob("geometry-*.svg")} >= {"geometry-angles-matrix.svg"}
+
+
+def test_the_report_compares_what_study_compare_compares(tmp_path, spec_file, door):
+    """Cosines are rows of a probe: both find them."""
+    small = {"resnet152": ("timm:test_resnet", 1), "vgg16": ("torchvision:squeezenet1_1", 2)}
+    changes = {
+        "models": {
+            name: {"network": network, "weights": f"random:{seed}", "size": 48}
+            for name, (network, seed) in small.items()
+        },
+        "experiments": {"one": {"attacks": ["mi"], "sources": ["resnet152"], "published": "liu2017:33"}},
+        "geometry": {"angles": {"probe": "gradient-cosine"}},
+    }
+    status, printed = run_here(spec_file(changes), tmp_path / "run")
+    assert status == 0, printed
+    status, said, error = door("compare", tmp_path / "run", "--json")
+    assert status == 0, error
+    compared = [one for one in json.loads(said)["cells"] if one["comparable"]]
+    assert {frozenset((one["sources"], one["target"])) for one in compared} >= {frozenset(small)}
+    tables = Tables(written(tmp_path / "run", tmp_path)).tables
+    shown = {(line[1][0], line[2][0]): line[5][0] for line in tables["Table 33: cosine"][1:]}
+    assert shown == {(one["sources"], one["target"]): f"{one['ours']:.2f}" for one in compared}

@@ -20,7 +20,9 @@ def test_show(tiny_run):
     rates = success_rates(store.scan(tiny_run), by=("sources", "attack", "goal", "target")).filter(
         sources="b+c", attack="mi"
     )
-    cells = " ".join(f"{100 * one['success']:.0f}{'*' if one['white_box'] else ''}" for one in rates.to_dicts())
+    cells = " ".join(
+        f"{100 * one['success']:.0f}{'*' if one['relation'] == 'white' else ''}" for one in rates.to_dicts()
+    )
     (line,) = [line for line in text.splitlines() if "b + c" in line and line.split()[0] == "mi"]
     assert line.split()[1:] == ["b", "+", "c", "10", f"{rates['rmsd'][0]:.2f}", *cells.split()]
     assert "white-box" in text

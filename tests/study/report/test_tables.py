@@ -53,7 +53,7 @@ def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
         mine = everything.filter(pl.col("sources") == [line.sources], attack=line.attack, goal=goal, target=target)
         assert (one.images, one.seeds, one.std) == (10, 1, None)
         assert one.value == pytest.approx(rate(mine, top, metric))
-        assert one.white_box == (target == line.sources)
+        assert (one.relation == "white") == (target == line.sources)
         assert line.rmsd[0] == pytest.approx(mine["rmsd"].mean())
     assert len(layout.lines) == 12
 
@@ -76,7 +76,7 @@ def test_markdown_parsed_back(layouts):
             attack = unescaped(section) or attack
             assert (attack, sources.replace(" + ", "+"), moved) == (line.variant, line.sources, line.moved)
             for one, cell in zip(line.numbers, cells, strict=True):
-                assert cell.endswith(r"\*") == one.white_box
+                assert cell.endswith(r"\*") == (one.relation == "white")
                 assert cell.startswith("**") == one.best
                 assert cell.strip("*\\") == one.text()
 
@@ -99,7 +99,7 @@ def test_latex_parsed_back(layouts):
         for line, (sources, moved, *cells) in zip(layout.lines, [one for one in body if len(one) > 1], strict=True):
             assert (sources.replace(" + ", "+"), moved) == (line.sources, line.moved)
             for one, cell in zip(line.numbers, cells, strict=True):
-                assert cell.endswith("$^{*}$") == one.white_box
+                assert cell.endswith("$^{*}$") == (one.relation == "white")
                 assert cell.startswith(r"\textbf{") == one.best
                 assert cell.removesuffix("$^{*}$").removeprefix(r"\textbf{").removesuffix("}") == one.text()
         assert part.count("{") == part.count("}")
@@ -110,13 +110,13 @@ def test_what_latex_would_read_as_commands_is_escaped():
     assert written.escaped(r"50%_a&b#$x^~\{}") == (
         r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
     )
-    line = Line("a_b", "a_b", "x_1+y", (1.0, 2.0), (Number(1.0, 0.5, 1000, 2, False), None))
+    line = Line("a_b", "a_b", "x_1+y", (1.0, 2.0), (Number(1.0, 0.5, 1000, 2, "black", 1.0), None))
     layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2"), (line,))
     text = written.latex([layout])
     for part in (r"\textit{a\_b}", r"x\_1 + y", r"t\_1", r"1.0 $\pm$ 0.5", "1.00 to 2.00", "--", r"e\_1, untargeted"):
         assert part in text
     assert not re.findall(r"(?<!\\)[_%#&](?=\w)", text.replace(" & ", " ").replace(r"\label{tab:e_1", ""))
-    assert "over seeds" in text
+    assert "over 2 seeds" in text
 
 
 def test_csv_parsed_back(layouts):
@@ -126,7 +126,7 @@ def test_csv_parsed_back(layouts):
         assert (row["goal"], row["sources"], row["target"], row["attack"]) == (
             layout.goal, line.sources, target, line.attack)  # fmt: skip
         assert (float(row["value"]), int(row["images"]), row["std"]) == (one.value, one.images, "")
-        assert (row["white_box"] == "true", row["best"] == "true") == (one.white_box, one.best)
+        assert (row["relation"], row["best"] == "true", float(row["rmsd"])) == (one.relation, one.best, one.rmsd)
 
 
 def test_the_best_is_black_box_and_of_the_same_sources(layouts):
@@ -135,14 +135,14 @@ def test_the_best_is_black_box_and_of_the_same_sources(layouts):
             at = layout.targets.index(target)
             rivals = [other.numbers[at] for other in layout.lines if other.sources == line.sources]
             strongest = max(other.value for other in rivals)
-            assert one.best == (not one.white_box and one.value == strongest)
+            assert one.best == (one.black and one.value == strongest)
     single = [replace(line, variant="mi") for line in layouts[0].lines if line.attack == "mi"]
     for metric, strongest in (("success", max), ("accuracy", min)):
         marked = tables._with_best(single, metric)
         for at in range(3):
-            black = [line.numbers[at] for line in marked if not line.numbers[at].white_box]
+            black = [line.numbers[at] for line in marked if line.numbers[at].black]
             assert {one.value for one in black if one.best} == {strongest(one.value for one in black)}
-            assert not any(line.numbers[at].best for line in marked if line.numbers[at].white_box)
+            assert not any(line.numbers[at].best for line in marked if not line.numbers[at].black)
 
 
 def test_seeds_have_a_mean_and_a_spread(tiny_run):

@@ -17,7 +17,7 @@ def unit_rows(unit: str, targets: int = 2) -> pa.Table:
     row = {
         "craft": "a.mi.untargeted.s0-1", "unit": unit, "sources": ["a"], "attack": "mi", "goal": "untargeted",
         "seed": 0, "steps": 10, "budget": 16.0, "gradients": 10, "image": "x.png", "label": 3, "target_label": None,
-        "white_box": False, "clean_top1": 3, "top5": [1, 2, 3, 4, 5], "top5_prob": [0.5, 0.2, 0.1, 0.1, 0.1],
+        "relation": "black", "clean_top1": 3, "top5": [1, 2, 3, 4, 5], "top5_prob": [0.5, 0.2, 0.1, 0.1, 0.1],
         "rmsd": 1.5, "linf": 2.0, "l2": 3.0,
     }  # fmt: skip
     return pa.Table.from_pylist([row | {"target": f"t{index}"} for index in range(targets)], schema=SCHEMA)

@@ -21,7 +21,9 @@ def aged(small, tmp_path):
     """The small run, its first part as version 1 wrote it."""
     run = shutil.copytree(small[2], tmp_path / "run")
     part = min((run / "results").iterdir())
-    old = pq.read_table(part).drop_columns(["top1"]).replace_schema_metadata({b"study": b"small"})
+    rows = pl.from_arrow(pq.read_table(part))
+    flag = (pl.col("relation") == "white").alias("white_box")
+    old = rows.with_columns(flag).drop("top1", "relation").to_arrow().replace_schema_metadata({b"study": b"small"})
     pq.write_table(old, run / "results" / "part-00000000000000000001-0123abcd.parquet")
     part.unlink()
     return run
@@ -48,6 +50,20 @@ def test_version_1_is_brought_forward(aged, small):
     report = verify(aged)
     assert report.whole
     assert [one.kind for one in report.findings] == ["note"]
+
+
+def test_what_a_flag_does_not_say_the_spec_does(aged, small):
+    """`b` has the network of the source, with other weights: a white-box flag calls it black-box, like any other."""
+    expected = {"a": "white", "b": "grey"}
+    for scanned in (store.scan(aged), store.scan(small[2])):
+        assert dict(scanned.select("target", "relation").unique().collect().iter_rows()) == expected
+    (aged / "spec.yaml").unlink()
+    alone = store.scan(aged).filter(pl.col("unit").is_in(old_units(aged))).select("target", "relation").unique()
+    assert dict(alone.collect().iter_rows()) == {"a": "white", "b": "black"}
+
+
+def old_units(run):
+    return pl.read_parquet(run / "results" / "part-00000000000000000001-0123abcd.parquet")["unit"].unique().to_list()
 
 
 def test_columns_that_came_within_version_1(aged, small):
@@ -82,7 +98,7 @@ def test_a_later_version_is_refused(small, tmp_path):
 
 
 def test_another_step_needs_one_function(monkeypatch, aged, small):
-    """With a made-up version 3, which has a column more."""
+    """With a made-up next version, which has a column more."""
     present = pl.Schema({**versions.PRESENT, "made_up": pl.Int64})
     step = versions.Forward(
         lambda schema: pl.Schema({name: kind for name, kind in schema.items() if name != "made_up"}),

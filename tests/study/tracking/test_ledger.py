@@ -99,7 +99,7 @@ def test_a_row_of_history_says_what_the_analysis_says(tiny_run, outline, by_unit
         assert last[f"success_low/{key}"] == one["low"]
         assert last[f"success_high/{key}"] == one["high"]
         assert last[f"rmsd/{key}"] == pytest.approx(one["rmsd"], abs=1e-6)
-    black = expected.filter(~pl.col("white_box") & (pl.col("sources").str.contains("+", literal=True)))
+    black = expected.filter((pl.col("relation") == "black") & (pl.col("sources").str.contains("+", literal=True)))
     assert last["transfer/ensembles-untargeted/black_box"] == pytest.approx(black["hits"].sum() / black["images"].sum())
 
 

@@ -1,0 +1,193 @@
+"""Numbers of experiments that share crafts, against loops over the rows: in `show`, tables, reports, W&B and README."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from study import analysis
+from study.analysis.experiments import averaged, cells, of_experiment
+from study.images.clean import Right
+from study.plan import Plan
+from study.report import doubts, tables, written
+from study.report.figures import Album
+from study.report.finished import opened
+from study.report.html_data import gather
+from study.report.html_experiments import experiment as section
+from study.report.html_page import Room
+from study.report.matrices import matrices
+from study.report.tables import Order
+from study.results import present
+from study.resume import selected
+from study.run_folder import RunFolder
+from study.tracking.ledger import Ledger
+from study.tracking.numbers import Content
+from study.tracking.outline import Outline
+from study.tracking.tallies import Tallies
+from tests.conftest import rows
+
+
+@pytest.fixture(scope="module")
+def frame(many_run):
+    return rows(many_run).with_columns(pl.col("sources").list.join("+"))
+
+
+def hit(row):
+    return row["top1"] == row["target_label"] if row["goal"] == "targeted" else row["top1"] != row["label"]
+
+
+def share(frame, **wanted):
+    """The mean over seeds of the share of successes, by a loop; and how many images one seed has."""
+    seeds = {}
+    for row in frame.filter(**wanted).iter_rows(named=True):
+        seeds.setdefault(row["seed"], []).append(hit(row))
+    return np.mean([np.mean(one) for one in seeds.values()]), {len(one) for one in seeds.values()}, len(seeds)
+
+
+def printed_matrix(run, name, goal):
+    finished = opened(str(run))
+    found = matrices(finished, cells(finished.rows, finished.spec), Console(width=200))
+    (table,) = [table for table, _ in found if table.title == f"{name}, {goal}"]
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    return [str(column.header) for column in table.columns], [dict(zip([str(c.header) for c in table.columns], line, strict=True)) for line in zip(*columns, strict=True)]  # fmt: skip # noqa: E501
+
+
+def test_show_gives_an_experiment_its_own_seeds(many_run, frame):
+    """`one` asks for seed 0 of what `many` asks for three seeds of."""
+    heading, lines = printed_matrix(many_run, "one", "untargeted")
+    assert "seeds" not in heading
+    assert [line["images"] for line in lines if line["source models"]] == ["4"] * 4
+    heading, lines = printed_matrix(many_run, "many", "untargeted")
+    first = next(line for line in lines if line["attack"] == "pgd, 2 steps")
+    assert (first["source models"], first["seeds"], first["images"]) == ("a", "3", "4")
+    for target in ("a", "a-jpeg", "b", "c"):
+        rate, _, _ = share(frame, sources="a", attack="pgd", goal="untargeted", steps=2, target=target)
+        assert first[target].strip(" *°") == f"{100 * rate:.0f}"
+    assert [first[target][-1] for target in ("a", "a-jpeg", "b", "c")] == ["*", "°", " ", " "]
+
+
+@pytest.mark.parametrize(("name", "goal"), [("one", "untargeted"), ("many", "targeted")])
+def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, goal):
+    finished = opened(str(many_run))
+    spec = finished.spec
+    own = frame.filter(pl.col("seed").is_in(spec.seeds_of(spec.experiments[name])), goal=goal)
+    shown = averaged(of_experiment(cells(finished.rows, spec), spec, name, goal))
+    (layout,) = [one for one in tables.layouts(spec, finished.rows, Order(name)) if one.goal == goal]
+    printed = csv.DictReader(io.StringIO(written.csv([layout])))
+    tabled = {(one["sources"], one["variant"], one["target"]): one for one in printed}
+    wide = analysis.transfer_matrix(finished.rows, spec, name, goal=goal)
+    assert set(shown["target"]) == set(spec.targets(spec.experiments[name]))
+    for one in shown.iter_rows(named=True):
+        keys = ("sources", "attack", "steps", "target")
+        mine = own.filter(pl.col("budget").eq_missing(one["level"]), **{key: one[key] for key in keys})
+        rate, images, seeds = share(mine)
+        assert (one["images"], one["seeds"]) == (4, seeds) == (*images, len(spec.seeds_of(spec.experiments[name])))
+        assert one["success"] == pytest.approx(rate)
+        variant = {"pgd": f"pgd, {one['steps']} step{'s' if one['steps'] > 1 else ''}",
+                   "fgsm": f"fgsm, epsilon {one['level']:g}"}[one["attack"]]  # fmt: skip
+        line = tabled[one["sources"], variant, one["target"]]
+        assert (line["images"], line["seeds"], line["relation"]) == ("4", str(seeds), one["relation"])
+        assert float(line["value"]) == pytest.approx(100 * rate)
+        (row,) = wide.filter(
+            pl.col("level").eq_missing(one["level"]), sources=one["sources"], attack=one["attack"], steps=one["steps"]
+        ).to_dicts()
+        assert (row["images"], row["seeds"], row[one["target"]]) == (4, seeds, pytest.approx(rate))
+
+
+def test_every_target_of_a_search_has_an_rmsd_of_its_own(many_run, frame):
+    finished = opened(str(many_run))
+    (layout,) = tables.layouts(finished.spec, finished.rows, Order("smallest"))
+    found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(written.csv([layout])))}
+    expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
+    assert found == {target: pytest.approx(rmsd) for target, rmsd in expected.iter_rows()}
+    assert len({round(rmsd, 6) for rmsd in found.values()}) > 1, "or one number for all would do"
+    (line,) = layout.lines
+    assert line.moved == f"{min(found.values()):.2f} to {max(found.values()):.2f}"
+    gathered = gather(str(many_run))
+    page = section(gathered, "smallest", Album(None), Room())
+    for rmsd in found.values():
+        assert f"RMSD {rmsd:.2f}" in page
+
+
+def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):
+    """W&B's sums: those of an experiment's own crafts and targets, each relation apart."""
+    finished = opened(str(many_run))
+    known = selected(RunFolder(many_run))
+    plan = Plan(finished.spec, {name: one["digest"] for name, one in known.models.items()}, known.shards)
+    outline = Outline.from_data(json.loads(json.dumps(Outline.of(plan).data())))
+    ledger = Ledger(outline)
+    ledger.add(Tallies(outline).of(finished.rows))
+    last: dict[str, float] = {}
+    for due in ledger.due():
+        last |= Content(outline).row(due)
+    for name, targets, seeds in (("one", ["a", "b"], [0]), ("many", ["a", "a-jpeg", "b", "c"], [0, 1, 2])):
+        attacks = finished.spec.experiments[name].attacks
+        ended = frame.filter(
+            pl.col("attack").is_in(attacks), pl.col("seed").is_in(seeds), pl.col("target").is_in(targets),
+            (pl.col("attack") != "pgd") | (pl.col("steps") == 2),
+            (pl.col("attack") != "fgsm") | (pl.col("budget") == 16),
+            pl.lit(name != "one") | ~pl.col("sources").str.contains("+", literal=True), goal="untargeted",
+        )  # fmt: skip
+        for kind in ("black", "grey", "white"):
+            mine = [hit(row) for row in ended.filter(relation=kind).iter_rows(named=True)]
+            key = f"transfer/{name}-untargeted/{kind}_box"
+            assert (key in last) == bool(mine)
+            assert last.get(key, 0) == pytest.approx(np.mean(mine) if mine else 0)
+
+
+def test_an_attack_that_moved_no_pixel_is_named(many_run):
+    finished = opened(str(many_run))
+    assert doubts.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
+    still = finished.rows.with_columns(rmsd=pl.when(attack="fgsm").then(0.0).otherwise("rmsd"))
+    (line,) = doubts.of_attacks(finished.spec, cells(still, finished.spec))
+    assert line.startswith("attack 'fgsm' moved no pixel: its gradients were 0")
+    tiny = finished.spec.attacks["pgd"]
+    small = tiny.model_copy(update={"budget": tiny.budget.model_copy(update={"epsilon": 0.0314})})
+    spec = finished.spec.model_copy(update={"attacks": {**finished.spec.attacks, "pgd": small}})
+    (line,) = doubts.of_attacks(spec, cells(finished.rows.with_columns(rmsd=0.0).filter(attack="pgd"), spec))
+    assert line.startswith("attack 'pgd' moved no pixel: its epsilon is 0.0314, and pixel values are 0..255")
+
+
+def test_clean_accuracy_is_in_every_table(tiny_run):
+    finished = opened(str(tiny_run))
+    right = (
+        rows(tiny_run)
+        .unique(["image", "target"])
+        .group_by("target")
+        .agg((pl.col("clean_top1") == pl.col("label")).sum())
+    )
+    expected = dict(right.iter_rows())
+    assert {name: (one.right, one.images) for name, one in finished.clean.items()} == {
+        name: (count, 10) for name, count in expected.items()
+    }
+    assert finished.clean["a"].right > 0
+    _, lines = printed_matrix(tiny_run, "single", "targeted")
+    assert lines[-1]["attack"] == "clean images"
+    for target, count in expected.items():
+        assert lines[-1][target].strip() == f"{10 * count}"
+    order = Order("single", format="csv")
+    out = io.StringIO()
+    tables.table(str(tiny_run), order, Console(file=out, width=200))
+    for one in csv.DictReader(io.StringIO(out.getvalue())):
+        assert float(one["clean"]) == 10 * expected[one["target"]]
+
+
+def test_a_run_whose_launch_counted_nothing_has_the_accuracy_of_its_images(many_run):
+    """Of runs of earlier versions: nothing was selected, so that selected images are those that were asked about."""
+    spec = opened(str(many_run)).spec
+    models = {name: {"digest": "x"} for name in spec.models}
+    found = doubts.known(spec, models, lambda: pl.read_parquet(many_run / "images.parquet"))
+    assert found == dict(opened(str(many_run)).clean)
+    assert all(isinstance(one, Right) for one in found.values())
+    chosen = spec.model_copy(update={"images": spec.images.model_copy(update={"keep": "correct-for-all"})})
+    assert doubts.known(chosen, models, lambda: pl.read_parquet(many_run / "images.parquet")) == {}
+
+
+def test_the_rows_that_readers_start_from_are_those_of_the_plan(many_run):
+    assert present.rows(str(many_run)).collect().height == rows(many_run).height
