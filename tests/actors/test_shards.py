@@ -198,28 +198,25 @@ def test_a_first_convolution_that_cuts_patches(depth, size):
 
 
 @pytest.mark.parametrize(
-    ("keys", "batch"),
+    ("preset", "changed", "size"),
     [
-        ({"preset": "sg-igsm", "smoothing": {"copies": 7}}, 8),
-        ({"preset": "fg-minimal", "smoothing": {"copies": 5}}, 8),
-        ({"preset": "si"}, 16),
+        ("fg-minimal", {"smoothing": {"copies": 5}}, 48),
+        ("fg-minimal", {"scales": 5}, 48),
+        pytest.param("sg-igsm", {"smoothing": {"copies": 7}, "steps": 5}, 224, marks=pytest.mark.slow),
     ],
-    ids=["sg-igsm", "l2", "si"],
+    ids=["smoothing", "scales", "sg-igsm"],
 )
-def test_copies_are_summed_in_one_order(keys, batch):
-    at = worker({"m": network("timm:tf_efficientnet_lite0", 64)}, {"batch": batch})
-    changed = {key: value for key, value in keys.items() if key != "preset"}
-    clean = images(64)[:8]
-    assert not any(parted(at, recipe(keys["preset"], **changed), clean, (8, 4, 3), "m").values())
+def test_copies_are_summed_in_one_order(preset, changed, size):
+    at = worker({"m": network("timm:tf_efficientnet_lite0", size)}, DEFAULT)
+    assert parted(at, recipe(preset, **changed), images(size)[:8], (8, 4), "m") == {4: []}
 
 
 def test_predictions_of_the_reference_mode():
-    at = worker({"m": network("timm:tf_efficientnet_lite0", 64)}, REFERENCE)
-    assert not predictions_parted(at, "m", 16, images(64), (16, 4))
+    at = worker({"m": network("timm:tf_efficientnet_lite0", 48)}, REFERENCE)
+    assert not predictions_parted(at, "m", 16, images(48), (16, 4))
 
 
-@pytest.mark.parametrize("room", [1, 5, 20])
-@pytest.mark.parametrize("batch", [1, 5, 13, 20])
+@pytest.mark.parametrize(("batch", "room"), [(1, 1), (5, 3), (13, 5), (20, 20)])
 def test_room_and_batch_of_any_size(workers, batch, room):
     models = {"a": network("timm:test_resnet", 32)}
     at = worker(models, {"batch": batch, "room": room})
