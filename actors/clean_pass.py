@@ -281,6 +281,8 @@ class _Pass:
                 for event in runtime.scheduler.step(0.5):
                     if isinstance(event, Failed):
                         raise _failure(event)
+                    if event.value.note is not None:
+                        runtime.display.say(f"clean pass: {event.value.note}")
                     (answer,) = event.value.answers
                     answers[answer.said.target, event.task.about] = answer
                     runtime.display.advance(["clean pass"])

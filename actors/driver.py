@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from actors.backend import PixelsLost, Ref
 from actors.backlog import Task
 from actors.clean_images import Images
-from actors.jobs import Made
+from actors.jobs import Made, Timed
 from actors.matching import Matching
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed
@@ -190,16 +190,15 @@ class Driver:
                 self._set_aside(unit, None, _text(event.error))
             else:
                 assert event.pixels is not None, "a source's call has pixels"
-                made: Made = event.value
-                if made.note is not None:
-                    self._display.say(f"{unit.id}: {made.note}")
-                self._crafted(unit, made, event.pixels)
+                self._tell(unit, event.value)
+                self._crafted(unit, event.value, event.pixels)
             return
         opened: Open = event.task.about[0]
         targets: tuple[str, ...] = event.task.about[1]
         if self._open.get(opened.unit.id) is not opened:
             return
         if isinstance(event, Done):
+            self._tell(opened.unit, event.value)
             opened.said += [answer.said for answer in event.value.answers]
         elif isinstance(event.error, PixelsLost) and self._losses[opened.unit.id] < self._spec.run.attempts:
             self._again(opened)
@@ -214,6 +213,10 @@ class Driver:
         opened.left.difference_update(targets)
         if not opened.left:
             self._finish(opened)
+
+    def _tell(self, unit: Unit, answer: Timed) -> None:
+        if answer.note is not None:
+            self._display.say(f"{unit.id}: {answer.note}")
 
     def _crafted(self, unit: Unit, made: Made, pixels: Ref) -> None:
         self._outcome.crafted += 1

@@ -32,18 +32,19 @@ class CraftJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """How long a worker was at a call, and how much of that it took to load models, by name; seconds."""
+    """How long a worker was at a call, and how much of that it took to load models, by name; seconds. And a `note`,
+    where there is something that the user should know."""
 
     seconds: float = 0.0
     loads: Mapping[str, float] = field(default_factory=dict)
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Made(Timed):
-    """What became of a unit: how far its images moved, and what its user should know."""
+    """What became of a unit: how far its images moved."""
 
     moved: Moved
-    note: str | None = None
 
 
 @dataclass(frozen=True)

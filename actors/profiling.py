@@ -21,6 +21,7 @@ from actors.scheduler import Done, Scheduler
 from actors.simulator import Costs
 from actors.slots import Limits
 from actors.watched import Patience, watched
+from study import numerics
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
@@ -63,7 +64,7 @@ def _profile(
         wish = placement.Wish(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
         crew = placement.crew(backend.machines(), None, wish)
         kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code)
-        measured = _Measured(backend, crew.workers, file, interrupt.check)
+        measured = _Measured(backend, crew, file, interrupt.check)
         scheduler = Scheduler(backend, crew, kit, limits=Limits(start_seconds=spec.run.start_seconds))
         scheduler.start(interrupt.check)
         measured_on = "; ".join(scheduler.hardware)
@@ -95,14 +96,15 @@ def _profile(
 class _Measured:
     """Seconds of calls, as the workers themselves count them."""
 
-    def __init__(self, backend: Backend, workers: int, file: SpecFile, check: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, crew: placement.Crew, file: SpecFile, check: Callable[[], None]) -> None:
         self._check = check
         images = file.spec.images
-        count = -(-min(16, file.spec.run.shard) // file.spec.numerics.batch) * file.spec.numerics.batch
+        size = numerics.pass_size(file.spec.numerics.batch, crew.share.device)
+        count = -(-min(16, file.spec.run.shard) // size) * size
         noise = np.random.default_rng(0).integers(0, 256, (count, images.channels, images.size, images.size), np.uint8)
         self._pixels = backend.put(noise)
         self._count = count
-        self._workers = workers
+        self._workers = crew.workers
         self._batch = file.spec.numerics.batch
         self._attack = Attack.model_validate(keys_of("igsm", {"steps": _STEPS}))
 

@@ -165,8 +165,8 @@ class Simulated:
 
     def _passed(self, count: int) -> int:
         """The images that networks see in place of so many: passes are padded."""
-        least = self._batch if self._machines.gpus else numerics.padded(1, self._batch, "cpu")
-        return -(-count // least) * least
+        size = numerics.pass_size(self._batch, "cuda" if self._machines.gpus else "cpu")
+        return -(-count // size) * size
 
     def _loading(self, actor: _Actor, pin: Pin) -> dict[str, float]:
         actor.holds -= set(pin.drop)

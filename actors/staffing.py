@@ -48,8 +48,7 @@ class Estimate:
 
 def _on_cores(spec: Spec) -> int:
     """Images in a pass on a processor."""
-    batch = spec.numerics.batch
-    return min(numerics.padded(batch, batch, "cpu"), numerics.pass_size(batch, "cpu"))
+    return numerics.pass_size(spec.numerics.batch, "cpu")
 
 
 def wish_of(spec: Spec) -> Wish:

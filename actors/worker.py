@@ -78,7 +78,7 @@ class Worker:
         note = None
         if crafted.room < engine.whole:
             note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
-        return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note), crafted.pixels
+        return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
 
     def _engine(self) -> Engine:
         from study.attacks.loop import Engine
@@ -109,10 +109,26 @@ class Worker:
         begun = time.perf_counter()
         numerics.set_precision("float32")
         held = dict(zip(pin.models, self._pinned.get(pin), strict=True))
-        answers = tuple(self._predict(target, held[target], job, pixels) for target in job.targets)
-        return Answers(answers, seconds=time.perf_counter() - begun, loads=self._pinned.loads())
+        found = [self._predict(target, held[target], job, pixels) for target in job.targets]
+        notes = [
+            f"out of memory on {answer.said.target}: predicted in passes of {size} images, other rounding"
+            for answer, size in found
+            if size < self._size(job)
+        ]
+        return Answers(
+            tuple(answer for answer, _ in found),
+            seconds=time.perf_counter() - begun,
+            loads=self._pinned.loads(),
+            note="; ".join(notes) or None,
+        )
 
-    def _predict(self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]) -> Answer:
+    def _size(self, job: PredictJob) -> int:
+        return numerics.pass_size(job.batch, self._pinned.device)
+
+    def _predict(
+        self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]
+    ) -> tuple[Answer, int]:
+        """What one target says, and the images in its passes."""
         from study.models.predict import predict
 
         model = self._kit.models[target]
@@ -133,8 +149,8 @@ class Worker:
         if job.search is not None:
             from study.attacks.minimal import smallest
 
-            found = smallest(show, pixels, job.search, batch=job.batch)
-            moved = Moved(*found.moved.T)
-            return Answer(Said(target, found.said.top5, found.said.top5_prob, moved, found.levels), described)
+            found = smallest(show, pixels, job.search, batch=self._size(job))
+            said = Said(target, found.said.top5, found.said.top5_prob, Moved(*found.moved.T), found.levels)
+            return Answer(said, described), found.said.size
         seen = show(pixels, job.images)
-        return Answer(Said(target, seen.top5, seen.top5_prob), described, seen.whole)
+        return Answer(Said(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size

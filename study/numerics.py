@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 Layout = Literal["channels-last", "contiguous"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
-_LEAST, _MOST, _MOST_ELSEWHERE = 4, 16, 256
+_STEP, _MOST, _MOST_ELSEWHERE = 4, 16, 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class Numerics(Frozen):
     """What changes the rounding of a float, and so a pixel in 100,000: recorded with every row.
 
-    - `batch`: images that are crafted together; the last batch is padded to it. On a CPU it is computed in passes of 4,
-      8, 12 or 16 images, which makes its size a matter of memory alone;
+    - `batch`: images in one pass; the last pass is padded to it. On a CPU it is brought to 4, 8, 12 or 16;
     - `room`: images in one pass where an attack takes several views of each: whole batches of views, halved where
       memory runs out;
     - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and
@@ -72,24 +71,23 @@ def memory_format(layout: Layout) -> torch.memory_format:
     return torch.channels_last if layout == "channels-last" else torch.contiguous_format
 
 
-def pass_size(batch: int, device: str) -> int:
-    """Images in one pass: on a CPU at most 16, and a multiple of 4; elsewhere the batch.
+def pass_size(batch: int, device: str, room: int | None = None) -> int:
+    """Images in every pass, the last one padded, unless an attack takes several views: the batch, or `room` if less.
 
-    Passes of 4, 8, 12 and 16 images gave the same bits there in every network that was tried (eight of them), with one
-    thread and with two: so a batch can have any size. Fewer would not.
+    It follows from the spec alone, never from how many images are left: kernels are chosen by it, and some round in
+    another order (1x1 convolutions of 16 images on one thread, among others). On a CPU it is a multiple of 4, from 4
+    to 16: larger ones gain nothing there, and with smaller ones an image's bits may depend on its row in the pass.
     """
-    return _MOST if device == "cpu" else batch
+    most = batch if room is None else min(batch, room)
+    if device != "cpu":
+        return most
+    size = -(-batch // _STEP) * _STEP
+    return min(_MOST, size if room is None else min(size, max(_STEP, room // _STEP * _STEP)))
 
 
 def view_room(batch: int, device: str) -> int:
-    """Images in one pass over several views of a batch, unless a spec says otherwise: up to 256, but on a CPU."""
-    size = pass_size(batch, device)
-    return size if device == "cpu" else max(size, _MOST_ELSEWHERE)
-
-
-def padded(count: int, batch: int, device: str) -> int:
-    """The images that `count` of a batch are filled up to: on a CPU a multiple of 4, elsewhere the batch."""
-    return -(-count // _LEAST) * _LEAST if device == "cpu" else batch
+    """Images in one pass over several views of a batch, unless a spec says otherwise: up to 256, on a CPU 16."""
+    return _MOST if device == "cpu" else max(batch, _MOST_ELSEWHERE)
 
 
 def _keep_memory() -> None:

@@ -12,6 +12,7 @@ from study.frozen import Frozen
 class Run(Frozen):
     """Where, how many, how fast, and what is kept: nothing in here changes a pixel or a row.
 
+    `shard` is how many images a unit has: one that is no multiple of `numerics.batch` has its last pass padded.
     `actors` is how many workers there are; left out, or `auto`, as many as the machines have room for, following those
     that come and go: each on `numerics.threads` cores, or on a GPU, which `actors_per_gpu` of them share as far as its
     memory allows. An actor holds as many models as its memory does, or `models_per_actor`; what it needs is estimated

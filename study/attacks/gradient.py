@@ -37,9 +37,9 @@ def groups(models: Sequence[Logits], weights: Sequence[float], attack: Attack) -
 class Gradients:
     """Image gradients of one batch. Parameters have none, and nothing of a graph is kept between calls.
 
-    `room` is the number of images in one pass: more than the batch only where an attack takes several views, and then
-    whole batches of them. It is halved when the device runs out of memory, and stays so; halved, it changes rounding
-    as another batch size does.
+    `room` is how many images one pass may have: more than the batch only where an attack takes several views, and then
+    whole batches of them, always as many and summed in the same order. It is halved when the device runs out of memory,
+    and stays so; halved, it changes rounding as another batch size does.
     """
 
     def __init__(

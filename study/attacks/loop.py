@@ -54,8 +54,8 @@ class Images:
 class Engine:
     """What changes rounding, and nothing else: where and how gradients are computed.
 
-    Batches have `batch` images, the last one padded; `room` is how many images one pass may have, more than a batch
-    where views are to be evaluated together (unless given, the batch, or at most 16 on a CPU).
+    `batch` is how many images one pass has, the last one padded; `room` how many it may have where views are evaluated
+    together (unless given, 16 on a CPU and up to 256 elsewhere).
     """
 
     batch: int
@@ -65,9 +65,14 @@ class Engine:
     precision: Precision = "float32"
 
     @property
+    def size(self) -> int:
+        """Images that are crafted together, padding included: the spec decides it, never how many images there are."""
+        return numerics.pass_size(self.batch, self.device, self.room)
+
+    @property
     def whole(self) -> int:
-        """Images in one pass, as long as memory lasts."""
-        return self.room or numerics.view_room(self.batch, self.device)
+        """Images and views in one pass at most, as long as memory lasts."""
+        return max(self.size, self.room or numerics.view_room(self.batch, self.device))
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,9 @@ def perturbations(
     together = groups(models, attack.weights_of(called), attack)
     room = engine.whole
     with _skipping(models, called, attack.skip_gradient):
-        for first in range(0, len(given.clean), engine.batch):
-            rows = list(range(first, min(first + engine.batch, len(given.clean))))
-            padded = rows + [rows[-1]] * (numerics.padded(len(rows), engine.batch, engine.device) - len(rows))
+        for first in range(0, len(given.clean), engine.size):
+            rows = list(range(first, min(first + engine.size, len(given.clean))))
+            padded = rows + [rows[-1]] * (engine.size - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
             labels = torch.from_numpy(batch.labels).to(engine.device)

@@ -33,7 +33,7 @@ class Smallest:
 
 def smallest(show: Show, rays: NDArray[np.float32], search: Search, *, batch: int) -> Smallest:
     """Search along `rays`, float32 (2, N, C, H, W), clean images and directions; `batch` levels are shown at once."""
-    ended, moved, labels, probabilities = [], [], [], []
+    ended, moved, labels, probabilities, sizes = [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
         before = clean.astype(np.uint8)
         ray = Ray(before, direction, draws(before.size, *search.key, image, "rounding"))
@@ -42,7 +42,9 @@ def smallest(show: Show, rays: NDArray[np.float32], search: Search, *, batch: in
         moved.append(distances(before, there))
         labels.append(said.top5[row])
         probabilities.append(said.top5_prob[row])
-    return Smallest(np.array(ended), np.array(moved), Prediction(np.stack(labels), np.stack(probabilities)))
+        sizes.append(said.size)
+    said = Prediction(np.stack(labels), np.stack(probabilities), None, min(sizes))
+    return Smallest(np.array(ended), np.array(moved), said)
 
 
 def _first(

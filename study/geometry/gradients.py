@@ -34,8 +34,8 @@ def key(seed: int, models: Sequence[str], goal: Goal) -> tuple[object, ...]:
 
 def batches(given: Images, engine: Engine) -> Iterator[Images]:
     """The images batch by batch, as an attack has them."""
-    for first in range(0, len(given.clean), engine.batch):
-        yield given.take(range(first, min(first + engine.batch, len(given.clean))))
+    for first in range(0, len(given.clean), engine.size):
+        yield given.take(range(first, min(first + engine.size, len(given.clean))))
 
 
 def gradients(
@@ -74,7 +74,7 @@ def _prepared(
 ) -> Callable[[int], Tensor]:
     """The gradient at the clean images, padded, for a number of a piece of copies."""
     count = len(batch.images)
-    padded = batch.take([*range(count), *[count - 1] * (numerics.padded(count, engine.batch, engine.device) - count)])
+    padded = batch.take([*range(count), *[count - 1] * (engine.size - count)])
     views = Views(recipe, Streams(key, padded.images), padded.true, None)
     labels = torch.from_numpy(padded.labels).to(engine.device)
     pixels = torch.from_numpy(padded.clean).to(engine.device)

@@ -37,8 +37,7 @@ def logits(
     size = numerics.pass_size(batch, device)
     for start in range(0, len(where), size):
         part = where[start : start + size]
-        missing = numerics.padded(len(part), size, device) - len(part)
-        padded = torch.cat([part, part[-1:].expand(missing, -1)])
+        padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
         moves = sum(padded[:, axis, None, None, None] * way for axis, way in enumerate(ways))
         images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
         with torch.inference_mode():

@@ -21,11 +21,15 @@ _NAMED = 5
 @dataclass(frozen=True)
 class Prediction:
     """Labels (N, K) `int32` and their probabilities (N, K) `float32`, the most probable first; K is 5, or the number of
-    labels where that is less. `whole`, where it was asked for, holds the probabilities (N, labels) `float32` of all."""
+    labels where that is less. `whole`, where it was asked for, holds the probabilities (N, labels) `float32` of all.
+
+    `size` is how many images one pass had at the end: fewer than asked for where memory ran out.
+    """
 
     top5: NDArray[np.int32]
     top5_prob: NDArray[np.float32]
-    whole: NDArray[np.float32] | None = None
+    whole: NDArray[np.float32] | None
+    size: int
 
 
 def predict(
@@ -62,15 +66,13 @@ def predict(
         probabilities.append(best.values[: len(part)].cpu().numpy())
         if whole:
             all_of_them.append(found[: len(part)].float().cpu().numpy())
-    return Prediction(
-        np.concatenate(labels), np.concatenate(probabilities), np.concatenate(all_of_them) if whole else None
-    )
+    every = np.concatenate(all_of_them) if whole else None
+    return Prediction(np.concatenate(labels), np.concatenate(probabilities), every, size)
 
 
 def _pass(model: Classifier, part: NDArray[np.uint8], size: int, device: str) -> tuple[Tensor, torch.return_types.topk]:
     """The probabilities of all labels, and the greatest of them, padding included."""
-    count = numerics.padded(len(part), size, device)
-    padded = np.pad(part, [(0, count - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
+    padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
     images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
     with torch.inference_mode():
         found = model.logits(images).softmax(1)
