@@ -523,5 +523,12 @@ def main() -> None:
         sys.exit(130)
 
 
+def run() -> None:
+    """`main` as a command: the process ends with it."""
+    from study.leaving import leave
+
+    leave(main)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -23,6 +23,7 @@ from actors.tasks import Tasks
 from study.images.selection import Shard
 from study.models.remote import wanted_names
 from study.plan import Craft, Finished, Plan, Unit
+from study.repairs import repaired
 from study.results.kept import KeepingWriter, Kept
 from study.results.schema import Moved, Said, Wanted, table
 from study.results.store import Writer
@@ -192,7 +193,7 @@ class Driver:
                 assert event.pixels is not None, "a source's call has pixels"
                 made: Made = event.value
                 if made.note is not None:
-                    self._display.say(f"{unit.id}: {made.note}")
+                    repaired("memory", f"{unit.id}: {made.note}")
                 self._crafted(unit, made, event.pixels)
             return
         opened: Open = event.task.about[0]
@@ -206,6 +207,7 @@ class Driver:
             return
         elif len(targets) > 1:
             # One of them may be to blame, and the others not.
+            repaired("call", f"{opened.unit.id} is shown to its targets one by one: {_text(event.error)}")
             for target in targets:
                 self._show(opened, (target,))
             return
@@ -237,6 +239,7 @@ class Driver:
     def _again(self, opened: Open) -> None:
         """The batch of a unit is lost: from the beginning."""
         self._losses[opened.unit.id] += 1
+        repaired("batch", f"the images of {opened.unit.id} are lost, and are made again")
         self._close(opened)
         if opened.kept:
             self._coming = itertools.chain([opened.unit], self._coming)

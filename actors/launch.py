@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
 from actors.staffing import Estimate, staff
-from actors.tracked import tracked
-from study import additions, resume
+from actors.tracked import Watch, tracked
+from study import additions, repairs, resume
 from study import spec as specs
 from study.errors import StudyError
 from study.geometry import store as geometry_store
@@ -91,7 +92,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
                     study.ending.nothing_to_do()
                     return COMPLETE
                 study.display = watch.display
-                return study.run(start or (lambda: Cluster(order.address, hidden, watch.display.say)), order)
+                return study.run(start or (lambda: Cluster(order.address, hidden, watch.display.say)), order, watch)
         finally:
             folder.release()
 
@@ -150,14 +151,11 @@ class _Study:
         units = self.plan.units(store.done(self._folder.path), kept=Kept(self._folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
-    def run(self, start: Callable[[], Backend], order: Order) -> int:
+    def run(self, start: Callable[[], Backend], order: Order, watch: Watch) -> int:
         begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
-        backend = start()
-        try:
-            with Interrupt() as interrupt:
-                status = self._run(backend, begun, interrupt, order)
-        finally:
-            backend.close()
+        with contextlib.closing(start()) as backend, watch.ending(), Interrupt() as interrupt:
+            status = self._run(backend, begun, interrupt, order)
+            watch.ended(status)
         left = None if self.selected is None else self.left()
         self.display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
         return status
@@ -202,13 +200,8 @@ class _Study:
         except StudyError as error:
             error.status = INCOMPLETE
             raise
-        for count, what in (
-            (scheduler.failed_calls, "calls failed, and were tried again or set aside"),
-            (scheduler.replaced, "actors died and were replaced; their units were run again"),
-            (scheduler.repeated, "calls took far too long, and were made again elsewhere"),
-        ):
-            if count:
-                say(f"{count} {what}")
+        if mended := self._front.repairs:
+            say(repairs.summary(mended))
         return self._report(outcome, interrupt, scheduler.device)
 
     def _kit(self) -> Kit:

@@ -12,6 +12,7 @@ from torch import Tensor
 from study import numerics
 from study.errors import StudyError
 from study.models.classifier import Classifier
+from study.repairs import repaired
 
 TOP = 5
 
@@ -43,6 +44,7 @@ def predict(
             found, best = _pass(model, part, size, device)
         except torch.OutOfMemoryError:
             size = _halved(size, device)
+            repaired("memory", f"predictions go on in passes of {size} images, for {device} ran out of memory")
             continue
         start += len(part)
         labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))

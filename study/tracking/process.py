@@ -156,6 +156,7 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
         inbox.missed = False
         ledger.add(tallies.of(present.rows(begin.run)))
 
+    prepare()
     if begin.replay:
         scan()
     page = Page(run, outline, ledger, last, Aside(tell))
@@ -180,6 +181,18 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
     if begin.mode == "online" and server.has(run, page.last):
         (Path(run.dir).parent / logs.UPLOADED).touch()
     return 0
+
+
+def prepare() -> None:
+    """Load what the end needs while units are still being worked on: nobody waits for it then."""
+    from matplotlib.figure import Figure
+
+    from study.report import figures, html  # noqa: F401 - what is loaded here, the page finds loaded
+
+    # The first figure finds fonts, and makes a cache of them where there is none.
+    drawn = Figure(label="nothing")
+    drawn.subplots()
+    figures.svg(drawn)
 
 
 def _written(log: Path, last: int) -> None:

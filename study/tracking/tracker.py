@@ -16,6 +16,7 @@ from typing import Any
 
 from study import processes
 from study.keyed import digest
+from study.repairs import repaired
 from study.run_folder import RunFolder
 from study.spec import Spec
 from study.storage_s3 import ObjectPath
@@ -136,9 +137,9 @@ class Tracker(Watcher):
             self._say(f"W&B: given up for this launch ({self._log} says more)")
             return
         self._second = True
-        how = "not reached, so the study is tracked offline from now on" if self._online else "begun once more"
+        how = "was not reached, so the study is tracked offline from now on" if self._online else "is begun once more"
         self._online = False
-        self._say(f"W&B: {how} ({self._log} says more)")
+        repaired("tracking", f"W&B {how} ({self._log} says more)")
         self._begin |= {"mode": "offline", "replay": True}
         self._start()
 
@@ -159,6 +160,7 @@ class Tracker(Watcher):
         while self._worker is not None:
             worker = self._worker
             worker.send("end", {"status": status})
+            worker.hurry()
             left = worker.wait(deadline - time.monotonic())
             if left in {0, None} or self._online or self._second:
                 break
