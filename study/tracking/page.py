@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -24,7 +25,7 @@ _LIVE_SHARE, _TABLE_SHARE = 0.01, 0.05
 
 _MOST_TABLE_ROWS = 10_000
 _LOOK_SECONDS = 0.02
-_STARVED_MOST = 3.0
+_STARVED_MOST = 4.0
 """Times as long, at most, where others have the processor."""
 
 _TABLES_AT_END, _ARTIFACT_SECONDS, _REPORT_SECONDS = 1.5, 2.0, 2.0
@@ -188,23 +189,23 @@ class Aside:
 
 
 def _joined(thread: threading.Thread, seconds: float) -> bool:
-    """Whether a thread has ended within so long; while it waits for a processor that others have, time stands still."""
-    begun = time.monotonic()
-    starved = _starved(thread)
+    """Whether a thread has ended within so long; while we wait for a processor that others have, time stands still."""
+    begun, before = time.monotonic(), _starved()
     while thread.is_alive():
         thread.join(_LOOK_SECONDS)
         elapsed = time.monotonic() - begun
-        if elapsed - (_starved(thread) - starved) > seconds or elapsed > _STARVED_MOST * seconds:
+        if elapsed > _STARVED_MOST * seconds or elapsed - (_starved() - before) > seconds:
             break
     return not thread.is_alive()
 
 
-def _starved(thread: threading.Thread) -> float:
-    """Seconds for which a thread could have run and did not; 0 where the system does not say."""
-    try:
-        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+def _starved() -> float:
+    """Seconds for which threads of this process could have run and did not; 0 where the system does not say."""
+    total = 0.0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int(path.read_text().split()[1]) / 1e9
+    return total
 
 
 def one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -39,7 +40,8 @@ def test_the_status_and_all_that_was_printed(end, status, error):
 
 def test_output_that_nobody_reads():
     words = [sys.executable, "-c", "from study.leaving import leave; leave(lambda: print('x' * 10))"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=buffered)
     process.stdout.close()
     assert process.wait(60) == 120
     assert process.stderr.read() == b""

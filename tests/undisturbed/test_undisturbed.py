@@ -11,11 +11,13 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.s3 import BUCKET, environment, serving
+from tests.study.tracking.conftest import history
 from tests.undisturbed.undisturbed import (
     assert_one_whole_run,
     assert_undisturbed,
     launch,
     seconds_after_the_last_unit,
+    who_holds_files_of,
 )
 
 QUICKSTART = ROOT / "specs" / "quickstart.yaml"
@@ -60,6 +62,9 @@ def test_the_command_of_the_readme(tmp_path):
     assert "complete in" in done.printed
     assert done.printed.splitlines()[-1].split("W&B: ")[1].startswith("upload it with: wandb sync ")
     assert seconds_after_the_last_unit(done, run) < _BUSY_SECONDS
+    assert who_holds_files_of(run) == []
+    keys = {key for row in history(run) for key in row}
+    assert {"live/busy", "slots/0/busy", "live/queued_calls", "live/waiting_mib"} <= keys
 
 
 def test_two_workers_in_an_object_store_stopped_and_resumed(tmp_path, monkeypatch):

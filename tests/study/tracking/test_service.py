@@ -70,7 +70,7 @@ def test_a_study_online(tracked, service, tmp_path):
     results, report = (there["artifacts"][f"{kind}-{name}"] for kind in ("study", "report"))
     assert set(results["files"]) == {"cells.csv", "matrix.png", "spec.json", "manifest"}
     cells = pl.read_csv(results["files"]["cells.csv"])
-    assert cells.height == 2 * 2 * 2 * 2
+    assert cells.height == 12 * 2
     assert results["files"]["matrix.png"].startswith(b"\x89PNG")
     assert b"</html>" in report["files"]["report.html"]
     (table,) = [artifact for artifact in there["artifacts"].values() if artifact["type"] == "run_table"]
