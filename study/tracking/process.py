@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -103,6 +104,7 @@ def main() -> None:
     parent = os.getppid()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    prepare(lambda: bool(select.select([0], [], [], 0)[0]))
     first = frames.read(sys.stdin.buffer)
     if first is None:
         return
@@ -156,7 +158,7 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
         inbox.missed = False
         ledger.add(tallies.of(present.rows(begin.run)))
 
-    prepare()
+    prepare(lambda: False)
     if begin.replay:
         scan()
     page = Page(run, outline, ledger, last, Aside(tell))
@@ -183,13 +185,29 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
     return 0
 
 
-def prepare() -> None:
-    """Load what the end needs while units are still being worked on: nobody waits for it then."""
+def prepare(asked: Callable[[], bool]) -> None:
+    """Load what the end needs while the backend starts and units are worked on, for nobody waits for it then; no more
+    of it once something else is `asked`."""
+    for load in (_load_wandb, _load_report, _draw):
+        if asked():
+            return
+        load()
+
+
+def _load_wandb() -> None:
+    import wandb  # noqa: F401
+
+
+def _load_report() -> None:
+    from study.report import html  # noqa: F401
+
+
+def _draw() -> None:
+    """The first figure finds fonts, and makes a cache of them where there is none."""
     from matplotlib.figure import Figure
 
-    from study.report import figures, html  # noqa: F401 - what is loaded here, the page finds loaded
+    from study.report import figures
 
-    # The first figure finds fonts, and makes a cache of them where there is none.
     drawn = Figure(label="nothing")
     drawn.subplots()
     figures.svg(drawn)

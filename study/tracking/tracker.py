@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -63,6 +64,9 @@ class Tracker(Watcher):
         self._second = False
         self._over = False
         self._online = wish.mode == "online"
+        with contextlib.suppress(OSError):
+            # It loads what it needs while the backend starts; where it cannot be started, `started` says so.
+            self._worker = self._process()
 
     def started(self, event: Started) -> None:
         outline = Outline.of(event.plan)
@@ -104,12 +108,15 @@ class Tracker(Watcher):
         self._end(1)
 
     def _start(self) -> None:
+        self._worker = self._worker or self._process()
+        self._worker.send("begin", self._begin)
+
+    def _process(self) -> Worker:
         self._folder.tracking.mkdir(parents=True, exist_ok=True)
         in_store = isinstance(self._folder.path, ObjectPath)
         kind = processes.TRACKER_OF_STORE if in_store else processes.TRACKER
         given = processes.environment(kind, self._wish.environment, self._wish.spec.credentials)
-        self._worker = Worker(self._folder.tracking / "wandb.log", kind, given)
-        self._worker.send("begin", self._begin)
+        return Worker(self._folder.tracking / "wandb.log", kind, given)
 
     def _send(self, kind: str, data: Any) -> None:
         if self._worker is not None:
@@ -148,9 +155,13 @@ class Tracker(Watcher):
         return self._folder.tracking / "wandb.log"
 
     def _end(self, status: int) -> None:
-        if self._over or not self._begin:
+        if self._over:
             return
         self._over = True
+        if not self._begin:
+            if self._worker is not None:
+                self._worker.kill()
+            return
         deadline = time.monotonic() + self._end_seconds
         if self._worker is not None and self._online:
             self._worker.wait_ready(_READY_SECONDS)
