@@ -537,5 +537,12 @@ def _complain(line: str) -> None:
         print(visible(line), file=sys.stderr)
 
 
+def run() -> None:
+    """`main` as a command: the process ends with it."""
+    from study.leaving import leave
+
+    leave(main)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -42,6 +42,11 @@ class Task:
     ended: bool = False
 
     @property
+    def called(self) -> str:
+        """What it does, for people."""
+        return f"{self.method} {' + '.join(self.models)}"
+
+    @property
     def key(self) -> Key:
         role = service_role(next(iter(self.models))) if self.service else WORKER
         return role, self.method, frozenset(self.models)

@@ -24,6 +24,7 @@ from study.errors import StudyError
 from study.images import clean, pixels
 from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
 from study.images.sets import Candidate, Ranked
+from study.repairs import repaired
 from study.report import doubts
 from study.spec import Spec
 
@@ -282,7 +283,7 @@ class _Pass:
                     if isinstance(event, Failed):
                         raise _failure(event)
                     if event.value.note is not None:
-                        runtime.display.say(f"clean pass: {event.value.note}")
+                        repaired("memory", f"clean pass: {event.value.note}")
                     (answer,) = event.value.answers
                     answers[answer.said.target, event.task.about] = answer
                     runtime.display.advance(["clean pass"])

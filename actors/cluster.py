@@ -22,7 +22,7 @@ from actors.daemons import Daemons
 from actors.kit import Kit
 from actors.local import Local
 from actors.placement import WORKER, Machine, Role, Share
-from actors.posted import AskerActor, WorkerActor, packed, unpacked
+from actors.posted import AskerActor, WorkerActor, heard, packed
 from actors.ready import must_be_ready
 from study import processes
 from study.errors import StudyError, first_line
@@ -169,7 +169,7 @@ class Cluster:
     def value(self, ref: Ref) -> Any:
         errors = self._ray.exceptions
         try:
-            said = unpacked(self._ray.get(ref))
+            said = heard(self._ray.get(ref))
         except errors.RayActorError as error:
             # Ray says so in words only.
             lost = MachineLost if "its node has died" in str(error) else ActorLost
@@ -201,6 +201,11 @@ class Cluster:
         self._ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
+        if self._local is not None:
+            # The autoscaler of a local Ray has nothing to do, and takes a second to end in order.
+            kill = getattr(getattr(self._ray._private.worker, "_global_node", None), "kill_monitor", None)
+            if kill is not None:
+                kill(check_alive=False)
         self._ray.shutdown()
         self._end_local()
 

@@ -23,6 +23,7 @@ from actors.tasks import Tasks
 from study.images.selection import Shard
 from study.models.remote import wanted_names
 from study.plan import Craft, Finished, Plan, Unit
+from study.repairs import repaired
 from study.results.kept import KeepingWriter, Kept
 from study.results.schema import Moved, Said, Wanted, table
 from study.results.store import Writer
@@ -205,6 +206,7 @@ class Driver:
             return
         elif len(targets) > 1:
             # One of them may be to blame, and the others not.
+            repaired("call", f"{opened.unit.id} is shown to its targets one by one: {_text(event.error)}")
             for target in targets:
                 self._show(opened, (target,))
             return
@@ -216,7 +218,7 @@ class Driver:
 
     def _tell(self, unit: Unit, answer: Timed) -> None:
         if answer.note is not None:
-            self._display.say(f"{unit.id}: {answer.note}")
+            repaired("memory", f"{unit.id}: {answer.note}")
 
     def _crafted(self, unit: Unit, made: Made, pixels: Ref) -> None:
         self._outcome.crafted += 1
@@ -240,6 +242,7 @@ class Driver:
     def _again(self, opened: Open) -> None:
         """The batch of a unit is lost: from the beginning."""
         self._losses[opened.unit.id] += 1
+        repaired("batch", f"the images of {opened.unit.id} are lost, and are made again")
         self._close(opened)
         if opened.kept:
             self._coming = itertools.chain([opened.unit], self._coming)

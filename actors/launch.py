@@ -25,9 +25,9 @@ from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.slots import Limits
 from actors.staffing import Estimate, staff
-from actors.tracked import tracked
+from actors.tracked import Watch, tracked
 from actors.watched import Patience, watched
-from study import additions, resume
+from study import additions, repairs, resume
 from study import spec as specs
 from study.errors import StudyError
 from study.geometry import store as geometry_store
@@ -106,7 +106,7 @@ def _launch(order: Order, front: Front, interrupt: Interrupt, begun: float, star
             study.display = watch.display
             patience = Patience.of(file.spec.run)
             make = start or (lambda: Cluster(order.address, hidden, watch.display.say))
-            return study.run(lambda: watched(make, patience, interrupt, front.refused), order)
+            return study.run(lambda: watched(make, patience, interrupt, front.refused), order, watch)
     finally:
         folder.release()
 
@@ -168,15 +168,19 @@ class _Study:
         units = self.plan.units(store.done(self._folder.path), kept=Kept(self._folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
-    def run(self, start: Callable[[], Backend], order: Order) -> int:
+    def run(self, start: Callable[[], Backend], order: Order, watch: Watch) -> int:
         begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
         backend = start()
         try:
-            status = self._run(backend, begun, order)
-            self._interrupt.settle()
-        except Interrupted:
-            hurry()
-            status = self._stopped()
+            # W&B's process has ended before the backend is closed, however this is left.
+            with watch.ending():
+                try:
+                    status = self._run(backend, begun, order)
+                    self._interrupt.settle()
+                except Interrupted:
+                    hurry()
+                    status = self._stopped()
+                watch.ended(status)
         finally:
             with self._interrupt.patient():
                 backend.close()
@@ -221,13 +225,8 @@ class _Study:
         except StudyError as error:
             error.status = INCOMPLETE
             raise
-        for count, what in (
-            (scheduler.failed_calls, "calls failed, and were tried again or set aside"),
-            (scheduler.replaced, "actors died and were replaced; their units were run again"),
-            (scheduler.repeated, "calls took far too long, and were made again elsewhere"),
-        ):
-            if count:
-                say(f"{count} {what}")
+        if mended := self._front.repairs:
+            say(repairs.summary(mended))
         return self._report(outcome, scheduler.device)
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from actors.kit import Kit
 from study.errors import StudyError
 from study.numerics import fix
+from study.repairs import repaired
 
 if TYPE_CHECKING:
     from study.models.classifier import Classifier
@@ -67,6 +68,7 @@ class Pinned:
         try:
             return self._load(name)
         except torch.OutOfMemoryError:
+            repaired("memory", f"models were let go, for {self.device} had no memory left for {name}")
             self._drop([one for one in self._held if one not in pin.models])
             return self._load(name)
 

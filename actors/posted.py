@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actors import code
 from actors.asker import Asker
 from actors.worker import Worker
+from study import repairs
 
 
 def packed(value: Any) -> bytes:
@@ -25,6 +26,27 @@ def packed(value: Any) -> bytes:
 def unpacked(message: bytes) -> Any:
     """What a message says: from an actor of our own, or from the driver that started it."""
     return pickle.loads(message)
+
+
+class Answered(NamedTuple):
+    """What a call comes to, and what was mended on the way to it."""
+
+    value: Any
+    mended: list[repairs.Repair]
+
+
+def answered(value: Any) -> bytes:
+    """The message that an actor answers a call with."""
+    return packed(Answered(value, repairs.taken()))
+
+
+def heard(message: bytes) -> Any:
+    """The value of an actor's answer, or its greeting; what the actor has mended is told by this process."""
+    said = unpacked(message)
+    if not isinstance(said, Answered):
+        return said
+    repairs.hear(said.mended)
+    return said.value
 
 
 class WorkerActor:
@@ -41,13 +63,13 @@ class WorkerActor:
 
     def craft(self, asked: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
         made, finished = self._work.craft(*_arguments(asked), pixels)
-        return packed(made), finished
+        return answered(made), finished
 
     def predict(self, asked: bytes, pixels: NDArray[Any]) -> bytes:
-        return packed(self._work.predict(*_arguments(asked), pixels))
+        return answered(self._work.predict(*_arguments(asked), pixels))
 
     def probe(self, asked: bytes, pixels: NDArray[np.uint8]) -> bytes:
-        return packed(self._work.probe(*_arguments(asked), pixels))
+        return answered(self._work.probe(*_arguments(asked), pixels))
 
 
 class AskerActor(WorkerActor):

@@ -20,7 +20,8 @@ from actors.kit import Kit
 from actors.pinned import Pin
 from actors.placement import WORKER, Crew, Room
 from actors.slots import Limits, Slot, Slots
-from study.errors import StudyError
+from study.errors import StudyError, first_line
+from study.repairs import repaired
 from study.watching import SlotState, State
 
 _MACHINES = 10
@@ -115,7 +116,7 @@ class Scheduler:
                     up=slot.up,
                     holds=slot.holds,
                     queued=len(slot.calls),
-                    doing="" if doing is None else f"{doing.method} {' + '.join(doing.models)}",
+                    doing="" if doing is None else doing.called,
                     busy_share=min(1.0, at_it / here) if slot.up else 0.0,
                 )
             )
@@ -265,6 +266,7 @@ class Scheduler:
         if isinstance(error, StudyError | PixelsLost) or task.failures >= self._limits.attempts:
             task.ended = True
             return [Failed(task, error)]
+        repaired("call", f"{task.called} failed, and is tried again: {first_line(error)}")
         self.add(task)
         return []
 
@@ -311,6 +313,7 @@ class Scheduler:
                 if idle:
                     other = idle.pop(0)
                     self.repeated += 1
+                    repaired("straggler", f"{task.called} takes far longer than its like, and is made elsewhere too")
                     self._call(other, task, policy.drops(self._seen(other), task.models))
 
     def _late(self, slot: Slot) -> bool:

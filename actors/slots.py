@@ -13,6 +13,7 @@ from actors.backlog import Task
 from actors.kit import Kit
 from actors.placement import WORKER, Crew, Role
 from study.errors import StudyError, first_line
+from study.repairs import repaired
 
 _LOOK_SECONDS = 10.0
 """Between two looks at how large the cluster is."""
@@ -149,6 +150,7 @@ class Slots:
                 status=1,
             ) from error
         self.replaced += 1
+        repaired("actor", f"{slot.role} {slot.id} has died, and another takes its place: {first_line(error)}")
         self._new(slot.role)
 
     def hold(self, slot: Slot, models: tuple[str, ...]) -> None:

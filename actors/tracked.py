@@ -48,6 +48,20 @@ class Watch:
         alone.started(event)
         alone.ended(Ended(0, 0, 0, 0.0))
 
+    def ended(self, status: int) -> None:
+        """End the W&B run, and wait for its process."""
+        if self.tracker is not None:
+            Many(_Lines(self.display), [self.tracker]).ended(Ended(status, None, 0, 0.0))
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """However this is left, W&B has ended: a backend that is closed afterwards finds nothing of it."""
+        try:
+            yield
+        finally:
+            if self.tracker is not None:
+                self.tracker.close()
+
 
 class _Lines(Watcher):
     """Only what is said: the front has nothing to show of a launch that runs nothing."""
@@ -70,7 +84,6 @@ def tracked(order: Order, spec: Spec, folder: RunFolder, front: Watcher) -> Iter
 
     online = again(replace(order, wandb="online"))
     tracker = Tracker(Wish(chosen, spec, os.environ, online), folder, front.say)
-    try:
-        yield Watch(Many(front, [tracker]), tracker)
-    finally:
-        tracker.close()
+    watch = Watch(Many(front, [tracker]), tracker)
+    with watch.ending():
+        yield watch

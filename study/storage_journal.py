@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.errors import StudyError
+from study.repairs import repaired
 from study.storage import Place, Storage
 
 JOURNAL = "compacting.json"
@@ -71,6 +72,7 @@ def repair(run: Place, storage: Storage) -> None:
         if name in lie:
             storage.remove(lie[name])
     storage.remove(run / JOURNAL)
+    repaired("results", f"a compaction had died, and is {'finished' if whole else 'undone'}")
 
 
 def _all_in_place(journal: Journal, parts: Sequence[Place]) -> bool:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from study.errors import StudyError
+from study.repairs import repaired
 
 SECONDS = 60.0
 
@@ -67,7 +68,7 @@ class Lease:
                     seen = now
                     break
             else:
-                say(f"it was not renewed: {holder} is dead, and its lease is taken over")
+                repaired("lease", f"{holder} did not renew its lease: it is held to be dead, and its lease taken over")
         begun = time.monotonic()
         self._tag = self._write(None if seen is None else seen[1])
         if self._tag is None:
@@ -108,6 +109,8 @@ class Lease:
             except StudyError as error:
                 if time.monotonic() - self._renewed > self._seconds:
                     self._lost = f"it could not be renewed for {self._seconds:.0f} s ({error.what})"
+                else:
+                    repaired("lease", f"the lease could not be renewed, which is tried again: {error.what}")
 
     def _renew(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.errors import StudyError
 from study.processes import whole
+from study.repairs import repaired
 from study.storage_lease import Lease
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds after which what does not answer is given up."""
+
+_RETRIES = 8
+"""Times that the client library asks again by itself, and says nothing of it."""
 
 _ALLOWED = "AWS_ALLOW_HTTP"
 
@@ -108,7 +112,7 @@ def _asked(path: ObjectPath, question: Callable[[S3Store], Answer]) -> Answer:
         raise explained(path, error) from None
 
 
-def client(bucket: str) -> S3Store:
+def client(bucket: str, retries: int = _RETRIES) -> S3Store:
     """Raises StudyError where the package that speaks to object stores is not installed."""
     try:
         import obstore  # noqa: F401 - whether it is there
@@ -117,11 +121,11 @@ def client(bucket: str) -> S3Store:
             f"s3://{bucket} needs the package obstore, which is not installed",
             todo="pip install 'study[s3]'",
         ) from None
-    return _client(bucket, PATIENCE, tuple(sorted(scan_options().items())))
+    return _client(bucket, PATIENCE, retries, tuple(sorted(scan_options().items())))
 
 
 @functools.cache
-def _client(bucket: str, patience: float, environment: tuple[tuple[str, str], ...]) -> S3Store:
+def _client(bucket: str, patience: float, most: int, environment: tuple[tuple[str, str], ...]) -> S3Store:
     """One for each environment: it holds connections."""
     from obstore.store import S3Store
 
@@ -131,7 +135,7 @@ def _client(bucket: str, patience: float, environment: tuple[tuple[str, str], ..
         "connect_timeout": timedelta(seconds=min(5.0, patience)),
         "allow_http": allowed,
     }
-    retries: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=patience)}
+    retries: Any = {"max_retries": most, "retry_timeout": timedelta(seconds=patience)}
     try:
         return S3Store(bucket, client_options=options, retry_config=retries)
     except Exception as error:  # noqa: BLE001 - a wrong setting is whatever the library makes of it
@@ -228,7 +232,7 @@ class Objects:
         """Repeated until it is answered, for `PATIENCE` seconds: every PUT here may be made twice."""
         from obstore.exceptions import AlreadyExistsError, GenericError
 
-        store, until, pause = client(path.bucket), time.monotonic() + PATIENCE, 0.1
+        store, until, pause = client(path.bucket, retries=0), time.monotonic() + PATIENCE, 0.1
         while True:
             try:
                 put(store)
@@ -241,6 +245,7 @@ class Objects:
                     raise told from None
                 if time.monotonic() + pause >= until:
                     raise told from None
+                repaired("storage", f"{path} is written again: {type(error).__name__}")
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from study.repairs import Repair, repaired
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -132,6 +134,9 @@ class Watcher:
     def failed(self, event: UnitFailed) -> None:
         """For everything that is set aside."""
 
+    def repaired(self, event: Repair) -> None:
+        """Something went wrong, and was mended without anyone's help."""
+
     def state(self, event: State) -> None:
         """About once a second while units are worked on."""
 
@@ -180,4 +185,4 @@ class Many(Watcher):
                 getattr(watcher, what)(*arguments)
             except Exception as error:  # noqa: BLE001 - whoever watches must not be able to stop a study
                 self._others.remove(watcher)
-                self._first.say(f"{type(watcher).__name__} has failed and is left out from now on: {error!r}")
+                repaired("watcher", f"{type(watcher).__name__} has failed and is left out from now on: {error!r}")

@@ -72,9 +72,3 @@ def test_only_one_file_starts_processes():
                     reads = path.name == "process.py" and name == "Popen"
                     starts = library in {"subprocess", "os", "multiprocessing"} and name in STARTERS
                     assert path.name == "processes.py" or reads or not starts, f"{path}: {library}.{name}"
-
-
-def test_no_file_is_two_rooms():
-    for package in ("study", "actors"):
-        for path in (ROOT / package).rglob("*.py"):
-            assert len(path.read_text().splitlines()) <= 330, path

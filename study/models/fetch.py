@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from study.errors import StudyError
 from study.models.cache import WeightsFile, bare, tag_of, verify, weights_file
 from study.models.reference import Model
+from study.repairs import repaired
 
 Say = Callable[[str], None]
 """Takes a line that stays."""
@@ -197,6 +198,7 @@ class _Download:
         failures, most = 0, self._have()
         if most:
             self._say(f"{self.name}: going on after {most:,} bytes")
+            repaired("download", f"{self.name} goes on after {most:,} bytes, where another download broke off")
         while True:
             try:
                 return self._attempt()
@@ -210,6 +212,7 @@ class _Download:
                         accepted=f"a connection to {self.url}",
                         todo=_ELSEWHERE,
                     ) from error
+                repaired("download", f"{self.name} from {self.host} is tried again: {error}")
                 pause = max(_WAIT_SECONDS * 2 ** max(0, failures - 1), error.wait)
                 time.sleep(min(pause, _LONGEST_WAIT_SECONDS))
 

@@ -25,6 +25,7 @@ from study.keyed import digest
 from study.models.answers import Answers, NotPromised, Reply, read
 from study.models.remote import Credentials, Remote
 from study.models.wire import Wire, png_of, reason_of, retry_after
+from study.repairs import repaired
 
 _MOST_BYTES = 2**20
 _LOOK_SECONDS = 0.1
@@ -192,6 +193,7 @@ class Service:
                 if (was_down and self._down) or attempt >= remote.attempts:
                     self._down = True
                     raise self._gave_up(attempt, failed.reason) from None
+                repaired("service", f"{self._name} is asked again about an image: {failed.reason}")
                 usual = min(remote.backoff * 2.0 ** (attempt - 1), remote.most_wait) * random.uniform(0.75, 1)
                 _waited(max(usual, min(failed.wait, remote.most_wait)), halt)
             else:

@@ -164,6 +164,7 @@ def _running(said: dict[str, Any]) -> list[str]:
         (said["failures"], "failure"),
         (said["lost_actors"], "lost actor"),
         (said["failed_calls"], "failed call"),
+        (sum(said.get("repairs", {}).values()), "repair"),
     )
     if any(count for count, _ in trouble):
         lines.append("  " + ", ".join(counted(count, what) for count, what in trouble if count))

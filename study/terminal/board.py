@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from study.repairs import Repair
 from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
 
 _WINDOW_SECONDS = 300.0
@@ -71,6 +72,7 @@ class Board(Watcher):
         self.seconds_crafting = 0.0
         self.work = 0.0
         self.last_failure = ""
+        self.repairs: Counter[str] = Counter()
 
     @property
     def elapsed(self) -> float:
@@ -143,6 +145,11 @@ class Board(Watcher):
             self._units_lost += event.target is None
             said = (event.error.strip().splitlines() or ["no reason given"])[0]
             self.last_failure = f"{event.unit.id}{f' on {event.target}' if event.target else ''}: {said}"
+
+    def repaired(self, event: Repair) -> None:
+        """Something was mended."""
+        with self.lock:
+            self.repairs[event.kind] += 1
 
     def state(self, event: State) -> None:
         """How the loop stands."""

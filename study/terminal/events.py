@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import IO, Any
 
 from study.errors import StudyError
+from study.repairs import WORD, Repair
 from study.terminal.board import Board, successes
 from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
 
@@ -71,6 +72,9 @@ class Events(Watcher):
     def failed(self, event: UnitFailed) -> None:
         self._write("failed", unit=event.unit.id, craft=event.unit.craft.id, target=event.target, error=event.error)
 
+    def repaired(self, event: Repair) -> None:
+        self._write(WORD, kind=event.kind, what=event.what)
+
     def state(self, event: State) -> None:
         now = self._clock()
         if self._told is not None and now - self._told < _STATE_SECONDS:
@@ -112,6 +116,7 @@ def state(board: Board) -> dict[str, Any]:
         "gradients": board.gradients,
         "failures": board.set_aside,
         "last_failure": board.last_failure or None,
+        "repairs": dict(board.repairs),
         "slots": [
             {
                 "id": slot.id,

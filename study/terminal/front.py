@@ -15,6 +15,7 @@ from typing import IO, Any, Literal
 from rich.console import Console as AnyConsole
 from rich.console import ConsoleDimensions
 
+from study import repairs
 from study.errors import StudyError
 from study.run_folder import RunFolder
 from study.terminal import prose
@@ -67,6 +68,7 @@ class Front(Watcher):
         """What tables are printed to: nowhere, where nobody asked for them."""
 
     def __enter__(self) -> Front:
+        repairs.taken()  # what this process mended before has been told, or was not about a launch
         return self
 
     def __exit__(
@@ -74,6 +76,7 @@ class Front(Watcher):
     ) -> None:
         try:
             self.settle()
+            self._hear()
             if isinstance(error, StudyError) and error is not self._refused:
                 self.refused(error)
             if error is not None and self._log is not None:
@@ -92,6 +95,7 @@ class Front(Watcher):
         self._all += [log, Progress(log.write, self._board), self._status]
         if isinstance(self._view, Live):
             self._view.open()
+        self._hear()
 
     def refused(self, error: StudyError) -> None:
         """The launch ends with an error: now, for those who ask, whatever the way out may still bring."""
@@ -123,7 +127,21 @@ class Front(Watcher):
         """Those that workers crafted for in this launch, loading and predicting left out."""
         return self._board.seconds_crafting
 
+    @property
+    def repairs(self) -> dict[str, int]:
+        """How much was mended in this launch, by kind."""
+        self._hear()
+        return dict(self._board.repairs)
+
+    def _hear(self) -> None:
+        """Pass on what was mended since: any thread may mend something, and one alone tells people."""
+        if self._log is not None:
+            for repair in repairs.taken():
+                for one in self._all:
+                    one.repaired(repair)
+
     def say(self, line: str) -> None:
+        self._hear()
         for one in self._all:
             one.say(line)
 
@@ -154,10 +172,12 @@ class Front(Watcher):
             one.failed(event)
 
     def state(self, event: State) -> None:
+        self._hear()
         for one in self._all:
             one.state(event)
 
     def ended(self, event: Ended) -> None:
+        self._hear()
         for one in self._all:
             one.ended(event)
 
@@ -167,7 +187,7 @@ class Front(Watcher):
         if how == "json":
             return Events(lambda: self._printer.file, self._board)
         if how == "quiet":
-            return Quiet(self._errors)
+            return Quiet(self._errors, self._board)
         if console.is_terminal and not console.is_dumb_terminal:
             return Live(lambda: self._printer, self._board)
         return Lines(lambda: self._printer, self._board)

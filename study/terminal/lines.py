@@ -8,6 +8,7 @@ from datetime import datetime
 
 from rich.console import Console
 
+from study.repairs import Repair
 from study.terminal.board import Board
 from study.terminal.prose import say
 from study.terminal.screen import amount, counted, duration
@@ -15,6 +16,7 @@ from study.watching import State, UnitFailed, Watcher
 
 _FIRST_SECONDS, _LATER_SECONDS, _LONG_SECONDS = 10.0, 60.0, 300.0
 _MOST_FAILURES = 20
+_MOST_REPAIRS = 20
 _SHOWN_EXPERIMENTS = 6
 
 
@@ -83,12 +85,17 @@ class Lines(Progress):
         if self._failures == _MOST_FAILURES:
             self.say("further failures are counted, and listed in failures.json at the end")
 
+    def repaired(self, event: Repair) -> None:
+        for line in told(event, self._board):
+            self.say(line)
+
 
 class Quiet(Watcher):
     """Nothing but what went wrong, on standard error, and the last line."""
 
-    def __init__(self, print_error: Callable[[str], None]) -> None:
+    def __init__(self, print_error: Callable[[str], None], board: Board) -> None:
         self._print = print_error
+        self._board = board
         self._failures = 0
 
     def failed(self, event: UnitFailed) -> None:
@@ -99,3 +106,15 @@ class Quiet(Watcher):
             self._print(f"set aside: {event.unit.id}{where}: {said}")
         if self._failures == _MOST_FAILURES:
             self._print("further failures are listed in failures.json at the end")
+
+    def repaired(self, event: Repair) -> None:
+        for line in told(event, self._board):
+            self._print(line)
+
+
+def told(event: Repair, board: Board) -> list[str]:
+    """What is printed of a repair that `board` has counted: the first of a launch, one by one."""
+    count = board.repairs.total()
+    if count > _MOST_REPAIRS:
+        return []
+    return [str(event), *(["further repairs are counted, and told in study.log"] if count == _MOST_REPAIRS else [])]

@@ -11,8 +11,10 @@ from rich.console import Console, Group
 from rich.control import Control
 from rich.live import Live as Region
 
+from study.repairs import Repair
 from study.terminal import prose, screen
 from study.terminal.board import Board
+from study.terminal.lines import told
 from study.watching import Watcher
 
 _REDRAW_SECONDS = 0.25
@@ -59,6 +61,10 @@ class Live(Watcher):
         with self._lock:
             self._said.append(line)
             self._print(line)
+
+    def repaired(self, event: Repair) -> None:
+        for line in told(event, self._board):
+            self.say(line)
 
     def _print(self, line: str) -> None:
         prose.say(self._console, line)

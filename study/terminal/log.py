@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from study.processes import looks_secret
+from study.repairs import Repair
 from study.run_folder import RunFolder
 from study.storage_s3 import ObjectPath
 from study.visible import visible
@@ -86,6 +87,9 @@ class Log(Watcher):
 
     def failed(self, event: UnitFailed) -> None:
         self.write(f"set aside: {event.unit.id}{f' on {event.target}' if event.target else ''}: {event.error}")
+
+    def repaired(self, event: Repair) -> None:
+        self.write(str(event))
 
     def ended(self, event: Ended) -> None:
         self.write(f"ended with status {event.status} after {event.seconds:.1f} s, {event.left} units left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -23,7 +24,11 @@ _LIVE_SHARE, _TABLE_SHARE = 0.01, 0.05
 """Of the time since the launch began: so that a month of work has some hundreds of rows, and some dozens of tables."""
 
 _MOST_TABLE_ROWS = 10_000
-_TABLES_AT_END, _ARTIFACT_SECONDS, _REPORT_SECONDS = 1.5, 2.0, 3.0
+_LOOK_SECONDS = 0.02
+_STARVED_MOST = 4.0
+"""Times as long, at most, where others have the processor."""
+
+_TABLES_AT_END, _ARTIFACT_SECONDS, _REPORT_SECONDS = 1.5, 2.0, 2.0
 
 METRICS = (("success/*", "units"), ("success_low/*", "units"), ("success_high/*", "units"), ("rmsd/*", "units"),
            ("transfer/*", "units"), ("images", "units"), ("gradients", "units"),
@@ -75,7 +80,7 @@ class Page:
         row["live/seconds"] = elapsed
         if now - self._table_at >= max(_TABLE_SECONDS, _TABLE_SHARE * elapsed):
             self._table_at = now
-            self._aside.do(self._tables, 1.0)
+            self._aside.do("the table", self._tables, 1.0)
         self._between(row)
 
     def conclude(self, state: Mapping[str, Any], speed: Speed, failures: int) -> None:
@@ -83,12 +88,12 @@ class Page:
         row: dict[str, Any] = dict(numbers.live(self._outline, self._ledger, speed, state, failures))
         row.pop("live/eta_seconds", None)
         row["live/seconds"] = time.monotonic() - self._began
-        self._aside.do(self._tables, _TABLES_AT_END)
+        self._aside.do("the last table", self._tables, _TABLES_AT_END)
         self._between(row)
 
     def upload(self, name: str, more: Mapping[str, Callable[[], bytes]], folder: Path) -> None:
         """Make the artifact `name` of what stands at the end, through files in `folder`."""
-        self._aside.do(lambda: self._artifact(name, more, folder), _ARTIFACT_SECONDS)
+        self._aside.do(f"the artifact {name}", lambda: self._artifact(name, more, folder), _ARTIFACT_SECONDS)
 
     def _between(self, row: Mapping[str, Any]) -> None:
         if self._last + 1 < self._ledger.next_units * STRIDE:
@@ -100,7 +105,8 @@ class Page:
 
     def upload_report(self, name: str, run: str, folder: Path) -> None:
         """Make the artifact `name` of the HTML report of the run in folder `run`, if it is written in time."""
-        self._aside.do(lambda: self._report(name, run, folder), _REPORT_SECONDS)
+        self._aside.do(f"the artifact {name}", lambda: self._report(name, run, folder), _REPORT_SECONDS)
+        self._aside.over()
 
     def _report(self, name: str, run: str, folder: Path) -> None:
         import wandb
@@ -151,17 +157,26 @@ class Aside:
     def __init__(self, tell: Callable[[str, Any], None]) -> None:
         self._tell = tell
         self._thread: threading.Thread | None = None
+        self._doing = ""
+        self._left_out: list[str] = []
         self._told = False
 
-    def do(self, what: Callable[[], None], seconds: float) -> None:
+    def do(self, called: str, what: Callable[[], None], seconds: float) -> None:
         """Do it, and wait for that no longer than so. Left out where what came before is not over."""
-        if self._thread is not None and self._thread.is_alive():
-            self._thread.join(seconds)
-            if self._thread.is_alive():
-                return
+        if self._thread is not None and not _joined(self._thread, seconds):
+            self._left_out.append(called)
+            return
+        self._doing = called
         self._thread = threading.Thread(target=self._try, args=(what,), daemon=True)
         self._thread.start()
-        self._thread.join(seconds)
+        _joined(self._thread, seconds)
+
+    def over(self) -> None:
+        """Nothing will be waited for any more: what is missing is told."""
+        missing = [self._doing] if self._thread is not None and self._thread.is_alive() else []
+        missing += self._left_out
+        if missing:
+            self._tell("trouble", f"not there in time, and left out: {', '.join(dict.fromkeys(missing))}")
 
     def _try(self, what: Callable[[], None]) -> None:
         try:
@@ -170,7 +185,27 @@ class Aside:
             traceback.print_exc()
             if not self._told:
                 self._told = True
-                self._tell("trouble", f"a table or an artifact could not be uploaded: {one_line(error)}")
+                self._tell("trouble", f"{self._doing} could not be uploaded: {one_line(error)}")
+
+
+def _joined(thread: threading.Thread, seconds: float) -> bool:
+    """Whether a thread has ended within so long; while we wait for a processor that others have, time stands still."""
+    begun, before = time.monotonic(), _starved()
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+        elapsed = time.monotonic() - begun
+        if elapsed > _STARVED_MOST * seconds or elapsed - (_starved() - before) > seconds:
+            break
+    return not thread.is_alive()
+
+
+def _starved() -> float:
+    """Seconds for which threads of this process could have run and did not; 0 where the system does not say."""
+    total = 0.0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int(path.read_text().split()[1]) / 1e9
+    return total
 
 
 def one_line(error: Exception) -> str:

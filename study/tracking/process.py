@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -103,6 +104,7 @@ def main() -> None:
     parent = os.getppid()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    prepare(lambda: bool(select.select([0], [], [], 0)[0]))
     first = frames.read(sys.stdin.buffer)
     if first is None:
         return
@@ -156,6 +158,7 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
         inbox.missed = False
         ledger.add(tallies.of(present.rows(begin.run)))
 
+    prepare(lambda: False)
     if begin.replay:
         scan()
     page = Page(run, outline, ledger, last, Aside(tell))
@@ -180,6 +183,34 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
     if begin.mode == "online" and server.has(run, page.last):
         (Path(run.dir).parent / logs.UPLOADED).touch()
     return 0
+
+
+def prepare(asked: Callable[[], bool]) -> None:
+    """Load what the end needs while the backend starts and units are worked on, for nobody waits for it then; no more
+    of it once something else is `asked`."""
+    for load in (_load_wandb, _load_report, _draw):
+        if asked():
+            return
+        load()
+
+
+def _load_wandb() -> None:
+    import wandb  # noqa: F401
+
+
+def _load_report() -> None:
+    from study.report import html  # noqa: F401
+
+
+def _draw() -> None:
+    """The first figure finds fonts, and makes a cache of them where there is none."""
+    from matplotlib.figure import Figure
+
+    from study.report import figures
+
+    drawn = Figure(label="nothing")
+    drawn.subplots()
+    figures.svg(drawn)
 
 
 def _written(log: Path, last: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -16,6 +17,7 @@ from typing import Any
 
 from study import processes
 from study.keyed import digest
+from study.repairs import repaired
 from study.run_folder import RunFolder
 from study.spec import Spec
 from study.storage_s3 import ObjectPath
@@ -62,6 +64,9 @@ class Tracker(Watcher):
         self._second = False
         self._over = False
         self._online = wish.mode == "online"
+        with contextlib.suppress(OSError):
+            # It loads what it needs while the backend starts; where it cannot be started, `started` says so.
+            self._worker = self._process()
 
     def started(self, event: Started) -> None:
         outline = Outline.of(event.plan)
@@ -103,12 +108,15 @@ class Tracker(Watcher):
         self._end(1)
 
     def _start(self) -> None:
+        self._worker = self._worker or self._process()
+        self._worker.send("begin", self._begin)
+
+    def _process(self) -> Worker:
         self._folder.tracking.mkdir(parents=True, exist_ok=True)
         in_store = isinstance(self._folder.path, ObjectPath)
         kind = processes.TRACKER_OF_STORE if in_store else processes.TRACKER
         given = processes.environment(kind, self._wish.environment, self._wish.spec.credentials)
-        self._worker = Worker(self._folder.tracking / "wandb.log", kind, given)
-        self._worker.send("begin", self._begin)
+        return Worker(self._folder.tracking / "wandb.log", kind, given)
 
     def _send(self, kind: str, data: Any) -> None:
         if self._worker is not None:
@@ -136,9 +144,9 @@ class Tracker(Watcher):
             self._say(f"W&B: given up for this launch ({self._log} says more)")
             return
         self._second = True
-        how = "not reached, so the study is tracked offline from now on" if self._online else "begun once more"
+        how = "was not reached, so the study is tracked offline from now on" if self._online else "is begun once more"
         self._online = False
-        self._say(f"W&B: {how} ({self._log} says more)")
+        repaired("tracking", f"W&B {how} ({self._log} says more)")
         self._begin |= {"mode": "offline", "replay": True}
         self._start()
 
@@ -147,9 +155,13 @@ class Tracker(Watcher):
         return self._folder.tracking / "wandb.log"
 
     def _end(self, status: int) -> None:
-        if self._over or not self._begin:
+        if self._over:
             return
         self._over = True
+        if not self._begin:
+            if self._worker is not None:
+                self._worker.kill()
+            return
         deadline = time.monotonic() + self._end_seconds
         if self._worker is not None and self._online:
             self._worker.wait_ready(_READY_SECONDS)
@@ -159,6 +171,7 @@ class Tracker(Watcher):
         while self._worker is not None:
             worker = self._worker
             worker.send("end", {"status": status})
+            worker.hurry()
             left = worker.wait(deadline - time.monotonic())
             if left in {0, None} or self._online or self._second:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import pytest
 
 from tests.actors.test_launch import assert_same_rows
 from tests.conftest import TINY
+from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
 STUDY = [sys.executable, "-m", "cli"]
@@ -94,6 +96,7 @@ def test_two_workers(tiny_run, spec_file, tmp_path):
     assert status == 0, printed
     assert "local Ray" in printed
     assert "2 workers on cpu" in printed
+    assert_undisturbed(Launched(status, printed, time.time()), tmp_path / "run")
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
@@ -143,7 +146,9 @@ def test_a_killed_actor_is_replaced(tiny_run, spec_file, tmp_path):
     os.kill(victims[0], signal.SIGKILL)
     status, printed = finish(process)
     assert status == 0, printed
-    assert "1 actors died and were replaced" in printed
+    assert "repaired: actor: worker 0 has died, and another takes its place" in printed
+    assert "repaired in this launch: actor 1" in printed
+    assert json.loads((run / "status.json").read_text())["repairs"] == {"actor": 1}
     assert_same_rows(run, tiny_run)
 
 

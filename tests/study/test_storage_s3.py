@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("obstore")
 pytest.importorskip("moto.server")
 
-from study import storage_lease, storage_s3
+from study import repairs, storage_lease, storage_s3
 from study.errors import StudyError
 from study.results import store
 from study.results.verify import verify
@@ -188,8 +188,10 @@ def test_a_put_that_is_cut_is_made_once(proxy, run, when, times):
 
     proxy.cut = cut
     writer = store.Writer(folder, flush_seconds=0, metadata={})
+    repairs.taken()
     writer.add(unit_rows("u1"))
     writer.flush()
+    assert [one.kind for one in repairs.taken()] == ["storage"] * times
     writer.add(unit_rows("u2"))
     writer.flush()
     folder.release()

@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 KEY = "0123456789" * 4
 
 
 class Service:
-    """`runs` by id: `history` (its lines by number), `config`, `summary`, `state`, and `artifacts` by name.
+    """`runs` by id: `history` (its lines by number), `config`, `summary`, `exit` (its status), `files` by path, and
+    `artifacts` by name: whether it is `committed`, and its `files` with their contents, `manifest` among them.
 
     `fault` is asked before every answer: it may sleep, return bytes to answer instead, or raise OSError to hang up.
     """
@@ -30,13 +32,14 @@ class Service:
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
+        self._artifacts: dict[str, dict[str, Any]] = {}
         self.fault: Callable[[str], bytes | None] = lambda what: None
         self.lock = threading.Lock()
         self.address = ""
 
     def run(self, name: str) -> dict[str, Any]:
         return self.runs.setdefault(
-            name, {"history": {}, "config": {}, "summary": {}, "state": "", "artifacts": {}, "events": {}}
+            name, {"history": {}, "config": {}, "summary": {}, "exit": None, "artifacts": {}, "files": {}}
         )
 
     def history(self, name: str) -> list[dict[str, Any]]:
@@ -50,10 +53,15 @@ class Service:
             return {"data": self._graphql(asked["query"], asked.get("variables") or {})}
         if path.endswith("/file_stream"):
             self._stream(path.split("/")[-2], json.loads(body))
+        if path.startswith(("/file/", "/artifact/")):
+            _, kind, owner, name = unquote(path).split("/", 3)
+            (self.run(owner) if kind == "file" else self._artifacts[owner])["files"][name] = body
         return {}
 
     def _stream(self, name: str, given: dict[str, Any]) -> None:
         run = self.run(name)
+        if given.get("complete"):
+            run["exit"] = given.get("exitcode")
         for file, part in (given.get("files") or {}).items():
             if file == "wandb-history.jsonl":
                 for number, line in enumerate(part["content"], part["offset"]):
@@ -78,9 +86,27 @@ class Service:
                 return {"upsertBucket": {"bucket": bucket, "inserted": new}}
             if "createArtifact(" in query:
                 wanted = given["input"]
-                self.run(wanted["runName"])["artifacts"].setdefault(wanted["artifactCollectionName"], wanted)
-                made = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
+                name = f"a{len(self._artifacts)}"
+                self._artifacts[name] = one = {"committed": False, "files": {}, "type": wanted["artifactTypeName"]}
+                self.run(wanted["runName"])["artifacts"][wanted["artifactCollectionName"]] = one
+                made = {"id": name, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
                 return {"createArtifact": {"artifact": made}}
+            if "ArtifactManifest (" in query:
+                name = given.get("artifactID") or given["artifactManifestID"]
+                place = {"id": name, "uploadUrl": f"{self.address}/artifact/{name}/manifest", "uploadHeaders": []}
+                what = "createArtifactManifest" if "createArtifactManifest(" in query else "updateArtifactManifest"
+                return {what: {"artifactManifest": {"id": name, "file": place}}}
+            if "createArtifactFiles(" in query:
+                nodes = []
+                for file in given["input"]["artifactFiles"]:
+                    where = f"{self.address}/artifact/{file['artifactID']}/{file['name']}"
+                    nodes.append({"name": file["name"], "storagePath": file["name"], "uploadUrl": where,
+                                  "uploadHeaders": [], "uploadMultipartUrls": None,
+                                  "artifact": {"id": file["artifactID"]}})  # fmt: skip
+                return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+            if "commitArtifact(" in query:
+                self._artifacts[given["artifactID"]]["committed"] = True
+                return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": ""}}}
             if "Viewer" in query or "viewer" in query:
                 return {"viewer": {"id": "u", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}}}
             if "ServerFeatures" in query:
@@ -88,7 +114,9 @@ class Service:
             if "query ArtifactType" in query:
                 return {"project": {"artifact": None}}
             if "createRunFiles" in query:
-                files = [{"name": name, "uploadUrl": f"{self.address}/upload/{name}"} for name in given["files"]]
+                files = [
+                    {"name": name, "uploadUrl": f"{self.address}/file/{given['run']}/{name}"} for name in given["files"]
+                ]
                 return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
             return {}
 

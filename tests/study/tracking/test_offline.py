@@ -14,7 +14,6 @@ import pytest
 
 from study.report.finished import opened
 from study.tracking import logs
-from tests.conftest import ROOT
 from tests.study.tracking.conftest import content, history, records, wandb_id
 from tests.study.tracking.service import KEY, serving
 
@@ -132,20 +131,3 @@ def test_a_complete_study_is_tracked_from_its_rows_and_not_twice(tracked, tmp_pa
     assert [row["units"] for row in content(history(run))] == list(range(1, 37))
     tracked(run)
     assert len(logs.logged(run / "tracking", wandb_id(run))) == 1
-
-
-@pytest.mark.slow
-def test_the_command_on_ray_leaves_nothing_behind(tmp_path, services):
-    run = tmp_path / "run"
-    words = ["-m", "cli", "launch", "specs/quickstart.yaml", "--output", run, "--wandb", "offline"]
-    words = [sys.executable, *words, "--set", "images.count=4"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "wandb sync" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    found = history(run)
-    keys = {key for row in found for key in row}
-    assert {"live/busy", "slots/0/busy", "live/queued_calls", "live/waiting_mib"} <= keys
-    units = [row["units"] for row in content(found)]
-    assert units == list(range(1, units[-1] + 1))
-    assert _services() <= services

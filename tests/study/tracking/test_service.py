@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -12,6 +13,7 @@ from study.tracking.tracker import END_SECONDS
 from tests.conftest import rows
 from tests.study.tracking.conftest import content, wandb_id
 from tests.study.tracking.service import KEY, hostile, serving
+from tests.undisturbed.undisturbed import Launched, assert_one_whole_run, assert_undisturbed
 
 
 @pytest.fixture
@@ -55,6 +57,29 @@ def from_here(tracked, monkeypatch, tmp_path):
     return run
 
 
+def test_a_study_online(tracked, service, tmp_path):
+    """Undisturbed: all of its history, tables and artifacts arrive, the run is finished, and nothing was mended."""
+    run = tmp_path / "run"
+    status, printed = tracked(run, "online")
+    assert_undisturbed(Launched(status, printed, time.time()), run)
+    name = wandb_id(run)
+    there = service.run(name)
+    assert [row["units"] for row in content(service.history(name))] == list(range(1, 37))
+    assert there["exit"] == 0
+    assert all(artifact["committed"] for artifact in there["artifacts"].values())
+    results, report = (there["artifacts"][f"{kind}-{name}"] for kind in ("study", "report"))
+    assert set(results["files"]) == {"cells.csv", "matrix.png", "spec.json", "manifest"}
+    cells = pl.read_csv(results["files"]["cells.csv"])
+    assert cells.height == 12 * 2
+    assert results["files"]["matrix.png"].startswith(b"\x89PNG")
+    assert b"</html>" in report["files"]["report.html"]
+    (table,) = [artifact for artifact in there["artifacts"].values() if artifact["type"] == "run_table"]
+    (kept,) = [body for file, body in table["files"].items() if file.endswith(".table.json")]
+    assert len(json.loads(kept)["data"]) == cells.height
+    assert any(file.startswith("media/images/matrix_picture") for file in there["files"])
+    assert_one_whole_run(run, prefix="run-")
+
+
 def test_a_study_online_and_online_again_after_a_kill(tracked, service, tmp_path):
     run = tmp_path / "run"
     assert tracked(run, "online", kill=9, hard=False)[0] is None
@@ -87,7 +112,7 @@ def test_a_server_that_was_never_there(from_here, service, calm, tmp_path):
     assert status == 0, printed
     assert rows(tmp_path / "run").equals(calm)
     assert seconds < END_SECONDS + 5
-    assert "W&B: not reached, so the study is tracked offline from now on" in printed
+    assert "repaired: tracking: W&B was not reached, so the study is tracked offline from now on" in printed
     assert re.search(r"W&B: upload it with: wandb sync \S+offline-run-\S+", printed)
 
 

@@ -1,0 +1,118 @@
+"""Launches by the console script, and what an undisturbed one leaves behind: no word of trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.repairs import WORD
+from study.run_folder import RunFolder
+from study.terminal import log, status
+from study.tracking import logs
+from study.tracking.outline import STRIDE
+
+TROUBLE = re.compile(
+    rf"\b({WORD}|warn\w*|restart\w*|retr(y|ied|ies|ying)|again|once more|died|dead|killed|lost|replaced?|traceback|"
+    r"exception|errors?|failed|given up|left out|leaked|from now on|not all|could not|cannot)\b",
+    re.IGNORECASE,
+)
+"""What no line of an undisturbed launch says."""
+
+_LAST_WORDS = re.compile(r"\bagain:\s+study show\b")
+_LEVEL = re.compile(r'"level":"(WARN|ERROR)"| (WARNING|ERROR|CRITICAL) +\w+:\d+ ')
+_OURS = ("WANDB_", "RAY_", "PYTHON", "PYTEST_")
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A command that is over: its status, all that it printed, and when its process had ended."""
+
+    status: int
+    printed: str
+    ended: float
+
+
+def launch(*words: object, here: Path, scripts: Path = Path(sys.executable).parent, **more: str) -> Launched:
+    """`study launch` from the folder `here`, in an environment that no other test has left anything in."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    done = subprocess.run(
+        [str(scripts / "study"), "launch", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=here,
+        env=environment | more,
+        timeout=600,
+        check=False,
+    )
+    return Launched(done.returncode, done.stdout, time.time())
+
+
+def assert_undisturbed(done: Launched, run: str | Path, *, ended_with: int = 0) -> None:
+    """Nothing in all that a launch printed, logged and counted speaks of anything that was mended or went wrong."""
+    folder = RunFolder(run)
+    assert done.status == ended_with, done.printed
+    said = json.loads(status.path_of(folder).read_text())
+    assert (said["ended"], said["status"], said["error"]) == (True, ended_with, None)
+    assert said["repairs"] == {}
+    assert {name: said[name] for name in ("failed_calls", "lost_actors", "repeated", "failures")} == {
+        "failed_calls": 0, "lost_actors": 0, "repeated": 0, "failures": 0,
+    }  # fmt: skip
+    assert not folder.failures.is_file()
+    texts = {"the terminal": done.printed, "study.log": log.path_of(folder).read_text()}
+    if (folder.tracking / "wandb.log").is_file():
+        texts["wandb.log"] = (folder.tracking / "wandb.log").read_text()
+    for name, text in texts.items():
+        for line in text.splitlines():
+            assert not TROUBLE.search(_LAST_WORDS.sub("", line)), f"{name} has: {line}"
+
+
+def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), prefix: str = "offline-run") -> None:
+    """What W&B wrote in launches that ended with `statuses`: for each a log of its own, of one W&B run, without a
+    complaint; put behind one another their history is complete, and the last has the artifacts."""
+    folder = RunFolder(run)
+    name = json.loads(folder.tracked.read_text())["id"]
+    folders = sorted(folder.tracking.glob("wandb/*run-*"), key=lambda path: path.name)
+    folders = [path for path in folders if not path.is_symlink()]
+    assert len(folders) == len(statuses), folders
+    assert all(path.name.startswith(prefix) for path in folders), folders
+    steps, made = [], {}
+    for path, ended_with in zip(folders, statuses, strict=True):
+        (written,) = path.rglob("*.wandb")
+        assert written.name == f"run-{name}.wandb"
+        records = list(logs.records(written))
+        exits = [record.exit.exit_code for record in records if record.HasField("exit")]
+        assert exits == [ended_with]
+        steps += [record.history.step.num for record in records if record.HasField("history")]
+        made = {record.artifact.name: record.artifact.type for record in records if record.HasField("artifact")}
+        for one in (path / "logs").iterdir():
+            assert not _LEVEL.search(one.read_text()), one
+    units = sum(json.loads(status.path_of(folder).read_text())["totals"].values())
+    assert [step for step in steps if step % STRIDE == 0] == [STRIDE * (unit + 1) for unit in range(units)]
+    assert steps == sorted(set(steps))
+    if prefix == "offline-run":  # online, artifacts go to the server, and not into the log
+        assert {f"study-{name}": "results", f"report-{name}": "report"}.items() <= made.items()
+        assert "run_table" in made.values()
+
+
+def seconds_after_the_last_unit(done: Launched, run: Path) -> float:
+    """From the last rows of a run in a folder to the end of the process."""
+    return done.ended - max(path.stat().st_mtime for path in (run / "results").rglob("*.parquet"))
+
+
+def who_holds_files_of(run: Path) -> list[int]:
+    """The processes that have a file of a run open: none, once its launch is over."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(one).startswith(f"{run}/") for one in (process / "fd").iterdir()):
+                found.append(int(process.name))
+    return found
