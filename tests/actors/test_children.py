@@ -262,6 +262,21 @@ def test_they_end_with_a_killed_driver():
     assert gone(below, 10), environments(alive(below))
 
 
+def test_what_has_lost_its_mark_and_its_parent_ends_too():
+    """As Ray's agents: they overwrite their environment, and the raylet that started them is gone."""
+    child = "import subprocess, time; subprocess.Popen(['sleep', '100'], env={}); time.sleep(100)"
+    ray = Local(grace_seconds=0.3)
+    with ray.starting():
+        ours = subprocess.Popen([sys.executable, "-S", "-c", child])
+    time.sleep(3)
+    below = descendants(ours.pid) - {ours.pid}
+    assert len(below) == 1
+    ours.kill()
+    ours.wait()
+    assert ray.close() is None
+    assert gone(below, 5)
+
+
 def test_a_stopped_reaper_is_waited_for_no_longer_than_so():
     ray = Local(grace_seconds=0.3, patience_seconds=0.2)
     with ray.starting():
