@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from study.errors import StudyError, names
+from study.keyed import canonical
 from study.models.classifier import Preprocessing
 from study.models.reference import Model
 
@@ -72,7 +73,7 @@ def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
             accepted="a function that returns a torch.nn.Module",
         )
     source = hashlib.sha256(_source(function, module).read_bytes()).hexdigest()
-    return built, f"python:{called} {source} {model.arguments}"
+    return built, f"python:{called} {source} {canonical(arguments)}"
 
 
 def _forbidden(called: str, model: Model) -> StudyError:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from study.errors import StudyError, first_line, names
+from study.keyed import canonical
 from study.labels import LabelSet, label_set
 from study.models import code, fetch, outputs
 from study.models import weights as stored
@@ -183,6 +184,7 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
     """The network before weights of a file, and what it is called in the digest."""
     kind, value = _weights(model)
+    given = canonical(model.arguments)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(value) if kind == "random" else 0)
@@ -191,10 +193,10 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
                 fetch.bring(model)
-                return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {model.arguments}"
+                return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {given}"
             usual = labels.name == "imagenet" and model.classes is None
-            arguments = zoo.defaults(model.name, None if usual else len(model.classes or labels)) | model.arguments
-            return zoo.build(model.name, None, arguments), f"{model.network} {arguments}"
+            usually = zoo.defaults(model.name, None if usual else len(model.classes or labels))
+            return zoo.build(model.name, None, usually | model.arguments), f"{model.network} {usually | given}"
     except StudyError:
         raise
     except Exception as error:
