@@ -125,16 +125,22 @@ def _counter(purpose: Purpose, step: int, copy: int) -> NDArray[np.uint64]:
 
 
 @functools.cache
-def _normal_table(device: str) -> Tensor:
-    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1.
-
-    Computed on the host, once for each device, so that all have the same.
-    """
-    import torch
-
+def normal_quantiles() -> NDArray[np.float64]:
+    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1; each
+    one that float32 holds."""
     upper = np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / 2**16) for index in range(2**15)])
     upper /= np.sqrt(np.square(upper).mean())
-    return torch.from_numpy(np.concatenate([-upper[::-1], upper]).astype(np.float32)).to(device)
+    quantiles = np.concatenate([-upper[::-1], upper]).astype(np.float32).astype(np.float64)
+    quantiles.flags.writeable = False
+    return quantiles
+
+
+@functools.cache
+def _normal_table(device: str) -> Tensor:
+    """The quantiles in float32, computed on the host, once for each device, so that all have the same."""
+    import torch
+
+    return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
 
 
 def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, device: str) -> Tensor:

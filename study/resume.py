@@ -109,7 +109,9 @@ def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
         old = known.get(path.name) or [_digest(path.read_bytes())]
         new[path.name] = _digest(content)
         both[path.name] = list(dict.fromkeys([*([old] if isinstance(old, str) else old), new[path.name]]))
-    unchanged = all(path.read_bytes() == content for path, content in ((folder.models, models), (folder.images, images)))
+    unchanged = all(
+        path.read_bytes() == content for path, content in ((folder.models, models), (folder.images, images))
+    )
     if not unchanged:
         folder.write_json(folder.digests, both)
         folder.publish(folder.models, models)

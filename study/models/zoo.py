@@ -21,6 +21,7 @@ from study.labels import LabelSet, label_set
 from study.models import code, fetch, outputs
 from study.models import weights as stored
 from study.models.classifier import Classifier, Native, Preprocessing
+from study.models.drawn import Drawn
 from study.models.reference import Model
 from study.models.zoos import ZOOS
 from study.numerics import Layout
@@ -186,8 +187,10 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
     kind, value = _weights(model)
     given = canonical(model.arguments)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with _quiet(), torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
             torch.manual_seed(int(value) if kind == "random" else 0)
+            if kind == "random":
+                stack.enter_context(Drawn(int(value)))
             if model.zoo == "python":
                 return code.build(model, allowed=allow_code)
             zoo = ZOOS[model.zoo]
