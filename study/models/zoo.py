@@ -116,6 +116,8 @@ def load(
         identity += f" outputs {list(picked)}"
     classifier = Classifier(network, preprocessing, labels=len(labels), identity=identity, outputs=picked)
     outputs.check(classifier, model, labels, called)
+    if model.zoo == "python" or any(module.training for module in network.modules()):
+        outputs.must_be_steady(classifier, called)
     classifier.arrange(fold=fold, layout=layout, device=device)
     return classifier
 
