@@ -22,8 +22,8 @@ def sources(path: Path, root: Path) -> dict[str, str]:
     """SHA-256 of `path` and of every source that it imports, and that these import, from the folder `root`, by their
     paths from there.
 
-    Read from the text, whatever was imported before; empty files do not count. A module that is installed counts with its own package alone. What
-    is imported by a name that only running tells is not found.
+    Read from the text, whatever was imported before; empty files do not count. A module that is installed counts with
+    its own package alone. What is imported by a name that only running tells is not found.
     """
     path, root = path.resolve(), root.resolve()
     if not path.is_relative_to(root):

@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from study import resume
+from study.arithmetic import recorded
 from study.errors import StudyError
 from study.report.matrices import print_matrices
 from study.results import present
 from study.run_folder import RunFolder
+from study.terminal.prose import say
 
 
 def show(run: Path, console: Console) -> None:
@@ -22,5 +24,8 @@ def show(run: Path, console: Console) -> None:
             "it lacks spec.yaml, models.json or images.parquet",
             todo="name the folder of a launched study",
         )
+    several = recorded(folder)
     if not print_matrices(resume.spec_of(folder), present.rows(folder), console):
         console.print(f"{folder.path} has no rows yet", markup=False, highlight=False)
+    elif len(several) > 1:
+        say(console, f"rows come from several kinds of processor or release: {'; '.join(map(str, several))}")

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import json
 
-from tests.golden.values import ids, models
+from tests.golden.values import ids, models, pixels
 
-print(json.dumps({"ids": ids(), "models": models()}, indent=1))
+print(json.dumps({"ids": ids(), "models": models(), "pixels": pixels()}, indent=1))

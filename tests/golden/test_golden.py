@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.golden.made import HERE, RUN, make
-from tests.golden.values import ids, models
+from tests.golden.values import ids, models, pixels
 
 VALUES = json.loads((HERE / "values.json").read_text())
 MEANING = (
@@ -28,6 +28,13 @@ def test_ids(kind):
 
 def test_models():
     assert models() == VALUES["models"], MEANING
+
+
+def test_pixels():
+    found = pixels()
+    if found["on"] != VALUES["pixels"]["on"]:
+        pytest.skip(f"the golden pixels are of {VALUES['pixels']['on']}, and this is {found['on']}")
+    assert found == VALUES["pixels"], MEANING
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ READ = {
     "markdown": (("table", "run", "--experiment", "single", "--format", "markdown"), "| optimization"),
     "latex": (("table", "run", "--experiment", "goals", "--format", "latex"), r"\begin{tabular}"),
     "csv": (("table", "run", "--experiment", "together", "--format", "csv"), "deep+flat"),
-    "report": (("report", "run", "--figures", "figures"), "run/report.html"),
+    "report": (("report", "run"), "run/report.html"),
     "compare": (("compare", "run"), "Liu et al. 2017"),
     "findings": (("findings", "run"), "momentum-transfers"),
     "geometry": (("geometry", "run"), "cosines"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +59,18 @@ def ids() -> dict[str, list[str]]:
     }
 
 
+def pixels() -> dict[str, str]:
+    """Digests of what five presets make of random weights, by plain kernels that every x86 processor has; and what
+    they hold for: the machine and the release of torch."""
+    plain = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.golden.crafted"],
+        cwd=HERE.parent.parent, env=os.environ | plain, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
 def models() -> dict[str, str]:
     """Digests of models by what they are."""
     with tempfile.TemporaryDirectory() as folder:
@@ -66,6 +82,7 @@ def models() -> dict[str, str]:
             "a file, argument": (flat | {"arguments": {"num_classes": 10}}, "mnist"),
             "a package": (_LITE, "imagenet"),
             "a package, argument": (_LITE | {"arguments": {"drop_rate": 0.25}}, "imagenet"),
+            "random weights": ({"network": "timm:test_resnet", "weights": "random:2"}, "imagenet"),
             "own code": (own, "cifar10"),
             "own code, argument": (own | {"arguments": {"width": 3}}, "cifar10"),
             "own code, named outputs": (own | {"classes": list(reversed(label_set("cifar10").labels))}, "cifar10"),
