@@ -79,6 +79,11 @@ class Scheduler:
         return self._slots.replaced
 
     @property
+    def hardware(self) -> list[str]:
+        """What the workers compute on, by name, so far as they are up."""
+        return sorted({one.processor for one in self.arithmetics})
+
+    @property
     def arithmetics(self) -> Collection[Arithmetic]:
         """What the workers compute with, so far as they are up."""
         return self._slots.arithmetics

@@ -126,6 +126,7 @@ ELSEWHERE = {
         "channels": "the images' preparation, in the craft's id",
         "seed": "draws of transformed targets: a run folder has one",
         "numerics": "in the craft's id",
+        "allow_code": "permission: no pixel",
         "lines": "services: what was answered once is kept for ever",
     },
     Spec: {
