@@ -183,7 +183,7 @@ class Cluster:
             if isinstance(cause, errors.ObjectLostError | errors.ObjectFetchTimedOutError):
                 raise PixelsLost(str(cause)) from error
             raise
-        return code.hardware_of(said) if code.is_greeting(said) else said
+        return code.answer_of(said) if code.is_greeting(said) else said
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         errors = self._ray.exceptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,12 +49,12 @@ def digest_of(folder: Path) -> str:
     return made.hexdigest()
 
 
-def greeting(hardware: str | None) -> dict[str, Any]:
-    """What an actor says when it is up: what it computes on, and its code.
+def greeting(answer: Any) -> dict[str, Any]:
+    """What an actor says when it is up: its answer to `hello`, packed, and its code.
 
-    Nothing but a dictionary of strings: a driver with other code must be able to read it.
+    Nothing but a dictionary of text and bytes: a driver with other code must be able to read it.
     """
-    return {"hardware": hardware, **asdict(running())}
+    return {"answer": pickle.dumps(answer, protocol=5), **asdict(running())}
 
 
 def is_greeting(said: object) -> bool:
@@ -61,15 +62,14 @@ def is_greeting(said: object) -> bool:
     return said is None or isinstance(said, str | dict)
 
 
-def hardware_of(said: Any) -> str | None:
-    """What an actor computes on, by its greeting. Raises StudyError where it runs other code than this process."""
+def answer_of(said: Any) -> Any:
+    """The answer to `hello` in an actor's greeting. Raises StudyError where it runs other code than this process."""
     if not isinstance(said, dict):
         raise _other("a worker", "another version of this project, which does not say which")
     code = Code(said["machine"], said["folder"], said["digest"])
     if code.digest != running().digest:
         raise _other(f"a worker on {code.machine}", f"{code.folder} ({code.digest[:_SHOWN]}…)")
-    hardware: str | None = said["hardware"]
-    return hardware
+    return pickle.loads(said["answer"])
 
 
 def _other(who: str, what: str) -> StudyError:

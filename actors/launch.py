@@ -27,7 +27,7 @@ from actors.slots import Limits
 from actors.staffing import Estimate, staff
 from actors.tracked import Watch, tracked
 from actors.watched import Patience, watched
-from study import additions, repairs, resume
+from study import additions, arithmetic, repairs, resume
 from study import spec as specs
 from study.errors import StudyError
 from study.geometry import store as geometry_store
@@ -215,6 +215,7 @@ class _Study:
         )
         runtime = Runtime(backend, scheduler, self.display, self._interrupt)
         scheduler.start(self._interrupt.check)
+        arithmetic.compare(self._folder, scheduler.arithmetics, say)
         if self.selected is None:
             self.selected = clean_pass.run(spec, found, runtime)
             resume.record(self._spec, self.selected, self._folder, additions.listing(spec, found))
@@ -254,7 +255,7 @@ class _Study:
         writer = (KeepingWriter if keep else store.Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
-            metadata=provenance(self._spec, runtime.scheduler.hardware),
+            metadata=provenance(self._spec, runtime.scheduler.arithmetics),
         )
         geometry = self.geometry
         images = CleanImages(plan, files, runtime.backend)
@@ -283,7 +284,7 @@ class _Study:
         told = f", {outcome.shown} shown from kept images" if keeping else ""
         self.display.say(f"{counted(outcome.crafted, 'unit')} crafted{told}")
         if self._spec.geometry and outcome.interrupted is None and todo is done:
-            known = provenance(self._spec, runtime.scheduler.hardware)
+            known = provenance(self._spec, runtime.scheduler.arithmetics)
             rows = Store(self._folder, self._spec.run.flush_seconds, known)
             probed = Geometry(geometry, images, rows, runtime)
             probes = geometry_store.done(self._folder.path, self._spec.geometry)

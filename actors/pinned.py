@@ -54,7 +54,8 @@ class Pinned:
             if name not in self._held:
                 self._held[name] = self._shared(self.kit.models[name]) or self._make_room(name, pin)
             self._compile(name)
-            check_digest(name, self.kit.models[name].digest_of(self._held[name].digest), digest)
+            model = self.kit.models[name]
+            check_digest(name, model.digest_of(self._held[name].digest), digest, code=model.zoo == "python")
         return [self._held[name] for name in pin.models]
 
     def _shared(self, model: Model) -> Classifier | None:
@@ -113,11 +114,15 @@ class Pinned:
             torch.cuda.empty_cache()
 
 
-def check_digest(name: str, found: str, wanted: str | None) -> None:
-    """Raises StudyError where a model is not the one that the study began with; None: it has just begun."""
+def check_digest(name: str, found: str, wanted: str | None, *, code: bool = False) -> None:
+    """Raises StudyError where a model is not the one that the study began with; None: it has just begun.
+
+    `code`: its network is code of the user's own.
+    """
     if wanted is not None and found != wanted:
+        what = "the code (its file, or what that imports from beside it), the weights" if code else "the weights"
         raise StudyError(
-            f"the weights or the preprocessing of model '{name}' are not those that this study began with",
+            f"{what} or the preprocessing of model '{name}' are not those that this study began with",
             accepted=f"digest {wanted[:12]}…; found {found[:12]}…",
             todo="bring the old ones back, or launch into a new folder with --output",
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping
 
+from study import arithmetic
+from study.arithmetic import Arithmetic
 from study.plan import Finished, Plan
 from study.spec import Spec
 
@@ -27,8 +29,8 @@ def steps(
     return totals, done, left
 
 
-def provenance(spec: Spec, hardware: Sequence[str]) -> dict[str, str]:
-    """What rows depend on beside their columns, `hardware` among it; it stands in the metadata of every part."""
+def provenance(spec: Spec, workers: Collection[Arithmetic]) -> dict[str, str]:
+    """What rows depend on beside their columns, and what `workers` compute with; it stands in every part's metadata."""
     import torch
 
     import study
@@ -37,6 +39,7 @@ def provenance(spec: Spec, hardware: Sequence[str]) -> dict[str, str]:
         "study": spec.study,
         "version": study.__version__,
         "torch": str(torch.__version__),
-        "hardware": "; ".join(hardware),
+        "hardware": "; ".join(sorted({one.processor for one in workers})),
+        "arithmetic": arithmetic.text(workers),
         "numerics": spec.numerics.model_dump_json(),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from actors.kit import Kit
 from actors.pinned import Pin
 from actors.placement import WORKER, Crew, Room
 from actors.slots import Limits, Slot, Slots
+from study.arithmetic import Arithmetic
 from study.errors import StudyError, first_line
 from study.repairs import repaired
 from study.watching import SlotState, State
@@ -80,8 +81,13 @@ class Scheduler:
 
     @property
     def hardware(self) -> list[str]:
-        """What the workers compute on, so far as they are up."""
-        return sorted(self._slots.hardware)
+        """What the workers compute on, by name, so far as they are up."""
+        return sorted({one.processor for one in self.arithmetics})
+
+    @property
+    def arithmetics(self) -> Collection[Arithmetic]:
+        """What the workers compute with, so far as they are up."""
+        return self._slots.arithmetics
 
     @property
     def workers(self) -> int:

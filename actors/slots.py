@@ -12,6 +12,7 @@ from actors.backend import ActorLost, Backend, Call, MachineLost, Ref
 from actors.backlog import Task
 from actors.kit import Kit
 from actors.placement import WORKER, Crew, Role
+from study.arithmetic import Arithmetic
 from study.errors import StudyError, first_line
 from study.repairs import repaired
 
@@ -90,8 +91,8 @@ class Slots:
         self._looked = clock()
         self._nobody_since: float | None = None
         self.replaced = 0
-        self.hardware: set[str] = set()
-        """What workers compute on, as those said that ever came up."""
+        self.arithmetics: set[Arithmetic] = set()
+        """What workers compute with, as those said that ever came up."""
         self.version = 0
         """Another number whenever actors are others, or hold other models."""
 
@@ -133,9 +134,9 @@ class Slots:
             self._resize()
 
     def came_up(self, slot: Slot, said: object) -> None:
-        """An actor can be given work from now on; workers have `said` what they compute on."""
-        if isinstance(said, str):
-            self.hardware.add(said)
+        """An actor can be given work from now on; workers have `said` what they compute with."""
+        if isinstance(said, Arithmetic):
+            self.arithmetics.add(said)
         slot.hello, slot.began = None, self._clock()
 
     def replace(self, slot: Slot, error: ActorLost) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob, Probed, ProbeJob
 from actors.kit import Kit
 from actors.pinned import Pin, Pinned
-from study import numerics
-from study.hardware import hardware
+from study import arithmetic, numerics
+from study.arithmetic import Arithmetic
 from study.models.transforms import shown
 from study.results.schema import Moved, Said
 
@@ -30,9 +30,9 @@ class Worker:
         self._pinned = Pinned(kit, device)
         self._kit = kit
 
-    def hello(self) -> str:
-        """What it computes on, when the process is up and torch is loaded."""
-        return hardware(self._pinned.device)
+    def hello(self) -> Arithmetic:
+        """What it computes with, when the process is up and torch is loaded."""
+        return arithmetic.here(self._pinned.device)
 
     def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         """Craft the unit's images, which `pixels`, `uint8` (N + others, C, H, W), begins with; the others are the

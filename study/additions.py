@@ -10,7 +10,7 @@ from typing import Any
 from study.errors import StudyError
 from study.images.selection import Selection
 from study.images.sets import Candidate, Ranked
-from study.keyed import digest
+from study.keyed import digest, same
 from study.resume import first_difference, folder_of_nothing, spec_at, spec_of
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
@@ -84,7 +84,7 @@ def _fixed(spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[str, ...] = ()) -> None:
-    if theirs == ours:
+    if same(theirs, ours):
         return
     place, there, here = first_difference(theirs, ours, ".".join(at))
     if place == "images.targets.by":

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
 
 
 class Frozen(BaseModel):
-    """Keyword-only, immutable, and strict: unknown keys and silently converted types are refused."""
+    """Keyword-only, immutable, and strict: unknown keys and silently converted types are refused. -0.0 is 0.0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _one_zero(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(_one_zero(one) for one in value)
+        return _one_zero(value)
+
+
+def _one_zero(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value

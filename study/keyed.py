@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,32 @@ _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 _LOW = 0xFFFFFFFF
+_EXACT = 2**53
 
 
 def digest(*parts: object) -> str:
     """SHA-256, in hexadecimal, of `parts` as canonical JSON: the source of every id and every key."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical(value: Any) -> Any:
+    """Plain data in the one form that equal data have: mappings in the order of their keys, 2.0 as 2, -0.0 as 0.
+
+    True and 1 stay apart, and so do a text and the number that it spells.
+    """
+    if isinstance(value, Mapping):
+        return {key: canonical(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [canonical(one) for one in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether plain data are equal as digests see them; Python takes True for 1."""
+    return repr(canonical(left)) == repr(canonical(right))
 
 
 def draws(count: int, *key: object) -> NDArray[np.uint64]:
@@ -105,16 +125,22 @@ def _counter(purpose: Purpose, step: int, copy: int) -> NDArray[np.uint64]:
 
 
 @functools.cache
-def _normal_table(device: str) -> Tensor:
-    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1.
-
-    Computed on the host, once for each device, so that all have the same.
-    """
-    import torch
-
+def normal_quantiles() -> NDArray[np.float64]:
+    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1; each
+    one that float32 holds."""
     upper = np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / 2**16) for index in range(2**15)])
     upper /= np.sqrt(np.square(upper).mean())
-    return torch.from_numpy(np.concatenate([-upper[::-1], upper]).astype(np.float32)).to(device)
+    quantiles = np.concatenate([-upper[::-1], upper]).astype(np.float32).astype(np.float64)
+    quantiles.flags.writeable = False
+    return quantiles
+
+
+@functools.cache
+def _normal_table(device: str) -> Tensor:
+    """The quantiles in float32, computed on the host, once for each device, so that all have the same."""
+    import torch
+
+    return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
 
 
 def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, device: str) -> Tensor:

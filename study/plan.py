@@ -47,6 +47,8 @@ class Craft:
     """How each target stands to the sources."""
     made: Mapping[str, Stored] | None = None
     """Where the images lie, by the id of the clean one, if another tool has made them."""
+    reads_true_labels: bool = False
+    """Whether images' true labels decide its pixels, whatever the goal: by its attack, or by what it is matched to."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -125,6 +127,7 @@ class Plan:
             reference=reference.id if reference else None,
             relations={target: relation(self.spec.models, sources, target) for target in shown},
             made=theirs,
+            reads_true_labels=recipe.reads_true_labels or (reference is not None and reference.reads_true_labels),
         )
         self.crafts[name] = craft
         return craft
@@ -207,7 +210,8 @@ class Plan:
 
 def unit_id(craft: Craft, shard: Shard) -> str:
     """The id of `craft` on `shard`."""
-    return f"{craft.id}.{shard.index:04d}-{shard.contents[craft.goal][:_ID_LENGTH]}"
+    content = shard.contents[craft.goal, craft.reads_true_labels]
+    return f"{craft.id}.{shard.index:04d}-{content[:_ID_LENGTH]}"
 
 
 def wanted_labels(goal: Goal, images: Sequence[Selected]) -> list[int]:

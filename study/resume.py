@@ -14,6 +14,7 @@ from study import document as documents
 from study import spec as specs
 from study.errors import StudyError
 from study.images.selection import Selection, from_frame, to_frame
+from study.keyed import same
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 from study.storage import Place
@@ -34,7 +35,7 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
     if not folder.begun:
         return
     theirs, ours = spec_of(folder).identity(), file.spec.identity()
-    if theirs != ours:
+    if not same(theirs, ours):
         place, there, here = first_difference(theirs, ours)
         raise StudyError(
             f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
@@ -58,7 +59,7 @@ def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str,
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in dict.fromkeys((*theirs, *ours)):
             there, here = theirs.get(key, ...), ours.get(key, ...)
-            if there != here:
+            if not same(there, here):
                 return first_difference(there, here, f"{place}.{key}" if place else str(key))
     shown = ["absent" if value is ... else json.dumps(value) for value in (theirs, ours)]
     return place, shown[0], shown[1]
@@ -108,14 +109,16 @@ def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
         old = known.get(path.name) or [_digest(path.read_bytes())]
         new[path.name] = _digest(content)
         both[path.name] = list(dict.fromkeys([*([old] if isinstance(old, str) else old), new[path.name]]))
-    same = all(path.read_bytes() == content for path, content in ((folder.models, models), (folder.images, images)))
-    if not same:
+    unchanged = all(
+        path.read_bytes() == content for path, content in ((folder.models, models), (folder.images, images))
+    )
+    if not unchanged:
         folder.write_json(folder.digests, both)
         folder.publish(folder.models, models)
         if selection.unreadable:
             folder.write_json(folder.unreadable, {**_unreadable(folder), **selection.unreadable})
         folder.publish(folder.images, images)
-    if spec_of(folder).identity() != spec.identity():
+    if not same(spec_of(folder).identity(), spec.identity()):
         _put_away(folder)
         folder.write_text(folder.spec, spec.text())
     final = {**new, **({"candidates": known["candidates"]} if "candidates" in known else {})}

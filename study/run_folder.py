@@ -68,6 +68,11 @@ class RunFolder:
         return self.path / "models.json"
 
     @property
+    def arithmetic(self) -> Place:
+        """What workers computed with: processors, releases, what their environment said of rounding."""
+        return self.path / "arithmetic.json"
+
+    @property
     def digests(self) -> Place:
         """SHA-256 of `images` and `models`, by file name (of old and new while they are being extended), and of the
         ids of the image set under `candidates`, where all of it was asked."""

@@ -265,6 +265,11 @@ class Attack(Frozen):
         return smoothed * (self.admix.copies if self.admix else 1) * self.scales
 
     @property
+    def reads_true_labels(self) -> bool:
+        """Whether an image's true label decides its pixels, whatever the goal: admix takes images of other classes."""
+        return self.admix is not None
+
+    @property
     def points(self) -> list[tuple[int, float | None]]:
         """What one run is scored at: (steps, budget), the finished attack last."""
         stops = [*self.checkpoints, *([] if self.steps in self.checkpoints else [self.steps])]

@@ -48,11 +48,17 @@ class Shard:
     images: tuple[Selected, ...]
 
     @functools.cached_property
-    def contents(self) -> dict[str, str]:
-        """By goal, a digest of the images and the labels that it is about: what a unit's id adds to its craft's."""
+    def contents(self) -> dict[tuple[str, bool], str]:
+        """By goal, and whether the attack reads an image's true label whatever its goal, a digest of the images and the
+        labels that decide their pixels: what a unit's id adds to its craft's."""
+        true = digest([(one.image, one.digest, one.label) for one in self.images])
+        wanted = digest([(one.image, one.digest, one.target_label) for one in self.images])
+        both = digest([(one.image, one.digest, one.target_label, one.label) for one in self.images])
         return {
-            "untargeted": digest([(one.image, one.digest, one.label) for one in self.images]),
-            "targeted": digest([(one.image, one.digest, one.target_label) for one in self.images]),
+            ("untargeted", False): true,
+            ("untargeted", True): true,
+            ("targeted", False): wanted,
+            ("targeted", True): both,
         }
 
 

@@ -6,12 +6,13 @@ code is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,11 +20,16 @@ from typing import Any
 from torch import nn
 
 from study.errors import StudyError, names
+from study.keyed import canonical
+from study.models.beside import root_of, sources
 from study.models.classifier import Preprocessing
 from study.models.reference import Model
 
 _NEEDED = ("size", "mean", "std")
 _WEIGHTS = ("own", "file", "random")
+_PREFIX = "study_code_"
+_IMPORTED: set[str] = set()
+"""Names of modules that the last file imported from beside it."""
 
 
 def check(name: str, model: Model, *, allowed: bool) -> None:
@@ -53,12 +59,18 @@ def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
     """The network that the function makes of the model's `arguments`, and what it is called in a digest.
 
     This is the one place that runs the user's code, so it asks itself whether that is `allowed`. The digest has the
-    SHA-256 of the source that the function stands in, and not where that lies. Raises StudyError where code is not
-    allowed, there is no such function, or it makes no network; what it raises itself is passed on.
+    SHA-256 of the source that the function stands in, and of what is imported from beside it, and not where that lies.
+    Raises StudyError where code is not allowed, there is no such function, or it makes no network; what it raises
+    itself is passed on.
     """
     if not allowed:
         raise _forbidden("a model", model)
     where, called = _parts(model)
+    with _beside(where):
+        return _built(model, where, called)
+
+
+def _built(model: Model, where: str, called: str) -> tuple[nn.Module, str]:
     module = _module(model, where)
     function = getattr(module, called, None)
     if not callable(function):
@@ -71,8 +83,14 @@ def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
             f"{model.network} returned {type(built).__name__}, not a network",
             accepted="a function that returns a torch.nn.Module",
         )
-    source = hashlib.sha256(_source(function, module).read_bytes()).hexdigest()
-    return built, f"python:{called} {source} {model.arguments}"
+    own = _source(function, module)
+    root = Path(where).resolve().parent if _is_file(where) else root_of(Path(module.__file__ or own))
+    text = hashlib.sha256(own.read_bytes()).hexdigest()
+    others = dict(pair for path in (Path(module.__file__ or own), own) for pair in sources(path, root).items())
+    if own.resolve().is_relative_to(root.resolve()):
+        others.pop(own.resolve().relative_to(root.resolve()).as_posix(), None)
+    imported = f" beside {sorted(others.items())}" if others else ""
+    return built, f"python:{called} {text} {canonical(arguments)}{imported}"
 
 
 def _forbidden(called: str, model: Model) -> StudyError:
@@ -115,12 +133,9 @@ def _module(model: Model, where: str) -> ModuleType:
     path = Path(where).resolve()
     if not path.is_file():
         raise _not_found(model)
-    # Named by path and content: two models of one file share it, and a changed file is not taken for the old one.
+    # Named by path and content. Run anew each time: what it imports from beside it may have changed.
     key = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
-    known = sys.modules.get(f"study_code_{key}")
-    if known is not None:
-        return known
-    spec = importlib.util.spec_from_file_location(f"study_code_{key}", path)
+    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{key}", path)
     assert spec is not None, "a path that ends in .py has a loader"
     assert spec.loader is not None, "a path that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
@@ -131,6 +146,34 @@ def _module(model: Model, where: str) -> ModuleType:
         del sys.modules[spec.name]
         raise
     return module
+
+
+@contextlib.contextmanager
+def _beside(where: str) -> Iterator[None]:
+    """Lets a file import what lies beside it, behind all that is installed; each file its own, and as it is now."""
+    if not _is_file(where):
+        yield
+        return
+    folder = str(Path(where).resolve().parent)
+    for name in _IMPORTED:
+        sys.modules.pop(name, None)
+    _IMPORTED.clear()
+    importlib.invalidate_caches()
+    before = set(sys.modules)
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        _IMPORTED.update(name for name in set(sys.modules) - before if _lies_in(folder, name, before))
+
+
+def _lies_in(folder: str, name: str, before: Collection[str]) -> bool:
+    """Whether a module was found in `folder` itself, not somewhere below it, as what is installed there may be."""
+    path, (top, *_) = getattr(sys.modules[name], "__file__", None), name.split(".")
+    if not path or top in before or not Path(path).is_relative_to(folder):
+        return False
+    return Path(Path(path).relative_to(folder).parts[0]).stem == top
 
 
 def _source(function: Callable[..., Any], module: ModuleType) -> Path:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections import Counter
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +15,9 @@ from study.errors import StudyError, first_line, names
 from study.labels import LabelSet
 from study.models.classifier import Classifier
 from study.models.reference import Model
+
+_ROUNDING = 1e-3
+"""How far logits may move by rounding, as a share of their spread over labels and images."""
 
 
 def picked(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
@@ -93,3 +100,43 @@ def check(classifier: Classifier, model: Model, labels: LabelSet, called: str) -
             f"{called} gives logits that are not finite for images that are all mean",
             todo="choose other weights: these are damaged, or have no last layer",
         )
+
+
+def must_be_steady(classifier: Classifier, called: str) -> None:
+    """Show the network four images twice, and one of them alone. No generator's state changes.
+
+    Raises StudyError where it answers the same image otherwise: because it draws at random, because it keeps a state,
+    or because the other images of a batch decide with.
+    """
+    size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
+    images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
+    with _same_draws(), torch.no_grad():
+        first, again, alone = (classifier.network(some).flatten(1) for some in (images, images, images[2:3]))
+    training = [f"{name} ({type(one).__name__})" for name, one in classifier.network.named_modules() if one.training]
+    parts = f"; in training mode: {names(training)}" if training else ""
+    spread = float(first.max() - first.min())
+    for answer, other, how in (
+        (first, again, "answers the same four images otherwise when it is asked again"),
+        (first[2:3], alone, "answers an image otherwise alone than among three others"),
+    ):
+        moved = float((answer - other).abs().max())
+        if moved > _ROUNDING * spread:
+            share = f"by {100 * moved / spread:.2g} % of their spread" if spread else f"by {moved:.2g}"
+            raise StudyError(
+                f"{called} {how}: its logits move {share}{parts}",
+                accepted="a network whose answer depends on the image and its weights alone",
+                todo="let batch norms and dropout follow .eval(), and take draws at random out of forward(), or derive "
+                "them from the image",
+            )
+
+
+@contextlib.contextmanager
+def _same_draws() -> Iterator[None]:
+    """Puts the states of the generators that a network may draw from back as they were."""
+    python, numpys = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpys)

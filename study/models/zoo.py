@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from study.errors import StudyError, first_line, names
+from study.keyed import canonical
 from study.labels import LabelSet, label_set
 from study.models import code, fetch, outputs
 from study.models import weights as stored
 from study.models.classifier import Classifier, Native, Preprocessing
+from study.models.drawn import Drawn
 from study.models.reference import Model
 from study.models.zoos import ZOOS
 from study.numerics import Layout
@@ -114,6 +116,8 @@ def load(
         identity += f" outputs {list(picked)}"
     classifier = Classifier(network, preprocessing, labels=len(labels), identity=identity, outputs=picked)
     outputs.check(classifier, model, labels, called)
+    if model.zoo == "python" or any(module.training for module in network.modules()):
+        outputs.must_be_steady(classifier, called)
     classifier.arrange(fold=fold, layout=layout, device=device)
     return classifier
 
@@ -183,18 +187,21 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
     """The network before weights of a file, and what it is called in the digest."""
     kind, value = _weights(model)
+    given = canonical(model.arguments)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with _quiet(), torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
             torch.manual_seed(int(value) if kind == "random" else 0)
+            if kind == "random":
+                stack.enter_context(Drawn(int(value)))
             if model.zoo == "python":
                 return code.build(model, allowed=allow_code)
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
                 fetch.bring(model)
-                return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {model.arguments}"
+                return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {given}"
             usual = labels.name == "imagenet" and model.classes is None
-            arguments = zoo.defaults(model.name, None if usual else len(model.classes or labels)) | model.arguments
-            return zoo.build(model.name, None, arguments), f"{model.network} {arguments}"
+            usually = zoo.defaults(model.name, None if usual else len(model.classes or labels))
+            return zoo.build(model.name, None, usually | model.arguments), f"{model.network} {usually | given}"
     except StudyError:
         raise
     except Exception as error:

@@ -6,17 +6,23 @@ from pathlib import Path
 
 from rich.console import Console
 
+from study.arithmetic import recorded
 from study.images.selection import Selection
 from study.report.finished import begun, opened
 from study.report.matrices import print_matrices
 from study.run_folder import RunFolder
 from study.spec import Spec
+from study.terminal.prose import say
 
 
 def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
-    if not print_matrices(opened(str(run)), console):
+    finished = opened(str(run))
+    several = recorded(RunFolder(run))
+    if not print_matrices(finished, console):
         console.print(f"{run} has no rows yet", markup=False, highlight=False)
+    elif len(several) > 1:
+        say(console, f"rows come from several kinds of processor or release: {'; '.join(map(str, several))}")
 
 
 def print_so_far(spec: Spec, selection: Selection | None, folder: RunFolder, console: Console) -> None:

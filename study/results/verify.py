@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import resume
+from study import arithmetic, resume
 from study.errors import StudyError, first_line
 from study.plan import Plan, unit_id
 from study.results import kept, store, versions
@@ -81,6 +81,7 @@ def verify(run: str | Place) -> Report:
     readable = _parts(folder, report)
     for path, what in kept.damaged(folder):
         report.add("damaged", what, path, "move it out of kept/: what needs its images crafts them again")
+    _arithmetic(folder, report)
     spec, plan = _plan(folder, report)
     rows = _rows(readable)
     if rows is not None:
@@ -175,6 +176,18 @@ def _plan(folder: RunFolder, report: Report) -> tuple[Spec | None, Plan | None]:
     except (StudyError, KeyError, TypeError) as error:
         report.add("damaged", f"the plan cannot be made: {first_line(error)}", folder.path, _COPY)
         return spec, None
+
+
+def _arithmetic(folder: RunFolder, report: Report) -> None:
+    """Rows that were rounded in several ways are worth knowing."""
+    try:
+        several = arithmetic.recorded(folder)
+    except StudyError as error:
+        report.add("damaged", error.what, folder.arithmetic, error.todo or _COPY)
+        return
+    if len(several) > 1:
+        report.add("note", f"rows come from several kinds of processor or release: {'; '.join(map(str, several))}",
+                   folder.arithmetic, "nothing: rates agree within their intervals, and parts record it")  # fmt: skip
 
 
 def _digests(folder: RunFolder, report: Report) -> None:

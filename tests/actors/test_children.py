@@ -380,15 +380,15 @@ def test_a_store_is_known_while_ray_starts(monkeypatch):
 
 
 def test_a_worker_with_the_driver_s_code_says_what_it_computes_on():
-    assert code.hardware_of(code.greeting("a processor")) == "a processor"
-    assert code.hardware_of(code.greeting(None)) is None
+    assert code.answer_of(code.greeting("a processor")) == "a processor"
+    assert code.answer_of(code.greeting(None)) is None
 
 
 @pytest.mark.parametrize(
     ("said", "part"),
     [
         (
-            {"hardware": "x", "machine": "node7", "folder": "/old", "digest": "0" * 64},
+            {"answer": b"", "machine": "node7", "folder": "/old", "digest": "0" * 64},
             "a worker on node7 runs other code than the driver: /old (000000000000…)",
         ),
         ("a processor", "a worker runs other code than the driver: another version"),
@@ -399,7 +399,7 @@ def test_a_worker_with_the_driver_s_code_says_what_it_computes_on():
 def test_a_worker_with_other_code_is_refused(said, part):
     assert code.is_greeting(said)
     with pytest.raises(StudyError) as refused:
-        code.hardware_of(said)
+        code.answer_of(said)
     assert part in str(refused.value)
     assert code.running().folder in str(refused.value)
     assert "same version" in str(refused.value)

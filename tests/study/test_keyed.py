@@ -102,3 +102,24 @@ def test_a_stream_is_its_image_purpose_step_and_copy():
 def test_another_key_is_another_stream():
     assert not np.array_equal(draws(4, "a"), draws(4, "b"))
     assert np.array_equal(draws(8, "a")[:4], draws(4, "a"))
+
+
+@pytest.mark.parametrize(("left", "right"), [
+    ({"drop_rate": 0, "in_chans": 3}, {"in_chans": 3, "drop_rate": 0.0}),
+    ({"a": {"x": 1, "y": [2.0, -0.0]}}, {"a": {"y": [2, 0], "x": 1.0}}),
+    (float("nan"), float("nan")),
+])  # fmt: skip
+def test_equal_data_have_one_form(left, right):
+    assert keyed.same(left, right)
+    assert repr(keyed.canonical(left)) == repr(keyed.canonical(right))
+
+
+@pytest.mark.parametrize(("left", "right"), [
+    ({"a": True}, {"a": 1}),
+    ({"a": "1"}, {"a": 1}),
+    ({"a": 0.5}, {"a": 0.25}),
+    ({"a": [1, 2]}, {"a": [2, 1]}),
+    ({"a": None}, {}),
+])  # fmt: skip
+def test_other_data_have_another_form(left, right):
+    assert not keyed.same(left, right)

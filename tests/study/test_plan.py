@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -48,6 +50,8 @@ def test_experiments_share_a_craft(shards):
         ("batch: 2", "batch: 5", None),
         ("mi: {steps: 2}", "mi: {steps: 3}", {"mi"}),
         ("optimization: {steps: 3}", "optimization: {steps: 4}", {"optimization", "fg", "fgs"}),
+        ("mi: {steps: 2}", "mi: {steps: 2, epsilon: 16.0, momentum: 1}", set()),
+        ("learning_rate: 8", "learning_rate: 8.0, momentum: -0.0", set()),
         ("run: {shard: 2", "run: {shard: 5", set()),
         ("study: tiny", "study: other", set()),
     ],
@@ -93,3 +97,40 @@ def test_seeds_are_crafted_for_themselves_and_change_no_other(shards):
     assert [craft.seed for craft in more.crafts.values()].count(8) == len(one.crafts)
     alone = plan_of(TINY.replace("sources: each", "seeds: 8, sources: each", 1), shards)
     assert {craft.seed for craft in alone.crafts.values()} == {7, 8}
+
+
+ADMIX = TINY.replace(
+    "  summed:",
+    "  admix: {steps: 1, admix: {pool: 2}}\n  to-admix: {preset: fg, budget: {rmsd: matched, to: admix}}\n  summed:",
+).replace(
+    "experiments:\n",
+    "experiments:\n  mixed: {attacks: [admix, to-admix, mi], sources: [a], goal: [untargeted, targeted]}\n",
+)
+
+
+def relabelled(shards, image, **changes):
+    """The same shards, but for one image."""
+    return [replace(one, images=tuple(replace(at, **changes) if at.image == image else at for at in one.images))
+            for one in shards]  # fmt: skip
+
+
+def test_a_units_id_holds_the_labels_that_decide_its_pixels(shards):
+    """Admix mixes in images of other classes: there the true label counts for a targeted goal too, also where only what
+    a budget is matched to does so."""
+    before = plan_of(ADMIX, shards)
+    pool = {one.image for craft in before.crafts.values() for one in before.pool(craft)}
+    other = next(one for shard in shards for one in shard.images if one.image not in pool)
+
+    def changed(**changes):
+        after = plan_of(ADMIX, relabelled(shards, other.image, **changes))
+        assert after.crafts.keys() == before.crafts.keys()
+        known = {unit.id for unit in before.units()}
+        units = [unit for unit in after.units() if unit.id not in known]
+        assert all(other.image in [one.image for one in unit.shard.images] for unit in units)
+        return {
+            (unit.craft.attack, unit.craft.goal) for unit in units if unit.craft.attack in {"admix", "to-admix", "mi"}
+        }
+
+    untargeted = {(attack, "untargeted") for attack in ("admix", "to-admix", "mi")}
+    assert changed(label=other.label + 1) == untargeted | {("admix", "targeted"), ("to-admix", "targeted")}
+    assert changed(target_label=other.target_label + 1) == {(attack, "targeted") for attack, _ in untargeted}

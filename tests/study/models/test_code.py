@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from study.errors import StudyError
 from study.labels import label_set
 from study.models import Model, zoo
+from study.models.beside import root_of, sources
 from study.models.classifier import Native
+from tests.conftest import ROOT
 
 CODE = """
 import torch
@@ -140,3 +146,181 @@ def test_a_file_that_does_not_run(tmp_path):
     for _ in range(2):
         with pytest.raises(StudyError, match="cannot be built: ModuleNotFoundError"):
             load({"network": f"python:{path}:small", **INPUT})
+
+
+HELPED = """
+import helper
+from parts.layers import width
+
+
+def make():
+    return helper.network(width)
+"""
+HELPER = """
+import torch
+from torch import nn
+
+
+def network(width):
+    made = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.fill_(0.5)
+    return made
+"""
+
+
+def helped(folder, helper=HELPER, layers="from . import numbers\nwidth = numbers.WIDTH\n"):
+    (folder / "parts").mkdir(parents=True)
+    for name, text in {"net.py": HELPED, "helper.py": helper, "parts/__init__.py": "", "parts/layers.py": layers,
+                       "parts/numbers.py": "WIDTH = 4\n", "unused.py": str(folder)}.items():  # fmt: skip
+        (folder / name).write_text(text)
+    return {"network": f"python:{folder / 'net.py'}:make", **INPUT}
+
+
+def test_what_is_imported_from_beside_is_part_of_the_model(tmp_path):
+    """Directly or not; two folders have helpers of one name, each its own; a changed helper is read again."""
+    given = helped(tmp_path / "one")
+    first = load(given).digest
+    assert load(helped(tmp_path / "copy")).digest == first
+    other = load(helped(tmp_path / "other", HELPER.replace("0.5", "0.75")))
+    assert other.digest != first
+    assert all(bool((parameter == 0.75).all()) for parameter in other.network.parameters())
+    assert load(given).digest == first
+    (tmp_path / "one" / "helper.py").write_text(HELPER + "\n# the same weights, another text\n")
+    assert load(given).digest != first
+    (tmp_path / "one" / "helper.py").write_text(HELPER)
+    (tmp_path / "one" / "parts" / "numbers.py").write_text("WIDTH = 2 + 2\n")
+    assert load(given).digest != first
+    assert not [path for path in sys.path if str(tmp_path) in path]
+
+
+def test_a_module_counts_with_its_package(tmp_path, monkeypatch):
+    helped(tmp_path / "package_of_mine", HELPER)
+    (tmp_path / "package_of_mine" / "__init__.py").write_text("")
+    net = tmp_path / "package_of_mine" / "net.py"
+    net.write_text(HELPED.replace("import helper", "from . import helper").replace("from parts", "from .parts"))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = sources(net, root_of(net))
+    names = ("helper.py", "net.py", "parts/layers.py", "parts/numbers.py")
+    assert sorted(found) == [f"package_of_mine/{name}" for name in names]
+    load({"network": "python:package_of_mine.net:make", **INPUT})
+
+
+def test_what_is_installed_is_no_part_of_a_file():
+    import timm.models
+
+    assert list(sources(Path(timm.models.__file__), ROOT)) == []
+
+
+UNSTEADY = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Noisy(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+        self.draw = draw
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) + self.draw(x))
+
+
+def noisy():
+    return Noisy(lambda x: 0.3 * torch.randn(len(x), 3))
+
+
+def pythons():
+    return Noisy(lambda x: 0.3 * random.random())
+
+
+def numpys():
+    return Noisy(lambda x: torch.from_numpy(np.random.rand(len(x), 3)).float())
+
+
+def seeded():
+    def draw(x):
+        torch.manual_seed(0)
+        return torch.randn(len(x), 3)
+
+    return Noisy(draw)
+
+
+class Stubborn(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+def norms():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), Stubborn(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, x):
+        return self.head(nn.functional.dropout(x).mean((2, 3)))
+
+
+def dropped():
+    return Dropped()
+
+
+def neighbours():
+    return Noisy(lambda x: x.mean((0, 2, 3)))
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+        self.times = 0
+
+    def forward(self, x):
+        self.times += 1
+        return self.head(x.mean((2, 3))) * self.times
+
+
+def counting():
+    return Counting()
+
+
+def steady():
+    return Noisy(lambda x: 0)
+"""
+
+
+@pytest.mark.parametrize(("function", "message"), [
+    ("noisy", "answers the same four images otherwise when it is asked again: its logits move by "),
+    ("pythons", "answers the same four images otherwise"),
+    ("numpys", "answers the same four images otherwise"),
+    ("seeded", "answers an image otherwise alone than among three others"),
+    ("norms", r"otherwise alone than among three others.*in training mode: 1 \(Stubborn\)"),
+    ("dropped", "answers the same four images otherwise"),
+    ("neighbours", "answers an image otherwise alone than among three others"),
+    ("counting", "answers the same four images otherwise"),
+])  # fmt: skip
+def test_networks_whose_answer_is_not_the_images_alone(tmp_path, function, message):
+    (tmp_path / "mine.py").write_text(UNSTEADY)
+    with pytest.raises(StudyError, match=message) as caught:
+        load({"network": f"python:{tmp_path / 'mine.py'}:{function}", **INPUT})
+    assert "(model 'm')" in str(caught.value)
+    assert ".eval()" in str(caught.value)
+
+
+def test_a_steady_network_passes_and_no_generator_moves(tmp_path):
+    (tmp_path / "mine.py").write_text(UNSTEADY)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    load({"network": f"python:{tmp_path / 'mine.py'}:steady", **INPUT})
+    with pytest.raises(StudyError, match="otherwise"):
+        load({"network": f"python:{tmp_path / 'mine.py'}:counting", **INPUT})
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.array_equal(np.random.get_state()[1], states[2])

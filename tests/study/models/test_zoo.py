@@ -195,3 +195,17 @@ def test_mnist_networks_take_grey_images():
     assert classifier(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     with pytest.raises(StudyError, match="1 channel, and these have 3"):
         zoo.load("m", given, labels=label_set("mnist"))
+
+
+@pytest.mark.parametrize("network", ["timm:test_resnet", "torchvision:googlenet"])
+def test_arguments_have_one_form_in_a_digest(network):
+    """Neither the order of keys nor 0 in place of 0.0 makes another model; another number does."""
+
+    def digest(arguments):
+        return zoo.load("m", Model.model_validate({"network": network, "weights": "random:0", "arguments": arguments,
+                                                   "size": 64})).digest  # fmt: skip
+
+    rate = "drop_rate" if network.startswith("timm") else "dropout"
+    first = digest({rate: 0, "num_classes": 1000})
+    assert digest({"num_classes": 1000, rate: 0.0}) == first
+    assert digest({"num_classes": 1000, rate: 0.5}) != first

@@ -1,0 +1,96 @@
+"""What a network's source imports from beside it: a part of what the network is, like the source itself."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import study
+
+_OURS = Path(study.__file__).resolve().parent
+_INSTALLED = tuple(
+    Path(path).resolve()
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    if (path := sysconfig.get_path(name))
+)
+
+
+def sources(path: Path, root: Path) -> dict[str, str]:
+    """SHA-256 of `path` and of every source that it imports, and that these import, from the folder `root`, by their
+    paths from there.
+
+    Read from the text, whatever was imported before; empty files do not count. A module that is installed counts with
+    its own package alone. What is imported by a name that only running tells is not found.
+    """
+    path, root = path.resolve(), root.resolve()
+    if not path.is_relative_to(root):
+        return {}
+    alone = _top(path, root) if root in _INSTALLED else None
+    found: dict[Path, str] = {}
+    waiting = [path, *_packages(path, root)]
+    while waiting:
+        one = waiting.pop()
+        if one in found or _foreign(one, root) or (alone and _top(one, root) != alone):
+            continue
+        text = one.read_bytes()
+        if not text.strip():
+            continue
+        found[one] = hashlib.sha256(text).hexdigest()
+        waiting += [file for name in _imported(text, one, root) for file in _files(name, root)]
+    return {one.relative_to(root).as_posix(): digest for one, digest in sorted(found.items())}
+
+
+def root_of(path: Path) -> Path:
+    """The folder that holds the outermost package of a module, or the module."""
+    folder = path.resolve().parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def _foreign(path: Path, root: Path) -> bool:
+    """Whether a source is none of the user's: it lies elsewhere, belongs to this program, or is installed."""
+    if not path.is_relative_to(root) or path.is_relative_to(_OURS):
+        return True
+    return root not in _INSTALLED and any(path.is_relative_to(one) for one in _INSTALLED)
+
+
+def _packages(path: Path, root: Path) -> Iterator[Path]:
+    """The packages that a module lies in, whose own sources run before it."""
+    for folder in path.relative_to(root).parents:
+        package = root / folder / "__init__.py"
+        if folder != Path() and package.is_file():
+            yield package
+
+
+def _top(path: Path, root: Path) -> str:
+    return Path(path.relative_to(root).parts[0]).stem
+
+
+def _imported(text: bytes, path: Path, root: Path) -> Iterator[str]:
+    """The dotted names that a source imports, relative ones made whole. A name may be a module or what one holds."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*above, *([node.module] if node.module else [])))
+            yield from (f"{module}.{one.name}" if module else one.name for one in node.names)
+
+
+def _files(name: str, root: Path) -> Iterator[Path]:
+    """The sources under `root` that importing `name` runs."""
+    place = root
+    for part in name.split("."):
+        place /= part
+        for file in (place / "__init__.py", place.with_name(f"{part}.py")):
+            if file.is_file():
+                yield file.resolve()

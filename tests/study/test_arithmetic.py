@@ -1,0 +1,109 @@
+"""What rounds a float beside the spec: recorded by the first launch, compared by every other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from study import arithmetic
+from study.arithmetic import Arithmetic
+from study.errors import StudyError
+from study.run_folder import RunFolder
+from tests.conftest import ROOT, TINY
+
+PLAIN = Arithmetic("AMD EPYC", "AVX2", {"torch": "2.9.0"}, {})
+INTEL = replace(PLAIN, processor="Intel Xeon", capability="AVX512")
+SLOW = replace(PLAIN, environment={"MKL_CBWR": "COMPATIBLE"})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = RunFolder(tmp_path / "run")
+    found.claim()
+    yield found
+    found.release()
+
+
+def said(folder, *workers):
+    lines: list[str] = []
+    arithmetic.compare(folder, set(workers), lines.append)
+    return lines
+
+
+def test_it_is_read_where_it_is_computed():
+    code = "from study import arithmetic; print(arithmetic.text([arithmetic.here('cpu')]))"
+    given = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | given, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (found,) = json.loads(done.stdout)
+    assert found["environment"] == {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+    assert found["capability"] == "DEFAULT"
+    assert {"torch", "timm", "numpy", "pillow"} <= found["releases"].keys()
+    assert found["processor"] == arithmetic.here("cpu").processor
+
+
+def test_another_processor_is_said_once_and_recorded(folder):
+    assert said(folder, PLAIN) == []
+    assert said(folder, PLAIN) == []
+    (line,) = said(folder, INTEL)
+    assert "Intel Xeon (AVX512), torch 2.9.0; before: AMD EPYC (AVX2), torch 2.9.0" in line
+    assert said(folder, INTEL, PLAIN) == []
+    assert arithmetic.recorded(folder) == [PLAIN, INTEL]
+    assert len({one["digest"] for one in json.loads(folder.arithmetic.read_text())["workers"]}) == 2
+
+
+def test_workers_of_one_launch_that_differ_are_named(folder):
+    (line,) = said(folder, PLAIN, INTEL)
+    assert "AMD EPYC (AVX2), torch 2.9.0; Intel Xeon (AVX512)" in line
+    with pytest.raises(StudyError, match=r"another has (no )?MKL_CBWR"):
+        said(RunFolder(folder.path / "another"), PLAIN, SLOW)
+    assert not (folder.path / "another").exists()
+
+
+@pytest.mark.parametrize(("before", "now", "message"), [
+    (PLAIN, SLOW, "has MKL_CBWR=COMPATIBLE in its environment, and the rows in .* were made with no MKL_CBWR"),
+    (SLOW, PLAIN, "has no MKL_CBWR in its environment, and the rows in .* were made with MKL_CBWR=COMPATIBLE"),
+])  # fmt: skip
+def test_another_environment_is_refused(folder, before, now, message):
+    said(folder, before)
+    with pytest.raises(StudyError, match=message) as caught:
+        said(folder, now)
+    assert "set or unset MKL_CBWR" in str(caught.value)
+    assert arithmetic.recorded(folder) == [before]
+
+
+def test_a_damaged_record_is_named(folder):
+    folder.arithmetic.write_text("{")
+    with pytest.raises(StudyError, match="is damaged"):
+        arithmetic.recorded(folder)
+
+
+def test_a_launch_elsewhere(door, spec_file, monkeypatch, tmp_path):
+    """The door refuses rows of another arithmetic, with status 2, and says which rows are of which processor."""
+    spec = spec_file(TINY.replace("[optimization, fg, fgs, mi]", "[mi]").replace("  ensembles:", "#"))
+    run = tmp_path / "run"
+    assert door("launch", spec, "--output", run, "--limit", 2)[0] == 1
+    part = next((run / "results").iterdir())
+    (one,) = json.loads(pq.read_schema(part).metadata[b"arithmetic"])
+    assert one == {key: value for key, value in json.loads((run / "arithmetic.json").read_text())["workers"][0].items()
+                   if key != "digest"}  # fmt: skip
+    before = sorted(path.name for path in (run / "results").iterdir())
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    status, _, error = door("launch", spec, "--output", run)
+    assert status == 2
+    assert "MKL_CBWR=COMPATIBLE" in error
+    assert sorted(path.name for path in (run / "results").iterdir()) == before
+    monkeypatch.delenv("MKL_CBWR")
+    monkeypatch.setattr(arithmetic, "hardware", lambda device: "Another Processor")
+    status, printed, error = door("launch", spec, "--output", run, "--limit", 2)
+    assert status == 1, error
+    assert "may be rounded otherwise than those that are there: Another Processor" in printed
+    assert "rows come from several kinds of processor" in door("verify", run)[1]
+    assert "Another Processor" in door("show", run)[1]

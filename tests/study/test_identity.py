@@ -1,0 +1,214 @@
+"""Everything that decides a pixel is in an id, and every field is known to do so or not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import polars as pl
+import pytest
+import yaml
+
+from actors.jobs import CraftJob, PredictJob, ProbeJob
+from actors.kit import Kit
+from study.attacks.loop import Engine
+from study.attacks.recipe import Attack
+from study.document import parse
+from study.geometry.plan import GeometryPlan, Question
+from study.images.selection import from_frame
+from study.images.sets import Images
+from study.models import Model
+from study.numerics import Numerics
+from study.plan import Plan
+from study.spec import Spec, resolve
+from tests.conftest import TINY
+
+ONE = {"step": "sign", "steps": 2, "step_size": 4, "budget": {"epsilon": 16}}
+SPEC = yaml.safe_load(TINY) | {
+    "attacks": {"one": ONE},
+    "experiments": {
+        "one": {"attacks": ["one"], "sources": ["a"], "targets": ["c"]},
+        "many": {"attacks": ["one"], "sources": [["a", "b"]]},
+    },
+    "geometry": {
+        "line": {
+            "probe": "linearity",
+            "along": {"attack": "one", "sources": ["a"]},
+            "distances": {"from": -8, "to": 8, "by": 8},
+        }
+    },
+}
+
+ATTACK = {
+    "objective": {"objective": "margin"},
+    "penalty": {"penalty": {"rmsd": 23}},
+    "fusion": {"fusion": "logit"},
+    "weights": {"weights": {"a": 2.0}},
+    "diversity": {"diversity": {}},
+    "scales": {"scales": 2},
+    "smoothing": {"smoothing": {}},
+    "admix": {"admix": {}},
+    "skip_gradient": {"skip_gradient": {"gamma": 0.5}},
+    "variance": {"variance": {}},
+    "kernel": {"kernel": {}},
+    "momentum": {"momentum": 0.5},
+    "nesterov": {"momentum": 0.5, "nesterov": True},
+    "step": {"step": "l2"},
+    "step_size": {"step_size": 5},
+    "learning_rate": {"step": "adam", "step_size": None, "learning_rate": 4},
+    "start": {"start": "random"},
+    "steps": {"steps": 3},
+    "checkpoints": {"checkpoints": [1]},
+    "budget": {"budget": {"epsilon": 17}},
+    "made": {},
+}
+"""Another value of every field. `made` is a folder; the digests of its files stand in the id in its place."""
+
+NUMERICS = {
+    "batch": 3,
+    "threads": 2,
+    "room": 64,
+    "fold": False,
+    "layout": "contiguous",
+    "precision": "bfloat16",
+    "compile": True,
+}
+
+IMAGES = {
+    "size": 52,
+    "fit": "squash",
+    "channels": 1,
+}
+"""What changes the pixels that models are shown, beside the files themselves, whose pixels have digests in the ids."""
+
+IMAGES_OTHERWISE = {
+    **dict.fromkeys(Images.PLACES, "where data lies: pixels and labels are in units' ids"),
+    **dict.fromkeys(("sample", "split", "keep", "count", "targets", "corrupt"), "which images: they are in units' ids"),
+    "labels": "what labels mean: models' digests have their outputs' order, and a run folder has one label set",
+}
+
+ELSEWHERE = {
+    CraftJob: {
+        "attack": "the recipe, in the craft's id",
+        "goal": "in the craft's id",
+        "key": "seed, sources, attack and goal, in the craft's id",
+        "images": "in the unit's id",
+        "labels": "those of the goal, in the unit's id",
+        "own": "in the unit's id, where the attack reads them",
+        "rmsd": "measured on the reference, whose id is in the craft's id",
+        "pool": "images and labels, in the craft's id",
+    },
+    PredictJob: {
+        "targets": "rows are told apart by their target; a run folder has one digest of it",
+        "batch": "numerics, in the craft's id",
+        "images": "in the unit's id",
+        "search": "levels, goal and labels: the recipe and the unit's id",
+        "whole": "no row has them: target labels that were ranked by them are in the unit's id",
+    },
+    ProbeJob: {"unit": "the id itself", "question": "see Question"},
+    Question: {
+        "name": "in the unit's id",
+        "probe": "in the unit's id",
+        "models": "in the unit's id",
+        "attacks": "in the unit's id",
+        "seed": "in the unit's id",
+        "attack_seed": "in the unit's id, where attacks draw from it",
+        "images": "in the unit's id",
+        "labels": "in the unit's id",
+        "targets": "in the unit's id",
+    },
+    Engine: {
+        **dict.fromkeys(("batch", "room", "layout", "precision"), "numerics, in the craft's id"),
+        "device": "recorded with the rows: another one rounds differently",
+    },
+    Kit: {
+        "models": "by digest in the ids; of a target, in the run folder",
+        "labels": "see Images",
+        "channels": "the images' preparation, in the craft's id",
+        "seed": "draws of transformed targets: a run folder has one",
+        "numerics": "in the craft's id",
+        "allow_code": "permission: no pixel",
+        "lines": "services: what was answered once is kept for ever",
+    },
+    Spec: {
+        **dict.fromkeys(("study", "run", "tracking", "findings"), "no pixel"),
+        **dict.fromkeys(("seed", "seeds", "experiments"), "each craft's own, in its id"),
+        **dict.fromkeys(("images", "models", "attacks", "geometry", "numerics"), "see there"),
+    },
+    Model: {
+        **dict.fromkeys(
+            ("network", "weights", "arguments", "size", "interpolation", "mean", "std", "channels", "range", "classes"),
+            "in the model's digest",
+        ),
+        "model": "becomes that model's own keys",
+        "remote": "in the service's digest",
+        "sha256": "checked, and the tensors are in the model's digest",
+        "transform": "in the digest of the transformed model",
+    },
+}
+"""Where each field of what workers are given is held."""
+
+
+def fields(kind):
+    return set(kind.model_fields) if hasattr(kind, "model_fields") else {one.name for one in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE, ids=lambda kind: kind.__name__)
+def test_every_field_is_known_to_be_identity_or_not(kind):
+    assert fields(kind) == set(ELSEWHERE[kind]), (
+        "a new field decides pixels, then it belongs into an id, or it does not"
+    )
+
+
+def test_every_part_of_a_spec_is_tried():
+    assert fields(Attack) == set(ATTACK)
+    assert fields(Numerics) == set(NUMERICS)
+    assert fields(Images) == set(IMAGES) | set(IMAGES_OTHERWISE)
+
+
+@pytest.fixture
+def shards(tiny_run):
+    return from_frame(pl.read_parquet(tiny_run / "images.parquet"))
+
+
+def ids(spec, shards, digests="123"):
+    """Of its attack runs, and of its probe's units."""
+    read = resolve(parse(yaml.safe_dump(spec), "spec")).spec
+    known = {name: digit * 64 for name, digit in zip("abc", digests, strict=True)}
+    units = GeometryPlan(read, known, shards).units({})
+    return set(Plan(read, known, shards).crafts), {unit.id for unit in units}
+
+
+def changed(section, keys):
+    return pytest.param(section, keys, id=f"{section}-{'-'.join(keys)}")
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [
+        *[changed("attack", keys) for keys in ATTACK.values() if keys],
+        *[changed("numerics", {key: value}) for key, value in NUMERICS.items()],
+        *[changed("images", {key: value}) for key, value in IMAGES.items()],
+    ],
+)
+def test_ids_change(shards, section, keys):
+    spec = dict(SPEC)
+    if section == "attack":
+        one = {key: value for key, value in {**ONE, **keys}.items() if value is not None}
+        spec |= {"attacks": {"one": one}}
+        if "admix" in keys:
+            # Probes have no pool of images.
+            del spec["geometry"]
+    else:
+        spec[section] = SPEC[section] | keys
+    crafts, probes = ids(SPEC, shards)
+    others = ids(spec, shards)
+    assert len(crafts) == len(others[0]) == 2
+    assert not crafts & others[0]
+    assert not probes & others[1]
+
+
+def test_ids_change_with_the_digest_of_every_model_that_takes_part(shards):
+    crafts, probes = ids(SPEC, shards)
+    for digests, left in (("923", 0), ("193", 1), ("129", 2)):
+        assert len(crafts & ids(SPEC, shards, digests)[0]) == left
+    assert not probes & ids(SPEC, shards, "923")[1]
