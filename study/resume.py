@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-from study import document as documents
 from study import spec as specs
 from study.errors import StudyError
 from study.images.selection import Selection, from_frame, to_frame
@@ -50,7 +49,7 @@ def spec_of(folder: RunFolder) -> Spec:
 
 def spec_at(path: Place) -> Spec:
     """A resolved spec that a launch has written."""
-    return specs.resolve(documents.parse(path.read_text(encoding="utf-8"), str(path))).spec
+    return specs.written(path.read_text(encoding="utf-8"), str(path))
 
 
 def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
