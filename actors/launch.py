@@ -37,7 +37,7 @@ from study.interrupt import Interrupt, Interrupted
 from study.models.remote import Remote
 from study.plan import Plan
 from study.report.matrices import print_matrices
-from study.results import present, store
+from study.results import intact, present, store
 from study.results.kept import KeepingWriter, Kept
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
@@ -82,6 +82,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
         try:
             hidden = file.spec.credentials
             front.attach(file.spec.study, folder, hidden)
+            intact.check(folder, front.say)
             with tracked(order, file.spec, folder, front) as watch:
                 study = _Study(file, folder, front, begun, order)
                 study.extension = Extension(file, folder, changes, front.say)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import polars as pl
 from study import resume
 from study import spec as specs
 from study.errors import StudyError
+from study.images.selection import Selection
 from study.results import present
 from study.run_folder import RunFolder
 from study.spec import Spec
@@ -21,12 +20,21 @@ from study.spec import Spec
 
 @dataclass(frozen=True)
 class Finished:
-    """A run, or as much of it as there is: `selected` images are to be shown; `models` is what each is, by name."""
+    """A run, or as much of it as there is."""
 
     spec: Spec
     rows: pl.LazyFrame
-    selected: int
-    models: Mapping[str, Mapping[str, Any]]
+    selection: Selection
+
+    @property
+    def selected(self) -> int:
+        """How many images are to be shown."""
+        return sum(len(shard.images) for shard in self.selection.shards)
+
+    @property
+    def models(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each model is, by name."""
+        return self.selection.models
 
 
 def opened(run: str, spec: Path | None = None) -> Finished:
@@ -47,12 +55,6 @@ def opened(run: str, spec: Path | None = None) -> Finished:
         file = specs.load(spec)
         resume.same_study(file, folder)
         used = file.spec
-    try:
-        models = json.loads(folder.models.read_text(encoding="utf-8"))
-        selected = pl.read_parquet(io.BytesIO(folder.images.read_bytes()), columns=["image"]).height
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StudyError(
-            f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
-            todo="bring the files back from a copy, or launch into a new folder with --output",
-        ) from error
-    return Finished(used, present.rows(folder), selected, models)
+    selection = resume.selected(folder)
+    assert selection is not None, "a run that has begun has selected its images"
+    return Finished(used, present.rows(folder), selection)

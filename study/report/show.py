@@ -9,10 +9,11 @@ from rich.console import Console
 from study import resume
 from study.errors import StudyError
 from study.report.matrices import print_matrices
-from study.results import present
+from study.results import intact, present
 from study.run_folder import RunFolder
 
 
+@intact.reads
 def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
     folder = RunFolder(run)
