@@ -25,6 +25,7 @@ from actors.runtime import Runtime
 from actors.scheduler import Scheduler
 from actors.simulator import Costs, Machines, Simulated
 from actors.slots import Limits
+from study import json_file
 from study.errors import StudyError
 from study.images.selection import Clean, Selected, Selection, Shard, cut
 from study.images.sets import candidates
@@ -298,17 +299,18 @@ def _basis(costs: Costs, asked: Asked) -> str:
 
 def _costs(file: SpecFile, asked: Asked) -> Costs:
     path = _profile(file, asked)
+    measure = f"study profile {file.document.name}, or name another with --profile"
     try:
-        costs = Costs(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        costs = json_file.read(path, Costs, todo=measure)
+    except FileNotFoundError:
         raise StudyError(
-            f"the profile {path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            accepted="what `study profile` has written",
-            todo=f"study profile {file.document.name}, or name another with --profile",
+            f"there is no profile {path}", accepted="what `study profile` has written", todo=measure
         ) from None
     missing = [name for name in file.spec.models if not {name} <= {*costs.predict} & {*costs.load}]
     missing += [name for name in file.spec.sources() if name not in costs.gradient]
     if missing:
         raise StudyError(f"the profile {path} does not have model '{missing[0]}'", todo="measure again: study profile")
-    assert np.isfinite(list(costs.gradient.values())).all(), "a profile has finite numbers"
+    numbers = [*costs.gradient.values(), *costs.predict.values(), *costs.load.values()]
+    if not all(np.isfinite(one) and one >= 0 for one in (*numbers, costs.call, costs.driver, costs.start)):
+        raise StudyError(f"the profile {path} has numbers that are no seconds", todo=measure)
     return costs

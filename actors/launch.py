@@ -36,7 +36,7 @@ from study.images.sets import Candidate, candidates
 from study.interrupt import Interrupt, Interrupted, hurry
 from study.plan import Plan
 from study.report.show import print_so_far
-from study.results import present, store
+from study.results import intact, present, store
 from study.results.kept import KeepingWriter, Kept
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
@@ -95,6 +95,7 @@ def _launch(order: Order, front: Front, interrupt: Interrupt, begun: float, star
     try:
         hidden = file.spec.credentials
         front.attach(file.spec.study, folder, hidden)
+        intact.check(folder, front.say)
         with tracked(order, file.spec, folder, front) as watch:
             study = _Study(file, folder, front, begun=begun, order=order, interrupt=interrupt)
             study.extension = Extension(file, folder, changes, front.say)

@@ -50,6 +50,13 @@ def _complaint(found: list[ErrorDetails], place: Place, document: Document, mode
         return StudyError(
             f"the key '{detail['loc'][-1]}' is missing", where=where, accepted=names(_fields(model, place))
         )
+    written = _unquoted(found, place, document)
+    if written is not None:
+        return StudyError(
+            f"{key} is to be text, and YAML takes {written} without quotes for {_taken(detail['input'])}",
+            where=where,
+            todo=f'put quotes around it: "{written}"',
+        )
     context = detail.get("ctx", {})
     if "accepted" in context:
         return StudyError(str(detail["msg"]), where=where, accepted=str(context["accepted"]))
@@ -75,6 +82,37 @@ def _accepted(detail: ErrorDetails) -> str:
         return _KINDS[detail["type"]]
     message = str(detail["msg"])
     return message.removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("a valid ")
+
+
+def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> str | None:
+    """The word without quotes that YAML took for something else where text was to be; at `place`, or inside it where
+    the value there is a short form of what was checked."""
+    if any(one["type"] == "string_type" for one in found) and place in document.unquoted:
+        return document.unquoted[place]
+    given = found[0]["input"]
+    for known, written in document.unquoted.items():
+        inside = len(known) > len(place) and known[: len(place)] == place
+        if inside and found[0]["type"] in ("string_type", "tuple_type") and _at(known, document) is given:
+            return written
+    return None
+
+
+def _at(place: Place, document: Document) -> Any:
+    """What stands at a place; ... where something was laid over it."""
+    data = document.data
+    for part in place:
+        try:
+            data = data[part]
+        except (LookupError, TypeError):
+            return ...
+    return data
+
+
+def _taken(value: Any) -> str:
+    """What YAML made of a word."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "the word true", False: "the word false"}[value]
+    return f"the number {value}" if isinstance(value, int | float) else "a date"
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from study.errors import StudyError
 from study.images.selection import Selection
 from study.images.sets import Candidate, Ranked
 from study.keyed import digest, same
-from study.resume import first_difference, folder_of_nothing, spec_at, spec_of
+from study.resume import asked, first_difference, folder_of_nothing, spec_at, spec_of
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 
@@ -133,8 +132,8 @@ def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate]
     """
     wanted, there = file.spec.images.count, sum(len(shard.images) for shard in selection.shards)
     if wanted is None:
-        asked = _asked(folder)
-        return found is not None and asked is not ... and asked != listing(file.spec, found)
+        known = asked(folder)
+        return found is not None and known is not ... and known != listing(file.spec, found)
     if wanted < there and wanted != spec_of(folder).images.count:
         raise StudyError(
             f"images.count is {wanted}, and {there} images are selected in {folder.path}",
@@ -143,18 +142,6 @@ def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate]
             todo="take images out when looking at rows, or launch into a new folder with --output",
         )
     return wanted > there
-
-
-def _asked(folder: RunFolder) -> Any:
-    """The listing of which all images were asked; None where only so many were; ... in folders that do not say."""
-    try:
-        return json.loads(folder.digests.read_text()).get("candidates", ...)
-    except FileNotFoundError:
-        return ...
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{folder.digests} cannot be read: {str(error).splitlines()[0]}", todo="bring it back from a copy"
-        ) from None
 
 
 def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:

@@ -1,4 +1,7 @@
-"""YAML text -> plain data that remembers the line of every key: what an error about a spec points at."""
+"""YAML text -> plain data that remembers the line of every key: what an error about a spec points at; and back.
+
+`${NAME}` is expanded once, in what a person wrote. `as_written` reads what `dump` has written, and expands nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,35 @@ _MOST_DEEP = 50
 _MOST_KEY, _MOST_TEXT = 200, 10_000
 
 
+_REREAD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Digits that YAML 1.1 takes for a number of another base: 016 for 14, 1:30 for 90."""
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader, which also takes 1e-3 for a number, as everybody but YAML 1.1 does."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which puts quotes around whatever text `_Loader` would take for something else."""
+
+
+for _one in (_Loader, _Dumper):
+    _one.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 @dataclass
 class Document:
-    """Parsed data, and for every place in it where it came from."""
+    """Parsed data, and for every place in it where it came from.
+
+    `unquoted` is what stands in the text where YAML took a word without quotes for something other than text.
+    """
 
     name: str
     data: Any = None
     origins: dict[Place, str] = field(default_factory=dict)
+    unquoted: dict[Place, str] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
         """File, line and key of `place`, or of the nearest enclosing place that the text has."""
@@ -62,12 +78,26 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
 
     Raises StudyError with a line for broken YAML, a key given twice, a key that is not text, or an unset variable.
     """
+    return _read(text, name, os.environ if environment is None else environment)
+
+
+def as_written(text: str, name: str) -> Document:
+    """Read what `dump` has written, or a file that is no spec: like `parse`, and nothing is expanded."""
+    return _read(text, name, None)
+
+
+def dump(data: Any, width: int = 100) -> str:
+    """Plain data as YAML, in the order of its keys: `as_written` gives the same data again."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+    return text
+
+
+def _read(text: str, name: str, environment: Mapping[str, str] | None) -> Document:
     document = Document(name)
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
-            builder = _Builder(document, os.environ if environment is None else environment)
-            document.data = builder.build(node, ())
+            document.data = _Builder(document, environment).build(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -136,17 +166,19 @@ def override(document: Document, assignment: str) -> None:
         raise StudyError(f"there are no keys to set in {document.name}", where=origin)
     data[parts[-1]] = inner.data
     place = tuple(parts)
-    stale = [known for known in document.origins if known[: len(place)] == place]
-    for known in stale:
-        del document.origins[known]
+    for kept in (document.origins, document.unquoted):
+        for known in [known for known in kept if known[: len(place)] == place]:
+            del kept[known]
     document.origins[place] = origin
     document.origins.update({place + deeper: origin for deeper in inner.origins})
+    document.unquoted.update({place + deeper: said for deeper, said in inner.unquoted.items()})
 
 
 class _Builder:
     """Turns composed nodes into data. Counts what aliases unfold to, so that a small file cannot fill the memory."""
 
-    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+    def __init__(self, document: Document, environment: Mapping[str, str] | None) -> None:
+        """`environment` None: nothing is expanded."""
         self._document = document
         self._environment = environment
         self._scalars = yaml.constructor.SafeConstructor()
@@ -165,6 +197,7 @@ class _Builder:
             return self._mapping(node, place)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode), "YAML has three kinds of nodes"
         return self._scalar(node, place)
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
@@ -184,14 +217,25 @@ class _Builder:
             data[key] = self.build(value, (*place, key))
         return data
 
-    def _scalar(self, node: yaml.Node, place: Place) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
+        written = str(node.value)
         try:
             value = self._scalars.construct_object(node)
         except yaml.constructor.ConstructorError as error:
             raise self._error(f"this value cannot be read: {error.problem}", node) from None
         except (ValueError, OverflowError) as error:
             raise self._error(f"this value cannot be read: {error}", node) from None
-        return self._plain(self._expanded(value, node), node) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return self._plain(self._expanded(value, node), node)
+        if node.style is None:
+            if isinstance(value, int | float) and _REREAD.fullmatch(written):
+                raise self._error(
+                    f"YAML takes {written} for the number {value}",
+                    node,
+                    todo=f'put quotes around it where it is a name or a text, "{written}"; or write the number {value}',
+                )
+            self._document.unquoted[place] = written
+        return value
 
     def _plain(self, text: str, node: yaml.Node) -> str:
         """Text that a message can show as it is: a terminal must not be told to do anything by a spec."""
@@ -203,8 +247,12 @@ class _Builder:
         return text
 
     def _expanded(self, text: str, node: yaml.Node) -> str:
+        environment = self._environment
+        if environment is None:
+            return text
+
         def value_of(match: re.Match[str]) -> str:
-            value = self._environment.get(match[1], match[2])
+            value = environment.get(match[1], match[2])
             if value is None:
                 raise StudyError(
                     f"the environment variable {match[1]} is not set",
@@ -220,5 +268,5 @@ class _Builder:
             return self._document.name
         return f"{self._document.name}, line {node.start_mark.line + 1}"
 
-    def _error(self, what: str, node: yaml.Node) -> StudyError:
-        return StudyError(what, where=self._line(node))
+    def _error(self, what: str, node: yaml.Node, todo: str | None = None) -> StudyError:
+        return StudyError(what, where=self._line(node), todo=todo)

@@ -152,7 +152,7 @@ class Plan:
         """The files that another tool has made of the selected images. StudyError where one is not there."""
         if recipe.made is None:
             return None
-        folder = recipe.made.format(sources="+".join(wish.sources), goal=wish.goal, seed=wish.seed)
+        folder = recipe.folder_made(sources="+".join(wish.sources), goal=wish.goal, seed=str(wish.seed))
         try:
             return made(Path(folder), [one.image for shard in self.shards for one in shard.images])
         except StudyError as error:

@@ -1,23 +1,31 @@
-"""What earlier launches left in a run folder: whether it is the same study, and what was selected for it."""
+"""What earlier launches left in a run folder: whether it is the same study, and what was selected for it.
+
+Everything that a launch has recorded of a study is read here, by every command, and held against its digest first.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from types import EllipsisType
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter
 
-from study import document as documents
+from study import json_file
 from study import spec as specs
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.images.selection import Selection, from_frame, to_frame
 from study.keyed import same
 from study.run_folder import RunFolder
 from study.spec import Spec, SpecFile
 from study.storage import Place
+
+_COPY = "bring it back from a copy, or launch into a new folder with --output"
+_MODELS = TypeAdapter(dict[str, dict[str, Any]])
 
 
 def folder_of_nothing(folder: RunFolder) -> None:
@@ -50,8 +58,15 @@ def spec_of(folder: RunFolder) -> Spec:
 
 
 def spec_at(path: Place) -> Spec:
-    """A resolved spec that a launch has written."""
-    return specs.resolve(documents.parse(path.read_text(encoding="utf-8"), str(path))).spec
+    """A resolved spec that a launch has written. StudyError where it is damaged."""
+    try:
+        return specs.written(path.read_text(encoding="utf-8"), str(path))
+    except StudyError as error:
+        raise StudyError(
+            f"{path} is damaged: {error.what}", where=error.where, accepted=error.accepted, todo=_COPY
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is damaged: {first_line(error)}", todo=_COPY) from None
 
 
 def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
@@ -66,17 +81,86 @@ def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str,
 
 
 def selected(folder: RunFolder) -> Selection | None:
-    """What an earlier launch selected, if its clean pass came to its end."""
-    if not folder.begun:
-        return None
+    """What an earlier launch selected, if its clean pass came to its end. StudyError where that is damaged."""
+    return _selection(folder, *recorded(folder)) if folder.begun else None
+
+
+def as_it_lies(folder: RunFolder) -> Selection:
+    """What images and models say, whatever their digests are: only to look for what is wrong with a run that has begun.
+
+    StudyError where they cannot be read.
+    """
     try:
-        models: dict[str, dict[str, Any]] = json.loads(folder.models.read_text())
-        return Selection(from_frame(pl.read_parquet(io.BytesIO(folder.images.read_bytes()))), models)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StudyError(
-            f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
-            todo="bring the files back from a copy, or launch into a new folder with --output",
-        ) from error
+        return _selection(folder, folder.models.read_bytes(), folder.images.read_bytes())
+    except OSError as error:
+        raise _unreadable_files(folder, error) from error
+
+
+def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
+    """The contents of `models.json` and `images.parquet`. StudyError where one is not as it was written."""
+    for last in (False, True):
+        try:
+            contents = folder.models.read_bytes(), folder.images.read_bytes()
+        except OSError as error:
+            raise _unreadable_files(folder, error) from error
+        changed = _changed(_known(folder), zip((folder.models, folder.images), contents, strict=True))
+        if not changed:
+            return contents
+        # A launch may have added to a file between the reading of its digest and of itself.
+        if last:
+            raise _not_as_written(changed)
+    raise AssertionError("the second look returns or raises")
+
+
+def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Before a run is written to: StudyError where spec, models or images are not as they were written."""
+    if not folder.begun:
+        return
+    changed = not_as_written(folder)
+    if changed:
+        raise _not_as_written(changed)
+    if not folder.digests.is_file():
+        say(
+            f"{folder.digests.name} is not there: whether {folder.images.name} and {folder.models.name} are as they "
+            "were written is not known; their digests are recorded now"
+        )
+
+
+def not_as_written(folder: RunFolder) -> list[Place]:
+    """Those of spec, models and images that are there and do not have the digests that were recorded."""
+    there = [path for path in (folder.spec, folder.models, folder.images) if path.is_file()]
+    return _changed(_known(folder), ((path, path.read_bytes()) for path in there))
+
+
+def _changed(known: Mapping[str, str | list[str] | None], files: Iterable[tuple[Place, bytes]]) -> list[Place]:
+    """Files that have another digest. While a launch adds to one, the digest of the old is as good as the new one."""
+    found = []
+    for path, content in files:
+        good = known.get(path.name)
+        if good is not None and _digest(content) not in ([good] if isinstance(good, str) else good):
+            found.append(path)
+    return found
+
+
+def _not_as_written(changed: Sequence[Place]) -> StudyError:
+    are = "is not as it was written" if len(changed) == 1 else "are not as they were written"
+    return StudyError(
+        f"{' and '.join(path.name for path in changed)} {are}: the digest is not the one that was recorded",
+        where=", ".join(map(str, changed)),
+        todo=_COPY,
+    )
+
+
+def _unreadable_files(folder: RunFolder, error: Exception) -> StudyError:
+    return StudyError(f"{folder.images} or {folder.models.name} is damaged: {first_line(error)}", todo=_COPY)
+
+
+def _selection(folder: RunFolder, models: bytes, images: bytes) -> Selection:
+    try:
+        known = _MODELS.validate_json(models, strict=True)
+        return Selection(from_frame(pl.read_parquet(io.BytesIO(images))), known)
+    except (ValueError, KeyError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _unreadable_files(folder, error) from error
 
 
 def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | None = None) -> None:
@@ -89,8 +173,9 @@ def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
     folder.publish(folder.models, models)
     if selection.unreadable:
         folder.write_json(folder.unreadable, selection.unreadable)
-    new = {folder.models.name: _digest(models), folder.images.name: _digest(images)}
-    folder.write_json(folder.digests, {**new, "candidates": candidates})
+    files = {folder.spec: spec.text().encode(), folder.models: models, folder.images: images}
+    digests = {path.name: _digest(content) for path, content in files.items()}
+    folder.write_json(folder.digests, {**digests, "candidates": candidates})
     folder.publish(folder.images, images)
 
 
@@ -104,24 +189,29 @@ def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
     """
     models, images = _files(selection)
     known = _known(folder)
-    both, new = dict[str, Any](known), dict[str, Any]()
-    for path, content in ((folder.models, models), (folder.images, images)):
-        old = known.get(path.name) or [_digest(path.read_bytes())]
-        new[path.name] = _digest(content)
-        both[path.name] = list(dict.fromkeys([*([old] if isinstance(old, str) else old), new[path.name]]))
-    unchanged = all(
-        path.read_bytes() == content for path, content in ((folder.models, models), (folder.images, images))
-    )
-    if not unchanged:
+    changed = not same(spec_of(folder).identity(), spec.identity())
+    paths = (folder.spec, folder.models, folder.images)
+    there = {path: path.read_bytes() for path in paths}
+    contents = dict(zip(paths, (spec.text().encode() if changed else there[folder.spec], models, images), strict=True))
+    damaged = _changed(known, there.items())
+    if damaged:
+        raise _not_as_written(damaged)
+    new = {path.name: _digest(content) for path, content in contents.items()}
+    if there != contents:
+        both: dict[str, Any] = dict(known)
+        for path, content in there.items():
+            old = known.get(path.name) or _digest(content)
+            both[path.name] = list(dict.fromkeys([*([old] if isinstance(old, str) else old), new[path.name]]))
         folder.write_json(folder.digests, both)
+    if any(there[path] != contents[path] for path in (folder.models, folder.images)):
         folder.publish(folder.models, models)
         if selection.unreadable:
             folder.write_json(folder.unreadable, {**_unreadable(folder), **selection.unreadable})
         folder.publish(folder.images, images)
-    if not same(spec_of(folder).identity(), spec.identity()):
+    if changed:
         _put_away(folder)
-        folder.write_text(folder.spec, spec.text())
-    final = {**new, **({"candidates": known["candidates"]} if "candidates" in known else {})}
+        folder.publish(folder.spec, contents[folder.spec])
+    final: dict[str, Any] = {**new, **({"candidates": known["candidates"]} if "candidates" in known else {})}
     if not isinstance(candidates, EllipsisType):
         final["candidates"] = candidates
     if _known(folder) != final:
@@ -142,23 +232,28 @@ def _files(selection: Selection) -> tuple[bytes, bytes]:
     return (json.dumps(selection.models, indent=2) + "\n").encode(), frame.getvalue()
 
 
-def _known(folder: RunFolder) -> dict[str, Any]:
+def asked(folder: RunFolder) -> str | EllipsisType | None:
+    """The digest of the candidates, where all of them were asked; None where only some were; ... where that is not
+    recorded."""
+    known = _known(folder).get("candidates", ...)
+    assert not isinstance(known, list), "only files have several digests"
+    return known
+
+
+def _known(folder: RunFolder) -> dict[str, str | list[str] | None]:
     """The digests of the files that are there; none in a folder that began before there were any."""
-    if not folder.digests.is_file():
-        return {}
     try:
-        found: dict[str, Any] = json.loads(folder.digests.read_text())
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{folder.digests} is damaged: {str(error).splitlines()[0]}",
-            todo="bring it back from a copy, or launch into a new folder with --output",
-        ) from None
+        found = json_file.read(folder.digests, dict[str, str | list[str] | None], todo=_COPY)
+    except FileNotFoundError:
+        return {}
     return found
 
 
 def _unreadable(folder: RunFolder) -> dict[str, str]:
-    found: dict[str, str] = json.loads(folder.unreadable.read_text()) if folder.unreadable.is_file() else {}
-    return found
+    try:
+        return json_file.read(folder.unreadable, dict[str, str], todo="remove it, and launch again")
+    except FileNotFoundError:
+        return {}
 
 
 def _digest(content: bytes) -> str:

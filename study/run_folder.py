@@ -74,8 +74,8 @@ class RunFolder:
 
     @property
     def digests(self) -> Place:
-        """SHA-256 of `images` and `models`, by file name (of old and new while they are being extended), and of the
-        ids of the image set under `candidates`, where all of it was asked."""
+        """SHA-256 of `spec`, `images` and `models`, by file name (of old and new while a launch changes them), and of
+        the ids of the image set under `candidates`, where all of it was asked."""
         return self.path / "digests.json"
 
     @property

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -183,8 +182,8 @@ class Spec(Frozen):
         return [name for name in self.models if name in used]
 
     def text(self) -> str:
-        """The resolved spec as YAML, which loads to an equal spec again."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+        """The resolved spec as YAML, of which `written` makes an equal spec again."""
+        return documents.dump(self.model_dump(mode="json"))
 
     def identity(self) -> dict[str, Any]:
         """All that decides which rows there are and what is in them; not where files lie, how a service is paced."""
@@ -224,6 +223,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
     file = resolve(document)
     check_units(file.spec.attacks, document)
     return file
+
+
+def written(text: str, name: str) -> Spec:
+    """The spec that `Spec.text` has written, as it was: nothing is expanded, for that was done at the launch.
+
+    Raises StudyError where it is damaged.
+    """
+    return resolve(documents.as_written(text, name)).spec
 
 
 def resolve(document: Document) -> SpecFile:

@@ -60,6 +60,8 @@ def repair(run: Place, storage: Storage) -> None:
         return
     lie = {part.name: part for part in (run / "results").rglob("*.parquet")}
     whole = _all_in_place(journal, list(lie.values()))
+    if whole:
+        _must_be_intact([lie[name] for name in journal.new])
     if not whole and not set(journal.old) <= lie.keys():
         lost = sorted((set(journal.old) | set(journal.new)) - lie.keys())
         raise StudyError(
@@ -73,6 +75,21 @@ def repair(run: Place, storage: Storage) -> None:
             storage.remove(lie[name])
     storage.remove(run / JOURNAL)
     repaired("results", f"a compaction had died, and is {'finished' if whole else 'undone'}")
+
+
+def _must_be_intact(parts: Sequence[Place]) -> None:
+    """Old parts go only for new ones that are as they were written."""
+    from study.results.intact import wrong
+
+    for part in parts:
+        what = wrong(part)
+        if what is not None:
+            raise StudyError(
+                f"a part that a compaction has written is damaged, so the old parts are not removed: {what}",
+                where=str(part),
+                todo="move it out of results/ and launch again, or compact again: the old parts count then",
+                status=1,
+            )
 
 
 def _all_in_place(journal: Journal, parts: Sequence[Place]) -> bool:

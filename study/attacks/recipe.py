@@ -6,7 +6,6 @@ All lengths are in pixel values, 0..255. A recipe says nothing of models, images
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -171,6 +170,13 @@ class Attack(Frozen):
     budget: Budget = Budget()
     made: str | None = None
 
+    def folder_made(self, sources: str, goal: str, seed: str) -> str:
+        """The folder of `made` images of one craft: each of MADE_FIELDS in braces stands for its value."""
+        folder = self.made or ""
+        for name, value in zip(MADE_FIELDS, (sources, goal, seed), strict=True):
+            folder = folder.replace(f"{{{name}}}", value)
+        return folder
+
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
@@ -232,7 +238,7 @@ class Attack(Frozen):
                 "images that are made already have no parts of an attack: `made` stands alone",
             ),
             (
-                bool(set(re.findall(r"{(.*?)}", self.made or "")) - set(MADE_FIELDS)),
+                any(mark in self.folder_made(**dict.fromkeys(MADE_FIELDS, "")) for mark in "{}"),
                 "a folder of `made` images may hold {sources}, {goal} and {seed}, and nothing else in braces",
             ),
             (

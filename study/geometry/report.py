@@ -14,6 +14,7 @@ from study.errors import StudyError
 from study.geometry import analysis, store
 from study.geometry.spec import Probe
 from study.report.finished import opened
+from study.results import intact
 from study.results.store import collect
 from study.spec import Spec
 
@@ -44,6 +45,7 @@ def plain_cosines(run: str, spec: Spec) -> pl.DataFrame:
     return pl.concat(found).unique(["first", "second"], keep="first", maintain_order=True).select(list(schema))
 
 
+@intact.reads
 def geometry(run: str, console: Console, figures: Path | None = None) -> None:
     """Print the probes of the run at `run`; with `figures`, a folder, write their figures into it.
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from study.geometry.schema import SCHEMAS, VERSION
 from study.geometry.spec import Kind, Probe
+from study.results import intact
 from study.results.store import Writer, collect
 from study.run_folder import RunFolder
 from study.storage import Place
@@ -25,7 +26,7 @@ def writer(folder: RunFolder, name: str, *, flush_seconds: float, metadata: Mapp
 def scan(run: str | Place, name: str, kind: Kind) -> pl.LazyFrame:
     """All rows of probe `name`, of which `kind` it is; an empty frame where it has none yet."""
     folder = RunFolder(run)
-    found = sorted((str(part) for part in folder.geometry(name).rglob("*.parquet")), key=str)
+    found = [str(part) for part in intact.parts(folder.geometry(name))]
     schema = pl.DataFrame(pa.Table.from_batches([], schema=SCHEMAS[kind])).schema
     if not found:
         return pl.LazyFrame(schema=schema)

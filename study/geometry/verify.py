@@ -11,7 +11,7 @@ from study.errors import StudyError, first_line
 from study.geometry.plan import GeometryPlan
 from study.geometry.schema import SCHEMAS, VERSION
 from study.geometry.spec import Kind
-from study.results import versions
+from study.results import intact, versions
 from study.results.verify import Report, table
 from study.run_folder import RunFolder
 from study.storage import Place
@@ -23,8 +23,9 @@ def check(report: Report) -> None:
     """Add to `report` what is wrong with the rows of probes, if the spec of its run can be read and has any."""
     folder = RunFolder(report.run)
     try:
-        spec, selected = resume.spec_of(folder), resume.selected(folder)
-    except (StudyError, OSError, ValueError, KeyError, TypeError):
+        spec = resume.spec_of(folder)
+        selected = resume.as_it_lies(folder) if folder.begun else None
+    except (StudyError, OSError):
         # `study.results.verify` has said what is wrong with them.
         return
     if not spec.geometry or selected is None:
@@ -47,9 +48,11 @@ def check(report: Report) -> None:
 def _units(folder: RunFolder, name: str, kind: Kind, report: Report) -> set[str]:
     """The units of a probe that have rows. Parts that cannot be read, or hold what others hold, are reported."""
     place = folder.geometry(name)
-    parts = sorted((path for path in place.rglob("*.parquet") if path.is_file()), key=str) if place.is_dir() else []
+    others = intact.strays(place)
+    if others:
+        report.add("note", intact.stray_line(others), place, "move out of geometry/ what you do not need")
     holders: dict[str, Place] = {}
-    for path in parts:
+    for path in intact.parts(place):
         found = _read(path, kind, report)
         for unit in [] if found is None else found:
             if unit in holders:
@@ -66,8 +69,6 @@ def _read(path: Place, kind: Kind, report: Report) -> list[str] | None:
         what = f"it is of version {said.version}, and versions up to {VERSION} are known"
         report.add("damaged", what, path, "verify it with the version of study that wrote it")
         return None
-    if said is None:
-        report.add("damaged", f"{path.name} is no part of ours", path, _MOVE)
     rows = table(path, None if said is None else said.digest, report, _MOVE)
     if rows is None:
         return None

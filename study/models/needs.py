@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from study import json_file
 from study.errors import StudyError
 from study.keyed import digest
 from study.labels import LabelSet
@@ -87,11 +88,16 @@ def needs(
     be told of some network. Code of the user's own runs only with `allow_code`.
     """
     found: dict[str, Memory] = {}
+    try:
+        kept = _read()
+    except StudyError as error:
+        say(f"{error.what}: it is left out of account, and written anew")
+        kept = {}
     for name, model in models.items():
         if model.remote is not None:
             continue
         try:
-            found[name] = _memory(model, labels, channels, batch, allow_code=allow_code)
+            found[name] = _memory(model, labels, channels, batch, kept, allow_code=allow_code)
         except StudyError as error:
             say(f"what model '{name}' needs cannot be estimated, so memory is not planned with: {error.what}")
             return None
@@ -106,8 +112,10 @@ def _mib(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-def _memory(model: Model, labels: LabelSet, channels: int, batch: int, *, allow_code: bool) -> Memory:
-    """The estimate for one model, from the cache where it was made before."""
+def _memory(
+    model: Model, labels: LabelSet, channels: int, batch: int, kept: dict[str, dict[str, int]], *, allow_code: bool
+) -> Memory:
+    """The estimate for one model: one of those that are `kept` where it was made before, else it is added to them."""
     import torch
 
     from study.models import zoo
@@ -115,16 +123,16 @@ def _memory(model: Model, labels: LabelSet, channels: int, batch: int, *, allow_
 
     same = model.model_copy(update={"transform": None, "weights": None if _elsewhere(model) else model.weights})
     key = digest(same.model_dump(mode="json"), labels.name, len(labels), channels, batch, torch.__version__)
-    known = _read()
-    if key in known:
+    if key in kept:
         with contextlib.suppress(TypeError):
-            return Memory(**known[key])
+            return Memory(**kept[key])
     network = build_meta(model, labels=labels, allow_code=allow_code)
     wanted = zoo.preprocessing_of(model, network, str(model.network))
     made = estimate(network, channels=len(wanted.mean), size=wanted.size, batch=batch)
     if model.zoo != "python":
         # The user's own code may be another tomorrow.
-        _write(_read() | {key: asdict(made)})
+        kept[key] = asdict(made)
+        _write(kept)
     return made
 
 
@@ -139,11 +147,11 @@ def _place() -> Path:
 
 
 def _read() -> dict[str, dict[str, int]]:
+    """What was estimated before. StudyError where the file is damaged."""
     try:
-        kept = json.loads(_place().read_text())
-    except (OSError, ValueError):
+        return json_file.read(_place(), dict[str, dict[str, int]], todo="remove it")
+    except FileNotFoundError:
         return {}
-    return kept if isinstance(kept, dict) else {}
 
 
 def _write(kept: Mapping[str, Mapping[str, int]]) -> None:

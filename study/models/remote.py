@@ -260,7 +260,7 @@ def read_own_names(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".json":
             found = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
         else:
-            found = document.parse(text, str(path)).data
+            found = document.as_written(text, str(path)).data
     except OSError as error:
         raise StudyError(f"the names in {path} cannot be read: {error.strerror}", accepted=accepted) from None
     except (ValueError, csv.Error, RecursionError):

@@ -20,6 +20,7 @@ from study.analysis.comparison import match
 from study.errors import StudyError
 from study.geometry.report import plain_cosines
 from study.report.finished import Finished, opened
+from study.results import intact
 from study.spec import Spec
 from study.terminal import prose
 
@@ -47,6 +48,7 @@ class Wish:
     spec: Path | None = None
 
 
+@intact.reads
 def compare(run: str, console: Console, wish: Wish) -> None:
     """Print the comparison of the run at `run`. Raises StudyError where there is no run, or nothing to compare."""
     finished = opened(run, wish.spec)

@@ -17,6 +17,7 @@ from study.analysis.findings import evaluate
 from study.errors import StudyError
 from study.geometry import store
 from study.report.finished import opened
+from study.results import intact
 from study.spec import Spec
 from study.terminal.prose import exactly, say
 
@@ -34,6 +35,7 @@ class Wish:
     spec: Path | None = None
 
 
+@intact.reads
 def findings(run: str, console: Console, wish: Wish) -> None:
     """Print the findings of the run at `run`. Raises StudyError where there is no run, or its spec claims nothing."""
     finished = opened(run, wish.spec)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +22,29 @@ from study.spec import Spec
 
 @dataclass(frozen=True)
 class Finished:
-    """A run, or as much of it as there is: `selected` images are to be shown; `models` is what each is, by name, and
-    `clean` how often each is right about clean images, as far as that is known."""
+    """A run, or as much of it as there is."""
 
     spec: Spec
     rows: pl.LazyFrame
-    selected: int
-    models: Mapping[str, Mapping[str, Any]]
+    selection: Selection
     clean: Mapping[str, Right]
+    """How often each model is right about clean images, as far as that is known."""
+
+    @property
+    def selected(self) -> int:
+        """How many images are to be shown."""
+        return sum(len(shard.images) for shard in self.selection.shards)
+
+    @property
+    def models(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each model is, by name."""
+        return self.selection.models
 
 
 def begun(spec: Spec, selection: Selection, folder: RunFolder) -> Finished:
     """The run that a launch is at work on, from what it holds: nothing but rows is read again."""
     right = doubts.known(spec, selection.models, lambda: to_frame(selection.shards))
-    selected = sum(len(shard.images) for shard in selection.shards)
-    return Finished(spec, present.rows(folder), selected, selection.models, right)
+    return Finished(spec, present.rows(folder), selection, right)
 
 
 def opened(run: str, spec: Path | None = None) -> Finished:
@@ -59,14 +65,6 @@ def opened(run: str, spec: Path | None = None) -> Finished:
         file = specs.load(spec)
         resume.same_study(file, folder)
         used = file.spec
-    try:
-        models = json.loads(folder.models.read_text(encoding="utf-8"))
-        images = io.BytesIO(folder.images.read_bytes())
-        selected = pl.read_parquet(images, columns=["image"]).height
-        right = doubts.known(used, models, lambda: pl.read_parquet(images))
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StudyError(
-            f"{folder.images} or {folder.models.name} is damaged: {str(error).splitlines()[0]}",
-            todo="bring the files back from a copy, or launch into a new folder with --output",
-        ) from error
-    return Finished(used, present.rows(folder), selected, models, right)
+    selection = resume.selected(folder)
+    assert selection is not None, "a run that has begun has selected its images"
+    return begun(used, selection, folder)

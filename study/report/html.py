@@ -17,6 +17,7 @@ from study.report.html_data import Gathered, gather
 from study.report.html_experiments import experiment, key
 from study.report.html_gallery import gallery
 from study.report.html_page import Room, page, section, text
+from study.results import intact
 from study.storage import place
 from study.terminal.prose import say
 
@@ -30,6 +31,7 @@ class Order:
     spec: Path | None = None
 
 
+@intact.reads
 def report(run: str, order: Order, console: Console) -> None:
     """Write the report of the run at `run` and say where it is. Raises StudyError where there is no run."""
     gathered = gather(run, order.spec)
@@ -45,6 +47,7 @@ def report(run: str, order: Order, console: Console) -> None:
         say(console, f"figures: {order.figures}")
 
 
+@intact.reads
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
     """Write the report of the run in folder `run` to the file `to`; the same run gives the same bytes.
 

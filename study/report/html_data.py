@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,8 @@ import polars as pl
 
 from study.analysis import experiments
 from study.attacks import Attack
-from study.errors import StudyError, first_line
-from study.images.selection import Selected, from_frame
+from study.images.selection import Selected
+from study.report.failures import of_launch
 from study.report.finished import Finished, opened
 from study.report.matrices import _variant as variant
 from study.results import store, versions
@@ -124,17 +123,18 @@ def gather(run: str, spec: Path | None = None) -> Gathered:
     """Read all that a report is about. Raises StudyError where there is no run, or it cannot be read."""
     folder = RunFolder(run)
     finished = opened(run, spec)
-    try:
-        cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
-        units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
-        frame = pl.read_parquet(io.BytesIO(folder.images.read_bytes()))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise StudyError(
-            f"the results in {run} cannot be read: {first_line(error)}",
-            todo="`study verify` says which part is damaged; move it out of results/ and launch again",
-        ) from error
-    images = [one for shard in from_frame(frame) for one in shard.images]
-    return Gathered(run, finished, images, cells, int(units["unit"].sum()), _provenance(run), _failures(folder))
+    cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
+    units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
+    images = [one for shard in finished.selection.shards for one in shard.images]
+    return Gathered(
+        run,
+        finished,
+        images,
+        cells,
+        int(units["unit"].sum()),
+        _provenance(run),
+        [asdict(one) for one in of_launch(folder)],
+    )
 
 
 def _provenance(run: str) -> list[Mapping[str, str]]:
@@ -156,21 +156,4 @@ def _provenance(run: str) -> list[Mapping[str, str]]:
 
 def _metadata(part: Place) -> dict[str, str]:
     remote = isinstance(part, ObjectPath)
-    try:
-        return dict(pl.read_parquet_metadata(str(part), storage_options=scan_options() if remote else None))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise StudyError(
-            f"{part} cannot be read: {first_line(error)}", todo="look at the run with `study verify`"
-        ) from None
-
-
-def _failures(folder: RunFolder) -> list[Mapping[str, Any]]:
-    if not folder.failures.is_file():
-        return []
-    try:
-        found = json.loads(folder.failures.read_text(encoding="utf-8"))["failures"]
-        return [{"unit": str(one["unit"]), "target": one.get("target"), "error": str(one["error"])} for one in found]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(
-            f"{folder.failures} cannot be read: {first_line(error)}", todo="launch again, which writes it anew"
-        ) from None
+    return dict(pl.read_parquet_metadata(str(part), storage_options=scan_options() if remote else None))

@@ -173,20 +173,14 @@ def _kept(gathered: Gathered) -> pl.DataFrame:
     """Craft and image of all pixels that the run keeps."""
     from study.results import kept
 
-    found = kept.scan(RunFolder(gathered.run))
-    if found is None:
-        return pl.DataFrame(schema={"craft": pl.String, "image": pl.String})
-    return found.select("craft", "image").unique().collect()
+    return kept.whose(RunFolder(gathered.run))
 
 
 def _deltas(gathered: Gathered, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:
     """By craft and image, how the finished image differs from the clean one, modulo 256, flat."""
     from study.results import kept
 
-    found = kept.scan(RunFolder(gathered.run))
-    assert found is not None, "asked for only where there are some"
-    chosen = found.filter(pl.col("craft").is_in(list(crafts)), pl.col("image").is_in([one.image for one in images]))
-    rows = chosen.select("craft", "image", "point", "delta").collect().sort("craft", "image", "point")
+    rows = kept.deltas(RunFolder(gathered.run), crafts, [one.image for one in images])
     return {
         (craft, image): np.frombuffer(delta, dtype=np.uint8)
         for craft, image, delta in rows.select("craft", "image", "delta").iter_rows()

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 
 import polars as pl
-import yaml
 
 from study import __version__
+from study import document as documents
 from study.analysis.intervals import wilson
 from study.report import doubts
 from study.report.html_data import Gathered
@@ -136,7 +136,7 @@ def provenance(gathered: Gathered, room: Room) -> Iterator[str]:
 def _spec_text(gathered: Gathered) -> str:
     """The spec without what it leaves open: a recipe has thirty keys, most of them null."""
     data = _without_none(gathered.spec.model_dump(mode="json"))
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return documents.dump(data)
 
 
 def _without_none(value: object) -> object:
@@ -147,10 +147,10 @@ def _without_none(value: object) -> object:
 
 def polars(gathered: Gathered, line: str) -> str:
     """Python that gives the whole of what a table shows a part of."""
-    folder = gathered.run.rstrip("/")
     return (
-        "from study import analysis, spec\nfrom study.results import present\n"
-        f"rows = present.rows({gathered.run!r})\nours = spec.load({f'{folder}/spec.yaml'!r}).spec\n{line}"
+        "from study import analysis, resume\nfrom study.results import present\n"
+        "from study.run_folder import RunFolder\n"
+        f"rows = present.rows({gathered.run!r})\nours = resume.spec_of(RunFolder({gathered.run!r}))\n{line}"
     )
 
 

@@ -26,6 +26,7 @@ from study.images.folders import without_suffix
 from study.images.selection import Selection
 from study.images.sets import Candidate, candidates
 from study.plan import Craft, Plan, Unit, unit_id
+from study.results import intact
 from study.results.kept import Kept
 from study.run_folder import RunFolder
 from study.terminal.prose import exactly
@@ -70,6 +71,7 @@ class _Batch:
     folder: Path
 
 
+@intact.reads
 def write_images(run: str, to: Path, wish: Wish, console: Console) -> None:
     """Write the images of the crafts that are asked for, one folder for each where there are several.
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from study import document as documents
 from study.attacks import presets
 from study.errors import StudyError, names
@@ -139,5 +137,5 @@ def _name(reference: str) -> str:
 
 def _quoted(text: str) -> str:
     """As YAML reads it back."""
-    plain = yaml.safe_dump(text, default_style=None, allow_unicode=True, width=10_000).splitlines()[0]
+    plain = documents.dump(text, width=10_000).splitlines()[0]
     return plain.removesuffix("...").strip()

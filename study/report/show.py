@@ -10,11 +10,13 @@ from study.arithmetic import recorded
 from study.images.selection import Selection
 from study.report.finished import begun, opened
 from study.report.matrices import print_matrices
+from study.results import intact
 from study.run_folder import RunFolder
 from study.spec import Spec
 from study.terminal.prose import say
 
 
+@intact.reads
 def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
     finished = opened(str(run))

@@ -10,21 +10,60 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from rich.console import Console
 
-from study import resume
+from study import json_file, resume
 from study.errors import StudyError
 from study.plan import Plan
-from study.results import store
+from study.report.failures import of_launch
+from study.results import intact, store
 from study.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import amount, counted, duration
 from study.terminal.status import path_of
 
+
+def _moment(text: str) -> str:
+    """ValueError where the text is no date and time."""
+    datetime.fromisoformat(text)
+    return text
+
+
 _STALE_SECONDS = 120.0
 _WATCH_SECONDS = 2.0
+
+
+class _Slot(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    up: bool
+
+
+class _Said(BaseModel):
+    """What is read of status.json; it has more."""
+
+    model_config = ConfigDict(extra="allow")
+    process: int
+    host: str
+    written: Annotated[str, AfterValidator(_moment)]
+    ended: bool
+    error: str | None
+    phase: str
+    totals: dict[str, int]
+    done: dict[str, int]
+    seconds: float
+    seconds_left: float | None
+    units_per_second: float
+    images_per_second: float
+    gradients_per_second: float
+    failures: int
+    last_failure: str | None
+    slots: list[_Slot]
+    failed_calls: int
+    lost_actors: int
 
 
 @dataclass(frozen=True)
@@ -75,19 +114,18 @@ def status(folder: RunFolder) -> dict[str, Any]:
         }
     elif folder.begun:
         found["experiments"] = _counted(folder)
-    failures = folder.failures
-    found["failures"] = len(json.loads(failures.read_text())["failures"]) if failures.is_file() else 0
+    found["failures"] = len(of_launch(folder))
+    others = intact.strays(folder.results)
+    found["left_alone"] = intact.stray_line(others) if others else None
     return found
 
 
 def _said(folder: RunFolder) -> dict[str, Any] | None:
     """What the last launch wrote of itself; None where none did."""
-    path = path_of(folder)
     try:
-        found = json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
-        raise StudyError(f"{path} is damaged: {error}", todo="delete it; a launch writes it anew") from None
-    return found if isinstance(found, dict) else None
+        return json_file.read(path_of(folder), _Said, todo="remove it: a launch writes it anew").model_dump()
+    except FileNotFoundError:
+        return None
 
 
 def _alive(said: dict[str, Any]) -> bool:
@@ -135,6 +173,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += [f"  {name:<{width}}  {one['done']:,}/{one['units']:,} units" for name, one in counts.items()]
     if found["running"]:
         lines += _running(said)
+    if found["left_alone"]:
+        lines.append(f"  results/: {found['left_alone']}")
     if found["failures"]:
         lines.append(f"  {counted(found['failures'], 'failure')} of the last launch, in failures.json")
     if said is not None and said["error"]:

@@ -21,6 +21,7 @@ from study.relation import MARKS, Relation, marked
 from study.report import written
 from study.report.finished import opened
 from study.report.matrices import _variant as variant
+from study.results import intact
 from study.spec import Experiment, Spec
 from study.terminal.prose import exactly, say
 
@@ -132,6 +133,7 @@ class Order:
     spec: Path | None = None
 
 
+@intact.reads
 def table(run: str, order: Order, console: Console) -> None:
     """Print or write an experiment of the run at `run`, a table for each goal. StudyError for what is not there."""
     if order.format not in FORMATS:

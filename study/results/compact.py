@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import StudyError
-from study.results import store, versions
+from study.results import intact, store, versions
 from study.results.schema import SCHEMA, SCHEMA_VERSION
 from study.run_folder import RunFolder
 from study.storage import Place
@@ -37,8 +37,11 @@ def compact(folder: RunFolder, most_rows: int = _ROWS) -> Compacted:
 
     New parts are whole before a journal names old and new, the journal stands before new parts are in place, old ones
     go once all new ones are. Rows keep the metadata that they were written with. Raises StudyError where a part cannot
-    be read or written.
+    be read or written, or is not as it was written: new digests are for rows that the old ones vouch for.
     """
+    damaged = intact.damaged(folder, "results")
+    if damaged:
+        raise intact.refusal(folder, damaged)
     old = store.parts(folder.path)
     groups = _by_metadata(old)
     bundles = [
@@ -74,14 +77,7 @@ def _by_metadata(parts: Sequence[Place]) -> dict[Metadata, list[Place]]:
     """Rows of different provenance stay apart, for a part has one."""
     groups: dict[Metadata, list[Place]] = {}
     for part in parts:
-        try:
-            found = pq.read_schema(pa.BufferReader(part.read_bytes())).metadata or {}
-        except (OSError, pa.ArrowException) as error:
-            raise StudyError(
-                f"{part} cannot be read: {str(error).splitlines()[0]}",
-                todo="look at the run with `study verify`",
-                status=1,
-            ) from None
+        found = pq.read_schema(pa.BufferReader(part.read_bytes())).metadata or {}
         ours = {key: value for key, value in found.items() if key not in {versions.METADATA, b"ARROW:schema"}}
         groups.setdefault(tuple(sorted(ours.items())), []).append(part)
     return groups

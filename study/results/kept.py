@@ -6,8 +6,7 @@ takes half the room of PNGs and a tenth of their time. Rows imply images; images
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from study.errors import StudyError, first_line
 from study.plan import Unit
-from study.results import store, versions
+from study.results import intact, store, versions
 from study.results.schema import Moved
 from study.run_folder import RunFolder
 from study.storage import Place
@@ -39,10 +38,10 @@ _FIELDS: list[pa.Field[Any]] = [
 SCHEMA = pa.schema(_FIELDS)
 """One row for each image and point of an attack. `delta` has the `uint8` of (channels, size, size) in C order."""
 
+_OF_DELTAS = {"craft": pl.String, "image": pl.String, "point": pl.Int32, "delta": pl.Binary}
 _MOST_BYTES = 32 * 2**20
 _GROUP_ROWS = 64
 _VERSION = 1
-_NAME = re.compile(r"part-v1-\d{20}-([0-9a-f]{16})\.parquet")
 Pixels = NDArray[np.uint8]
 
 
@@ -119,9 +118,10 @@ def _encoded(images: pa.Table) -> memoryview:
 
 
 class Kept:
-    """What a run has kept. Raises StudyError where a part cannot be read."""
+    """What a run has kept. StudyError where a part cannot be read, or its images are not those that were kept."""
 
     def __init__(self, folder: RunFolder) -> None:
+        self._whole: set[str] = set()
         self._where: dict[str, Place] = {}
         self.crafts: set[str] = set()
         for part in parts(folder):
@@ -143,7 +143,10 @@ class Kept:
         `clean` (N, C, H, W) are what they were made of.
         """
         part = self._where[unit.id]
-        found = _read(part, pl.all(), unit=unit.id).sort("point", maintain_order=True)
+        if str(part) not in self._whole:
+            _must_be_whole(part)
+            self._whole.add(str(part))
+        found = _read(part, pl.all(), where=pl.col("unit") == unit.id).sort("point", maintain_order=True)
         images, points = [one.image for one in unit.shard.images], unit.craft.recipe.points
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"unit {unit.id} has other images than were selected")
@@ -157,26 +160,43 @@ class Kept:
 
 def parts(folder: RunFolder) -> list[Place]:
     """The parts with images, by name; none where a run keeps none."""
-    return sorted((part for part in folder.kept.rglob("*.parquet")), key=str)
+    return intact.parts(folder.kept)
 
 
-def scan(folder: RunFolder) -> pl.LazyFrame | None:
-    """Everything that a run has kept; None where that is nothing. An image that is there twice is the same twice."""
-    found = parts(folder)
-    return pl.concat([_scan(part) for part in found]) if found else None
+def whose(folder: RunFolder) -> pl.DataFrame:
+    """`craft` and `image` of everything that a run has kept, each once."""
+    columns = (pl.col("craft"), pl.col("image"))
+    found = [_read(part, *columns).unique() for part in parts(folder)]
+    return pl.concat([pl.DataFrame(schema={"craft": pl.String, "image": pl.String}), *found]).unique()
 
 
-def damaged(folder: RunFolder) -> Iterator[tuple[Place, str]]:
-    """Files that are not as they were written, and what is wrong with each."""
-    everything: list[Place] = sorted(folder.kept.rglob("*"), key=str)
-    for part in everything:
-        if not part.is_file():
-            continue
-        named = _NAME.fullmatch(part.name)
-        if named is None:
-            yield part, f"{part.name} is no part of ours"
-        elif versions.digest(part.read_bytes()) != named[1]:
-            yield part, "its content is not what was written: the digest in its name is another"
+def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str]) -> pl.DataFrame:
+    """`craft`, `image`, `point` and `delta` of some images, sorted by the first three. StudyError where a part that has
+    some of them is not as it was written. An image that is there twice is the same twice."""
+    chosen = pl.col("craft").is_in(list(crafts)) & pl.col("image").is_in(list(images))
+    columns = [pl.col(name) for name in ("craft", "image", "point", "delta")]
+    found = []
+    for part in parts(folder):
+        rows = _read(part, *columns, where=chosen)
+        if rows.height:
+            _must_be_whole(part)
+            found.append(rows)
+    return pl.concat(found).sort("craft", "image", "point") if found else pl.DataFrame(schema=_OF_DELTAS)
+
+
+def suspects(part: Place) -> list[str]:
+    """The units whose rows may have been made from the images of a part that is damaged; none where it cannot be read:
+    then no rows were."""
+    try:
+        return _scan(part).select(pl.col("unit").unique().sort()).collect()["unit"].to_list()
+    except intact.UNREADABLE:
+        return []
+
+
+def _must_be_whole(part: Place) -> None:
+    what = intact.wrong(part)
+    if what is not None:
+        raise _damaged(part, what)
 
 
 def _scan(part: Place) -> pl.LazyFrame:
@@ -184,17 +204,18 @@ def _scan(part: Place) -> pl.LazyFrame:
     return pl.scan_parquet(str(part), glob=False, hive_partitioning=False, storage_options=options)
 
 
-def _read(part: Place, *columns: pl.Expr, unit: str | None = None) -> pl.DataFrame:
-    rows = _scan(part) if unit is None else _scan(part).filter(pl.col("unit") == unit)
+def _read(part: Place, *columns: pl.Expr, where: pl.Expr | None = None) -> pl.DataFrame:
+    rows = _scan(part) if where is None else _scan(part).filter(where)
     try:
         return rows.select(*columns).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except intact.UNREADABLE as error:
         raise _damaged(part, first_line(error)) from None
 
 
 def _damaged(part: Place, what: str) -> StudyError:
     return StudyError(
-        f"the kept images in {part} cannot be read: {what}",
-        todo="move the part out of kept/ and launch again: what needs its images crafts them again",
+        f"the kept images in {part.name} are damaged: {what}",
+        where=str(part),
+        todo="look at the run with `study verify`, and do what it says: rows may have been made from them",
         status=1,
     )

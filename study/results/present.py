@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 
 import polars as pl
 
-from study.errors import StudyError
+from study import json_file
 from study.plan import Finished, Plan
-from study.results import store
+from study.results import once
 from study.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What planned.json holds."""
+
+    crafts: list[str]
 
 
 def rows(run: str | RunFolder) -> pl.LazyFrame:
@@ -19,7 +26,7 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     crafts = _planned(folder)
-    found = store.scan(folder.path)
+    found = once.scan(folder.path)
     return found if crafts is None else found.filter(pl.col("craft").is_in(sorted(crafts)))
 
 
@@ -34,12 +41,10 @@ def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:
 
 def _planned(folder: RunFolder) -> set[str] | None:
     """The crafts of the present plan; None where every row belongs to one."""
-    if not folder.planned.is_file():
-        return None
     try:
-        return set(map(str, json.loads(folder.planned.read_text())["crafts"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(
-            f"{folder.planned} is damaged: {str(error).splitlines()[0]}",
-            todo="remove it and launch the study again: it is written anew",
-        ) from None
+        found = json_file.read(
+            folder.planned, _Planned, todo="remove it and launch the study again: it is written anew"
+        )
+    except FileNotFoundError:
+        return None
+    return set(found.crafts)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import StudyError
-from study.results import versions
+from study.results import intact, versions
 from study.results.schema import SCHEMA, SCHEMA_VERSION
 from study.run_folder import RunFolder
 from study.storage import Place
@@ -91,9 +91,9 @@ def encoded(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHE
 
 
 def parts(run: str | Place) -> list[Place]:
-    """The parts whose rows count, by name. Raises StudyError where there is no run."""
+    """The parts whose rows count, by name; files that are no parts are left alone. StudyError where there is no run."""
     folder = RunFolder(run)
-    found: list[Place] = sorted(folder.results.rglob("*.parquet"), key=str)
+    found = intact.parts(folder.results)
     # Objects have no folders: there, a run without rows is known by what was selected for it.
     if not found and not folder.results.is_dir() and not folder.begun:
         raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
@@ -173,10 +173,5 @@ def moved(run: str | Place, crafts: Iterable[str]) -> dict[str, dict[str, float]
 
 def collect(run: str | Place, rows: pl.LazyFrame) -> pl.DataFrame:
     """Carry a scan of `run` out. Raises StudyError where a part cannot be read."""
-    try:
+    with intact.reading(run):
         return rows.collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise StudyError(
-            f"the results in {run} cannot be read: {str(error).splitlines()[0]}",
-            todo="move the damaged part out of results/ and launch again: its units are then run again",
-        ) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from typing import Any, Literal
 
 import polars as pl
@@ -14,8 +12,10 @@ import pyarrow.parquet as pq
 
 from study import arithmetic, resume
 from study.errors import StudyError, first_line
+from study.images.selection import Selection
 from study.plan import Plan, unit_id
-from study.results import kept, store, versions
+from study.results import intact, kept, store, versions
+from study.results.beside import contradicting
 from study.results.impossible import PART, impossible
 from study.results.schema import SCHEMA_VERSION
 from study.run_folder import RunFolder
@@ -26,7 +26,12 @@ Kind = Literal["damaged", "incomplete", "note"]
 
 _AGAIN = "launch the study again: what is missing is run again"
 _MOVE = "move it out of results/ and launch the study again: its units are run again"
+_BEGIN = "launch the study: it begins with selecting images"
+_CRAFTED = "then launch the study again: these units are crafted again"
 _COPY = "bring it back from a copy, or launch into a new folder with --output"
+_AS_BEFORE = "bring images.parquet back from a copy, as it says above"
+_IF_CHANGED = "bring images.parquet back from a copy where it was changed"
+_PLAIN = "study does not read it, but polars alone scans all of a folder"
 _ROW = [one for one in ("unit", "target", "steps", "variant", "budget", "image") if one in versions.PRESENT.names()]
 
 
@@ -78,16 +83,23 @@ def verify(run: str | Place) -> Report:
     if folder.journal.is_file():
         report.add("note", "a compaction was cut short; no row is lost or counted twice", folder.journal,
                    "the next `study launch` or `study compact` mends it")  # fmt: skip
+    if not folder.begun and not intact.parts(folder.results):
+        report.add("incomplete", "no images are selected yet: its launch has not come that far", folder.path, _BEGIN)
+        return report
     readable = _parts(folder, report)
-    for path, what in kept.damaged(folder):
-        report.add("damaged", what, path, "move it out of kept/: what needs its images crafts them again")
     _arithmetic(folder, report)
-    spec, plan = _plan(folder, report)
+    changed = _digests(folder, report)
+    spec, plan, selection = _plan(folder, report)
     rows = _rows(readable)
+    _kept(folder, rows, report)
     if rows is not None:
         _count(rows, report)
         for what, count, row in impossible(rows, None if spec is None else len(spec.labels)):
             report.add("damaged", f"{count} rows have {what}", row, _MOVE)
+        if selection is not None:
+            todo = _AS_BEFORE if folder.images in changed else f"{_IF_CHANGED}; else {_MOVE}"
+            for what, count, row in contradicting(rows, selection):
+                report.add("damaged", f"{count} rows have {what}", row, todo)
     if plan is not None:
         _against(plan, rows, report)
     return report
@@ -96,18 +108,16 @@ def verify(run: str | Place) -> Report:
 def _parts(folder: RunFolder, report: Report) -> dict[int, list[Place]]:
     """By version, the parts that can be read; everything else in `results/` is reported."""
     readable: dict[int, list[Place]] = {}
-    everything: list[Place] = sorted(folder.results.rglob("*"), key=str)
-    files = [path for path in everything if path.is_file()]
-    counted = set(map(str, store.parts(folder.path)))
+    for place in (folder.results, folder.kept):
+        others = intact.strays(place)
+        if others:
+            report.add(
+                "note", intact.stray_line(others), place, f"move out of {place.name}/ what you do not need: {_PLAIN}"
+            )
     unsigned = 0
-    for path in files:
+    for path in store.parts(folder.path):
         said = versions.read_name(path.name)
-        if path.suffix != ".parquet" or said is None:
-            what = f"{path.name} is no part of ours, and results/ is scanned whole"
-            report.add("damaged", what, path, "move it out of results/")
-            continue
-        if str(path) not in counted:
-            continue
+        assert said is not None, "parts have names of ours"
         report.parts += 1
         unsigned += said.digest is None
         if said.version > SCHEMA_VERSION:
@@ -155,27 +165,43 @@ def table(path: Place, digest: str | None, report: Report, todo: str) -> pa.Tabl
     return read
 
 
-def _plan(folder: RunFolder, report: Report) -> tuple[Spec | None, Plan | None]:
-    """The plan that the run carries out, as far as it can still be made."""
+def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: Report) -> None:
+    """Kept images that are not as they were written, and the parts of rows that may have been made from them."""
+    for one in intact.damaged(folder, "kept"):
+        units = kept.suspects(one.path)
+        suspect = [] if rows is None or not units else (
+            rows.filter(pl.col("unit").is_in(units)).select(pl.col(PART).unique().sort()).collect()[PART].to_list()
+        )  # fmt: skip
+        if not suspect:
+            todo = "move it out of kept/ and launch the study again: what needs its images crafts them again"
+            report.add("damaged", one.what, one.path, todo)
+            continue
+        names = ", ".join(path.rpartition("/")[2] for path in suspect)
+        what = f"{one.what}; rows of its {len(units)} units may have been made from such images"
+        todo = f"move it out of kept/, and out of results/ the parts with rows of its units: {names}; {_CRAFTED}"
+        report.add("damaged", what, one.path, todo)
+
+
+def _plan(folder: RunFolder, report: Report) -> tuple[Spec | None, Plan | None, Selection | None]:
+    """The plan that the run carries out, as far as it can still be made, and what was selected."""
     missing = [path for path in (folder.spec, folder.models, folder.images) if not path.is_file()]
     for path in missing:
         report.add("damaged", f"{path.name} is missing: nobody can say whether the run is complete", path, _COPY)
-    _digests(folder, report)
     try:
         spec = None if folder.spec in missing else resume.spec_of(folder)
-    except (StudyError, UnicodeDecodeError) as error:
+    except StudyError as error:
         report.add("damaged", first_line(error), folder.spec, _COPY)
-        return None, None
+        return None, None, None
     if missing or spec is None:
-        return spec, None
+        return spec, None, None
+    selected = None
     try:
-        selected = resume.selected(folder)
-        assert selected is not None, "all three files are there"
+        selected = resume.as_it_lies(folder)
         digests = {name: model["digest"] for name, model in selected.models.items()}
-        return spec, Plan(spec, digests, selected.shards)
+        return spec, Plan(spec, digests, selected.shards), selected
     except (StudyError, KeyError, TypeError) as error:
         report.add("damaged", f"the plan cannot be made: {first_line(error)}", folder.path, _COPY)
-        return spec, None
+        return spec, None, selected
 
 
 def _arithmetic(folder: RunFolder, report: Report) -> None:
@@ -190,22 +216,20 @@ def _arithmetic(folder: RunFolder, report: Report) -> None:
                    folder.arithmetic, "nothing: rates agree within their intervals, and parts record it")  # fmt: skip
 
 
-def _digests(folder: RunFolder, report: Report) -> None:
+def _digests(folder: RunFolder, report: Report) -> list[Place]:
+    """Which of spec, models and images are not as they were written; that is reported."""
+    if not folder.digests.is_file():
+        report.add("note", "images.parquet and models.json have no digests: the run began before there were any, or "
+                   "digests.json was removed", folder.digests, "nothing: what can be checked is checked")  # fmt: skip
+        return []
     try:
-        known = json.loads(folder.digests.read_text())
-    except FileNotFoundError:
-        report.add("note", "images.parquet and models.json have no digests: the run began before there were any",
-                   folder.digests, "nothing: what can be checked is checked")  # fmt: skip
-        return
-    except (OSError, ValueError) as error:
-        report.add("damaged", f"it cannot be read: {first_line(error)}", folder.digests, _COPY)
-        return
-    for path in (folder.images, folder.models):
-        # While a launch adds to the files, the digests of the old ones are as good as those of the new.
-        good = known.get(path.name) or ()
-        there = sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        if there is not None and there not in ([good] if isinstance(good, str) else good):
-            report.add("damaged", f"{path.name} is not as it was written", path, _COPY)
+        changed = resume.not_as_written(folder)
+    except StudyError as error:
+        report.add("damaged", first_line(error), folder.digests, _COPY)
+        return []
+    for path in changed:
+        report.add("damaged", f"{path.name} is not as it was written", path, _COPY)
+    return changed
 
 
 def _rows(readable: Mapping[int, list[Place]]) -> pl.LazyFrame | None:

@@ -22,7 +22,8 @@ METADATA = b"study.schema_version"
 """The key of the version in a part's Parquet metadata."""
 
 _NAME = re.compile(r"part-(?:v(?P<version>[1-9]\d{0,8})-)?(?P<written>\d{1,25})-(?P<random>[0-9a-f]{8,64})\.parquet")
-_DIGITS = 16
+DIGITS = 16
+"""Of the digest of a part, how many its name ends in."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ GRADED = 3
 
 def digest(content: bytes | memoryview) -> str:
     """What a part's name ends in."""
-    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
 
 
 def new_name(content: bytes | memoryview, version: int = SCHEMA_VERSION) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import secrets
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from study import processes
+from study import json_file, processes
+from study.errors import StudyError
 from study.keyed import digest
 from study.repairs import repaired
 from study.run_folder import RunFolder
@@ -71,9 +71,14 @@ class Tracker(Watcher):
     def started(self, event: Started) -> None:
         outline = Outline.of(event.plan)
         tracking = self._wish.spec.tracking
+        try:
+            run = run_id(self._folder, self._wish.spec.study, outline)
+        except StudyError as error:
+            self._say(f"W&B: this launch is not tracked: {error.what}; {error.todo}")
+            return
         self._begin = {
             "mode": self._wish.mode,
-            "id": run_id(self._folder, self._wish.spec.study, outline),
+            "id": run,
             "name": self._wish.spec.study,
             "project": project(tracking, self._wish.environment),
             "entity": tracking.entity,
@@ -198,14 +203,25 @@ class Tracker(Watcher):
             self._say(f"W&B: upload it with: {shlex.join(['wandb', 'sync', *map(str, folders)])}")
 
 
+@dataclass(frozen=True)
+class _Tracked:
+    """What tracked.json holds: the id of the study's first W&B run, and a digest of every plan that has had one."""
+
+    id: str = ""
+    plans: list[str] = field(default_factory=list)
+
+
 def run_id(folder: RunFolder, study: str, outline: Outline) -> str:
     """The id of the study's W&B run: its name and something random, which its folder keeps for every launch.
 
     A study that was extended has another plan, and with it another history: a run of its own, `…-2`.
     """
-    known: dict[str, Any] = json.loads(folder.tracked.read_text()) if folder.tracked.is_file() else {}
-    plans = list(known.get("plans", []))
-    base = known.get("id") or f"{re.sub(r'[^A-Za-z0-9_-]', '-', study)[:80]}-{secrets.token_hex(4)}"
+    try:
+        known = json_file.read(folder.tracked, _Tracked, todo="remove it: the next launch begins another W&B run")
+    except FileNotFoundError:
+        known = _Tracked()
+    plans = list(known.plans)
+    base = known.id or f"{re.sub(r'[^A-Za-z0-9_-]', '-', study)[:80]}-{secrets.token_hex(4)}"
     plan = digest(outline.data())
     if plan not in plans:
         plans.append(plan)
