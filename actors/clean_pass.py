@@ -6,6 +6,7 @@ Remote services come last and see selected images only: what they are asked may 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,19 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import Ref
+from actors.backend import ActorLost, CallFailed, Ref
 from actors.backlog import Task
 from actors.clean_images import unchanged
 from actors.jobs import Answer, PredictJob
 from actors.runtime import Runtime
 from actors.scheduler import Failed
 from study.additions import must_be_there, unasked
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.images import pixels
 from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
 from study.images.sets import Candidate, Ranked
 from study.spec import Spec
 
+_log = logging.getLogger(__name__)
 _SLACK = 1.5
 _MOST_AT_ONCE = 1024
 """Images in a round, whatever is missing: all of a round's pixels wait for the models together."""
@@ -281,9 +283,20 @@ def _same(ref: Ref) -> Ref:
 
 def _failure(event: Failed) -> StudyError:
     (name,) = event.task.job.targets
-    if isinstance(event.error, StudyError):
-        return event.error.located(f"models.{name}")
+    error = event.error
+    if isinstance(error, StudyError):
+        return error.located(f"models.{name}")
+    if isinstance(error, ActorLost):
+        return StudyError(
+            f"the clean predictions of model '{name}' are not complete: {first_line(error)}",
+            where=f"models.{name}",
+            todo="see to the machine, then launch again",
+            status=1,
+        )
+    if isinstance(error, CallFailed) and error.traceback:
+        _log.error(error.traceback)
     return StudyError(
-        f"model '{name}' cannot predict clean images: {str(event.error).strip().splitlines()[-1]}",
+        f"model '{name}' cannot predict clean images: {first_line(error)}",
+        where=f"models.{name}",
         todo=f"try model '{name}' alone: its arguments, size and weights",
     )

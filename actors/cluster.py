@@ -7,13 +7,16 @@ import os
 import re
 import socket
 import subprocess
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import ActorLost, Call, MachineLost, PixelsLost, Ref
+from actors.backend import Call, Device, PixelsLost, Ref
+from actors.causes import told
 from actors.kit import Kit
 from actors.placement import WORKER, Machine, Role, Share
 from actors.posted import AskerActor, WorkerActor, packed, unpacked
@@ -25,6 +28,7 @@ _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": Fals
 """Nobody reads what a local Ray writes down about every call; it is a fifth of what calls cost."""
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _ANSWER_SECONDS = 10.0
+_NOTHING_SECONDS = 0.2
 _PROBE_SECONDS = 30.0
 _PIXELS_SECONDS = 60.0
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -46,6 +50,8 @@ class Cluster:
 
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
+        self._left_out: set[str] = set()
+        self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
         self._reaper: Reaper | None = None
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -68,9 +74,9 @@ class Cluster:
     def machines(self) -> list[Machine]:
         found = []
         for node in self._ray.nodes():
-            if node["Alive"]:
+            if node["Alive"] and node["NodeID"] not in self._left_out:
                 has = node["Resources"]
-                gpus = float(has.get("GPU", 0))
+                gpus = float(has.get("GPU", 0)) - len(self._parked[node["NodeID"]])
                 memory = self._gpu_memory(node["NodeID"]) if gpus >= 1 else None
                 found.append(Machine(float(has.get("CPU", 0)), gpus, float(has.get("memory", 0)) or None, memory))
         return found
@@ -96,8 +102,10 @@ class Cluster:
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
+        elif self._left_out:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._left_out))})"}
         made = self._worker if role == WORKER else self._asker
-        return made.options(**options).remote(kit.of(role), share.device)
+        return made.options(**options).remote(packed(kit.of(role)), share.device, node_id)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
@@ -112,6 +120,7 @@ class Cluster:
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:
+            time.sleep(min(seconds, _NOTHING_SECONDS))
             return []
         ready, rest = self._ray.wait(list(refs), num_returns=1, timeout=seconds, fetch_local=False)
         if ready and rest:
@@ -123,26 +132,15 @@ class Cluster:
         errors = self._ray.exceptions
         try:
             return unpacked(self._ray.get(ref))
-        except errors.RayActorError as error:
-            # Ray says so in words only.
-            lost = MachineLost if "its node has died" in str(error) else ActorLost
-            raise lost(str(error)) from error
-        except (errors.ObjectLostError, errors.ObjectFetchTimedOutError) as error:
-            raise PixelsLost(str(error)) from error
-        except errors.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, StudyError):
-                raise cause from None
-            if isinstance(cause, errors.ObjectLostError | errors.ObjectFetchTimedOutError):
-                raise PixelsLost(str(cause)) from error
-            raise
+        except errors.RayError as error:
+            raise told(error, errors) from None
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         errors = self._ray.exceptions
         try:
             found: NDArray[np.uint8] = self._ray.get(ref, timeout=_PIXELS_SECONDS)
         except errors.RayError as error:
-            raise PixelsLost(str(error)) from error
+            raise PixelsLost(first_line(error)) from error
         return found
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
@@ -151,6 +149,15 @@ class Cluster:
 
     def stop(self, actor: Any) -> None:
         self._ray.kill(actor, no_restart=True)
+
+    def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
+        if device.gpu:
+            # Ray would give the GPU to the next actor: as long as these live, it does not.
+            self._parked[device.node][device] = list(actors)
+            return
+        self._left_out.add(device.node)
+        for actor in actors:
+            self.stop(actor)
 
     def close(self) -> None:
         self._ray.shutdown()
@@ -222,6 +229,14 @@ def _chain(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
+
+
+def node_id() -> str:
+    """What Ray calls the machine that this actor runs on."""
+    import ray
+
+    found: str = ray.get_runtime_context().get_node_id()
+    return found
 
 
 def gpu_memory() -> float | None:

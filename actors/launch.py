@@ -24,8 +24,7 @@ from actors.matching import references
 from actors.reckoning import provenance, steps
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
-from actors.slots import Limits
-from actors.staffing import Estimate, staff
+from actors.staffing import Estimate, limits_of, staff
 from actors.tracked import tracked
 from study import additions, resume
 from study import spec as specs
@@ -185,13 +184,9 @@ class _Study:
             backend,
             crew,
             self._kit(),
-            limits=Limits(
-                attempts=spec.run.attempts,
-                start_seconds=spec.run.start_seconds,
-                call_seconds=spec.run.call_seconds,
-                straggler_seconds=spec.run.straggler_seconds,
-            ),
+            limits=limits_of(spec),
             elastic=spec.run.actors is None,
+            say=say,
         )
         runtime = Runtime(backend, scheduler, self.display, interrupt)
         try:

@@ -203,6 +203,20 @@ def _no_memory(needs: Needs | None, least: float, there: float, wish: Wish, fitt
     )
 
 
+def not_up(machines: Sequence[Machine], crew: Crew, missing: int, seconds: float) -> StudyError:
+    """What is said of a crew where `missing` of its actors did not start in time."""
+    cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
+    share = crew.share
+    takes = (f"{share.gpus:g} GPUs" if share.gpus else f"{share.cpus:g} cores") + (
+        f" and {gib(share.memory)}" if share.memory else ""
+    )
+    return StudyError(
+        f"{missing} of {len(crew.roles)} actors did not start within {seconds:g} s",
+        accepted=f"a worker takes {takes}; the cluster has {cpus:g} cores and {gpus:g} GPUs, in use by others or not",
+        todo="lower run.actors, raise run.start_seconds, or use another cluster",
+    )
+
+
 def gib(size: float) -> str:
     """Bytes for people."""
     return f"{size / 2**30:.1f} GiB"

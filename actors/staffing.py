@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from actors import placement
 from actors.backend import Backend
 from actors.placement import Crew, Wish
+from actors.slots import Limits
 from study import numerics
 from study.geometry.plan import model_sets
 from study.models.needs import Needs, needs
@@ -55,6 +56,18 @@ def wish_of(spec: Spec) -> Wish:
     run = spec.run
     memory = None if run.actor_mib is None else run.actor_mib * 2.0**20
     return Wish(spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory)
+
+
+def limits_of(spec: Spec) -> Limits:
+    """What a spec says about patience."""
+    run = spec.run
+    return Limits(
+        attempts=run.attempts,
+        start_seconds=run.start_seconds,
+        call_seconds=run.call_seconds,
+        straggler_seconds=run.straggler_seconds,
+        memory_seconds=run.memory_seconds,
+    )
 
 
 def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str], None]) -> Crew:

@@ -84,6 +84,7 @@ class Log(Watcher):
 
     def failed(self, event: UnitFailed) -> None:
         self.write(f"set aside: {event.unit.id}{f' on {event.target}' if event.target else ''}: {event.error}")
+        self.write(event.traceback or "")
 
     def ended(self, event: Ended) -> None:
         self.write(f"ended with status {event.status} after {event.seconds:.1f} s, {event.left} units left")
