@@ -20,6 +20,7 @@ from actors.clean_images import unchanged
 from actors.jobs import Answer, PredictJob
 from actors.runtime import Runtime
 from actors.scheduler import Failed
+from actors.stores import asked
 from study.additions import must_be_there, unasked
 from study.errors import StudyError, first_line
 from study.images import pixels
@@ -30,7 +31,7 @@ from study.spec import Spec
 _log = logging.getLogger(__name__)
 _SLACK = 1.5
 _MOST_AT_ONCE = 1024
-"""Images in a round, whatever is missing: all of a round's pixels wait for the models together."""
+"""Images in a round at most, whatever is missing: all of a round's pixels wait for the models together."""
 
 
 def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
@@ -71,6 +72,8 @@ class _Pass:
         self._known = known or {}
         self._models: dict[str, dict[str, Any]] = {}
         self._unreadable: dict[str, str] = {}
+        clean = (runtime.budgets or asked(spec)).clean
+        self._most = max(spec.numerics.batch, min(_MOST_AT_ONCE, clean // spec.images.bytes))
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:
         spec = self._spec
@@ -113,7 +116,7 @@ class _Pass:
         asked = right = 0
         while len(chosen) < wanted and asked < len(candidates):
             missing = int((wanted - len(chosen)) * _SLACK) + 1
-            batches = -(-min(missing, _MOST_AT_ONCE) // spec.numerics.batch)
+            batches = -(-min(missing, self._most) // spec.numerics.batch)
             part = candidates[asked : asked + batches * spec.numerics.batch]
             asked += len(part)
             read = self._read(part)
@@ -156,8 +159,8 @@ class _Pass:
         local = [name for name in new if name not in self._services]
         services = [name for name in new if name in self._services]
         said: dict[str, dict[str, Clean]] = {}
-        for start in range(0, len(images), _MOST_AT_ONCE):
-            some = images[start : start + _MOST_AT_ONCE]
+        for start in range(0, len(images), self._most):
+            some = images[start : start + self._most]
             seen = [unchanged(one, files[one.image].file, self._spec.images) for one in some]
             ids = [one.image for one in some]
             for models in (local, services):

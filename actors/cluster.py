@@ -37,8 +37,9 @@ _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 class Cluster:
     """Actors run with no restarts and no retries of Ray's own: the scheduler replaces and repeats."""
 
-    def __init__(self, address: str | None = None) -> None:
-        """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray.
+    def __init__(self, address: str | None = None, store: int = _OBJECT_STORE_BYTES) -> None:
+        """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray, whose
+        object store has `store` bytes.
 
         Raises StudyError where there is no cluster at that address.
         """
@@ -59,7 +60,7 @@ class Cluster:
             # Asked of this process alone: an address in the environment must not turn a local run into a remote one.
             options |= {
                 "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
+                "object_store_memory": store,
                 "_system_config": _QUIET,
             }
             self._reaper = Reaper()
@@ -78,7 +79,8 @@ class Cluster:
                 has = node["Resources"]
                 gpus = float(has.get("GPU", 0)) - len(self._parked[node["NodeID"]])
                 memory = self._gpu_memory(node["NodeID"]) if gpus >= 1 else None
-                found.append(Machine(float(has.get("CPU", 0)), gpus, float(has.get("memory", 0)) or None, memory))
+                cpus, own = float(has.get("CPU", 0)), float(has.get("memory", 0)) or None
+                found.append(Machine(cpus, gpus, own, memory, float(has.get("object_store_memory", 0)) or None))
         return found
 
     def _gpu_memory(self, node: str) -> float | None:

@@ -19,6 +19,7 @@ from actors.jobs import Made
 from actors.matching import Matching
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed
+from actors.stores import asked
 from actors.tasks import Tasks
 from study.errors import StudyError
 from study.images.selection import Shard
@@ -99,6 +100,7 @@ class Driver:
         self._images = images
         self._backend = runtime.backend
         self._spec = plan.spec
+        self._budgets = runtime.budgets or asked(plan.spec)
         self._writer = writer
         self._scheduler = runtime.scheduler
         self._tasks = Tasks(plan, images, runtime.scheduler.room)
@@ -160,7 +162,7 @@ class Driver:
     def _room(self) -> bool:
         """Whether there is room for more batches that wait: for targets, or for being kept."""
         waiting = self._batch_bytes + (self._keeping.waiting_bytes if self._keeping else 0)
-        return waiting < self._spec.run.waiting_mib * 2**20 * self._scheduler.workers
+        return waiting < self._budgets.waiting * self._scheduler.workers
 
     def _show_kept(self) -> bool:
         """Give out kept images, for as many units as there is room for; whether there may be more."""

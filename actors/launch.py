@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from actors import chosen, clean_pass
+from actors import chosen, clean_pass, stores
 from actors.backend import Backend
 from actors.clean_images import CleanImages
 from actors.cluster import Cluster
@@ -24,7 +24,7 @@ from actors.matching import references
 from actors.reckoning import provenance, steps
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
-from actors.staffing import Estimate, limits_of, staff
+from actors.staffing import Estimate, held, limits_of, staff
 from actors.tracked import tracked
 from study import additions, resume
 from study import spec as specs
@@ -89,7 +89,7 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
                     study.ending.nothing_to_do()
                     return COMPLETE
                 study.display = watch.display
-                return study.run(start or (lambda: Cluster(order.address)), order)
+                return study.run(start or (lambda: Cluster(order.address, stores.here(file.spec))), order)
         finally:
             folder.release()
 
@@ -188,7 +188,7 @@ class _Study:
             elastic=spec.run.actors is None,
             say=say,
         )
-        runtime = Runtime(backend, scheduler, self.display, interrupt)
+        runtime = Runtime(backend, scheduler, self.display, interrupt, held(spec, backend, crew, say))
         try:
             scheduler.start(interrupt.check)
             if self.selected is None:
@@ -248,7 +248,7 @@ class _Study:
             metadata=provenance(self._spec, runtime.scheduler.hardware),
         )
         geometry = self.geometry
-        images = CleanImages(plan, files, runtime.backend)
+        images = CleanImages(plan, files, runtime.backend, runtime.budgets)
         driver = Driver(plan, images, writer, runtime, kept=kept, whole=todo is done)
         self.display.started(
             Started(

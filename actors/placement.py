@@ -29,12 +29,14 @@ MOST_MODELS = 16
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine has: cores, GPUs, and bytes of memory, of its own and of each GPU; None where nobody knows."""
+    """What one machine has: cores, GPUs, and bytes of memory, of its own, of each GPU and of its object store; None
+    where nobody knows."""
 
     cpus: float
     gpus: float = 0.0
     memory: float | None = None
     gpu_memory: float | None = None
+    store: float | None = None
 
 
 @dataclass(frozen=True)

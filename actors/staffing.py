@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from actors import placement
+from actors import placement, stores
 from actors.backend import Backend
 from actors.placement import Crew, Wish
 from actors.slots import Limits
+from actors.stores import Budgets
 from study import numerics
 from study.geometry.plan import model_sets
 from study.models.needs import Needs, needs
@@ -86,3 +87,14 @@ def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str],
         f"{crew.workers} worker{'s' * (crew.workers > 1)} on {share.device} ({each}{memory})"
     )
     return crew
+
+
+def held(spec: Spec, backend: Backend, crew: Crew, say: Callable[[str], None]) -> Budgets:
+    """The budgets of the spec, or, which is said, what the machines' object stores hold of them."""
+    found = [machine.store for machine in backend.machines() if machine.store is not None]
+    wanted = stores.asked(spec)
+    there = stores.fitting(wanted, found, crew.workers)
+    line = stores.told(wanted, there)
+    if line is not None:
+        say(line)
+    return there

@@ -76,7 +76,7 @@ def spec_file(tmp_path):
 @pytest.fixture
 def door(monkeypatch, capsys):
     """Runs `study` with these words in this process; status, standard output, standard error."""
-    monkeypatch.setattr(actors.launch, "Cluster", lambda address: InProcess())
+    monkeypatch.setattr(actors.launch, "Cluster", lambda *_: InProcess())
 
     def run(*words) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["study", *map(str, words)])
