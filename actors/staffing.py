@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from actors import placement, stores
+from actors import passes, placement, stores
 from actors.backend import Backend
 from actors.placement import Crew, Wish
 from actors.slots import Limits
 from actors.stores import Budgets
-from study import numerics
-from study.geometry.plan import model_sets
 from study.models.needs import Needs, needs
 from study.spec import Spec
 
@@ -25,14 +23,13 @@ class Estimate:
         self._found: Future[Needs | None] = self._pool.submit(self._of, spec)
 
     def _of(self, spec: Spec) -> Needs | None:
-        sets = dict.fromkeys(one for experiment in spec.experiments.values() for one in spec.source_sets(experiment))
-        sets |= dict.fromkeys(model_sets(spec))
         return needs(
             spec.models,
-            sets,
+            passes.gradients(spec),
             labels=spec.labels,
             channels=spec.images.channels,
-            batch=_on_cores(spec),
+            size=spec.images.size,
+            predictions=passes.predictions(spec),
             say=self._said.append,
         )
 
@@ -44,12 +41,6 @@ class Estimate:
             self._pool.shutdown(wait=False)
             for line in self._said:
                 say(line)
-
-
-def _on_cores(spec: Spec) -> int:
-    """Images in a pass on a processor."""
-    batch = spec.numerics.batch
-    return min(numerics.padded(batch, batch, "cpu"), numerics.pass_size(batch, "cpu"))
 
 
 def wish_of(spec: Spec) -> Wish:
@@ -76,7 +67,7 @@ def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str],
     machines = backend.machines()
     needed = estimate.get(say)
     if needed is not None and any(machine.gpus >= 1 for machine in machines):
-        needed = needed.at(spec.numerics.batch)
+        needed = needed.elsewhere()
     crew = placement.crew(machines, needed, wish_of(spec), spec.services)
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     share, most = crew.share, placement.needed(needed, wish_of(spec))

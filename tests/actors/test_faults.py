@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ from actors.pinned import Pin
 from actors.placement import WORKER, Share
 from study.labels import label_set
 from study.numerics import Numerics
-from tests.actors.test_cluster import finish, start
+from tests.actors.test_cluster import finish, start, wait_for_parts
 from tests.chaos.machines import Machines
+from tests.chaos.processes import until, workers_below
 
 PLAIN = re.compile(r"ray::|pid=|\x1b\[|\n")
 """What no cause may have in it: Ray's names, process ids, colours, a second line."""
@@ -164,3 +168,58 @@ def test_a_machine_whose_device_fails_is_set_aside(study):
     assert "AcceleratorError: unspecified launch failure" in printed
     for bad in ("ray::", "\x1b", "Traceback", "TORCH_USE_CUDA_DSA"):
         assert bad not in printed
+
+
+def _memory(what: str) -> int:
+    (line,) = [one for one in Path("/proc/meminfo").read_text().splitlines() if one.startswith(f"{what}:")]
+    return 1024 * int(line.split()[1])
+
+
+EATER = """
+import sys, time
+eaten = []
+while sys.stdin.readline():
+    eaten.append(bytearray(b"x") * int(sys.argv[1]))
+    print(len(eaten), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_another_process_takes_for_a_moment_costs_nothing(study):
+    """Ray's own monitor ends workers, as it does on a machine that is shared; what it says is told in one line."""
+    total, used = _memory("MemTotal"), _memory("MemTotal") - _memory("MemAvailable")
+    room = 5 * 2**30
+    if used + 2 * room > total:
+        pytest.skip("there is no memory to take")
+    spec = yaml.safe_load((study / "spec.yaml").read_text())
+    spec["attacks"] = {"mi": {"steps": 300}, "pgd": {"steps": 300}}
+    spec["experiments"] = {"one": {"attacks": ["mi", "pgd"], "sources": "each"}}
+    spec["run"]["actors"] = 2
+    (study / "spec.yaml").write_text(yaml.safe_dump(spec))
+    watched = {"RAY_memory_usage_threshold": f"{(used + room) / total:.3f}", "RAY_memory_monitor_refresh_ms": "250"}
+    eater = subprocess.Popen(
+        [sys.executable, "-c", EATER, str(room // 4)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        process = start("launch", study / "spec.yaml", "--output", study / "run", "--allow-code", **watched)
+        wait_for_parts(study / "run", 2, process)
+        for _ in range(5):
+            eater.stdin.write("\n")
+            eater.stdin.flush()
+            eater.stdout.readline()
+            if len(workers_below([process.pid])) < 2:
+                break
+        until(lambda: len(workers_below([process.pid])) < 2 or process.poll() is not None, "no worker was ended", 30)
+        eater.kill()
+        status, printed = finish(process, 240)
+    finally:
+        eater.kill()
+        eater.wait()
+    assert status == 0, printed
+    assert not (study / "run" / "failures.json").exists()
+    said = [line for line in printed.splitlines() if "memory ran out on" in line]
+    assert said, printed
+    assert re.search(
+        r"[\d.]+ of [\d.]+ GiB were in use and the limit is [\d.]+ GiB; Ray's workers had", " ".join(printed.split())
+    )
+    assert "Refer to the documentation" not in printed
