@@ -28,6 +28,9 @@ PLAIN = re.compile(r"ray::|pid=|\x1b\[|\n")
 """What no cause may have in it: Ray's names, process ids, colours, a second line."""
 
 
+STORE = 300 * 2**20
+
+
 class Unreadable:
     """Survives pickling, and cannot be read back."""
 
@@ -44,7 +47,7 @@ class Leaves:
 
 @pytest.fixture(scope="module")
 def cluster():
-    found = Cluster("local")
+    found = Cluster("local", STORE)
     yield found
     found.close()
 
@@ -62,6 +65,11 @@ def raised(cluster, ref) -> Exception:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is what is asked
         cluster.value(ready[0])
     return caught.value
+
+
+def test_the_object_store_is_as_large_as_was_asked(cluster):
+    (machine,) = cluster.machines()
+    assert machine.store == STORE
 
 
 def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
@@ -107,6 +115,7 @@ CODE = '''
 
 import os
 import threading
+import traceback
 from pathlib import Path
 
 from torch import nn
@@ -126,7 +135,11 @@ class Network(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 7 * 7, 1000))
 
     def forward(self, x):
-        if BAD.exists() and BAD.read_text() in (str(os.getppid()), "all"):
+        bad = BAD.read_text() if BAD.exists() else ""
+        if any(frame.filename.endswith("zoo.py") for frame in traceback.extract_stack()):
+            # What is tried while it is loaded is tried on a processor, and works.
+            return self.body(x)
+        if bad in (str(os.getppid()), "all") or (bad == "gradients" and x.requires_grad):
             raise AcceleratorError("unspecified launch failure\\nCompile with TORCH_USE_CUDA_DSA", 719)
         return self.body(x)
 
@@ -145,7 +158,7 @@ def study(tmp_path):
         "seed": 3,
         "images": {"sample": "foolbox", "size": 32, "keep": "all", "count": 20},
         "models": {"n": {"network": f"python:{tmp_path / 'net.py'}:make", "weights": "random:1", "size": 32,
-                         "preprocessing": {"mean": 0.5, "std": 0.5}}},
+                         "mean": [0, 0, 0], "std": [1, 1, 1]}},
         "attacks": {"mi": {"steps": 2}, "fgsm": {}},
         "experiments": {"one": {"attacks": ["mi", "fgsm"], "sources": "each"}},
         "numerics": {"batch": 4},
@@ -155,11 +168,12 @@ def study(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_machine_whose_device_fails_is_set_aside(study):
     with Machines(2) as machines:
         (study / "bad").write_text(str(machines.nodes[1]))
         words = [study / "spec.yaml", "--output", study / "run", "--address", machines.address, "--allow-code"]
-        status, printed = finish(start("launch", *words))
+        status, printed = finish(start("launch", *words), 240)
     assert status == 0, printed
     assert not (study / "run" / "failures.json").exists()
     assert "fails calls that others carry out" in printed
