@@ -36,7 +36,9 @@ class Task:
     failures: int = 0
     losses: int = 0
     machines: int = 0
-    """How often it was lost with the machine it ran on."""
+    """How often it was lost with the machine it ran on, or for want of memory there."""
+    tried: set[int] = field(default_factory=set)
+    """The lines of actors that it failed on."""
     copies: int = 0
     """How many actors are at it."""
     ended: bool = False

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.backend import Backend, Ref
+from actors.stores import Budgets, asked
 from study.errors import StudyError
 from study.images import pixels
 from study.images.selection import Selected, Shard
@@ -31,15 +32,17 @@ class Images(Protocol):
 class CleanImages:
     """Reads images when the first unit that needs them is given out, and checks that they are what they were.
 
-    As many shards are kept where actors can read them as `run.clean_mib` holds; those used longest ago are read again.
+    As many shards are kept where actors can read them as the budget holds; those used longest ago are read again.
     """
 
-    def __init__(self, plan: Plan, files: Mapping[str, Stored], backend: Backend) -> None:
-        """`files` say where images lie, by id."""
+    def __init__(
+        self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: Budgets | None = None
+    ) -> None:
+        """`files` say where images lie, by id; `budgets` are those of the object stores, if not the spec's."""
         self._images = plan.spec.images
         self._files = files
         self._backend = backend
-        self._most = plan.spec.run.clean_mib * 2**20
+        self._most = (budgets or asked(plan.spec)).clean
         self._largest = max(len(shard.images) for shard in plan.shards) * self._images.bytes
         self._held: OrderedDict[tuple[object, ...], Ref] = OrderedDict()
         self._pooled: dict[str, NDArray[np.uint8]] = {}

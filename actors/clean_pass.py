@@ -6,6 +6,7 @@ Remote services come last and see selected images only: what they are asked may 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import Ref
+from actors.backend import ActorLost, CallFailed, Ref
 from actors.backlog import Task
 from actors.clean_images import unchanged
 from actors.jobs import Answer, PredictJob
 from actors.runtime import Runtime
 from actors.scheduler import Failed
+from actors.stores import asked
 from study.additions import must_be_there, unasked
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.images import clean, pixels
 from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
 from study.images.sets import Candidate, Ranked
@@ -28,9 +30,10 @@ from study.repairs import repaired
 from study.report import doubts
 from study.spec import Spec
 
+_log = logging.getLogger(__name__)
 _SLACK = 1.5
 _MOST_AT_ONCE = 1024
-"""Images in a round, whatever is missing: all of a round's pixels wait for the models together."""
+"""Images in a round at most, whatever is missing: all of a round's pixels wait for the models together."""
 
 
 def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
@@ -72,6 +75,8 @@ class _Pass:
         self._models: dict[str, dict[str, Any]] = {}
         self._right: dict[str, clean.Right] = {}
         self._unreadable: dict[str, str] = {}
+        room = (runtime.budgets or asked(spec)).clean
+        self._most = max(spec.numerics.batch, min(_MOST_AT_ONCE, room // spec.images.bytes))
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:
         spec = self._spec
@@ -117,7 +122,7 @@ class _Pass:
         asked = right = 0
         while len(chosen) < wanted and asked < len(candidates):
             missing = int((wanted - len(chosen)) * _SLACK) + 1
-            batches = -(-min(missing, _MOST_AT_ONCE) // spec.numerics.batch)
+            batches = -(-min(missing, self._most) // spec.numerics.batch)
             part = candidates[asked : asked + batches * spec.numerics.batch]
             asked += len(part)
             read = self._read(part)
@@ -184,8 +189,8 @@ class _Pass:
         local = [name for name in new if name not in self._services]
         services = [name for name in new if name in self._services]
         said: dict[str, dict[str, Clean]] = {}
-        for start in range(0, len(images), _MOST_AT_ONCE):
-            some = images[start : start + _MOST_AT_ONCE]
+        for start in range(0, len(images), self._most):
+            some = images[start : start + self._most]
             seen = [unchanged(one, files[one.image].file, self._spec.images) for one in some]
             ids = [one.image for one in some]
             for models in (local, services):
@@ -313,9 +318,20 @@ def _same(ref: Ref) -> Ref:
 
 def _failure(event: Failed) -> StudyError:
     (name,) = event.task.job.targets
-    if isinstance(event.error, StudyError):
-        return event.error.located(f"models.{name}")
+    error = event.error
+    if isinstance(error, StudyError):
+        return error.located(f"models.{name}")
+    if isinstance(error, ActorLost):
+        return StudyError(
+            f"the clean predictions of model '{name}' are not complete: {first_line(error)}",
+            where=f"models.{name}",
+            todo="see to the machine, then launch again",
+            status=1,
+        )
+    if isinstance(error, CallFailed) and error.traceback:
+        _log.error(error.traceback)
     return StudyError(
-        f"model '{name}' cannot predict clean images: {str(event.error).strip().splitlines()[-1]}",
+        f"model '{name}' cannot predict clean images: {first_line(error)}",
+        where=f"models.{name}",
         todo=f"try model '{name}' alone: its arguments, size and weights",
     )

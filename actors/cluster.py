@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors import code
-from actors.backend import ActorLost, BackendGone, Call, MachineLost, PixelsLost, Ref
+from actors.backend import BackendGone, Call, Device, PixelsLost, Ref
+from actors.causes import told
 from actors.daemons import Daemons
 from actors.kit import Kit
 from actors.local import Local
@@ -32,6 +34,7 @@ _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": Fals
 """Nobody reads what a local Ray writes down about every call; it is a fifth of what calls cost."""
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _ANSWER_SECONDS = 10.0
+_NOTHING_SECONDS = 0.2
 _PROBE_SECONDS = 30.0
 _PIXELS_SECONDS = 60.0
 _STOPPED_SECONDS = 0.5
@@ -46,9 +49,14 @@ class Cluster:
     """Actors run with no restarts and no retries of Ray's own: the scheduler replaces and repeats."""
 
     def __init__(
-        self, address: str | None = None, hidden: Sequence[str] = (), say: Callable[[str], None] = _to_stderr
+        self,
+        address: str | None = None,
+        hidden: Sequence[str] = (),
+        say: Callable[[str], None] = _to_stderr,
+        store: int = _OBJECT_STORE_BYTES,
     ) -> None:
-        """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray.
+        """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray, whose
+        object store has `store` bytes.
 
         `hidden` are variables that a local Ray's processes must not have; `say` takes lines for people. Raises
         StudyError where there is no cluster at that address.
@@ -67,6 +75,8 @@ class Cluster:
         self._gpus: dict[str, float | None] = {}
         self._local: Local | None = None
         self._say = say
+        self._left_out: set[str] = set()
+        self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
         options["job_config"] = _job_config(ray)
@@ -74,7 +84,7 @@ class Cluster:
             # Asked of this process alone: an address in the environment must not turn a local run into a remote one.
             options |= {
                 "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
+                "object_store_memory": store,
                 "_system_config": _QUIET,
             }
             self._local = Local(hidden)
@@ -115,11 +125,12 @@ class Cluster:
     def machines(self) -> list[Machine]:
         found = []
         for node in self._ray.nodes():
-            if node["Alive"]:
+            if node["Alive"] and node["NodeID"] not in self._left_out:
                 has = node["Resources"]
-                gpus = float(has.get("GPU", 0))
+                gpus = float(has.get("GPU", 0)) - len(self._parked[node["NodeID"]])
                 memory = self._gpu_memory(node["NodeID"]) if gpus >= 1 else None
-                found.append(Machine(float(has.get("CPU", 0)), gpus, float(has.get("memory", 0)) or None, memory))
+                cpus, own = float(has.get("CPU", 0)), float(has.get("memory", 0)) or None
+                found.append(Machine(cpus, gpus, own, memory, float(has.get("object_store_memory", 0)) or None))
         return found
 
     def _gpu_memory(self, node: str) -> float | None:
@@ -143,8 +154,10 @@ class Cluster:
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
+        elif self._left_out:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._left_out))})"}
         made = self._worker if role == WORKER else self._asker
-        return made.options(**options).remote(packed(kit.of(role)), share.device, code.running().digest)
+        return made.options(**options).remote(packed(kit.of(role)), share.device, code.running().digest, node_id)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
@@ -159,6 +172,7 @@ class Cluster:
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:
+            time.sleep(min(seconds, _NOTHING_SECONDS))
             return []
         ready, rest = self._ray.wait(list(refs), num_returns=1, timeout=seconds, fetch_local=False)
         if ready and rest:
@@ -170,19 +184,8 @@ class Cluster:
         errors = self._ray.exceptions
         try:
             said = heard(self._ray.get(ref))
-        except errors.RayActorError as error:
-            # Ray says so in words only.
-            lost = MachineLost if "its node has died" in str(error) else ActorLost
-            raise lost(str(error)) from error
-        except (errors.ObjectLostError, errors.ObjectFetchTimedOutError) as error:
-            raise PixelsLost(str(error)) from error
-        except errors.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, StudyError):
-                raise cause from None
-            if isinstance(cause, errors.ObjectLostError | errors.ObjectFetchTimedOutError):
-                raise PixelsLost(str(cause)) from error
-            raise
+        except errors.RayError as error:
+            raise told(error, errors) from None
         return code.answer_of(said) if code.is_greeting(said) else said
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
@@ -190,7 +193,7 @@ class Cluster:
         try:
             found: NDArray[np.uint8] = self._ray.get(ref, timeout=_PIXELS_SECONDS)
         except errors.RayError as error:
-            raise PixelsLost(str(error)) from error
+            raise PixelsLost(first_line(error)) from error
         return found
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
@@ -199,6 +202,15 @@ class Cluster:
 
     def stop(self, actor: Any) -> None:
         self._ray.kill(actor, no_restart=True)
+
+    def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
+        if device.gpu:
+            # Ray would give the GPU to the next actor: as long as these live, it does not.
+            self._parked[device.node][device] = list(actors)
+            return
+        self._left_out.add(device.node)
+        for actor in actors:
+            self.stop(actor)
 
     def close(self) -> None:
         if self._local is not None:
@@ -290,6 +302,14 @@ def _chain(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
+
+
+def node_id() -> str:
+    """What Ray calls the machine that this actor runs on."""
+    import ray
+
+    found: str = ray.get_runtime_context().get_node_id()
+    return found
 
 
 def gpu_memory() -> float | None:

@@ -12,14 +12,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from actors.backend import PixelsLost, Ref
+from actors.backend import CallFailed, PixelsLost, Ref
 from actors.backlog import Task
 from actors.clean_images import Images
 from actors.jobs import Made, Timed
 from actors.matching import Matching
 from actors.runtime import Runtime
 from actors.scheduler import Done, Failed
+from actors.stores import asked
 from actors.tasks import Tasks
+from study.errors import StudyError, first_line
 from study.images.selection import Shard
 from study.models.remote import wanted_names
 from study.plan import Craft, Finished, Plan, Unit
@@ -37,11 +39,18 @@ _AHEAD = 4
 
 @dataclass(frozen=True)
 class Failure:
-    """A unit, or one target of it, that is set aside."""
+    """A unit, or one target of it, that is set aside: the cause, and all that Python says of it where it was raised."""
 
     unit: str
     target: str | None
     error: str
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, unit: str, target: str | None, error: Exception) -> Failure:
+        """The failure that `error` is."""
+        whole = (error.traceback or None) if isinstance(error, CallFailed) else None
+        return cls(unit, target, str(error).strip() or type(error).__name__, whole)
 
 
 @dataclass
@@ -92,6 +101,7 @@ class Driver:
         self._images = images
         self._backend = runtime.backend
         self._spec = plan.spec
+        self._budgets = runtime.budgets or asked(plan.spec)
         self._writer = writer
         self._scheduler = runtime.scheduler
         self._tasks = Tasks(plan, images, runtime.scheduler.room)
@@ -153,7 +163,7 @@ class Driver:
     def _room(self) -> bool:
         """Whether there is room for more batches that wait: for targets, or for being kept."""
         waiting = self._batch_bytes + (self._keeping.waiting_bytes if self._keeping else 0)
-        return waiting < self._spec.run.waiting_mib * 2**20 * self._scheduler.workers
+        return waiting < self._budgets.waiting * self._scheduler.workers
 
     def _show_kept(self) -> bool:
         """Give out kept images, for as many units as there is room for; whether there may be more."""
@@ -179,7 +189,8 @@ class Driver:
             for craft in crafts:
                 for unit in self._to_craft(craft):
                     if not self._matching.ready(unit):
-                        self._set_aside(unit, None, f"its budget is matched to {reference}, which is not complete")
+                        why = f"its budget is matched to {reference}, which is not complete"
+                        self._set_aside(unit, None, StudyError(why))
 
     def _task(self, unit: Unit) -> Task:
         return self._tasks.craft(unit, self._matching.of(unit))
@@ -188,7 +199,7 @@ class Driver:
         if event.task.method == "craft":
             unit: Unit = event.task.about
             if isinstance(event, Failed):
-                self._set_aside(unit, None, _text(event.error))
+                self._set_aside(unit, None, event.error)
             else:
                 assert event.pixels is not None, "a source's call has pixels"
                 self._tell(unit, event.value)
@@ -206,12 +217,12 @@ class Driver:
             return
         elif len(targets) > 1:
             # One of them may be to blame, and the others not.
-            repaired("call", f"{opened.unit.id} is shown to its targets one by one: {_text(event.error)}")
+            repaired("call", f"{opened.unit.id} is shown to its targets one by one: {first_line(event.error)}")
             for target in targets:
                 self._show(opened, (target,))
             return
         else:
-            self._fail(opened.unit, targets[0], _text(event.error))
+            self._fail(Failure.of(opened.unit.id, targets[0], event.error), opened.unit)
         opened.left.difference_update(targets)
         if not opened.left:
             self._finish(opened)
@@ -291,7 +302,7 @@ class Driver:
             if self._losses[opened.unit.id] < self._spec.run.attempts:
                 self._again(opened)
             else:
-                self._set_aside(opened.unit, None, _text(error))
+                self._set_aside(opened.unit, None, error)
                 self._close(opened)
             return False
         self._keeping.keep(opened.unit, opened.moved, self._images.pixels(opened.unit.shard), pixels)
@@ -301,12 +312,12 @@ class Driver:
         del self._open[opened.unit.id]
         self._batch_bytes -= self._bytes(opened.unit)
 
-    def _fail(self, unit: Unit, target: str | None, error: str) -> None:
-        self._outcome.failures.append(Failure(unit.id, target, error))
-        self._display.failed(UnitFailed(unit, target, error))
+    def _fail(self, failure: Failure, unit: Unit) -> None:
+        self._outcome.failures.append(failure)
+        self._display.failed(UnitFailed(unit, failure.target, failure.error, failure.traceback))
 
-    def _set_aside(self, unit: Unit, target: str | None, error: str) -> None:
-        self._fail(unit, target, error)
+    def _set_aside(self, unit: Unit, target: str | None, error: Exception) -> None:
+        self._fail(Failure.of(unit.id, target, error), unit)
         self._display.advance(unit.craft.experiments)
 
     def _bytes(self, unit: Unit) -> int:
@@ -322,7 +333,3 @@ def _wanted(plan: Plan) -> Wanted:
         for name, model in plan.spec.models.items()
         if model.remote is not None
     }
-
-
-def _text(error: Exception) -> str:
-    return str(error).strip() or type(error).__name__

@@ -106,7 +106,6 @@ class Geometry:
             self._writers[unit.name].add(probed.rows)
             self._outcome.finished += 1
         else:
-            text = str(event.error).strip() or type(event.error).__name__
-            self._outcome.failures.append(Failure(unit.id, None, text))
+            self._outcome.failures.append(Failure.of(unit.id, None, event.error))
             self._runtime.display.say(f"{unit.id} is set aside: {first_line(event.error)}")
         self._runtime.display.advance([unit.name])

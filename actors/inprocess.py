@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.asker import Asker
-from actors.backend import Call, Ref
+from actors.backend import Call, CallFailed, Device, Ref
 from actors.kit import Kit
 from actors.placement import WORKER, Machine, Role, Share
 from actors.worker import Worker
+from study.errors import StudyError
 
 
 class InProcess:
@@ -45,8 +46,11 @@ class InProcess:
         def run() -> None:
             try:
                 answer: Any = getattr(actor, method)(*arguments, self._values[pixels])
-            except Exception as error:  # noqa: BLE001 - raised again by `value`
+            except StudyError as error:
                 self._values[value] = error
+                return
+            except Exception as error:  # noqa: BLE001 - raised again by `value`
+                self._values[value] = CallFailed.of(error)
                 return
             if made is not None:
                 self._values[value], self._values[made] = answer
@@ -83,6 +87,9 @@ class InProcess:
 
     def stop(self, actor: Worker | Asker) -> None:
         """Nothing outlives its reference here."""
+
+    def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
+        """There is one device here, which no actor names."""
 
     def close(self) -> None:
         self._pending.clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors import chosen, clean_pass
+from actors import chosen, clean_pass, stores
 from actors.backend import Backend
 from actors.clean_images import CleanImages
 from actors.cluster import Cluster
@@ -23,8 +23,7 @@ from actors.matching import references
 from actors.reckoning import provenance, steps
 from actors.runtime import Runtime
 from actors.scheduler import Scheduler
-from actors.slots import Limits
-from actors.staffing import Estimate, staff
+from actors.staffing import Estimate, held, limits_of, staff
 from actors.tracked import Watch, tracked
 from actors.watched import Patience, watched
 from study import additions, arithmetic, repairs, resume
@@ -106,7 +105,7 @@ def _launch(order: Order, front: Front, interrupt: Interrupt, begun: float, star
                 return COMPLETE
             study.display = watch.display
             patience = Patience.of(file.spec.run)
-            make = start or (lambda: Cluster(order.address, hidden, watch.display.say))
+            make = start or (lambda: Cluster(order.address, hidden, watch.display.say, stores.here(file.spec)))
             return study.run(lambda: watched(make, patience, interrupt, front.refused), order, watch)
     finally:
         folder.release()
@@ -206,15 +205,11 @@ class _Study:
             backend,
             crew,
             kit(spec, self._folder, allow_code=order.allow_code),
-            limits=Limits(
-                attempts=spec.run.attempts,
-                start_seconds=spec.run.start_seconds,
-                call_seconds=spec.run.call_seconds,
-                straggler_seconds=spec.run.straggler_seconds,
-            ),
+            limits=limits_of(spec),
             elastic=spec.run.actors is None,
+            say=lambda line: repairs.repaired("actor", line),
         )
-        runtime = Runtime(backend, scheduler, self.display, self._interrupt)
+        runtime = Runtime(backend, scheduler, self.display, self._interrupt, held(spec, backend, crew, say))
         scheduler.start(self._interrupt.check)
         arithmetic.compare(self._folder, scheduler.arithmetics, say)
         if self.selected is None:
@@ -259,7 +254,7 @@ class _Study:
             metadata=provenance(self._spec, runtime.scheduler.arithmetics),
         )
         geometry = self.geometry
-        images = CleanImages(plan, files, runtime.backend)
+        images = CleanImages(plan, files, runtime.backend, runtime.budgets)
         driver = Driver(plan, images, writer, runtime, kept=kept, whole=todo is done)
         self.display.started(
             Started(

@@ -29,12 +29,14 @@ MOST_MODELS = 16
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine has: cores, GPUs, and bytes of memory, of its own and of each GPU; None where nobody knows."""
+    """What one machine has: cores, GPUs, and bytes of memory, of its own, of each GPU and of its object store; None
+    where nobody knows."""
 
     cpus: float
     gpus: float = 0.0
     memory: float | None = None
     gpu_memory: float | None = None
+    store: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,20 @@ def _no_memory(needs: Needs | None, least: float, there: float, wish: Wish, fitt
         accepted=None if needs is None else f"most is needed by {needs.largest}",
         todo="lower numerics.batch or the number of actors, or use larger machines; run.actor_mib sets what a worker "
         "needs, where the estimate is wrong",
+    )
+
+
+def not_up(machines: Sequence[Machine], crew: Crew, missing: int, seconds: float) -> StudyError:
+    """What is said of a crew where `missing` of its actors did not start in time."""
+    cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
+    share = crew.share
+    takes = (f"{share.gpus:g} GPUs" if share.gpus else f"{share.cpus:g} cores") + (
+        f" and {gib(share.memory)}" if share.memory else ""
+    )
+    return StudyError(
+        f"{missing} of {len(crew.roles)} actors did not start within {seconds:g} s",
+        accepted=f"a worker takes {takes}; the cluster has {cpus:g} cores and {gpus:g} GPUs, in use by others or not",
+        todo="lower run.actors, raise run.start_seconds, or use another cluster",
     )
 
 

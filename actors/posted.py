@@ -5,8 +5,11 @@ Ray's own pickler takes twice as long for what is small, and is asked once for e
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,8 +17,10 @@ from numpy.typing import NDArray
 
 from actors import code
 from actors.asker import Asker
+from actors.backend import CallFailed, Device, Here
 from actors.worker import Worker
 from study import repairs
+from study.errors import StudyError
 
 
 def packed(value: Any) -> bytes:
@@ -50,26 +55,57 @@ def heard(message: bytes) -> Any:
 
 
 class WorkerActor:
-    """The actor of a worker."""
+    """The actor of a worker. What goes wrong leaves it as a StudyError, or as a CallFailed with its cause.
+
+    An error while it is made waits for `hello`: Ray would tell it as the death of the actor.
+    """
 
     kind: ClassVar[type[Any]] = Worker
 
-    def __init__(self, kit: bytes, device: str, wanted: str) -> None:
-        """`kit` is packed: code that is not the driver's, whose digest is `wanted`, may not even be able to read it."""
-        self._work: Any = self.kind(unpacked(kit), device) if code.running().digest == wanted else None
+    def __init__(self, kit: bytes, device: str, wanted: str, node: Callable[[], str]) -> None:
+        """`kit` is a packed Kit, which code that is not the driver's, whose digest is `wanted`, may be unable to read.
+
+        `node` is asked here for the machine's name in Ray.
+        """
+        self._device = Device(node(), socket.gethostname(), _part(device), device != "cpu")
+        self._work: Any = None
+        self._broken: CallFailed | StudyError | None = None
+        if code.running().digest != wanted:
+            return
+        try:
+            with self._told():
+                self._work = self.kind(unpacked(kit), device)
+        except (CallFailed, StudyError) as error:
+            self._broken = error
 
     def hello(self) -> bytes:
-        return packed(code.greeting(None if self._work is None else self._work.hello()))
+        if self._broken is not None:
+            raise self._broken
+        with self._told():
+            return packed(code.greeting(None if self._work is None else Here(self._device, self._work.hello())))
 
     def craft(self, asked: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
-        made, finished = self._work.craft(*_arguments(asked), pixels)
-        return answered(made), finished
+        with self._told():
+            made, finished = self._work.craft(*_arguments(asked), pixels)
+            return answered(made), finished
 
     def predict(self, asked: bytes, pixels: NDArray[Any]) -> bytes:
-        return answered(self._work.predict(*_arguments(asked), pixels))
+        with self._told():
+            return answered(self._work.predict(*_arguments(asked), pixels))
 
     def probe(self, asked: bytes, pixels: NDArray[np.uint8]) -> bytes:
-        return answered(self._work.probe(*_arguments(asked), pixels))
+        with self._told():
+            return answered(self._work.probe(*_arguments(asked), pixels))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of any kind become such as travel: many cannot be pickled, or not read back where they are seen."""
+        try:
+            yield
+        except StudyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again, whole
+            raise CallFailed.of(error, self._device) from None
 
 
 class AskerActor(WorkerActor):
@@ -81,3 +117,8 @@ class AskerActor(WorkerActor):
 def _arguments(asked: bytes) -> Sequence[Any]:
     arguments: Sequence[Any] = unpacked(asked)
     return arguments
+
+
+def _part(device: str) -> str:
+    """Which part of a machine an actor computes on: Ray shows each its own GPUs, by their numbers."""
+    return "the processor" if device == "cpu" else f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}"

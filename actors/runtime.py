@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from actors.backend import Backend
 from actors.scheduler import Scheduler
+from actors.stores import Budgets
 from study.interrupt import Interrupt
 from study.watching import Watcher
 
@@ -18,3 +19,5 @@ class Runtime:
     scheduler: Scheduler
     display: Watcher
     interrupt: Interrupt
+    budgets: Budgets | None = None
+    """What object stores hold, where that is less than the spec asks for."""

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors import policy
-from actors.backend import ActorLost, Backend, BackendGone, Call, MachineLost, PixelsLost, Ref
-from actors.backlog import Backlog, Key, Method, Task
-from actors.jobs import Timed
+from actors.backend import ActorLost, Backend, BackendGone, Call, MachineLost, MemoryLost, PixelsLost, Ref
+from actors.backlog import Backlog, Key, Task
+from actors.blame import Blame, another
 from actors.kit import Kit
+from actors.pace import Pace
 from actors.pinned import Pin
 from actors.placement import WORKER, Crew, Room
-from actors.slots import Limits, Slot, Slots
+from actors.slot import Slot
+from actors.slots import Limits, Slots
 from study.arithmetic import Arithmetic
 from study.errors import StudyError, first_line
 from study.repairs import repaired
-from study.watching import SlotState, State
+from study.watching import State
 
 _MACHINES = 10
 """Times `attempts` that a task may be lost with its machine: one that takes machines down with it must end too."""
@@ -58,18 +60,19 @@ class Scheduler:
         limits: Limits,
         elastic: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`elastic`: the number of workers follows the machines that come and go."""
+        """`elastic`: the number of workers follows the machines that come and go. `say` is told of every repair."""
         self._backend = backend
         self._room = crew.room
         self.device = crew.share.device
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog()
-        self._slots = Slots(backend, crew, kit, limits=limits, elastic=elastic, clock=clock)
-        self._pace: dict[object, float] = {}
-        self._usual: dict[str, float] = {}
-        self._loads: dict[str, float] = {}
+        self._slots = Slots(backend, crew, kit, limits=limits, elastic=elastic, clock=clock, say=say)
+        self._pace = Pace()
+        self._blame = Blame(limits.attempts)
+        self._retries: list[Task] = []
         self._held: dict[object, int] = {}
         self._held_as_of = -1
         self.calls = self.failed_calls = self.repeated = 0
@@ -110,24 +113,8 @@ class Scheduler:
     def state(self, waiting_bytes: int) -> State:
         """How the loop stands; `waiting_bytes` are those of batches that wait for targets."""
         now, groups = self._clock(), self._backlog.groups(crafts=True)
-        slots = []
-        for slot in self._slots:
-            doing = next((task for task, _ in slot.calls.values()), None)
-            here = max(now - slot.began, 1e-9)
-            at_it = slot.busy + (now - slot.since if slot.calls else 0.0)
-            slots.append(
-                SlotState(
-                    id=slot.id,
-                    role=slot.role,
-                    up=slot.up,
-                    holds=slot.holds,
-                    queued=len(slot.calls),
-                    doing="" if doing is None else doing.called,
-                    busy_share=min(1.0, at_it / here) if slot.up else 0.0,
-                )
-            )
         return State(
-            slots=slots,
+            slots=[slot.state(now) for slot in self._slots],
             waiting_crafts=sum(group.count for group in groups if not group.urgent),
             waiting_batches=sum(group.count for group in groups if group.urgent),
             waiting_bytes=waiting_bytes,
@@ -152,7 +139,8 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Nothing is waiting, and nothing is running that has not been done elsewhere."""
-        return not self._backlog and all(task.ended for slot in self._slots for task, _ in slot.calls.values())
+        left = self._backlog or any(not task.ended for task in self._retries)
+        return not left and all(task.ended for slot in self._slots for task, _ in slot.calls.values())
 
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
         """Give out work, without new `crafts` if so asked, then return what has ended within `seconds` at most."""
@@ -161,8 +149,9 @@ class Scheduler:
         events: list[Done | Failed] = []
         for ref in self._backend.wait(list(running), seconds):
             slot = running[ref]
-            if ref == slot.hello:
-                events += self._came_up(slot)
+            # It may have been set aside since, with others.
+            if ref == slot.hello and slot in self._slots:
+                self._slots.greet(slot)
             elif ref in slot.calls:
                 events += self._answered(slot, ref)
         events += self._silent()
@@ -172,29 +161,38 @@ class Scheduler:
         return events
 
     def _give_out(self, crafts: bool) -> None:
-        groups = [self._timed(group) for group in self._backlog.groups(crafts=crafts)]
-        if not groups:
-            return
-        up = [slot for slot in self._slots if slot.up]
-        free = [self._seen(slot) for slot in up if len(slot.calls) < policy.QUEUE]
-        holders = {group.key: self._holding(group, up) for group in groups}
-        crew = Counter(slot.role for slot in up)
-        for chosen in policy.assign(groups, free, holders=holders, crew=crew, loads=self._loads):
-            task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
-            if task is not None:
-                self._call(self._slots[chosen.slot], task, chosen.drop)
+        self._give_out_again(crafts, elsewhere=True)
+        groups = [self._pace.timed(group) for group in self._backlog.groups(crafts=crafts)]
+        if groups:
+            up = [slot for slot in self._slots if slot.up]
+            trusted = [slot for slot in up if not self._suspect(slot)]
+            free = [self._seen(slot) for slot in trusted if len(slot.calls) < policy.QUEUE]
+            holders = {group.key: self._holding(group, up) for group in groups}
+            crew = Counter(slot.role for slot in up)
+            for chosen in policy.assign(groups, free, holders=holders, crew=crew, loads=self._pace.loads):
+                task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
+                if task is not None:
+                    self._call(self._slots[chosen.slot], task, chosen.drop)
+        self._give_out_again(crafts, elsewhere=False)
 
-    def _timed(self, group: policy.Group) -> policy.Group:
-        """A group with its cost in seconds, as others like it took where none of its own was done yet."""
-        pace = self._pace.get(group.key) or self._usual.get(group.key[1], self._guess(group.key[1]))  # type: ignore[index]
-        if not pace:
-            return group
-        cost, coming = group.cost * pace, group.coming * pace
-        return policy.Group(group.key, group.role, group.models, group.urgent, group.count, cost, coming)
+    def _give_out_again(self, crafts: bool, *, elsewhere: bool) -> None:
+        """Tasks that have failed before: `elsewhere`, or, where there is no elsewhere, on what has nothing to do."""
+        waiting, self._retries = [task for task in self._retries if not task.ended], []
+        for task in waiting:
+            up = [slot for slot in self._slots if slot.up and slot.role == task.key[0]]
+            slot = another(task, up, self._suspect, elsewhere=elsewhere) if crafts or task.method == "predict" else None
+            if slot is None:
+                self._retries.append(task)
+            else:
+                self._call(slot, task, policy.drops(self._seen(slot), task.models))
 
-    def _guess(self, method: Method) -> float:
-        """A gradient takes about as long as three predictions; 0 where nothing is known."""
-        return self._usual.get("craft", 0.0) / 3 if method == "predict" else self._usual.get("predict", 0.0) * 3
+    def _suspect(self, slot: Slot) -> bool:
+        """Whether an actor gets no new work for now; one that is alone, and in the place of another, gets some."""
+        return self._blame.suspect(slot.line.number) and not (slot.line.strikes and self._alone(slot))
+
+    def _alone(self, slot: Slot) -> bool:
+        """Whether no other actor could do the work of this one."""
+        return not any(other.up and other.role == slot.role and other.line is not slot.line for other in self._slots)
 
     def _holding(self, group: policy.Group, up: list[Slot]) -> int:
         """How many actors hold the models of a group: counted again only once some actor holds others."""
@@ -215,14 +213,6 @@ class Scheduler:
     def _seen(self, slot: Slot) -> policy.Slot:
         return policy.Slot(slot.id, slot.role, slot.holds, len(slot.calls), self._room)
 
-    def _came_up(self, slot: Slot) -> list[Done | Failed]:
-        try:
-            said = self._backend.value(slot.hello)
-        except ActorLost as error:
-            return self._lost(slot, error)
-        self._slots.came_up(slot, said)
-        return []
-
     def _answered(self, slot: Slot, ref: Ref) -> list[Done | Failed]:
         events: list[Done | Failed] = []
         try:
@@ -235,14 +225,17 @@ class Scheduler:
             task, _ = self._end_call(slot, ref)
             self.failed_calls += 1
             if not task.ended:
-                events += self._failed(task, error)
+                events += self._failed(slot, task, error)
         else:
             seconds = self._clock() - slot.since
             task, call = self._end_call(slot, ref)
-            self._learn(task, value, seconds)
+            self._pace.learn(task, value, seconds)
             if not task.ended:
                 events.append(Done(task, value, call.pixels))
             task.ended = True
+            self._slots.succeeded(slot)
+            self._blame.succeeded(task, slot.line.number)
+            self._judge(task.tried)
         self._slots.prove(slot)
         return events
 
@@ -254,54 +247,76 @@ class Scheduler:
         self.calls += 1
         return task, call
 
-    def _learn(self, task: Task, value: Any, seconds: float) -> None:
-        """How long a unit of cost takes with these models, and loading them; `seconds` where a worker does not say."""
-        if isinstance(value, Timed):
-            seconds = value.seconds - sum(value.loads.values())
-            for name, took in value.loads.items():
-                _mix(self._loads, name, took)
-        pace = seconds / max(task.cost, 1e-9)
-        _mix(self._pace, task.key, pace)
-        _mix(self._usual, task.method, pace)
-
-    def _failed(self, task: Task, error: Exception) -> list[Done | Failed]:
+    def _failed(self, slot: Slot, task: Task, error: Exception) -> list[Done | Failed]:
+        # Bad weights or a NaN do not go away by asking again, and lost pixels must be made again first.
+        final = isinstance(error, StudyError | PixelsLost)
+        if not final:
+            self._blame.failed(task, slot.line.number)
+            slot.line.error = error
         if task.copies:
             return []
         task.failures += 1
-        # Bad weights or a NaN do not go away by asking again, and lost pixels must be made again first.
-        if isinstance(error, StudyError | PixelsLost) or task.failures >= self._limits.attempts:
+        if final or self._blame.convicted(task, alone=self._alone(slot)):
             task.ended = True
             return [Failed(task, error)]
         repaired("call", f"{task.called} failed, and is tried again: {first_line(error)}")
-        self.add(task)
+        self._retries.append(task)
+        self._judge([slot.line.number])
         return []
+
+    def _judge(self, lines: Iterable[int]) -> None:
+        """Replace actors that fail what others carry out; what else they were given is given out again."""
+        for number in list(lines):
+            slot = self._slots.of_line(number)
+            if slot is None or (slot.line.strikes and self._alone(slot)):
+                continue
+            if self._blame.guilty(number, alone=self._alone(slot)):
+                for gone in self._slots.replace_failing(slot):
+                    self._blame.forget(gone.line.number)
+                    self._again([task for task, _ in gone.calls.values()])
+                    gone.calls.clear()
+
+    def _again(self, tasks: Sequence[Task]) -> None:
+        """Give out again what an actor was to do that is no more, and that nothing is held against."""
+        for task in tasks:
+            task.copies -= 1
+            if not task.ended and not task.copies:
+                self.add(task)
 
     def _lost(self, slot: Slot, error: ActorLost) -> list[Done | Failed]:
         """The actor of a slot has died: another in its place, and its calls are given out again."""
         self._slots.replace(slot, error)
         tasks = [task for task, _ in slot.calls.values()]
         slot.calls.clear()
-        if tasks and isinstance(error, MachineLost):
-            tasks[0].machines += 1
-        elif tasks:
-            # The first call was running, and may be what killed the actor; those behind it were not to blame.
-            tasks[0].losses += 1
-        events: list[Done | Failed] = []
-        for task in tasks:
-            task.copies -= 1
-            if task.ended or task.copies:
-                continue
-            if task.losses >= self._limits.attempts or task.machines >= _MACHINES * self._limits.attempts:
-                task.ended = True
-                events.append(Failed(task, error))
-            else:
-                self.add(task)
-        return events
+        if not tasks:
+            return []
+        # The first call was running, and may be what killed the actor; those behind it were not to blame.
+        first, *rest = tasks
+        self._again(rest)
+        first.copies -= 1
+        blamed = not isinstance(error, MachineLost | MemoryLost)
+        if blamed:
+            first.losses += 1
+            self._blame.failed(first, slot.line.number)
+            slot.line.error = error
+        else:
+            first.machines += 1
+        if first.ended or first.copies:
+            return []
+        often = first.machines >= _MACHINES * self._limits.attempts
+        if often or self._blame.convicted(first, alone=self._alone(slot)):
+            first.ended = True
+            return [Failed(first, error)]
+        if blamed:
+            self._retries.append(first)
+            self._judge([slot.line.number])
+        else:
+            self.add(first)
+        return []
 
     def _silent(self) -> list[Done | Failed]:
         """An actor that does not answer for very long is held to be dead."""
-        events: list[Done | Failed] = []
-        most = self._limits.call_seconds
+        events, most = list[Done | Failed](), self._limits.call_seconds
         for slot in self._slots:
             if slot.calls and slot.up and self._clock() - slot.since > most:
                 events += self._lost(slot, ActorLost(f"no answer within {most:g} s"))
@@ -310,9 +325,10 @@ class Scheduler:
     def _repeat_stragglers(self) -> None:
         """Calls that take far too long are made again where somebody is idle; the first answer counts."""
         workers = [slot for slot in self._slots if slot.up and slot.role == WORKER]
-        idle = [slot for slot in workers if not slot.calls]
+        idle = [slot for slot in workers if not slot.calls and not self._suspect(slot)]
         for slot in sorted((slot for slot in workers if slot.calls), key=lambda one: one.since):
-            if not self._late(slot):
+            first, _ = next(iter(slot.calls.values()))
+            if not self._pace.late(first, self._clock() - slot.since, self._limits.straggler_seconds):
                 continue
             # With what runs there, what is queued behind it is late too.
             for task in [task for task, _ in slot.calls.values() if not task.ended and task.copies == 1]:
@@ -321,18 +337,3 @@ class Scheduler:
                     self.repeated += 1
                     repaired("straggler", f"{task.called} takes far longer than its like, and is made elsewhere too")
                     self._call(other, task, policy.drops(self._seen(other), task.models))
-
-    def _late(self, slot: Slot) -> bool:
-        """Whether the first call of a slot takes far longer than calls like it did."""
-        task, _ = next(iter(slot.calls.values()))
-        usual = self._pace.get(task.key)
-        patience = self._limits.straggler_seconds
-        if usual is None:
-            return False
-        loading = sum(self._loads.get(name, 0.0) for name in task.models)
-        return self._clock() - slot.since >= max(patience, 3 * (usual * task.cost + loading))
-
-
-def _mix(known: dict[Any, float], key: Any, new: float) -> None:
-    """What was measured, new values counting for a fifth."""
-    known[key] = new if key not in known else 0.8 * known[key] + 0.2 * new

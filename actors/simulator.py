@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import ActorLost, Call, Ref
+from actors.backend import ActorLost, Call, Device, Ref
 from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
 from actors.kit import Kit
 from actors.pinned import Pin
@@ -246,6 +246,9 @@ class Simulated:
         if actor in self._waiting:
             self._waiting.remove(actor)
         self._place()
+
+    def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
+        """No device fails here."""
 
     def close(self) -> None:
         """Nothing was started."""

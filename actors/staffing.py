@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from actors import placement
+from actors import passes, placement, stores
 from actors.backend import Backend
 from actors.placement import Crew, Wish
-from study import numerics
-from study.geometry.plan import model_sets
+from actors.slots import Limits
+from actors.stores import Budgets
 from study.models.needs import Needs, needs
 from study.spec import Spec
 
@@ -24,15 +24,14 @@ class Estimate:
         self._found: Future[Needs | None] = self._pool.submit(self._of, spec)
 
     def _of(self, spec: Spec) -> Needs | None:
-        sets = dict.fromkeys(one for experiment in spec.experiments.values() for one in spec.source_sets(experiment))
-        sets |= dict.fromkeys(model_sets(spec))
         return needs(
             spec.models,
-            sets,
+            passes.gradients(spec),
             labels=spec.labels,
             channels=spec.images.channels,
-            batch=_on_cores(spec),
             allow_code=self._allow_code,
+            size=spec.images.size,
+            predictions=passes.predictions(spec),
             say=self._said.append,
         )
 
@@ -46,11 +45,6 @@ class Estimate:
                 say(line)
 
 
-def _on_cores(spec: Spec) -> int:
-    """Images in a pass on a processor."""
-    return numerics.pass_size(spec.numerics.batch, "cpu")
-
-
 def wish_of(spec: Spec) -> Wish:
     """What a spec says about workers."""
     run = spec.run
@@ -58,12 +52,24 @@ def wish_of(spec: Spec) -> Wish:
     return Wish(spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory)
 
 
+def limits_of(spec: Spec) -> Limits:
+    """What a spec says about patience."""
+    run = spec.run
+    return Limits(
+        attempts=run.attempts,
+        start_seconds=run.start_seconds,
+        call_seconds=run.call_seconds,
+        straggler_seconds=run.straggler_seconds,
+        memory_seconds=run.memory_seconds,
+    )
+
+
 def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str], None]) -> Crew:
     """The crew, which is said. Raises StudyError, with the numbers, where the work does not fit the machines."""
     machines = backend.machines()
     needed = estimate.get(say)
     if needed is not None and any(machine.gpus >= 1 for machine in machines):
-        needed = needed.at(spec.numerics.batch)
+        needed = needed.elsewhere()
     crew = placement.crew(machines, needed, wish_of(spec), spec.services)
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     share, most = crew.share, placement.needed(needed, wish_of(spec))
@@ -74,3 +80,14 @@ def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str],
         f"{crew.workers} worker{'s' * (crew.workers > 1)} on {share.device} ({each}{memory})"
     )
     return crew
+
+
+def held(spec: Spec, backend: Backend, crew: Crew, say: Callable[[str], None]) -> Budgets:
+    """The budgets of the spec, or, which is said, what the machines' object stores hold of them."""
+    found = [machine.store for machine in backend.machines() if machine.store is not None]
+    wanted = stores.asked(spec)
+    there = stores.fitting(wanted, found, crew.workers)
+    line = stores.told(wanted, there)
+    if line is not None:
+        say(line)
+    return there

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import Backend, BackendGone, Call, Ref
+from actors.backend import Backend, BackendGone, Call, Device, Ref
 from actors.kit import Kit
 from actors.placement import Machine, Role, Share
 from study.errors import StudyError, first_line
@@ -121,6 +121,9 @@ class _Watched:
 
     def stop(self, actor: Any) -> None:
         self._caller.do("stop", self._patience.call, self._inner.stop, actor)
+
+    def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
+        self._caller.do("set aside", self._patience.call, self._inner.set_aside, device, actors)
 
     def close(self) -> None:
         """Never raises: how a study ended does not depend on how Ray does. What hangs is left to the reaper."""

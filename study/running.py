@@ -18,8 +18,11 @@ class Run(Frozen):
     memory allows. An actor holds as many models as its memory does, or `models_per_actor`; what it needs is estimated
     from its models, or given as `actor_mib`. A call that takes `call_seconds` is given up with its actor; one that
     takes `straggler_seconds`, and three times as long as others like it, is made again on an actor that has nothing
-    else to do. For each worker `waiting_mib` of adversarial batches may wait for their targets. With `keep_images`
-    adversarial images are kept in the run folder: targets that are added later are then shown what is kept.
+    else to do. Where all workers die, the first of those in their place has `start_seconds` to come up. Where Ray ends
+    workers because a machine has no memory left, others take their place once there is some; with no call answered for
+    `memory_seconds` the study ends. For each worker `waiting_mib` of adversarial batches may wait for their targets.
+    With `keep_images` adversarial images are kept in the run folder: targets that are added later are then shown what
+    is kept.
     """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16
@@ -35,6 +38,7 @@ class Run(Frozen):
     start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
     straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
+    memory_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
 
     @field_validator("actors", "actors_per_gpu", "actor_mib", "models_per_actor", mode="before")
     @classmethod

@@ -55,11 +55,12 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """A unit, or one target of it, is set aside."""
+    """A unit, or one target of it, is set aside; `traceback` is for the log, where an exception was raised."""
 
     unit: Unit
     target: str | None
     error: str
+    traceback: str | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,16 @@ def groups(models: Sequence[Logits], weights: Sequence[float], attack: Attack) -
     return [Group(tuple(models), tuple(weights), 1.0)]
 
 
+def together(images: int, room: int) -> int:
+    """Views of each of so many images that are evaluated in one pass."""
+    return max(1, room // images)
+
+
+def largest_pass(images: int, copies: int, room: int) -> int:
+    """Images in the largest pass for so many views of each of so many images."""
+    return min(room, images * min(copies, together(images, room)))
+
+
 class Gradients:
     """Image gradients of one batch. Parameters have none, and nothing of a graph is kept between calls.
 
@@ -61,7 +71,7 @@ class Gradients:
         total: Tensor | None = None
         first = 0
         while first < copies:
-            these = range(first, min(copies, first + max(1, self.room // len(image))))
+            these = range(first, min(copies, first + together(len(image), self.room)))
             part = self._try(group, image, step, [sample * copies + copy for copy in these])
             if part is None:
                 self._halve()

@@ -16,7 +16,7 @@ from study.attacks import budget as budgets
 from study.attacks import start
 from study.attacks.budget import Pixels
 from study.attacks.finish import finish
-from study.attacks.gradient import Gradients, Group, Logits, groups, penalty_gradient
+from study.attacks.gradient import Gradients, Group, Logits, groups, largest_pass, penalty_gradient
 from study.attacks.recipe import Attack, Goal, SkipGradient
 from study.attacks.step import Stepper
 from study.attacks.views import Pool, Views
@@ -73,6 +73,10 @@ class Engine:
     def whole(self) -> int:
         """Images and views in one pass at most, as long as memory lasts."""
         return max(self.size, self.room or numerics.view_room(self.batch, self.device))
+
+    def largest(self, copies: int) -> int:
+        """Images in the largest pass of an attack that takes so many views of each image."""
+        return largest_pass(self.size, copies, self.whole)
 
 
 @dataclass(frozen=True)

@@ -174,16 +174,3 @@ def models_of(spec: Spec, probe: Probe) -> tuple[str, ...]:
 def attack_seed(spec: Spec) -> int:
     """The study's first seed: what attacks draw from whose way is a direction."""
     return (spec.seeds or (spec.seed,))[0]
-
-
-def model_sets(spec: Spec) -> list[tuple[str, ...]]:
-    """The sets of models that probes take gradients of at once."""
-    found = []
-    for probe in spec.geometry.values():
-        looked_at = models_of(spec, probe)
-        if probe.probe == "gradient-cosine":
-            found.append(looked_at)
-        else:
-            sets = [one.models(model) for one in probe.directions for model in looked_at]
-            found += [one for one in sets if one]
-    return list(dict.fromkeys(found))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,19 +24,43 @@ if TYPE_CHECKING:
 
 _KEPT = "memory-1.json"
 
+_TENSORS = 8
+"""Float images that a pass has beside what its networks take: the images, their views and both ends of how those were
+made, gradients at both, and what an attack remembers of the last step."""
+
+
+class Passes(NamedTuple):
+    """Images in one pass: on a processor, and on any other device."""
+
+    cpu: int
+    elsewhere: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Gradients of `models` at once, or, `apart`, of one after the other: all are held meanwhile."""
+
+    models: tuple[str, ...]
+    passes: Passes
+    apart: bool = False
+
 
 class Call(NamedTuple):
-    """What one call takes, in bytes, `images` at a time; `parameters` are those of its models."""
+    """What one call takes, in bytes, `images` at a time; `parameters` are those of its models.
+
+    `elsewhere` are the images at a time on another device than a processor.
+    """
 
     peak: float
     parameters: float
     what: str
     images: int
+    elsewhere: int | None = None
 
     def at(self, images: int) -> Call:
         """The same call on passes of another size: what passes take grows with their images."""
         passes = (self.peak - self.parameters) * images / self.images
-        return Call(self.parameters + passes, self.parameters, self.what, images)
+        return Call(self.parameters + passes, self.parameters, self.what, images, self.elsewhere)
 
 
 @dataclass(frozen=True)
@@ -46,9 +70,9 @@ class Needs:
     held: Mapping[str, float]
     calls: tuple[Call, ...]
 
-    def at(self, images: int) -> Needs:
-        """The same on passes of another size."""
-        return Needs(self.held, tuple(call.at(images) for call in self.calls))
+    def elsewhere(self) -> Needs:
+        """The same on another device than a processor, which has passes of its own size."""
+        return Needs(self.held, tuple(call.at(call.elsewhere or call.images) for call in self.calls))
 
     @property
     def peak(self) -> float:
@@ -74,15 +98,16 @@ class Needs:
 
 def needs(
     models: Mapping[str, Model],
-    sources: Iterable[Sequence[str]],
+    work: Iterable[Work],
     *,
     labels: LabelSet,
     channels: int,
-    batch: int,
+    size: int,
+    predictions: Passes,
     allow_code: bool,
     say: Callable[[str], None],
 ) -> Needs | None:
-    """What crafting on each of `sources` and predicting with each of `models`, `batch` images at a time, takes.
+    """What the gradients of `work` take, and predictions with each of `models`, of images of `size` pixels a side.
 
     The members of an ensemble hold what their gradients need at the same time. None, which is said, where that cannot
     be told of some network. Code of the user's own runs only with `allow_code`.
@@ -93,6 +118,7 @@ def needs(
     except StudyError as error:
         say(f"{error.what}: it is left out of account, and written anew")
         kept = {}
+    batch = predictions.cpu
     for name, model in models.items():
         if model.remote is not None:
             continue
@@ -101,10 +127,17 @@ def needs(
         except StudyError as error:
             say(f"what model '{name}' needs cannot be estimated, so memory is not planned with: {error.what}")
             return None
-    calls = [Call(one.forward, one.parameters, f"predictions of {name}", batch) for name, one in found.items()]
-    for one in filter(None, sources):
-        gradient, parameters = (sum(getattr(found[name], what) for name in one) for what in ("gradient", "parameters"))
-        calls.append(Call(gradient, parameters, f"gradients of {' + '.join(one)}", batch))
+    images = _TENSORS * batch * channels * size**2 * 4
+    calls = [
+        Call(one.forward + images, one.parameters, f"predictions of {name}", batch, predictions.elsewhere)
+        for name, one in found.items()
+    ]
+    for one in work:
+        parameters = sum(found[name].parameters for name in one.models)
+        passes = [found[name].gradient - found[name].parameters for name in one.models]
+        taken = parameters + (max(passes) if one.apart else sum(passes)) + images
+        call = Call(taken, parameters, f"gradients of {' + '.join(one.models)}", batch, one.passes.elsewhere)
+        calls.append(call.at(one.passes.cpu))
     return Needs({name: float(one.parameters) for name, one in found.items()}, tuple(calls))
 
 

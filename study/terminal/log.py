@@ -87,6 +87,7 @@ class Log(Watcher):
 
     def failed(self, event: UnitFailed) -> None:
         self.write(f"set aside: {event.unit.id}{f' on {event.target}' if event.target else ''}: {event.error}")
+        self.write(event.traceback or "")
 
     def repaired(self, event: Repair) -> None:
         self.write(str(event))

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from actors.backend import ActorLost, Call, MachineLost, PixelsLost
+from actors.backend import ActorLost, Call, CallFailed, Device, Here, MachineLost, MemoryLost, PixelsLost
 from actors.backlog import Task
 from actors.placement import Crew, Machine, Room, Share
 from actors.scheduler import Done, Failed, Scheduler
@@ -70,6 +70,10 @@ class Flaky:
 
     def machines(self):
         return [Machine(4.0)]
+
+    def set_aside(self, device, actors):
+        for actor in actors:
+            self.stop(actor)
 
     def close(self):
         self.running.clear()
@@ -256,9 +260,9 @@ def test_no_machine_left_is_an_error_within_a_minute():
                 self.fate = lambda job, attempt: ActorLost("the node has died")
             return super().value(ref)
 
-    made = Scheduler(
-        Gone(clock, lambda job, actor: 1), Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), clock=clock
-    )
+    backend = Gone(clock, lambda job, actor: 1)
+    backend.machines = lambda: [Machine(4.0)] if clock.now < 10 else [Machine(0.5)]
+    made = Scheduler(backend, Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), clock=clock)
     made.start(lambda: None)
     for job in range(5):
         made.add(Task("craft", {"m": None}, job, lambda: "pixels", float(5 - job), job))
@@ -266,7 +270,7 @@ def test_no_machine_left_is_an_error_within_a_minute():
         wound(made, clock, 1000)
     assert clock.now < 60
     assert caught.value.status == 1
-    assert "the cluster has 4 cores" in str(caught.value)
+    assert "the cluster has 0.5 cores" in str(caught.value)
 
 
 def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
@@ -318,3 +322,286 @@ def test_a_machine_that_dies_while_the_crew_comes_up_is_not_waited_for():
     made.start(lambda: None)
     assert clock.now < 30
     assert made.workers == 2
+
+
+class Broken(Timed):
+    """Actors on devices, as many as `devices`, each the next one that is free; `fate(job, device)` may be an error."""
+
+    def __init__(self, clock, devices, fate, seconds=lambda job, device: 10):
+        super().__init__(clock, lambda job, actor: seconds(job, self.on[actor]))
+        self.devices, self.on, self.of_device, self.aside = list(devices), {}, fate, []
+        self.failures = {}
+
+    def start(self, role, share, kit):
+        actor = super().start(role, share, kit)
+        used = [self.on[one] for one in self.on if one not in self.dead]
+        free = [device for device in self.devices if used.count(device) < self.devices.count(device)]
+        self.on[actor] = free[0] if free else None
+        return actor
+
+    def machines(self):
+        return [Machine(float(len(self.devices)))]
+
+    def set_aside(self, device, actors):
+        self.aside.append(device)
+        self.devices = [one for one in self.devices if one != device.name]
+        for actor in actors:
+            self.stop(actor)
+
+    def wait(self, refs, seconds):
+        return super().wait([ref for ref in refs if self.on[self.running[ref][0]] is not None], seconds)
+
+    def value(self, ref):
+        actor, job = self.running[ref]
+        device = self.on[actor]
+        if job == "hello":
+            self.running.pop(ref)
+            return Here(Device("node", "host", device), "a processor")
+        error = self.of_device(job, device)
+        if error is None:
+            return super().value(ref)
+        self.running.pop(ref)
+        self.failures[device] = self.failures.get(device, 0) + 1
+        if isinstance(error, ActorLost):
+            self.dead.add(actor)
+        raise error
+
+
+def crew_on(backend, clock, workers, said=None, **limits):
+    made = Scheduler(
+        backend, Crew(workers, Share(1, 0), room=Room(2)), None, limits=Limits(3, 5, **limits), clock=clock,
+        say=(said if said is not None else []).append,
+    )  # fmt: skip
+    made.start(lambda: None)
+    return made
+
+
+def hundred(made, clock, jobs=100):
+    for job in range(jobs):
+        made.add(Task("craft", {f"m{job % 2}": None}, job, lambda: "pixels", 1.0, job))
+    return wound(made, clock, 10_000)
+
+
+def ends(events):
+    """Jobs that were done, and those that were set aside."""
+    done = sorted(event.task.job for event in events if isinstance(event, Done))
+    return done, sorted(event.task.job for event in events if isinstance(event, Failed))
+
+
+@pytest.mark.parametrize("how", [CallFailed("RuntimeError: CUDA error: unspecified launch failure"), ActorLost("Xid")])
+def test_a_device_that_fails_every_call_costs_no_unit_and_is_set_aside(how):
+    """It fails within milliseconds, where three good ones take ten seconds: it would go through all that there is."""
+    clock, said = Clock(), []
+    quick = lambda job, device: 0 if device == "GPU 1" else 10  # noqa: E731
+    backend = Broken(
+        clock, ["GPU 0", "GPU 1", "GPU 2", "GPU 3"], lambda job, device: how if device == "GPU 1" else None, quick
+    )
+    made = crew_on(backend, clock, 4, said)
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    assert [str(one) for one in backend.aside] == ["GPU 1 of host"]
+    assert backend.failures["GPU 1"] <= 12
+    assert made.workers == 3
+    assert made.replaced >= 1
+    assert len(said) == 2
+    assert "GPU 1 of host fails calls that others carry out" in said[0]
+    assert said[1].endswith("GPU 1 of host is set aside, 3 workers from now on")
+    assert clock.now < 100 / 3 * 10 + 60
+
+
+def test_a_process_that_went_wrong_is_replaced_and_its_device_is_kept():
+    clock, said = Clock(), []
+    backend = Broken(clock, ["GPU 0", "GPU 1"], lambda job, device: None)
+    backend.of_device = lambda job, device: (
+        CallFailed("AcceleratorError: device-side assert") if device == "GPU 1" and made.replaced == 0 else None
+    )
+    made = crew_on(backend, clock, 2, said)
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    assert (made.replaced, backend.aside, made.workers) == (1, [], 2)
+
+
+@pytest.mark.parametrize("how", [CallFailed("RuntimeError: a white image"), ActorLost("died")])
+def test_poison_units_are_set_aside_and_cost_no_actor_its_device(how):
+    clock, said = Clock(), []
+    poison = set(range(0, 100, 7))
+    backend = Broken(
+        clock,
+        ["a", "b", "c"],
+        lambda job, device: how if job in poison else None,
+        lambda job, device: job in poison or 9,
+    )
+    made = crew_on(backend, clock, 3, said)
+    assert ends(hundred(made, clock)) == (sorted(set(range(100)) - poison), sorted(poison))
+    assert (backend.aside, said, made.workers) == ([], [], 3)
+    assert sum(backend.failures.values()) == 3 * len(poison)
+    assert made.replaced == (0 if isinstance(how, CallFailed) else 3 * len(poison))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_where_every_unit_fails_it_is_the_units(workers):
+    clock = Clock()
+    backend = Broken(clock, ["a", "b", "c"][:workers], lambda job, device: CallFailed("ValueError: shapes"))
+    made = crew_on(backend, clock, workers)
+    assert ends(hundred(made, clock)) == ([], list(range(100)))
+    assert backend.aside == []
+    assert made.workers == workers
+    assert made.replaced == (1 if workers == 1 else 0), "a fresh process is tried once, where there is no other"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_actor_whose_process_went_wrong_alone(workers):
+    """Everything fails on the first actor after some units: a fresh one does them all."""
+    clock = Clock()
+    backend = Broken(clock, ["a", "b"][:workers], lambda job, device: None)
+    backend.of_device = lambda job, device: (
+        CallFailed("AcceleratorError") if made.replaced == 0 and made.calls > 20 and device == "a" else None
+    )
+    made = crew_on(backend, clock, workers)
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    assert (made.replaced, backend.aside) == (1, [])
+
+
+def test_a_machine_of_which_one_worker_fails_goes_on_with_fewer():
+    """Others succeed on the same processor: it is not set aside, and there is no end of replacements."""
+    clock, said = Clock(), []
+    backend = Broken(clock, ["a", "a", "a"], lambda job, device: None)
+    bad = lambda: sorted(one for one in backend.on if one not in backend.dead)[-1]  # noqa: E731
+    value = backend.value
+
+    def failing(ref):
+        actor, job = backend.running[ref]
+        if job != "hello" and actor == bad() and made.workers == 3:
+            backend.running.pop(ref)
+            raise CallFailed("OSError: a limit")
+        return value(ref)
+
+    backend.value = failing
+    made = crew_on(backend, clock, 3, said)
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    assert (backend.aside, made.workers, made.replaced) == ([], 2, 1)
+    assert said[-1].endswith("2 workers from now on")
+
+
+def test_a_service_has_one_actor_and_its_errors_are_its_units():
+    clock = Clock()
+    backend = Broken(clock, ["a", "b"], lambda job, device: CallFailed("OSError: disk") if job < 40 else None)
+    made = Scheduler(
+        backend, Crew(1, Share(1, 0), ("s",), room=Room(2)), None, limits=Limits(3, 5), clock=clock
+    )  # fmt: skip
+    made.start(lambda: None)
+    for job in range(60):
+        made.add(Task("predict", {"s": None}, job, lambda: "pixels", 60.0 - job, job, service=True))
+    assert ends(wound(made, clock, 10_000)) == (list(range(40, 60)), list(range(40)))
+    assert backend.aside == []
+    assert made.replaced <= 1
+
+
+def test_actors_that_cannot_be_made_say_why():
+    class Unmade(Flaky):
+        def value(self, ref):
+            self.running.pop(ref)
+            raise CallFailed(
+                "ModuleNotFoundError: No module named 'timm'", "Traceback …", Device("n", "host7", "GPU 0")
+            )
+
+    with pytest.raises(StudyError, match=r"worker actors cannot be started, 4 in a row: ModuleNotFoundError") as caught:
+        scheduler(Unmade(lambda job, attempt: None))
+    assert caught.value.where == "GPU 0 of host7"
+    assert caught.value.status == 1
+
+
+def test_a_device_on_which_no_actor_can_be_made_is_set_aside_while_others_work():
+    clock, said = Clock(), []
+    backend = Broken(clock, ["GPU 0", "GPU 1", "GPU 2"], lambda job, device: None)
+    value = backend.value
+
+    def failing(ref):
+        actor, job = backend.running[ref]
+        if job == "hello" and backend.on[actor] == "GPU 1":
+            backend.running.pop(ref)
+            raise CallFailed("AcceleratorError: no device", "", Device("node", "host", "GPU 1"))
+        return value(ref)
+
+    backend.value = failing
+    made = crew_on(backend, clock, 3, said)
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    assert [str(one) for one in backend.aside] == ["GPU 1 of host"]
+    assert "no worker can be started on GPU 1 of host (AcceleratorError: no device)" in said[0]
+
+
+def test_a_worker_in_the_place_of_the_last_may_take_as_long_as_the_first():
+    """Three minutes until it is up, with its machine there all the time."""
+    clock = Clock()
+
+    class Slow(Timed):
+        def wait(self, refs, seconds):
+            late = {one for one, (actor, job) in self.running.items() if job == "hello" and actor and clock.now < 200}
+            return [ref for ref in super().wait(refs, seconds) if ref not in late]
+
+        def value(self, ref):
+            last = self.running[ref] == (0, 2)
+            self.fate = lambda job, attempt: ActorLost("killed") if last else None
+            return super().value(ref)
+
+    made = Scheduler(
+        Slow(clock, lambda job, actor: 1), Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), clock=clock
+    )
+    made.start(lambda: None)
+    assert ends(hundred(made, clock, 5)) == ([0, 1, 2, 3, 4], [])
+    assert clock.now > 200
+    assert made.replaced == 1
+
+
+def out_of_memory(clock, since, until):
+    """All calls are lost for want of memory from `since` to `until`, and actors cannot start either."""
+    backend = Broken(clock, ["a", "b"], lambda job, device: None)
+    value = backend.value
+
+    def short(ref):
+        if since <= clock.now < until:
+            actor, _ = backend.running.pop(ref)
+            backend.dead.add(actor)
+            raise MemoryLost("memory ran out on host: 9.0 of 10.0 GiB were in use")
+        return value(ref)
+
+    backend.value = short
+    return backend
+
+
+def test_memory_that_others_take_for_a_while_is_waited_for():
+    clock, said = Clock(), []
+    made = crew_on(out_of_memory(clock, 50, 250), clock, 2, said)
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    assert len(said) == 1
+    assert said[0].startswith("memory ran out on host: 9.0 of 10.0 GiB were in use; its place is filled again")
+    assert 4 < made.replaced < 40, "ever longer pauses"
+    assert made.workers == 2
+
+
+def test_memory_that_stays_short_ends_the_study_with_the_numbers():
+    clock = Clock()
+    made = crew_on(out_of_memory(clock, 50, 1e9), clock, 2, memory_seconds=120)
+    with pytest.raises(StudyError, match=r"memory has been short for 120 s: memory ran out on host: 9\.0 of") as caught:
+        hundred(made, clock)
+    assert 170 <= clock.now < 230
+    assert caught.value.status == 1
+
+
+def test_memory_that_is_short_while_the_crew_starts_is_waited_for():
+    clock, said = Clock(), []
+    backend = out_of_memory(clock, 0, 40)
+    wait = backend.wait
+
+    def winding(refs, seconds):
+        found = wait(refs, seconds)
+        clock.now += 0 if found else seconds
+        return found
+
+    backend.wait = winding
+    made = crew_on(backend, clock, 2, said)
+    backend.wait = wait
+    assert clock.now >= 40
+    assert ends(hundred(made, clock)) == (list(range(100)), [])
+    backend = out_of_memory(clock, 0, 1e9)
+    wait, backend.wait = backend.wait, winding
+    with pytest.raises(StudyError, match="memory has been short for 60 s"):
+        crew_on(backend, clock, 2, memory_seconds=60)

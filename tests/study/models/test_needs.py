@@ -8,7 +8,7 @@ import pytest
 
 from study.labels import label_set
 from study.models import memory
-from study.models.needs import needs
+from study.models.needs import Passes, Work, needs
 from study.models.reference import Model
 
 MODELS = {
@@ -23,24 +23,33 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def asked(sources, said=None, batch=4):
+def asked(sources, said=None, batch=4, passes=None, apart=False):
     say = (lambda line: None) if said is None else said.append
-    return needs(MODELS, sources, labels=label_set("imagenet"), channels=3, batch=batch, say=say)
+    work = [Work(one, passes or Passes(batch, batch), apart) for one in sources]
+    return needs(
+        MODELS, work, labels=label_set("imagenet"), channels=3, size=32, predictions=Passes(batch, batch), say=say
+    )
 
 
 def test_sums_by_hand(home):
     a, b = (memory.estimate(memory.build_meta(model), channels=3, size=64, batch=4) for model in MODELS.values())
+    images = 8 * 4 * 3 * 32 * 32 * 4
     alone = asked([("a",), ("b",)])
     assert alone.held == {"a": a.parameters, "b": b.parameters}
-    assert alone.peak == max(a.gradient, b.gradient)
-    assert alone.working == max(a.gradient - a.parameters, b.gradient - b.parameters)
+    assert alone.peak == max(a.gradient, b.gradient) + images
+    assert alone.working == max(a.gradient - a.parameters, b.gradient - b.parameters) + images
     both = asked([("a", "b")])
-    assert both.peak == a.gradient + b.gradient
+    assert both.peak == a.gradient + b.gradient + images
     assert "gradients of a + b, 4 images at a time" in both.largest
-    assert both.at(12).peak == 3 * both.peak - 2 * (a.parameters + b.parameters)
+    held = a.parameters + b.parameters
+    larger = asked([("a", "b")], passes=Passes(12, 256))
+    assert larger.peak == 3 * both.peak - 2 * held
+    assert larger.elsewhere().peak == 64 * both.peak - 63 * held
     twice = asked([("a", "b")], batch=8)
-    assert both.at(8).peak == pytest.approx(twice.peak, rel=0.02), "what passes take grows with their images"
-    assert asked([()]).peak == max(a.forward, b.forward), "images made elsewhere are only predicted"
+    assert asked([("a", "b")], passes=Passes(8, 8)).peak == pytest.approx(twice.peak, rel=0.02), "it grows with images"
+    apart = asked([("a", "b")], apart=True)
+    assert apart.peak == held + max(a.gradient - a.parameters, b.gradient - b.parameters) + images
+    assert asked([]).peak == max(a.forward, b.forward) + images, "images made elsewhere are only predicted"
 
 
 def test_estimates_are_kept_and_a_damaged_file_is_made_again(home, monkeypatch):

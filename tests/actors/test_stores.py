@@ -1,0 +1,80 @@
+"""Budgets of pixels, and the object stores that hold them: sums by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+
+from actors import stores
+from actors.stores import Budgets
+from study import spec as specs
+from tests.conftest import TINY
+
+MIB = 2**20
+GIB = 2**30
+
+
+@pytest.fixture
+def spec(tmp_path):
+    def read(**run):
+        given = yaml.safe_load(TINY)
+        given["run"] = {"shard": 100} | run
+        given["images"]["size"] = 100
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump(given))
+        return specs.load(path).spec
+
+    return read
+
+
+def test_a_store_holds_the_budgets_of_its_workers_and_the_calls_that_end_while_they_are_full(spec):
+    budgets = stores.asked(spec(clean_mib=64, waiting_mib=32))
+    assert budgets == Budgets(64 * MIB, 32 * MIB, 100 * 3 * 100 * 100)
+    assert budgets.on(4) == math.ceil((64 * MIB + 4 * (32 * MIB + 2 * 3_000_000)) / 0.8)
+
+
+def test_points_and_searches_make_a_calls_result_larger(spec):
+    given = spec()
+    more = {"sweep": {"preset": "fgsm", "epsilon": [2, 4, 8, 16]}, "search": {"preset": "fgs-minimal"}}
+    attacks = {
+        name: specs.Attack.model_validate(specs.keys_of(one.pop("preset", name), one)) for name, one in more.items()
+    }
+    sweep = given.model_copy(update={"attacks": {"sweep": attacks["sweep"]}})
+    assert stores.asked(sweep).result == 4 * 3_000_000
+    search = given.model_copy(update={"attacks": {"search": attacks["search"]}})
+    assert stores.asked(search).result == 8 * 3_000_000, "clean images and rays, in float32"
+
+
+@pytest.mark.parametrize(
+    ("cores", "shared", "memory", "size"),
+    [
+        (4, math.inf, 1000 * GIB, None),
+        (4, 1.5 * GIB, 1000 * GIB, 1.5 * GIB),
+        (4, math.inf, 4 * GIB, 1.2 * GIB),
+        (4, 2**20, 4 * GIB, 2**28),
+    ],
+)
+def test_a_local_store_is_as_large_as_that_where_there_is_room(spec, cores, shared, memory, size):
+    given = spec(clean_mib=1024, waiting_mib=256)
+    wanted = stores.asked(given).on(4)
+    assert wanted > 2.5 * GIB
+    assert stores.local(given, cores, shared, memory) == int(size or wanted)
+    assert stores.local(spec(actors=1), 64, math.inf, 1000 * GIB) == stores.asked(given).on(1)
+
+
+def test_budgets_stay_below_what_the_stores_of_a_cluster_hold(spec):
+    budgets = stores.asked(spec(clean_mib=1024, waiting_mib=256))
+    assert stores.fitting(budgets, [], 8) == budgets
+    assert stores.fitting(budgets, [8.0 * GIB] * 2, 8) == budgets
+    assert stores.told(budgets, budgets) is None
+    small = stores.fitting(budgets, [8.0 * GIB, 1.0 * GIB], 8)
+    assert small.on(4) <= 1.05 * GIB
+    assert small.waiting / small.clean == pytest.approx(0.25)
+    line = stores.told(budgets, small)
+    assert f"run.clean_mib counts as {small.clean / MIB:.0f}, run.waiting_mib as {small.waiting / MIB:.0f}" in line
+
+
+def test_what_this_machine_has(spec):
+    assert 2**28 <= stores.here(spec()) <= stores.asked(spec()).on(1000)
