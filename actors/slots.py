@@ -199,6 +199,7 @@ class Slots:
             return
         self._remove(slot)
         self.replaced += 1
+        repaired("actor", f"{slot.role} {slot.id} cannot be started, and another is tried: {first_line(error)}")
         self._new(slot.role, slot.line)
 
     def _others(self, slot: Slot) -> list[Slot]:
