@@ -316,7 +316,7 @@ def test_a_damaged_kept_part_is_named(grow):
     part.write_bytes(content)
     assert any("kept" in one.where for one in verify(grow.folder).findings)
     part.write_bytes(b"PAR1")
-    with pytest.raises(StudyError, match="move the part out of kept/"):
+    with pytest.raises(StudyError, match="are damaged"):
         grow(keeping(new_target))
     part.unlink()
     backend, _ = grow(keeping(new_target))
