@@ -334,8 +334,8 @@ def test_damaged_part(door, tmp_path, spec_file, tiny_run):
     part.write_bytes(part.read_bytes()[:-20])
     status, _, error = door("launch", spec_file(TINY), "--output", run)
     assert status == 2
-    assert "cannot be read" in error
-    assert "move the damaged part out of results/" in error
+    assert "a part is damaged: it cannot be read" in error
+    assert "out of results/" in error
 
 
 def test_full_disk_then_room_again(door, tmp_path, spec_file, tiny_run, monkeypatch):

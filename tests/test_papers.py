@@ -145,7 +145,7 @@ def test_specs_are_for_strangers(name, spec_of):
     assert max(map(len, text.splitlines())) <= 135
     spec = spec_of(name).spec
     assert spec.study == name
-    assert spec.run.shard >= 20
+    assert spec.run.shard >= 16
 
 
 @pytest.mark.parametrize("name", ALL)

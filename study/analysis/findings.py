@@ -146,7 +146,7 @@ def evaluate(
 def _judge(statement: Statement, holds: Holds) -> dict[str, object]:
     turned = _turns(statement.cells)
     cells = [_one(one.name, (one.images, one.values), statement, turned.get(one.name, "")) for one in statement.cells]
-    holm = paired.holm([one.p for one in cells])
+    holm = _corrected(cells, statement.side)
     whole = _one("all", _pooled(statement.cells), statement)
     readings = {
         "average": _average(cells, whole),
@@ -204,6 +204,16 @@ def _average(cells: Sequence[_Judged], whole: _Judged) -> dict[str, object]:
         return _reading("undecided", _NO_CELL, None, math.nan, cell=False)
     # A trend that turns in a cell is still a trend of the mean: the mean has no neighbours of its own.
     return _reading(whole.verdict(whole.p, whole.p), whole.reason(whole.p, whole.p), whole, whole.p, cell=False)
+
+
+def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
+    """The cells' p after Holm's correction: among what bears the claim out, or among what speaks against it.
+
+    A cell on the other side counts there with p = 1: a clear one must not make it easier for the rest.
+    """
+    bearing = paired.holm([one.p if _on_side(one, side) else 1.0 for one in cells])
+    against = paired.holm([1.0 if _on_side(one, side) else one.p for one in cells])
+    return [b if _on_side(one, side) else a for one, b, a in zip(cells, bearing, against, strict=True)]
 
 
 def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[str, object]:

@@ -47,7 +47,7 @@ class Leaves:
 
 @pytest.fixture(scope="module")
 def cluster():
-    found = Cluster("local", STORE)
+    found = Cluster("local", store=STORE)
     yield found
     found.close()
 

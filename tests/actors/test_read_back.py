@@ -107,7 +107,14 @@ def test_a_broken_cache_of_memory_is_told_once_and_written_anew(tmp_path, monkey
     models = {name: Model.model_validate(NET) for name in ("a", "b")}
     for _ in range(2):
         found = needs.needs(
-            models, [("a",)], labels=label_set("imagenet"), channels=3, batch=1, say=said.append, allow_code=False
+            models,
+            [needs.Work(("a",), needs.Passes(4, 4), False)],
+            labels=label_set("imagenet"),
+            channels=3,
+            size=32,
+            predictions=needs.Passes(4, 4),
+            allow_code=False,
+            say=said.append,
         )
         assert found is not None
         assert found.peak > 0

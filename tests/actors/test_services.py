@@ -164,6 +164,7 @@ def test_on_ray_with_a_credential(quiet, classify, spec_file, tmp_path):
         status, printed = finish(start("launch", spec, "--output", tmp_path / "run", NO_PROXY="127.0.0.1"))
         assert status == 2
         assert "STUDY_TEST_KEY is not set" in printed
+        (tmp_path / "run" / "study.log").unlink()
         status, printed = finish(
             start("launch", spec, "--output", tmp_path / "run", NO_PROXY="127.0.0.1", STUDY_TEST_KEY=secret)
         )

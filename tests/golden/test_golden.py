@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from study.results import store
 from tests.conftest import ROOT
 from tests.golden.made import HERE, RUN, make
 from tests.golden.values import ids, models, pixels
@@ -47,7 +48,7 @@ def golden(tmp_path, monkeypatch) -> Path:
 
 
 def rows(run: Path) -> pl.DataFrame:
-    return pl.read_parquet(run / "results").sort("unit", "target", "steps", "budget", "image")
+    return store.scan(run).collect().sort("unit", "target", "steps", "budget", "image")
 
 
 READ = {

@@ -27,7 +27,14 @@ def asked(sources, said=None, batch=4, passes=None, apart=False):
     say = (lambda line: None) if said is None else said.append
     work = [Work(one, passes or Passes(batch, batch), apart) for one in sources]
     return needs(
-        MODELS, work, labels=label_set("imagenet"), channels=3, size=32, predictions=Passes(batch, batch), say=say
+        MODELS,
+        work,
+        labels=label_set("imagenet"),
+        channels=3,
+        size=32,
+        predictions=Passes(batch, batch),
+        allow_code=False,
+        say=say,
     )
 
 

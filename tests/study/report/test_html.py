@@ -78,9 +78,10 @@ def hit(one) -> bool:
 
 @pytest.mark.parametrize("goal", ["untargeted", "targeted"])
 def test_matrices_are_those_of_the_rows(tiny_run, report, goal):
-    head, *lines = Tables(report).tables[f"single, {goal}"]
+    head, *lines, clean = Tables(report).tables[f"single, {goal}"]
     assert [said for said, _ in head] == ["attack", "sources", "images", "RMSD", "a", "b", "c"]
     assert len(lines) == 12
+    assert clean[0][0] == "clean images"
     everything = rows(tiny_run).filter(goal=goal)
     for (attack, _), (sources, _), (images, _), (moved, _), *cells in lines:
         mine = everything.filter(pl.col("sources") == [sources], attack=attack)
