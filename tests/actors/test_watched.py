@@ -120,7 +120,9 @@ def test_a_close_that_hangs_ends_and_tells_nothing(blocking, monkeypatch):
 def test_a_quick_method_goes_through(blocking, method):
     with Interrupt() as interrupt:
         backend, _ = blocking(interrupt)
-        assert getattr(backend, method)(*GIVEN[method]) == (None if method in {"stop", "set_aside", "close"} else method)
+        assert getattr(backend, method)(*GIVEN[method]) == (
+            None if method in {"stop", "set_aside", "close"} else method
+        )
         assert not interrupt.hurried
 
 
