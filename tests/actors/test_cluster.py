@@ -100,7 +100,8 @@ def test_two_workers(tiny_run, spec_file, tmp_path):
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the short chaos kills actors and a driver in every run of the suite
+@pytest.mark.parametrize("kills", [2, 8])
 def test_killed_at_random_moments(tiny_run, spec_file, tmp_path, kills):
     """SIGKILL of the driver: nothing is lost, doubled or different, and no process is left behind."""
     run, spec, moments = tmp_path / "run", spec_file(TINY), random.Random(2017)

@@ -64,7 +64,7 @@ def host(tmp_path):
     thread.join()
 
 
-@pytest.mark.parametrize("how", ["bring", "load"])
+@pytest.mark.parametrize("how", ["bring", pytest.param("load", marks=pytest.mark.slow)])
 def test_one_download_for_all_processes(host, tmp_path, how):
     asked, wanted, url = host
     home = tmp_path / "cache"
