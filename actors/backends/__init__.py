@@ -1,0 +1,1 @@
+"""Where actors run: Ray, this process, or simulated machines."""

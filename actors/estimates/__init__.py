@@ -1,0 +1,1 @@
+"""`study plan` and `study profile`: how long a study takes, predicted and measured."""

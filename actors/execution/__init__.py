@@ -1,0 +1,1 @@
+"""The driver of a study: attack runs, the clean pass, and probes."""

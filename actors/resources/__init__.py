@@ -1,0 +1,1 @@
+"""Machines, cores, GPUs and memory: how many workers fit, and where."""

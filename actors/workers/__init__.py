@@ -1,0 +1,1 @@
+"""What runs in an actor, and what it is configured with."""

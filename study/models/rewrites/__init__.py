@@ -1,0 +1,1 @@
+"""Networks written another way: the same function, faster."""

@@ -1,0 +1,1 @@
+"""Black boxes behind HTTP."""

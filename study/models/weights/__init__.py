@@ -1,0 +1,1 @@
+"""Weights: which file, where it is, how it is downloaded and read."""

@@ -1,0 +1,1 @@
+"""Child processes, signals, and the end of a command."""

@@ -1,0 +1,1 @@
+"""`study report`: a run as one HTML page."""

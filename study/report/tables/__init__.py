@@ -1,0 +1,1 @@
+"""Tables of a run: transfer matrices, the papers' layouts, and the formats they are written in."""
