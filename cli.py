@@ -87,12 +87,12 @@ def launch(  # noqa: PLR0917 - options of a command
 
     Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
-    from actors.launch import Order
-    from actors.launch import launch as run
+    from actors.launch.launch import LaunchOptions
+    from actors.launch.launch import launch as run
     from study.terminal import style
     from study.terminal.console import Console
 
-    order = Order(
+    order = LaunchOptions(
         spec=spec,
         output=output,
         address=address,
@@ -130,11 +130,11 @@ def init(  # noqa: PLR0917 - options of a command
 
     Example: study init mine.yaml --model resnet50 --model vgg16 --attack mi --images /data/val
     """
-    from study.report.init import Wish
-    from study.report.init import init as write
+    from study.commands.init import InitOptions
+    from study.commands.init import init as write
 
     ask = (lambda question, usual: str(typer.prompt(question, default=usual))) if sys.stdin.isatty() else None
-    wish = Wish(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
+    wish = InitOptions(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
     write(spec, wish, typer.echo, ask)
 
 
@@ -150,11 +150,11 @@ def validate(
 
     Example: study validate specs/quickstart.yaml
     """
-    from study.report.validate import Wish, print_validated
-    from study.spec import load
+    from study.commands.validate import ValidateOptions, print_validated
+    from study.spec.schema import load
     from study.terminal.console import Console
 
-    print_validated(load(spec, set_ or ()), Console(), Wish(images, allow_code, json))
+    print_validated(load(spec, set_ or ()), Console(), ValidateOptions(images, allow_code, json))
 
 
 @app.command()
@@ -167,10 +167,10 @@ def status(
 
     Example: study status runs/quickstart --watch
     """
-    from study.report.status import Wish, print_status
+    from study.commands.status import StatusOptions, print_status
     from study.terminal.console import Console
 
-    print_status(run, Console(), Wish(watch, json))
+    print_status(run, Console(), StatusOptions(watch, json))
 
 
 @app.command()
@@ -179,7 +179,7 @@ def schema() -> None:
 
     Example: study schema > spec.schema.json
     """
-    from study.report.schema import text
+    from study.spec.json_schema import text
 
     typer.echo(text(), nl=False)
 
@@ -190,7 +190,7 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
     Example: study show runs/quickstart
     """
-    from study.report.show import show as print_run
+    from study.commands.show import show as print_run
     from study.terminal.console import Console
 
     print_run(run, Console())
@@ -211,11 +211,11 @@ def compare(
 
     Example: study compare runs/liu2017 --paper liu2017
     """
-    from study.report.compare import Wish
-    from study.report.compare import compare as print_comparison
+    from study.commands.compare import CompareOptions
+    from study.commands.compare import compare as print_comparison
     from study.terminal.console import Console
 
-    print_comparison(str(run), Console(), Wish(paper, all_, json, spec))
+    print_comparison(str(run), Console(), CompareOptions(paper, all_, json, spec))
 
 
 @app.command()
@@ -228,11 +228,11 @@ def findings(
 
     Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
     """
-    from study.report.findings import Wish
-    from study.report.findings import findings as print_findings
+    from study.commands.findings import FindingsOptions
+    from study.commands.findings import findings as print_findings
     from study.terminal.console import Console
 
-    print_findings(str(run), Console(), Wish(json, spec))
+    print_findings(str(run), Console(), FindingsOptions(json, spec))
 
 
 @app.command()
@@ -252,11 +252,11 @@ def table(  # noqa: PLR0917 - options of a command
 
     Example: study table runs/quickstart --experiment single-source --format latex --to table.tex
     """
-    from study.report.tables import Order
-    from study.report.tables import table as print_table
+    from study.report.tables.paper_table import TableOptions
+    from study.report.tables.paper_table import table as print_table
     from study.terminal.console import Console
 
-    print_table(str(run), Order(experiment, top, metric, format_, to, spec), Console())
+    print_table(str(run), TableOptions(experiment, top, metric, format_, to, spec), Console())
 
 
 @app.command()
@@ -271,7 +271,7 @@ def geometry(
 
     Example: study geometry runs/small-geometry --figures figures
     """
-    from study.geometry.report import geometry as print_geometry
+    from study.commands.geometry import geometry as print_geometry
     from study.terminal.console import Console
 
     print_geometry(str(run), Console(), figures)
@@ -294,11 +294,11 @@ def report(
 
     Example: study report runs/quickstart --figures figures
     """
-    from study.report.html import Order
-    from study.report.html import report as write_report
+    from study.report.html.document import ReportOptions
+    from study.report.html.document import report as write_report
     from study.terminal.console import Console
 
-    write_report(str(run), Order(to, figures, spec), Console())
+    write_report(str(run), ReportOptions(to, figures, spec), Console())
 
 
 @app.command()
@@ -310,7 +310,7 @@ def verify(
 
     Example: study verify runs/quickstart
     """
-    from study.report.verify import print_verified
+    from study.commands.verify import print_verified
     from study.terminal.console import Console
 
     raise typer.Exit(print_verified(run, Console(), json))
@@ -335,10 +335,10 @@ def images(  # noqa: PLR0917 - options of a command
 
     Example: study images runs/quickstart --attack mi --to adversarial
     """
-    from study.report.images import Wish, write_images
+    from study.commands.images import ImagesOptions, write_images
     from study.terminal.console import Console
 
-    write_images(run, to, Wish(craft, attack, sources, goal, seed, steps, budget), Console())
+    write_images(run, to, ImagesOptions(craft, attack, sources, goal, seed, steps, budget), Console())
 
 
 @app.command()
@@ -347,7 +347,7 @@ def compact(run: Annotated[Path, typer.Argument(help="A run folder, or s3://buck
 
     Example: study compact runs/quickstart
     """
-    from study.report.compact import print_compacted
+    from study.commands.compact import print_compacted
     from study.terminal.console import Console
 
     print_compacted(run, Console())
@@ -373,7 +373,7 @@ def attacks(
 
     Example: study attacks mi+di+sgm
     """
-    from study.report.attacks import print_attacks
+    from study.commands.attacks import print_attacks
     from study.terminal.console import Console
 
     print_attacks(Console(), name)
@@ -393,11 +393,11 @@ def models(
 
     Example: study models specs/quickstart.yaml --accuracy
     """
-    from study.report.models import Wish, print_models
-    from study.spec import load
+    from study.commands.models import ModelsOptions, print_models
+    from study.spec.schema import load
     from study.terminal.console import Console
 
-    print_models(load(spec, set_ or ()), Console(), Wish(accuracy, allow_code, json))
+    print_models(load(spec, set_ or ()), Console(), ModelsOptions(accuracy, allow_code, json))
 
 
 @app.command()
@@ -409,8 +409,8 @@ def fetch(
 
     Example: study fetch specs/liu2017.yaml
     """
-    from study.report.fetch import fetch as run
-    from study.spec import load
+    from study.commands.fetch import fetch as run
+    from study.spec.schema import load
     from study.terminal.console import Console
 
     run(load(spec, set_ or ()), Console())
@@ -449,11 +449,11 @@ def plan(  # noqa: PLR0917 - options of a command
 
     Example: study plan specs/quickstart.yaml --on 16xcpu
     """
-    from actors.forecast import Asked, print_plan
-    from study.spec import load
+    from actors.estimates.forecast import ForecastOptions, print_plan
+    from study.spec.schema import load
     from study.terminal.console import Console
 
-    asked = Asked(on, profile, images, speed, losses, json, output)
+    asked = ForecastOptions(on, profile, images, speed, losses, json, output)
     print_plan(load(spec, set_ or ()), Console(), asked)
 
 
@@ -472,13 +472,13 @@ def profile(
 
     Example: study profile specs/quickstart.yaml
     """
-    from actors.cluster import Cluster
-    from actors.profiling import profile as run
-    from study.spec import load
+    from actors.backends.ray_backend import RayBackend
+    from actors.estimates.profiling import profile as run
+    from study.spec.schema import load
     from study.terminal.console import Console
 
     file = load(spec, set_ or ())
-    run(file, output, Console(), lambda: Cluster(address, file.spec.credentials), allow_code=allow_code)
+    run(file, output, Console(), lambda: RayBackend(address, file.spec.credentials), allow_code=allow_code)
 
 
 @app.command()
@@ -496,7 +496,7 @@ def train(
 
     Example: study train /usr/share/datasets/fashion-mnist --output weights/fashion
     """
-    from study.report.training import train as run
+    from study.commands.train import train as run
     from study.terminal.console import Console
 
     run(data, output, tuple(depth or (0, 2, 4, 8)), Console(), epochs=epochs, seed=seed)
@@ -513,7 +513,7 @@ def version() -> None:
 def main() -> None:
     """The console script: errors for people, and an exit status that tells the truth."""
     from study.errors import StudyError
-    from study.interrupt import Interrupt, Interrupted
+    from study.process.interrupt import Interrupt, Interrupted
 
     with Interrupt() as interrupt:
         try:
@@ -530,7 +530,7 @@ def main() -> None:
 
 
 def _complain(line: str) -> None:
-    from study.visible import visible
+    from study.safe_text import visible
 
     # A terminal that is gone takes no words.
     with contextlib.suppress(OSError):
@@ -539,7 +539,7 @@ def _complain(line: str) -> None:
 
 def run() -> None:
     """`main` as a command: the process ends with it."""
-    from study.leaving import leave
+    from study.process.leaving import leave
 
     leave(main)
 

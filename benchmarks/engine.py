@@ -33,13 +33,13 @@ import torchattacks
 from rich.console import Console
 from rich.table import Table
 
-from study import numerics
 from study.attacks import Attack
-from study.attacks.loop import Engine, Images, craft
+from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.models import Model, zoo
 from study.models.classifier import Classifier
-from study.numerics import Precision
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 NETWORKS = {"resnet18": "torchvision:resnet18", "efficientnet_lite0": "timm:tf_efficientnet_lite0"}
 STEPS, BATCH, SIZE, EPSILON, NEIGHBOURS = 10, 16, 224, 16, 5
@@ -94,7 +94,7 @@ class Bench:
     def ours(self, attack: str, precision: Precision = "float32", compiled: bool = False) -> Side:
         model = self.model(ours=True, compiled=compiled)
         engine = Engine(batch=BATCH, device=self.device, precision=precision)
-        given = Images(self.clean, self.labels, [str(index) for index in range(BATCH)])
+        given = ImageBatch(self.clean, self.labels, [str(index) for index in range(BATCH)])
 
         def run(steps: int) -> None:
             numerics.fix(self.threads, precision)

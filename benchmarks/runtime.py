@@ -29,31 +29,31 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from actors import placement
-from actors.backend import Ref
-from actors.cluster import Cluster
-from actors.driver import Driver
-from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
-from actors.kit import Kit
-from actors.launch import Order, launch
-from actors.pinned import Pin
-from actors.posted import WorkerActor
-from actors.runtime import Runtime
-from actors.scheduler import Scheduler
-from actors.slots import Limits
-from actors.worker import Worker
-from study import numerics
-from study.document import parse
-from study.images.pixels import read
+from actors.backends.interface import Ref
+from actors.backends.ray_backend import RayBackend
+from actors.execution.driver import Driver
+from actors.execution.runtime import Runtime
+from actors.launch.launch import LaunchOptions, launch
+from actors.resources import placement
+from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob
+from actors.scheduling.scheduler import Scheduler
+from actors.scheduling.slots import Limits
+from actors.workers.model_cache import ModelRequest
+from actors.workers.ray_actors import WorkerActor
+from actors.workers.worker import Worker
+from actors.workers.worker_config import WorkerConfig
+from study.events.observer import Observer
+from study.images.decoding import read
+from study.images.image_sets import candidates
 from study.images.selection import Clean, Selected, Shard
-from study.images.sets import candidates
-from study.interrupt import Interrupt
-from study.plan import Plan, Unit
-from study.results.schema import Moved, Said
-from study.results.store import Writer
-from study.run_folder import RunFolder
-from study.spec import Spec, resolve
-from study.watching import Watcher
+from study.planning.plan import Plan, Unit
+from study.process.interrupt import Interrupt
+from study.reproducibility import numerics
+from study.results.parts import Writer
+from study.results.schema import Distances, TargetAnswers
+from study.spec.schema import Spec, resolve
+from study.spec.yaml_document import parse
+from study.storage.run_folder import RunFolder
 
 NOTHING = """
 study: nothing
@@ -81,18 +81,18 @@ run: {shard: 4, actors: WORKERS}
 class Idle:
     """A worker that does nothing."""
 
-    def __init__(self, kit: Kit, device: str) -> None:
+    def __init__(self, kit: WorkerConfig, device: str) -> None:
         """Holds nothing."""
 
     def hello(self) -> None:
         """Answers when the process is up."""
 
-    def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
-        return Made(Moved(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
+    def craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
+        return Made(Distances(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
 
-    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[np.uint8]) -> Answers:
+    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> Answers:
         labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)
-        return Answers(tuple(Answer(Said(target, labels, shares), {}) for target in job.targets))
+        return Answers(tuple(Answer(TargetAnswers(target, labels, shares), {}) for target in job.targets))
 
 
 class IdleActor(WorkerActor):
@@ -101,7 +101,7 @@ class IdleActor(WorkerActor):
     kind = Idle
 
 
-class IdleCluster(Cluster):
+class IdleCluster(RayBackend):
     """Ray with workers that do nothing."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class IdleCluster(Cluster):
 class NoImages:
     """What all units need is one empty array."""
 
-    def __init__(self, backend: Cluster) -> None:
+    def __init__(self, backend: RayBackend) -> None:
         self._empty = backend.put(np.zeros((1, 3, 8, 8), np.uint8))
 
     def of(self, unit: Unit, pool: Any) -> Ref:
@@ -138,7 +138,7 @@ def nothing_spec(crafts: int) -> Spec:
     return resolve(parse(text.replace("NAMES", ", ".join(f"x{number}" for number in range(crafts))), "nothing")).spec
 
 
-def through_the_loop(backend: Cluster, units: int) -> Loop:
+def through_the_loop(backend: RayBackend, units: int) -> Loop:
     """Units of one image, 100 crafts, one target: two calls for each unit, and its row written."""
     crafts = 100
     spec = nothing_spec(crafts)
@@ -147,7 +147,7 @@ def through_the_loop(backend: Cluster, units: int) -> Loop:
         for number in range(units // crafts)
     ]
     plan = Plan(spec, {"a": "0" * 64}, shards)
-    kit = Kit(spec.models, spec.labels, 3, 0, spec.numerics)
+    kit = WorkerConfig(spec.models, spec.labels, 3, 0, spec.numerics)
     crew = placement.crew(backend.machines(), None, placement.Wish())
     scheduler = Scheduler(backend, crew, kit, limits=Limits())
     scheduler.start(lambda: None)
@@ -155,7 +155,7 @@ def through_the_loop(backend: Cluster, units: int) -> Loop:
         run = RunFolder(Path(folder))
         run.claim()
         writer = Writer(run, flush_seconds=1, metadata={})
-        display = Watcher()
+        display = Observer()
         display.begin({"x": units})
         driver = Driver(plan, NoImages(backend), writer, Runtime(backend, scheduler, display, interrupt))
         begun = time.perf_counter()
@@ -193,7 +193,7 @@ def study(workers: int, steps: int) -> tuple[Watched, float]:
         spec = Path(folder) / "spec.yaml"
         spec.write_text(text)
         begun = time.perf_counter()
-        status = launch(Order(spec, Path(folder) / "run"), Console(file=io.StringIO()), seen.start)
+        status = launch(LaunchOptions(spec, Path(folder) / "run"), Console(file=io.StringIO()), seen.start)
         whole = time.perf_counter() - begun
     assert status == 0, "the study did not complete"
     seconds = seen.last - seen.first
@@ -220,18 +220,20 @@ def _alone(steps: int, units: int, ready: Any, go: Any, took: Any) -> None:
     text = BUSY.replace("STEPS", str(steps)).replace("WORKERS", "1")
     spec = resolve(parse(text, "busy")).spec
     numerics.fix(1)
-    worker = Worker(Kit(spec.models, spec.labels, 3, 0, spec.numerics), "cpu")
+    worker = Worker(WorkerConfig(spec.models, spec.labels, 3, 0, spec.numerics), "cpu")
     found = candidates(spec.images, 0)[:4]
     names, labels = tuple(one.image for one in found), tuple(one.label for one in found)
     images = np.stack([read(one.file, spec.images) for one in found])
     attack = spec.attacks["mi"]
-    worker.craft(Pin({"a": None}, ()), CraftJob(attack, "untargeted", ("a",), names, labels, labels, None), images)
+    worker.craft(
+        ModelRequest({"a": None}, ()), CraftJob(attack, "untargeted", ("a",), names, labels, labels, None), images
+    )
     ready.wait(120)
     go.wait(120)
     begun = time.perf_counter()
     for unit in range(units):
         job = CraftJob(attack, "untargeted", ("a", unit), names, labels, labels, None)
-        worker.craft(Pin({"a": None}, ()), job, images)
+        worker.craft(ModelRequest({"a": None}, ()), job, images)
     took.put(time.perf_counter() - begun)
 
 
@@ -247,10 +249,10 @@ class Seen:
         begun, ended = statistics.mean(self.crafted[:workers]), statistics.mean(self.crafted[-workers:])
         return (len(self.crafted) - workers) / (ended - begun)
 
-    def start(self) -> Cluster:
+    def start(self) -> RayBackend:
         seen = self
 
-        class Watching(Cluster):
+        class Watching(RayBackend):
             def __init__(self) -> None:
                 super().__init__("local")
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from rich.console import Console
 from runtime import Seen
 
-from actors.cluster import Cluster
-from actors.forecast import imagined, simulate
-from actors.launch import Order, launch
-from actors.profiling import profile
-from actors.simulator import Machines
-from study.document import parse
-from study.spec import resolve
+from actors.backends.ray_backend import RayBackend
+from actors.backends.simulated import Machines
+from actors.estimates.forecast import imagined, simulate
+from actors.estimates.profiling import profile
+from actors.launch.launch import LaunchOptions, launch
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 
 HEAD = """
 images: {sample: foolbox, size: 224, keep: all, count: 16}
@@ -63,13 +63,13 @@ def main() -> None:
         spec = Path(folder) / "spec.yaml"
         spec.write_text(text_of("single sources"))
         file = resolve(parse(spec.read_text(), str(spec)))
-        costs = profile(file, Path(folder) / "profile.json", quiet, lambda: Cluster("local"), allow_code=False)
+        costs = profile(file, Path(folder) / "profile.json", quiet, lambda: RayBackend("local"), allow_code=False)
         for shape in SHAPES:
             spec.write_text(text_of(shape))
             plan = imagined(resolve(parse(spec.read_text(), str(spec))).spec, 16)
             forecast = simulate(plan, costs, Machines(2, gpus=False))
             seen = Seen()
-            status = launch(Order(spec, Path(folder) / plan.spec.study), quiet, seen.start)
+            status = launch(LaunchOptions(spec, Path(folder) / plan.spec.study), quiet, seen.start)
             assert status == 0, f"{shape} did not complete"
             real = seen.last - seen.first
             found[shape] = {"simulated": round(forecast.seconds, 2), "real": round(real, 2)}

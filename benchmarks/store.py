@@ -25,11 +25,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from study.document import parse
 from study.images.selection import Clean, Selected, cut, to_frame
-from study.keyed import digest
-from study.results import schema, store, versions
-from study.spec import resolve
+from study.reproducibility.hashing import digest
+from study.results import parts as store
+from study.results import schema, versions
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 
 SOURCES = ("densenet121", "densenet169", "densenet201", "resnet101", "resnet152", "resnet18", "resnet34", "resnet50")
 TARGETS = (*SOURCES, "inception_v3", "vgg19_bn")
@@ -56,7 +57,7 @@ print(seconds, worked, int(peak.split()[1]) / 1024, cells.height, cells["images"
 REPORT = """
 import sys
 from pathlib import Path
-from study.report.html import write
+from study.report.html.document import write
 write(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -222,7 +223,7 @@ def main() -> None:
                 f"{float(worked):.2f} of processors, {float(peak):.0f} MiB"
             )
         report = None
-        if importlib.util.find_spec("study.report.html") is not None:
+        if importlib.util.find_spec("study.report.html.document") is not None:
             begun = time.perf_counter()
             child(REPORT, run, Path(folder) / "report.html")
             report = round(time.perf_counter() - begun, 2)

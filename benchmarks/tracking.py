@@ -31,11 +31,11 @@ import torch
 import yaml
 from rich.console import Console
 
-import actors.launch
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
+import actors.launch.launch
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
+from study.events.observer import Ended, Observer, Observers, Started
 from study.tracking.tracker import Tracker
-from study.watching import Ended, Many, Started, Watcher
 
 MODES = ("disabled", "offline", "hostile")
 _SERVER = Path(__file__).resolve().parents[1] / "tests" / "study" / "tracking" / "service.py"
@@ -58,7 +58,7 @@ class Held:
         return call
 
 
-class Clock(Watcher):
+class Clock(Observer):
     """When units began, and when they were over."""
 
     def __init__(self) -> None:
@@ -102,13 +102,13 @@ def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
     begin = actors.launch._Study.run
 
     def watched(study: actors.launch._Study, *arguments: object) -> int:
-        study.display = Many(clock, [study.display])
+        study.display = Observers(clock, [study.display])
         return begin(study, *arguments)
 
     actors.launch._Study.run = watched
     try:
         tracked = "online" if mode == "hostile" else mode
-        status = launch(Order(file, folder, wandb=tracked), console, InProcess)
+        status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
     finally:
         actors.launch._Study.run = begin
     assert status == 0, console.file.getvalue()[-2000:]

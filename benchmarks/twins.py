@@ -13,11 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from study.analysis import published
 from study.attacks.recipe import Goal
-from study.findings.cells import select
-from study.findings.spec import Selection
-from study.report.finished import opened
+from study.papers import published
+from study.papers.finding_cells import select
+from study.papers.finding_spec import Selection
+from study.results.run_reader import opened
 
 
 @dataclass(frozen=True)

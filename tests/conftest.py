@@ -14,13 +14,13 @@ import torch
 import yaml
 from rich.console import Console
 
-import actors.launch
+import actors.launch.launch
 import cli
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
-from study import numerics
-from study.images import pixels
-from study.images.sets import Images, candidates
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
+from study.images import decoding
+from study.images.image_sets import ImageSet, candidates
+from study.reproducibility import numerics
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -88,10 +88,10 @@ def door(monkeypatch, capsys):
     return run
 
 
-def photographs(images: Images, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+def photographs(images: ImageSet, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
     """The images of a set in the order of their ids, `uint8` (N, C, S, S), and their labels."""
     found = sorted(candidates(images, 0), key=lambda one: one.image)[rows]
-    return np.stack([pixels.read(one.file, images) for one in found]), np.array([one.label for one in found])
+    return np.stack([decoding.read(one.file, images) for one in found]), np.array([one.label for one in found])
 
 
 def run_here(spec: Path, output: Path, *overrides: str, order: int | None = None) -> tuple[int, str]:
@@ -99,7 +99,7 @@ def run_here(spec: Path, output: Path, *overrides: str, order: int | None = None
     printed = io.StringIO()
     console = Console(file=printed, width=120)
     shuffled = None if order is None else random.Random(order)
-    status = launch(Order(spec, output, overrides=overrides), console, lambda: InProcess(shuffled))
+    status = launch(LaunchOptions(spec, output, overrides=overrides), console, lambda: InProcess(shuffled))
     return status, printed.getvalue()
 
 

@@ -312,7 +312,7 @@ def test_a_mended_spec_goes_into_the_folder_of_its_first_try(door, tmp_path, spe
 
 
 def test_folder_in_use(door, tmp_path, spec_file):
-    from study.run_folder import RunFolder
+    from study.storage.run_folder import RunFolder
 
     holder = RunFolder(tmp_path / "run")
     holder.claim()

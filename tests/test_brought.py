@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from study.commands.images import _cell
 from study.errors import StudyError
-from study.images import pixels
+from study.images import decoding
+from study.images.image_sets import ImageSet, candidates
+from study.images.labels import label_set
 from study.images.lists import read_list
-from study.images.sets import Images, candidates
-from study.images.stored import FileImage
-from study.images.tables import read_parquet
-from study.labels import label_set
-from study.models import code, memory, weights, zoo
+from study.images.location import FileImage
+from study.images.parquet import read_parquet
+from study.models import memory, user_code, zoo
 from study.models.reference import Model
-from study.report.images import _cell
-from study.spec import load
+from study.models.weights import state_dict as weights
+from study.spec.schema import load
 from tests.conftest import TINY
 
 IMAGENET = label_set("imagenet")
@@ -107,7 +108,7 @@ def test_a_target_that_is_the_true_label_counts_in_targeted_studies_alone(door, 
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "list.csv").write_text("a.png,3,3\n")
     images = {"folder": str(tmp_path / "images"), "list": str(tmp_path / "images" / "list.csv"), "size": 48}
-    found = candidates(Images(**images, keep="all"), 0)
+    found = candidates(ImageSet(**images, keep="all"), 0)
     assert found[0].label == 3 != found[0].target_label
     status, _, error = door("validate", spec_file({"images": images | {"keep": "all"}}))
     assert status == 2, "the tiny study is targeted too"
@@ -167,7 +168,7 @@ def test_only_the_promised_formats_are_opened(tmp_path, monkeypatch):
     file = tmp_path / "a.png"
     file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(StudyError, match="cannot be read") as caught:
-        pixels.decode(FileImage(file), 3)
+        decoding.decode(FileImage(file), 3)
     assert "JPEG, PNG, WEBP, BMP, TIFF, GIF, PPM" in str(caught.value)
     assert not started.exists()
 
@@ -273,7 +274,7 @@ def own(tmp_path):
     lambda model: zoo.check("m", model),
     lambda model: zoo.load("m", model),
     memory.build_meta,
-    lambda model: code.build(model, allowed=False),
+    lambda model: user_code.build(model, allowed=False),
 ], ids=["check", "load", "build_meta", "build"])  # fmt: skip
 def test_whatever_builds_a_network_asks_for_permission(own, tmp_path, ask):
     with pytest.raises(StudyError, match="was not allowed") as caught:

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study.document import override, parse
 from study.errors import StudyError
-from study.spec import load, resolve
+from study.spec.schema import load, resolve
+from study.spec.yaml_document import override, parse
 from tests.conftest import ROOT, TINY
 
 WHOLE = yaml.safe_load(TINY) | {

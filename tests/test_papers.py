@@ -14,14 +14,14 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from study.analysis import published
-from study.analysis.comparison import match
-from study.analysis.findings import evaluate
 from study.attacks.presets import keys_of
 from study.geometry import store as geometry_rows
 from study.models import Model, zoo
-from study.results import store
-from study.spec import SpecFile, load
+from study.papers import published
+from study.papers.findings import evaluate
+from study.papers.published_matching import match
+from study.results import parts
+from study.spec.schema import SpecFile, load
 from tests.conftest import ROOT, run_here
 
 SPECS = {
@@ -246,7 +246,7 @@ def test_every_spec_runs_end_to_end_with_random_weights(name, tmp_path, monkeypa
     status, printed = run_here(path, tmp_path / "run")
     assert status == 0, printed
     spec = load(path).spec
-    rows = store.scan(tmp_path / "run")
+    rows = parts.scan(tmp_path / "run")
     found = evaluate(rows, spec, images=2)
     assert found.height == len(spec.findings)
     missing = found.filter(pl.col("reason").str.contains("missing"))
@@ -286,6 +286,6 @@ def test_every_twin_runs_with_its_own_weights(name, tmp_path, monkeypatch, share
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     status, printed = run_here(path, tmp_path / "run")
     assert status == 0, printed
-    found = evaluate(store.scan(tmp_path / "run"), load(path).spec, images=2)
+    found = evaluate(parts.scan(tmp_path / "run"), load(path).spec, images=2)
     assert found.filter(pl.col("reason").str.contains("missing")).is_empty()
     assert "replicated" not in found.filter(pl.col("check") == "compare")["verdict"], "two images decide nothing"

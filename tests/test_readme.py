@@ -8,10 +8,10 @@ import re
 import pytest
 import yaml
 
-from study.document import parse
 from study.models.catalogue import SHORT_NAMES
 from study.results.schema import SCHEMA
-from study.spec import resolve
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import ROOT, TINY
 
 ONE = {"attacks": {}, "experiments": {"x": {"attacks": ["mi"], "sources": ["a"]}}}

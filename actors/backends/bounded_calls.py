@@ -18,12 +18,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import Backend, BackendGone, Call, Device, Ref
-from actors.kit import Kit
-from actors.placement import Machine, Role, Share
+from actors.backends.interface import Backend, BackendGone, Call, Device, Ref
+from actors.resources.placement import Machine, ResourceRequest, Role
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
-from study.interrupt import Interrupt, Interrupted, hurry
-from study.running import Run
+from study.process.interrupt import Interrupt, Interrupted, hurry
+from study.spec.run_options import Run
 
 _TICK_SECONDS = 0.25
 _MOST_PASSED = 1.0
@@ -98,7 +98,7 @@ class _Watched:
         # Machines that were not seen before are asked about their GPUs.
         return self._caller.do("machines", self._patience.start, self._inner.machines)
 
-    def start(self, role: Role, share: Share, kit: Kit) -> Any:
+    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Any:
         return self._caller.do("start of an actor", self._patience.call, self._inner.start, role, share, kit)
 
     def hello(self, actor: Any) -> Ref:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.asker import Asker
-from actors.backend import Call, CallFailed, Device, Ref
-from actors.kit import Kit
-from actors.placement import WORKER, Machine, Role, Share
-from actors.worker import Worker
+from actors.backends.interface import Call, CallFailed, Device, Ref
+from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
+from actors.workers.service_worker import Asker
+from actors.workers.worker import Worker
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 
 
@@ -32,7 +32,7 @@ class InProcess:
     def machines(self) -> list[Machine]:
         return [Machine(cpus=4.0)]
 
-    def start(self, role: Role, share: Share, kit: Kit) -> Worker | Asker:
+    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Worker | Asker:
         return Worker(kit.of(role), "cpu") if role == WORKER else Asker(kit.of(role), "cpu")
 
     def hello(self, actor: Worker | Asker) -> Ref:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.kit import Kit
-from actors.placement import Machine, Role, Share
+from actors.resources.placement import Machine, ResourceRequest, Role
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 
 Ref = Hashable
@@ -99,7 +99,7 @@ class Backend(Protocol):
     def machines(self) -> list[Machine]:
         """The machines that there are now."""
 
-    def start(self, role: Role, share: Share, kit: Kit) -> Any:
+    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Any:
         """A new actor of `role`."""
 
     def hello(self, actor: Any) -> Ref:

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from actors import reaper
-from study import processes
+from actors.backends import reaper
+from study.process import children
 
 # Ray's agents rename themselves, which overwrites some of their environment: of many marks, most are left.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = 4.0
 _LEFT_SECONDS = 5.0
 
 
-class Local:
+class LocalRay:
     """Made before Ray is started, within `starting`; closed after Ray is.
 
     A process that outlives the driver ends what is left of this Ray however the driver ends.
@@ -45,10 +45,10 @@ class Local:
         self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
         self._secret = secrets.token_hex(32)
-        self._reaper = processes.start(
+        self._reaper = children.start(
             [sys.executable, "-I", "-S", reaper.__file__, self._mark, str(grace_seconds)],
-            processes.HELPER,
-            processes.environment(processes.HELPER, os.environ),
+            children.HELPER,
+            children.environment(children.HELPER, os.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -62,8 +62,8 @@ class Local:
 
     def starting(self) -> AbstractContextManager[None]:
         """What is started within belongs to this Ray. Nothing that is started before or after does."""
-        given = processes.environment(processes.RAY, os.environ, self._hidden)
-        return processes.replaced(given | self._token() | dict.fromkeys(_MARKS, self._mark))
+        given = children.environment(children.RAY, os.environ, self._hidden)
+        return children.replaced(given | self._token() | dict.fromkeys(_MARKS, self._mark))
 
     def _token(self) -> dict[str, str]:
         """This Ray's own token, unless the user has set one: Ray would write it into the home directory."""

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors import code
-from actors.backend import BackendGone, Call, Device, PixelsLost, Ref
-from actors.causes import told
-from actors.daemons import Daemons
-from actors.kit import Kit
-from actors.local import Local
-from actors.placement import WORKER, Machine, Role, Share
-from actors.posted import AskerActor, WorkerActor, heard, packed
-from actors.ready import must_be_ready
-from study import processes
+from actors.backends.interface import BackendGone, Call, Device, PixelsLost, Ref
+from actors.backends.local_ray import LocalRay
+from actors.backends.ray_daemons import Daemons
+from actors.backends.ray_errors import told
+from actors.backends.ray_preflight import must_be_ready
+from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
+from actors.workers import code_digest
+from actors.workers.ray_actors import AskerActor, WorkerActor, heard, packed
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
+from study.process import children
 
 _OBJECT_STORE_BYTES = 2**30
 _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False, "event_stats": False}
@@ -45,7 +45,7 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-class Cluster:
+class RayBackend:
     """Actors run with no restarts and no retries of Ray's own: the scheduler replaces and repeats."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Cluster:
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
-        self._local: Local | None = None
+        self._local: LocalRay | None = None
         self._say = say
         self._left_out: set[str] = set()
         self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
@@ -87,7 +87,7 @@ class Cluster:
                 "object_store_memory": store,
                 "_system_config": _QUIET,
             }
-            self._local = Local(hidden)
+            self._local = LocalRay(hidden)
         try:
             with contextlib.nullcontext() if self._local is None else self._local.starting():
                 ray.init(**options)
@@ -145,7 +145,7 @@ class Cluster:
                 self._gpus[node] = None
         return self._gpus[node]
 
-    def start(self, role: Role, share: Share, kit: Kit) -> Any:
+    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Any:
         options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
         if share.memory and not share.gpus:
             options["memory"] = int(share.memory)
@@ -157,7 +157,7 @@ class Cluster:
         elif self._left_out:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._left_out))})"}
         made = self._worker if role == WORKER else self._asker
-        return made.options(**options).remote(packed(kit.of(role)), share.device, code.running().digest, node_id)
+        return made.options(**options).remote(packed(kit.of(role)), share.device, code_digest.running().digest, node_id)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
@@ -186,7 +186,7 @@ class Cluster:
             said = heard(self._ray.get(ref))
         except errors.RayError as error:
             raise told(error, errors) from None
-        return code.answer_of(said) if code.is_greeting(said) else said
+        return code_digest.answer_of(said) if code_digest.is_greeting(said) else said
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         errors = self._ray.exceptions
@@ -315,6 +315,6 @@ def node_id() -> str:
 def gpu_memory() -> float | None:
     """Bytes of this machine's smallest GPU, as its driver says; None where it does not."""
     asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    said = (processes.answer(asked, 20) or "").split()
+    said = (children.answer(asked, 20) or "").split()
     found = [float(one) for one in said if one.isdecimal()]
     return min(found) * 2**20 if found else None

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.backend import BackendGone
+from actors.backends.interface import BackendGone
 
 _PROCESSES = Path("/proc")
 _NAMES = {"raylet": "raylet", "gcs_server": "GCS"}

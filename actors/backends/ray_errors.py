@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from actors.backend import ActorLost, CallFailed, MachineLost, MemoryLost, PixelsLost
+from actors.backends.interface import ActorLost, CallFailed, MachineLost, MemoryLost, PixelsLost
 from study.errors import StudyError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import ActorLost, Call, Device, Ref
-from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob
-from actors.kit import Kit
-from actors.pinned import Pin
-from actors.placement import WORKER, Machine, Role, Share
-from study import numerics
-from study.results.schema import Moved, Said
+from actors.backends.interface import ActorLost, Call, Device, Ref
+from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
+from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob
+from actors.workers.model_cache import ModelRequest
+from actors.workers.worker_config import WorkerConfig
+from study.reproducibility import numerics
+from study.results.schema import Distances, TargetAnswers
 
 _TOGETHER_SECONDS = 0.02
 """Answers that come within so long are seen together, as by a driver that has just been busy with others."""
@@ -123,7 +123,7 @@ class Simulated:
         slots = float(self._machines.slots)
         return [Machine(0.0, slots) if self._machines.gpus else Machine(slots)] * len(self._room)
 
-    def start(self, role: Role, share: Share, kit: Kit) -> _Actor:
+    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> _Actor:
         actor = _Actor(None, role, self.now)
         self._actors.append(actor)
         if role == WORKER:
@@ -149,7 +149,7 @@ class Simulated:
             gradients = job.attack.gradients(job.attack.steps, 1)
             work = sum(self._costs.gradient[name] for name in pin.models) * gradients * self._passed(count)
             made = next(self._ids)
-            answer = Made(Moved(*np.ones((3, count * variants))), loads=loads)
+            answer = Made(Distances(*np.ones((3, count * variants))), loads=loads)
             self._pixels[made] = count * variants
         else:
             count = self._pixels.get(pixels, len(job.images))
@@ -168,7 +168,7 @@ class Simulated:
         size = numerics.pass_size(self._batch, "cuda" if self._machines.gpus else "cpu")
         return -(-count // size) * size
 
-    def _loading(self, actor: _Actor, pin: Pin) -> dict[str, float]:
+    def _loading(self, actor: _Actor, pin: ModelRequest) -> dict[str, float]:
         actor.holds -= set(pin.drop)
         new = [name for name in pin.models if name not in actor.holds]
         actor.holds |= set(new)
@@ -290,4 +290,4 @@ class Simulated:
 
 def _said(job: PredictJob, count: int) -> Answers:
     labels, shares = np.zeros((count, 1), np.int32), np.zeros((count, 1), np.float32)
-    return Answers(tuple(Answer(Said(target, labels, shares), {}) for target in job.targets))
+    return Answers(tuple(Answer(TargetAnswers(target, labels, shares), {}) for target in job.targets))

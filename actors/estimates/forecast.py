@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from actors import placement
-from actors.backend import Ref
-from actors.backlog import Task
-from actors.driver import Driver, Open
-from actors.jobs import PredictJob
-from actors.kit import Kit
-from actors.runtime import Runtime
-from actors.scheduler import Scheduler
-from actors.simulator import Costs, Machines, Simulated
-from actors.slots import Limits
-from study import json_file
+from actors.backends.interface import Ref
+from actors.backends.simulated import Costs, Machines, Simulated
+from actors.execution.driver import Driver, Open
+from actors.execution.runtime import Runtime
+from actors.resources import placement
+from actors.scheduling.backlog import Task
+from actors.scheduling.messages import PredictJob
+from actors.scheduling.scheduler import Scheduler
+from actors.scheduling.slots import Limits
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
+from study.events.observer import Observer
+from study.images.image_sets import candidates
 from study.images.selection import Clean, Selected, Selection, Shard, cut
-from study.images.sets import candidates
-from study.interrupt import Interrupt
-from study.keyed import digest
-from study.plan import Plan, Unit
-from study.report import planned
-from study.run_folder import RunFolder
-from study.spec import Spec, SpecFile
+from study.planning import plan_size
+from study.planning.plan import Plan, Unit
+from study.process.interrupt import Interrupt
+from study.reproducibility.hashing import digest
+from study.spec.schema import Spec, SpecFile
+from study.storage import json_file
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
-from study.watching import Watcher
 
 _MACHINES = re.compile(r"(?P<nodes>\d{1,6})(?:x(?P<slots>\d{1,6}))?x?(?P<kind>[A-Za-z][\w-]*)?")
 _CORES = ("cpu", "cores", "core")
@@ -59,7 +59,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ForecastOptions:
     """What was asked on the command line."""
 
     on: str | None = None
@@ -71,19 +71,19 @@ class Asked:
     output: Path | None = None
 
 
-def print_plan(file: SpecFile, console: Console, asked: Asked) -> None:
+def print_plan(file: SpecFile, console: Console, asked: ForecastOptions) -> None:
     """Print what a spec comes to. Raises StudyError where the machines or the profile cannot be understood."""
     spec = file.spec
     plan = imagined(spec, _image_count(file, asked))
     folder = RunFolder(asked.output or Path("runs") / spec.study)
     units = len(plan.crafts) * len(plan.shards)
     found: dict[str, Any] = {
-        "experiments": planned.cells(plan),
+        "experiments": plan_size.cells(plan),
         "crafts": len(plan.crafts),
         "units": units,
-        **planned.totals(plan),
-        "probes": planned.probes(plan),
-        "run": {"folder": str(folder.path), "standing": planned.standing(spec, folder)},
+        **plan_size.totals(plan),
+        "probes": plan_size.probes(plan),
+        "run": {"folder": str(folder.path), "standing": plan_size.standing(spec, folder)},
     }
     machines, where = _machines(asked) if asked.on is not None else _here(file, asked), asked.on
     if machines is not None:
@@ -136,7 +136,7 @@ def _bytes(count: int) -> str:
     return f"{count / size:,.1f} {unit}"
 
 
-def _here(file: SpecFile, asked: Asked) -> Machines | None:
+def _here(file: SpecFile, asked: ForecastOptions) -> Machines | None:
     """This machine's cores, where the spec's models were measured; None where they were not."""
     if asked.profile is None and not _profile(file, asked).is_file():
         return None
@@ -144,7 +144,7 @@ def _here(file: SpecFile, asked: Asked) -> Machines | None:
     return Machines(1, slots, asked.speed or 1.0, asked.losses, gpus=False)
 
 
-def _profile(file: SpecFile, asked: Asked) -> Path:
+def _profile(file: SpecFile, asked: ForecastOptions) -> Path:
     return asked.profile or Path("runs") / file.spec.study / "profile.json"
 
 
@@ -181,7 +181,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     scheduler = Scheduler(
         backend,
         crew,
-        Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
+        WorkerConfig(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
         limits=Limits(attempts=1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds),
         elastic=True,
         clock=backend.clock,
@@ -189,7 +189,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     scheduler.start(lambda: None)
     clean_seconds = _clean_pass(plan, scheduler, backend)
     begun, before = backend.now, replace(backend.seen)
-    driver = _Imagined(plan, _NoImages(), _NoWriter(), Runtime(backend, scheduler, Watcher(), Interrupt()))  # type: ignore[arg-type]
+    driver = _Imagined(plan, _NoImages(), _NoWriter(), Runtime(backend, scheduler, Observer(), Interrupt()))  # type: ignore[arg-type]
     outcome = driver.run({}, {})
     assert not outcome.failures, "nothing fails in a simulation but machines"
     seconds = backend.now - begun
@@ -247,7 +247,7 @@ class _NoWriter:
         """Nothing is buffered."""
 
 
-def _image_count(file: SpecFile, asked: Asked) -> int:
+def _image_count(file: SpecFile, asked: ForecastOptions) -> int:
     if asked.images or file.spec.images.count:
         return asked.images or file.spec.images.count or 1
     try:
@@ -257,7 +257,7 @@ def _image_count(file: SpecFile, asked: Asked) -> int:
         raise error.located(file.where("images")) from None
 
 
-def _machines(asked: Asked) -> Machines:
+def _machines(asked: ForecastOptions) -> Machines:
     found = _MACHINES.fullmatch(asked.on or "")
     if found is None or int(found["nodes"]) < 1 or int(found["slots"] or 1) < 1:
         raise StudyError(
@@ -270,7 +270,7 @@ def _machines(asked: Asked) -> Machines:
     return Machines(nodes, slots, asked.speed or 1.0, asked.losses, gpus=gpus)
 
 
-def _of_kind(machines: Machines, costs: Costs, asked: Asked, file: SpecFile) -> Machines:
+def _of_kind(machines: Machines, costs: Costs, asked: ForecastOptions, file: SpecFile) -> Machines:
     """The machines, if the costs were measured on their kind. Raises StudyError where nothing is known of them.
 
     With `--speed` the user says how they differ from what was measured.
@@ -291,13 +291,13 @@ def _of_kind(machines: Machines, costs: Costs, asked: Asked, file: SpecFile) -> 
     )
 
 
-def _basis(costs: Costs, asked: Asked) -> str:
+def _basis(costs: Costs, asked: ForecastOptions) -> str:
     """What a time is computed from, for people."""
     speed = f", {asked.speed:g} times as fast as measured" if asked.speed is not None else ""
     return f" (costs of {costs.hardware or 'unknown hardware'}{speed})"
 
 
-def _costs(file: SpecFile, asked: Asked) -> Costs:
+def _costs(file: SpecFile, asked: ForecastOptions) -> Costs:
     path = _profile(file, asked)
     measure = f"study profile {file.document.name}, or name another with --profile"
     try:

@@ -12,21 +12,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors import placement
-from actors.backend import Backend
-from actors.backlog import Task
-from actors.jobs import CraftJob, PredictJob
-from actors.kit import Kit
-from actors.scheduler import Done, Scheduler
-from actors.simulator import Costs
-from actors.slots import Limits
-from actors.watched import Patience, watched
-from study import numerics
+from actors.backends.bounded_calls import Patience, watched
+from actors.backends.interface import Backend
+from actors.backends.simulated import Costs
+from actors.resources import placement
+from actors.scheduling.backlog import Task
+from actors.scheduling.messages import CraftJob, PredictJob
+from actors.scheduling.scheduler import Done, Scheduler
+from actors.scheduling.slots import Limits
+from actors.workers.worker_config import WorkerConfig
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
-from study.interrupt import Interrupt
-from study.spec import SpecFile
+from study.process.interrupt import Interrupt
+from study.reproducibility import numerics
+from study.spec.schema import SpecFile
 from study.terminal.prose import say
 from study.terminal.screen import counted
 
@@ -63,7 +63,9 @@ def _profile(
     try:
         wish = placement.Wish(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
         crew = placement.crew(backend.machines(), None, wish)
-        kit = Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code)
+        kit = WorkerConfig(
+            spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code
+        )
         measured = _Measured(backend, crew, file, interrupt.check)
         scheduler = Scheduler(backend, crew, kit, limits=Limits(start_seconds=spec.run.start_seconds))
         scheduler.start(interrupt.check)
@@ -96,7 +98,7 @@ def _profile(
 class _Measured:
     """Seconds of calls, as the workers themselves count them."""
 
-    def __init__(self, backend: Backend, crew: placement.Crew, file: SpecFile, check: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, crew: placement.WorkerPool, file: SpecFile, check: Callable[[], None]) -> None:
         self._check = check
         images = file.spec.images
         size = numerics.pass_size(file.spec.numerics.batch, crew.share.device)

@@ -9,14 +9,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import Backend, Ref
-from actors.stores import Budgets, asked
+from actors.backends.interface import Backend, Ref
+from actors.resources.object_store import Budgets, asked
 from study.errors import StudyError
-from study.images import pixels
+from study.images import decoding
+from study.images.image_sets import ImageSet as Prepared
+from study.images.location import Stored
 from study.images.selection import Selected, Shard
-from study.images.sets import Images as Prepared
-from study.images.stored import Stored
-from study.plan import Plan, Unit
+from study.planning.plan import Plan, Unit
 
 
 class Images(Protocol):
@@ -52,7 +52,7 @@ class CleanImages:
         if made is None:
             return self._shard(unit.shard, pool, (unit.shard.index, len(pool)))
         exact = self._images.model_copy(update={"fit": "exact"})
-        theirs = [pixels.read(made[one.image], exact) for one in unit.shard.images]
+        theirs = [decoding.read(made[one.image], exact) for one in unit.shard.images]
         return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
 
     def pixels(self, shard: Shard) -> NDArray[np.uint8]:
@@ -82,8 +82,8 @@ class CleanImages:
 
 def unchanged(image: Selected, file: Stored, images: Prepared) -> NDArray[np.uint8]:
     """The pixels of a selected image, `uint8` (C, H, W). StudyError where they are not what they were."""
-    read = pixels.read(file, images)
-    if pixels.digest(read) != image.digest:
+    read = decoding.read(file, images)
+    if decoding.digest(read) != image.digest:
         raise StudyError(
             f"the image {file} is not what it was when the study began",
             todo="bring the old file back, or launch into a new folder with --output",

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backend import ActorLost, CallFailed, Ref
-from actors.backlog import Task
-from actors.clean_images import unchanged
-from actors.jobs import Answer, PredictJob
-from actors.runtime import Runtime
-from actors.scheduler import Failed
-from actors.stores import asked
-from study.additions import must_be_there, unasked
+from actors.backends.interface import ActorLost, CallFailed, Ref
+from actors.execution.clean_images import unchanged
+from actors.execution.runtime import Runtime
+from actors.resources.object_store import asked
+from actors.scheduling.backlog import Task
+from actors.scheduling.messages import Answer, PredictJob
+from actors.scheduling.scheduler import Failed
 from study.errors import StudyError, first_line
-from study.images import clean, pixels
+from study.events.repairs import repaired
+from study.images import clean_accuracy, decoding
+from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
-from study.images.sets import Candidate, Ranked
-from study.repairs import repaired
-from study.report import doubts
-from study.spec import Spec
+from study.planning.spec_diff import must_be_there, unasked
+from study.report import plausibility
+from study.spec.schema import Spec
 
 _log = logging.getLogger(__name__)
 _SLACK = 1.5
@@ -73,7 +73,7 @@ class _Pass:
         self._local = [name for name in spec.models if name not in self._services]
         self._known = known or {}
         self._models: dict[str, dict[str, Any]] = {}
-        self._right: dict[str, clean.Right] = {}
+        self._right: dict[str, clean_accuracy.Right] = {}
         self._unreadable: dict[str, str] = {}
         room = (runtime.budgets or asked(spec)).clean
         self._most = max(spec.numerics.batch, min(_MOST_AT_ONCE, room // spec.images.bytes))
@@ -82,7 +82,7 @@ class _Pass:
         spec = self._spec
         self._runtime.display.say(f"clean pass: {len(self._local)} models, up to {len(candidates)} images")
         chosen = self._choose(candidates, spec.images.count or len(candidates), 0)
-        models = clean.described({name: self._models[name] for name in spec.models}, {}, self._right)
+        models = clean_accuracy.described({name: self._models[name] for name in spec.models}, {}, self._right)
         return Selection(cut(chosen, spec.run.shard), models, self._unreadable)
 
     def extend(self, before: Selection, candidates: Sequence[Candidate], *, more: bool) -> Selection:
@@ -99,7 +99,7 @@ class _Pass:
             self._warn(self._doubts())
         if more:
             shards += self._further(shards, candidates)
-        models = clean.described({**before.models, **self._models}, before.models, self._right)
+        models = clean_accuracy.described({**before.models, **self._models}, before.models, self._right)
         return Selection(shards, models, self._unreadable)
 
     def _further(self, shards: Sequence[Shard], candidates: Sequence[Candidate]) -> list[Shard]:
@@ -173,15 +173,15 @@ class _Pass:
     def _count(self, images: Iterable[Selected], models: Sequence[str]) -> None:
         """Count who is right about these clean images."""
         answers = ((one.label, {name: one.clean[name].top5[0] for name in models}) for one in images)
-        for name, one in clean.tally(answers).items():
-            self._right[name] = self._right.get(name, clean.Right()) + one
+        for name, one in clean_accuracy.tally(answers).items():
+            self._right[name] = self._right.get(name, clean_accuracy.Right()) + one
 
     def _doubts(self) -> list[str]:
         """Say how often each model was right; and give the models that only guess, with what may be wrong."""
         found = {name: self._right[name] for name in self._spec.models if name in self._right}
         if found:
-            self._runtime.display.say(clean.told(found))
-        return doubts.of_models(self._spec, found, self._models)
+            self._runtime.display.say(clean_accuracy.told(found))
+        return plausibility.of_models(self._spec, found, self._models)
 
     def _completed(self, shards: Sequence[Shard], new: Sequence[str], files: Mapping[str, Candidate]) -> list[Shard]:
         """Selected images with what `new` models say of them too."""
@@ -220,7 +220,7 @@ class _Pass:
         read = []
         for one in part:
             try:
-                read.append(_Read(one, pixels.read(one.file, self._spec.images)))
+                read.append(_Read(one, decoding.read(one.file, self._spec.images)))
             except StudyError as error:
                 if self._spec.images.corrupt == "stop":
                     raise
@@ -235,7 +235,7 @@ class _Pass:
                 image=one.candidate.image,
                 label=one.candidate.label,
                 target_label=self._target_label(one.candidate, {name: said(name, row) for name in self._local}),
-                digest=pixels.digest(one.pixels),
+                digest=decoding.digest(one.pixels),
                 clean={name: said(name, row).clean for name in self._local},
             )
             for row, one in enumerate(read)

@@ -12,24 +12,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from actors.backend import CallFailed, PixelsLost, Ref
-from actors.backlog import Task
-from actors.clean_images import Images
-from actors.jobs import Made, Timed
-from actors.matching import Matching
-from actors.runtime import Runtime
-from actors.scheduler import Done, Failed
-from actors.stores import asked
-from actors.tasks import Tasks
+from actors.backends.interface import CallFailed, PixelsLost, Ref
+from actors.execution.clean_images import Images
+from actors.execution.matched_budgets import Matching
+from actors.execution.runtime import Runtime
+from actors.resources.object_store import asked
+from actors.scheduling.backlog import Task
+from actors.scheduling.messages import Made, Timed
+from actors.scheduling.scheduler import Done, Failed
+from actors.scheduling.tasks import Tasks
 from study.errors import StudyError, first_line
+from study.events.observer import UnitDone, UnitFailed
+from study.events.repairs import repaired
 from study.images.selection import Shard
-from study.models.remote import wanted_names
-from study.plan import Craft, Finished, Plan, Unit
-from study.repairs import repaired
-from study.results.kept import KeepingWriter, Kept
-from study.results.schema import Moved, Said, Wanted, table
-from study.results.store import Writer
-from study.watching import UnitDone, UnitFailed
+from study.models.services.service_spec import wanted_names
+from study.planning.plan import Craft, Finished, Plan, Unit
+from study.results.kept_images import KeepingWriter, Kept
+from study.results.parts import Writer
+from study.results.schema import Distances, TargetAnswers, Wanted, table
 
 _STATE_SECONDS = 1.0
 """Between two looks of those who watch."""
@@ -69,12 +69,12 @@ class Open:
     """A unit whose batch is made, or was `kept`, and is being shown to targets."""
 
     unit: Unit
-    moved: Moved
+    moved: Distances
     pixels: Ref
     left: set[str]
     seconds: float = 0.0
     kept: bool = False
-    said: list[Said] = field(default_factory=list)
+    said: list[TargetAnswers] = field(default_factory=list)
 
 
 class Driver:

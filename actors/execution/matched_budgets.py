@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from study.plan import Craft, Plan, Unit
+from study.planning.plan import Craft, Plan, Unit
 
 
 class Matching:

@@ -8,18 +8,18 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.backend import Ref
-from actors.backlog import Task
-from actors.driver import Failure, Outcome
-from actors.jobs import Probed, ProbeJob
-from actors.runtime import Runtime
-from actors.scheduler import Done, Failed
+from actors.backends.interface import Ref
+from actors.execution.driver import Failure, Outcome
+from actors.execution.runtime import Runtime
+from actors.scheduling.backlog import Task
+from actors.scheduling.messages import Probed, ProbeJob
+from actors.scheduling.scheduler import Done, Failed
 from study.errors import first_line
 from study.geometry import store
-from study.geometry.plan import GeometryPlan, Unit
+from study.geometry.plan import GeometryPlan, ProbeUnit
 from study.images.selection import Shard
-from study.results.store import Writer
-from study.run_folder import RunFolder
+from study.results.parts import Writer
+from study.storage.run_folder import RunFolder
 
 _STATE_SECONDS = 1.0
 
@@ -92,13 +92,13 @@ class Geometry:
     def _tasks(self, name: str, models: tuple[str, ...], done: Mapping[str, Collection[str]]) -> Iterator[Task]:
         return map(self._task, self._plan.units_of(name, models, done))
 
-    def _task(self, unit: Unit) -> Task:
+    def _task(self, unit: ProbeUnit) -> Task:
         job = ProbeJob(unit.id, self._plan.question(unit))
         models = {name: self._plan.digests[name] for name in unit.holds}
         return Task("probe", models, job, lambda: self._images.some(unit.shard), unit.cost, unit)
 
     def _handle(self, event: Done | Failed) -> None:
-        unit: Unit = event.task.about
+        unit: ProbeUnit = event.task.about
         if isinstance(event, Done):
             probed: Probed = event.value
             if unit.name not in self._writers:

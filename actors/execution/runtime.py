@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.backend import Backend
-from actors.scheduler import Scheduler
-from actors.stores import Budgets
-from study.interrupt import Interrupt
-from study.watching import Watcher
+from actors.backends.interface import Backend
+from actors.resources.object_store import Budgets
+from actors.scheduling.scheduler import Scheduler
+from study.events.observer import Observer
+from study.process.interrupt import Interrupt
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Runtime:
 
     backend: Backend
     scheduler: Scheduler
-    display: Watcher
+    display: Observer
     interrupt: Interrupt
     budgets: Budgets | None = None
     """What object stores hold, where that is less than the spec asks for."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from types import EllipsisType
 
-from actors import clean_pass
-from actors.runtime import Runtime
-from study import resume
-from study.additions import Changes, listing, more_images, unasked
+from actors.execution import clean_pass
+from actors.execution.runtime import Runtime
 from study.errors import StudyError
+from study.images.image_sets import Candidate, candidates
 from study.images.selection import Selection
-from study.images.sets import Candidate, candidates
-from study.plan import Plan
-from study.run_folder import RunFolder
-from study.spec import SpecFile
+from study.planning import resume
+from study.planning.plan import Plan
+from study.planning.spec_diff import Changes, listing, more_images, unasked
+from study.spec.schema import SpecFile
+from study.storage.run_folder import RunFolder
 
 
-class Extension:
+class StudyUpdate:
     """What one launch adds to a run that has begun."""
 
     def __init__(self, file: SpecFile, folder: RunFolder, changes: Changes, say: Callable[[str], None]) -> None:

@@ -10,44 +10,48 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors import chosen, clean_pass, stores
-from actors.backend import Backend
-from actors.clean_images import CleanImages
-from actors.cluster import Cluster
-from actors.driver import Driver, Outcome
-from actors.ending import Ending, stopped
-from actors.extension import Extension
-from actors.geometry import Geometry, Store
-from actors.kit import kit
-from actors.matching import references
-from actors.reckoning import provenance, steps
-from actors.runtime import Runtime
-from actors.scheduler import Scheduler
-from actors.staffing import Estimate, held, limits_of, staff
-from actors.tracked import Watch, tracked
-from actors.watched import Patience, watched
-from study import additions, arithmetic, repairs, resume
-from study import spec as specs
+from actors.backends.bounded_calls import Patience, watched
+from actors.backends.interface import Backend
+from actors.backends.ray_backend import RayBackend
+from actors.execution import clean_pass
+from actors.execution.clean_images import CleanImages
+from actors.execution.driver import Driver, Outcome
+from actors.execution.matched_budgets import references
+from actors.execution.probes import Geometry, Store
+from actors.execution.runtime import Runtime
+from actors.execution.study_update import StudyUpdate
+from actors.launch import unit_filter
+from actors.launch.launch_summary import LaunchSummary, stopped
+from actors.launch.progress import provenance, steps
+from actors.launch.tracking_session import TrackingSession, tracked
+from actors.resources import object_store
+from actors.resources.worker_pool import Estimate, held, limits_of, staff
+from actors.scheduling.scheduler import Scheduler
+from actors.workers.worker_config import worker_config
+from study.commands.show import print_so_far
 from study.errors import StudyError
+from study.events import repairs
+from study.events.observer import Ended, Observer, Started
 from study.geometry import store as geometry_store
 from study.geometry.plan import GeometryPlan
-from study.images.sets import Candidate, candidates
-from study.interrupt import Interrupt, Interrupted, hurry
-from study.plan import Plan
-from study.report.show import print_so_far
-from study.results import intact, present, store
-from study.results.kept import KeepingWriter, Kept
-from study.run_folder import RunFolder
-from study.spec import Spec, SpecFile
-from study.terminal import Front, Style
+from study.images.image_sets import Candidate, candidates
+from study.planning import resume, spec_diff
+from study.planning.plan import Plan
+from study.process.interrupt import Interrupt, Interrupted, hurry
+from study.reproducibility import float_environment
+from study.results import current_plan, integrity, parts
+from study.results.kept_images import KeepingWriter, Kept
+from study.spec import schema as specs
+from study.spec.schema import Spec, SpecFile
+from study.storage.run_folder import RunFolder
+from study.terminal import Display, Style
 from study.terminal.screen import counted
-from study.watching import Ended, Started, Watcher
 
 COMPLETE, INCOMPLETE = 0, 1
 
 
 @dataclass(frozen=True)
-class Order:
+class LaunchOptions:
     """What was asked on the command line."""
 
     spec: Path
@@ -61,14 +65,14 @@ class Order:
     wandb: str | None = None
 
 
-def launch(order: Order, console: Console, start: Callable[[], Backend] | None = None) -> int:
+def launch(order: LaunchOptions, console: Console, start: Callable[[], Backend] | None = None) -> int:
     """Run the study of `order` as far as it is not done yet; returns the exit status.
 
     0 complete, 1 incomplete, 130, 143 or 129 interrupted. Raises StudyError for bad input (status 2), or for what stops
     a study that has begun (status 1). `start` makes the backend: Ray, unless a test says otherwise.
     """
     begun = time.monotonic()
-    with Interrupt() as interrupt, Front(console, order.style) as front:
+    with Interrupt() as interrupt, Display(console, order.style) as front:
 
         def last_words() -> int:
             assert interrupt.status is not None, "somebody asked to stop"
@@ -85,19 +89,21 @@ def launch(order: Order, console: Console, start: Callable[[], Backend] | None =
             return last_words()
 
 
-def _launch(order: Order, front: Front, interrupt: Interrupt, begun: float, start: Callable[[], Backend] | None) -> int:
+def _launch(
+    order: LaunchOptions, front: Display, interrupt: Interrupt, begun: float, start: Callable[[], Backend] | None
+) -> int:
     file = specs.load(order.spec, order.overrides)
-    chosen.check(file, order.only)
+    unit_filter.check(file, order.only)
     folder = RunFolder(order.output or Path("runs") / file.spec.study)
-    changes = additions.changes(file, folder)
+    changes = spec_diff.changes(file, folder)
     folder.claim(front.say)
     try:
         hidden = file.spec.credentials
         front.attach(file.spec.study, folder, hidden)
-        intact.check(folder, front.say)
+        integrity.check(folder, front.say)
         with tracked(order, file.spec, folder, front) as watch:
             study = _Study(file, folder, front, begun=begun, order=order, interrupt=interrupt)
-            study.extension = Extension(file, folder, changes, front.say)
+            study.extension = StudyUpdate(file, folder, changes, front.say)
             if study.selected is not None and study.nothing_left():
                 study.show()
                 watch.complete(study.plan, study.selected.models, folder)
@@ -105,7 +111,7 @@ def _launch(order: Order, front: Front, interrupt: Interrupt, begun: float, star
                 return COMPLETE
             study.display = watch.display
             patience = Patience.of(file.spec.run)
-            make = start or (lambda: Cluster(order.address, hidden, watch.display.say, stores.here(file.spec)))
+            make = start or (lambda: RayBackend(order.address, hidden, watch.display.say, object_store.here(file.spec)))
             return study.run(lambda: watched(make, patience, interrupt, front.refused), order, watch)
     finally:
         folder.release()
@@ -123,20 +129,27 @@ class _Study:
     """One launch: what is there, what is left, and the way from the one to the other."""
 
     def __init__(
-        self, file: SpecFile, folder: RunFolder, front: Front, *, begun: float, order: Order, interrupt: Interrupt
+        self,
+        file: SpecFile,
+        folder: RunFolder,
+        front: Display,
+        *,
+        begun: float,
+        order: LaunchOptions,
+        interrupt: Interrupt,
     ) -> None:
         self._file = file
         self._spec: Spec = file.spec
         self._folder = folder
         self._front = front
-        self.display: Watcher = front
+        self.display: Observer = front
         self._begun = begun
         self._order = order
         self._interrupt = interrupt
-        self.ending = Ending(file.spec, folder, front, order)
+        self.ending = LaunchSummary(file.spec, folder, front, order)
         self._set_aside = 0
         self.selected = resume.selected(folder)
-        self.extension = Extension(file, folder, additions.Changes(), front.say)
+        self.extension = StudyUpdate(file, folder, spec_diff.Changes(), front.say)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -159,16 +172,16 @@ class _Study:
         if self.selected is None or self.extension.due(self.selected) or self.left():
             return False
         self.extension.settle(self.selected)
-        present.record(self.plan, store.done(self._folder.path), self._folder)
+        current_plan.record(self.plan, parts.done(self._folder.path), self._folder)
         return True
 
     def left(self) -> int:
         """Units that have targets left, or images to be kept, and units of probes."""
         probes = geometry_store.done(self._folder.path, self._spec.geometry)
-        units = self.plan.units(store.done(self._folder.path), kept=Kept(self._folder).units)
+        units = self.plan.units(parts.done(self._folder.path), kept=Kept(self._folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
-    def run(self, start: Callable[[], Backend], order: Order, watch: Watch) -> int:
+    def run(self, start: Callable[[], Backend], order: LaunchOptions, watch: TrackingSession) -> int:
         begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
         backend = start()
         try:
@@ -188,7 +201,7 @@ class _Study:
         self.display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
         return status
 
-    def _check(self, order: Order) -> list[Candidate]:
+    def _check(self, order: LaunchOptions) -> list[Candidate]:
         """All that can be wrong with models and images and is cheap to see, before anything is started."""
         from study.models.check import check_models
 
@@ -198,23 +211,23 @@ class _Study:
         except StudyError as error:
             raise error.located(self._file.where("images")) from None
 
-    def _run(self, backend: Backend, begun: _Begun, order: Order) -> int:
+    def _run(self, backend: Backend, begun: _Begun, order: LaunchOptions) -> int:
         spec, say, found = self._spec, self.display.say, begun.found
         crew = staff(spec, backend, begun.estimate, self.display.say)
         scheduler = Scheduler(
             backend,
             crew,
-            kit(spec, self._folder, allow_code=order.allow_code),
+            worker_config(spec, self._folder, allow_code=order.allow_code),
             limits=limits_of(spec),
             elastic=spec.run.actors is None,
             say=lambda line: repairs.repaired("actor", line),
         )
         runtime = Runtime(backend, scheduler, self.display, self._interrupt, held(spec, backend, crew, say))
         scheduler.start(self._interrupt.check)
-        arithmetic.compare(self._folder, scheduler.arithmetics, say)
+        float_environment.compare(self._folder, scheduler.arithmetics, say)
         if self.selected is None:
             self.selected = clean_pass.run(spec, found, runtime)
-            resume.record(self._spec, self.selected, self._folder, additions.listing(spec, found))
+            resume.record(self._spec, self.selected, self._folder, spec_diff.listing(spec, found))
         else:
             self.selected = self.extension.carry_out(self.selected, found, runtime)
         try:
@@ -228,14 +241,14 @@ class _Study:
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan
-        done = store.done(self._folder.path)
-        others = present.record(plan, done, self._folder)
+        done = parts.done(self._folder.path)
+        others = current_plan.record(plan, done, self._folder)
         if others:
             self.display.say(f"{others} crafts that have rows are not in the plan: reports leave them out")
         kept = Kept(self._folder)
         totals, finished, left = steps(plan, done, kept.units)
         order = self._order
-        todo = chosen.chosen(plan, done, order.only, order.limit)
+        todo = unit_filter.chosen(plan, done, order.only, order.limit)
         if todo is not done:
             whole, closed, left = steps(plan, todo)
             totals = {name: finished[name] + whole[name] - closed[name] for name in whole}
@@ -243,12 +256,12 @@ class _Study:
         units = crafts * len(plan.shards)
         self.display.say(f"plan: {crafts} crafts x {len(plan.shards)} shards = {units} units, {left} of them to do")
         if self.selected is not None:
-            additions.must_be_there(self.selected, found)
+            spec_diff.must_be_there(self.selected, found)
         files = {one.image: one.file for one in found}
         keep = self._spec.run.keep_images
         if keep and not all(craft.keepable for craft in plan.crafts.values()):
             self.display.say("searches of the minimal RMSD have no images to keep: new targets craft them again")
-        writer = (KeepingWriter if keep else store.Writer)(
+        writer = (KeepingWriter if keep else parts.Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
             metadata=provenance(self._spec, runtime.scheduler.arithmetics),
@@ -271,7 +284,7 @@ class _Study:
         )
         self.display.begin(totals, finished)
         try:
-            moved = store.moved(self._folder.path, references(plan))
+            moved = parts.moved(self._folder.path, references(plan))
             with self._interrupt.patient():
                 outcome = driver.run(todo, moved)
         finally:

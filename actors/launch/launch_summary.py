@@ -5,23 +5,23 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from actors.driver import Failure
-from study.run_folder import RunFolder
-from study.spec import Spec
-from study.storage import place
-from study.terminal import Front
+from actors.execution.driver import Failure
+from study.spec.schema import Spec
+from study.storage.places import place
+from study.storage.run_folder import RunFolder
+from study.terminal import Display
 from study.terminal.screen import amount, counted
 
 if TYPE_CHECKING:
-    from actors.launch import Order
+    from actors.launch.launch import LaunchOptions
 
 _SHOWN_FAILURES = 3
 
 
-class Ending:
+class LaunchSummary:
     """What is said once a launch is over, by how it ended."""
 
-    def __init__(self, spec: Spec, folder: RunFolder, front: Front, order: Order) -> None:
+    def __init__(self, spec: Spec, folder: RunFolder, front: Display, order: LaunchOptions) -> None:
         self._spec = spec
         self._folder = folder
         self._front = front
@@ -77,13 +77,13 @@ class Ending:
         self._front.say(f"polars:   pl.scan_parquet({self._folder.scanned!r})")
 
 
-def stopped(front: Front, order: Order) -> None:
+def stopped(front: Display, order: LaunchOptions) -> None:
     """Somebody asked to stop, be it before the study has begun."""
     front.settle()
     front.verdict(f"stopped; what is finished is kept. Go on with: {again(order)}")
 
 
-def again(order: Order, *, whole: bool = False) -> str:
+def again(order: LaunchOptions, *, whole: bool = False) -> str:
     """The command that goes on; `whole`: without what made it a part of the study."""
     words = ["study", "launch", str(order.spec)]
     words += ["--output", str(place(order.output))] if order.output else []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping
 
-from study import arithmetic
-from study.arithmetic import Arithmetic
-from study.plan import Finished, Plan
-from study.spec import Spec
+from study.planning.plan import Finished, Plan
+from study.reproducibility import float_environment
+from study.reproducibility.float_environment import Arithmetic
+from study.spec.schema import Spec
 
 
 def steps(
@@ -40,6 +40,6 @@ def provenance(spec: Spec, workers: Collection[Arithmetic]) -> dict[str, str]:
         "version": study.__version__,
         "torch": str(torch.__version__),
         "hardware": "; ".join(sorted({one.processor for one in workers})),
-        "arithmetic": arithmetic.text(workers),
+        "arithmetic": float_environment.text(workers),
         "numerics": spec.numerics.model_dump_json(),
     }

@@ -8,24 +8,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from actors.ending import again
-from actors.reckoning import steps
-from study.plan import Plan
-from study.run_folder import RunFolder
-from study.spec import Spec
+from actors.launch.launch_summary import again
+from actors.launch.progress import steps
+from study.events.observer import Ended, Observer, Observers, Started
+from study.planning.plan import Plan
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
 from study.tracking.settings import mode
-from study.watching import Ended, Many, Started, Watcher
 
 if TYPE_CHECKING:
-    from actors.launch import Order
+    from actors.launch.launch import LaunchOptions
     from study.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrackingSession:
     """`display` is told of everything: the front, and the tracker where there is one."""
 
-    display: Watcher
+    display: Observer
     tracker: Tracker | None
 
     def complete(self, plan: Plan, models: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
@@ -44,14 +44,14 @@ class Watch:
             device="",
             backend="",
         )
-        alone = Many(_Lines(self.display), [self.tracker])
+        alone = Observers(_Lines(self.display), [self.tracker])
         alone.started(event)
         alone.ended(Ended(0, 0, 0, 0.0))
 
     def ended(self, status: int) -> None:
         """End the W&B run, and wait for its process."""
         if self.tracker is not None:
-            Many(_Lines(self.display), [self.tracker]).ended(Ended(status, None, 0, 0.0))
+            Observers(_Lines(self.display), [self.tracker]).ended(Ended(status, None, 0, 0.0))
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
@@ -63,10 +63,10 @@ class Watch:
                 self.tracker.close()
 
 
-class _Lines(Watcher):
+class _Lines(Observer):
     """Only what is said: the front has nothing to show of a launch that runs nothing."""
 
-    def __init__(self, front: Watcher) -> None:
+    def __init__(self, front: Observer) -> None:
         self._front = front
 
     def say(self, line: str) -> None:
@@ -74,16 +74,16 @@ class _Lines(Watcher):
 
 
 @contextlib.contextmanager
-def tracked(order: Order, spec: Spec, folder: RunFolder, front: Watcher) -> Iterator[Watch]:
+def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Observer) -> Iterator[TrackingSession]:
     """The watch of one launch. Its tracker is over when the context is left. StudyError for an unknown mode."""
     chosen = mode(spec.tracking, order.wandb, os.environ)
     if chosen == "disabled":
-        yield Watch(front, None)
+        yield TrackingSession(front, None)
         return
-    from study.tracking.tracker import Tracker, Wish
+    from study.tracking.tracker import Tracker, TrackingOptions
 
     online = again(replace(order, wandb="online"))
-    tracker = Tracker(Wish(chosen, spec, os.environ, online), folder, front.say)
-    watch = Watch(Many(front, [tracker]), tracker)
+    tracker = Tracker(TrackingOptions(chosen, spec, os.environ, online), folder, front.say)
+    watch = TrackingSession(Observers(front, [tracker]), tracker)
     with watch.ending():
         yield watch

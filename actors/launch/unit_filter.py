@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from study.errors import StudyError, names
-from study.plan import Finished, Plan
-from study.spec import SpecFile
+from study.planning.plan import Finished, Plan
+from study.spec.schema import SpecFile
 
 
 def check(file: SpecFile, only: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.policy import QUEUE
-from study.spec import Spec
+from actors.scheduling.policy import QUEUE
+from study.spec.schema import Spec
 
 _LEAST = 2**28
 _FULL = 0.8

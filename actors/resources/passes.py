@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from study import numerics
 from study.geometry.plan import models_of
-from study.models.needs import Passes, Work
-from study.spec import Spec
+from study.models.memory_needs import Passes, Work
+from study.reproducibility import numerics
+from study.spec.schema import Spec
 
 _ELSEWHERE = "cuda:0"
 

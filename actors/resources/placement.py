@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from study.errors import StudyError
-from study.models.needs import Needs
+from study.models.memory_needs import Needs
 
 Role = str
 """`worker`, or `service <name>`: a remote service has one actor, so that one clock paces its requests."""
@@ -40,7 +40,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Share:
+class ResourceRequest:
     """What one actor reserves of a machine; memory in bytes."""
 
     cpus: float
@@ -53,7 +53,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Room:
+class MachineRoom:
     """How much an actor may hold, and how much of that each model takes: bytes, or 1 where sizes are not known."""
 
     most: float
@@ -64,21 +64,21 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """How many workers, what each reserves and may hold, and the models whose services are asked."""
 
     workers: int
-    share: Share
+    share: ResourceRequest
     services: tuple[str, ...] = ()
-    room: Room = Room(MOST_MODELS)
+    room: MachineRoom = MachineRoom(MOST_MODELS)
 
     @property
     def roles(self) -> list[Role]:
         """The role of every actor."""
         return [*[WORKER] * self.workers, *(service_role(name) for name in self.services)]
 
-    def share_of(self, role: Role) -> Share:
-        return self.share if role == WORKER else Share(0, 0)
+    def share_of(self, role: Role) -> ResourceRequest:
+        return self.share if role == WORKER else ResourceRequest(0, 0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def service_of(role: Role) -> str | None:
     return role.removeprefix("service ") if role.startswith("service ") else None
 
 
-def crew(machines: Sequence[Machine], needs: Needs | None, wish: Wish, services: Sequence[str] = ()) -> Crew:
+def crew(machines: Sequence[Machine], needs: Needs | None, wish: Wish, services: Sequence[str] = ()) -> WorkerPool:
     """The actors for `machines`. `needs` are what models take, None where nobody knows.
 
     A worker crafts and predicts, so that no slot waits for the other kind of work. Where there are GPUs it takes one,
@@ -119,15 +119,15 @@ def crew(machines: Sequence[Machine], needs: Needs | None, wish: Wish, services:
     """
     gpus = sum(machine.gpus for machine in machines)
     made = _on_gpus(machines, needs, wish) if gpus >= 1 else _on_cores(machines, needs, wish)
-    return Crew(made[0], made[1], tuple(services), _room(needs, wish, made[2]))
+    return WorkerPool(made[0], made[1], tuple(services), _room(needs, wish, made[2]))
 
 
-def workers(machines: Sequence[Machine], share: Share) -> int:
+def workers(machines: Sequence[Machine], share: ResourceRequest) -> int:
     """How many workers with such a share the machines have room for, each on one of them."""
     return sum(_fitting(machine, share) for machine in machines)
 
 
-def _fitting(machine: Machine, share: Share) -> int:
+def _fitting(machine: Machine, share: ResourceRequest) -> int:
     if share.gpus:
         return int(machine.gpus) * int(1 / share.gpus + 1e-6)
     by_cores = int(machine.cpus / share.cpus + 1e-6)
@@ -141,11 +141,13 @@ def needed(needs: Needs | None, wish: Wish) -> float:
     return 0.0 if needs is None else needs.peak + _PROCESS
 
 
-def _on_cores(machines: Sequence[Machine], needs: Needs | None, wish: Wish) -> tuple[int, Share, float | None]:
+def _on_cores(
+    machines: Sequence[Machine], needs: Needs | None, wish: Wish
+) -> tuple[int, ResourceRequest, float | None]:
     least = needed(needs, wish)
-    share = Share(wish.threads, 0, math.ceil(least / _USABLE))
+    share = ResourceRequest(wish.threads, 0, math.ceil(least / _USABLE))
     cores = sum(machine.cpus for machine in machines)
-    without_memory = workers(machines, Share(wish.threads, 0))
+    without_memory = workers(machines, ResourceRequest(wish.threads, 0))
     if wish.workers is not None and wish.workers > without_memory:
         need = wish.workers * wish.threads
         raise StudyError(
@@ -168,7 +170,7 @@ def _on_cores(machines: Sequence[Machine], needs: Needs | None, wish: Wish) -> t
     return count, share, min(each) if each else None
 
 
-def _on_gpus(machines: Sequence[Machine], needs: Needs | None, wish: Wish) -> tuple[int, Share, float | None]:
+def _on_gpus(machines: Sequence[Machine], needs: Needs | None, wish: Wish) -> tuple[int, ResourceRequest, float | None]:
     used = [machine for machine in machines if machine.gpus >= 1]
     gpus = sum(int(machine.gpus) for machine in used)
     known = [machine.gpu_memory for machine in used if machine.gpu_memory is not None]
@@ -179,16 +181,16 @@ def _on_gpus(machines: Sequence[Machine], needs: Needs | None, wish: Wish) -> tu
         together = 1 if fitting is None else max(1, min(_MOST_ON_A_GPU, fitting))
     if memory is not None and fitting is not None and together > fitting:
         raise _no_memory(needs, least, memory, wish, fitting * gpus)
-    share = Share(cpus=0, gpus=math.floor(1e4 / together) / 1e4)
+    share = ResourceRequest(cpus=0, gpus=math.floor(1e4 / together) / 1e4)
     return wish.workers or gpus * together, share, None if memory is None else memory / together
 
 
-def _room(needs: Needs | None, wish: Wish, memory: float | None) -> Room:
+def _room(needs: Needs | None, wish: Wish, memory: float | None) -> MachineRoom:
     """What a worker with `memory` may hold beside what its calls take while they run."""
     if wish.models is not None or needs is None or memory is None:
-        return Room(wish.models or MOST_MODELS)
+        return MachineRoom(wish.models or MOST_MODELS)
     room = _USABLE * memory - _PROCESS - needs.working
-    return Room(max(room, float(needs.peak - needs.working)), needs.held)
+    return MachineRoom(max(room, float(needs.peak - needs.working)), needs.held)
 
 
 def _no_memory(needs: Needs | None, least: float, there: float, wish: Wish, fitting: int) -> StudyError:
@@ -205,7 +207,7 @@ def _no_memory(needs: Needs | None, least: float, there: float, wish: Wish, fitt
     )
 
 
-def not_up(machines: Sequence[Machine], crew: Crew, missing: int, seconds: float) -> StudyError:
+def not_up(machines: Sequence[Machine], crew: WorkerPool, missing: int, seconds: float) -> StudyError:
     """What is said of a crew where `missing` of its actors did not start in time."""
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     share = crew.share

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from actors import passes, placement, stores
-from actors.backend import Backend
-from actors.placement import Crew, Wish
-from actors.slots import Limits
-from actors.stores import Budgets
-from study.models.needs import Needs, needs
-from study.spec import Spec
+from actors.backends.interface import Backend
+from actors.resources import object_store, passes, placement
+from actors.resources.object_store import Budgets
+from actors.resources.placement import Wish, WorkerPool
+from actors.scheduling.slots import Limits
+from study.models.memory_needs import Needs, needs
+from study.spec.schema import Spec
 
 
 class Estimate:
@@ -64,7 +64,7 @@ def limits_of(spec: Spec) -> Limits:
     )
 
 
-def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str], None]) -> Crew:
+def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str], None]) -> WorkerPool:
     """The crew, which is said. Raises StudyError, with the numbers, where the work does not fit the machines."""
     machines = backend.machines()
     needed = estimate.get(say)
@@ -82,12 +82,12 @@ def staff(spec: Spec, backend: Backend, estimate: Estimate, say: Callable[[str],
     return crew
 
 
-def held(spec: Spec, backend: Backend, crew: Crew, say: Callable[[str], None]) -> Budgets:
+def held(spec: Spec, backend: Backend, crew: WorkerPool, say: Callable[[str], None]) -> Budgets:
     """The budgets of the spec, or, which is said, what the machines' object stores hold of them."""
     found = [machine.store for machine in backend.machines() if machine.store is not None]
-    wanted = stores.asked(spec)
-    there = stores.fitting(wanted, found, crew.workers)
-    line = stores.told(wanted, there)
+    wanted = object_store.asked(spec)
+    there = object_store.fitting(wanted, found, crew.workers)
+    line = object_store.told(wanted, there)
     if line is not None:
         say(line)
     return there

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from actors.backend import Ref
-from actors.placement import WORKER, Role, service_role
-from actors.policy import Group
+from actors.backends.interface import Ref
+from actors.resources.placement import WORKER, Role, service_role
+from actors.scheduling.policy import Group
 
 Method = Literal["craft", "predict", "probe"]
 Key = tuple[Role, Method, frozenset[str]]

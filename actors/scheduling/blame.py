@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from actors.backlog import Task
-from actors.policy import QUEUE
-from actors.slot import Slot
+from actors.scheduling.backlog import Task
+from actors.scheduling.policy import QUEUE
+from actors.scheduling.slot import ActorSlot
 
 IN_A_ROW = 3
 """Tasks that an actor fails in a row before it is suspected: it gets no new work until one of them has a verdict."""
@@ -64,7 +64,9 @@ class Blame:
         self._failed.pop(line, None)
 
 
-def another(task: Task, slots: Sequence[Slot], suspect: Callable[[Slot], bool], *, elsewhere: bool) -> Slot | None:
+def another(
+    task: Task, slots: Sequence[ActorSlot], suspect: Callable[[ActorSlot], bool], *, elsewhere: bool
+) -> ActorSlot | None:
     """Which of `slots` a task is tried on that has failed: with `elsewhere` one of a line that it has not failed on,
     without it one that has nothing to do, where there is no such line. None where it has to wait."""
     others = [slot for slot in slots if slot.line.number not in task.tried]

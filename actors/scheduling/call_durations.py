@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from actors import policy
-from actors.backlog import Method, Task
-from actors.jobs import Timed
+from actors.scheduling import policy
+from actors.scheduling.backlog import Method, Task
+from actors.scheduling.messages import Timed
 
 
 class Pace:

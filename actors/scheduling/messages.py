@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from study.attacks.recipe import Attack, Goal, Search
 from study.geometry.plan import Question
-from study.results.schema import Moved, Said
+from study.results.schema import Distances, TargetAnswers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Timed:
 class Made(Timed):
     """What became of a unit: how far its images moved."""
 
-    moved: Moved
+    moved: Distances
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Answer:
     `whole`, where it was asked for, is float32 (N, labels): the probabilities of all labels.
     """
 
-    said: Said
+    said: TargetAnswers
     model: Mapping[str, Any]
     whole: NDArray[np.float32] | None = None
 

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from actors.placement import Role, Room
+from actors.resources.placement import MachineRoom, Role
 
 QUEUE = 2
 """Calls at most that an actor has in its queue, the running one included: the next is there when it ends one."""
@@ -46,7 +46,7 @@ class Slot:
     role: Role
     holds: tuple[str, ...]
     queued: int
-    room: Room
+    room: MachineRoom
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors import policy
-from actors.backend import ActorLost, Backend, BackendGone, Call, MachineLost, MemoryLost, PixelsLost, Ref
-from actors.backlog import Backlog, Key, Task
-from actors.blame import Blame, another
-from actors.kit import Kit
-from actors.pace import Pace
-from actors.pinned import Pin
-from actors.placement import WORKER, Crew, Room
-from actors.slot import Slot
-from actors.slots import Limits, Slots
-from study.arithmetic import Arithmetic
+from actors.backends.interface import ActorLost, Backend, BackendGone, Call, MachineLost, MemoryLost, PixelsLost, Ref
+from actors.resources.placement import WORKER, MachineRoom, WorkerPool
+from actors.scheduling import policy
+from actors.scheduling.backlog import Backlog, Key, Task
+from actors.scheduling.blame import Blame, another
+from actors.scheduling.call_durations import Pace
+from actors.scheduling.slot import ActorSlot
+from actors.scheduling.slots import Limits, Slots
+from actors.workers.model_cache import ModelRequest
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
-from study.repairs import repaired
-from study.watching import State
+from study.events.observer import State
+from study.events.repairs import repaired
+from study.reproducibility.float_environment import Arithmetic
 
 _MACHINES = 10
 """Times `attempts` that a task may be lost with its machine: one that takes machines down with it must end too."""
@@ -54,8 +54,8 @@ class Scheduler:
     def __init__(
         self,
         backend: Backend,
-        crew: Crew,
-        kit: Kit,
+        crew: WorkerPool,
+        kit: WorkerConfig,
         *,
         limits: Limits,
         elastic: bool = False,
@@ -98,7 +98,7 @@ class Scheduler:
         return sum(slot.role == WORKER for slot in self._slots)
 
     @property
-    def room(self) -> Room:
+    def room(self) -> MachineRoom:
         """What an actor may hold."""
         return self._room
 
@@ -186,15 +186,15 @@ class Scheduler:
             else:
                 self._call(slot, task, policy.drops(self._seen(slot), task.models))
 
-    def _suspect(self, slot: Slot) -> bool:
+    def _suspect(self, slot: ActorSlot) -> bool:
         """Whether an actor gets no new work for now; one that is alone, and in the place of another, gets some."""
         return self._blame.suspect(slot.line.number) and not (slot.line.strikes and self._alone(slot))
 
-    def _alone(self, slot: Slot) -> bool:
+    def _alone(self, slot: ActorSlot) -> bool:
         """Whether no other actor could do the work of this one."""
         return not any(other.up and other.role == slot.role and other.line is not slot.line for other in self._slots)
 
-    def _holding(self, group: policy.Group, up: list[Slot]) -> int:
+    def _holding(self, group: policy.Group, up: list[ActorSlot]) -> int:
         """How many actors hold the models of a group: counted again only once some actor holds others."""
         if self._held_as_of != self._slots.version:
             self._held, self._held_as_of = {}, self._slots.version
@@ -202,18 +202,18 @@ class Scheduler:
             self._held[group.key] = sum(slot.role == group.role and group.models <= set(slot.holds) for slot in up)
         return self._held[group.key]
 
-    def _call(self, slot: Slot, task: Task, drop: tuple[str, ...]) -> None:
+    def _call(self, slot: ActorSlot, task: Task, drop: tuple[str, ...]) -> None:
         self._slots.hold(slot, policy.after(self._seen(slot), task.models))
         if not slot.calls:
             slot.since = self._clock()
-        call = self._backend.call(slot.actor, task.method, (Pin(task.models, drop), task.job), task.pixels())
+        call = self._backend.call(slot.actor, task.method, (ModelRequest(task.models, drop), task.job), task.pixels())
         task.copies += 1
         slot.calls[call.value] = (task, call)
 
-    def _seen(self, slot: Slot) -> policy.Slot:
+    def _seen(self, slot: ActorSlot) -> policy.Slot:
         return policy.Slot(slot.id, slot.role, slot.holds, len(slot.calls), self._room)
 
-    def _answered(self, slot: Slot, ref: Ref) -> list[Done | Failed]:
+    def _answered(self, slot: ActorSlot, ref: Ref) -> list[Done | Failed]:
         events: list[Done | Failed] = []
         try:
             value = self._backend.value(ref)
@@ -239,7 +239,7 @@ class Scheduler:
         self._slots.prove(slot)
         return events
 
-    def _end_call(self, slot: Slot, ref: Ref) -> tuple[Task, Call]:
+    def _end_call(self, slot: ActorSlot, ref: Ref) -> tuple[Task, Call]:
         task, call = slot.calls.pop(ref)
         task.copies -= 1
         slot.busy += self._clock() - slot.since
@@ -247,7 +247,7 @@ class Scheduler:
         self.calls += 1
         return task, call
 
-    def _failed(self, slot: Slot, task: Task, error: Exception) -> list[Done | Failed]:
+    def _failed(self, slot: ActorSlot, task: Task, error: Exception) -> list[Done | Failed]:
         # Bad weights or a NaN do not go away by asking again, and lost pixels must be made again first.
         final = isinstance(error, StudyError | PixelsLost)
         if not final:
@@ -283,7 +283,7 @@ class Scheduler:
             if not task.ended and not task.copies:
                 self.add(task)
 
-    def _lost(self, slot: Slot, error: ActorLost) -> list[Done | Failed]:
+    def _lost(self, slot: ActorSlot, error: ActorLost) -> list[Done | Failed]:
         """The actor of a slot has died: another in its place, and its calls are given out again."""
         self._slots.replace(slot, error)
         tasks = [task for task, _ in slot.calls.values()]

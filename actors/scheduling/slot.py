@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.backend import Call, Device, Ref
-from actors.backlog import Task
-from actors.placement import Role
-from study.watching import SlotState
+from actors.backends.interface import Call, Device, Ref
+from actors.resources.placement import Role
+from actors.scheduling.backlog import Task
+from study.events.observer import SlotState
 
 
 @dataclass
-class Line:
+class ActorLine:
     """An actor and those that took its place: how often the last ones failed, at their calls or at their start."""
 
     number: int
@@ -22,7 +22,7 @@ class Line:
 
 
 @dataclass
-class Slot:
+class ActorSlot:
     """The place of an actor."""
 
     id: int
@@ -44,7 +44,7 @@ class Slot:
     """Calls that succeeded."""
     device: Device | None = None
     """What it computes on, as it said."""
-    line: Line = field(default_factory=lambda: Line(-1))
+    line: ActorLine = field(default_factory=lambda: ActorLine(-1))
 
     @property
     def up(self) -> bool:

@@ -7,15 +7,15 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from actors import placement
-from actors.backend import ActorLost, Backend, CallFailed, Here, MachineLost, MemoryLost
-from actors.kit import Kit
-from actors.placement import WORKER, Crew, Role
-from actors.shortage import Shortage
-from actors.slot import Line, Slot
-from study.arithmetic import Arithmetic
+from actors.backends.interface import ActorLost, Backend, CallFailed, Here, MachineLost, MemoryLost
+from actors.resources import placement
+from actors.resources.memory_shortage import Shortage
+from actors.resources.placement import WORKER, Role, WorkerPool
+from actors.scheduling.slot import ActorLine, ActorSlot
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
-from study.repairs import repaired
+from study.events.repairs import repaired
+from study.reproducibility.float_environment import Arithmetic
 
 _LOOK_SECONDS = 10.0
 """Between two looks at how large the cluster is."""
@@ -52,8 +52,8 @@ class Slots:
     def __init__(
         self,
         backend: Backend,
-        crew: Crew,
-        kit: Kit,
+        crew: WorkerPool,
+        kit: WorkerConfig,
         *,
         limits: Limits,
         elastic: bool,
@@ -68,12 +68,12 @@ class Slots:
         self._elastic = elastic
         self._clock = clock
         self._ids = itertools.count()
-        self._slots: dict[int, Slot] = {}
+        self._slots: dict[int, ActorSlot] = {}
         self._barren = 0
         self._looked = clock()
         self._nobody_since: float | None = None
         self._short = Shortage(limits.memory_seconds)
-        self._later: list[tuple[float, Role, Line]] = []
+        self._later: list[tuple[float, Role, ActorLine]] = []
         self._given_up = 0
         self.replaced = 0
         self.arithmetics: set[Arithmetic] = set()
@@ -81,16 +81,16 @@ class Slots:
         self.version = 0
         """Another number whenever actors are others, or hold other models."""
 
-    def __iter__(self) -> Iterator[Slot]:
+    def __iter__(self) -> Iterator[ActorSlot]:
         return iter(list(self._slots.values()))
 
-    def __getitem__(self, number: int) -> Slot:
+    def __getitem__(self, number: int) -> ActorSlot:
         return self._slots[number]
 
-    def __contains__(self, slot: Slot) -> bool:
+    def __contains__(self, slot: ActorSlot) -> bool:
         return slot.id in self._slots
 
-    def of_line(self, number: int) -> Slot | None:
+    def of_line(self, number: int) -> ActorSlot | None:
         """The slot that a line of actors has now; None where it waits for memory, or was given up."""
         return next((slot for slot in self if slot.line.number == number), None)
 
@@ -121,7 +121,7 @@ class Slots:
             # A machine that has just died may have been counted: its actors will never come up.
             self._resize()
 
-    def greet(self, slot: Slot) -> None:
+    def greet(self, slot: ActorSlot) -> None:
         """Hear what an actor says first: from now on it can be given work, or another starts in its place."""
         try:
             said = self._backend.value(slot.hello)
@@ -133,7 +133,7 @@ class Slots:
         else:
             self.came_up(slot, said)
 
-    def came_up(self, slot: Slot, said: object) -> None:
+    def came_up(self, slot: ActorSlot, said: object) -> None:
         """An actor can be given work from now on; workers have `said` what they compute on."""
         if isinstance(said, Here):
             slot.device, said = said.device, said.said
@@ -141,7 +141,7 @@ class Slots:
             self.arithmetics.add(said)
         slot.hello, slot.began, slot.line.starts = None, self._clock(), 0
 
-    def replace(self, slot: Slot, error: ActorLost) -> None:
+    def replace(self, slot: ActorSlot, error: ActorLost) -> None:
         """A new actor in the place of a dead one. Raises StudyError where one after another dies unproven, or memory
         stays short."""
         self._remove(slot)
@@ -165,7 +165,7 @@ class Slots:
         repaired("actor", f"{slot.role} {slot.id} has died, and another takes its place: {first_line(error)}")
         self._new(slot.role, slot.line)
 
-    def replace_failing(self, slot: Slot) -> list[Slot]:
+    def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
         """Another actor in the place of one that fails what others carry out; where that fails too, its device is set
         aside. Returns the slots that are no more."""
         line, where = slot.line, slot.device or f"{slot.role} {slot.id}"
@@ -179,7 +179,7 @@ class Slots:
             return [slot]
         return self._set_aside(slot, f"{why}, a new actor too")
 
-    def _not_started(self, slot: Slot, error: CallFailed) -> None:
+    def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
         """An actor could not be made: another is tried, then its device is set aside, if there are others that work."""
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device
@@ -202,11 +202,11 @@ class Slots:
         repaired("actor", f"{slot.role} {slot.id} cannot be started, and another is tried: {first_line(error)}")
         self._new(slot.role, slot.line)
 
-    def _others(self, slot: Slot) -> list[Slot]:
+    def _others(self, slot: ActorSlot) -> list[ActorSlot]:
         """Other workers that are up."""
         return [other for other in self if other is not slot and other.up and other.role == slot.role == WORKER]
 
-    def _set_aside(self, slot: Slot, why: str) -> list[Slot]:
+    def _set_aside(self, slot: ActorSlot, why: str) -> list[ActorSlot]:
         """Use a device no more: none of its actors, unless others have succeeded on it. Returns the slots that are no
         more."""
         device, gone = slot.device, [slot]
@@ -233,7 +233,7 @@ class Slots:
         workers = sum(one.role == role for one in self) + len(self._later)
         self._say(f"{why}: {workers} worker{'s' * (workers != 1)} from now on")
 
-    def _wait_for_memory(self, slot: Slot, error: MemoryLost) -> None:
+    def _wait_for_memory(self, slot: ActorSlot, error: MemoryLost) -> None:
         """Another actor in the place of one that was ended because memory ran out, once some time has passed."""
         now = self._clock()
         if self._short.began(now, error):
@@ -248,19 +248,19 @@ class Slots:
         for _, role, line in due:
             self._new(role, line)
 
-    def hold(self, slot: Slot, models: tuple[str, ...]) -> None:
+    def hold(self, slot: ActorSlot, models: tuple[str, ...]) -> None:
         """An actor holds `models` from now on."""
         if set(models) != set(slot.holds):
             self.version += 1
         slot.holds = models
 
-    def prove(self, slot: Slot) -> None:
+    def prove(self, slot: ActorSlot) -> None:
         """An actor has answered."""
         slot.proven = True
         self._barren = 0
         self._short.end()
 
-    def succeeded(self, slot: Slot) -> None:
+    def succeeded(self, slot: ActorSlot) -> None:
         """An actor has carried out a call."""
         slot.done += 1
         slot.line.strikes = 0
@@ -310,17 +310,17 @@ class Slots:
         for slot in waiting[: max(0, len(workers) - max(wanted, 1))]:
             self._remove(slot)
 
-    def _remove(self, slot: Slot) -> None:
+    def _remove(self, slot: ActorSlot) -> None:
         self._backend.stop(slot.actor)
         self._forget(slot)
 
-    def _forget(self, slot: Slot) -> None:
+    def _forget(self, slot: ActorSlot) -> None:
         self.version += 1
         del self._slots[slot.id]
 
-    def _new(self, role: Role, line: Line | None = None) -> None:
+    def _new(self, role: Role, line: ActorLine | None = None) -> None:
         self.version += 1
         number = next(self._ids)
         actor = self._backend.start(role, self._crew.share_of(role), self._kit)
         hello, began = self._backend.hello(actor), self._clock()
-        self._slots[number] = Slot(number, role, actor, hello, began=began, line=line or Line(number))
+        self._slots[number] = ActorSlot(number, role, actor, hello, began=began, line=line or ActorLine(number))

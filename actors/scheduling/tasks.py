@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from actors.backend import Ref
-from actors.backlog import Key, Task, predict_key
-from actors.clean_images import Images
-from actors.jobs import CraftJob, PredictJob
-from actors.placement import Room
+from actors.backends.interface import Ref
+from actors.execution.clean_images import Images
+from actors.resources.placement import MachineRoom
+from actors.scheduling.backlog import Key, Task, predict_key
+from actors.scheduling.messages import CraftJob, PredictJob
 from study.attacks.recipe import Search
-from study.plan import Craft, Plan, Unit, wanted_labels
+from study.planning.plan import Craft, Plan, Unit, wanted_labels
 
 _TOGETHER = 4
 """Targets at most in one call: more would make a call longer than crafting, and loading them dear."""
@@ -20,7 +20,7 @@ _TOGETHER = 4
 class Tasks:
     """The tasks of a plan, for actors that hold as much as `room`."""
 
-    def __init__(self, plan: Plan, images: Images, room: Room) -> None:
+    def __init__(self, plan: Plan, images: Images, room: MachineRoom) -> None:
         self._plan = plan
         self._images = images
         self._room = room

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actors.kit import Kit
+from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
-from study.numerics import fix
-from study.repairs import repaired
+from study.events.repairs import repaired
+from study.reproducibility.numerics import fix
 
 if TYPE_CHECKING:
     from study.models.classifier import Classifier
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pin:
+class ModelRequest:
     """Models that a call needs, with the digests they must have (None: not known yet), and models to let go first."""
 
     models: Mapping[str, str | None]
@@ -33,7 +33,7 @@ class Pinned:
     Models that differ by the transformation in front of them share one network.
     """
 
-    def __init__(self, kit: Kit, device: str) -> None:
+    def __init__(self, kit: WorkerConfig, device: str) -> None:
         if device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         fix(kit.numerics.threads)
@@ -47,7 +47,7 @@ class Pinned:
         told, self._loads = self._loads, {}
         return told
 
-    def get(self, pin: Pin) -> list[Classifier]:
+    def get(self, pin: ModelRequest) -> list[Classifier]:
         """The models of `pin` in its order. Raises StudyError where one cannot be loaded or is not the one it was."""
         self._drop(pin.drop)
         for name, digest in pin.models.items():
@@ -62,7 +62,7 @@ class Pinned:
         network, models = model.without_transform, self.kit.models
         return next((one for name, one in self._held.items() if models[name].without_transform == network), None)
 
-    def _make_room(self, name: str, pin: Pin) -> Classifier:
+    def _make_room(self, name: str, pin: ModelRequest) -> Classifier:
         """A model that is new here. Where the device has no memory for it, what the call does not need goes first."""
         import torch
 

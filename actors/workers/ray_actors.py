@@ -15,12 +15,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors import code
-from actors.asker import Asker
-from actors.backend import CallFailed, Device, Here
-from actors.worker import Worker
-from study import repairs
+from actors.backends.interface import CallFailed, Device, Here
+from actors.workers import code_digest
+from actors.workers.service_worker import Asker
+from actors.workers.worker import Worker
 from study.errors import StudyError
+from study.events import repairs
 
 
 def packed(value: Any) -> bytes:
@@ -70,7 +70,7 @@ class WorkerActor:
         self._device = Device(node(), socket.gethostname(), _part(device), device != "cpu")
         self._work: Any = None
         self._broken: CallFailed | StudyError | None = None
-        if code.running().digest != wanted:
+        if code_digest.running().digest != wanted:
             return
         try:
             with self._told():
@@ -82,7 +82,7 @@ class WorkerActor:
         if self._broken is not None:
             raise self._broken
         with self._told():
-            return packed(code.greeting(None if self._work is None else Here(self._device, self._work.hello())))
+            return packed(code_digest.greeting(None if self._work is None else Here(self._device, self._work.hello())))
 
     def craft(self, asked: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
         with self._told():

@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.jobs import Answer, Answers, PredictJob
-from actors.kit import Kit
-from actors.pinned import Pin, check_digest
-from study.models.service import Service
-from study.models.transforms import shown
-from study.results.schema import Said
+from actors.scheduling.messages import Answer, Answers, PredictJob
+from actors.workers.model_cache import ModelRequest, check_digest
+from actors.workers.worker_config import WorkerConfig
+from study.defences.transforms import shown
+from study.models.services.client import Service
+from study.results.schema import TargetAnswers
 
 
 class Asker:
     """The work of a service's actor, without Ray. One actor to a service: one clock paces all its requests."""
 
-    def __init__(self, kit: Kit, device: str) -> None:
+    def __init__(self, kit: WorkerConfig, device: str) -> None:
         self._kit = kit
         self._services: dict[str, Service] = {}
 
     def hello(self) -> None:
         """Answers when the process is up."""
 
-    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answers:
+    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> Answers:
         """Send `uint8` images (V * N, C, H, W) to the service; what it has answered before is not asked again.
 
         Raises StudyError where it does not answer as often as the spec lets it try.
@@ -43,7 +43,7 @@ class Asker:
         check_digest(target, described["digest"], pin.models[target])
         replies = service.ask(shown(model.transform, pixels, (self._kit.seed, target), job.images))
         nothing = np.zeros((len(replies), 0))
-        said = Said(
+        said = TargetAnswers(
             target,
             nothing.astype(np.int32),
             nothing.astype(np.float32),

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.jobs import Answer, Answers, CraftJob, Made, PredictJob, Probed, ProbeJob
-from actors.kit import Kit
-from actors.pinned import Pin, Pinned
-from study import arithmetic, numerics
-from study.arithmetic import Arithmetic
-from study.models.transforms import shown
-from study.results.schema import Moved, Said
+from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob, Probed, ProbeJob
+from actors.workers.model_cache import ModelRequest, Pinned
+from actors.workers.worker_config import WorkerConfig
+from study.defences.transforms import shown
+from study.reproducibility import float_environment, numerics
+from study.reproducibility.float_environment import Arithmetic
+from study.results.schema import Distances, TargetAnswers
 
 if TYPE_CHECKING:
     from study.attacks.loop import Engine
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 class Worker:
     """The work of an actor that holds models, without Ray."""
 
-    def __init__(self, kit: Kit, device: str) -> None:
+    def __init__(self, kit: WorkerConfig, device: str) -> None:
         self._pinned = Pinned(kit, device)
         self._kit = kit
 
     def hello(self) -> Arithmetic:
         """What it computes with, when the process is up and torch is loaded."""
-        return arithmetic.here(self._pinned.device)
+        return float_environment.here(self._pinned.device)
 
-    def craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
+    def craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         """Craft the unit's images, which `pixels`, `uint8` (N + others, C, H, W), begins with; the others are the
         pool, or the N adversarial images that another tool has made.
 
@@ -45,25 +45,27 @@ class Worker:
         made, finished = self._craft(pin, job, pixels)
         return replace(made, seconds=time.perf_counter() - begun, loads=self._pinned.loads()), finished
 
-    def _craft(self, pin: Pin, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
+    def _craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         from study.attacks.budget import all_distances
-        from study.attacks.loop import Images, craft, rays
+        from study.attacks.loop import ImageBatch, craft, rays
         from study.attacks.views import Pool
 
         wanted, count = self._kit.numerics, len(job.images)
         clean = pixels[:count]
         if job.attack.made is not None:
             given = pixels[count:]
-            return Made(Moved(*all_distances(clean, given).T)), given
+            return Made(Distances(*all_distances(clean, given).T)), given
         numerics.set_precision(wanted.precision)
-        images = Images(clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64))
+        images = ImageBatch(
+            clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64)
+        )
         engine = self._engine()
         models = self._pinned.get(pin)
         names = tuple(pin.models)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
             found = rays(models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool)
-            return Made(Moved.nowhere(count)), np.stack([clean.astype(np.float32), found])
+            return Made(Distances.nowhere(count)), np.stack([clean.astype(np.float32), found])
         crafted = craft(
             models,
             job.attack,
@@ -78,7 +80,7 @@ class Worker:
         note = None
         if crafted.room < engine.whole:
             note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
-        return Made(Moved(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
+        return Made(Distances(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
 
     def _engine(self) -> Engine:
         from study.attacks.loop import Engine
@@ -92,7 +94,7 @@ class Worker:
             precision=wanted.precision,
         )
 
-    def probe(self, pin: Pin, job: ProbeJob, pixels: NDArray[np.uint8]) -> Probed:
+    def probe(self, pin: ModelRequest, job: ProbeJob, pixels: NDArray[np.uint8]) -> Probed:
         """Answer a question about the geometry of models around clean images, `uint8` (N, C, H, W)."""
         from study.geometry.probing import answer
 
@@ -101,7 +103,7 @@ class Worker:
         rows = answer(job.unit, job.question, held, pixels, engine=self._engine())
         return Probed(rows, seconds=time.perf_counter() - begun, loads=self._pinned.loads())
 
-    def predict(self, pin: Pin, job: PredictJob, pixels: NDArray[Any]) -> Answers:
+    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> Answers:
         """Show `uint8` images (V * N, C, H, W) to target models, or search float32 rays (2, N, C, H, W) for each.
 
         In float32, whatever precision gradients may have.
@@ -147,10 +149,10 @@ class Worker:
 
         described = model.describe(classifier.describe())
         if job.search is not None:
-            from study.attacks.minimal import smallest
+            from study.attacks.minimal_norm import smallest
 
             found = smallest(show, pixels, job.search, batch=self._size(job))
-            said = Said(target, found.said.top5, found.said.top5_prob, Moved(*found.moved.T), found.levels)
+            said = TargetAnswers(target, found.said.top5, found.said.top5_prob, Distances(*found.moved.T), found.levels)
             return Answer(said, described), found.said.size
         seen = show(pixels, job.images)
-        return Answer(Said(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size
+        return Answer(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.placement import Role, service_of
-from study.labels import LabelSet
+from actors.resources.placement import Role, service_of
+from study.images.labels import LabelSet
 from study.models.reference import Model
-from study.numerics import Numerics
+from study.reproducibility.numerics import Numerics
 
 if TYPE_CHECKING:
-    from study.models.remote import Remote
-    from study.models.service import Secret
-    from study.run_folder import RunFolder
-    from study.spec import Spec
+    from study.models.services.client import Secret
+    from study.models.services.service_spec import Remote
+    from study.spec.schema import Spec
+    from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Line:
+class ServiceAccess:
     """What a remote service needs beside its spec: the credential, and where its answers are kept for ever."""
 
     secret: Secret | None
@@ -28,7 +28,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Kit:
+class WorkerConfig:
     """Everything but the device. Survives pickling; a credential goes to the actor of its own service alone.
 
     `allow_code`: whether networks of the user's own code may run.
@@ -39,27 +39,29 @@ class Kit:
     channels: int
     seed: int
     numerics: Numerics
-    lines: Mapping[str, Line] = field(default_factory=dict)
+    lines: Mapping[str, ServiceAccess] = field(default_factory=dict)
     allow_code: bool = False
 
-    def of(self, role: Role) -> Kit:
+    def of(self, role: Role) -> WorkerConfig:
         """What an actor of `role` is given."""
         service = service_of(role)
         return replace(self, lines={name: line for name, line in self.lines.items() if name == service})
 
 
-def kit(spec: Spec, folder: RunFolder, *, allow_code: bool) -> Kit:
+def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool) -> WorkerConfig:
     """What the actors of a study are given; the folders of services' answers are there then."""
     lines = {}
     for name, model in spec.models.items():
         if model.remote is not None:
-            lines[name] = Line(secret(model.remote), folder.answers(name))
+            lines[name] = ServiceAccess(secret(model.remote), folder.answers(name))
             lines[name].cache.parent.mkdir(parents=True, exist_ok=True)
-    return Kit(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines, allow_code=allow_code)
+    return WorkerConfig(
+        spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines, allow_code=allow_code
+    )
 
 
 def secret(remote: Remote) -> Secret | None:
     """The credential of a service, which stands in the environment of the driver and nowhere else."""
-    from study.models.service import Secret
+    from study.models.services.client import Secret
 
     return None if remote.credentials is None else Secret.from_environment(remote.credentials)

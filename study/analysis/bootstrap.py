@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from study.analysis._cells import check_keys, sources_as_text
+from study.analysis.cell_counts import check_keys, sources_as_text
 from study.analysis.intervals import normal_quantile
 from study.analysis.transfer import CELL, Among, hits
 from study.errors import StudyError

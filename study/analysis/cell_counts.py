@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from study.errors import StudyError, names
-from study.relation import RELATIONS
+from study.planning.relation import RELATIONS
 
 _OF_CRAFT = ("sources", "attack", "goal", "seed")
 """What a craft's id decides: read from one unit of each craft, for strings and lists are what a scan pays for."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from study.analysis._cells import check_keys, sources_as_text
+from study.analysis.cell_counts import check_keys, sources_as_text
 from study.analysis.transfer import Among, success_rates
 from study.errors import StudyError
-from study.labels import LabelSet
+from study.images.labels import LabelSet
 
 _WHOLE = ("attack", "goal", "target")
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from study.analysis._cells import check_keys, sources_as_text
+from study.analysis.cell_counts import check_keys, sources_as_text
 from study.analysis.transfer import hits
-from study.spec import Spec
+from study.spec.schema import Spec
 
 _KEYS = ("sources", "attack", "goal", "target")
 

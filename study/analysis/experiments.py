@@ -15,7 +15,7 @@ import polars as pl
 from study.analysis.intervals import wilson
 from study.analysis.transfer import Among, success_rates
 from study.errors import StudyError, names
-from study.spec import Spec
+from study.spec.schema import Spec
 
 POINT = ("sources", "attack", "goal", "steps", "level", "target")
 """What makes a number of a table: everything but the seed."""

@@ -9,7 +9,7 @@ import polars as pl
 from study.analysis.experiments import averaged, cells, of_experiment
 from study.analysis.transfer import Among
 from study.errors import StudyError
-from study.spec import Spec
+from study.spec.schema import Spec
 
 
 def transfer_matrix(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from study.analysis._cells import check_keys, sources_as_text
+from study.analysis.cell_counts import check_keys, sources_as_text
 from study.errors import StudyError, names
 
 _CRAFT = ("sources", "attack", "goal", "seed", "steps", "budget")

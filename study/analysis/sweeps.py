@@ -11,8 +11,8 @@ from study.analysis.experiments import with_level
 from study.analysis.transfer import Among, success_rates
 from study.attacks.recipe import Attack
 from study.errors import StudyError, names
-from study.keyed import digest
-from study.spec import Spec
+from study.reproducibility.hashing import digest
+from study.spec.schema import Spec
 
 _KEYS = ("sources", "goal", "target")
 _OF_ROWS = ("steps", "budget", "gradients")

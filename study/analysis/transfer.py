@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-from study.analysis._cells import check_keys, counted, has_services
+from study.analysis.cell_counts import check_keys, counted, has_services
 from study.analysis.intervals import with_rate
 from study.errors import StudyError
 

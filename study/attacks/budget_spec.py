@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 _OF_255 = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*255\s*")
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from study.attacks import budget as budgets
 from study.attacks.budget import Pixels
 from study.attacks.recipe import Attack
-from study.attacks.rounding import Ray
-from study.keyed import draws
+from study.attacks.rounding import PerturbationRay
+from study.reproducibility.rng import draws
 
 
 def finish(
@@ -62,13 +62,13 @@ def _along_rays(
     """One image at every point of an attack whose budget is a length."""
     budget = attack.budget
     images: list[Pixels] = []
-    ray: Ray | None = None
+    ray: PerturbationRay | None = None
     for (_, level), move in zip(attack.points, moves, strict=True):
         rmsd = radius if level is None else budgets.rmsd_of(budget, level, clean.size)
         assert rmsd is not None, "a budget that is no epsilon has a length"
         if ray is None or len(budget.levels) == 1:
             # A sweep of lengths scales one direction, and one ray serves them all.
-            ray = Ray(clean, move, draws(clean.size, *key))
+            ray = PerturbationRay(clean, move, draws(clean.size, *key))
         if budget.l2 is not None:
             whole = nearest(torch.from_numpy(clean), torch.from_numpy(move)).numpy()
             fits = budgets.distances(clean, whole)[0] <= rmsd

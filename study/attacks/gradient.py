@@ -12,7 +12,7 @@ from study.attacks.objective import gain, per_model
 from study.attacks.recipe import Attack, Goal, Penalty
 from study.attacks.views import Views
 from study.errors import StudyError
-from study.numerics import Precision
+from study.reproducibility.numerics import Precision
 
 Logits = Callable[[Tensor], Tensor]
 """A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study import numerics
 from study.attacks import budget as budgets
 from study.attacks import start
 from study.attacks.budget import Pixels
@@ -21,13 +20,14 @@ from study.attacks.recipe import Attack, Goal, SkipGradient
 from study.attacks.step import Stepper
 from study.attacks.views import Pool, Views
 from study.errors import StudyError
-from study.keyed import Streams
 from study.models import residual
-from study.numerics import Layout, Precision
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Layout, Precision
+from study.reproducibility.rng import Streams
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageBatch:
     """What is attacked: `clean` is `uint8` (N, C, H, W), `images` the ids.
 
     `labels` (N,) are those that the objective is about: the true ones of an untargeted goal, the wanted ones of a
@@ -44,10 +44,12 @@ class Images:
         """The true labels (N,)."""
         return self.labels if self.own is None else self.own
 
-    def take(self, rows: Sequence[int]) -> Images:
+    def take(self, rows: Sequence[int]) -> ImageBatch:
         """Some of them, in that order."""
         chosen = list(rows)
-        return Images(self.clean[chosen], self.labels[chosen], [self.images[row] for row in chosen], self.true[chosen])
+        return ImageBatch(
+            self.clean[chosen], self.labels[chosen], [self.images[row] for row in chosen], self.true[chosen]
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def craft(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
-    given: Images,
+    given: ImageBatch,
     *,
     key: Sequence[object],
     engine: Engine,
@@ -134,7 +136,7 @@ def rays(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
-    given: Images,
+    given: ImageBatch,
     *,
     key: Sequence[object],
     engine: Engine,
@@ -151,7 +153,7 @@ def perturbations(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
-    given: Images,
+    given: ImageBatch,
     *,
     key: Sequence[object],
     engine: Engine,

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from study.attacks.budget import distances
 from study.attacks.recipe import Search
-from study.attacks.rounding import Ray
-from study.keyed import draws
+from study.attacks.rounding import PerturbationRay
 from study.models.predict import Prediction
+from study.reproducibility.rng import draws
 
 Show = Callable[[NDArray[np.uint8], tuple[str, ...]], Prediction]
 """Shows images (V, C, H, W), variants of the one with this id, to a target."""
@@ -36,7 +36,7 @@ def smallest(show: Show, rays: NDArray[np.float32], search: Search, *, batch: in
     ended, moved, labels, probabilities, sizes = [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
         before = clean.astype(np.uint8)
-        ray = Ray(before, direction, draws(before.size, *search.key, image, "rounding"))
+        ray = PerturbationRay(before, direction, draws(before.size, *search.key, image, "rounding"))
         level, there, said, row = _first(show, ray, search, image=image, label=label, batch=batch)
         ended.append(level)
         moved.append(distances(before, there))
@@ -48,7 +48,7 @@ def smallest(show: Show, rays: NDArray[np.float32], search: Search, *, batch: in
 
 
 def _first(
-    show: Show, ray: Ray, search: Search, *, image: str, label: int, batch: int
+    show: Show, ray: PerturbationRay, search: Search, *, image: str, label: int, batch: int
 ) -> tuple[float, NDArray[np.uint8], Prediction, int]:
     """The first level that succeeds, or the last; the image there, and where in a prediction it stands."""
     levels: Sequence[float] = search.levels

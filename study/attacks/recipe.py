@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from study.attacks.lengths import Budget, Length, Lengths, Positive
-from study.frozen import Frozen
+from study.attacks.budget_spec import Budget, Length, Lengths, Positive
+from study.spec.frozen import Frozen
 
 __all__ = ["Attack", "Budget", "Goal", "Length", "Lengths"]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 _BINS = 4096
 
 
-class Ray:
+class PerturbationRay:
     """All images clean + scale * direction, clipped to 0..255 and rounded; prepared once for any number of RMSDs.
 
     Nearest rounding would move FGS, whose pixels all have one magnitude, in whole grey levels. So every magnitude

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from study.attacks.recipe import Attack
 from study.attacks.step import unit
-from study.keyed import Streams
+from study.reproducibility.rng import Streams
 
 
 def perturbation(attack: Attack, origin: Tensor, rmsd: Tensor | None, streams: Streams) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from study.attacks.recipe import Admix, Attack, Diversity
-from study.keyed import Streams
+from study.reproducibility.rng import Streams
 
 
 @dataclass(frozen=True)

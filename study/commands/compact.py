@@ -8,7 +8,7 @@ from rich.console import Console
 
 from study.errors import StudyError
 from study.results.compact import compact
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
 
 

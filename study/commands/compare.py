@@ -14,14 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study import papers
-from study.analysis import beside, published
-from study.analysis.comparison import match
+from study.commands.geometry import plain_cosines
 from study.errors import StudyError
-from study.geometry.report import plain_cosines
-from study.report.finished import Finished, opened
-from study.results import intact
-from study.spec import Spec
+from study.papers import paper_comparison, published, registry
+from study.papers.published_matching import match
+from study.results import integrity
+from study.results.run_reader import Finished, opened
+from study.spec.schema import Spec
 from study.terminal import prose
 
 _IMAGES = {
@@ -36,7 +35,7 @@ _OTHER_IMAGES = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class CompareOptions:
     """What is asked for: one paper or those that the spec names, every row or the comparable ones, JSON or text.
 
     `spec` may say anew which tables are reproduced: a run keeps the spec that it began with.
@@ -48,8 +47,8 @@ class Wish:
     spec: Path | None = None
 
 
-@intact.reads
-def compare(run: str, console: Console, wish: Wish) -> None:
+@integrity.reads
+def compare(run: str, console: Console, wish: CompareOptions) -> None:
     """Print the comparison of the run at `run`. Raises StudyError where there is no run, or nothing to compare."""
     finished = opened(run, wish.spec)
     spec, selected = finished.spec, finished.selected
@@ -68,7 +67,9 @@ def beside_papers(run: str, finished: Finished, asked: Sequence[str]) -> pl.Data
     """All numbers of the papers `asked` for with those of the run at `run` beside them, as `beside.compare` gives them:
     what `study compare` prints and the report shows."""
     matched = match(pl.concat([published.load(paper) for paper in asked]), finished.spec)
-    return beside.compare(matched, finished.rows, finished.spec, finished.selected, plain_cosines(run, finished.spec))
+    return paper_comparison.compare(
+        matched, finished.rows, finished.spec, finished.selected, plain_cosines(run, finished.spec)
+    )
 
 
 def told_of(
@@ -79,21 +80,21 @@ def told_of(
     used = {name for column in ("our_sources", "target") for one in mine[column] for name in one.split("+") if name}
     models = [name for name in spec.models if name in used]
     return {
-        "paper": papers.PAPERS[paper],
+        "paper": registry.PAPERS[paper],
         "images": {"there": _IMAGES[paper], "here": selected},
         "models": {
             name: {"weights": one, "digest": digests.get(name)}
-            for name, one in beside.weights(paper, spec, models).items()
+            for name, one in paper_comparison.weights(paper, spec, models).items()
         },
     }
 
 
-def as_json(compared: pl.DataFrame, told: Mapping[str, Any], wish: Wish) -> str:
+def as_json(compared: pl.DataFrame, told: Mapping[str, Any], wish: CompareOptions) -> str:
     """The whole comparison: `papers`, `tables` (their summaries) and `cells`."""
     cells = compared if wish.everything else compared.filter("comparable")
     found = {
         "papers": dict(told),
-        "tables": beside.summary(compared).to_dicts(),
+        "tables": paper_comparison.summary(compared).to_dicts(),
         "cells": [
             {**one, "params": json.loads(one["params"] or "{}")} for one in cells.drop("row").iter_rows(named=True)
         ],
@@ -117,10 +118,10 @@ def _papers(spec: Spec, wanted: str | None) -> list[str]:
             accepted="`published: liu2017:1A` in an experiment, or a list of tables",
             todo="add it to the study's YAML and name that file with --spec: it changes no row",
         )
-    return [paper for paper in papers.PAPERS if paper in named]
+    return [paper for paper in registry.PAPERS if paper in named]
 
 
-def _print_paper(compared: pl.DataFrame, told: Mapping[str, Any], console: Console, wish: Wish) -> None:
+def _print_paper(compared: pl.DataFrame, told: Mapping[str, Any], console: Console, wish: CompareOptions) -> None:
     say = partial(prose.say, console)
     say(f"{told['paper']}\n")
     tables = compared.partition_by("table", maintain_order=True)
@@ -135,7 +136,7 @@ def _print_paper(compared: pl.DataFrame, told: Mapping[str, Any], console: Conso
                 mark = f"({number}) " if wish.everything else ""
                 say(f"  {mark}{count} not comparable: {reason}")
             say("")
-    summary = _summary(beside.summary(compared), absent)
+    summary = _summary(paper_comparison.summary(compared), absent)
     if summary.row_count:
         console.print(summary)
     if absent:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from study.models.fetch import fetch_all
-from study.spec import SpecFile
+from study.models.weights.fetch import fetch_all
+from study.spec.schema import SpecFile
 from study.terminal.prose import exactly, say
 
 

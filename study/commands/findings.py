@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.analysis.findings import evaluate
 from study.errors import StudyError
 from study.geometry import store
-from study.report.finished import opened
-from study.results import intact
-from study.spec import Spec
+from study.papers.findings import evaluate
+from study.results import integrity
+from study.results.run_reader import opened
+from study.spec.schema import Spec
 from study.terminal.prose import exactly, say
 
 _SIDES = {"above": ">", "below": "<", "apart": "further than"}
@@ -28,15 +28,15 @@ READINGS = {"each": "every cell", "average": "the average", "some": "some cell"}
 
 
 @dataclass(frozen=True)
-class Wish:
+class FindingsOptions:
     """What is asked for: JSON or text. `spec` may say anew what is claimed: that changes no row."""
 
     as_json: bool = False
     spec: Path | None = None
 
 
-@intact.reads
-def findings(run: str, console: Console, wish: Wish) -> None:
+@integrity.reads
+def findings(run: str, console: Console, wish: FindingsOptions) -> None:
     """Print the findings of the run at `run`. Raises StudyError where there is no run, or its spec claims nothing."""
     finished = opened(run, wish.spec)
     if not finished.spec.findings:

@@ -13,10 +13,10 @@ from rich.table import Table
 from study.errors import StudyError
 from study.geometry import analysis, store
 from study.geometry.spec import Probe
-from study.report.finished import opened
-from study.results import intact
-from study.results.store import collect
-from study.spec import Spec
+from study.results import integrity
+from study.results.parts import collect
+from study.results.run_reader import opened
+from study.spec.schema import Spec
 
 
 def rows_of(run: str, name: str, probe: Probe) -> pl.DataFrame:
@@ -45,7 +45,7 @@ def plain_cosines(run: str, spec: Spec) -> pl.DataFrame:
     return pl.concat(found).unique(["first", "second"], keep="first", maintain_order=True).select(list(schema))
 
 
-@intact.reads
+@integrity.reads
 def geometry(run: str, console: Console, figures: Path | None = None) -> None:
     """Print the probes of the run at `run`; with `figures`, a folder, write their figures into it.
 

@@ -19,23 +19,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from study import resume
 from study.errors import StudyError, names
-from study.images import pixels
+from study.images import decoding
 from study.images.folders import without_suffix
+from study.images.image_sets import Candidate, candidates
 from study.images.selection import Selection
-from study.images.sets import Candidate, candidates
-from study.plan import Craft, Plan, Unit, unit_id
-from study.results import intact
-from study.results.kept import Kept
-from study.run_folder import RunFolder
+from study.planning import resume
+from study.planning.plan import Craft, Plan, Unit, unit_id
+from study.results import integrity
+from study.results.kept_images import Kept
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
 
 LABELS = "labels.csv"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImagesOptions:
     """Which crafts: by a pattern of their ids, or by what they are; `None` is whatever there is.
 
     Of an attack with several points, those at `steps` and `budget`. `sources` are joined by `+`.
@@ -71,8 +71,8 @@ class _Batch:
     folder: Path
 
 
-@intact.reads
-def write_images(run: str, to: Path, wish: Wish, console: Console) -> None:
+@integrity.reads
+def write_images(run: str, to: Path, wish: ImagesOptions, console: Console) -> None:
     """Write the images of the crafts that are asked for, one folder for each where there are several.
 
     Raises StudyError where the run keeps none of them, where `to` has something in it, where a clean image is not what
@@ -96,7 +96,7 @@ def write_images(run: str, to: Path, wish: Wish, console: Console) -> None:
         exactly(console, f"{batch.folder}: {count} images of {batch.craft.id}")
 
 
-def _batches(plan: Plan, kept: Kept, wish: Wish, to: Path) -> list[_Batch]:
+def _batches(plan: Plan, kept: Kept, wish: ImagesOptions, to: Path) -> list[_Batch]:
     """What is to be written. Raises StudyError where nothing is asked for, or not all of it is kept."""
     asked = [craft for craft in plan.crafts.values() if wish.means(craft)]
     if not asked:
@@ -173,8 +173,8 @@ class _Clean:
     def of(self, unit: Unit) -> NDArray[np.uint8]:
         read = []
         for one in unit.shard.images:
-            read.append(pixels.read(self._files[one.image], self._images))
-            if pixels.digest(read[-1]) != one.digest:
+            read.append(decoding.read(self._files[one.image], self._images))
+            if decoding.digest(read[-1]) != one.digest:
                 raise StudyError(
                     f"the image {self._files[one.image]} is not what it was when the study began",
                     todo="bring the old file back: what is kept is the difference to it",

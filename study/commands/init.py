@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from study import document as documents
 from study.attacks import presets
 from study.errors import StudyError, names
 from study.models.catalogue import PACKAGES, SHORT_NAMES
-from study.spec import resolve
+from study.spec import yaml_document as documents
+from study.spec.schema import resolve
 
 Ask = Callable[[str, str], str]
 """A question and what is meant by no answer -> the answer."""
@@ -20,7 +20,7 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True)
-class Wish:
+class InitOptions:
     """What a first study is to be; what is None is asked for, or as in the quickstart."""
 
     study: str | None = None
@@ -32,10 +32,10 @@ class Wish:
     force: bool = False
 
 
-_USUAL = Wish("first", SAMPLE, 8, tuple(PACKAGES)[:2], ("fgsm", "mi"))
+_USUAL = InitOptions("first", SAMPLE, 8, tuple(PACKAGES)[:2], ("fgsm", "mi"))
 
 
-def init(path: Path, wish: Wish, say: Callable[[str], None], ask: Ask | None) -> None:
+def init(path: Path, wish: InitOptions, say: Callable[[str], None], ask: Ask | None) -> None:
     """Write a spec to `path`, which loads. StudyError where one is there, or an answer cannot be used."""
     if path.exists() and not wish.force:
         raise StudyError(
@@ -57,7 +57,7 @@ def init(path: Path, wish: Wish, say: Callable[[str], None], ask: Ask | None) ->
     say(f"next:    study validate {path}, then study launch {path}")
 
 
-def starter(wish: Wish) -> str:
+def starter(wish: InitOptions) -> str:
     """The text of a spec for `wish`, in which nothing is left out but comments are to be read."""
     assert wish.study is not None, "what is missing was filled in"
     assert wish.images is not None, "what is missing was filled in"
@@ -101,7 +101,7 @@ def starter(wish: Wish) -> str:
     return "\n".join(lines)
 
 
-def _complete(wish: Wish, ask: Ask | None) -> Wish:
+def _complete(wish: InitOptions, ask: Ask | None) -> InitOptions:
     """What was not said is asked for, or as usual."""
     usual = _USUAL
 

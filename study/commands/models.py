@@ -14,12 +14,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from study.errors import StudyError
-from study.images.sets import candidates
-from study.models import accuracy, cache, memory, zoo
+from study.images.image_sets import candidates
+from study.models import accuracy, memory, zoo
 from study.models.classifier import Classifier
 from study.models.reference import Model
-from study.numerics import fix
-from study.spec import Spec, SpecFile
+from study.models.weights import locate
+from study.reproducibility.numerics import fix
+from study.spec.schema import Spec, SpecFile
 from study.terminal.prose import exactly, say
 
 _MIB = 2**20
@@ -49,7 +50,7 @@ class Inspected:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ModelsOptions:
     """What was asked on the command line."""
 
     accuracy: bool = False
@@ -57,7 +58,7 @@ class Wish:
     as_json: bool = False
 
 
-def print_models(file: SpecFile, console: Console, wish: Wish) -> None:
+def print_models(file: SpecFile, console: Console, wish: ModelsOptions) -> None:
     """Print every model of a spec. Raises StudyError, with its place in the spec, for one that cannot be had."""
     fix(file.spec.numerics.threads)
     found = list(_inspect(file, console, wish))
@@ -70,7 +71,7 @@ def print_models(file: SpecFile, console: Console, wish: Wish) -> None:
         say(console, f"not here yet: {', '.join(missing)}; `study fetch {file.document.name}` downloads them once")
 
 
-def _inspect(file: SpecFile, console: Console, wish: Wish) -> Iterator[Inspected]:
+def _inspect(file: SpecFile, console: Console, wish: ModelsOptions) -> Iterator[Inspected]:
     for name, model in file.spec.models.items():
         try:
             yield _one(file.spec, name, model, console, wish)
@@ -78,14 +79,14 @@ def _inspect(file: SpecFile, console: Console, wish: Wish) -> Iterator[Inspected
             raise error.located(file.where("models", name)) from None
 
 
-def _one(spec: Spec, name: str, model: Model, console: Console, wish: Wish) -> Inspected:
-    from study.models.transforms import words
+def _one(spec: Spec, name: str, model: Model, console: Console, wish: ModelsOptions) -> Inspected:
+    from study.defences.transforms import words
 
     behind = "" if model.transform is None else words(model.transform)
     if model.remote is not None:
         return Inspected(name, model.remote.url, "", "service", "", behind)
     zoo.check(name, model, labels=spec.labels, allow_code=wish.allow_code)
-    state = cache.state(model)
+    state = locate.state(model)
     there = state != "not cached"
     shown = model if there else model.model_copy(update={"weights": "random:0", "sha256": None})
     classifier = zoo.load(name, shown, labels=spec.labels, channels=spec.images.channels, allow_code=wish.allow_code)

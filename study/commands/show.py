@@ -6,17 +6,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study.arithmetic import recorded
 from study.images.selection import Selection
-from study.report.finished import begun, opened
-from study.report.matrices import print_matrices
-from study.results import intact
-from study.run_folder import RunFolder
-from study.spec import Spec
+from study.report.tables.matrices import print_matrices
+from study.reproducibility.float_environment import recorded
+from study.results import integrity
+from study.results.run_reader import begun, opened
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
 
 
-@intact.reads
+@integrity.reads
 def show(run: Path, console: Console) -> None:
     """Print the matrices of the run in folder `run`. Raises StudyError where there is none."""
     finished = opened(str(run))

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from rich.console import Console
 
-from study import json_file, resume
 from study.errors import StudyError
-from study.plan import Plan
+from study.planning import resume
+from study.planning.plan import Plan
 from study.report.failures import of_launch
-from study.results import intact, store
-from study.run_folder import RunFolder
+from study.results import integrity, parts
+from study.storage import json_file
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import amount, counted, duration
 from study.terminal.status import path_of
@@ -67,14 +68,14 @@ class _Said(BaseModel):
 
 
 @dataclass(frozen=True)
-class Wish:
+class StatusOptions:
     """What was asked on the command line."""
 
     watch: bool = False
     as_json: bool = False
 
 
-def print_status(run: Path, console: Console, wish: Wish, sleep: Callable[[float], None] = time.sleep) -> None:
+def print_status(run: Path, console: Console, wish: StatusOptions, sleep: Callable[[float], None] = time.sleep) -> None:
     """Print how the run in folder `run` stands; with `watch` again and again, until its launch has ended.
 
     Raises StudyError where there is no run.
@@ -115,8 +116,8 @@ def status(folder: RunFolder) -> dict[str, Any]:
     elif folder.begun:
         found["experiments"] = _counted(folder)
     found["failures"] = len(of_launch(folder))
-    others = intact.strays(folder.results)
-    found["left_alone"] = intact.stray_line(others) if others else None
+    others = integrity.strays(folder.results)
+    found["left_alone"] = integrity.stray_line(others) if others else None
     return found
 
 
@@ -159,7 +160,7 @@ def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
         for name in craft.experiments:
             found[name]["units"] += len(plan.shards)
             found[name]["done"] += len(plan.shards)
-    for unit in plan.units(store.done(folder.path)):
+    for unit in plan.units(parts.done(folder.path)):
         for name in unit.craft.experiments:
             found[name]["done"] -= 1
     return found

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from study.errors import StudyError
-from study.images import pixels
-from study.images.sets import Candidate, candidates
-from study.models import cache
+from study.images import decoding
+from study.images.image_sets import Candidate, candidates
 from study.models.check import check_models
 from study.models.reference import Model
-from study.spec import SpecFile
+from study.models.weights import locate
+from study.spec.schema import SpecFile
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
 
@@ -25,7 +25,7 @@ _MISSING = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class ValidateOptions:
     """What was asked on the command line: at most so many images are decoded."""
 
     images: int = 1000
@@ -33,7 +33,7 @@ class Wish:
     as_json: bool = False
 
 
-def print_validated(file: SpecFile, console: Console, wish: Wish) -> None:
+def print_validated(file: SpecFile, console: Console, wish: ValidateOptions) -> None:
     """Print what was found. Raises StudyError for the first thing that would stop a launch."""
     spec = file.spec
     states = {name: _model(file, name, model, wish) for name, model in spec.models.items()}
@@ -61,7 +61,7 @@ def print_validated(file: SpecFile, console: Console, wish: Wish) -> None:
     _print(file, report, console, wish)
 
 
-def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: Wish) -> None:
+def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: ValidateOptions) -> None:
     images = report["images"]
     say(console, f"{file.document.name} is a study: {report['study']}")
     said = ", ".join(f"{name} ({state})" for name, state in report["models"].items())
@@ -80,13 +80,13 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: Wish)
     say(console, f"next: study plan {file.document.name}")
 
 
-def _model(file: SpecFile, name: str, model: Model, wish: Wish) -> str:
+def _model(file: SpecFile, name: str, model: Model, wish: ValidateOptions) -> str:
     """Where its weights are. Raises StudyError where it cannot be had."""
     try:
         check_models({name: model}, file.spec.labels, file.where, allow_code=wish.allow_code)
         if model.remote is not None:
             return "service"
-        state = cache.state(model)
+        state = locate.state(model)
     except StudyError as error:
         raise error.located(file.where("models", name)) from None
     if state in _MISSING:
@@ -110,7 +110,7 @@ def _read(file: SpecFile, found: list[Candidate]) -> tuple[int, dict[str, str]]:
     unreadable: dict[str, str] = {}
     for one in found:
         try:
-            pixels.read(one.file, file.spec.images)
+            decoding.read(one.file, file.spec.images)
         except StudyError as error:
             if file.spec.images.corrupt == "stop":
                 raise error.located(file.where("images")) from None

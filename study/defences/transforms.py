@@ -18,8 +18,8 @@ from pydantic import model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError, names
-from study.frozen import Frozen
-from study.keyed import Streams, draws
+from study.reproducibility.rng import Streams, draws
+from study.spec.frozen import Frozen
 
 if TYPE_CHECKING:
     from PIL import Image

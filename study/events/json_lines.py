@@ -9,17 +9,19 @@ from datetime import datetime
 from typing import IO, Any
 
 from study.errors import StudyError
-from study.repairs import WORD, Repair
-from study.terminal.board import Board, successes
-from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
+from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
+from study.events.repairs import WORD, Repair
+from study.events.run_state import RunState, successes
 
 _STATE_SECONDS = 5.0
 
 
-class Events(Watcher):
+class Events(Observer):
     """Events as they come; how the loop stands, every five seconds."""
 
-    def __init__(self, out: Callable[[], IO[str]], board: Board, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, out: Callable[[], IO[str]], board: RunState, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`out` gives the stream to write to, at every line: it may change once."""
         self._out = out
         self._board = board
@@ -99,7 +101,7 @@ class Events(Watcher):
         out.flush()
 
 
-def state(board: Board) -> dict[str, Any]:
+def state(board: RunState) -> dict[str, Any]:
     """How a launch stands, as plain data: what `state` events and status.json have in common."""
     seen, rates = board.loop, board.rates
     left = board.seconds_left

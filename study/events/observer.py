@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from study.repairs import Repair, repaired
+from study.events.repairs import Repair, repaired
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from study.plan import Plan, Unit
+    from study.planning.plan import Plan, Unit
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Ended:
     seconds: float
 
 
-class Watcher:
+class Observer:
     """Told what happens; a watcher overrides what it cares about."""
 
     def say(self, line: str) -> None:
@@ -145,10 +145,10 @@ class Watcher:
         """Last of all, whatever the end, once a launch has begun."""
 
 
-class Many(Watcher):
+class Observers(Observer):
     """Several watchers, the terminal first. Another that fails is named there, and not called again."""
 
-    def __init__(self, first: Watcher, others: Sequence[Watcher]) -> None:
+    def __init__(self, first: Observer, others: Sequence[Observer]) -> None:
         self._first = first
         self._others = list(others)
 

@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from study.repairs import Repair
-from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
+from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
+from study.events.repairs import Repair
 
 _WINDOW_SECONDS = 300.0
 _MOST_MARKS = 600
@@ -51,7 +51,7 @@ class _Mark:
     work: float
 
 
-class Board(Watcher):
+class RunState(Observer):
     """Numbers of one launch. Told like any watcher, before its views; who reads from another thread holds `lock`."""
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:

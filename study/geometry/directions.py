@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.attacks.gradient import Logits
-from study.attacks.loop import Engine, Images, craft, rays
+from study.attacks.loop import Engine, ImageBatch, craft, rays
 from study.errors import StudyError
 from study.geometry import gradients
 from study.geometry.plan import Question
 from study.geometry.spec import Direction
-from study.keyed import Streams
+from study.reproducibility.rng import Streams
 
 Axes = NDArray[np.float64]
 """One or two directions (K, C, H, W) of an RMSD of 1."""
@@ -41,7 +41,7 @@ def _ways(
         return streams.normal(clean.shape[1:], "cpu", "gaussian").numpy().astype(np.float64)
     true = np.array(question.labels, dtype=np.int64)
     wanted = np.array(question.targets, dtype=np.int64) if direction.goal == "targeted" else true
-    given = Images(clean, wanted, question.images, own=true)
+    given = ImageBatch(clean, wanted, question.images, own=true)
     sources = direction.models(question.models[0])
     held = [models[name] for name in sources]
     if direction.attack is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from study.errors import StudyError
 from study.geometry.analysis import grid_of, mean_cosines
 from study.geometry.spec import Probe
-from study.labels import LabelSet
+from study.images.labels import LabelSet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

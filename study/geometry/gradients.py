@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study import numerics
 from study.attacks.gradient import Gradients, Logits, groups
-from study.attacks.loop import Engine, Images
+from study.attacks.loop import Engine, ImageBatch
 from study.attacks.recipe import Attack, Goal, Objective, Smoothing
 from study.attacks.views import Views
 from study.errors import StudyError
-from study.keyed import Streams
+from study.reproducibility import numerics
+from study.reproducibility.rng import Streams
 
 
 def step(objective: Objective, smoothing: Smoothing | None) -> Attack:
@@ -32,7 +32,7 @@ def key(seed: int, models: Sequence[str], goal: Goal) -> tuple[object, ...]:
     return (seed, "geometry", tuple(models), goal)
 
 
-def batches(given: Images, engine: Engine) -> Iterator[Images]:
+def batches(given: ImageBatch, engine: Engine) -> Iterator[ImageBatch]:
     """The images batch by batch, as an attack has them."""
     for first in range(0, len(given.clean), engine.size):
         yield given.take(range(first, min(first + engine.size, len(given.clean))))
@@ -41,7 +41,7 @@ def batches(given: Images, engine: Engine) -> Iterator[Images]:
 def gradients(
     model: Logits,
     name: str,
-    batch: Images,
+    batch: ImageBatch,
     *,
     engine: Engine,
     seed: int,
@@ -70,7 +70,7 @@ def gradients(
 
 
 def _prepared(
-    model: Logits, batch: Images, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
+    model: Logits, batch: ImageBatch, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
 ) -> Callable[[int], Tensor]:
     """The gradient at the clean images, padded, for a number of a piece of copies."""
     count = len(batch.images)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from study import numerics
 from study.errors import StudyError
 from study.models.classifier import Classifier
+from study.reproducibility import numerics
 
 
 def logits(

@@ -14,8 +14,8 @@ from study.attacks.recipe import Attack
 from study.errors import StudyError, names
 from study.geometry.spec import Probe
 from study.images.selection import Selected, Shard
-from study.keyed import digest
-from study.spec import Spec
+from study.reproducibility.hashing import digest
+from study.spec.schema import Spec
 
 _ID_LENGTH = 12
 
@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Unit:
+class ProbeUnit:
     """One probe on the images of `shard` that it asks for; `holds` are the models that a worker needs for it."""
 
     id: str
@@ -76,7 +76,7 @@ class GeometryPlan:
         self.shards = tuple(shards)
         self._chosen = {name: self._images_of(name, probe) for name, probe in spec.geometry.items()}
 
-    def units(self, done: Mapping[str, Collection[str]] | None = None) -> Iterator[Unit]:
+    def units(self, done: Mapping[str, Collection[str]] | None = None) -> Iterator[ProbeUnit]:
         """Every unit whose id is not `done`, which are ids by the name of their probe."""
         for name in self.spec.geometry:
             for models in self.sets(name):
@@ -90,7 +90,7 @@ class GeometryPlan:
 
     def units_of(
         self, name: str, models: tuple[str, ...], done: Mapping[str, Collection[str]] | None = None
-    ) -> Iterator[Unit]:
+    ) -> Iterator[ProbeUnit]:
         """The units of one probe and one of its sets of models that are not `done`; all need the same models."""
         finished = (done or {}).get(name, ())
         for shard in self.shards:
@@ -100,14 +100,14 @@ class GeometryPlan:
                 if unit.id not in finished:
                     yield unit
 
-    def _unit(self, name: str, models: tuple[str, ...], shard: Shard) -> Unit:
+    def _unit(self, name: str, models: tuple[str, ...], shard: Shard) -> ProbeUnit:
         probe = self.spec.geometry[name]
         sources = [source for one in probe.directions for source in one.models(models[0])]
         holds = tuple(dict.fromkeys((*models, *sources)))
         content = digest(self._identity(name, models, sources), [self._content(one) for one in shard.images])
         called = models[0] if len(models) == 1 else f"{len(models)}-models"
         unit_id = f"{name}.{called}.{shard.index:04d}-{content[:_ID_LENGTH]}"
-        return Unit(unit_id, name, probe, models, holds, shard)
+        return ProbeUnit(unit_id, name, probe, models, holds, shard)
 
     def _identity(self, name: str, models: Sequence[str], sources: Sequence[str]) -> dict[str, Any]:
         spec, probe = self.spec, self.spec.geometry[name]
@@ -124,7 +124,7 @@ class GeometryPlan:
     def _content(self, image: Selected) -> tuple[object, ...]:
         return (image.image, image.digest, image.label, image.target_label)
 
-    def question(self, unit: Unit) -> Question:
+    def question(self, unit: ProbeUnit) -> Question:
         """What a worker is asked."""
         images = unit.shard.images
         return Question(

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from study import numerics
-from study.attacks.loop import Engine, Images
+from study.attacks.loop import Engine, ImageBatch
 from study.errors import StudyError
 from study.geometry import look
 from study.geometry.directions import axes
@@ -21,6 +20,7 @@ from study.geometry.gradients import batches, cosine, gradients
 from study.geometry.plan import Question
 from study.geometry.schema import SCHEMAS
 from study.models.classifier import Classifier
+from study.reproducibility import numerics
 
 _Columns = dict[str, list[Any]]
 
@@ -65,7 +65,7 @@ def _cosines(
     rows: list[tuple[str, int, str, str, int | None, float | None, float | None]] = []
     counts = tuple(dict.fromkeys(curve.copies)) if curve else ()
     sigmas = tuple(dict.fromkeys(curve.sigma)) if curve else ()
-    for batch in batches(Images(clean, wanted, question.images, own=true), engine):
+    for batch in batches(ImageBatch(clean, wanted, question.images, own=true), engine):
         found: dict[tuple[str, int | None, float | None], NDArray[np.float32]] = {}
         for name in question.models:
             of = functools.partial(

@@ -19,9 +19,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from study.attacks.lengths import Positive
+from study.attacks.budget_spec import Positive
 from study.attacks.recipe import Copies, Goal, Objective, Smoothing
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 Kind = Literal["gradient-cosine", "regions", "linearity", "intervals"]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]

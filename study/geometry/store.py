@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from study.geometry.schema import SCHEMAS, VERSION
 from study.geometry.spec import Kind, Probe
-from study.results import intact
-from study.results.store import Writer, collect
-from study.run_folder import RunFolder
-from study.storage import Place
-from study.storage_s3 import ObjectPath, scan_options
+from study.results import integrity
+from study.results.parts import Writer, collect
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath, scan_options
 
 
 def writer(folder: RunFolder, name: str, *, flush_seconds: float, metadata: Mapping[str, str]) -> Writer:
@@ -26,7 +26,7 @@ def writer(folder: RunFolder, name: str, *, flush_seconds: float, metadata: Mapp
 def scan(run: str | Place, name: str, kind: Kind) -> pl.LazyFrame:
     """All rows of probe `name`, of which `kind` it is; an empty frame where it has none yet."""
     folder = RunFolder(run)
-    found = [str(part) for part in intact.parts(folder.geometry(name))]
+    found = [str(part) for part in integrity.parts(folder.geometry(name))]
     schema = pl.DataFrame(pa.Table.from_batches([], schema=SCHEMAS[kind])).schema
     if not found:
         return pl.LazyFrame(schema=schema)

@@ -6,15 +6,15 @@ import json
 
 import polars as pl
 
-from study import resume
 from study.errors import StudyError, first_line
 from study.geometry.plan import GeometryPlan
 from study.geometry.schema import SCHEMAS, VERSION
 from study.geometry.spec import Kind
-from study.results import intact, versions
+from study.planning import resume
+from study.results import integrity, versions
 from study.results.verify import Report, table
-from study.run_folder import RunFolder
-from study.storage import Place
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
 
 _MOVE = "move it out of geometry/ and launch the study again: its units are answered again"
 
@@ -48,11 +48,11 @@ def check(report: Report) -> None:
 def _units(folder: RunFolder, name: str, kind: Kind, report: Report) -> set[str]:
     """The units of a probe that have rows. Parts that cannot be read, or hold what others hold, are reported."""
     place = folder.geometry(name)
-    others = intact.strays(place)
+    others = integrity.strays(place)
     if others:
-        report.add("note", intact.stray_line(others), place, "move out of geometry/ what you do not need")
+        report.add("note", integrity.stray_line(others), place, "move out of geometry/ what you do not need")
     holders: dict[str, Place] = {}
-    for path in intact.parts(place):
+    for path in integrity.parts(place):
         found = _read(path, kind, report)
         for unit in [] if found is None else found:
             if unit in holders:

@@ -1,5 +1,5 @@
 """Image sets: candidates, their pixels, and what was selected of them."""
 
-from study.images.sets import Candidate, Images, candidates
+from study.images.image_sets import Candidate, ImageSet, candidates
 
-__all__ = ["Candidate", "Images", "candidates"]
+__all__ = ["Candidate", "ImageSet", "candidates"]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from study.errors import StudyError
-from study.images.stored import FORMATS, Stored
+from study.images.location import FORMATS, Stored
 
 if TYPE_CHECKING:
-    from study.images.sets import Images
+    from study.images.image_sets import ImageSet
 
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _BROKEN = (
@@ -37,7 +37,7 @@ _BROKEN = (
 _MOST_PIXELS = 2**28
 
 
-def read(stored: Stored, images: Images) -> NDArray[np.uint8]:
+def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
     """The image as `uint8` (channels, size, size), prepared as `images` says: `fit`, `channels` and `size`.
 
     - fit crop: short side to floor(size / 0.875), antialiased bicubic, then the centre, as torchvision's Resize and

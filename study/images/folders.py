@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from study.errors import StudyError, names
-from study.images.stored import FileImage, Listed
-from study.labels import LabelSet
+from study.images.labels import LabelSet
+from study.images.location import FileImage, Listed
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """Suffixes, in lower case, of the files that are taken for images."""

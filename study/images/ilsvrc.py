@@ -10,8 +10,8 @@ from pathlib import Path
 
 from study.errors import StudyError
 from study.images.folders import contents
-from study.images.stored import FileImage, Listed
-from study.labels import LabelSet
+from study.images.labels import LabelSet
+from study.images.location import FileImage, Listed
 
 _ALL = 50_000
 """Validation images of ILSVRC 2012: a file with so many lines labels any part of them."""

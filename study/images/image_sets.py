@@ -13,17 +13,17 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError, names
-from study.frozen import Frozen
-from study.images.elsewhere import made
 from study.images.folders import from_folder
+from study.images.ilsvrc import read_truth
+from study.images.labels import KNOWN, LabelSet, label_set, read_names
 from study.images.lists import read_list
-from study.images.stored import FileImage, Listed, RecordImage, Stored
-from study.images.tables import read_parquet
-from study.images.truth import read_truth
-from study.keyed import digest
-from study.labels import KNOWN, LabelSet, label_set, read_names
+from study.images.location import FileImage, Listed, RecordImage, Stored
+from study.images.parquet import read_parquet
+from study.images.precomputed import made
+from study.reproducibility.hashing import digest
+from study.spec.frozen import Frozen
 
-__all__ = ["Candidate", "Images", "Ranked", "candidates", "made"]
+__all__ = ["Candidate", "ImageSet", "Ranked", "candidates", "made"]
 
 _Listing = list[Listed]
 _TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-likely": {"rank": "last"}}
@@ -40,7 +40,7 @@ class Ranked(Frozen):
     by: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
 
 
-class Images(Frozen):
+class ImageSet(Frozen):
     """The image set of a spec: exactly one of `sample`, `folder`, `parquet` and `records`.
 
     - `sample: foolbox`: the 20 labelled ImageNet images that the package foolbox carries;
@@ -112,7 +112,7 @@ class Images(Frozen):
         return given
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Images:
+    def _one_origin(self) -> ImageSet:
         if sum(origin is not None for origin in (self.sample, self.folder, self.parquet, self.records)) != 1:
             _refuse("an image set has either a sample or a folder, a `parquet` or `records`: exactly one of these")
         for key, value in (("list", self.list), ("truth", self.truth)):
@@ -166,7 +166,7 @@ class Candidate:
     target_label: int | None
 
 
-def candidates(images: Images, seed: int, *, targeted: bool = False) -> list[Candidate]:
+def candidates(images: ImageSet, seed: int, *, targeted: bool = False) -> list[Candidate]:
     """Every image of the set, in the order in which selection draws them: by a hash of seed and id.
 
     The order of files, folders and lines does not matter. Raises StudyError where the set is not as it says, or, for
@@ -187,7 +187,7 @@ def candidates(images: Images, seed: int, *, targeted: bool = False) -> list[Can
     return sorted(found, key=lambda candidate: (digest(seed, candidate.image, "selection"), candidate.image))
 
 
-def _listed(images: Images, labels: LabelSet, *, targeted: bool) -> _Listing:
+def _listed(images: ImageSet, labels: LabelSet, *, targeted: bool) -> _Listing:
     targets = None if images.targets is None else images.targets == "list"
     if images.parquet is not None:
         return read_parquet(Path(images.parquet), labels, targets=targets, targeted=targeted)

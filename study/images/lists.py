@@ -10,8 +10,8 @@ from pathlib import Path
 
 from study.errors import StudyError
 from study.images.folders import SUFFIXES, contents, must_be_folder, without_suffix
-from study.images.stored import FileImage, Listed
-from study.labels import LabelSet
+from study.images.labels import LabelSet
+from study.images.location import FileImage, Listed
 
 _FILE = ("file", "filename", "file_name", "image", "path")
 _LABEL = ("label", "true_label")

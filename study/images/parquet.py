@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import StudyError, names
-from study.images.stored import IMAGE_COLUMNS, Listed, ParquetImage
-from study.labels import LabelSet
+from study.images.labels import LabelSet
+from study.images.location import IMAGE_COLUMNS, Listed, ParquetImage
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study.errors import StudyError
 from study.images.folders import SUFFIXES, without_suffix
-from study.images.stored import FileImage, Stored
+from study.images.location import FileImage, Stored
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 _ACCEPTED = (

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from study.keyed import digest
+from study.reproducibility.hashing import digest
 
 Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from study.images import pixels
-from study.images.sets import Candidate, Images
+from study.defences.transforms import Transforms, shown
+from study.images import decoding
+from study.images.image_sets import Candidate, ImageSet
 from study.models.classifier import Classifier, Native
 from study.models.predict import predict
-from study.models.transforms import Transforms, shown
 
 _AT_ONCE = 64
 _RESAMPLING = {
@@ -69,16 +69,16 @@ def as_the_zoo(native: Native, channels: int) -> Prepare:
     """Prepare images as the model's own zoo does: its resize, crop and interpolation, rounded to `uint8`."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
-        return pixels.array(native_view(pixels.decode(one.file, channels), native))
+        return decoding.array(native_view(decoding.decode(one.file, channels), native))
 
     return prepare
 
 
-def as_the_study(images: Images, transform: Transforms | None, key: tuple[object, ...]) -> Prepare:
+def as_the_study(images: ImageSet, transform: Transforms | None, key: tuple[object, ...]) -> Prepare:
     """Prepare images as a study does; a random `transform` draws from `key` and the image, as in a study."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
-        read = pixels.read(one.file, images)
+        read = decoding.read(one.file, images)
         seen: NDArray[np.uint8] = shown(transform, read[None], key, [one.image])[0]
         return seen
 

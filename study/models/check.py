@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from study.errors import StudyError
-from study.labels import LabelSet
+from study.images.labels import LabelSet
 from study.models import zoo
 from study.models.reference import Model
-from study.models.service import Secret
+from study.models.services.client import Secret
 
 
 def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[..., str], *, allow_code: bool) -> None:

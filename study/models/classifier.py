@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from study.models import cpu
-from study.numerics import Layout, memory_format
+from study.models.rewrites import cpu
+from study.reproducibility.numerics import Layout, memory_format
 
 Mode = Literal["crop", "squash", "border"]
 
@@ -125,7 +125,7 @@ class Classifier(nn.Module):
 
         Folding puts batch norms into convolutions and, on a CPU, writes some convolutions another way.
         """
-        from study.models.folding import fold as fold_into
+        from study.models.rewrites.folding import fold as fold_into
 
         self.memory_format = memory_format(layout)
         if fold:

@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from study.errors import StudyError, first_line
-from study.labels import LabelSet, label_set
-from study.models import code
-from study.models.cache import bare, tag_of
+from study.images.labels import LabelSet, label_set
+from study.models import user_code
 from study.models.reference import Model
+from study.models.weights.locate import bare, tag_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _unheld(model.zoo):
             warnings.simplefilter("ignore")
             if model.zoo == "python":
-                built = code.build(model, allowed=allow_code)[0]
+                built = user_code.build(model, allowed=allow_code)[0]
             else:
                 zoo, tag = ZOOS[model.zoo], tag_of(model)
                 usual = labels.name == "imagenet" and model.classes is None

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from study import json_file
 from study.errors import StudyError
-from study.keyed import digest
-from study.labels import LabelSet
+from study.images.labels import LabelSet
 from study.models.reference import Model
+from study.reproducibility.hashing import digest
+from study.storage import json_file
 
 if TYPE_CHECKING:
     from study.models.memory import Memory

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from study.errors import StudyError, first_line, names
-from study.labels import LabelSet
+from study.images.labels import LabelSet
 from study.models.classifier import Classifier
 from study.models.reference import Model
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study import numerics
 from study.errors import StudyError
 from study.models.classifier import Classifier
+from study.reproducibility import numerics
 
 TOP = 5
 _NAMED = 5

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from study.defences.transforms import Transforms
 from study.errors import StudyError, names
-from study.frozen import Frozen
-from study.keyed import digest as hashed
-from study.labels import read_names
+from study.images.labels import read_names
 from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
-from study.models.remote import Remote
-from study.models.transforms import Transforms
+from study.models.services.service_spec import Remote
+from study.reproducibility.hashing import digest as hashed
+from study.spec.frozen import Frozen
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
 WEIGHTS = ("zoo", "file", "package", "random", "own")

@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from study.errors import StudyError
 from study.images import records
-from study.keyed import draws
 from study.models.networks import DEPTHS, SIDE, FullyConnected
-from study.numerics import fix
+from study.reproducibility.numerics import fix
+from study.reproducibility.rng import draws
 
 _LABELS = 10
 _MOMENTUM = 0.9

@@ -20,10 +20,10 @@ from typing import Any
 from torch import nn
 
 from study.errors import StudyError, names
-from study.keyed import canonical
-from study.models.beside import root_of, sources
 from study.models.classifier import Preprocessing
+from study.models.imported_files import root_of, sources
 from study.models.reference import Model
+from study.reproducibility.hashing import canonical
 
 _NEEDED = ("size", "mean", "std")
 _WEIGHTS = ("own", "file", "random")

@@ -16,15 +16,16 @@ import torch
 from torch import nn
 
 from study.errors import StudyError, first_line, names
-from study.keyed import canonical
-from study.labels import LabelSet, label_set
-from study.models import code, fetch, outputs
-from study.models import weights as stored
+from study.images.labels import LabelSet, label_set
+from study.models import outputs, user_code
 from study.models.classifier import Classifier, Native, Preprocessing
-from study.models.drawn import Drawn
 from study.models.reference import Model
+from study.models.weights import fetch
+from study.models.weights import state_dict as stored
+from study.models.weights.random_weights import Drawn
 from study.models.zoos import ZOOS
-from study.numerics import Layout
+from study.reproducibility.hashing import canonical
+from study.reproducibility.numerics import Layout
 
 
 def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> None:
@@ -39,7 +40,7 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
     labels = labels or label_set("imagenet")
     outputs.picked(name, model, labels)
     if model.zoo == "python":
-        code.check(name, model, allowed=allow_code)
+        user_code.check(name, model, allowed=allow_code)
     else:
         known = _networks(name, model)
         present = ZOOS[model.zoo].renamed(_bare(model))
@@ -194,7 +195,7 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
             if kind == "random":
                 stack.enter_context(Drawn(int(value)))
             if model.zoo == "python":
-                return code.build(model, allowed=allow_code)
+                return user_code.build(model, allowed=allow_code)
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
                 fetch.bring(model)
@@ -214,7 +215,7 @@ def preprocessing_of(model: Model, network: nn.Module, called: str) -> Preproces
     Raises StudyError, about what is `called` so, where that does not go together.
     """
     if model.zoo == "python":
-        recorded = code.preprocessing(model)
+        recorded = user_code.preprocessing(model)
     else:
         recorded = ZOOS[model.zoo].preprocessing(model.name, _tag(model), network)
     given: dict[str, Any] = {key: getattr(model, key) for key in ("size", "interpolation", "mean", "std", "channels")}

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.errors import StudyError
-from study.findings.spec import Boxes, Selection
-from study.relation import relation
+from study.papers.finding_spec import Boxes, Selection
+from study.planning.relation import relation
 
 if TYPE_CHECKING:
-    from study.spec import Spec
+    from study.spec.schema import Spec
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedCell:
     """What a selection has a number for. `points` are the (steps, budget) of the attack that count."""
 
     sources: str
@@ -30,13 +30,13 @@ class Cell:
         return (self.sources, self.attack, self.goal, self.target)
 
 
-def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> list[Cell]:
+def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> list[PlannedCell]:
     """The planned cells of a selection, each once, in the order of the spec. StudyError where there is none.
 
     With `every_step` an attack's checkpoints count, and not its last step alone.
     """
     wanted = None if selection.sources is None else {"+".join(sorted(set(one))) for one in selection.sources}
-    found: dict[tuple[str, str, str, str], Cell] = {}
+    found: dict[tuple[str, str, str, str], PlannedCell] = {}
     for name in spec.experiments if selection.experiment is None else (selection.experiment,):
         for cell in _planned(spec, name, selection.boxes):
             if (
@@ -54,7 +54,7 @@ def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> lis
                 )
                 if points:
                     seeds = cell.seeds | (found[cell.key].seeds if cell.key in found else frozenset())
-                    found[cell.key] = Cell(*cell.key, seeds, points)
+                    found[cell.key] = PlannedCell(*cell.key, seeds, points)
     if not found:
         raise StudyError(
             "no planned cell is what this selects",
@@ -73,7 +73,7 @@ def plain_of(spec: Spec, name: str) -> str | None:
     return next((other for other, one in spec.models.items() if one == bare), None)
 
 
-def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[Cell]:
+def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[PlannedCell]:
     experiment = spec.experiments[name]
     seeds = frozenset(spec.seeds_of(experiment))
     for sources in spec.source_sets(experiment):
@@ -82,7 +82,7 @@ def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[Cell]:
                 for target in spec.targets(experiment):
                     if boxes in ("any", relation(spec.models, sources, target)):
                         points = tuple(spec.attacks[attack].points)
-                        yield Cell("+".join(sources), attack, goal, target, seeds, points)
+                        yield PlannedCell("+".join(sources), attack, goal, target, seeds, points)
 
 
 def _among(name: str, names: Collection[str] | None) -> bool:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.attacks.recipe import Goal
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Sets = Annotated[tuple[Names, ...], Field(strict=False, min_length=1)]

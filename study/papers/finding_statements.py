@@ -12,9 +12,20 @@ import polars as pl
 from study.analysis.paired import Values
 from study.analysis.sweeps import _number as number_of
 from study.analysis.transfer import hits
-from study.findings.cells import Cell, plain_of, select
-from study.findings.spec import Asymmetric, Check, Compare, Cosine, Destruction, Key, Monotone, Rate, Rmsd, Selection
-from study.spec import Spec
+from study.papers.finding_cells import PlannedCell, plain_of, select
+from study.papers.finding_spec import (
+    Asymmetric,
+    Check,
+    Compare,
+    Cosine,
+    Destruction,
+    Key,
+    Monotone,
+    Rate,
+    Rmsd,
+    Selection,
+)
+from study.spec.schema import Spec
 
 Side = Literal["above", "below", "apart"]
 KEYS = ("sources", "attack", "target")
@@ -83,7 +94,7 @@ class Reader:
         )
         return found, self._lacking(cells, found)
 
-    def _lacking(self, cells: Sequence[Cell], found: pl.DataFrame) -> list[str]:
+    def _lacking(self, cells: Sequence[PlannedCell], found: pl.DataFrame) -> list[str]:
         keys = ["sources", "attack", "goal", "target"]
         there = {tuple(one[:4]): one[4] for one in found.group_by(keys).len().iter_rows()}
         return [

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from study.analysis import paired
-from study.analysis._statements import Measured, Reader, Side, Statement, measure
 from study.analysis.paired import Values
 from study.errors import StudyError
-from study.findings.spec import Holds
-from study.spec import Spec
+from study.papers.finding_spec import Holds
+from study.papers.finding_statements import Measured, Reader, Side, Statement, measure
+from study.spec.schema import Spec
 
 Verdict = Literal["replicated", "not replicated", "undecided"]
 

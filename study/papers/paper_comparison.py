@@ -11,7 +11,7 @@ from study.analysis.mistakes import agreements
 from study.analysis.transfer import clean_accuracies, success_rates
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import Model
-from study.spec import Spec
+from study.spec.schema import Spec
 
 Measure = Callable[[pl.LazyFrame, pl.DataFrame], pl.DataFrame]
 """From a run's rows (with `level`, the budget of the point) and matched published rows of one metric to columns of
@@ -42,7 +42,7 @@ def compare(
     selected: int | None = None,
     cosines: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """What `study.analysis.comparison.match` gave, with ours beside it; nothing is left out.
+    """What `study.papers.published_matching.match` gave, with ours beside it; nothing is left out.
 
     Adds `ours` (in the paper's unit: percent, but for cosine), `ours_std` (over seeds, with n - 1), `images` (for each
     seed), `of`, `ours_rmsd`, `low` and `high` (95 %, Wilson; several seeds show the same images, so that these are

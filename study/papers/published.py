@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from study import papers
 from study.errors import StudyError, names
+from study.papers import registry
 
 SCHEMA = pl.Schema(
     {
@@ -52,14 +52,14 @@ def load(paper: str | None = None) -> pl.DataFrame:
     """
     if paper is not None:
         check(paper)
-    wanted = papers.PAPERS if paper is None else (paper,)
+    wanted = registry.PAPERS if paper is None else (paper,)
     return pl.DataFrame([line for one in wanted for line in _typed(one)], schema=SCHEMA)
 
 
 def check(paper: str) -> None:
     """Raises StudyError, with the nearest names, for a paper that is not known."""
-    if paper not in papers.PAPERS:
-        raise StudyError(f"no tables of a paper '{paper}' are here", accepted=names(papers.PAPERS, paper))
+    if paper not in registry.PAPERS:
+        raise StudyError(f"no tables of a paper '{paper}' are here", accepted=names(registry.PAPERS, paper))
 
 
 def lines(published: pl.DataFrame) -> list[dict[str, str]]:
@@ -69,13 +69,13 @@ def lines(published: pl.DataFrame) -> list[dict[str, str]]:
         shown = {key: "" if value is None else str(value) for key, value in row.items()}
         two = {key: "" if row[key] is None else f"{row[key]:.2f}" for key in ("std", "rmsd")}
         line = {**shown, **two, "experiment": shown["kind"], "value": shown["printed"]}
-        found.append({column: line[column] for column in papers.COLUMNS})
+        found.append({column: line[column] for column in registry.COLUMNS})
     return found
 
 
 def _typed(paper: str) -> Iterable[dict[str, Any]]:
-    for index, line in enumerate(papers.rows(paper)):
-        where = f"{papers.FOLDER / paper}.csv, line {index + 2}"
+    for index, line in enumerate(registry.rows(paper)):
+        where = f"{registry.FOLDER / paper}.csv, line {index + 2}"
         try:
             numbers = {key: float(line[key]) if line[key] else None for key in ("value", "std", "rmsd")}
             params = json.loads(line["params"] or "{}")

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from study import papers
-from study.analysis.agreement import Point, differences
 from study.errors import names
-from study.spec import Experiment, Spec
+from study.papers import registry
+from study.papers.preset_agreement import Point, differences
+from study.spec.schema import Experiment, Spec
 
 _RATES = {"untargeted": ("accuracy", "success"), "targeted": ("match", "success")}
 _PAIRS = ("same-mistake", "cosine")
@@ -42,7 +42,7 @@ MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS}
 
 
 @dataclass(frozen=True)
-class Cell:
+class PublishedCell:
     """One number that a spec plans. `shown_sources` is how a paper writes its sources: noise has none."""
 
     experiment: str
@@ -94,7 +94,7 @@ def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
     return pl.concat([published, pl.DataFrame(found, schema=MATCHED)], how="horizontal")
 
 
-def _cells(spec: Spec, name: str) -> Iterator[Cell]:
+def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     experiment = spec.experiments[name]
     targets, seeds = spec.targets(experiment), spec.seeds_of(experiment)
     printed = _metrics(experiment)
@@ -114,16 +114,18 @@ def _cells(spec: Spec, name: str) -> Iterator[Cell]:
                 for steps, level in recipe.points:
                     point = Point(recipe, sources, steps, level, dense)
                     base = (name, attack, called, joined, "" if noise else joined, goal)
-                    yield from (Cell(*base, target, steps, level, metric, seeds, point) for target, metric in shown)
+                    yield from (
+                        PublishedCell(*base, target, steps, level, metric, seeds, point) for target, metric in shown
+                    )
     for metric, attacked in sorted(printed):
         if metric in _PAIRS or attacked:
             continue
         for target in targets:
-            yield Cell(name, "none", "none", "", "", None, target, None, None, metric, seeds)
+            yield PublishedCell(name, "none", "none", "", "", None, target, None, None, metric, seeds)
     if ("cosine", False) in printed:
         for first in targets:
             for second in targets:
-                yield Cell(name, "none", "none", first, first, None, second, None, None, "cosine", seeds)
+                yield PublishedCell(name, "none", "none", first, first, None, second, None, None, "cosine", seeds)
 
 
 def _is_dense(spec: Spec, name: str) -> bool:
@@ -144,7 +146,7 @@ def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
     return {
         (row["metric"], row["attack"] != "none")
         for paper, table in wanted
-        for row in papers.rows(paper)
+        for row in registry.rows(paper)
         if row["table"] == table
     }
 
@@ -158,7 +160,7 @@ class _Book:
         self.experiment = spec.experiments[name]
         assert self.experiment.published is not None
         self.tables = set(self.experiment.published.tables)
-        self.cells: dict[tuple[object, ...], list[Cell]] = {}
+        self.cells: dict[tuple[object, ...], list[PublishedCell]] = {}
         for cell in _cells(spec, name):
             self.cells.setdefault(cell.key, []).append(cell)
         self.called = {key[0] for key in self.cells if key[0] is not None}
@@ -214,7 +216,7 @@ def _match(row: Mapping[str, Any], books: Mapping[str, _Book]) -> dict[str, Any]
     }
 
 
-def _against(params: Mapping[str, Any], cell: Cell) -> list[str]:
+def _against(params: Mapping[str, Any], cell: PublishedCell) -> list[str]:
     if cell.point is None:
         return []
     if "steps" not in params and cell.steps != cell.point.recipe.steps:
@@ -222,7 +224,7 @@ def _against(params: Mapping[str, Any], cell: Cell) -> list[str]:
     return differences(params, cell.point)
 
 
-def _told(cells: Iterable[Cell]) -> str:
+def _told(cells: Iterable[PublishedCell]) -> str:
     """Cells told apart, and what to do about them."""
     each = [
         f"{cell.attack} on {cell.sources or 'clean images'}"

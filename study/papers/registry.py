@@ -15,7 +15,7 @@ from pydantic import Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 PAPERS: Mapping[str, str] = {
     "liu2017": "Liu et al. 2017 (arXiv:1611.02770)",
@@ -24,7 +24,7 @@ PAPERS: Mapping[str, str] = {
 }
 """By the name of the paper's file, the paper."""
 
-FOLDER = Path(__file__).resolve().parent.parent / "specs" / "published"
+FOLDER = Path(__file__).resolve().parent / "printed_numbers"
 
 COLUMNS = (
     *("paper", "table", "experiment", "attack", "goal", "sources", "target", "metric", "value", "std", "rmsd"),

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from study.attacks.recipe import Attack, Goal
 from study.errors import StudyError
+from study.images.image_sets import made
+from study.images.location import Stored, file_digest
 from study.images.selection import Selected, Shard
-from study.images.sets import made
-from study.images.stored import Stored, file_digest
-from study.keyed import digest
-from study.relation import Relation, relation
-from study.spec import SourceSet, Spec
+from study.planning.relation import Relation, relation
+from study.reproducibility.hashing import digest
+from study.spec.schema import SourceSet, Spec
 
 _ID_LENGTH = 12
 

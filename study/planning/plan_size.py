@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from study import resume
 from study.errors import StudyError
 from study.geometry.plan import GeometryPlan
-from study.plan import Plan
-from study.results import store
-from study.run_folder import RunFolder
-from study.spec import Spec
+from study.planning import resume
+from study.planning.plan import Plan
+from study.results import parts
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
 
 _ROW_BYTES = 45
 """Of a row in parts of many rows, compressed: 35 to 65 were measured, and 170 in parts of a hundred rows."""
@@ -88,7 +88,7 @@ def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:
         if new:
             return {"unknown": f"model '{new[0]}' is not known there yet"}
         plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
-        left = sum(1 for _ in plan.units(store.done(folder.path)))
+        left = sum(1 for _ in plan.units(parts.done(folder.path)))
     except StudyError as error:
         return {"unknown": error.what}
     units = len(plan.crafts) * len(plan.shards)

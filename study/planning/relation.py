@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
-from study.keyed import digest
+from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
     import polars as pl

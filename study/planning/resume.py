@@ -15,14 +15,14 @@ from typing import Any
 import polars as pl
 from pydantic import TypeAdapter
 
-from study import json_file
-from study import spec as specs
 from study.errors import StudyError, first_line
 from study.images.selection import Selection, from_frame, to_frame
-from study.keyed import same
-from study.run_folder import RunFolder
-from study.spec import Spec, SpecFile
-from study.storage import Place
+from study.reproducibility.hashing import same
+from study.spec import schema as specs
+from study.spec.schema import Spec, SpecFile
+from study.storage import json_file
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
 
 _COPY = "bring it back from a copy, or launch into a new folder with --output"
 _MODELS = TypeAdapter(dict[str, dict[str, Any]])

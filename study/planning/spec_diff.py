@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from study.errors import StudyError
+from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Selection
-from study.images.sets import Candidate, Ranked
-from study.keyed import digest, same
-from study.resume import asked, first_difference, folder_of_nothing, spec_at, spec_of
-from study.run_folder import RunFolder
-from study.spec import Spec, SpecFile
+from study.planning.resume import asked, first_difference, folder_of_nothing, spec_at, spec_of
+from study.reproducibility.hashing import digest, same
+from study.spec.schema import Spec, SpecFile
+from study.storage.run_folder import RunFolder
 
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}
 _FREE = {*_ONE, "seeds"}

@@ -37,7 +37,7 @@ _OWNED = ("WANDB_", "AWS_")
 """Variables that go to their owner alone, secret or not."""
 
 _HERE = Path(__file__).resolve()
-_ROOT = _HERE.parents[1]
+_ROOT = _HERE.parents[2]
 _ASK_SECONDS = 60.0
 
 _whole: dict[str, str] | None = None
@@ -172,4 +172,4 @@ def _found(path: tuple[str, ...]) -> bool:
 
 
 def _is_ours(origin: str | None) -> bool:
-    return bool(origin) and Path(str(origin)).resolve() == _HERE.with_name("__init__.py")
+    return bool(origin) and Path(str(origin)).resolve() == (_HERE.parents[1] / "__init__.py")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study import json_file
-from study.run_folder import RunFolder
+from study.storage import json_file
+from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

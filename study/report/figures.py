@@ -15,9 +15,9 @@ import polars as pl
 
 from study.analysis.distances import minimal_cdf
 from study.errors import StudyError
-from study.relation import relation
-from study.report.html_curves import Points, mean
-from study.spec import Spec
+from study.planning.relation import relation
+from study.report.html.curves import Points, mean
+from study.spec.schema import Spec
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

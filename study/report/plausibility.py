@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 
 from study.attacks import Attack
-from study.images import clean
-from study.images.clean import Right
-from study.spec import Spec
+from study.images import clean_accuracy
+from study.images.clean_accuracy import Right
+from study.spec.schema import Spec
 
 
 def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[[], pl.DataFrame]) -> dict[str, Right]:
@@ -19,10 +19,10 @@ def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[
     `models` is what is recorded of each. `images`, which gives `images.parquet`, is asked only for runs that began
     before counts were recorded: there selected images tell, unless they were selected by being right.
     """
-    found = clean.recorded(models)
+    found = clean_accuracy.recorded(models)
     lacking = [name for name in spec.models if name not in found and name not in spec.services]
     if lacking and spec.images.keep == "all":
-        found = {**clean.of_selected(images()), **found}
+        found = {**clean_accuracy.of_selected(images()), **found}
     return {name: found[name] for name in spec.models if name in found}
 
 
@@ -33,7 +33,7 @@ def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mappi
     """
     meant = {name for name, one in spec.models.items() if str(one.weights).startswith("random:")}
     found = {name: right[name] for name in spec.models if name in right and name not in meant}
-    return clean.doubts(found, models, len(spec.labels))
+    return clean_accuracy.doubts(found, models, len(spec.labels))
 
 
 def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from study.errors import StudyError
-from study.hardware import hardware
-from study.keyed import digest
-from study.run_folder import RunFolder
+from study.reproducibility.hardware import hardware
+from study.reproducibility.hashing import digest
+from study.storage.run_folder import RunFolder
 
 _VARIABLES = re.compile(
     r"ATEN_CPU_CAPABILITY|(ONEDNN|DNNL|MKLDNN)_(MAX_CPU_ISA|CPU_ISA_HINTS|DEFAULT_FPMATH_MODE)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Numerics(Frozen):
     - `room`: images in one pass where an attack takes several views of each: whole batches of views, halved where
       memory runs out;
     - `fold`: networks rewritten where that is exact to rounding: batch norms folded into their convolutions, and
-      on a CPU some convolutions computed another way (`study.models.cpu`);
+      on a CPU some convolutions computed another way (`study.models.rewrites.cpu`);
     - `layout`: of images and networks in memory;
     - `precision`: of gradients. Targets always predict in float32;
     - `compile`: source models through torch.compile; `cuda-graphs` also records their kernels.

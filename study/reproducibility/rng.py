@@ -8,14 +8,14 @@ compiled Philox draws it; elsewhere the same bits come from integer operations o
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,32 +27,6 @@ _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 _LOW = 0xFFFFFFFF
-_EXACT = 2**53
-
-
-def digest(*parts: object) -> str:
-    """SHA-256, in hexadecimal, of `parts` as canonical JSON: the source of every id and every key."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def canonical(value: Any) -> Any:
-    """Plain data in the one form that equal data have: mappings in the order of their keys, 2.0 as 2, -0.0 as 0.
-
-    True and 1 stay apart, and so do a text and the number that it spells.
-    """
-    if isinstance(value, Mapping):
-        return {key: canonical(value[key]) for key in sorted(value, key=str)}
-    if isinstance(value, list | tuple):
-        return [canonical(one) for one in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
-    return value
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether plain data are equal as digests see them; Python takes True for 1."""
-    return repr(canonical(left)) == repr(canonical(right))
 
 
 def draws(count: int, *key: object) -> NDArray[np.uint64]:

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import StudyError
-from study.results import intact, store, versions
+from study.results import integrity, versions
+from study.results import parts as store
 from study.results.schema import SCHEMA, SCHEMA_VERSION
-from study.run_folder import RunFolder
-from study.storage import Place
-from study.storage_journal import JOURNAL, Journal, repair
+from study.storage.journal import JOURNAL, Journal, repair
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
 
 _ROWS = 1_000_000
 _ORDER = ("craft", "unit", "target", "steps", "budget", "image")
@@ -39,9 +40,9 @@ def compact(folder: RunFolder, most_rows: int = _ROWS) -> Compacted:
     go once all new ones are. Rows keep the metadata that they were written with. Raises StudyError where a part cannot
     be read or written, or is not as it was written: new digests are for rows that the old ones vouch for.
     """
-    damaged = intact.damaged(folder, "results")
+    damaged = integrity.damaged(folder, "results")
     if damaged:
-        raise intact.refusal(folder, damaged)
+        raise integrity.refusal(folder, damaged)
     old = store.parts(folder.path)
     groups = _by_metadata(old)
     bundles = [

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from study import json_file
-from study.plan import Finished, Plan
-from study.results import once
-from study.run_folder import RunFolder
+from study.planning.plan import Finished, Plan
+from study.results import part_cache
+from study.storage import json_file
+from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     crafts = _planned(folder)
-    found = once.scan(folder.path)
+    found = part_cache.scan(folder.path)
     return found if crafts is None else found.filter(pl.col("craft").is_in(sorted(crafts)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from study.relation import RELATIONS
+from study.planning.relation import RELATIONS
 
 PART = "part"
 """The column with the path of the part that a row lies in."""

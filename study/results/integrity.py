@@ -20,11 +20,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import resume
 from study.errors import StudyError, first_line
+from study.planning import resume
 from study.results import versions
-from study.run_folder import RunFolder
-from study.storage import Place
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError)
 """What reading a damaged part may raise."""

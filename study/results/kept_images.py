@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from study.errors import StudyError, first_line
-from study.plan import Unit
-from study.results import intact, store, versions
-from study.results.schema import Moved
-from study.run_folder import RunFolder
-from study.storage import Place
-from study.storage_s3 import ObjectPath, scan_options
+from study.planning.plan import Unit
+from study.results import integrity, versions
+from study.results import parts as store
+from study.results.schema import Distances
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath, scan_options
 
 _FIELDS: list[pa.Field[Any]] = [
     pa.field("craft", pa.string(), nullable=False),
@@ -60,7 +61,7 @@ class KeepingWriter(store.Writer):
         """Of images that are not published yet."""
         return self._image_bytes
 
-    def keep(self, unit: Unit, moved: Moved, clean: Pixels, adversarial: Pixels) -> None:
+    def keep(self, unit: Unit, moved: Distances, clean: Pixels, adversarial: Pixels) -> None:
         """Take V variants of a unit's N images, `uint8` (V * N, C, H, W), and the clean ones (N, C, H, W)."""
         count, points = len(unit.shard.images), unit.craft.recipe.points
         delta = (adversarial.reshape(len(points), *clean.shape) - clean).reshape(len(points) * count, -1)
@@ -137,7 +138,7 @@ class Kept:
         """Ids of the units whose images are there."""
         return set(self._where)
 
-    def of(self, unit: Unit, clean: Pixels) -> tuple[Moved, Pixels]:
+    def of(self, unit: Unit, clean: Pixels) -> tuple[Distances, Pixels]:
         """How far the images of a unit moved, and they themselves, V variants of N, `uint8` (V * N, C, H, W).
 
         `clean` (N, C, H, W) are what they were made of.
@@ -150,7 +151,7 @@ class Kept:
         images, points = [one.image for one in unit.shard.images], unit.craft.recipe.points
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"unit {unit.id} has other images than were selected")
-        moved = Moved(*(found[name].to_numpy() for name in ("rmsd", "linf", "l2")))
+        moved = Distances(*(found[name].to_numpy() for name in ("rmsd", "linf", "l2")))
         flat = b"".join(found["delta"].to_list())
         if len(flat) != clean.nbytes * len(points):
             raise _damaged(part, f"unit {unit.id} has images of another size")
@@ -160,7 +161,7 @@ class Kept:
 
 def parts(folder: RunFolder) -> list[Place]:
     """The parts with images, by name; none where a run keeps none."""
-    return intact.parts(folder.kept)
+    return integrity.parts(folder.kept)
 
 
 def whose(folder: RunFolder) -> pl.DataFrame:
@@ -189,12 +190,12 @@ def suspects(part: Place) -> list[str]:
     then no rows were."""
     try:
         return _scan(part).select(pl.col("unit").unique().sort()).collect()["unit"].to_list()
-    except intact.UNREADABLE:
+    except integrity.UNREADABLE:
         return []
 
 
 def _must_be_whole(part: Place) -> None:
-    what = intact.wrong(part)
+    what = integrity.wrong(part)
     if what is not None:
         raise _damaged(part, what)
 
@@ -208,7 +209,7 @@ def _read(part: Place, *columns: pl.Expr, where: pl.Expr | None = None) -> pl.Da
     rows = _scan(part) if where is None else _scan(part).filter(where)
     try:
         return rows.select(*columns).collect()
-    except intact.UNREADABLE as error:
+    except integrity.UNREADABLE as error:
         raise _damaged(part, first_line(error)) from None
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from study.results import store
-from study.storage import Place
+from study.results import parts as store
+from study.storage.places import Place
 
 _MANY = 500
 """Up to so many parts are scanned where they lie, by every question: there opening them takes well under a second."""

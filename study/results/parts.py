@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import StudyError
-from study.results import intact, versions
+from study.results import integrity, versions
 from study.results.schema import SCHEMA, SCHEMA_VERSION
-from study.run_folder import RunFolder
-from study.storage import Place
-from study.storage_journal import counting
-from study.storage_s3 import ObjectPath, scan_options
+from study.storage.journal import counting
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath, scan_options
 
 _MOST_ROWS = 50_000
 
@@ -93,7 +93,7 @@ def encoded(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHE
 def parts(run: str | Place) -> list[Place]:
     """The parts whose rows count, by name; files that are no parts are left alone. StudyError where there is no run."""
     folder = RunFolder(run)
-    found = intact.parts(folder.results)
+    found = integrity.parts(folder.results)
     # Objects have no folders: there, a run without rows is known by what was selected for it.
     if not found and not folder.results.is_dir() and not folder.begun:
         raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
@@ -123,7 +123,7 @@ def graded(run: str | Place, rows: pl.LazyFrame, version: int) -> pl.LazyFrame:
     """
     if version >= versions.GRADED:
         return rows
-    from study import relation, resume
+    from study.planning import relation, resume
 
     try:
         models = resume.spec_of(RunFolder(run)).models
@@ -173,5 +173,5 @@ def moved(run: str | Place, crafts: Iterable[str]) -> dict[str, dict[str, float]
 
 def collect(run: str | Place, rows: pl.LazyFrame) -> pl.DataFrame:
     """Carry a scan of `run` out. Raises StudyError where a part cannot be read."""
-    with intact.reading(run):
+    with integrity.reading(run):
         return rows.collect()

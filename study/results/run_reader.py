@@ -9,15 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from study import resume
-from study import spec as specs
 from study.errors import StudyError
-from study.images.clean import Right
+from study.images.clean_accuracy import Right
 from study.images.selection import Selection, to_frame
-from study.report import doubts
-from study.results import present
-from study.run_folder import RunFolder
-from study.spec import Spec
+from study.planning import resume
+from study.report import plausibility
+from study.results import current_plan
+from study.spec import schema as specs
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Finished:
 
 def begun(spec: Spec, selection: Selection, folder: RunFolder) -> Finished:
     """The run that a launch is at work on, from what it holds: nothing but rows is read again."""
-    right = doubts.known(spec, selection.models, lambda: to_frame(selection.shards))
-    return Finished(spec, present.rows(folder), selection, right)
+    right = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
+    return Finished(spec, current_plan.rows(folder), selection, right)
 
 
 def opened(run: str, spec: Path | None = None) -> Finished:

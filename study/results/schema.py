@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from study.plan import Unit
+from study.planning.plan import Unit
 
 SCHEMA_VERSION = 3
 """Goes up with every change of the columns. Parts of version 1 have no `top1`: it is the first of `top5`. Up to version
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 or L2 norm that the attack names, null where it names none or matches another's; in a search of the minimal RMSD it is
 where the search ended. `gradients` counts the image gradients that this image cost up to `steps`. `top1` is the first
 of `top5` again, in a column of its own: rates over many millions of rows then read no list. `relation` is how the
-target stands to the sources: `white`, `grey` or `black`, as `study.relation` has it.
+target stands to the sources: `white`, `grey` or `black`, as `study.planning.relation` has it.
 
 Of a remote service `top5` is empty, and `top1` and `clean_top1` are null: it speaks of labels of its own. `names` and
 `scores` are what it answered, best first, `clean_names` what it answered for the clean image, `wanted_names` its names
@@ -57,7 +57,7 @@ target."""
 
 
 @dataclass(frozen=True)
-class Moved:
+class Distances:
     """How far each image of a unit moved, float64 (V * N,) for V variants of N images, in pixel values."""
 
     rmsd: NDArray[np.float64]
@@ -65,13 +65,13 @@ class Moved:
     l2: NDArray[np.float64]
 
     @classmethod
-    def nowhere(cls, count: int) -> Moved:
+    def nowhere(cls, count: int) -> Distances:
         """Of images that have only a direction yet."""
         return cls(np.zeros(count), np.zeros(count), np.zeros(count))
 
 
 @dataclass(frozen=True)
-class Said:
+class TargetAnswers:
     """What one target said of a unit's V * N images: labels (V * N, K) `int32`, probabilities (V * N, K) `float32`.
 
     Where the target itself searched how far images must move, `moved` is where they ended, `levels` (N,) the budgets.
@@ -81,7 +81,7 @@ class Said:
     target: str
     top5: NDArray[np.int32]
     top5_prob: NDArray[np.float32]
-    moved: Moved | None = None
+    moved: Distances | None = None
     levels: NDArray[np.float64] | None = None
     names: tuple[tuple[str, ...], ...] | None = None
     scores: tuple[tuple[float, ...], ...] | None = None
@@ -91,7 +91,7 @@ Wanted = Mapping[str, Mapping[int, tuple[str, ...]]]
 """What each remote service calls a label of the study, by the name of its model."""
 
 
-def table(unit: Unit, moved: Moved, said: Sequence[Said], wanted: Wanted | None = None) -> pa.Table:
+def table(unit: Unit, moved: Distances, said: Sequence[TargetAnswers], wanted: Wanted | None = None) -> pa.Table:
     """The rows of one unit: target by target, variant by variant, in the order of its images."""
     craft, points = unit.craft, unit.craft.recipe.points
     images, times = unit.shard.images * len(points), len(said)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from study.images.selection import Selection
-from study.results.impossible import PART
+from study.results.impossible_values import PART
 
 _Schema = dict[str, pl.DataType | type[pl.DataType]]
 _SAID: _Schema = {

@@ -10,17 +10,19 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import arithmetic, resume
 from study.errors import StudyError, first_line
 from study.images.selection import Selection
-from study.plan import Plan, unit_id
-from study.results import intact, kept, store, versions
-from study.results.beside import contradicting
-from study.results.impossible import PART, impossible
+from study.planning import resume
+from study.planning.plan import Plan, unit_id
+from study.reproducibility import float_environment
+from study.results import integrity, kept_images, versions
+from study.results import parts as store
+from study.results.impossible_values import PART, impossible
 from study.results.schema import SCHEMA_VERSION
-from study.run_folder import RunFolder
-from study.spec import Spec
-from study.storage import Place
+from study.results.selection_check import contradicting
+from study.spec.schema import Spec
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
 
 Kind = Literal["damaged", "incomplete", "note"]
 
@@ -83,7 +85,7 @@ def verify(run: str | Place) -> Report:
     if folder.journal.is_file():
         report.add("note", "a compaction was cut short; no row is lost or counted twice", folder.journal,
                    "the next `study launch` or `study compact` mends it")  # fmt: skip
-    if not folder.begun and not intact.parts(folder.results):
+    if not folder.begun and not integrity.parts(folder.results):
         report.add("incomplete", "no images are selected yet: its launch has not come that far", folder.path, _BEGIN)
         return report
     readable = _parts(folder, report)
@@ -109,10 +111,10 @@ def _parts(folder: RunFolder, report: Report) -> dict[int, list[Place]]:
     """By version, the parts that can be read; everything else in `results/` is reported."""
     readable: dict[int, list[Place]] = {}
     for place in (folder.results, folder.kept):
-        others = intact.strays(place)
+        others = integrity.strays(place)
         if others:
             report.add(
-                "note", intact.stray_line(others), place, f"move out of {place.name}/ what you do not need: {_PLAIN}"
+                "note", integrity.stray_line(others), place, f"move out of {place.name}/ what you do not need: {_PLAIN}"
             )
     unsigned = 0
     for path in store.parts(folder.path):
@@ -167,8 +169,8 @@ def table(path: Place, digest: str | None, report: Report, todo: str) -> pa.Tabl
 
 def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: Report) -> None:
     """Kept images that are not as they were written, and the parts of rows that may have been made from them."""
-    for one in intact.damaged(folder, "kept"):
-        units = kept.suspects(one.path)
+    for one in integrity.damaged(folder, "kept"):
+        units = kept_images.suspects(one.path)
         suspect = [] if rows is None or not units else (
             rows.filter(pl.col("unit").is_in(units)).select(pl.col(PART).unique().sort()).collect()[PART].to_list()
         )  # fmt: skip
@@ -207,7 +209,7 @@ def _plan(folder: RunFolder, report: Report) -> tuple[Spec | None, Plan | None, 
 def _arithmetic(folder: RunFolder, report: Report) -> None:
     """Rows that were rounded in several ways are worth knowing."""
     try:
-        several = arithmetic.recorded(folder)
+        several = float_environment.recorded(folder)
     except StudyError as error:
         report.add("damaged", error.what, folder.arithmetic, error.todo or _COPY)
         return

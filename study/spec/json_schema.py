@@ -8,7 +8,7 @@ from typing import Any
 
 from study.attacks import presets
 from study.models.catalogue import SHORT_NAMES
-from study.spec import Spec
+from study.spec.schema import Spec
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _NAMES: dict[str, Any] = {"type": "array", "items": _TEXT, "minItems": 1}

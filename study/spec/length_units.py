@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from study.attacks.recipe import Attack
-from study.document import Document, Place
 from study.errors import StudyError
+from study.spec.yaml_document import Document, Place
 
 _LEAST = 1.0
 """No pixel of an 8-bit image can move by less."""

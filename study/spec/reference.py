@@ -1,4 +1,4 @@
-"""docs/spec.md and docs/spec.schema.json, made from the models that read a spec: `python -m study.report.reference`."""
+"""docs/spec.md and docs/spec.schema.json, made from the models that read a spec: `python -m study.spec.reference`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from study.report.schema import spec_schema, text
-from study.spec import Spec
+from study.spec.json_schema import spec_schema, text
+from study.spec.schema import Spec
 
 _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
 
-Made from the models that read a spec, by `python -m study.report.reference`; a test keeps it up to date. What the words
+Made from the models that read a spec, by `python -m study.spec.reference`; a test keeps it up to date. What the words
 mean, [concepts.md](concepts.md) says; what models and images may be, [models.md](models.md) and [images.md](images.md).
 
 Editors that know YAML schemas complete and check a spec that begins with

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 
 class Run(Frozen):

@@ -14,26 +14,26 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from study import document as documents
-from study._checks import Checks
-from study._complaints import first_complaint
 from study.attacks import presets
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack, Goal
-from study.document import Document, Place
 from study.errors import StudyError, names
-from study.findings.spec import Finding
-from study.frozen import Frozen
 from study.geometry.spec import Probe
-from study.images.sets import Images
-from study.labels import LabelSet, label_set
+from study.images.image_sets import ImageSet
+from study.images.labels import LabelSet, label_set
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS, Model
-from study.numerics import Numerics
-from study.papers import Published
-from study.running import Run
+from study.papers.finding_spec import Finding
+from study.papers.registry import Published
+from study.reproducibility.numerics import Numerics
+from study.spec import yaml_document as documents
+from study.spec.frozen import Frozen
+from study.spec.length_units import check_units
+from study.spec.run_options import Run
+from study.spec.validation import Checks
+from study.spec.validation_errors import first_complaint
+from study.spec.yaml_document import Document, Place
 from study.tracking.settings import Tracking
-from study.units_of_length import check_units
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 _HOW_ASKED = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
@@ -126,7 +126,7 @@ class Spec(Frozen):
     study: str
     seed: Seed = 0
     seeds: Seeds | None = None
-    images: Images
+    images: ImageSet
     models: Annotated[dict[str, Model], Field(min_length=1)]
     attacks: dict[str, Attack] = Field(default_factory=dict)
     experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
@@ -187,7 +187,7 @@ class Spec(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """All that decides which rows there are and what is in them; not where files lie, how a service is paced."""
-        left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(Images.PLACES)}
+        left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(ImageSet.PLACES)}
         data: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
         for model in data["models"].values():
             if str(model["weights"]).startswith("file:"):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from study import papers
 from study.attacks import presets
-from study.document import Document, Place
+from study.defences.transforms import side_after
 from study.errors import StudyError, names
-from study.findings.cells import select
-from study.findings.spec import Finding, Selection
-from study.images.sets import Ranked
-from study.models.remote import check_names
-from study.models.transforms import side_after
+from study.images.image_sets import Ranked
+from study.models.services.service_spec import check_names
+from study.papers import registry
+from study.papers.finding_cells import select
+from study.papers.finding_spec import Finding, Selection
+from study.spec.yaml_document import Document, Place
 
 if TYPE_CHECKING:
     from study.geometry.spec import Probe
-    from study.spec import Experiment, Sources, Spec
+    from study.spec.schema import Experiment, Sources, Spec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ONE_OF = {"geometry": "a probe", "findings": "a finding"}
@@ -175,8 +175,8 @@ class Checks:
         theirs: set[str] = set()
         for one in experiment.published.tables:
             paper, _, table = one.partition(":")
-            self._known(paper, papers.PAPERS, "paper", place)
-            tables = papers.attacks_of(paper)
+            self._known(paper, registry.PAPERS, "paper", place)
+            tables = registry.attacks_of(paper)
             if table not in tables:
                 raise StudyError(
                     f"no numbers of a table '{table}' of {paper} are here",

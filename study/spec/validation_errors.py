@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from study.document import Document, Place, dotted
 from study.errors import StudyError, names
+from study.spec.yaml_document import Document, Place, dotted
 
 _KINDS = {
     "int_type": "a whole number",

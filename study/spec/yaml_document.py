@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from study.errors import StudyError, first_line
-from study.visible import commands
+from study.safe_text import commands
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of a document down to a value."""

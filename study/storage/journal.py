@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.errors import StudyError
-from study.repairs import repaired
-from study.storage import Place, Storage
+from study.events.repairs import repaired
+from study.storage.places import Place, Storage
 
 JOURNAL = "compacting.json"
 
@@ -79,7 +79,7 @@ def repair(run: Place, storage: Storage) -> None:
 
 def _must_be_intact(parts: Sequence[Place]) -> None:
     """Old parts go only for new ones that are as they were written."""
-    from study.results.intact import wrong
+    from study.results.integrity import wrong
 
     for part in parts:
         what = wrong(part)

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from study.errors import StudyError, first_line
-from study.storage import Place
+from study.storage.places import Place
 
 Shape = TypeVar("Shape")
 

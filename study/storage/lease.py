@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from study.errors import StudyError
-from study.repairs import repaired
+from study.events.repairs import repaired
 
 SECONDS = 60.0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from study.errors import StudyError
-from study.storage_s3 import ObjectPath, Objects
+from study.storage.s3 import ObjectPath, Objects
 
 Place = Path | ObjectPath
 """A file or folder of a run. What is not a `Path` has the methods of one that reading needs."""

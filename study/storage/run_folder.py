@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from study import storage_journal
 from study.errors import StudyError
-from study.storage import Place, place, storage
-from study.storage_s3 import ObjectPath
+from study.storage import journal as storage_journal
+from study.storage.places import Place, place, storage
+from study.storage.s3 import ObjectPath
 
 
 def _silent(line: str) -> None: ...

@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.errors import StudyError
-from study.processes import whole
-from study.repairs import repaired
-from study.storage_lease import Lease
+from study.events.repairs import repaired
+from study.process.children import whole
+from study.storage.lease import Lease
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

@@ -9,7 +9,7 @@ from rich import console
 from rich.segment import Segment
 from rich.text import Text
 
-from study.visible import visible
+from study.safe_text import visible
 
 
 class Console(console.Console):

@@ -15,19 +15,19 @@ from typing import IO, Any, Literal
 from rich.console import Console as AnyConsole
 from rich.console import ConsoleDimensions
 
-from study import repairs
 from study.errors import StudyError
-from study.run_folder import RunFolder
+from study.events import repairs
+from study.events.json_lines import Events
+from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
+from study.events.run_state import RunState
+from study.safe_text import visible
+from study.storage.run_folder import RunFolder
 from study.terminal import prose
-from study.terminal.board import Board
 from study.terminal.console import Console
-from study.terminal.events import Events
 from study.terminal.lines import Lines, Progress, Quiet
 from study.terminal.live import Live
 from study.terminal.log import Log, diverted, path_of, secrets
 from study.terminal.status import StatusFile
-from study.visible import visible
-from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
 
 How = Literal["shown", "quiet", "json"]
 
@@ -46,7 +46,7 @@ def style(*, quiet: bool, json: bool) -> Style:
     return Style("quiet" if quiet else "json" if json else "shown")
 
 
-class Front(Watcher):
+class Display(Observer):
     """Everything that a launch says goes through it. Entered before the spec is read, left when all is over.
 
     `attach` comes once the run folder is held: from then on there are a log and a status, and whatever libraries print
@@ -58,16 +58,16 @@ class Front(Watcher):
         self._printer = console
         self._stderr: IO[str] | None = None
         self._open = contextlib.ExitStack()
-        self._board = Board("study")
+        self._board = RunState("study")
         self._view = self._chosen(self._how)
-        self._all: list[Watcher] = [self._board, self._view]
+        self._all: list[Observer] = [self._board, self._view]
         self._log: Log | None = None
         self._status: StatusFile | None = None
         self._refused: StudyError | None = None
         self.console: AnyConsole = console if self._how == "shown" else Console(quiet=True)
         """What tables are printed to: nowhere, where nobody asked for them."""
 
-    def __enter__(self) -> Front:
+    def __enter__(self) -> Display:
         repairs.taken()  # what this process mended before has been told, or was not about a launch
         return self
 
@@ -181,7 +181,7 @@ class Front(Watcher):
         for one in self._all:
             one.ended(event)
 
-    def _chosen(self, how: How) -> Watcher:
+    def _chosen(self, how: How) -> Observer:
         """The view that suits what was asked, and where it goes."""
         console = self._printer
         if how == "json":

@@ -8,11 +8,11 @@ from datetime import datetime
 
 from rich.console import Console
 
-from study.repairs import Repair
-from study.terminal.board import Board
+from study.events.observer import Observer, State, UnitFailed
+from study.events.repairs import Repair
+from study.events.run_state import RunState
 from study.terminal.prose import say
 from study.terminal.screen import amount, counted, duration
-from study.watching import State, UnitFailed, Watcher
 
 _FIRST_SECONDS, _LATER_SECONDS, _LONG_SECONDS = 10.0, 60.0, 300.0
 _MOST_FAILURES = 20
@@ -20,10 +20,12 @@ _MOST_REPAIRS = 20
 _SHOWN_EXPERIMENTS = 6
 
 
-class Progress(Watcher):
+class Progress(Observer):
     """How far it is: a line every ten seconds, after five minutes one a minute, and one at the end."""
 
-    def __init__(self, write: Callable[[str], None], board: Board, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, write: Callable[[str], None], board: RunState, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write = write
         self._board = board
         self._clock = clock
@@ -67,7 +69,7 @@ class Lines(Progress):
     """Progress, whatever is said, and what is set aside, each line with the time."""
 
     def __init__(
-        self, printer: Callable[[], Console], board: Board, clock: Callable[[], float] = time.monotonic
+        self, printer: Callable[[], Console], board: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`printer` gives the console to print to: it may change once."""
         super().__init__(self.say, board, clock)
@@ -90,10 +92,10 @@ class Lines(Progress):
             self.say(line)
 
 
-class Quiet(Watcher):
+class Quiet(Observer):
     """Nothing but what went wrong, on standard error, and the last line."""
 
-    def __init__(self, print_error: Callable[[str], None], board: Board) -> None:
+    def __init__(self, print_error: Callable[[str], None], board: RunState) -> None:
         self._print = print_error
         self._board = board
         self._failures = 0
@@ -112,7 +114,7 @@ class Quiet(Watcher):
             self._print(line)
 
 
-def told(event: Repair, board: Board) -> list[str]:
+def told(event: Repair, board: RunState) -> list[str]:
     """What is printed of a repair that `board` has counted: the first of a launch, one by one."""
     count = board.repairs.total()
     if count > _MOST_REPAIRS:

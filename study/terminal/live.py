@@ -11,21 +11,21 @@ from rich.console import Console, Group
 from rich.control import Control
 from rich.live import Live as Region
 
-from study.repairs import Repair
+from study.events.observer import Observer
+from study.events.repairs import Repair
+from study.events.run_state import RunState
 from study.terminal import prose, screen
-from study.terminal.board import Board
 from study.terminal.lines import told
-from study.watching import Watcher
 
 _REDRAW_SECONDS = 0.25
 _MOST_ROWS = 24
 _REMEMBERED = 200
 
 
-class Live(Watcher):
+class Live(Observer):
     """For a terminal that can move its cursor."""
 
-    def __init__(self, printer: Callable[[], Console], board: Board) -> None:
+    def __init__(self, printer: Callable[[], Console], board: RunState) -> None:
         """`printer` gives the console to print to: it may change once, before `open`."""
         self._printer = printer
         self._board = board

@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from study.processes import looks_secret
-from study.repairs import Repair
-from study.run_folder import RunFolder
-from study.storage_s3 import ObjectPath
-from study.visible import visible
-from study.watching import Ended, Started, UnitFailed, Watcher
+from study.events.observer import Ended, Observer, Started, UnitFailed
+from study.events.repairs import Repair
+from study.process.children import looks_secret
+from study.safe_text import visible
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath
 
 _LEAST_SECRET = 6
 
@@ -39,7 +39,7 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
     return tuple(sorted(found, key=len, reverse=True))
 
 
-class Log(Watcher):
+class Log(Observer):
     """Appends to the file at `path`. Where it cannot be written, `complain` is told once; no more is tried."""
 
     def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ import textwrap
 from rich.cells import cell_len
 from rich.console import Console
 
-from study.visible import visible
+from study.safe_text import visible
 
 _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\bpl\.")
 """Commands, paths and code: a terminal that breaks such a line itself still copies it as one."""

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from study.terminal.board import Board, Tally
-from study.watching import SlotState
+from study.events.observer import SlotState
+from study.events.run_state import RunState, Tally
 
 _MOST_SLOTS = 4
 _LEAST_BAR = 8
 
 
-def lines(board: Board, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
+def lines(board: RunState, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
     """At most `height` lines of at most `width` cells. What counts most comes first."""
     width, height = max(width, 20), max(height, 1)
     found = [_head(board, width)]
@@ -58,7 +58,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _head(board: Board, width: int) -> Text:
+def _head(board: RunState, width: int) -> Text:
     text = Text(board.study, style="bold")
     elapsed = duration(board.elapsed)
     if not board.totals:
@@ -74,7 +74,7 @@ def _head(board: Board, width: int) -> Text:
     return text.append("  " + ", ".join(rest), style="not bold")
 
 
-def _experiments(board: Board, width: int, most: int, *, ascii_only: bool) -> list[Text]:
+def _experiments(board: RunState, width: int, most: int, *, ascii_only: bool) -> list[Text]:
     """A bar for each; where they are too many, those that are under way, and how many others there are."""
     names = list(board.totals)
     shown = names
@@ -106,7 +106,7 @@ def _bar(done: int, total: int, room: int, *, ascii_only: bool) -> Text:
     return Text(mark[0] * full, style="green").append(mark[1] * (room - full), style="bright_black")
 
 
-def _rate(board: Board) -> Text | None:
+def _rate(board: RunState) -> Text | None:
     if board.launched is None:
         return None
     rates = board.rates
@@ -116,7 +116,7 @@ def _rate(board: Board) -> Text | None:
     return Text("  " + ", ".join(f"{amount(rate)} {what}/s" for rate, what in parts))
 
 
-def _trouble(board: Board) -> Text | None:
+def _trouble(board: RunState) -> Text | None:
     """What went wrong so far, in one line; None where nothing did."""
     said, state = [], board.loop
     if board.set_aside:
@@ -135,7 +135,7 @@ def _trouble(board: Board) -> Text | None:
     return line.append(f"; last: {board.last_failure}" if board.last_failure else "", style="default")
 
 
-def _slots(board: Board, most: int) -> Iterator[Text]:
+def _slots(board: RunState, most: int) -> Iterator[Text]:
     """A line for each actor where they are few; else how many hold what."""
     if board.loop is None or not board.loop.slots or most < 1:
         return
@@ -167,7 +167,7 @@ def _slot(slot: SlotState) -> Text:
     return line.append(f"  (holds {', '.join(slot.holds)})" if slot.holds else "", style="dim")
 
 
-def _last(board: Board, width: int) -> Iterator[Text]:
+def _last(board: RunState, width: int) -> Iterator[Text]:
     last = board.last
     if not last:
         return

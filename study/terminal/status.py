@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any
 
 from study.errors import StudyError
-from study.run_folder import RunFolder
-from study.storage import Place
-from study.storage_s3 import ObjectPath
-from study.terminal.board import Board
-from study.terminal.events import state
-from study.watching import Ended, Started, State, Watcher
+from study.events.json_lines import state
+from study.events.observer import Ended, Observer, Started, State
+from study.events.run_state import RunState
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath
 
 _SECONDS, _SECONDS_AWAY = 3.0, 30.0
 
@@ -26,7 +26,7 @@ def path_of(folder: RunFolder) -> Place:
     return folder.path / "status.json"
 
 
-class StatusFile(Watcher):
+class StatusFile(Observer):
     """Writes what the board of a launch says, every three seconds, every thirty into an object store, and at the end.
 
     Where it cannot be written, `complain` is told so, once: a study does not end for that.
@@ -35,7 +35,7 @@ class StatusFile(Watcher):
     def __init__(
         self,
         folder: RunFolder,
-        board: Board,
+        board: RunState,
         complain: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from study.errors import StudyError
-from study.report.finished import opened
-from study.run_folder import RunFolder
-from study.spec import Spec
+from study.results.run_reader import opened
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
 from study.tracking.settings import project
 

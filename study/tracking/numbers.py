@@ -124,7 +124,7 @@ class Speed:
 
 
 def live(outline: Outline, ledger: Ledger, speed: Speed, state: Mapping[str, Any], failures: int) -> dict[str, float]:
-    """How it stands at this moment; `state` is `study.watching.State` as a mapping, or empty."""
+    """How it stands at this moment; `state` is `study.events.observer.State` as a mapping, or empty."""
     row = speed.row()
     whole = ledger.whole()
     left, pace = float(outline.gradients[~whole].sum()), row["live/gradients_per_second"]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.relation import Relation
+from study.planning.relation import Relation
 
 if TYPE_CHECKING:
-    from study.plan import Craft, Plan
-    from study.spec import Spec
+    from study.planning.plan import Craft, Plan
+    from study.spec.schema import Spec
 
 STRIDE = 1000
 """W&B steps that one unit has: its own, and those between it and the next for what depends on the time."""

@@ -111,10 +111,10 @@ class Page:
     def _report(self, name: str, run: str, folder: Path) -> None:
         import wandb
 
-        from study.report import html
+        from study.report.html import document
 
         folder.mkdir(exist_ok=True)
-        html.write(Path(run), folder / "report.html")
+        document.write(Path(run), folder / "report.html")
         artifact = wandb.Artifact(name, type="report")
         artifact.add_file(str(folder / "report.html"))
         self._run.log_artifact(artifact)

@@ -153,10 +153,10 @@ def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent:
             ledger.add(tallies.of(_frame(rows).lazy()))
 
     def scan() -> None:
-        from study.results import present
+        from study.results import current_plan
 
         inbox.missed = False
-        ledger.add(tallies.of(present.rows(begin.run)))
+        ledger.add(tallies.of(current_plan.rows(begin.run)))
 
     prepare(lambda: False)
     if begin.replay:
@@ -199,7 +199,7 @@ def _load_wandb() -> None:
 
 
 def _load_report() -> None:
-    from study.report import html  # noqa: F401
+    from study.report.html import document  # noqa: F401
 
 
 def _draw() -> None:

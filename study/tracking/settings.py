@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from study.errors import StudyError, names
-from study.frozen import Frozen
+from study.spec.frozen import Frozen
 
 Mode = Literal["disabled", "offline", "online"]
 MODES: tuple[Mode, ...] = get_args(Mode)

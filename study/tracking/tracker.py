@@ -14,19 +14,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from study import json_file, processes
 from study.errors import StudyError
-from study.keyed import digest
-from study.repairs import repaired
-from study.run_folder import RunFolder
-from study.spec import Spec
-from study.storage_s3 import ObjectPath
+from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
+from study.events.repairs import repaired
+from study.process import children
+from study.reproducibility.hashing import digest
+from study.spec.schema import Spec
+from study.storage import json_file
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath
 from study.tracking import logs
 from study.tracking.outline import Outline
 from study.tracking.settings import Mode, project
 from study.tracking.tallies import COLUMNS
 from study.tracking.worker import Worker
-from study.watching import Ended, Started, State, UnitDone, UnitFailed, Watcher
 
 END_SECONDS = 20.0
 """What the end may take, all in all."""
@@ -38,7 +39,7 @@ _PACKAGES = ("study", "torch", "torchvision", "timm", "ray", "polars", "pyarrow"
 
 
 @dataclass(frozen=True)
-class Wish:
+class TrackingOptions:
     """How a launch is to be tracked, in the end, and by which environment."""
 
     mode: Mode
@@ -48,11 +49,11 @@ class Wish:
     """The command that launches the study again, online."""
 
 
-class Tracker(Watcher):
+class Tracker(Observer):
     """One W&B run for one study, the same in every launch. `close` ends it where `ended` was not called."""
 
     def __init__(
-        self, wish: Wish, folder: RunFolder, say: Callable[[str], None], end_seconds: float = END_SECONDS
+        self, wish: TrackingOptions, folder: RunFolder, say: Callable[[str], None], end_seconds: float = END_SECONDS
     ) -> None:
         """`say` takes the lines that people are to read; it is called from the driver's thread alone."""
         self._wish = wish
@@ -119,8 +120,8 @@ class Tracker(Watcher):
     def _process(self) -> Worker:
         self._folder.tracking.mkdir(parents=True, exist_ok=True)
         in_store = isinstance(self._folder.path, ObjectPath)
-        kind = processes.TRACKER_OF_STORE if in_store else processes.TRACKER
-        given = processes.environment(kind, self._wish.environment, self._wish.spec.credentials)
+        kind = children.TRACKER_OF_STORE if in_store else children.TRACKER
+        given = children.environment(kind, self._wish.environment, self._wish.spec.credentials)
         return Worker(self._folder.tracking / "wandb.log", kind, given)
 
     def _send(self, kind: str, data: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from study import processes
+from study.process import children
 from study.tracking import frames
 
 MOST_WAITING = 64 * 2**20
@@ -28,11 +28,11 @@ _Message = tuple[str, Any, pa.Table | None]
 class Worker:
     """Never blocks its caller, but in `wait`."""
 
-    def __init__(self, log: Path, kind: processes.Kind, environment: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, kind: children.Kind, environment: Mapping[str, str]) -> None:
         """`environment` is that of a process of `kind`."""
         with log.open("ab") as noise:
-            self._process = processes.start(
-                processes.module("study.tracking.process"),
+            self._process = children.start(
+                children.module("study.tracking.process"),
                 kind,
                 environment,
                 stdin=subprocess.PIPE,

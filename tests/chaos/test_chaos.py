@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
 from tests.chaos.harness import Disturbed, Mix, Tally, compare, published, whole
 from tests.chaos.machines import Machines
 from tests.chaos.processes import Launched, until
@@ -188,7 +188,7 @@ def poisoned(tmp_path) -> Path:
 
 def here(spec: Path, run: Path) -> tuple[int, str]:
     printed = io.StringIO()
-    status = launch(Order(spec, run, allow_code=True), Console(file=printed, width=200), InProcess)
+    status = launch(LaunchOptions(spec, run, allow_code=True), Console(file=printed, width=200), InProcess)
     return status, printed.getvalue()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.test_launch import assert_same_rows
+from tests.actors.launch.test_launch import assert_same_rows
 from tests.cluster.hosts import BIN, Host, hosts, refused
 from tests.conftest import TINY
 

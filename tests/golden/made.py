@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from study.keyed import draws
+from study.reproducibility.rng import draws
 
 HERE = Path(__file__).parent
 RUN = HERE / "run"

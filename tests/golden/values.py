@@ -14,13 +14,13 @@ from typing import Any
 import polars as pl
 
 from study.attacks import presets
-from study.document import parse
 from study.geometry.plan import GeometryPlan
+from study.images.labels import label_set
 from study.images.selection import Shard, from_frame
-from study.labels import label_set
 from study.models import Model, zoo
-from study.plan import Plan, unit_id
-from study.spec import resolve
+from study.planning.plan import Plan, unit_id
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.golden.made import HERE, RUN, make
 
 DIGESTS = {"flat": "1" * 64, "deep": "2" * 64, "pressed": "3" * 64}

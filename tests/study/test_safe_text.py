@@ -7,10 +7,10 @@ import io
 import pytest
 from rich.table import Table
 
+from study.safe_text import visible
 from study.terminal import prose
 from study.terminal.console import Console
 from study.terminal.log import Log
-from study.visible import visible
 
 HOSTILE = "a\x1b[31mred\x1b]0;owned\x07\x9b2J\u202eb"
 SHOWN = r"a\x1b[31mred\x1b]0;owned\x07\x9b2J\u202eb"

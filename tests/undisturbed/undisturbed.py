@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.repairs import WORD
-from study.run_folder import RunFolder
+from study.events.repairs import WORD
+from study.storage.run_folder import RunFolder
 from study.terminal import log, status
 from study.tracking import logs
 from study.tracking.outline import STRIDE

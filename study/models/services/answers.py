@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import StudyError
-from study.models.remote import Remote, spoken
+from study.models.services.service_spec import Remote, spoken
 
 _FORMAT = 1
 _TABLE = """CREATE TABLE IF NOT EXISTS answers

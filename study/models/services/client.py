@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.errors import StudyError
-from study.interrupt import Interrupted
-from study.keyed import digest
-from study.models.answers import Answers, NotPromised, Reply, read
-from study.models.remote import Credentials, Remote
-from study.models.wire import Wire, png_of, reason_of, retry_after
-from study.repairs import repaired
+from study.events.repairs import repaired
+from study.models.services.answers import Answers, NotPromised, Reply, read
+from study.models.services.connection import Wire, png_of, reason_of, retry_after
+from study.models.services.service_spec import Credentials, Remote
+from study.process.interrupt import Interrupted
+from study.reproducibility.hashing import digest
 
 _MOST_BYTES = 2**20
 _LOOK_SECONDS = 0.1

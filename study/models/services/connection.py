@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.models.remote import Remote
+from study.models.services.service_spec import Remote
 
 
 class Wire:

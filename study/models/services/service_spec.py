@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from study import document
 from study.errors import StudyError
-from study.frozen import Frozen
-from study.keyed import digest
-from study.labels import LabelSet
+from study.images.labels import LabelSet
+from study.reproducibility.hashing import digest
+from study.spec import yaml_document
+from study.spec.frozen import Frozen
 
 _CARRIERS = ("token", "secret", "key", "password", "passwd", "auth", "cookie", "credential", "signature")
 """What the names of headers and of keys in an address have in them, where their values are secrets."""
@@ -260,7 +260,7 @@ def read_own_names(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".json":
             found = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
         else:
-            found = document.as_written(text, str(path)).data
+            found = yaml_document.as_written(text, str(path)).data
     except OSError as error:
         raise StudyError(f"the names in {path} cannot be read: {error.strerror}", accepted=accepted) from None
     except (ValueError, csv.Error, RecursionError):

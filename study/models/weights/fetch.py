@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from study.errors import StudyError
-from study.models.cache import WeightsFile, bare, tag_of, verify, weights_file
+from study.events.repairs import repaired
 from study.models.reference import Model
-from study.repairs import repaired
+from study.models.weights.locate import WeightsFile, bare, tag_of, verify, weights_file
 
 Say = Callable[[str], None]
 """Takes a line that stays."""

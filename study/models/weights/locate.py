@@ -156,7 +156,7 @@ def _lower(digits: str | None) -> str | None:
 
 
 def _of_package(package: str, pinned: str | None) -> WeightsFile:
-    from study.models.weights import package_file
+    from study.models.weights.state_dict import package_file
 
     try:
         path = package_file(package)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from study.keyed import draws, normal_quantiles
+from study.reproducibility.rng import draws, normal_quantiles
 
 _ATEN = torch.ops.aten
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from study.errors import StudyError, names
-from study.models import checkpoint
-from study.models.cache import DATE
+from study.models.weights import checkpoint
+from study.models.weights.locate import DATE
 
 State = dict[str, Tensor]
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from study.errors import StudyError
-from study.models import cache
 from study.models.classifier import Mode, Preprocessing
+from study.models.weights import locate
 
 _MODES: dict[str, Mode] = {"center": "crop", "squash": "squash", "border": "border"}
 
@@ -57,7 +57,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
         return random
     full = f"{_bare(network)}.{tag}"
     # What is on this machine is loaded from there: timm itself would ask the hub first, and wait where there is none.
-    there = cache.timm_overlay(cache.of_timm(full))
+    there = locate.timm_overlay(locate.of_timm(full))
     loaded: nn.Module = timm.create_model(full, pretrained=True, pretrained_cfg_overlay=there, **arguments)
     return loaded
 

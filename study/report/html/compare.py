@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from study.analysis import beside
-from study.report.compare import _numbers as numbers
-from study.report.compare import _papers as papers
-from study.report.compare import _reasons as reasons
-from study.report.compare import beside_papers, told_of
-from study.report.html_data import Gathered
-from study.report.html_page import NOTHING, Cell, Room, Table, folded, note, section, words
+from study.commands.compare import _numbers as numbers
+from study.commands.compare import _papers as papers
+from study.commands.compare import _reasons as reasons
+from study.commands.compare import beside_papers, told_of
+from study.papers import paper_comparison
+from study.report.html.data import Gathered
+from study.report.html.page import NOTHING, Cell, Room, Table, folded, note, section, words
 
 
 def comparison(gathered: Gathered, room: Room) -> str:
@@ -35,7 +35,7 @@ def _paper(compared: pl.DataFrame, told: dict[str, object], room: Room) -> Itera
     tables = compared.partition_by("table", maintain_order=True)
     here = [one for one in tables if one["experiment"].null_count() < one.height]
     names = [one["table"][0] for one in here]
-    yield _summary(beside.summary(compared).filter(pl.col("table").is_in(names)), room)
+    yield _summary(paper_comparison.summary(compared).filter(pl.col("table").is_in(names)), room)
     for one in here:
         shown = one.filter("comparable")
         title = f"Table {one['table'][0]}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from study.spec import Experiment, Spec
+from study.spec.schema import Experiment, Spec
 
 _MOST_SETS = 8
 """Source sets that have lines of their own at most."""

@@ -16,14 +16,15 @@ from study.analysis import experiments
 from study.attacks import Attack
 from study.images.selection import Selected
 from study.report.failures import of_launch
-from study.report.finished import Finished, opened
-from study.report.matrices import _variant as variant
-from study.results import store, versions
+from study.report.tables.matrices import _variant as variant
+from study.results import parts as store
+from study.results import versions
+from study.results.run_reader import Finished, opened
 from study.results.schema import SCHEMA_VERSION
-from study.run_folder import RunFolder
-from study.spec import Experiment, Spec
-from study.storage import Place
-from study.storage_s3 import ObjectPath, scan_options
+from study.spec.schema import Experiment, Spec
+from study.storage.places import Place
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath, scan_options
 
 
 @dataclass(frozen=True)

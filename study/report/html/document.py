@@ -9,21 +9,21 @@ from pathlib import Path
 from rich.console import Console
 
 from study.errors import StudyError
-from study.report import html_hooks as hooks
-from study.report import html_summary as summary
 from study.report.figures import Album
-from study.report.html_compare import comparison
-from study.report.html_data import Gathered, gather
-from study.report.html_experiments import experiment, key
-from study.report.html_gallery import gallery
-from study.report.html_page import Room, page, section, text
-from study.results import intact
-from study.storage import place
+from study.report.html import sections as hooks
+from study.report.html import summary
+from study.report.html.compare import comparison
+from study.report.html.data import Gathered, gather
+from study.report.html.experiments import experiment, key
+from study.report.html.gallery import gallery
+from study.report.html.page import Room, page, section, text
+from study.results import integrity
+from study.storage.places import place
 from study.terminal.prose import say
 
 
 @dataclass(frozen=True)
-class Order:
+class ReportOptions:
     """What is asked for: where the page goes, a folder for its figures, a spec whose `published` has changed."""
 
     to: Path | None = None
@@ -31,8 +31,8 @@ class Order:
     spec: Path | None = None
 
 
-@intact.reads
-def report(run: str, order: Order, console: Console) -> None:
+@integrity.reads
+def report(run: str, order: ReportOptions, console: Console) -> None:
     """Write the report of the run at `run` and say where it is. Raises StudyError where there is no run."""
     gathered = gather(run, order.spec)
     where = place(run)
@@ -47,7 +47,7 @@ def report(run: str, order: Order, console: Console) -> None:
         say(console, f"figures: {order.figures}")
 
 
-@intact.reads
+@integrity.reads
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
     """Write the report of the run in folder `run` to the file `to`; the same run gives the same bytes.
 

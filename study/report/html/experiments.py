@@ -9,14 +9,14 @@ import polars as pl
 
 from study.analysis.experiments import averaged
 from study.analysis.robustness import destruction_rates
-from study.findings.cells import plain_of
-from study.relation import MARKS
+from study.papers.finding_cells import plain_of
+from study.planning.relation import MARKS
 from study.report import figures
-from study.report.html_curves import curves, transferred
-from study.report.html_data import Gathered, points
-from study.report.html_mistakes import mistakes
-from study.report.html_page import LEVELS, NOTHING, Cell, Room, Table, note, section
-from study.report.html_summary import polars
+from study.report.html.curves import curves, transferred
+from study.report.html.data import Gathered, points
+from study.report.html.mistakes import mistakes
+from study.report.html.page import LEVELS, NOTHING, Cell, Room, Table, note, section
+from study.report.html.summary import polars
 
 _MEANING = {
     "untargeted": "% of adversarial images that the target model no longer gives their true label",

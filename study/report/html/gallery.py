@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from study.analysis.transfer import succeeded
 from study.errors import StudyError
-from study.images import pixels
+from study.images import decoding
+from study.images.image_sets import candidates
 from study.images.selection import Selected
-from study.images.sets import candidates
-from study.keyed import digest
-from study.relation import MARKS
-from study.report.html_data import Gathered
-from study.report.html_page import Cell, Room, Table, island, note, picture, section, text
-from study.run_folder import RunFolder
+from study.planning.relation import MARKS
+from study.report.html.data import Gathered
+from study.report.html.page import Cell, Room, Table, island, note, picture, section, text
+from study.reproducibility.hashing import digest
+from study.storage.run_folder import RunFolder
 
 _MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 8, 3 * 2**20
 _SMALL = 100
@@ -160,8 +160,8 @@ def _clean(gathered: Gathered, images: Sequence[Selected]) -> tuple[dict[str, Pi
         files = {one.image: one.file for one in candidates(spec.images, spec.seed)}
         for one in images:
             if one.image in files:
-                read = pixels.read(files[one.image], spec.images)
-                if pixels.digest(read) == one.digest:
+                read = decoding.read(files[one.image], spec.images)
+                if decoding.digest(read) == one.digest:
                     found[one.image] = read
     except StudyError as error:
         return found, f"Clean images are left out: {error.what}."
@@ -171,16 +171,16 @@ def _clean(gathered: Gathered, images: Sequence[Selected]) -> tuple[dict[str, Pi
 
 def _kept(gathered: Gathered) -> pl.DataFrame:
     """Craft and image of all pixels that the run keeps."""
-    from study.results import kept
+    from study.results import kept_images
 
-    return kept.whose(RunFolder(gathered.run))
+    return kept_images.whose(RunFolder(gathered.run))
 
 
 def _deltas(gathered: Gathered, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:
     """By craft and image, how the finished image differs from the clean one, modulo 256, flat."""
-    from study.results import kept
+    from study.results import kept_images
 
-    rows = kept.deltas(RunFolder(gathered.run), crafts, [one.image for one in images])
+    rows = kept_images.deltas(RunFolder(gathered.run), crafts, [one.image for one in images])
     return {
         (craft, image): np.frombuffer(delta, dtype=np.uint8)
         for craft, image, delta in rows.select("craft", "image", "delta").iter_rows()

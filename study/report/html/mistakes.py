@@ -8,10 +8,10 @@ import polars as pl
 
 from study.analysis.classes import per_class, wrong_labels
 from study.analysis.mistakes import agreement_matrix, agreements
-from study.keyed import digest
-from study.report.html_data import Gathered
-from study.report.html_page import NOTHING, Cell, Room, Table, folded
-from study.report.html_summary import polars
+from study.report.html.data import Gathered
+from study.report.html.page import NOTHING, Cell, Room, Table, folded
+from study.report.html.summary import polars
+from study.reproducibility.hashing import digest
 
 _MOST_ROWS = 1_000_000
 """Pairs of targets are looked at in so many rows at most: those of whole crafts, which a hash of their ids draws."""

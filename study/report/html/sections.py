@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import polars as pl
 
-from study.analysis.findings import evaluate
+from study.commands import geometry as geometry_rows
+from study.commands.findings import HOW, cosines, readings
 from study.geometry import figures as drawings
-from study.geometry import report as geometry_rows
 from study.geometry.spec import Probe
+from study.papers.findings import evaluate
 from study.report.figures import Album, plainly
-from study.report.findings import HOW, cosines, readings
-from study.report.html_data import Gathered
-from study.report.html_page import NOTHING, Cell, Room, Table, folded, section, words
+from study.report.html.data import Gathered
+from study.report.html.page import NOTHING, Cell, Room, Table, folded, section, words
 
 _MOST_IMAGES = 2
 _SIGNS = {"replicated": "✓ replicated", "not replicated": "✗ not replicated", "undecided": "? undecided"}

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import polars as pl
 
 from study import __version__
-from study import document as documents
 from study.analysis.intervals import wilson
-from study.report import doubts
-from study.report.html_data import Gathered
-from study.report.html_page import NOTHING, Cell, Room, Table, folded, note, text, words
+from study.report import plausibility
+from study.report.html.data import Gathered
+from study.report.html.page import NOTHING, Cell, Room, Table, folded, note, text, words
+from study.spec import yaml_document as documents
 
 _MOST_FAILURES = 100
 
@@ -25,8 +25,8 @@ def alert(gathered: Gathered) -> str:
         if have < planned
     ]
     doubtful = [
-        *doubts.of_models(gathered.spec, gathered.finished.clean, gathered.finished.models),
-        *doubts.of_attacks(gathered.spec, gathered.cells),
+        *plausibility.of_models(gathered.spec, gathered.finished.clean, gathered.finished.models),
+        *plausibility.of_attacks(gathered.spec, gathered.cells),
     ]
     missing = bool(lines)
     if gathered.failures:
@@ -149,7 +149,7 @@ def polars(gathered: Gathered, line: str) -> str:
     """Python that gives the whole of what a table shows a part of."""
     return (
         "from study import analysis, resume\nfrom study.results import present\n"
-        "from study.run_folder import RunFolder\n"
+        "from study.storage.run_folder import RunFolder\n"
         f"rows = present.rows({gathered.run!r})\nours = resume.spec_of(RunFolder({gathered.run!r}))\n{line}"
     )
 

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from study.analysis.experiments import POINT, averaged, cells, of_experiment
 from study.attacks import Attack
-from study.images.clean import Right
-from study.relation import MARKS, marked
-from study.report import doubts
-from study.report.finished import Finished
+from study.images.clean_accuracy import Right
+from study.planning.relation import MARKS, marked
+from study.report import plausibility
+from study.results.run_reader import Finished
 from study.terminal.prose import say
 
 _MEANING = {
@@ -48,7 +48,10 @@ def print_matrices(finished: Finished, console: Console) -> bool:
     if goals:
         notes += [_CLEAN] if finished.clean else []
         notes += [*marked(found["relation"]), "RMSD: mean, of pixel values 0..255"]
-        doubtful = [*doubts.of_models(spec, finished.clean, finished.models), *doubts.of_attacks(spec, found)]
+        doubtful = [
+            *plausibility.of_models(spec, finished.clean, finished.models),
+            *plausibility.of_attacks(spec, found),
+        ]
         for note in (*notes, *(f"warning: {one}" for one in doubtful), ""):
             say(console, note)
     return bool(goals)

@@ -16,13 +16,13 @@ from rich.text import Text
 
 from study.analysis.experiments import POINT, cells, of_experiment
 from study.errors import StudyError, names
-from study.images.clean import Right
-from study.relation import MARKS, Relation, marked
-from study.report import written
-from study.report.finished import opened
-from study.report.matrices import _variant as variant
-from study.results import intact
-from study.spec import Experiment, Spec
+from study.images.clean_accuracy import Right
+from study.planning.relation import MARKS, Relation, marked
+from study.report.tables import table_formats
+from study.report.tables.matrices import _variant as variant
+from study.results import integrity
+from study.results.run_reader import opened
+from study.spec.schema import Experiment, Spec
 from study.terminal.prose import exactly, say
 
 METRICS = ("accuracy", "success", "match")
@@ -122,7 +122,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Order:
+class TableOptions:
     """What is asked for: an experiment, among how many labels, by which metric, in which format, to which file."""
 
     experiment: str
@@ -133,8 +133,8 @@ class Order:
     spec: Path | None = None
 
 
-@intact.reads
-def table(run: str, order: Order, console: Console) -> None:
+@integrity.reads
+def table(run: str, order: TableOptions, console: Console) -> None:
     """Print or write an experiment of the run at `run`, a table for each goal. StudyError for what is not there."""
     if order.format not in FORMATS:
         raise StudyError(f"there is no format '{order.format}'", accepted=names(FORMATS, order.format))
@@ -154,9 +154,9 @@ def table(run: str, order: Order, console: Console) -> None:
                 say(console, note)
         return
     writers: Mapping[str, Callable[[Iterable[Layout]], str]] = {
-        "markdown": written.markdown,
-        "latex": written.latex,
-        "csv": written.csv,
+        "markdown": table_formats.markdown,
+        "latex": table_formats.latex,
+        "csv": table_formats.csv,
     }
     text = writers[order.format](made)
     if order.to is None:
@@ -170,7 +170,7 @@ def table(run: str, order: Order, console: Console) -> None:
         ) from None
 
 
-def layouts(spec: Spec, rows: pl.LazyFrame, order: Order) -> list[Layout]:
+def layouts(spec: Spec, rows: pl.LazyFrame, order: TableOptions) -> list[Layout]:
     """An experiment's tables, one for each goal. Without a metric of its own it is the one that its paper prints.
 
     `accuracy` (1 - success) is of untargeted images, `match` of targeted ones, `success` of either.
@@ -198,12 +198,12 @@ def layouts(spec: Spec, rows: pl.LazyFrame, order: Order) -> list[Layout]:
 
 
 def _printed(experiment: Experiment, goal: str) -> str:
-    from study import papers
+    from study.papers import registry
 
     own = {"untargeted": "accuracy", "targeted": "match"}
     for one in experiment.published.tables if experiment.published else ():
         paper, _, table = one.partition(":")
-        for row in papers.rows(paper):
+        for row in registry.rows(paper):
             kind = row["metric"].partition("-")[2]
             if row["table"] == table and row["goal"] == goal and kind in ("success", own[goal]):
                 return kind
@@ -212,7 +212,7 @@ def _printed(experiment: Experiment, goal: str) -> str:
 
 def _layout(
     spec: Spec,
-    order: Order,
+    order: TableOptions,
     goal: str,
     metric: str,
     found: Mapping[tuple[object, ...], Sequence[Mapping[str, object]]],

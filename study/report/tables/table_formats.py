@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from study.report.tables import Layout, Number
+    from study.report.tables.paper_table import Layout, Number
 
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},

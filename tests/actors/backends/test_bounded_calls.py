@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from actors.backend import Backend, BackendGone
-from actors.inprocess import InProcess
-from actors.watched import Patience, watched
+from actors.backends.bounded_calls import Patience, watched
+from actors.backends.in_process import InProcess
+from actors.backends.interface import Backend, BackendGone
 from study.errors import StudyError
-from study.interrupt import Interrupt, Interrupted
-from study.running import Run
+from study.process.interrupt import Interrupt, Interrupted
+from study.spec.run_options import Run
 
 METHODS = sorted(name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_"))
 SHORT = Patience(start=0.4, pixels=0.4, call=0.4)
@@ -71,7 +71,7 @@ def until_gone(backend, times):
 @pytest.fixture
 def blocking(monkeypatch):
     """Makes watched backends, with what was told, and lets their threads go afterwards."""
-    monkeypatch.setattr("actors.watched._PULSE_SECONDS", 0.05)
+    monkeypatch.setattr("actors.backends.bounded_calls._PULSE_SECONDS", 0.05)
     made = []
 
     def make(interrupt, patience=SHORT, **how):
@@ -108,7 +108,7 @@ def test_no_method_waits_for_ever(blocking, method):
 
 
 def test_a_close_that_hangs_ends_and_tells_nothing(blocking, monkeypatch):
-    monkeypatch.setattr("actors.watched._CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr("actors.backends.bounded_calls._CLOSE_SECONDS", 0.5)
     with Interrupt() as interrupt:
         backend, told = blocking(interrupt, hangs="close")
         backend.close()
@@ -166,7 +166,7 @@ def test_ray_without_a_pulse(blocking, how, said):
 def test_time_in_which_this_process_was_stopped_does_not_count(blocking, monkeypatch):
     """After Ctrl-Z and `fg` an hour later nothing has hung for an hour."""
     clock = [0.0]
-    monkeypatch.setattr("actors.watched.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("actors.backends.bounded_calls.time.monotonic", lambda: clock[0])
     with Interrupt() as interrupt:
         backend, told = blocking(interrupt, Patience(call=10.0), hangs="pulse")
         for _ in range(9):

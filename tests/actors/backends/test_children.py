@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actors import code
-from actors.local import Local
-from study import processes, storage_s3
+from actors.backends.local_ray import LocalRay
+from actors.workers import code_digest
 from study.errors import StudyError
-from tests.actors.test_cluster import alive, descendants, finish, gone
-from tests.actors.test_launch import assert_same_rows
+from study.process import children as processes
+from study.storage import s3
+from tests.actors.backends.test_ray_backend import alive, descendants, finish, gone
+from tests.actors.launch.test_launch import assert_same_rows
 from tests.conftest import ROOT, run_here
 from tests.services import FakeService, by_brightness
 
@@ -215,7 +216,7 @@ def sleeper(**more) -> subprocess.Popen:
 def test_a_local_ray_s_processes_are_ended_and_no_others():
     before = dict(os.environ)
     others = [sleeper()]
-    ray = Local(grace_seconds=0.3)
+    ray = LocalRay(grace_seconds=0.3)
     with ray.starting():
         ours = sleeper()
     others.append(sleeper())
@@ -232,7 +233,7 @@ def test_a_local_ray_s_processes_are_ended_and_no_others():
 
 
 def test_a_process_that_ends_by_itself_is_given_time():
-    ray = Local(grace_seconds=5)
+    ray = LocalRay(grace_seconds=5)
     with ray.starting():
         ours = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
     # Nobody waits for Ray's processes but their own parents: here this is the parent.
@@ -245,7 +246,7 @@ def test_they_end_with_a_killed_driver():
     """The driver gets no chance to say anything; what its child has started since ends too."""
     child = "import subprocess, time; subprocess.Popen(['sleep', '100']); time.sleep(100)"
     program = (
-        "import os, signal, subprocess, sys; from actors.local import Local\n"
+        "import os, signal, subprocess, sys; from actors.backends.local_ray import Local\n"
         "ray = Local(grace_seconds=0.3)\n"
         f"with ray.starting(): ours = subprocess.Popen([sys.executable, '-S', '-c', {child!r}])\n"
         "sys.stdin.readline()\n"
@@ -265,7 +266,7 @@ def test_they_end_with_a_killed_driver():
 def test_what_has_lost_its_mark_and_its_parent_ends_too():
     """As Ray's agents: they overwrite their environment, and the raylet that started them is gone."""
     child = "import subprocess, time; subprocess.Popen(['sleep', '100'], env={}); time.sleep(100)"
-    ray = Local(grace_seconds=0.3)
+    ray = LocalRay(grace_seconds=0.3)
     with ray.starting():
         ours = subprocess.Popen([sys.executable, "-S", "-c", child])
     time.sleep(3)
@@ -278,7 +279,7 @@ def test_what_has_lost_its_mark_and_its_parent_ends_too():
 
 
 def test_a_stopped_reaper_is_waited_for_no_longer_than_so():
-    ray = Local(grace_seconds=0.3, patience_seconds=0.2)
+    ray = LocalRay(grace_seconds=0.3, patience_seconds=0.2)
     with ray.starting():
         ours = sleeper()
     os.kill(ray.reaper, signal.SIGSTOP)
@@ -374,14 +375,14 @@ def test_the_environment_is_itself_again_and_known_meanwhile(monkeypatch):
 def test_a_store_is_known_while_ray_starts(monkeypatch):
     """Its lease is renewed by a thread, also while the environment has none of its keys."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a")
-    with Local(grace_seconds=0.1).starting():
+    with LocalRay(grace_seconds=0.1).starting():
         assert "AWS_SECRET_ACCESS_KEY" not in os.environ
-        assert storage_s3.scan_options()["aws_secret_access_key"] == "a"
+        assert s3.scan_options()["aws_secret_access_key"] == "a"
 
 
 def test_a_worker_with_the_driver_s_code_says_what_it_computes_on():
-    assert code.answer_of(code.greeting("a processor")) == "a processor"
-    assert code.answer_of(code.greeting(None)) is None
+    assert code_digest.answer_of(code_digest.greeting("a processor")) == "a processor"
+    assert code_digest.answer_of(code_digest.greeting(None)) is None
 
 
 @pytest.mark.parametrize(
@@ -397,11 +398,11 @@ def test_a_worker_with_the_driver_s_code_says_what_it_computes_on():
     ids=["other", "without a proof", "silent"],
 )
 def test_a_worker_with_other_code_is_refused(said, part):
-    assert code.is_greeting(said)
+    assert code_digest.is_greeting(said)
     with pytest.raises(StudyError) as refused:
-        code.answer_of(said)
+        code_digest.answer_of(said)
     assert part in str(refused.value)
-    assert code.running().folder in str(refused.value)
+    assert code_digest.running().folder in str(refused.value)
     assert "same version" in str(refused.value)
 
 
@@ -409,11 +410,11 @@ def test_every_module_counts(tmp_path):
     for package in ("study", "actors"):
         (tmp_path / package / "inner").mkdir(parents=True)
         (tmp_path / package / "inner" / "one.py").write_text("a = 1\n")
-    first = code.digest_of(tmp_path)
+    first = code_digest.digest_of(tmp_path)
     (tmp_path / "study" / "__pycache__").mkdir()
     (tmp_path / "study" / "__pycache__" / "one.pyc").write_text("")
-    assert code.digest_of(tmp_path) == first
+    assert code_digest.digest_of(tmp_path) == first
     (tmp_path / "actors" / "inner" / "one.py").write_text("a = 2\n")
-    second = code.digest_of(tmp_path)
+    second = code_digest.digest_of(tmp_path)
     (tmp_path / "actors" / "inner" / "one.py").rename(tmp_path / "actors" / "inner" / "two.py")
-    assert len({first, second, code.digest_of(tmp_path)}) == 3
+    assert len({first, second, code_digest.digest_of(tmp_path)}) == 3

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import yaml
 
-from actors.backend import ActorLost, CallFailed
-from actors.cluster import Cluster
-from actors.kit import Kit
-from actors.pinned import Pin
-from actors.placement import WORKER, Share
-from study.labels import label_set
-from study.numerics import Numerics
-from tests.actors.test_cluster import finish, start, wait_for_parts
+from actors.backends.interface import ActorLost, CallFailed
+from actors.backends.ray_backend import RayBackend
+from actors.resources.placement import WORKER, ResourceRequest
+from actors.workers.model_cache import ModelRequest
+from actors.workers.worker_config import WorkerConfig
+from study.images.labels import label_set
+from study.reproducibility.numerics import Numerics
+from tests.actors.backends.test_ray_backend import finish, start, wait_for_parts
 from tests.chaos.machines import Machines
 from tests.chaos.processes import until, workers_below
 
@@ -47,13 +47,13 @@ class Leaves:
 
 @pytest.fixture(scope="module")
 def cluster():
-    found = Cluster("local", store=STORE)
+    found = RayBackend("local", store=STORE)
     yield found
     found.close()
 
 
 def kit(**changes):
-    return Kit(
+    return WorkerConfig(
         **{"models": {}, "labels": label_set("imagenet"), "channels": 3, "seed": 0, "numerics": Numerics()} | changes
     )
 
@@ -73,7 +73,7 @@ def test_the_object_store_is_as_large_as_was_asked(cluster):
 
 
 def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
-    share = Share(0, 0)
+    share = ResourceRequest(0, 0)
     broken = {
         "numerics": cluster.start(WORKER, share, kit(numerics=None)),
         "unread": cluster.start(WORKER, share, kit(models=Unreadable())),
@@ -83,9 +83,9 @@ def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
     whole = {
         "AttributeError: 'NoneType' object has no attribute 'threads'": broken["numerics"].hello.remote(),
         "ZeroDivisionError: division by zero": broken["unread"].hello.remote(),
-        "KeyError: 'nothing'": cluster.call(fine, "predict", (Pin({"nothing": None}), None), pixels).value,
+        "KeyError: 'nothing'": cluster.call(fine, "predict", (ModelRequest({"nothing": None}), None), pixels).value,
         "AttributeError: 'NoneType' object has no attribute 'images'": cluster.call(
-            fine, "craft", (Pin({}), None), pixels
+            fine, "craft", (ModelRequest({}), None), pixels
         ).value,
     }
     for said, ref in whole.items():
@@ -98,7 +98,7 @@ def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
         assert error.device.name == "the processor"
     (machine,) = {node["NodeID"] for node in cluster._ray.nodes()}
     assert error.device.node == machine
-    lost = raised(cluster, cluster.call(fine, "predict", (Pin({}), Leaves()), pixels).value)
+    lost = raised(cluster, cluster.call(fine, "predict", (ModelRequest({}), Leaves()), pixels).value)
     assert isinstance(lost, ActorLost)
     assert not PLAIN.search(str(lost))
     assert re.fullmatch(r"an actor died on [\d.]+: The process ended without a word: .*", str(lost))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.test_launch import assert_same_rows
+from tests.actors.launch.test_launch import assert_same_rows
 from tests.conftest import TINY
 from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 

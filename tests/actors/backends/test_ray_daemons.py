@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.backend import BackendGone
-from actors.daemons import Daemons
+from actors.backends.interface import BackendGone
+from actors.backends.ray_daemons import Daemons
 
 LISTENING = """
 import socket, sys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.causes import cause, death, out_of_memory
+from actors.backends.ray_errors import cause, death, out_of_memory
 
 MONITOR = """3 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: b245) was 6.99GB used / 23.54GB limit (0.296795)
 OOM kill reason: Memory usage 7330095104B exceeded threshold of 7330058240B (29.0% of 25276063744B limit)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.test_cluster import ROOT, alive, descendants, finish, gone, start, wait_for_parts
+from tests.actors.backends.test_ray_backend import ROOT, alive, descendants, finish, gone, start, wait_for_parts
 from tests.conftest import rows
 
 ENDLESS = """
@@ -142,7 +142,7 @@ IMPORTING = """
 import os, signal, sys, threading
 class Sends:
     def find_spec(self, name, *rest):
-        if name == "actors.launch":
+        if name == "actors.launch.launch":
             os.kill(os.getpid(), NUMBER)
 sys.meta_path.insert(0, Sends())
 import cli

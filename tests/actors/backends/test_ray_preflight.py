@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors import ready
+from actors.backends import ray_preflight
 from study.errors import StudyError
 
 
@@ -21,7 +21,7 @@ def _no_ray(monkeypatch):
 
 
 def test_a_usual_machine_is_ready():
-    ready.must_be_ready()
+    ray_preflight.must_be_ready()
 
 
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
@@ -31,10 +31,10 @@ def test_a_name_too_long_for_sockets(tmp_path, monkeypatch, name):
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
         fits = Path(short) / ("x" * (longest - len(short) - 1))
         monkeypatch.setenv(name, str(fits))
-        ready.must_be_ready()
+        ray_preflight.must_be_ready()
         monkeypatch.setenv(name, f"{fits}x")
         with pytest.raises(StudyError, match="1 bytes too long for the sockets in it") as caught:
-            ready.must_be_ready()
+            ray_preflight.must_be_ready()
     assert caught.value.accepted == f"{longest} bytes at most"
     assert name in caught.value.what
     assert "RAY_TMPDIR" in caught.value.todo
@@ -45,13 +45,13 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
         monkeypatch.setenv("RAY_TMPDIR", f"{file.name}/x")
         with pytest.raises(StudyError, match=f"cannot be written: {file.name}/x, which RAY_TMPDIR names: Not a dir"):
-            ready.must_be_ready()
+            ray_preflight.must_be_ready()
 
 
 def test_a_full_disk(monkeypatch):
-    monkeypatch.setattr(ready.os, "statvfs", lambda path: SimpleNamespace(f_bavail=5, f_frsize=2**20))
+    monkeypatch.setattr(ray_preflight.os, "statvfs", lambda path: SimpleNamespace(f_bavail=5, f_frsize=2**20))
     with pytest.raises(StudyError, match="is full: 5 MiB are free in /tmp"):
-        ready.must_be_ready()
+        ray_preflight.must_be_ready()
 
 
 def test_no_ports(monkeypatch):
@@ -60,5 +60,5 @@ def test_no_ports(monkeypatch):
 
     monkeypatch.setattr(socket, "create_server", none_left)
     with pytest.raises(StudyError, match="cannot connect to itself") as caught:
-        ready.must_be_ready()
+        ray_preflight.must_be_ready()
     assert "free ports" in caught.value.todo

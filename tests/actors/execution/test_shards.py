@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from actors.jobs import CraftJob, PredictJob
-from actors.kit import Kit
-from actors.pinned import Pin
-from actors.worker import Worker
+from actors.scheduling.messages import CraftJob, PredictJob
+from actors.workers.model_cache import ModelRequest
+from actors.workers.worker import Worker
+from actors.workers.worker_config import WorkerConfig
 from study.attacks import Attack
 from study.attacks.presets import keys_of, known
-from study.labels import label_set
+from study.images.labels import label_set
 from study.models import Model
-from study.numerics import Numerics
+from study.reproducibility.numerics import Numerics
 
 SHARDS = (16, 8, 4, 3, 1)
 COUNT = max(SHARDS)
@@ -85,7 +85,7 @@ ARCHITECTURES = {
 
 
 def worker(models: dict[str, Model], numerics: dict[str, object]) -> Worker:
-    return Worker(Kit(models, label_set("imagenet"), 3, 0, Numerics.model_validate(numerics)), "cpu")
+    return Worker(WorkerConfig(models, label_set("imagenet"), 3, 0, Numerics.model_validate(numerics)), "cpu")
 
 
 def images(size: int) -> np.ndarray:
@@ -103,7 +103,7 @@ def crafted(at: Worker, attack: Attack, clean: np.ndarray, rows: list[int], sour
     labels, ids = tuple(LABELS[row] for row in rows), tuple(IDS[row] for row in rows)
     rmsd = (9.5,) * len(rows) if attack.budget.matched else None
     job = CraftJob(attack, "untargeted", ("craft",), ids, labels, labels, rmsd, pool)
-    _, found = at.craft(Pin(dict.fromkeys(sources)), job, pixels)
+    _, found = at.craft(ModelRequest(dict.fromkeys(sources)), job, pixels)
     return found.reshape(-1, len(rows), *clean.shape[1:])
 
 
@@ -123,7 +123,7 @@ def predicted(at: Worker, target: str, batch: int, clean: np.ndarray, shard: int
     said = []
     for rows in cut(shard, len(clean)):
         job = PredictJob((target,), batch, tuple(IDS[row] for row in rows), whole=True)
-        said.append(at.predict(Pin({target: None}), job, clean[rows]).answers[0])
+        said.append(at.predict(ModelRequest({target: None}), job, clean[rows]).answers[0])
     return np.concatenate([one.said.top5 for one in said]), np.concatenate([one.whole for one in said])
 
 
@@ -180,7 +180,7 @@ def test_no_network_depends_on_shards(name, numerics, request):
         reason = "on several threads PyTorch rounds attention of a single query by the row; docs/concepts.md says so"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     at = worker({"m": ARCHITECTURES[name]}, numerics)
-    (model,) = at._pinned.get(Pin({"m": None}))
+    (model,) = at._pinned.get(ModelRequest({"m": None}))
     clean = images(model.preprocessing.size)
     assert not any(parted(at, recipe("fg-minimal"), clean, SHARDS, "m").values())
     assert not predictions_parted(at, "m", int(str(numerics["batch"])), clean, SHARDS)

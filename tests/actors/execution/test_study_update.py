@@ -11,12 +11,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
 from study.errors import StudyError
-from study.results import present, store
+from study.results import current_plan, parts
 from study.results.verify import verify
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 from tests.conftest import rows
 
 SMALL = """
@@ -88,7 +88,9 @@ def grow(tmp_path, grown):
             shutil.copytree(kept / str(number), into)
             return found
         backend, printed = Counting(stop_after), io.StringIO()
-        status = launch(Order(path, into, overrides=overrides), Console(file=printed, width=200), lambda: backend)
+        status = launch(
+            LaunchOptions(path, into, overrides=overrides), Console(file=printed, width=200), lambda: backend
+        )
         assert status == 0, printed.getvalue()
         found = backend, printed.getvalue()
         if whole:
@@ -143,14 +145,14 @@ def test_what_is_added_is_run_and_nothing_else(grow, case):
     grow()
     first = grow.folder / "results"
     before = {part: part.read_bytes() for part in first.iterdir()}
-    done = store.done(grow.folder)
+    done = parts.done(grow.folder)
     backend, printed = grow(change)
     assert said in " ".join(printed.split())
     assert {part: part.read_bytes() for part in before} == before
     assert {attack for _, attack, _ in backend.crafts} == crafted
     new = rows(grow.folder).height - sum(pl.read_parquet(part).height for part in before)
     grow(change, folder="whole")
-    assert present.rows(RunFolder(grow.folder)).collect().height == rows(grow.folder.parent / "whole").height
+    assert current_plan.rows(RunFolder(grow.folder)).collect().height == rows(grow.folder.parent / "whole").height
     ours = rows(grow.folder).join(rows(grow.folder.parent / "whole").select("craft").unique(), on="craft")
     assert ours.sort(*KEY).equals(rows(grow.folder.parent / "whole").sort(*KEY))
     assert verify(grow.folder).whole
@@ -162,7 +164,7 @@ def test_what_is_added_is_run_and_nothing_else(grow, case):
     assert not again.shown
     assert (grow.folder / "spec-1.yaml").is_file()
     assert not (grow.folder / "spec-2.yaml").exists()
-    assert done.keys() <= store.done(grow.folder).keys()
+    assert done.keys() <= parts.done(grow.folder).keys()
 
 
 KEY = ("craft", "unit", "target", "image")
@@ -175,7 +177,7 @@ def more(spec):
 def assert_same(run, whole, *, units):
     """The rows of the present plan are those of a run that had everything from the start."""
     without = [] if units else ["unit"]
-    ours = present.rows(RunFolder(run)).drop(without).collect().sort(one for one in KEY if one not in without)
+    ours = current_plan.rows(RunFolder(run)).drop(without).collect().sort(one for one in KEY if one not in without)
     theirs = rows(whole, without=tuple(without)).sort(one for one in KEY if one not in without)
     assert ours.select(sorted(ours.columns)).equals(theirs.select(sorted(theirs.columns)))
 
@@ -196,7 +198,7 @@ def test_more_images_go_into_shards_of_their_own(grow):
     assert "depend on all images (fgs, mixed): they are crafted anew" in " ".join(printed.split())
     stale = before.filter(pl.col("attack").is_in(["fgs", "mixed"]))
     assert rows(grow.folder).height == before.height / 4 * 7 + stale.height
-    assert not set(present.rows(RunFolder(grow.folder)).collect()["craft"]) & set(stale["craft"])
+    assert not set(current_plan.rows(RunFolder(grow.folder)).collect()["craft"]) & set(stale["craft"])
     grow(more, folder="whole")
     assert_same(grow.folder, grow.folder.parent / "whole", units=False)
     assert "already complete" in grow(more)[1]

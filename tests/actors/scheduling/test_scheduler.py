@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 
-from actors.backend import ActorLost, Call, CallFailed, Device, Here, MachineLost, MemoryLost, PixelsLost
-from actors.backlog import Task
-from actors.placement import Crew, Machine, Room, Share
-from actors.scheduler import Done, Failed, Scheduler
-from actors.slots import Limits
+from actors.backends.interface import ActorLost, Call, CallFailed, Device, Here, MachineLost, MemoryLost, PixelsLost
+from actors.resources.placement import Machine, MachineRoom, ResourceRequest, WorkerPool
+from actors.scheduling.backlog import Task
+from actors.scheduling.scheduler import Done, Failed, Scheduler
+from actors.scheduling.slots import Limits
 from study.errors import StudyError
 
 
@@ -80,7 +80,9 @@ class Flaky:
 
 
 def scheduler(backend, attempts=3, **more):
-    made = Scheduler(backend, Crew(3, Share(1, 0), room=Room(2)), None, limits=Limits(attempts, 5), **more)
+    made = Scheduler(
+        backend, WorkerPool(3, ResourceRequest(1, 0), room=MachineRoom(2)), None, limits=Limits(attempts, 5), **more
+    )
     made.start(lambda: None)
     return made
 
@@ -150,7 +152,7 @@ def test_a_crew_that_does_not_come_up_in_time():
             return []
 
     backend = Never(lambda job, attempt: None)
-    made = Scheduler(backend, Crew(3, Share(1, 0), room=Room(2)), None, limits=Limits(3, 0.05))
+    made = Scheduler(backend, WorkerPool(3, ResourceRequest(1, 0), room=MachineRoom(2)), None, limits=Limits(3, 0.05))
     with pytest.raises(StudyError, match=r"3 of 3 actors did not start within 0\.05 s") as caught:
         made.start(lambda: None)
     assert "the cluster has 4 cores" in str(caught.value)
@@ -237,7 +239,11 @@ def test_an_actor_that_never_answers_is_held_to_be_dead():
     clock = Clock()
     backend = Timed(clock, lambda job, actor: None if job == 3 and actor < 3 else 1)
     made = Scheduler(
-        backend, Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 5, call_seconds=60), clock=clock
+        backend,
+        WorkerPool(1, ResourceRequest(1, 0), room=MachineRoom(2)),
+        None,
+        limits=Limits(3, 5, call_seconds=60),
+        clock=clock,
     )
     made.start(lambda: None)
     for job in range(5):
@@ -262,7 +268,9 @@ def test_no_machine_left_is_an_error_within_a_minute():
 
     backend = Gone(clock, lambda job, actor: 1)
     backend.machines = lambda: [Machine(4.0)] if clock.now < 10 else [Machine(0.5)]
-    made = Scheduler(backend, Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), clock=clock)
+    made = Scheduler(
+        backend, WorkerPool(1, ResourceRequest(1, 0), room=MachineRoom(2)), None, limits=Limits(3, 300), clock=clock
+    )
     made.start(lambda: None)
     for job in range(5):
         made.add(Task("craft", {"m": None}, job, lambda: "pixels", float(5 - job), job))
@@ -279,9 +287,13 @@ def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
     cores = [2.0]
     backend.machines = lambda: [Machine(cores[0])]
     made = Scheduler(
-        backend, Crew(2, Share(1, 0), room=Room(2)), None, limits=Limits(3, 5), elastic=True,
+        backend,
+        WorkerPool(2, ResourceRequest(1, 0), room=MachineRoom(2)),
+        None,
+        limits=Limits(3, 5),
+        elastic=True,
         clock=clock,
-    )  # fmt: skip
+    )
     made.start(lambda: None)
     for job in range(200):
         made.add(Task("craft", {"m": None}, job, lambda: "pixels", 1.0, job))
@@ -317,7 +329,12 @@ def test_a_machine_that_dies_while_the_crew_comes_up_is_not_waited_for():
     backend = Lost(clock, lambda job, actor: 1)
     backend.machines = lambda: [Machine(3.0 if clock.now < 12 else 2.0)]
     made = Scheduler(
-        backend, Crew(3, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), elastic=True, clock=clock
+        backend,
+        WorkerPool(3, ResourceRequest(1, 0), room=MachineRoom(2)),
+        None,
+        limits=Limits(3, 300),
+        elastic=True,
+        clock=clock,
     )
     made.start(lambda: None)
     assert clock.now < 30
@@ -369,9 +386,13 @@ class Broken(Timed):
 
 def crew_on(backend, clock, workers, said=None, **limits):
     made = Scheduler(
-        backend, Crew(workers, Share(1, 0), room=Room(2)), None, limits=Limits(3, 5, **limits), clock=clock,
+        backend,
+        WorkerPool(workers, ResourceRequest(1, 0), room=MachineRoom(2)),
+        None,
+        limits=Limits(3, 5, **limits),
+        clock=clock,
         say=(said if said is not None else []).append,
-    )  # fmt: skip
+    )
     made.start(lambda: None)
     return made
 
@@ -485,8 +506,12 @@ def test_a_service_has_one_actor_and_its_errors_are_its_units():
     clock = Clock()
     backend = Broken(clock, ["a", "b"], lambda job, device: CallFailed("OSError: disk") if job < 40 else None)
     made = Scheduler(
-        backend, Crew(1, Share(1, 0), ("s",), room=Room(2)), None, limits=Limits(3, 5), clock=clock
-    )  # fmt: skip
+        backend,
+        WorkerPool(1, ResourceRequest(1, 0), ("s",), room=MachineRoom(2)),
+        None,
+        limits=Limits(3, 5),
+        clock=clock,
+    )
     made.start(lambda: None)
     for job in range(60):
         made.add(Task("predict", {"s": None}, job, lambda: "pixels", 60.0 - job, job, service=True))
@@ -543,7 +568,11 @@ def test_a_worker_in_the_place_of_the_last_may_take_as_long_as_the_first():
             return super().value(ref)
 
     made = Scheduler(
-        Slow(clock, lambda job, actor: 1), Crew(1, Share(1, 0), room=Room(2)), None, limits=Limits(3, 300), clock=clock
+        Slow(clock, lambda job, actor: 1),
+        WorkerPool(1, ResourceRequest(1, 0), room=MachineRoom(2)),
+        None,
+        limits=Limits(3, 300),
+        clock=clock,
     )
     made.start(lambda: None)
     assert ends(hundred(made, clock, 5)) == ([0, 1, 2, 3, 4], [])

@@ -6,10 +6,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from study.document import parse
-from study.results import store
+from study.results import parts
 from study.results.schema import SCHEMA
-from study.spec import resolve
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import run_here
 
 ANSWERS = """
@@ -49,13 +49,13 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def scanned(run) -> pl.LazyFrame:
-    return store.scan(run)
+    return parts.scan(run)
 
 
 @pytest.fixture(scope="session")
 def loop(run) -> list[dict]:
     """The rows as dictionaries, sources joined, with what a naive reader says of them."""
-    found = store.scan(run).collect().to_dicts()
+    found = parts.scan(run).collect().to_dicts()
     for row in found:
         row["sources"] = "+".join(row["sources"])
         for top in (1, 5):

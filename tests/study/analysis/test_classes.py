@@ -9,7 +9,7 @@ import pytest
 
 from study import analysis
 from study.errors import StudyError
-from study.labels import label_set
+from study.images.labels import label_set
 from tests.study.analysis.conftest import grouped
 
 

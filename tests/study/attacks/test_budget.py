@@ -11,8 +11,8 @@ import torch
 from study.attacks import Budget
 from study.attacks.budget import Projection, all_distances, distances
 from study.attacks.finish import nearest
-from study.attacks.rounding import Ray
-from study.keyed import draws
+from study.attacks.rounding import PerturbationRay
+from study.reproducibility.rng import draws
 
 SHAPE = (3, 32, 32)
 RNG = np.random.default_rng(3)
@@ -32,7 +32,7 @@ DIRECTION = {
 @pytest.mark.parametrize("clean", CLEAN)
 def test_rmsd_is_exact_after_rounding(clean, direction, rmsd):
     ties = draws(np.prod(SHAPE), "tie", clean, rmsd)
-    image = Ray(CLEAN[clean], DIRECTION[direction], ties).at(rmsd)
+    image = PerturbationRay(CLEAN[clean], DIRECTION[direction], ties).at(rmsd)
     assert distances(CLEAN[clean], image)[0] == pytest.approx(rmsd, abs=0.002)
     moved = image.astype(int) - CLEAN[clean]
     assert (np.sign(moved) * np.sign(DIRECTION[direction]) >= 0).all(), "no pixel moves against the direction"
@@ -41,16 +41,18 @@ def test_rmsd_is_exact_after_rounding(clean, direction, rmsd):
 def test_rmsd_beyond_the_box_goes_as_far_as_it_can():
     black = np.zeros(SHAPE, dtype=np.uint8)
     ties = draws(black.size, "tie")
-    downwards = Ray(black, -np.ones(SHAPE, dtype=np.float32), ties).at(9.0)
+    downwards = PerturbationRay(black, -np.ones(SHAPE, dtype=np.float32), ties).at(9.0)
     assert np.array_equal(downwards, black)
-    upwards = Ray(black, np.ones(SHAPE, dtype=np.float32), ties).at(255.0)
+    upwards = PerturbationRay(black, np.ones(SHAPE, dtype=np.float32), ties).at(255.0)
     assert (upwards == 255).all()
 
 
 def test_fgs_rounds_a_keyed_random_share_up():
     """Where all magnitudes are equal, which pixels are rounded up depends on the key alone, not on the image."""
     grey = np.full(SHAPE, 128, dtype=np.uint8)
-    first, again, other = (Ray(grey, DIRECTION["fgs"], draws(grey.size, "tie", key)).at(8.4) for key in (1, 1, 2))
+    first, again, other = (
+        PerturbationRay(grey, DIRECTION["fgs"], draws(grey.size, "tie", key)).at(8.4) for key in (1, 1, 2)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     size = np.abs(first.astype(int) - 128)

@@ -13,9 +13,9 @@ import torchattacks
 
 from study.attacks import Attack
 from study.attacks.budget import Projection
-from study.attacks.loop import Engine, Images, perturbations
+from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.attacks.presets import keys_of
-from study.images.sets import Images as Set
+from study.images.image_sets import ImageSet as Set
 from study.models import Model, zoo
 from tests.conftest import photographs
 
@@ -79,7 +79,7 @@ def network(small_model):
 def ours(model, keys, clean, goal="untargeted", batch=3, layout="contiguous"):
     """Float images at the end of an attack, projected as every step's are."""
     attack = Attack.model_validate(keys)
-    given = Images(clean, LABELS[: len(clean)], [str(index) for index in range(len(clean))])
+    given = ImageBatch(clean, LABELS[: len(clean)], [str(index) for index in range(len(clean))])
     engine = Engine(batch=batch, layout=layout)
     radii = None if attack.budget.l2 is None else np.full(len(clean), attack.budget.l2 / clean[0].size ** 0.5)
     found = perturbations([model], attack, goal, given, key=("test",), engine=engine, radii=radii)

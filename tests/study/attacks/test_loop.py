@@ -10,7 +10,7 @@ import torch
 import torchattacks
 
 from study.attacks import Attack
-from study.attacks.loop import Engine, Images, craft
+from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.errors import StudyError
 
@@ -25,7 +25,7 @@ def pixels_model(model, scale=40.0):
 
 
 def run(models, attack, clean, goal="untargeted", labels=LABELS, images=IDS, engine=REFERENCE, **more):
-    given = Images(clean, labels, images)
+    given = ImageBatch(clean, labels, images)
     return craft(models, attack, goal, given, **({"key": ("test",), "engine": engine} | more))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from study.attacks import Attack
-from study.attacks.loop import Engine, Images, craft
+from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.errors import StudyError
 from study.models import Model, zoo
@@ -27,7 +27,7 @@ def load(network, seed=1, **more):
 
 
 def run(models, keys, clean, engine=None, names=()):
-    given = Images(clean, LABELS, IDS)
+    given = ImageBatch(clean, LABELS, IDS)
     attack = Attack.model_validate(keys)
     return craft(models, attack, "untargeted", given, key=KEY, engine=engine or Engine(batch=4), names=names).pixels
 

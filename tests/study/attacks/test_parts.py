@@ -10,11 +10,11 @@ from torch.nn import functional
 from study.attacks import Attack
 from study.attacks.gradient import penalty_gradient
 from study.attacks.kernel import convolve, profile
-from study.attacks.loop import Engine, Images, craft, perturbations
+from study.attacks.loop import Engine, ImageBatch, craft, perturbations
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Diversity, Kernel, Penalty
 from study.attacks.views import Pool, Views, diversify
-from study.keyed import Streams
+from study.reproducibility.rng import Streams
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
@@ -35,13 +35,13 @@ def gradient(model, x, labels=LABELS):
 
 
 def run(models, keys, clean, goal="untargeted", **more):
-    given = Images(clean, LABELS, IDS)
+    given = ImageBatch(clean, LABELS, IDS)
     options = {"key": KEY, "engine": Engine(batch=6, layout="contiguous")} | more
     return craft(models, Attack.model_validate(keys), goal, given, **options)
 
 
 def last_delta(models, keys, clean, **more):
-    given = Images(clean, LABELS, IDS)
+    given = ImageBatch(clean, LABELS, IDS)
     engine = Engine(batch=6, layout="contiguous")
     found = perturbations(models, Attack.model_validate(keys), "untargeted", given, key=KEY, engine=engine, **more)
     return next(found)[1][-1]

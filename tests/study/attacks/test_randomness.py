@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from study.attacks import Attack
-from study.attacks.loop import Engine, Images, craft, rays
+from study.attacks.loop import Engine, ImageBatch, craft, rays
 from study.attacks.presets import PRESETS, keys_of, known
 from study.attacks.views import Pool
-from study.images.sets import Images as Set
+from study.images.image_sets import ImageSet as Set
 from study.models import Model, zoo
 from tests.conftest import photographs
 
@@ -41,7 +41,7 @@ def model():
 
 
 def crafted(model, attack, clean, rows, batch, room=None):
-    given = Images(clean[rows], LABELS[rows], [IDS[row] for row in rows])
+    given = ImageBatch(clean[rows], LABELS[rows], [IDS[row] for row in rows])
     engine = Engine(batch=batch, room=room, layout="contiguous")
     pool = Pool(clean[:4], LABELS[:4]) if attack.admix else None
     wrapped = _Double(model)
@@ -77,11 +77,11 @@ def test_on_real_weights_not_a_bit(name):
     attack = small(name)
 
     def run(rows):
-        given = Images(clean[rows], LABELS[rows], [IDS[row] for row in rows])
+        given = ImageBatch(clean[rows], LABELS[rows], [IDS[row] for row in rows])
         return craft([model], attack, "untargeted", given, key=("craft",), engine=Engine(batch=3)).pixels
 
     def batched(size):
-        given = Images(clean, LABELS[:5], IDS[:5])
+        given = ImageBatch(clean, LABELS[:5], IDS[:5])
         return craft([model], attack, "untargeted", given, key=("craft",), engine=Engine(batch=size)).pixels
 
     whole = run([0, 1, 2, 3, 4])

@@ -8,14 +8,14 @@ import torch
 
 from study.attacks import Attack
 from study.attacks.budget import distances
-from study.attacks.loop import Engine, Images, craft, rays
-from study.attacks.minimal import smallest
+from study.attacks.loop import Engine, ImageBatch, craft, rays
+from study.attacks.minimal_norm import smallest
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Search
-from study.attacks.rounding import Ray
-from study.keyed import draws
+from study.attacks.rounding import PerturbationRay
 from study.models import Model, zoo
 from study.models.predict import predict
+from study.reproducibility.rng import draws
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
@@ -34,7 +34,7 @@ class Counted(torch.nn.Module):
 
 
 def run(model, keys, clean, **engine):
-    given = Images(clean, LABELS, IDS)
+    given = ImageBatch(clean, LABELS, IDS)
     return craft(
         [model], Attack.model_validate(keys), "untargeted", given, key=("k",), engine=Engine(**{"batch": 6} | engine)
     )
@@ -96,7 +96,7 @@ def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
     clean = np.random.default_rng(5).integers(0, 256, (3, 3, 48, 48), dtype=np.uint8)
     labels = predict(model, clean, batch=3).top5[:, 0 if goal == "untargeted" else 1].astype(np.int64)
     attack = Attack.model_validate(keys_of(preset, {"budget": {"minimal": {"from": 0.5, "to": 6, "by": 0.5}}}))
-    given, ids = Images(clean, labels, IDS[:3]), tuple(IDS[:3])
+    given, ids = ImageBatch(clean, labels, IDS[:3]), tuple(IDS[:3])
     engine = Engine(batch=3)
     direction = rays([model], attack, goal, given, key=("k",), engine=engine)
     search = Search(attack.budget.minimal.levels, goal, tuple(labels.tolist()), ids, ("k",))
@@ -107,7 +107,7 @@ def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
         batch=4,
     )
     for index in range(3):
-        ray = Ray(clean[index], direction[index], draws(clean[index].size, "k", ids[index], "rounding"))
+        ray = PerturbationRay(clean[index], direction[index], draws(clean[index].size, "k", ids[index], "rounding"))
         for level in np.arange(0.5, 6.01, 0.5):
             image = ray.at(level)
             said = predict(model, image[None], batch=4).top5[0, 0]

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from study.attacks import Attack
 from study.attacks.presets import COMBINATIONS, keys_of, known, preset
+from study.commands.attacks import print_attacks
 from study.errors import StudyError
-from study.report.attacks import print_attacks
 
 
 def printed(*words, width=100):

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from study.commands.images import _files
 from study.errors import StudyError
-from study.report.images import _files
 from tests.conftest import rows, run_here
 
 MODEL = {"network": "timm:test_resnet", "weights": "random:1", "size": 32}
@@ -81,8 +81,8 @@ def test_made_of_our_own_folder_gives_the_same_rows(run, door, spec_file, tmp_pa
 
 
 def test_what_is_written_is_an_image_set(run, door, tmp_path):
+    from study.images.labels import label_set
     from study.images.lists import read_list
-    from study.labels import label_set
 
     out = tmp_path / "out"
     assert door("images", run, "--craft", "a.fgsm.untargeted.*", "--to", out)[0] == 0

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 import pytest
 from rich.console import Console
 
+from study.commands.status import StatusOptions, print_status
 from study.errors import StudyError
-from study.report.status import Wish, print_status
 from tests.conftest import rows
 
 
@@ -37,7 +37,7 @@ def dead() -> int:
 
 def printed(run, *, watch=False, sleep=None) -> str:
     out = io.StringIO()
-    print_status(run, Console(file=out, width=100), Wish(watch=watch), sleep or (lambda seconds: None))
+    print_status(run, Console(file=out, width=100), StatusOptions(watch=watch), sleep or (lambda seconds: None))
     return out.getvalue()
 
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from study.defences.transforms import Transforms, apply, identity, side_after, words
 from study.errors import StudyError
-from study.keyed import digest
-from study.models.transforms import Transforms, apply, identity, side_after, words
+from study.reproducibility.hashing import digest
 
 KINDS = ["jpeg", "bits", "blur", "noise", "rotate", "resize", "resize-pad"]
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused_in_words(given, what, accepted):
 
 
 def test_specs_are_read_without_torch_or_pillow():
-    code = "import sys, study.models.transforms as t; t.Transforms.model_validate({'jpeg': 75}); "
+    code = "import sys, study.defences.transforms as t; t.Transforms.model_validate({'jpeg': 75}); "
     code += "assert not {'torch', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,12 +10,12 @@ import threading
 import pytest
 from rich.console import Console
 
-from actors.posted import answered, heard, unpacked
-from study import repairs
-from study.repairs import Repair, repaired
-from study.run_folder import RunFolder
-from study.terminal import Front, Style
-from study.watching import Ended, Many, Watcher
+from actors.workers.ray_actors import answered, heard, unpacked
+from study.events import repairs
+from study.events.observer import Ended, Observer, Observers
+from study.events.repairs import Repair, repaired
+from study.storage.run_folder import RunFolder
+from study.terminal import Display, Style
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def told(tmp_path):
         folder.claim()
         printed = io.StringIO()
         try:
-            with Front(Console(file=printed, width=300), Style(how)) as front:
+            with Display(Console(file=printed, width=300), Style(how)) as front:
                 front.attach("x", folder)
                 made()
                 front.say("goes on")
@@ -59,7 +59,7 @@ def test_programs_get_an_event(told):
 
 
 def test_the_schema_knows_every_kind():
-    from tests.study.terminal.test_front import SCHEMA
+    from tests.study.terminal.test_display import SCHEMA
 
     assert tuple(SCHEMA["$defs"]["repaired"]["properties"]["kind"]["enum"]) == repairs.KINDS
 
@@ -105,11 +105,11 @@ def test_a_worker_s_repairs_come_with_its_answer():
 
 
 def test_a_watcher_that_fails_is_left_out_and_told():
-    class Broken(Watcher):
+    class Broken(Observer):
         def say(self, line):
             raise OSError("no")
 
-    many = Many(Watcher(), [Broken()])
+    many = Observers(Observer(), [Broken()])
     many.say("one")
     many.say("two")
     (one,) = repairs.taken()

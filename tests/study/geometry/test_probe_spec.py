@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from study.document import parse
 from study.errors import StudyError
 from study.geometry.spec import Probe
-from study.spec import resolve
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY
 
 WHOLE = {

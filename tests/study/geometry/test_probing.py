@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from study.attacks.loop import Engine, Images, craft
+from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.geometry.directions import axes
 from study.geometry.plan import Question
 from study.geometry.probing import answer
 from study.geometry.spec import Probe
-from study.keyed import Streams
 from study.models.classifier import Classifier, Preprocessing
+from study.reproducibility.rng import Streams
 
 SIZE, LABELS = 12, 10
 IMAGES = ("i0", "i1", "i2", "i3", "i4")
@@ -158,7 +158,7 @@ def test_the_way_of_an_attack_is_that_of_its_images(models, clean, goal):
     probe = {"probe": "regions", "along": {"attack": "x", "sources": ["b", "a"], "goal": goal}}
     found = axes(question(probe, attacks={"x": recipe}), models, clean, engine=ENGINE)
     wanted = np.array(TARGETS if goal == "targeted" else TRUE)
-    given = Images(clean, wanted, IMAGES, own=np.array(TRUE))
+    given = ImageBatch(clean, wanted, IMAGES, own=np.array(TRUE))
     key = (11, ("a", "b"), "x", goal)
     pixels = craft([models["a"], models["b"]], recipe, goal, given, key=key, engine=ENGINE, names=("a", "b")).pixels
     for row, image in enumerate(pixels[-len(IMAGES) :]):

@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from study.errors import StudyError
-from study.images import pixels
-from study.images.sets import Images
-from study.images.stored import FileImage
+from study.images import decoding
+from study.images.image_sets import ImageSet
+from study.images.location import FileImage
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (48, 48), dtype=np.uint8)
@@ -25,7 +25,7 @@ WHITE = np.full((48, 48, 3), 255, dtype=np.uint8)
 
 
 def exact(path, channels=3, size=48):
-    return pixels.read(FileImage(path), Images(folder="x", fit="exact", size=size, channels=channels))
+    return decoding.read(FileImage(path), ImageSet(folder="x", fit="exact", size=size, channels=channels))
 
 
 def three(grey):
@@ -146,7 +146,7 @@ def test_crop(tmp_path, size, channels):
     image = Image.fromarray(noise)
     image.save(tmp_path / "x.png")
     wanted = v2.Compose([v2.Resize(54, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(48)])(image)
-    read = pixels.read(FileImage(tmp_path / "x.png"), Images(folder="x", size=48, channels=channels))
+    read = decoding.read(FileImage(tmp_path / "x.png"), ImageSet(folder="x", size=48, channels=channels))
     assert np.array_equal(read, np.asarray(wanted).reshape(48, 48, channels).transpose(2, 0, 1))
 
 
@@ -155,14 +155,14 @@ def test_squash(tmp_path, size):
     image = Image.fromarray(RANDOM.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     image.save(tmp_path / "x.png")
     wanted = v2.Resize((48, 48), interpolation=v2.InterpolationMode.BICUBIC)(image)
-    read = pixels.read(FileImage(tmp_path / "x.png"), Images(folder="x", size=48, fit="squash"))
+    read = decoding.read(FileImage(tmp_path / "x.png"), ImageSet(folder="x", size=48, fit="squash"))
     assert np.array_equal(read.transpose(1, 2, 0), np.asarray(wanted))
 
 
 def test_preparations():
     """The first stands in the ids of finished studies."""
     said = {
-        (fit, channels): Images(folder="x", fit=fit, channels=channels).preparation
+        (fit, channels): ImageSet(folder="x", fit=fit, channels=channels).preparation
         for fit in ("crop", "squash", "exact")
         for channels in (3, 1)
     }
@@ -227,8 +227,8 @@ def test_long_and_narrow(tmp_path):
     """Enlarged, it would fill the memory."""
     Image.new("L", (60_000, 1)).save(tmp_path / "x.png")
     with pytest.raises(StudyError, match="60000 x 1 pixels it is too long and narrow"):
-        pixels.read(FileImage(tmp_path / "x.png"), Images(folder="x", size=224))
-    squashed = pixels.read(FileImage(tmp_path / "x.png"), Images(folder="x", size=224, fit="squash"))
+        decoding.read(FileImage(tmp_path / "x.png"), ImageSet(folder="x", size=224))
+    squashed = decoding.read(FileImage(tmp_path / "x.png"), ImageSet(folder="x", size=224, fit="squash"))
     assert squashed.shape == (3, 224, 224)
 
 
@@ -246,7 +246,7 @@ def test_broken_bytes_are_an_image_or_an_error(tmp_path, kind):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                read = pixels.read(FileImage(path), Images(folder="x", size=48))
+                read = decoding.read(FileImage(path), ImageSet(folder="x", size=48))
         except StudyError:
             continue
         assert read.shape == (3, 48, 48)

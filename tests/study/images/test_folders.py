@@ -7,7 +7,7 @@ from PIL import Image
 
 from study.errors import StudyError
 from study.images.folders import from_folder
-from study.labels import label_set
+from study.images.labels import label_set
 
 
 def write(folder, *names):

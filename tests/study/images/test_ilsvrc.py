@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from study.errors import StudyError
-from study.images.truth import read_truth
-from study.labels import label_set
+from study.images.ilsvrc import read_truth
+from study.images.labels import label_set
 
 IDS = label_set("imagenet").labels
 # The kit's order is none that a model has: here, the reverse.

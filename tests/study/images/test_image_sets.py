@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from timm.data import ImageNetInfo
 
 from study.errors import StudyError
-from study.images import pixels
-from study.images.sets import Images, Ranked, candidates
-from study.images.stored import FileImage, file_digest
-from study.labels import label_set
+from study.images import decoding
+from study.images.image_sets import ImageSet, Ranked, candidates
+from study.images.labels import label_set
+from study.images.location import FileImage, file_digest
 
 
 def save(path, size=(70, 60), mode="RGB"):
@@ -31,15 +31,15 @@ def test_labels_are_timms():
 
 
 def test_foolbox_sample():
-    found = candidates(Images(sample="foolbox"), 0)
+    found = candidates(ImageSet(sample="foolbox"), 0)
     assert len(found) == 20
     assert {one.image: one.label for one in found}["imagenet_00_243.jpg"] == 243
 
 
 def test_target_labels_are_drawn_per_image_and_seed():
-    found = {one.image: one for one in candidates(Images(sample="foolbox"), 3)}
-    again = {one.image: one for one in candidates(Images(sample="foolbox"), 3)}
-    other = {one.image: one for one in candidates(Images(sample="foolbox"), 4)}
+    found = {one.image: one for one in candidates(ImageSet(sample="foolbox"), 3)}
+    again = {one.image: one for one in candidates(ImageSet(sample="foolbox"), 3)}
+    other = {one.image: one for one in candidates(ImageSet(sample="foolbox"), 4)}
     assert all(0 <= one.target_label < 1000 and one.target_label != one.label for one in found.values())
     assert {name: one.target_label for name, one in found.items()} == {
         name: one.target_label for name, one in again.items()
@@ -50,7 +50,7 @@ def test_target_labels_are_drawn_per_image_and_seed():
 
 def test_what_the_seed_draws_stays_as_it_was():
     """Values of finished studies, whose rows a change would contradict."""
-    found = candidates(Images(sample="foolbox"), 3)
+    found = candidates(ImageSet(sample="foolbox"), 3)
     assert [(one.image, one.target_label) for one in found[:3]] == [
         ("imagenet_08_915.jpg", 38),
         ("imagenet_07_609.jpg", 692),
@@ -61,7 +61,7 @@ def test_what_the_seed_draws_stays_as_it_was():
 def test_few_labels_are_drawn_evenly(tmp_path):
     for index in range(300):
         save(tmp_path / "b" / f"{index}.png", (8, 8))
-    found = candidates(Images(folder=str(tmp_path), labels=["a", "b", "c"]), 0)
+    found = candidates(ImageSet(folder=str(tmp_path), labels=["a", "b", "c"]), 0)
     counts = np.bincount([one.target_label for one in found], minlength=3)
     assert counts[1] == 0
     assert abs(counts[0] - 150) < 40
@@ -69,7 +69,7 @@ def test_few_labels_are_drawn_evenly(tmp_path):
 
 @pytest.mark.parametrize("targets", ["most-confusing", "least-likely", {"rank": 3, "by": ["a"]}])
 def test_ranked_targets_wait_for_predictions(targets):
-    images = Images(sample="foolbox", targets=targets)
+    images = ImageSet(sample="foolbox", targets=targets)
     assert {one.target_label for one in candidates(images, 0)} == {None}
     wanted = {"most-confusing": Ranked(rank=1), "least-likely": Ranked(rank="last")}
     assert images.targets == (wanted[targets] if isinstance(targets, str) else Ranked(rank=3, by=("a",)))
@@ -77,7 +77,7 @@ def test_ranked_targets_wait_for_predictions(targets):
 
 def test_labels_of_a_file(tmp_path):
     (tmp_path / "names.txt").write_text("left\nright\n")
-    images = Images(folder="x", labels=str(tmp_path / "names.txt"))
+    images = ImageSet(folder="x", labels=str(tmp_path / "names.txt"))
     assert images.labels == ("left", "right")
 
 
@@ -89,8 +89,8 @@ FULL = {
 
 def test_a_resolved_set_reads_as_an_equal_one():
     for given in (FULL, {"sample": "foolbox", "targets": "least-likely"}, {"records": "x", "split": "train"}):
-        images = Images(**given)
-        assert Images(**yaml.safe_load(yaml.safe_dump(images.model_dump(mode="json")))) == images
+        images = ImageSet(**given)
+        assert ImageSet(**yaml.safe_load(yaml.safe_dump(images.model_dump(mode="json")))) == images
 
 
 BAD = {
@@ -118,18 +118,18 @@ BAD = {
 def test_bad_sets(case):
     given, expected = BAD[case]
     with pytest.raises(ValidationError, match=expected):
-        Images(**given)
+        ImageSet(**given)
 
 
 def test_a_file_of_labels_with_a_name_twice(tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\na\n")
     with pytest.raises(ValidationError, match=r"the label 'a' stands twice \(.*names\.txt, line 3, and line 1\)"):
-        Images(folder="x", labels=str(tmp_path / "names.txt"))
+        ImageSet(folder="x", labels=str(tmp_path / "names.txt"))
 
 
 def test_candidates_cross_process_borders(tmp_path):
     save(tmp_path / "n02123045" / "a.png")
-    found = candidates(Images(folder=str(tmp_path)), 0)
+    found = candidates(ImageSet(folder=str(tmp_path)), 0)
     assert pickle.loads(pickle.dumps(found)) == found
 
 
@@ -152,16 +152,16 @@ def test_records(tmp_path):
     digits, labels = random.integers(0, 256, (5, 28, 28), dtype=np.uint8), np.array([3, 0, 9, 1, 1], np.uint8)
     idx(tmp_path / "t10k-images-idx3-ubyte", digits)
     idx(tmp_path / "t10k-labels-idx1-ubyte", labels)
-    images = Images(records=str(tmp_path), labels="fashion-mnist", size=28, fit="exact", channels=1)
+    images = ImageSet(records=str(tmp_path), labels="fashion-mnist", size=28, fit="exact", channels=1)
     found = {one.image: one for one in candidates(images, 0)}
     assert [found[f"test-{index:05d}"].label for index in range(5)] == labels.tolist()
     for index in range(5):
         stored = found[f"test-{index:05d}"].file
-        assert np.array_equal(pixels.read(stored, images), digits[index][None])
+        assert np.array_equal(decoding.read(stored, images), digits[index][None])
         assert pickle.loads(pickle.dumps(stored)) == stored
     assert len({file_digest(one.file) for one in found.values()}) == 5
     assert str(found["test-00003"].file) == f"{tmp_path}, test image 3"
-    too_few = Images(records=str(tmp_path), labels=["a", "b", "c"], size=28)
+    too_few = ImageSet(records=str(tmp_path), labels=["a", "b", "c"], size=28)
     with pytest.raises(StudyError, match="has the label 9, and the study has 3 labels"):
         candidates(too_few, 0)
 
@@ -171,8 +171,8 @@ def test_records_in_colour(tmp_path):
     batch = np.random.default_rng(0).integers(0, 256, (4, 3073), dtype=np.uint8)
     batch[:, 0] = [9, 0, 3, 3]
     (tmp_path / "test_batch.bin").write_bytes(batch.tobytes())
-    images = Images(records=str(tmp_path), labels="cifar10", size=32, fit="exact")
+    images = ImageSet(records=str(tmp_path), labels="cifar10", size=32, fit="exact")
     for one in candidates(images, 0):
         row = batch[one.file.index]
         assert one.label == row[0]
-        assert np.array_equal(pixels.read(one.file, images).ravel(), row[1:])
+        assert np.array_equal(decoding.read(one.file, images).ravel(), row[1:])

@@ -6,7 +6,7 @@ import pytest
 from timm.data import ImageNetInfo
 
 from study.errors import StudyError
-from study.labels import KNOWN, label_set, read_names
+from study.images.labels import KNOWN, label_set, read_names
 
 
 def test_imagenet_is_timms():

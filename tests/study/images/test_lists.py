@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from study.errors import StudyError
+from study.images.labels import label_set
 from study.images.lists import read_list
-from study.labels import label_set
 
 NIPS = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass,Author\n"
 

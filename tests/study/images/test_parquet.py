@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from study.errors import StudyError
-from study.images import pixels
-from study.images.sets import Images, candidates
-from study.images.stored import ParquetImage, file_digest
-from study.images.tables import read_parquet
-from study.labels import label_set
+from study.images import decoding
+from study.images.image_sets import ImageSet, candidates
+from study.images.labels import label_set
+from study.images.location import ParquetImage, file_digest
+from study.images.parquet import read_parquet
 
 ARRAYS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
@@ -59,14 +59,14 @@ FORMS = {
 def test_forms(tmp_path, form, group):
     columns, ids = FORMS[form]
     write(tmp_path / "x.parquet", columns, row_group_size=group)
-    images = Images(parquet=str(tmp_path / "x.parquet"), labels="cifar10", size=8, fit="exact")
+    images = ImageSet(parquet=str(tmp_path / "x.parquet"), labels="cifar10", size=8, fit="exact")
     found = candidates(images, 0)
     if ids is not None:
         assert sorted(one.image for one in found) == sorted(ids)
     for one in found:
         assert one.label == NUMBERS[one.file.row]
         assert ids is None or one.image == ids[one.file.row]
-        assert np.array_equal(pixels.read(one.file, images), ARRAYS[one.file.row].transpose(2, 0, 1))
+        assert np.array_equal(decoding.read(one.file, images), ARRAYS[one.file.row].transpose(2, 0, 1))
         assert pickle.loads(pickle.dumps(one.file)) == one.file
     assert len({file_digest(one.file) for one in found}) == 7
 
@@ -139,12 +139,12 @@ def test_bad_files(tmp_path):
 
 
 def test_rows_without_an_image(tmp_path):
-    images = Images(parquet="x", size=8)
+    images = ImageSet(parquet="x", size=8)
     path = write(tmp_path / "x.parquet", {"image": [*BYTES[:6], None], "label": NUMBERS})
     with pytest.raises(StudyError, match=r"x\.parquet, row 6 cannot be read: there are no bytes"):
-        pixels.read(ParquetImage(path, 6), images)
+        decoding.read(ParquetImage(path, 6), images)
     with pytest.raises(StudyError, match=r"row 6 cannot be read: there are no bytes"):
         file_digest(ParquetImage(path, 6))
     path = write(tmp_path / "y.parquet", {"image": [b"no image"], "label": [0]})
     with pytest.raises(StudyError, match=r"y\.parquet, row 0 cannot be read"):
-        pixels.read(ParquetImage(path, 0), images)
+        decoding.read(ParquetImage(path, 0), images)

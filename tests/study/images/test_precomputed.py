@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from study.errors import StudyError
-from study.images.elsewhere import made
+from study.images.precomputed import made
 
 KINDS = {
     "the same paths": (["n1/x.png", "n2/x.png"], ["n1/x.png", "n2/x.png"], ["n1/x.png", "n2/x.png"]),

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from study.labels import label_set
+from study.images.labels import label_set
 from study.models import memory
-from study.models.needs import Passes, Work, needs
+from study.models.memory_needs import Passes, Work, needs
 from study.models.reference import Model
 
 MODELS = {

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from study.models import weights
 from study.models.classifier import Classifier
 from study.models.networks import NETWORKS, PREPROCESSING, CifarBlock, FullyConnected
+from study.models.weights import state_dict as weights
 
 ACCURACIES = {"resnet20-12fca82f.th": 80.4, "resnet44-014dd654.th": 82.1, "resnet56-4bfd9763.th": 82.5}
 

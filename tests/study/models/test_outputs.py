@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from study.errors import StudyError
-from study.labels import label_set
+from study.images.labels import label_set
 from study.models import Model, zoo
 
 CIFAR10 = label_set("cifar10")

@@ -53,7 +53,7 @@ def close(classifier, image, expected) -> None:
 
 def published(name, monkeypatch):
     """torchvision's own network, built around weights as if they had been downloaded, and those weights."""
-    monkeypatch.setattr("study.models.fetch.bring", lambda model: None)
+    monkeypatch.setattr("study.models.weights.fetch.bring", lambda model: None)
     enum = torchvision_models.get_model_weights(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -13,11 +13,12 @@ from safetensors import safe_open
 
 from study.errors import StudyError
 from study.images import records
-from study.models import training, weights
+from study.models import training
 from study.models.classifier import Classifier
 from study.models.networks import NETWORKS, PREPROCESSING
 from study.models.predict import predict
 from study.models.training import train
+from study.models.weights import state_dict
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -69,7 +70,7 @@ def test_every_depth_learns_and_its_file_says_what_it_is(data, tmp_path, depth):
 
     name = found.path.stem
     network = NETWORKS[name]()
-    weights.load(network, weights.read(found.path), called=name, origin=str(found.path))
+    state_dict.load(network, state_dict.read(found.path), called=name, origin=str(found.path))
     model = Classifier(network, PREPROCESSING[name], labels=10, identity=name)
     pixels, labels = records.read(data, "test")
     assert (predict(model, pixels, batch=16).top5[:, 0] == labels).all()

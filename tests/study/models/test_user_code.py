@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from study.errors import StudyError
-from study.labels import label_set
+from study.images.labels import label_set
 from study.models import Model, zoo
-from study.models.beside import root_of, sources
 from study.models.classifier import Native
+from study.models.imported_files import root_of, sources
 from tests.conftest import ROOT
 
 CODE = """

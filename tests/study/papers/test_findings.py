@@ -13,10 +13,10 @@ import yaml
 from scipy import stats
 
 from study.analysis import paired
-from study.analysis.findings import CELLS, FINDINGS, evaluate
-from study.document import parse
 from study.errors import StudyError
-from study.spec import resolve
+from study.papers.findings import CELLS, FINDINGS, evaluate
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 
 SPEC = """
 study: claims

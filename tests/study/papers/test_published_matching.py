@@ -10,16 +10,15 @@ import polars as pl
 import pytest
 import yaml
 
-from study import papers
-from study.analysis import beside, published
-from study.analysis.agreement import Point, differences
-from study.analysis.comparison import match, planned
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
-from study.document import parse
 from study.errors import StudyError
+from study.papers import paper_comparison, published, registry
+from study.papers.preset_agreement import Point, differences
+from study.papers.published_matching import match, planned
 from study.results.schema import SCHEMA
-from study.spec import resolve
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY
 from tests.papers import LIU, SGM, SMOOTHED, SPECS
 
@@ -41,7 +40,7 @@ def matched() -> dict[str, tuple]:
 
 @pytest.mark.parametrize("paper", NUMBERS)
 def test_every_number_survives_reading(paper):
-    with (papers.FOLDER / f"{paper}.csv").open(newline="") as opened:
+    with (registry.FOLDER / f"{paper}.csv").open(newline="") as opened:
         written = list(csv.DictReader(opened))
     frame = published.load(paper)
     assert frame.height == len(written) == NUMBERS[paper]
@@ -206,14 +205,14 @@ def test_rows_that_have_the_printed_numbers_differ_by_nothing(matched):
                 pl.col("reason").is_null(), pl.col("metric").str.starts_with("top"), pl.col("our_attack") != "none"
             ).with_columns(pl.lit([0]).alias("seeds"))  # each seed would have the same rows
             for (table,), one in wanted.group_by("table", maintain_order=True):
-                compared = beside.compare(one, rows_of(one).lazy(), spec)
+                compared = paper_comparison.compare(one, rows_of(one).lazy(), spec)
                 assert compared["reason"].null_count() == one.height, (paper, table)
                 assert compared["difference"].abs().max() == 0, (paper, table)
                 for cell in compared.iter_rows(named=True):
                     decimals = len(cell["printed"].partition(".")[2])
                     assert f"{cell['ours']:.{decimals}f}" == cell["printed"]
                 assert compared["within"].all()
-                (told,) = beside.summary(compared).to_dicts()
+                (told,) = paper_comparison.summary(compared).to_dicts()
                 assert [told[key] for key in ("cells", "comparable", "within")] == [one.height] * 3
                 assert told["off"] == 0
                 assert told["rank"] is None or told["rank"] == pytest.approx(1)
@@ -230,7 +229,7 @@ def test_seeds_intervals_ranks_and_what_is_not_finished(matched):
     flipped = rows.with_columns(
         pl.when((pl.col("seed") == 1) & (pl.col("image") == "0")).then(1).otherwise("top1").cast(pl.Int32).alias("top1")
     )
-    compared = beside.compare(one, flipped.lazy(), spec)
+    compared = paper_comparison.compare(one, flipped.lazy(), spec)
     assert set(compared["reason"]) == {"not finished: 2 of 5 seeds"}
     first = compared.row(0, named=True)
     step = 100 / first["images"]
@@ -240,8 +239,12 @@ def test_seeds_intervals_ranks_and_what_is_not_finished(matched):
     for end in (first["low"], first["high"]):
         # Wilson's ends are where the score test is just at the limit.
         assert abs(share - end / 100) == pytest.approx(z * (end / 100 * (1 - end / 100) / count) ** 0.5)
-    assert beside.compare(one, flipped.lazy(), spec, 10_001)["reason"][0].startswith(f"not finished: {count} of 10001")
-    assert set(beside.compare(one, flipped.lazy().filter(False), spec)["reason"]) == {"not finished: no rows yet"}
+    assert paper_comparison.compare(one, flipped.lazy(), spec, 10_001)["reason"][0].startswith(
+        f"not finished: {count} of 10001"
+    )
+    assert set(paper_comparison.compare(one, flipped.lazy().filter(False), spec)["reason"]) == {
+        "not finished: no rows yet"
+    }
 
     table = pl.DataFrame(
         {
@@ -250,7 +253,7 @@ def test_seeds_intervals_ranks_and_what_is_not_finished(matched):
             "difference": [-2.0, -10.0, 5.0, -10.0, None, None], "within": [True, False, True, False, None, None],
         }
     )  # fmt: skip
-    first, second = beside.summary(table).to_dicts()
+    first, second = paper_comparison.summary(table).to_dicts()
     # Ranks 2, 3.5, 3.5, 1 and 1, 4, 2.5, 2.5: Pearson's formula over them.
     assert first["rank"] == pytest.approx(2.25 / (4.5 * 4.5) ** 0.5)
     assert (first["off"], first["within"], first["intervals"]) == (6.75, 2, 4)
@@ -264,7 +267,7 @@ def test_clean_accuracy_and_what_is_not_computed(matched):
     )
     clean = frame.filter(table="7")
     whole = spec.model_copy(update={"images": spec.images.model_copy(update={"keep": "all"})})
-    compared = beside.compare(clean, rows.lazy(), whole)
+    compared = paper_comparison.compare(clean, rows.lazy(), whole)
     first = compared.filter(metric="top1-accuracy").to_dicts()
     images = rows.group_by("target").agg(pl.col("image").n_unique())
     for one in first:
@@ -272,8 +275,8 @@ def test_clean_accuracy_and_what_is_not_computed(matched):
         assert (one["images"], one["reason"]) == (count, None)
         assert one["ours"] == pytest.approx(100 * (count - 3) / count)
     assert set(compared.filter(metric="top5-accuracy")["reason"]) == {"rows hold the clean top-1 label only"}
-    assert "`keep`" in beside.compare(clean, rows.lazy(), spec)["reason"][0]
-    others = beside.compare(frame.filter(pl.col("table").is_in(["9", "33"])), rows.lazy(), spec)
+    assert "`keep`" in paper_comparison.compare(clean, rows.lazy(), spec)["reason"][0]
+    others = paper_comparison.compare(frame.filter(pl.col("table").is_in(["9", "33"])), rows.lazy(), spec)
     assert set(others.filter(metric="cosine")["reason"]) <= {"cosine is not computed yet"}
 
 
@@ -287,7 +290,7 @@ def test_same_mistake_is_counted_over_what_both_get_wrong(matched):
     said = [generator.choice([1, 1, 2, 3, 4]) for _ in range(made.height)]
     labels = pl.Series("top1", said, dtype=pl.Int32)
     made = made.with_columns(labels, pl.lit("u").alias("unit"))
-    compared = beside.compare(frame.filter(table="9"), made.lazy(), spec)
+    compared = paper_comparison.compare(frame.filter(table="9"), made.lazy(), spec)
     assert compared["reason"].null_count() == 15
     for one in compared.iter_rows(named=True):
         first, second = (made.filter(target=name).sort("image")["top1"].to_list() for name in one["target"].split("+"))
@@ -301,8 +304,8 @@ def test_a_measure_fills_in_what_is_no_rate(matched, monkeypatch):
     ((spec, frame),) = matched["liu2017"]
     cosine = frame.filter(table="33")
     theirs = lambda rows, cells: cells.select("paper", "row", ours=pl.col("value") + 0.5, images=100)  # noqa: E731
-    monkeypatch.setitem(beside.MEASURES, "cosine", theirs)
-    compared = beside.compare(
+    monkeypatch.setitem(paper_comparison.MEASURES, "cosine", theirs)
+    compared = paper_comparison.compare(
         cosine, pl.DataFrame(schema=pl.Schema(pl.DataFrame(SCHEMA.empty_table()).schema)).lazy(), spec
     )
     assert compared["difference"].to_list() == [0.5] * 15
@@ -311,13 +314,15 @@ def test_a_measure_fills_in_what_is_no_rate(matched, monkeypatch):
 
 def test_weights():
     spec = spec_of(SGM)
-    told = beside.weights("sgm2020", spec, ["resnet152", "inceptionv3_ens3", "inceptionresnetv2_ens3"])
+    told = paper_comparison.weights("sgm2020", spec, ["resnet152", "inceptionv3_ens3", "inceptionresnetv2_ens3"])
     assert told["resnet152"] == "the paper's"
     assert told["inceptionv3_ens3"].startswith("others: timm:inception_v3.tf_adv_in1k")
     assert told["inceptionresnetv2_ens3"] == "the nearest that a zoo has"
-    assert beside.weights("liu2017", spec, ["resnet50"])["resnet50"].startswith("others: torchvision:resnet50")
+    assert paper_comparison.weights("liu2017", spec, ["resnet50"])["resnet50"].startswith(
+        "others: torchvision:resnet50"
+    )
     drawn = spec_of(SGM.replace("resnet152: {}", "resnet152: {network: 'torchvision:resnet152', weights: 'random:1'}"))
-    assert "random:1 here" in beside.weights("sgm2020", drawn, ["resnet152"])["resnet152"]
+    assert "random:1 here" in paper_comparison.weights("sgm2020", drawn, ["resnet152"])["resnet152"]
 
 
 def test_published_is_told_and_is_no_identity():
@@ -354,8 +359,8 @@ def test_bad_names(given, parts):
 
 
 def test_files_that_are_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(papers, "FOLDER", tmp_path)
-    papers.rows.cache_clear()
+    monkeypatch.setattr(registry, "FOLDER", tmp_path)
+    registry.rows.cache_clear()
     try:
         with pytest.raises(StudyError, match="cannot be read"):
             published.load("liu2017")
@@ -363,10 +368,10 @@ def test_files_that_are_not_there(monkeypatch, tmp_path):
         with pytest.raises(StudyError, match="columns"):
             published.load("liu2017")
         line = "liu2017,1A,x,fg,untargeted,a,b,top1-accuracy,many,,,,"
-        (tmp_path / "liu2017.csv").write_text(f"{','.join(papers.COLUMNS)}\n{line}\n")
+        (tmp_path / "liu2017.csv").write_text(f"{','.join(registry.COLUMNS)}\n{line}\n")
         with pytest.raises(StudyError, match="line 2"):
             published.load("liu2017")
     finally:
-        papers.rows.cache_clear()
+        registry.rows.cache_clear()
     with pytest.raises(StudyError, match="liu2017 \\(the nearest\\)"):
         published.load("liu2018")

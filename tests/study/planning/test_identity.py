@@ -8,18 +8,18 @@ import polars as pl
 import pytest
 import yaml
 
-from actors.jobs import CraftJob, PredictJob, ProbeJob
-from actors.kit import Kit
+from actors.scheduling.messages import CraftJob, PredictJob, ProbeJob
+from actors.workers.worker_config import WorkerConfig
 from study.attacks.loop import Engine
 from study.attacks.recipe import Attack
-from study.document import parse
 from study.geometry.plan import GeometryPlan, Question
+from study.images.image_sets import ImageSet
 from study.images.selection import from_frame
-from study.images.sets import Images
 from study.models import Model
-from study.numerics import Numerics
-from study.plan import Plan
-from study.spec import Spec, resolve
+from study.planning.plan import Plan
+from study.reproducibility.numerics import Numerics
+from study.spec.schema import Spec, resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY
 
 ONE = {"step": "sign", "steps": 2, "step_size": 4, "budget": {"epsilon": 16}}
@@ -81,7 +81,7 @@ IMAGES = {
 """What changes the pixels that models are shown, beside the files themselves, whose pixels have digests in the ids."""
 
 IMAGES_OTHERWISE = {
-    **dict.fromkeys(Images.PLACES, "where data lies: pixels and labels are in units' ids"),
+    **dict.fromkeys(ImageSet.PLACES, "where data lies: pixels and labels are in units' ids"),
     **dict.fromkeys(("sample", "split", "keep", "count", "targets", "corrupt"), "which images: they are in units' ids"),
     "labels": "what labels mean: models' digests have their outputs' order, and a run folder has one label set",
 }
@@ -120,7 +120,7 @@ ELSEWHERE = {
         **dict.fromkeys(("batch", "room", "layout", "precision"), "numerics, in the craft's id"),
         "device": "recorded with the rows: another one rounds differently",
     },
-    Kit: {
+    WorkerConfig: {
         "models": "by digest in the ids; of a target, in the run folder",
         "labels": "see Images",
         "channels": "the images' preparation, in the craft's id",
@@ -162,7 +162,7 @@ def test_every_field_is_known_to_be_identity_or_not(kind):
 def test_every_part_of_a_spec_is_tried():
     assert fields(Attack) == set(ATTACK)
     assert fields(Numerics) == set(NUMERICS)
-    assert fields(Images) == set(IMAGES) | set(IMAGES_OTHERWISE)
+    assert fields(ImageSet) == set(IMAGES) | set(IMAGES_OTHERWISE)
 
 
 @pytest.fixture

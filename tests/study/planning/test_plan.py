@@ -7,10 +7,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from study.document import parse
 from study.images.selection import from_frame
-from study.plan import Plan
-from study.spec import resolve
+from study.planning.plan import Plan
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY
 
 DIGESTS = {"a": "1" * 64, "b": "2" * 64, "c": "3" * 64}

@@ -6,11 +6,11 @@ import polars as pl
 import pytest
 import yaml
 
-from study import relation
-from study.document import parse
-from study.relation import RELATIONS
-from study.results import store
-from study.spec import resolve
+from study.planning import relation
+from study.planning.relation import RELATIONS
+from study.results import parts
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 from tests.conftest import TINY, rows
 
 MODELS = {
@@ -67,7 +67,7 @@ def test_every_row_of_a_run_has_its_relation(many_run):
 
 def test_a_flag_and_a_spec_say_what_rows_say(many_run):
     spec = resolve(parse((many_run / "spec.yaml").read_text(), "spec.yaml")).spec
-    known = store.scan(many_run)
+    known = parts.scan(many_run)
     flagged = known.with_columns(
         relation=pl.when(pl.col("relation") == "white").then(pl.lit("white")).otherwise(pl.lit("black"))
     )

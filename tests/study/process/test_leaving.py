@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 CODE = """
 import atexit, sys, threading, time
-from study.leaving import leave
+from study.process.leaving import leave
 atexit.register(lambda: print("registered"))
 threading.Thread(target=time.sleep, args=(300,)).start()
 def main():
@@ -39,7 +39,7 @@ def test_the_status_and_all_that_was_printed(end, status, error):
 
 
 def test_output_that_nobody_reads():
-    words = [sys.executable, "-c", "from study.leaving import leave; leave(lambda: print('x' * 10))"]
+    words = [sys.executable, "-c", "from study.process.leaving import leave; leave(lambda: print('x' * 10))"]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=buffered)
     process.stdout.close()

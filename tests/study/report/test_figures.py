@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from study.document import parse
 from study.report import figures
-from study.report.html_curves import curves
-from study.spec import resolve
+from study.report.html.curves import curves
+from study.spec.schema import resolve
+from study.spec.yaml_document import parse
 
 ODD = 'x_1^2 $\\frac{1} "&<script>'
 

@@ -13,19 +13,20 @@ from rich.console import Console
 
 from study import analysis
 from study.analysis.experiments import averaged, cells, of_experiment
-from study.images.clean import Right
-from study.plan import Plan
-from study.report import doubts, tables, written
+from study.images.clean_accuracy import Right
+from study.planning.plan import Plan
+from study.planning.resume import selected
+from study.report import plausibility
 from study.report.figures import Album
-from study.report.finished import opened
-from study.report.html_data import gather
-from study.report.html_experiments import experiment as section
-from study.report.html_page import Room
-from study.report.matrices import matrices
-from study.report.tables import Order
-from study.results import present
-from study.resume import selected
-from study.run_folder import RunFolder
+from study.report.html.data import gather
+from study.report.html.experiments import experiment as section
+from study.report.html.page import Room
+from study.report.tables import paper_table, table_formats
+from study.report.tables.matrices import matrices
+from study.report.tables.paper_table import TableOptions
+from study.results import current_plan
+from study.results.run_reader import opened
+from study.storage.run_folder import RunFolder
 from study.tracking.ledger import Ledger
 from study.tracking.numbers import Content
 from study.tracking.outline import Outline
@@ -78,8 +79,8 @@ def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, go
     spec = finished.spec
     own = frame.filter(pl.col("seed").is_in(spec.seeds_of(spec.experiments[name])), goal=goal)
     shown = averaged(of_experiment(cells(finished.rows, spec), spec, name, goal))
-    (layout,) = [one for one in tables.layouts(spec, finished.rows, Order(name)) if one.goal == goal]
-    printed = csv.DictReader(io.StringIO(written.csv([layout])))
+    (layout,) = [one for one in paper_table.layouts(spec, finished.rows, TableOptions(name)) if one.goal == goal]
+    printed = csv.DictReader(io.StringIO(table_formats.csv([layout])))
     tabled = {(one["sources"], one["variant"], one["target"]): one for one in printed}
     wide = analysis.transfer_matrix(finished.rows, spec, name, goal=goal)
     assert set(shown["target"]) == set(spec.targets(spec.experiments[name]))
@@ -102,8 +103,8 @@ def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, go
 
 def test_every_target_of_a_search_has_an_rmsd_of_its_own(many_run, frame):
     finished = opened(str(many_run))
-    (layout,) = tables.layouts(finished.spec, finished.rows, Order("smallest"))
-    found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(written.csv([layout])))}
+    (layout,) = paper_table.layouts(finished.spec, finished.rows, TableOptions("smallest"))
+    found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(table_formats.csv([layout])))}
     expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
     assert found == {target: pytest.approx(rmsd) for target, rmsd in expected.iter_rows()}
     assert len({round(rmsd, 6) for rmsd in found.values()}) > 1, "or one number for all would do"
@@ -143,14 +144,14 @@ def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):
 
 def test_an_attack_that_moved_no_pixel_is_named(many_run):
     finished = opened(str(many_run))
-    assert doubts.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
+    assert plausibility.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
     still = finished.rows.with_columns(rmsd=pl.when(attack="fgsm").then(0.0).otherwise("rmsd"))
-    (line,) = doubts.of_attacks(finished.spec, cells(still, finished.spec))
+    (line,) = plausibility.of_attacks(finished.spec, cells(still, finished.spec))
     assert line.startswith("attack 'fgsm' moved no pixel: its gradients were 0")
     tiny = finished.spec.attacks["pgd"]
     small = tiny.model_copy(update={"budget": tiny.budget.model_copy(update={"epsilon": 0.0314})})
     spec = finished.spec.model_copy(update={"attacks": {**finished.spec.attacks, "pgd": small}})
-    (line,) = doubts.of_attacks(spec, cells(finished.rows.with_columns(rmsd=0.0).filter(attack="pgd"), spec))
+    (line,) = plausibility.of_attacks(spec, cells(finished.rows.with_columns(rmsd=0.0).filter(attack="pgd"), spec))
     assert line.startswith("attack 'pgd' moved no pixel: its epsilon is 0.0314, and pixel values are 0..255")
 
 
@@ -171,9 +172,9 @@ def test_clean_accuracy_is_in_every_table(tiny_run):
     assert lines[-1]["attack"] == "clean images"
     for target, count in expected.items():
         assert lines[-1][target].strip() == f"{10 * count}"
-    order = Order("single", format="csv")
+    order = TableOptions("single", format="csv")
     out = io.StringIO()
-    tables.table(str(tiny_run), order, Console(file=out, width=200))
+    paper_table.table(str(tiny_run), order, Console(file=out, width=200))
     for one in csv.DictReader(io.StringIO(out.getvalue())):
         assert float(one["clean"]) == 10 * expected[one["target"]]
 
@@ -182,12 +183,12 @@ def test_a_run_whose_launch_counted_nothing_has_the_accuracy_of_its_images(many_
     """Of runs of earlier versions: nothing was selected, so that selected images are those that were asked about."""
     spec = opened(str(many_run)).spec
     models = {name: {"digest": "x"} for name in spec.models}
-    found = doubts.known(spec, models, lambda: pl.read_parquet(many_run / "images.parquet"))
+    found = plausibility.known(spec, models, lambda: pl.read_parquet(many_run / "images.parquet"))
     assert found == dict(opened(str(many_run)).clean)
     assert all(isinstance(one, Right) for one in found.values())
     chosen = spec.model_copy(update={"images": spec.images.model_copy(update={"keep": "correct-for-all"})})
-    assert doubts.known(chosen, models, lambda: pl.read_parquet(many_run / "images.parquet")) == {}
+    assert plausibility.known(chosen, models, lambda: pl.read_parquet(many_run / "images.parquet")) == {}
 
 
 def test_the_rows_that_readers_start_from_are_those_of_the_plan(many_run):
-    assert present.rows(str(many_run)).collect().height == rows(many_run).height
+    assert current_plan.rows(str(many_run)).collect().height == rows(many_run).height

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from study import arithmetic
-from study.arithmetic import Arithmetic
 from study.errors import StudyError
-from study.run_folder import RunFolder
+from study.reproducibility import float_environment
+from study.reproducibility.float_environment import Arithmetic
+from study.storage.run_folder import RunFolder
 from tests.conftest import ROOT, TINY
 
 PLAIN = Arithmetic("AMD EPYC", "AVX2", {"torch": "2.9.0"}, {})
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 def said(folder, *workers):
     lines: list[str] = []
-    arithmetic.compare(folder, set(workers), lines.append)
+    float_environment.compare(folder, set(workers), lines.append)
     return lines
 
 
@@ -46,7 +46,7 @@ def test_it_is_read_where_it_is_computed():
     assert found["environment"] == {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
     assert found["capability"] == "DEFAULT"
     assert {"torch", "timm", "numpy", "pillow"} <= found["releases"].keys()
-    assert found["processor"] == arithmetic.here("cpu").processor
+    assert found["processor"] == float_environment.here("cpu").processor
 
 
 def test_another_processor_is_said_once_and_recorded(folder):
@@ -55,7 +55,7 @@ def test_another_processor_is_said_once_and_recorded(folder):
     (line,) = said(folder, INTEL)
     assert "Intel Xeon (AVX512), torch 2.9.0; before: AMD EPYC (AVX2), torch 2.9.0" in line
     assert said(folder, INTEL, PLAIN) == []
-    assert arithmetic.recorded(folder) == [PLAIN, INTEL]
+    assert float_environment.recorded(folder) == [PLAIN, INTEL]
     assert len({one["digest"] for one in json.loads(folder.arithmetic.read_text())["workers"]}) == 2
 
 
@@ -76,13 +76,13 @@ def test_another_environment_is_refused(folder, before, now, message):
     with pytest.raises(StudyError, match=message) as caught:
         said(folder, now)
     assert "set or unset MKL_CBWR" in str(caught.value)
-    assert arithmetic.recorded(folder) == [before]
+    assert float_environment.recorded(folder) == [before]
 
 
 def test_a_damaged_record_is_named(folder):
     folder.arithmetic.write_text("{")
     with pytest.raises(StudyError, match="is damaged"):
-        arithmetic.recorded(folder)
+        float_environment.recorded(folder)
 
 
 def test_a_launch_elsewhere(door, spec_file, monkeypatch, tmp_path):
@@ -101,7 +101,7 @@ def test_a_launch_elsewhere(door, spec_file, monkeypatch, tmp_path):
     assert "MKL_CBWR=COMPATIBLE" in error
     assert sorted(path.name for path in (run / "results").iterdir()) == before
     monkeypatch.delenv("MKL_CBWR")
-    monkeypatch.setattr(arithmetic, "hardware", lambda device: "Another Processor")
+    monkeypatch.setattr(float_environment, "hardware", lambda device: "Another Processor")
     status, printed, error = door("launch", spec, "--output", run, "--limit", 2)
     assert status == 1, error
     assert "may be rounded otherwise than those that are there: Another Processor" in printed

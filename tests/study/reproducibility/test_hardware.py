@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from study.hardware import hardware, processor
+from study.reproducibility.hardware import hardware, processor
 
 
 def test_processors():

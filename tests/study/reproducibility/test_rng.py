@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from study import keyed
-from study.keyed import Streams, digest, draws, philox
+from study.reproducibility import rng
+from study.reproducibility.hashing import digest
+from study.reproducibility.rng import Streams, draws, philox
 
 ONES = (1 << 64) - 1
 KNOWN = {
@@ -71,7 +72,7 @@ def test_streams_are_the_same_on_every_device(kind, monkeypatch):
     """What another device than a CPU would draw, drawn here: the same floats, bit by bit."""
     streams = Streams(("craft",), ["a", "b"])
     here = getattr(streams, kind)((3, 5, 7), "cpu", "gaussian", 4, 2)
-    monkeypatch.setattr(keyed, "_compiled", lambda device: False)
+    monkeypatch.setattr(rng, "_compiled", lambda device: False)
     there = getattr(streams, kind)((3, 5, 7), "cpu", "gaussian", 4, 2)
     assert here.dtype == there.dtype == torch.float32
     assert torch.equal(here, there)
@@ -110,8 +111,8 @@ def test_another_key_is_another_stream():
     (float("nan"), float("nan")),
 ])  # fmt: skip
 def test_equal_data_have_one_form(left, right):
-    assert keyed.same(left, right)
-    assert repr(keyed.canonical(left)) == repr(keyed.canonical(right))
+    assert rng.same(left, right)
+    assert repr(rng.canonical(left)) == repr(rng.canonical(right))
 
 
 @pytest.mark.parametrize(("left", "right"), [
@@ -122,4 +123,4 @@ def test_equal_data_have_one_form(left, right):
     ({"a": None}, {}),
 ])  # fmt: skip
 def test_other_data_have_another_form(left, right):
-    assert not keyed.same(left, right)
+    assert not rng.same(left, right)

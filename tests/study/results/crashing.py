@@ -54,30 +54,33 @@ class Breaking:
 def launched(order: dict[str, Any], trace: list[str]) -> tuple[int, str]:
     from rich.console import Console
 
-    from actors.inprocess import InProcess
-    from actors.launch import Order, launch
-    from study import numerics, storage
+    from actors.backends.in_process import InProcess
+    from actors.launch.launch import LaunchOptions, launch
     from study.errors import StudyError
+    from study.reproducibility import numerics
+    from study.storage import places
     from study.terminal import status
 
     numerics.fix(1)
     # How a launch stands is written now and then, by the clock, and nothing depends on it.
     status.StatusFile._write = lambda self, **said: None  # type: ignore[method-assign]
-    storage.os = Breaking(order["at"], order["how"], trace)  # type: ignore[attr-defined]
+    places.os = Breaking(order["at"], order["how"], trace)  # type: ignore[attr-defined]
     printed = io.StringIO()
     try:
         if order["do"] == "compact":
             from study.results.compact import compact
-            from study.run_folder import RunFolder
+            from study.storage.run_folder import RunFolder
 
             folder = RunFolder(order["run"])
-            storage.os = os
+            places.os = os
             folder.claim()
-            storage.os = Breaking(order["at"], order["how"], trace)  # type: ignore[attr-defined]
+            places.os = Breaking(order["at"], order["how"], trace)  # type: ignore[attr-defined]
             compact(folder, most_rows=2)
             folder.release()
             return 0, ""
-        return launch(Order(Path(order["spec"]), Path(order["run"])), Console(file=printed, width=200), InProcess), ""
+        return launch(
+            LaunchOptions(Path(order["spec"]), Path(order["run"])), Console(file=printed, width=200), InProcess
+        ), ""
     except StudyError as error:
         return error.status, str(error)
 
@@ -88,7 +91,7 @@ def main() -> None:
     import torch  # noqa: F401
     import torchvision  # noqa: F401
 
-    import actors.launch  # noqa: F401
+    import actors.launch.launch  # noqa: F401
 
     for line in sys.stdin:
         read, write = os.pipe()

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import StudyError
-from study.results import store, versions
+from study.results import parts, versions
 from study.results.compact import compact
 from study.results.verify import verify
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 from tests.conftest import rows
 from tests.study.results.crashing import DEAD
 
@@ -25,7 +25,7 @@ def scattered(small, tmp_path):
     for part in sorted((run / "results").iterdir()):
         whole = pq.read_table(part)
         for row in range(whole.num_rows):
-            content = store.encoded(whole.slice(row, 1), whole.schema.metadata)
+            content = parts.encoded(whole.slice(row, 1), whole.schema.metadata)
             (run / "results" / versions.new_name(content)).write_bytes(content)
         part.unlink()
     assert len(list((run / "results").iterdir())) == 4
@@ -33,7 +33,7 @@ def scattered(small, tmp_path):
 
 
 def read(run):
-    frame = store.scan(run).collect()
+    frame = parts.scan(run).collect()
     return frame.sort(pl.col("sources").list.join("+"), "attack", "goal", "steps", "budget", "target", "image")
 
 
@@ -54,7 +54,7 @@ def test_few_parts_with_the_same_rows(scattered, small, door):
 def test_units_stay_whole_and_provenance_apart(scattered, small):
     part = min((scattered / "results").iterdir())
     table = pq.read_table(part)
-    content = store.encoded(table, table.schema.metadata | {b"torch": b"0.1"})
+    content = parts.encoded(table, table.schema.metadata | {b"torch": b"0.1"})
     part.unlink()
     (scattered / "results" / versions.new_name(content)).write_bytes(content)
     folder = RunFolder(scattered)

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
-from study import resume
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
 from study.errors import StudyError
-from study.results import intact, kept, store
+from study.planning import resume
+from study.results import integrity, kept_images, parts
 from study.results.verify import verify
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 from tests.conftest import rows
 
 SMALL = """
@@ -48,7 +48,7 @@ def launched(tmp_path_factory):
         path = folder / ("grown.yaml" if target else "spec.yaml")
         path.write_text(yaml.safe_dump(spec))
         printed = io.StringIO()
-        order = Order(path, into, limit=limit)
+        order = LaunchOptions(path, into, limit=limit)
         return launch(order, Console(file=printed, width=200), InProcess), printed.getvalue()
 
     return run
@@ -162,7 +162,7 @@ def zeroed(run):
     part = sorted((run / "kept").iterdir())[0]
     table = pl.read_parquet(part)
     nothing = table.with_columns(delta=pl.Series([bytes(len(one)) for one in table["delta"]], dtype=pl.Binary))
-    part.write_bytes(kept._encoded(nothing.to_arrow().cast(kept.SCHEMA)))
+    part.write_bytes(kept_images._encoded(nothing.to_arrow().cast(kept_images.SCHEMA)))
     return part
 
 
@@ -191,7 +191,7 @@ def test_kept_images_are_compared_before_they_are_shown(launched, run, undisturb
 
 def test_rows_that_were_made_from_damaged_images_are_named_and_mended(launched, run, undisturbed, monkeypatch):
     zeroed(run)
-    monkeypatch.setattr(kept, "_must_be_whole", lambda part: None)  # what launches did before they compared
+    monkeypatch.setattr(kept_images, "_must_be_whole", lambda part: None)  # what launches did before they compared
     assert launched(run, target=True)[0] == 0
     monkeypatch.undo()
     assert not rows(run).equals(rows(undisturbed / "grown"))
@@ -271,7 +271,7 @@ def test_stray_files_are_left_alone_and_told(door, launched, run, undisturbed):
     status, printed, _ = door("verify", run)
     assert status == 0
     assert printed.count("6 files are no parts of ours") == 1
-    assert store.scan(run).collect().height == rows(undisturbed / "run").height
+    assert parts.scan(run).collect().height == rows(undisturbed / "run").height
 
 
 def test_verify_before_anything_is_selected(door, tmp_path):
@@ -306,4 +306,4 @@ def test_json_of_ours_that_is_broken_is_one_message(door, run, tmp_path, file, t
 def test_one_reader_for_what_was_recorded(run):
     folder = RunFolder(run)
     assert resume.not_as_written(folder) == []
-    assert intact.damaged(folder, "results", "kept", "geometry") == []
+    assert integrity.damaged(folder, "results", "kept", "geometry") == []

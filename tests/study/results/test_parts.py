@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import StudyError
-from study.results import store
+from study.results import parts
 from study.results.schema import SCHEMA
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 
 
 def unit_rows(unit: str, targets: int = 2) -> pa.Table:
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_nothing_is_published_before_its_time(folder):
-    writer = store.Writer(folder, flush_seconds=3600, metadata={"batch": "4"})
+    writer = parts.Writer(folder, flush_seconds=3600, metadata={"batch": "4"})
     writer.add(unit_rows("u1"))
     writer.tick()
     assert not list(folder.results.iterdir())
@@ -40,14 +40,14 @@ def test_nothing_is_published_before_its_time(folder):
     writer.flush()
     (part,) = folder.results.iterdir()
     assert pq.read_schema(part).metadata[b"batch"] == b"4"
-    assert store.done(folder.path) == {"u1": {"t0", "t1"}, "u2": {"t0"}}
+    assert parts.done(folder.path) == {"u1": {"t0", "t1"}, "u2": {"t0"}}
     assert not list(folder.temporary.iterdir())
     writer.flush()
     assert len(list(folder.results.iterdir())) == 1
 
 
 def test_every_few_seconds(folder):
-    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer = parts.Writer(folder, flush_seconds=0, metadata={})
     for number in range(3):
         writer.add(unit_rows(f"u{number}"))
         writer.tick()
@@ -56,18 +56,18 @@ def test_every_few_seconds(folder):
 
 
 def test_an_empty_run_has_the_schema(folder):
-    rows = store.scan(folder.path).collect()
+    rows = parts.scan(folder.path).collect()
     assert rows.columns == SCHEMA.names
     assert rows.height == 0
-    assert store.done(folder.path) == {}
-    assert store.moved(folder.path, ["c"]) == {"c": {}}
+    assert parts.done(folder.path) == {}
+    assert parts.moved(folder.path, ["c"]) == {"c": {}}
 
 
 def test_moved_reads_each_image_once(folder):
-    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer = parts.Writer(folder, flush_seconds=0, metadata={})
     writer.add(unit_rows("u1"))
     writer.flush()
-    assert store.moved(folder.path, ["a.mi.untargeted.s0-1", "other"]) == {
+    assert parts.moved(folder.path, ["a.mi.untargeted.s0-1", "other"]) == {
         "a.mi.untargeted.s0-1": {"x.png": 1.5},
         "other": {},
     }

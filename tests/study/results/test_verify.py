@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import StudyError
-from study.results import store, versions
+from study.results import parts as store
+from study.results import versions
 from study.results.verify import verify
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 
 
 @pytest.fixture

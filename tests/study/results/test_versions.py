@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import StudyError
-from study.results import store, versions
+from study.results import parts, versions
 from study.results.schema import SCHEMA, SCHEMA_VERSION
 from study.results.verify import verify
 from tests.conftest import rows
@@ -42,7 +42,7 @@ def test_names(small):
 
 
 def test_version_1_is_brought_forward(aged, small):
-    found = store.scan(aged).collect()
+    found = parts.scan(aged).collect()
     assert found.columns == SCHEMA.names
     assert found.schema == small[1].schema
     keys = ["unit", "target"]
@@ -55,10 +55,10 @@ def test_version_1_is_brought_forward(aged, small):
 def test_what_a_flag_does_not_say_the_spec_does(aged, small):
     """`b` has the network of the source, with other weights: a white-box flag calls it black-box, like any other."""
     expected = {"a": "white", "b": "grey"}
-    for scanned in (store.scan(aged), store.scan(small[2])):
+    for scanned in (parts.scan(aged), parts.scan(small[2])):
         assert dict(scanned.select("target", "relation").unique().collect().iter_rows()) == expected
     (aged / "spec.yaml").unlink()
-    alone = store.scan(aged).filter(pl.col("unit").is_in(old_units(aged))).select("target", "relation").unique()
+    alone = parts.scan(aged).filter(pl.col("unit").is_in(old_units(aged))).select("target", "relation").unique()
     assert dict(alone.collect().iter_rows()) == {"a": "white", "b": "black"}
 
 
@@ -69,14 +69,14 @@ def old_units(run):
 def test_columns_that_came_within_version_1(aged, small):
     part = min((aged / "results").iterdir())
     pq.write_table(pq.read_table(part).drop_columns(["names", "scores", "clean_names", "wanted_names"]), part)
-    assert store.scan(aged).collect().sort("unit", "target").equals(small[1].sort("unit", "target"))
+    assert parts.scan(aged).collect().sort("unit", "target").equals(small[1].sort("unit", "target"))
 
 
 def test_a_service_has_no_top1(aged):
     part = min((aged / "results").iterdir())
     table = pl.from_arrow(pq.read_table(part))
     table.with_columns(top5=pl.lit([], pl.List(pl.Int32))).write_parquet(part)
-    found = store.scan(aged).filter(pl.col("top5").list.len() == 0).collect()
+    found = parts.scan(aged).filter(pl.col("top5").list.len() == 0).collect()
     assert found.height == 2
     assert found["top1"].null_count() == 2
 
@@ -92,7 +92,7 @@ def test_a_later_version_is_refused(small, tmp_path):
     part = min((run / "results").iterdir())
     part.rename(part.with_name(part.name.replace(f"-v{SCHEMA_VERSION}-", "-v99-")))
     with pytest.raises(StudyError, match="has rows of version 99") as raised:
-        store.scan(run)
+        parts.scan(run)
     assert raised.value.accepted == f"versions 1 to {SCHEMA_VERSION}"
     assert not verify(run).whole
 
@@ -107,13 +107,13 @@ def test_another_step_needs_one_function(monkeypatch, aged, small):
     monkeypatch.setattr(versions, "PRESENT", present)
     monkeypatch.setattr(versions, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     monkeypatch.setitem(versions.FORWARD, SCHEMA_VERSION, step)
-    found = store.scan(aged).collect().sort("unit", "target")
+    found = parts.scan(aged).collect().sort("unit", "target")
     assert found["made_up"].to_list() == [5] * 4
     assert found.drop("made_up").equals(small[1].sort("unit", "target"))
 
 
 def test_only_what_is_asked_for_is_read(small):
-    plan = store.scan(small[2]).select("top1").explain()
+    plan = parts.scan(small[2]).select("top1").explain()
     assert "PROJECT 1/" in plan
     assert "top5" not in plan
 

@@ -8,21 +8,21 @@ import jsonschema
 import pytest
 import yaml
 
+from study.commands.init import InitOptions, init
+from study.commands.init import starter as starter_of
+from study.defences.transforms import Transforms
 from study.errors import StudyError
-from study.models.transforms import Transforms
-from study.report import reference, schema
-from study.report.init import Wish, init
-from study.report.init import starter as starter_of
-from study.spec import load
+from study.spec import json_schema, reference
+from study.spec.schema import load
 from tests.conftest import ROOT, TINY
 from tests.test_malformed import WHOLE
 
 SPECS = sorted((ROOT / "specs").rglob("*.yaml"))
-VALIDATOR = jsonschema.Draft202012Validator(schema.spec_schema())
+VALIDATOR = jsonschema.Draft202012Validator(json_schema.spec_schema())
 
 
 def test_it_is_a_schema():
-    jsonschema.Draft202012Validator.check_schema(schema.spec_schema())
+    jsonschema.Draft202012Validator.check_schema(json_schema.spec_schema())
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -61,20 +61,23 @@ def test_it_has_every_transform():
     with pytest.raises(ValueError, match="no transform named") as refused:
         Transforms.model_validate({"nothing": 1})
     known = refused.value.errors()[0]["ctx"]["accepted"].replace(" (the nearest)", "").split(", ")
-    listed = schema.spec_schema()["$defs"]["Transforms"]["anyOf"][0]["properties"]
+    listed = json_schema.spec_schema()["$defs"]["Transforms"]["anyOf"][0]["properties"]
     assert set(listed) == set(known)
 
 
 @pytest.mark.parametrize("path", reference.written(), ids=lambda path: path.name)
 def test_the_files_are_up_to_date(path):
-    assert path.read_text() == reference.written()[path], "python -m study.report.reference"
+    assert path.read_text() == reference.written()[path], "python -m study.spec.reference"
 
 
 def test_a_first_spec(tmp_path):
     said: list[str] = []
     path = tmp_path / "first.yaml"
     init(
-        path, Wish(models=("resnet50", "timm:vgg16.tv_in1k"), attacks=("mi+di", "fg"), targeted=True), said.append, None
+        path,
+        InitOptions(models=("resnet50", "timm:vgg16.tv_in1k"), attacks=("mi+di", "fg"), targeted=True),
+        said.append,
+        None,
     )
     spec = load(path).spec
     assert list(spec.models) == ["resnet50", "vgg16"]
@@ -82,11 +85,14 @@ def test_a_first_spec(tmp_path):
     assert "optimization" in spec.attacks, "fg is matched to it"
     assert not list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text())))
     with pytest.raises(StudyError, match="is there already"):
-        init(path, Wish(), said.append, None)
-    init(path, Wish(force=True), said.append, lambda question, usual: "asked" if "name" in question else "")
+        init(path, InitOptions(), said.append, None)
+    init(path, InitOptions(force=True), said.append, lambda question, usual: "asked" if "name" in question else "")
     assert load(path).spec.study == "asked"
-    for wish, part in ((Wish(attacks=("mii",)), "mi (the nearest)"), (Wish(models=("resnet5",)), "resnet50")):
+    for wish, part in (
+        (InitOptions(attacks=("mii",)), "mi (the nearest)"),
+        (InitOptions(models=("resnet5",)), "resnet50"),
+    ):
         with pytest.raises(StudyError) as refused:
             init(tmp_path / "x.yaml", wish, said.append, None)
         assert part in str(refused.value)
-    assert "folder: '#odd: path'" in starter_of(Wish("s", "#odd: path", 2, ("resnet50",), ("mi",)))
+    assert "folder: '#odd: path'" in starter_of(InitOptions("s", "#odd: path", 2, ("resnet50",), ("mi",)))

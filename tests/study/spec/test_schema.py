@@ -7,9 +7,9 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from study.document import override, parse
 from study.errors import StudyError
-from study.spec import Spec, load, resolve
+from study.spec.schema import Spec, load, resolve
+from study.spec.yaml_document import override, parse
 from tests.conftest import ROOT, TINY
 
 SHIPPED = sorted((ROOT / "specs").rglob("*.yaml"))

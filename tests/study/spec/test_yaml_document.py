@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from study.document import as_written, dump, override, parse
 from study.errors import StudyError
-from study.spec import resolve, written
+from study.spec.schema import resolve, written
+from study.spec.yaml_document import as_written, dump, override, parse
 from tests.conftest import TINY
 
 TRAPS = (

@@ -13,17 +13,19 @@ import pytest
 pytest.importorskip("obstore")
 pytest.importorskip("moto.server")
 
-from study import repairs, storage_lease, storage_s3
 from study.errors import StudyError
-from study.results import store
+from study.events import repairs
+from study.results import parts as store
 from study.results.verify import verify
-from study.run_folder import RunFolder
-from study.storage import place
-from study.storage_s3 import ObjectPath, scan_options
+from study.storage import lease as storage_lease
+from study.storage import s3 as storage_s3
+from study.storage.places import place
+from study.storage.run_folder import RunFolder
+from study.storage.s3 import ObjectPath, scan_options
 from tests.conftest import ROOT, run_here
 from tests.s3 import BUCKET, Proxy, environment, free_port, serving
 from tests.study.results.conftest import SMALL
-from tests.study.results.test_store import unit_rows
+from tests.study.results.test_parts import unit_rows
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +222,8 @@ DYING = """
 import os, sys
 from pathlib import Path
 from rich.console import Console
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
+from actors.backends.in_process import InProcess
+from actors.launch.launch import Order, launch
 from study import storage_lease, storage_s3
 storage_lease.SECONDS = 1.5
 spec, run, at, how = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]

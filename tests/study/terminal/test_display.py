@@ -16,8 +16,9 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from study.run_folder import RunFolder
-from study.terminal import Front, Style, front
+from study.storage.run_folder import RunFolder
+from study.terminal import Display, Style
+from study.terminal import display as front
 from study.terminal.log import secrets
 from tests.conftest import ROOT, TINY
 
@@ -122,8 +123,8 @@ def test_a_terminal(tmp_path, size):
     pexpect, pyte = pytest.importorskip("pexpect"), pytest.importorskip("pyte")
     columns, rows = size
     code = (
-        "import sys, actors.launch, cli; from actors.inprocess import InProcess\n"
-        "actors.launch.Cluster = lambda *_: InProcess()\ncli.main()"
+        "import sys, actors.launch.launch, cli; from actors.backends.in_process import InProcess\n"
+        "actors.launch.launch.Cluster = lambda *_: InProcess()\ncli.main()"
     )
     (tmp_path / "spec.yaml").write_text(TINY)
     words = ["-c", code, "launch", str(tmp_path / "spec.yaml"), "--output", str(tmp_path / "r"), "--only", "ensembles"]
@@ -157,9 +158,9 @@ def test_a_terminal_that_goes_away(tmp_path, ignored):
     """A hangup stops the launch with its word in the log; where it is ignored, writing to no terminal stops nothing."""
     pexpect = pytest.importorskip("pexpect")
     code = (
-        "import signal, sys, actors.launch, cli; from actors.inprocess import InProcess\n"
+        "import signal, sys, actors.launch.launch, cli; from actors.backends.in_process import InProcess\n"
         f"if {ignored}: signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "actors.launch.Cluster = lambda *_: InProcess()\ncli.main()"
+        "actors.launch.launch.Cluster = lambda *_: InProcess()\ncli.main()"
     )
     (tmp_path / "spec.yaml").write_text(TINY)
     run = tmp_path / "r"
@@ -181,7 +182,7 @@ PRINTING = """
 import logging, os, sys, warnings
 from pathlib import Path
 from rich.console import Console
-from study.run_folder import RunFolder
+from study.storage.run_folder import RunFolder
 from study.terminal import Front
 folder = RunFolder(Path(sys.argv[1])); folder.claim()
 with Front(Console()) as front:
@@ -217,7 +218,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
     folder.claim()
     (tmp_path / "run" / "study.log").mkdir()
     printed = io.StringIO()
-    with Front(Console(file=printed, width=200), Style()) as front:
+    with Display(Console(file=printed, width=200), Style()) as front:
         front.attach("x", folder)
         front.say("goes on")
     folder.release()

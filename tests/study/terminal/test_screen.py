@@ -9,9 +9,9 @@ import pytest
 
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
+from study.events.observer import Ended, SlotState, Started, State, UnitDone, UnitFailed
+from study.events.run_state import RunState
 from study.terminal import screen
-from study.terminal.board import Board
-from study.watching import Ended, SlotState, Started, State, UnitDone, UnitFailed
 
 
 class Clock:
@@ -64,7 +64,7 @@ def state(actors=2, **changed):
 
 def board(crafts=3, shards=4):
     clock = Clock()
-    made = Board("quickstart", clock)
+    made = RunState("quickstart", clock)
     made.say("local Ray, 2 cores")
     made.begin({"clean pass": 6})
     made.end()
@@ -151,7 +151,7 @@ def test_wide_characters_and_ascii():
 
 
 def test_the_end_and_before_the_beginning():
-    made = Board("x", Clock())
+    made = RunState("x", Clock())
     assert text(made, 60) == ["x  0:00  starting actors"]
     made.say("reading")
     assert text(made, 60) == ["x  0:00  reading"]

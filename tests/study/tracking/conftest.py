@@ -11,11 +11,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-import actors.launch
-from actors.inprocess import InProcess
-from actors.launch import Order, launch
+import actors.launch.launch
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
+from study.events.observer import Observer, Observers
 from study.tracking import logs
-from study.watching import Many, Watcher
 from tests.conftest import TINY
 
 SMALL = yaml.safe_load(TINY) | {
@@ -38,7 +38,7 @@ class Killed(BaseException):
     """In place of a kill: nothing of the tracker's is ended in order."""
 
 
-class _Killer(Watcher):
+class _Killer(Observer):
     def __init__(self, after: int) -> None:
         self.left = after
 
@@ -74,7 +74,7 @@ def tracked(tmp_path, monkeypatch):
                 patched.setattr(actors.launch._Study, "run", killed)
                 patched.setattr("study.tracking.tracker.Tracker.close", _gone if hard else _left)
             try:
-                order = Order(spec, folder, wandb=mode)
+                order = LaunchOptions(spec, folder, wandb=mode)
                 status = launch(order, Console(file=printed, width=300), InProcess)
             except Killed:
                 status = None
@@ -83,10 +83,10 @@ def tracked(tmp_path, monkeypatch):
     return run
 
 
-class _Eager(Many):
+class _Eager(Observers):
     """Unlike others, the second may stop the study."""
 
-    def __init__(self, first: Watcher, second: Watcher) -> None:
+    def __init__(self, first: Observer, second: Observer) -> None:
         super().__init__(first, [])
         self._second = second
 

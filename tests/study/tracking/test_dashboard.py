@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from study.errors import StudyError
-from study.resume import spec_of
-from study.run_folder import RunFolder
+from study.planning.resume import spec_of
+from study.storage.run_folder import RunFolder
 from study.tracking.dashboard import dashboard, sections
 from tests.study.tracking.service import KEY, serving
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study.report.finished import opened
+from study.results.run_reader import opened
 from study.tracking import logs
 from tests.study.tracking.conftest import content, history, records, wandb_id
 from tests.study.tracking.service import KEY, serving

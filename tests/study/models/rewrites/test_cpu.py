@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from study.labels import label_set
+from study.images.labels import label_set
 from study.models import Model, zoo
-from study.models.cpu import Stem, suit
+from study.models.rewrites.cpu import Stem, suit
 
 
 @pytest.mark.parametrize(

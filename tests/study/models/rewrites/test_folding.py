@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from study.models import Model, zoo
-from study.models.folding import fold
+from study.models.rewrites.folding import fold
 
 # How many batch norms stand right behind a convolution: all but those behind a sum or a concatenation (DenseNet's
 # norm1, transitions and last) and those of auxiliary classifiers, which eval mode never calls.

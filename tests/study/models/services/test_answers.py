@@ -8,8 +8,8 @@ import sqlite3
 import pytest
 
 from study.errors import StudyError
-from study.models.answers import Answers, NotPromised, Reply, found, read
-from study.models.remote import Remote
+from study.models.services.answers import Answers, NotPromised, Reply, found, read
+from study.models.services.service_spec import Remote
 
 
 def test_a_damaged_file_of_answers_is_told_and_left_alone(tmp_path):

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from study.errors import StudyError
-from study.interrupt import Interrupted
-from study.models import service as services
-from study.models.answers import Reply
-from study.models.remote import Credentials, Remote
-from study.models.service import Secret, Service
-from study.models.wire import retry_after
+from study.models.services import client as services
+from study.models.services.answers import Reply
+from study.models.services.client import Secret, Service
+from study.models.services.connection import retry_after
+from study.models.services.service_spec import Credentials, Remote
+from study.process.interrupt import Interrupted
 from tests.conftest import ROOT
 from tests.services import GARBAGE, FakeService, by_brightness, fingerprint
 
@@ -276,8 +276,8 @@ KILLED = """
 import sys
 import numpy as np
 from pathlib import Path
-from study.models.remote import Remote
-from study.models.service import Service
+from study.models.services.service_spec import Remote
+from study.models.services.client import Service
 images = np.load(sys.argv[2])
 remote = Remote(url=sys.argv[1], rate=1000.0, parallel=3)
 Service("box", remote, secret=None, cache=Path(sys.argv[3])).ask(images)

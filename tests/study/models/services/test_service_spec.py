@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from study.errors import StudyError
-from study.labels import label_set
-from study.models.remote import Remote, check_names, wanted_names
+from study.images.labels import label_set
+from study.models.services.service_spec import Remote, check_names, wanted_names
 from tests.conftest import ROOT
 
 BAD = {
@@ -154,8 +154,6 @@ def test_names_for_labels_that_there_are_not(names, what):
 
 
 def test_neither_spec_nor_client_loads_requests():
-    code = (
-        "import sys, study.models.remote, study.models.service; print(sorted({'requests', 'torch'} & set(sys.modules)))"
-    )
+    code = "import sys; from study.models.services import client, service_spec; print(sorted({'requests', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

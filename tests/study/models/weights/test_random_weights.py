@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from study.models.drawn import Drawn
+from study.models.weights.random_weights import Drawn
 from tests.conftest import ROOT
 
 _DIGESTS = """

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.models import weights
+from study.models.weights import state_dict as weights
 
 
 def network(seed=0) -> nn.Module:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from study.report.html import write
-from tests.study.report.test_html import hostile_run
+from study.report.html.document import write
+from tests.study.report.html.test_document import hostile_run
 
 __all__ = ["hostile_run"]
 

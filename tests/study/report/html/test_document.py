@@ -17,9 +17,9 @@ from PIL import Image
 
 from study.analysis.experiments import averaged
 from study.errors import StudyError
-from study.report import html_gallery
-from study.report.html import write
-from study.report.html_data import gather
+from study.report.html import gallery
+from study.report.html.data import gather
+from study.report.html.document import write
 from tests.conftest import TINY, rows, run_here
 
 HOSTILE = "</script><script>window.harmed=1</script>"
@@ -232,17 +232,17 @@ def test_kept_images_are_in_the_gallery(hostile_run, tmp_path):
 
 
 def test_amplified_difference():
-    shown, times = html_gallery.amplified(np.array([[[-8, 0, 4]]], dtype=np.int16))
+    shown, times = gallery.amplified(np.array([[[-8, 0, 4]]], dtype=np.int16))
     assert times == pytest.approx(127 / 8)
     np.testing.assert_array_equal(shown, [[[1, 128, 192]]])
-    np.testing.assert_array_equal(html_gallery.amplified(np.zeros((1, 2, 2), np.int16))[0], 128)
+    np.testing.assert_array_equal(gallery.amplified(np.zeros((1, 2, 2), np.int16))[0], 128)
 
 
 def test_clean_images_that_are_gone(tiny_run, tmp_path, monkeypatch):
     def gone(images, seed):
         raise StudyError("the folder is gone")
 
-    monkeypatch.setattr(html_gallery, "candidates", gone)
+    monkeypatch.setattr(gallery, "candidates", gone)
     page = written(tiny_run, tmp_path)
     assert "Clean images are left out: the folder is gone." in page
     assert "data:image" not in page

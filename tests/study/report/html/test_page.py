@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from study.report.html_page import LEVELS, Cell, Room, Table, contrast, ink, island, ramp
+from study.report.html.page import LEVELS, Cell, Room, Table, contrast, ink, island, ramp
 
 
 def test_contrast_is_that_of_the_standard():

@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 import yaml
 
-from study.report import tables, written
-from study.report.finished import opened
-from study.report.tables import Layout, Line, Number, Order
+from study.report.tables import paper_table, table_formats
+from study.report.tables.paper_table import Layout, Line, Number, TableOptions
+from study.results.run_reader import opened
 from tests.conftest import TINY, rows
 
 
@@ -38,7 +38,7 @@ def numbers_of(layout: Layout):
 @pytest.fixture(scope="module")
 def layouts(tiny_run) -> list[Layout]:
     finished = opened(str(tiny_run))
-    return tables.layouts(finished.spec, finished.rows, Order("single"))
+    return paper_table.layouts(finished.spec, finished.rows, TableOptions("single"))
 
 
 @pytest.mark.parametrize(("top", "metric"), [(1, "success"), (5, "success"), (5, "accuracy"), (1, "match")])
@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
     goal = "targeted" if metric == "match" else "untargeted"
     experiment = finished.spec.experiments["single"].model_copy(update={"goal": (goal,)})
     spec = finished.spec.model_copy(update={"experiments": {"single": experiment}})
-    (layout,) = tables.layouts(spec, finished.rows, Order("single", top, metric))
+    (layout,) = paper_table.layouts(spec, finished.rows, TableOptions("single", top, metric))
     everything = rows(tiny_run)
     for line, target, one in numbers_of(layout):
         mine = everything.filter(pl.col("sources") == [line.sources], attack=line.attack, goal=goal, target=target)
@@ -63,7 +63,7 @@ def unescaped(text: str) -> str:
 
 
 def test_markdown_parsed_back(layouts):
-    text = written.markdown(layouts)
+    text = table_formats.markdown(layouts)
     parts = re.split(r"^\*\*.*\*\*$", text, flags=re.M)[1:]
     assert len(parts) == 2
     for layout, part in zip(layouts, parts, strict=True):
@@ -87,7 +87,7 @@ def latex_rows(text: str) -> list[list[str]]:
 
 
 def test_latex_parsed_back(layouts):
-    text = written.latex(layouts)
+    text = table_formats.latex(layouts)
     for layout, part in zip(layouts, text.split(r"\begin{table}")[1:], strict=True):
         lines = latex_rows(part)
         assert lines[0] == [r"\toprule"]
@@ -107,12 +107,12 @@ def test_latex_parsed_back(layouts):
 
 
 def test_what_latex_would_read_as_commands_is_escaped():
-    assert written.escaped(r"50%_a&b#$x^~\{}") == (
+    assert table_formats.escaped(r"50%_a&b#$x^~\{}") == (
         r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
     )
     line = Line("a_b", "a_b", "x_1+y", (1.0, 2.0), (Number(1.0, 0.5, 1000, 2, "black", 1.0), None))
     layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2"), (line,))
-    text = written.latex([layout])
+    text = table_formats.latex([layout])
     for part in (r"\textit{a\_b}", r"x\_1 + y", r"t\_1", r"1.0 $\pm$ 0.5", "1.00 to 2.00", "--", r"e\_1, untargeted"):
         assert part in text
     assert not re.findall(r"(?<!\\)[_%#&](?=\w)", text.replace(" & ", " ").replace(r"\label{tab:e_1", ""))
@@ -120,7 +120,7 @@ def test_what_latex_would_read_as_commands_is_escaped():
 
 
 def test_csv_parsed_back(layouts):
-    found = list(csv.DictReader(io.StringIO(written.csv(layouts))))
+    found = list(csv.DictReader(io.StringIO(table_formats.csv(layouts))))
     expected = [(layout, *one) for layout in layouts for one in numbers_of(layout)]
     for row, (layout, line, target, one) in zip(found, expected, strict=True):
         assert (row["goal"], row["sources"], row["target"], row["attack"]) == (
@@ -138,7 +138,7 @@ def test_the_best_is_black_box_and_of_the_same_sources(layouts):
             assert one.best == (one.black and one.value == strongest)
     single = [replace(line, variant="mi") for line in layouts[0].lines if line.attack == "mi"]
     for metric, strongest in (("success", max), ("accuracy", min)):
-        marked = tables._with_best(single, metric)
+        marked = paper_table._with_best(single, metric)
         for at in range(3):
             black = [line.numbers[at] for line in marked if line.numbers[at].black]
             assert {one.value for one in black if one.best} == {strongest(one.value for one in black)}
@@ -151,7 +151,7 @@ def test_seeds_have_a_mean_and_a_spread(tiny_run):
     again = finished.rows.with_columns(
         pl.lit(8, pl.Int64).alias("seed"), (pl.col("craft") + "x").alias("craft"), (pl.col("unit") + "x").alias("unit")
     ).filter(pl.col("image").hash(seed=1) % 2 == 0)
-    (layout,) = tables.layouts(spec, pl.concat([finished.rows, again]), Order("ensembles"))
+    (layout,) = paper_table.layouts(spec, pl.concat([finished.rows, again]), TableOptions("ensembles"))
     first, second = finished.rows.collect(), again.collect()
     for line, target, one in numbers_of(layout):
         key = {"attack": line.attack, "goal": "untargeted", "target": target}
