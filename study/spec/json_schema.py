@@ -31,7 +31,7 @@ def spec_schema() -> dict[str, Any]:
     _of_models(parts)
     _of_geometry(parts)
     _of_findings(parts)
-    _also(parts["Images"], "targets", {"enum": ["random", "list", "most-confusing", "least-likely"]})
+    _also(parts["ImageSet"], "targets", {"enum": ["random", "list", "most-confusing", "least-likely"]})
     _also(parts["Ranked"], "by", _TEXT)
     for key in ("actors", "actors_per_gpu", "actor_mib", "models_per_actor"):
         _also(parts["Run"], key, {"const": "auto"})

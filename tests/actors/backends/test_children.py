@@ -77,7 +77,7 @@ def test_nothing_of_the_working_folder_is_imported(console_script, tmp_path):
     And no home directory is needed that can be written to.
     """
     folder, traces, run = tmp_path / "work", tmp_path / "traces", tmp_path / "run"
-    set_traps(folder, traces, [*NAMES, "actors/__init__", "actors/reaper"])
+    set_traps(folder, traces, [*NAMES, "actors/__init__", "actors/backends/reaper"])
     shutil.copytree(ROOT / "study", folder / "study", ignore=shutil.ignore_patterns("__pycache__"))
     changed = folder / "study" / "attacks" / "gradient.py"
     text = changed.read_text()

@@ -154,6 +154,9 @@ def test_names_for_labels_that_there_are_not(names, what):
 
 
 def test_neither_spec_nor_client_loads_requests():
-    code = "import sys; from study.models.services import client, service_spec; print(sorted({'requests', 'torch'} & set(sys.modules)))"
+    code = (
+        "import sys; from study.models.services import client, service_spec; "
+        "print(sorted({'requests', 'torch'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
