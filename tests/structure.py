@@ -85,7 +85,6 @@ class Module:
 
     name: str
     path: str
-    is_package: bool
     tree: ast.Module
     imports: tuple[Import, ...]
 
@@ -102,22 +101,21 @@ def check(root: Path) -> list[Violation]:
         found.update(private_attributes(module, modules))
         found.update(processes_elsewhere(module))
     found.update(circles(modules))
+    found.update(repeated_class_names(modules))
     return sorted(found)
 
 
 def read_modules(root: Path) -> dict[str, Module]:
     """Parse every source file, keyed by dotted module name."""
     modules = {}
-    for path in sorted(
-        path for package in FORBIDDEN for path in [*(root / package).rglob("*.py"), root / f"{package}.py"]
-    ):
-        if path.is_file():
-            relative = path.relative_to(root)
-            is_package = path.name == "__init__.py"
-            name = ".".join((relative.parent if is_package else relative.with_suffix("")).parts)
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            imports = tuple(read_imports(tree, name if is_package else name.rpartition(".")[0]))
-            modules[name] = Module(name, relative.as_posix(), is_package, tree, imports)
+    paths = [path for package in FORBIDDEN for path in (*(root / package).rglob("*.py"), root / f"{package}.py")]
+    for path in sorted(filter(Path.is_file, paths)):
+        relative = path.relative_to(root)
+        is_package = path.name == "__init__.py"
+        name = ".".join((relative.parent if is_package else relative.with_suffix("")).parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = tuple(read_imports(tree, name if is_package else name.rpartition(".")[0]))
+        modules[name] = Module(name, relative.as_posix(), tree, imports)
     return modules
 
 
@@ -188,9 +186,8 @@ def _defined_names(tree: ast.Module) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}:
-                yield node.attr
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
 
 
 def processes_elsewhere(module: Module) -> Iterator[Violation]:
@@ -229,6 +226,19 @@ def circles(modules: dict[str, Module]) -> Iterator[Violation]:
                 others = ", ".join(sorted(group))
                 detail = f"imports {target} (circle of {others})"
                 yield Violation(modules[name].path, lines[name][target], "import circle", detail)
+
+
+def repeated_class_names(modules: dict[str, Module]) -> Iterator[Violation]:
+    """Yield public classes of one name in several modules: one name stands for one thing."""
+    homes: dict[str, list[tuple[Module, int]]] = defaultdict(list)
+    for module in modules.values():
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not is_private(node.name):
+                homes[node.name].append((module, node.lineno))
+    for name, places in homes.items():
+        for module, line in places if len(places) > 1 else ():
+            others = ", ".join(other.name for other, _ in places if other is not module)
+            yield Violation(module.path, line, "class name", f"{name} is also defined in {others}")
 
 
 def strong_components(graph: dict[str, set[str]]) -> list[set[str]]:

@@ -65,6 +65,10 @@ PLANTED = {
         {"study/a.py": "import subprocess as s\ns.run(['ls'])", "actors/b.py": "from os import fork\nfork()"},
         ["actors/b.py:2: process", "study/a.py:2: process"],
     ),
+    "class-name": (
+        {"study/a.py": "class A: ...\nclass _B: ...", "actors/b.py": "\nclass A: ...\nclass _B: ..."},
+        ["actors/b.py:2: class name", "study/a.py:1: class name"],
+    ),
     "spec-in-science": (
         {"study/attacks/a.py": "from study.spec import schema", "study/spec/schema.py": ""},
         ["study/attacks/a.py:1: independent science"],
