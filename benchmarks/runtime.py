@@ -49,8 +49,8 @@ from study.images.selection import Clean, Selected, Shard
 from study.planning.plan import Plan, Unit
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
-from study.results.parts import Writer
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
+from study.results.writer import Writer
 from study.spec.schema import Spec, resolve
 from study.spec.yaml_document import parse
 from study.storage.run_folder import RunFolder
@@ -88,7 +88,7 @@ class Idle:
         """Answers when the process is up."""
 
     def craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
-        return Made(Distances(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
+        return Made(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
 
     def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> Answers:
         labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from study.images.selection import Clean, Selected, cut, to_frame
 from study.reproducibility.hashing import digest
-from study.results import parts as store
-from study.results import schema, versions
+from study.results import schema
+from study.results.writer import encode_part
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
+from study.storage import part_file
 
 SOURCES = ("densenet121", "densenet169", "densenet201", "resnet101", "resnet152", "resnet18", "resnet34", "resnet50")
 TARGETS = (*SOURCES, "inception_v3", "vgg19_bn")
@@ -45,9 +46,9 @@ import sys, time
 from pathlib import Path
 import polars
 from study.analysis import success_rates
-from study.results import store
+from study.results import scanning
 begun, worked = time.perf_counter(), time.process_time()
-cells = success_rates(store.scan(Path(sys.argv[1])))
+cells = success_rates(scanning.scan(Path(sys.argv[1])))
 seconds, worked = time.perf_counter() - begun, time.process_time() - worked
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(seconds, worked, int(peak.split()[1]) / 1024, cells.height, cells["images"].sum())
@@ -182,8 +183,8 @@ def make(run: Path, rows: int) -> None:
     made = made[: -(-rows // each)]
     at_once = PART // each
     for start in range(0, len(made), at_once):
-        content = store.encoded(part(made[start : start + at_once], IMAGES, draw), {b"numerics": b"{}"})
-        (run / "results" / versions.new_name(content)).write_bytes(content)
+        content = encode_part(part(made[start : start + at_once], IMAGES, draw), {b"numerics": b"{}"})
+        (run / "results" / part_file.new_name(content, schema.SCHEMA_VERSION)).write_bytes(content)
 
 
 def child(code: str, *words: object) -> list[str]:

@@ -17,7 +17,7 @@ from study.attacks.recipe import Goal
 from study.papers import published
 from study.papers.finding_cells import select
 from study.papers.finding_spec import Selection
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def theirs(line: Line) -> tuple[float, int]:
 
 def ours(runs: Path, line: Line) -> tuple[float, float, int, int]:
     """The mean over black-box cells in per cent, the mean RMSD, how many cells there are, and how many images."""
-    finished = opened(str(runs / line.run))
+    finished = open_run(str(runs / line.run))
     goal: Goal = "targeted" if "match" in line.metric else "untargeted"
     chosen = Selection(experiment=line.experiment, attacks=(line.attack,), goal=goal)
     planned = pl.LazyFrame(

@@ -17,7 +17,7 @@ from actors.backends.in_process import InProcess
 from actors.launch.launch import LaunchOptions, launch
 from study.errors import StudyError
 from study.planning import resume
-from study.results import integrity, kept_images, parts
+from study.results import integrity, kept_images, scanning
 from study.results.verify import verify
 from study.storage.run_folder import RunFolder
 from tests.conftest import rows
@@ -162,7 +162,7 @@ def zeroed(run):
     part = sorted((run / "kept").iterdir())[0]
     table = pl.read_parquet(part)
     nothing = table.with_columns(delta=pl.Series([bytes(len(one)) for one in table["delta"]], dtype=pl.Binary))
-    part.write_bytes(kept_images._encoded(nothing.to_arrow().cast(kept_images.SCHEMA)))
+    part.write_bytes(kept_images.encode_images(nothing.to_arrow().cast(kept_images.SCHEMA)))
     return part
 
 
@@ -271,7 +271,7 @@ def test_stray_files_are_left_alone_and_told(door, launched, run, undisturbed):
     status, printed, _ = door("verify", run)
     assert status == 0
     assert printed.count("6 files are no parts of ours") == 1
-    assert parts.scan(run).collect().height == rows(undisturbed / "run").height
+    assert scanning.scan(run).collect().height == rows(undisturbed / "run").height
 
 
 def test_verify_before_anything_is_selected(door, tmp_path):
