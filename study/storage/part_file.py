@@ -67,12 +67,8 @@ def list_strays(folder: StoragePath) -> list[StoragePath]:
 def describe_strays(strays: Sequence[StoragePath]) -> str:
     """Return a line that names files which are not parts."""
     names = ", ".join(path.name for path in strays[:_SHOWN]) + (", …" if len(strays) > _SHOWN else "")
-    files = (
-        "1 file is not a part of this run and is"
-        if len(strays) == 1
-        else f"{len(strays)} files are not parts of this run and are"
-    )
-    return f"{files} ignored: {names}"
+    files = "1 file is not a part" if len(strays) == 1 else f"{len(strays)} files are not parts"
+    return f"{files} of this run, and ignored: {names}"
 
 
 def damage(path: StoragePath) -> str | None:

@@ -1,4 +1,4 @@
-"""Runs that were damaged: refused before anything is written, named by every command, and mended by the advice."""
+"""Runs that were damaged: refused before anything is written, named by every command, and repaired by following the advice."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_what_was_recorded_is_compared_before_anything_is_written(launched, run,
     assert str(run / file) in str(refused.value.where)
     assert "bring it back from a copy" in str(refused.value.todo)
     assert content(run) == before
-    assert any(f"{file} is not as it was written" in one.what for one in verify(run).findings)
+    assert any(f"{file} does not match its recorded digest" in one.what for one in verify(run).findings)
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "images", "table"])
@@ -138,8 +138,8 @@ def test_rows_are_held_against_what_was_selected(run):
     reverse_labels(run)
     sign(run, "images.parquet")
     found = [one for one in verify(run).findings if one.kind == "damaged"]
-    assert [one.what for one in found] == ["2 rows have another clean prediction than images.parquet"]
-    assert "bring images.parquet back" in found[0].todo
+    assert [one.what for one in found] == ["2 rows have a clean prediction that differs from images.parquet"]
+    assert "restore images.parquet" in found[0].todo
 
 
 def test_digests_that_are_gone_are_told(launched, run):
@@ -178,7 +178,7 @@ def follow(run, finding):
 def test_kept_images_are_compared_before_they_are_shown(launched, run, undisturbed):
     zeroed(run)
     before = content(run)["kept/" + sorted((run / "kept").iterdir())[0].name]
-    with pytest.raises(StudyError, match=r"the kept images in .* are damaged: its content is not") as no:
+    with pytest.raises(StudyError, match=r"the kept images in .* are damaged: its content does not") as no:
         launched(run, target=True)
     assert "study verify" in str(no.value.todo)
     assert content(run)["kept/" + sorted((run / "kept").iterdir())[0].name] == before
@@ -260,25 +260,25 @@ def test_stray_files_are_left_alone_and_told(door, launched, run, undisturbed):
         shutil.copy(part, run / "results" / name)
     (run / "results" / f"._{part.name}").write_bytes(b"\0\5\26\7")
     shutil.copy(part, run / "kept" / "._y.parquet")
-    told = "results/: 6 files are no parts of ours and left alone: .DS_Store, ._"
+    told = "results/: 6 files are not parts of this run, and ignored: .DS_Store, ._"
     status, printed = launched(run)
     assert status == 0
     assert printed.count(told) == 1
     assert "already complete" in printed
     for command in (["show"], ["table", "--experiment", "one"], ["status"]):
         assert door(command[0], run, *command[1:])[0] == 0
-    assert "6 files are no parts of ours" in door("status", run)[1]
+    assert "6 files are not parts of this run" in door("status", run)[1]
     status, printed, _ = door("verify", run)
     assert status == 0
-    assert printed.count("6 files are no parts of ours") == 1
+    assert printed.count("6 files are not parts of this run") == 1
     assert scanning.scan(run).collect().height == rows(undisturbed / "run").height
 
 
-def test_verify_before_anything_is_selected(door, tmp_path):
+def test_verify_before_images_are_selected(door, tmp_path):
     (tmp_path / "run" / "results").mkdir(parents=True)
     status, printed, _ = door("verify", tmp_path / "run")
     assert status == 1
-    assert "no images are selected yet" in printed
+    assert "has not selected images yet" in printed
     assert "damaged" not in printed
     assert "launch the study" in printed
 
