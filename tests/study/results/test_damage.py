@@ -1,4 +1,4 @@
-"""Runs that were damaged: refused before anything is written, named by every command, and repaired by following the advice."""
+"""Damaged runs: refused before a write, named by every command, and repaired by following the advice."""
 
 from __future__ import annotations
 
