@@ -202,9 +202,7 @@ def main() -> None:
     asked.add_argument("--rows", type=int, default=24_000_000)
     asked.add_argument("--quick", action="store_true", help="a million rows")
     asked.add_argument("--json", action="store_true", help="one JSON object, last")
-    asked.add_argument(
-        "--folder", type=Path, help="make the run here and keep it; an existing run is measured again"
-    )
+    asked.add_argument("--folder", type=Path, help="make the run here and keep it; an existing run is measured again")
     given = asked.parse_args()
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if given.json else print
     with tempfile.TemporaryDirectory() as folder:

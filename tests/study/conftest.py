@@ -24,7 +24,7 @@ experiments:
 numerics: {batch: 1, threads: 1}
 run: {shard: 1, actors: 1, flush_seconds: 0}
 """
-"""Two units, each published as a part of its own."""
+"""Two units, each published as its own part."""
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def launched(order: dict[str, Any], breaking: Breaking) -> int:
         lease.SECONDS = 1.5
         S3Storage._put = dying_put(S3Storage._put, order["at"], order["how"])  # type: ignore[method-assign]
     else:
-        # The status file is written now and then, by the clock, and nothing depends on it.
+        # The status file is written by the clock, which would make the steps vary; nothing depends on it.
         status.StatusFile._write = lambda self, **said: None  # type: ignore[method-assign]
         local.os = breaking  # type: ignore[attr-defined]
     run = order["run"] if order["do"] == "launch in S3" else Path(order["run"])

@@ -1,4 +1,4 @@
-"""Runs that nothing disturbs repair nothing: the console script, real Ray, real W&B offline, real files."""
+"""Undisturbed runs repair nothing: the console script, real Ray, real W&B offline, real files."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ SMALL = {
 
 _SECONDS = 2.0
 _BUSY_SECONDS = 15.0
-"""The same on a machine that runs other tests too: still less than a wait that anything waits out."""
+"""The limit on a machine that runs other tests too: still shorter than any timeout in the program."""
 
 ENVIRONMENT = Path(os.environ.get("STUDY_ENVIRONMENT") or Path(sys.executable).parent.parent)
-"""Whose console script runs the quickstart: a fresh environment, without what tests need, if one is given."""
+"""The environment whose console script runs the quickstart; STUDY_ENVIRONMENT may name one without test packages."""
 
 
 def test_the_command_of_the_readme(tmp_path):
@@ -70,7 +70,7 @@ def test_the_command_of_the_readme(tmp_path):
 
 
 def test_two_workers_in_an_object_store_stopped_and_resumed(door, tmp_path, monkeypatch):
-    """Stopped on Ray, resumed in this process: a second start of Ray would show nothing more, and takes longest."""
+    """Stopped on Ray, resumed in this process: a second start of Ray would take longest and show nothing more."""
     pytest.importorskip("obstore")
     pytest.importorskip("moto.server")
     run = f"s3://{BUCKET}/runs/undisturbed"

@@ -1,4 +1,4 @@
-"""Many parts into few: the same rows at every moment, also where the process dies at any step."""
+"""Compaction keeps the same rows at every moment, also if the process dies at any step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.study.crashing import DEAD, PUBLISH
 
 @pytest.fixture
 def scattered(small, tmp_path):
-    """The small run with a part for every unit and target: four of them."""
+    """The small run, split into four parts: one for every unit and target."""
     run = shutil.copytree(small[2], tmp_path / "run")
     for part in sorted((run / "results").iterdir()):
         whole = pq.read_table(part)

@@ -27,7 +27,7 @@ def test_every_file_is_on_the_disk_before_it_has_its_name(crashing, small, tmp_p
     assert_complete(tmp_path / "run", small[1])
 
 
-# Which steps within a file leave which file behind: tests/study/storage/test_local.py. Here, between any two files.
+# tests/study/storage/test_local.py has deaths within a file; these are deaths between files.
 CRASHES = [(file, "before") for file in FILES[3:]] + [(FILES[-1], "after")]
 
 

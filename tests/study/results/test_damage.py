@@ -38,7 +38,7 @@ C = {"network": "timm:test_resnet", "weights": "random:3", "size": 32}
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-    """Launches the small study, with another target where asked: status and what was printed."""
+    """Launches the small study, with one more target if `target`; returns the exit status and the output."""
     folder = tmp_path_factory.mktemp("specs")
 
     def run(into, *, target=False, limit=None):
@@ -56,7 +56,7 @@ def launched(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(launched, tmp_path_factory):
-    """The study and the study with another target, as they are when nothing is damaged."""
+    """Undamaged runs of the study, without and with the additional target."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert launched(folder / "run")[0] == 0
     shutil.copytree(folder / "run", folder / "grown")
@@ -70,7 +70,7 @@ def run(undisturbed, tmp_path):
 
 
 def content(run):
-    """Every file of a run but those that a launch says something in."""
+    """Every file of a run except logs and status."""
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
@@ -79,7 +79,7 @@ def content(run):
 
 
 def reverse_labels(run):
-    """The clean predictions of the first image the other way round, in a file that is as valid as before."""
+    """Reverse the clean predictions of the first image, in a valid file."""
     path = run / "images.parquet"
     frame = pl.read_parquet(path)
     data = frame.to_dicts()
@@ -100,7 +100,7 @@ def other_spec(run):
 
 
 def sign(run, *names):
-    """What a launch that compared nothing would have written."""
+    """Record the digest of the file as it is now."""
     path = run / "digests.json"
     known = json.loads(path.read_text())
     known.update({name: sha256((run / name).read_bytes()).hexdigest() for name in names})
@@ -134,7 +134,7 @@ def test_readers_compare_too(door, run, tmp_path, command):
 
 
 def test_rows_are_held_against_what_was_selected(run):
-    """A folder whose damage an earlier version has signed."""
+    """The recorded digest matches the damaged file."""
     reverse_labels(run)
     sign(run, "images.parquet")
     found = [one for one in verify(run).findings if one.kind == "damaged"]
@@ -158,7 +158,7 @@ def test_digests_of_another_shape(launched, run):
 
 
 def zeroed(run):
-    """The first part with kept images, rewritten under its old name: every difference is 0."""
+    """Rewrite the first part of kept images under its old name, with all differences 0."""
     part = sorted((run / "kept").iterdir())[0]
     table = pl.read_parquet(part)
     nothing = table.with_columns(delta=pl.Series([bytes(len(one)) for one in table["delta"]], dtype=pl.Binary))
@@ -167,7 +167,7 @@ def zeroed(run):
 
 
 def follow(run, finding):
-    """Do to the word what a finding says: the part out of kept/, and those that it names out of results/."""
+    """Follow the advice exactly: move the part out of kept/, and the named parts out of results/."""
     away = run.parent / "away"
     away.mkdir(exist_ok=True)
     shutil.move(finding.where, away)

@@ -17,7 +17,7 @@ FILES = ["digests.json", "models.json", "images.parquet", "spec-1.yaml", "spec.y
 
 @pytest.fixture(scope="module")
 def grown(small, tmp_path_factory):
-    """The small study with a target more and an image more, and its run from the start."""
+    """The small study with one more target and one more image, and an undisturbed run of it."""
     folder = tmp_path_factory.mktemp("grown")
     spec = yaml.safe_load(small[0].read_text())
     spec["models"]["c"] = {"network": "timm:test_resnet", "weights": "random:3", "size": 32}

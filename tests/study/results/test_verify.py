@@ -28,7 +28,7 @@ def parts(run):
 
 
 def rewrite(run, change, *, name=None):
-    """The first part with its rows changed, as a valid file under a name that fits it, or under `name`."""
+    """Change the rows of the first part, in a valid file under a matching name, or under `name`."""
     part = parts(run)[0]
     table = pq.read_table(part)
     content = encode_part(pa.table(change(pl.from_arrow(table)).to_arrow()).cast(table.schema), table.schema.metadata)

@@ -1,4 +1,4 @@
-"""Parts of older versions are read as if they were of this one, parts of later ones are refused."""
+"""Parts of older versions are read with the present columns; parts of later versions are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import rows
 
 @pytest.fixture
 def aged(small, tmp_path):
-    """The small run, its first part as version 1 wrote it."""
+    """The small run, with its first part in version 1."""
     run = shutil.copytree(small[2], tmp_path / "run")
     part = min((run / "results").iterdir())
     rows = pl.from_arrow(pq.read_table(part))
@@ -54,7 +54,7 @@ def test_version_1_is_brought_forward(aged, small):
 
 
 def test_what_a_flag_does_not_say_the_spec_does(aged, small):
-    """`b` has the network of the source, with other weights: a white-box flag calls it black-box, like any other."""
+    """`b` is grey-box: it has the network of the source with other weights. The old flag tells only white-box targets."""
     expected = {"a": "white", "b": "grey"}
     for scanned in (scanning.scan(aged), scanning.scan(small[2])):
         assert dict(scanned.select("target", "relation").unique().collect().iter_rows()) == expected
@@ -99,7 +99,7 @@ def test_a_later_version_is_refused(small, tmp_path):
 
 
 def test_another_step_needs_one_function(monkeypatch, aged, small):
-    """With a made-up next version, which has a column more."""
+    """An invented next version has one more column."""
     present = pl.Schema({**versions.PRESENT, "made_up": pl.Int64})
     step = versions.Migration(
         lambda schema: pl.Schema({name: kind for name, kind in schema.items() if name != "made_up"}),

@@ -39,7 +39,7 @@ def server():
 
 @pytest.fixture
 def proxy(server, monkeypatch):
-    """In front of the server, and in the environment."""
+    """A proxy in front of the server, which the environment names as the endpoint."""
     standing = Proxy(server)
     for name, value in environment(standing.port).items():
         monkeypatch.setenv(name, value)
@@ -68,7 +68,7 @@ def rows(run):
 def test_places(tmp_path):
     assert storage_path("s3://bucket/a/b/") == S3Path("bucket", "a/b")
     assert storage_path(tmp_path) == tmp_path
-    # What a command line parser makes of an address.
+    # A command line parser removes one slash.
     assert str(storage_path("s3:/bucket/a")) == "s3://bucket/a"
     for wrong in ("s3://bucket", "gs://bucket/a", "https://host/a"):
         with pytest.raises(StudyError):
@@ -111,7 +111,7 @@ def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
 
 
 def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, monkeypatch):
-    """Every command that reads a run; images kept there, probes, and a target that comes later."""
+    """Every command that reads a run, with kept images, probes, and a target added later."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept = SMALL.replace("run: {", "run: {keep_images: true, ")
@@ -208,7 +208,7 @@ def test_a_put_that_is_cut_is_made_once(proxy, run, when, times):
 
 
 def test_a_store_that_is_gone_for_good(proxy, run, monkeypatch):
-    """One error; what was not published is published by the next flush, under the same name."""
+    """One error; the next flush publishes the same part under the same name."""
     folder = RunFolder(run)
     folder.claim()
     writer = Writer(folder, flush_seconds=0, metadata={})
