@@ -54,7 +54,7 @@ def test_version_1_is_brought_forward(aged, small):
 
 
 def test_what_a_flag_does_not_say_the_spec_does(aged, small):
-    """`b` is grey-box: it has the network of the source with other weights. The old flag tells only white-box targets."""
+    """`b` is grey-box: the network of the source with other weights. The old flag tells only white-box targets."""
     expected = {"a": "white", "b": "grey"}
     for scanned in (scanning.scan(aged), scanning.scan(small[2])):
         assert dict(scanned.select("target", "relation").unique().collect().iter_rows()) == expected
