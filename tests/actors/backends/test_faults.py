@@ -52,7 +52,7 @@ def cluster():
     found.close()
 
 
-def kit(**changes):
+def config(**changes):
     return WorkerConfig(
         **{"models": {}, "labels": label_set("imagenet"), "channels": 3, "seed": 0, "numerics": Numerics()} | changes
     )
@@ -75,10 +75,10 @@ def test_the_object_store_is_as_large_as_was_asked(cluster):
 def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
     share = ResourceRequest(0, 0)
     broken = {
-        "numerics": cluster.start(WORKER, share, kit(numerics=None)),
-        "unread": cluster.start(WORKER, share, kit(models=Unreadable())),
+        "numerics": cluster.start(WORKER, share, config(numerics=None)),
+        "unread": cluster.start(WORKER, share, config(models=Unreadable())),
     }
-    fine = cluster.start(WORKER, share, kit())
+    fine = cluster.start(WORKER, share, config())
     pixels = cluster.put(np.zeros((1, 3, 4, 4), np.uint8))
     whole = {
         "AttributeError: 'NoneType' object has no attribute 'threads'": broken["numerics"].hello.remote(),
@@ -101,7 +101,7 @@ def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
     lost = raised(cluster, cluster.call(fine, "predict", (ModelRequest({}), Leaves()), pixels).value)
     assert isinstance(lost, ActorLost)
     assert not PLAIN.search(str(lost))
-    assert re.fullmatch(r"an actor died on [\d.]+: The process ended without a word: .*", str(lost))
+    assert re.fullmatch(r"an actor died on [\d.]+: The process ended without a message: .*", str(lost))
     # What is raised outside of our code, and what Ray makes of an argument that it cannot read.
     assert str(raised(cluster, fine.hello.remote())) == str(lost)
     other = cluster._ray.remote(type("Other", (), {"call": lambda self, given: 1 / given}))
@@ -176,7 +176,7 @@ def test_a_machine_whose_device_fails_is_set_aside(study):
         status, printed = finish(start("launch", *words), 240)
     assert status == 0, printed
     assert not (study / "run" / "failures.json").exists()
-    assert "fails calls that others carry out" in printed
+    assert "fails calls that other actors execute" in printed
     assert "is set aside, 1 worker from now on" in printed
     assert "the processor of" in printed
     assert "AcceleratorError: unspecified launch failure" in printed
@@ -234,6 +234,6 @@ def test_memory_that_another_process_takes_for_a_moment_costs_nothing(study):
     said = [line for line in printed.splitlines() if "memory ran out on" in line]
     assert said, printed
     assert re.search(
-        r"[\d.]+ of [\d.]+ GiB were in use and the limit is [\d.]+ GiB; Ray's workers had", " ".join(printed.split())
+        r"[\d.]+ of [\d.]+ GiB were in use and the limit is [\d.]+ GiB; Ray's workers used", " ".join(printed.split())
     )
     assert "Refer to the documentation" not in printed

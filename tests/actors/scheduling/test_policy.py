@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from actors.resources.placement import WORKER, MachineRoom, service_role
-from actors.scheduling.policy import QUEUE, Group, Slot, assign
+from actors.resources.placement import WORKER, ModelCapacity, service_role
+from actors.scheduling.policy import QUEUE, Group, SlotView, assign
 
 
 def slot(number, role=WORKER, holds=(), queued=0, capacity=2):
-    return Slot(number, role, holds, queued, MachineRoom(capacity))
+    return SlotView(number, role, holds, queued, ModelCapacity(capacity))
 
 
 def group(name, models, count=1, cost=1.0, *, role=WORKER, urgent=False):
@@ -139,10 +139,10 @@ def test_targets_get_their_share_of_the_slots_and_more_only_for_a_high_wave():
 
 
 def test_models_are_let_go_by_their_size():
-    sizes = MachineRoom(10, {"big": 8, "small": 1, "next": 3})
-    held = Slot(10, WORKER, ("small", "big"), 0, sizes)
+    sizes = ModelCapacity(10, {"big": 8, "small": 1, "next": 3})
+    held = SlotView(10, WORKER, ("small", "big"), 0, sizes)
     assert assign([group("x", ["next"])], [held])[0].drop == ("small", "big")
-    held = Slot(10, WORKER, ("big", "small"), 0, sizes)
+    held = SlotView(10, WORKER, ("big", "small"), 0, sizes)
     assert assign([group("x", ["next"])], [held])[0].drop == ("big",)
 
 
