@@ -60,6 +60,6 @@ def _check_loopback() -> None:
     except OSError as error:
         raise StudyError(
             f"this machine cannot connect to itself, which a local Ray needs: {_LOOPBACK}: {error}",
-            todo="bring the loopback interface up (`ip link set lo up`), allow it in the firewall, and close programs "
-            "if no port is free; or join a cluster with --address",
+            todo="bring the loopback interface up (`ip link set lo up`), allow it in the firewall, and free "
+            "ports if none are left; or join a cluster with --address",
         ) from None

@@ -20,9 +20,9 @@ from actors.workers.model_cache import ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.images.labels import label_set
 from study.reproducibility.numerics import Numerics
-from tests.actors.backends.test_ray_backend import finish, start, wait_for_parts
 from tests.chaos.machines import Machines
 from tests.chaos.processes import until, workers_below
+from tests.processes import finish, start, wait_for_parts
 
 PLAIN = re.compile(r"ray::|pid=|\x1b\[|\n")
 """What no cause may have in it: Ray's names, process ids, colours, a second line."""
