@@ -146,7 +146,7 @@ def test_a_submitted_job(tiny_run, spec_file, tmp_path, joined):
 def test_the_token_is_wrong(spec_file, tmp_path, joined, changed, words):
     status, printed = finish(joined.launch(spec_file(TINY), tmp_path / "run", **changed))
     assert status == 2, printed
-    assert f"error: the cluster at {joined.address} asks for a token, and {words}" in printed, printed
+    assert f"error: the cluster at {joined.address} requires a token, and {words}" in printed, printed
 
 
 OTHER_RAY = "import ray; ray.__version__ = '2.50.0'; import cli; cli.main()"
