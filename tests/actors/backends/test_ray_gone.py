@@ -69,7 +69,14 @@ cli.main()
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
+    ("number", "status"),
+    [
+        (signal.SIGHUP, 129),
+        # What one signal does here, every signal does: `test_bounded_calls` has the three of them.
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_signal_before_the_study_has_begun(tmp_path, number, status):
     """While Python still imports: the usual last line, and nothing written."""
