@@ -549,7 +549,7 @@ def test_actors_that_cannot_be_made_say_why():
                 "ModuleNotFoundError: No module named 'timm'", "Traceback …", Device("n", "host7", "GPU 0")
             )
 
-    with pytest.raises(StudyError, match=r"4 worker actors in a row could not be started: ModuleNotFoundError") as caught:
+    with pytest.raises(StudyError, match="4 worker actors in a row could not be started: ModuleN") as caught:
         scheduler(Unmade(lambda job, attempt: None))
     assert caught.value.where == "GPU 0 of host7"
     assert caught.value.status == 1
