@@ -37,7 +37,7 @@ else:
 
 @pytest.fixture
 def host(tmp_path):
-    """A server that gives its one file to nobody until `wanted` is set; what was asked of it, and the address."""
+    """A server that holds its one file back until `wanted` is set: the paths requested, that event, and its address."""
     torch.manual_seed(0)
     file = tmp_path / "weights.pth"
     torch.save(models.squeezenet1_1().state_dict(), file)

@@ -1,4 +1,4 @@
-"""Every wait inside Ray has a bound: what hangs is named, signals are answered, and the driver ends with its status."""
+"""Every call into Ray has a time limit: the error names the call that hangs, and signals are answered meanwhile."""
 
 from __future__ import annotations
 

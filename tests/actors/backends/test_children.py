@@ -1,4 +1,4 @@
-"""What the driver starts: nothing of the working folder runs in it, no secret stands in it, and it ends, alone."""
+"""The processes of a driver: they run no code of the working folder, hold no secret of others, and end with it."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_who_gets_which_variables(kind, gets):
     assert made["PYTHONSAFEPATH"] == "1"
 
 
-def test_a_credential_goes_to_nobody_whatever_it_is_called():
+def test_a_credential_goes_to_no_process_whatever_its_name():
     assert "HF_TOKEN" not in processes.environment(processes.RAY, GIVEN, hidden=["HF_TOKEN"])
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in an actor, on real Ray: the cause arrives plain, and is blamed on what is to blame."""
+"""Errors in actors on real Ray: the message names the cause in one line, and the guilty device is set aside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.chaos.processes import until, workers_below
 from tests.processes import finish, start, wait_for_parts
 
 PLAIN = re.compile(r"ray::|pid=|\x1b\[|\n")
-"""What no cause may have in it: Ray's names, process ids, colours, a second line."""
+"""Forbidden in a cause: Ray's names, process ids, colours, a second line."""
 
 
 STORE = 300 * 2**20
@@ -62,7 +62,7 @@ def raised(cluster, ref) -> Exception:
     deadline = time.monotonic() + 60
     while not (ready := cluster.wait([ref], 1.0)):
         assert time.monotonic() < deadline, "no answer"
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is what is asked
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the caller checks its type
         cluster.value(ready[0])
     return caught.value
 
@@ -200,7 +200,7 @@ while sys.stdin.readline():
 
 @pytest.mark.slow
 def test_memory_that_another_process_takes_for_a_moment_costs_nothing(study):
-    """Ray's own monitor ends workers, as it does on a machine that is shared; what it says is told in one line."""
+    """Ray's own monitor kills workers, as on a shared machine; one line reports it."""
     total, used = _memory("MemTotal"), _memory("MemTotal") - _memory("MemAvailable")
     room = 5 * 2**30
     if used + 2 * room > total:

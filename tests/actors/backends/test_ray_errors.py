@@ -1,4 +1,4 @@
-"""What Ray says when something goes wrong, as it said it here (2.60), and what is made of it."""
+"""Ray's own texts of errors, recorded from Ray 2.60, become one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps a local Ray from starting is said before it is started."""
+"""A machine on which no local Ray can start gets an error before Ray starts."""
 
 from __future__ import annotations
 

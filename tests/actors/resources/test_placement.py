@@ -1,4 +1,4 @@
-"""How many workers fit, what each reserves and may hold: sums by hand."""
+"""The workers that fit, the resources and the model capacity of each: sums by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from study.errors import StudyError
 
 GIB = 2.0**30
 NEEDS = Needs({"a": 1 * GIB, "b": 2 * GIB}, (CallMemory(5 * GIB, 2 * GIB, "gradients of b", 8),))
-"""A worker takes 5 GiB at the height of a call, and 700 MiB before it holds a model."""
+"""A worker needs 5 GiB in its largest call, and 700 MiB without models."""
 
 LEAST = (5 + 700 / 1024) / 0.9
 

@@ -54,7 +54,7 @@ def test_batches_wait_for_the_slot_that_holds_their_target_until_they_are_too_ma
     assert pairs(assign([craft, group("shown", "t", 5, urgent=True)], slots))[0] == ("shown", 10)
 
 
-def test_a_target_that_nobody_holds_is_loaded():
+def test_a_target_that_no_actor_holds_is_loaded():
     groups = [group("craft", "a", 50), group("shown", "t", 1, urgent=True)]
     assert pairs(assign(groups, [slot(10, holds=("a",))]))[0] == ("shown", 10)
 
@@ -116,7 +116,7 @@ def test_properties_of_any_assignment(seed):
 
 
 def test_a_slot_joins_others_only_where_it_would_be_of_use_before_they_are_through():
-    """Forty pieces of a second on one holder: loading may take 39 s. Where nobody holds them it may take any time."""
+    """Forty pieces of a second on one holder: loading may take 39 s. Where no slot holds them it may take any time."""
     held, free = slot(10, holds=("a",), queued=QUEUE), slot(11)
     for loading, joins in ((38.9, True), (39.1, False)):
         chosen = assign([group("x", "a", 40)], [held, free], loads={"a": loading})

@@ -328,7 +328,7 @@ def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
     assert sorted(event.task.job for event in events) == list(range(200))
 
 
-def test_a_machine_that_is_lost_is_nobodys_fault_until_it_is_lost_very_often():
+def test_a_machine_that_is_lost_is_not_blamed_until_it_is_lost_very_often():
     lost = MachineLost("its node has died")
     made = scheduler(Flaky(lambda job, attempt: lost if attempt <= 20 else None), attempts=3)
     assert all(isinstance(event, Done) for event in execute(made, [1]))
@@ -425,7 +425,7 @@ def hundred(made, clock, jobs=100):
 
 
 def ends(events):
-    """Jobs that were done, and those that were set aside."""
+    """The jobs that were done, and the jobs that were set aside."""
     done = sorted(event.task.job for event in events if isinstance(event, Done))
     return done, sorted(event.task.job for event in events if isinstance(event, Failed))
 
