@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_serializer, model_validator
-from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError, names
 from study.reproducibility.rng import Streams, draws
-from study.spec.frozen import Frozen
+from study.spec.frozen import Frozen, rejected
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,12 +57,12 @@ class Transforms(Frozen):
         if isinstance(given, Transforms):
             return given
         if not isinstance(given, Mapping | list | tuple) or not given:
-            raise _refused(
+            raise rejected(
                 f"a transform cannot be {given!r:.60}", f"a mapping such as {{jpeg: 75}}, of {names(_KINDS)}"
             )
         stages = tuple(_stage(name, value) for name, value in _pairs(given))
         if len(stages) > _MOST_STAGES:
-            raise _refused(f"a transform has {len(stages)} stages", f"{_MOST_STAGES} at most")
+            raise rejected(f"a transform has {len(stages)} stages", f"{_MOST_STAGES} at most")
         return {"stages": stages}
 
     @model_serializer
@@ -78,19 +77,19 @@ def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]
         return
     for each in given:
         if not isinstance(each, Mapping) or len(each) != 1:
-            raise _refused(f"a stage of a transform cannot be {each!r:.60}", "in a list: mappings with one key each")
+            raise rejected(f"a stage of a transform cannot be {each!r:.60}", "in a list: mappings with one key each")
         yield from each.items()
 
 
 def _stage(name: Any, value: Any) -> Stage:
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise _refused(f"there is no transform named '{name}'", names(_KINDS, name))
+        raise rejected(f"there is no transform named '{name}'", names(_KINDS, name))
     if name == "resize-pad" and isinstance(value, Mapping) and set(value) == {"most"}:
         value = value["most"]
     number = isinstance(value, int if kind.whole else int | float) and not isinstance(value, bool)
     if not number or not kind.accepts(value):
-        raise _refused(f"the transform '{name}' cannot be {value!r:.60}", kind.accepted)
+        raise rejected(f"the transform '{name}' cannot be {value!r:.60}", kind.accepted)
     # A rotation by -0.0 is one by 0.0, in every digest too.
     return name, value if kind.whole else float(value) + 0.0
 
@@ -245,10 +244,6 @@ def _picture(image: Pixels) -> Image.Image:
 def _pixels(picture: Image.Image) -> Pixels:
     found = np.asarray(picture)
     return np.ascontiguousarray(found[None] if found.ndim == 2 else found.transpose(2, 0, 1))
-
-
-def _refused(what: str, accepted: str) -> PydanticCustomError:
-    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from study.images.labels import read_names
 from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
 from study.models.services.service_spec import Remote
 from study.reproducibility.hashing import digest as hashed
-from study.spec.frozen import Frozen
+from study.spec.frozen import Frozen, rejected
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
 WEIGHTS = ("zoo", "file", "package", "random", "own")
@@ -104,27 +104,27 @@ class Model(Frozen):
         try:
             return read_names(Path(given))
         except StudyError as error:
-            raise _reference(error.what, error.accepted or "a list of names, or a text file of them") from None
+            raise rejected(error.what, error.accepted or "a list of names, or a text file of them") from None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
         origins = [key for key in ORIGINS if getattr(self, key) is not None]
         if len(origins) != 1:
             found = " and ".join(origins) or "none of them"
-            raise _reference(f"a model has one of network, model and remote, and this has {found}", ", ".join(ORIGINS))
+            raise rejected(f"a model has one of network, model and remote, and this has {found}", ", ".join(ORIGINS))
         if self.network is None:
             surplus = [key for key in _OF_NETWORKS if getattr(self, key) not in (None, {})]
             if surplus:
-                raise _reference(f"'{surplus[0]}' belongs to a model with a network", f"{origins[0]} and transform")
+                raise rejected(f"'{surplus[0]}' belongs to a model with a network", f"{origins[0]} and transform")
             if self.model is not None and self.transform is None:
-                raise _reference("a model of another model is there for its transform, and has none", "transform: {…}")
+                raise rejected("a model of another model is there for its transform, and has none", "transform: {…}")
             return self
         self._check_network(self.network)
         return self
 
     def _check_network(self, network: str) -> None:
         if network in LEFT_OUT:
-            raise _reference(f"there are no weights of {network}: {LEFT_OUT[network]}", names(SHORT_NAMES, network))
+            raise rejected(f"there are no weights of {network}: {LEFT_OUT[network]}", names(SHORT_NAMES, network))
         if self.zoo not in ZOOS or not self.name:
             raise PydanticCustomError(
                 "reference",
@@ -137,13 +137,11 @@ class Model(Frozen):
                 },
             )
         if self.zoo == "python" and not re.fullmatch(r".+:[A-Za-z_]\w*", self.name):
-            raise _reference(
-                f"'{network}' names no function", "python:<module>:<function>, python:<path>.py:<function>"
-            )
+            raise rejected(f"'{network}' names no function", "python:<module>:<function>, python:<path>.py:<function>")
         self._check_weights(network)
         named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
         if named:
-            raise _reference(
+            raise rejected(
                 f"'{named[0]}' is no argument of a network here: it would load weights that the spec does not name",
                 "weights: zoo:<tag>, file:<path>, package:<name> or random:<seed>",
             )
@@ -158,13 +156,13 @@ class Model(Frozen):
         if self.weights is not None:
             alone = kind == "own" and self.zoo == "python"
             if kind not in WEIGHTS or not (value or alone) or (kind == "random" and not value.isdecimal()):
-                raise _reference(
+                raise rejected(
                     f"'{self.weights}' names no weights", "zoo:<tag>, file:<path>, package:<name>, random:<seed>"
                 )
             if kind == "package" and PACKAGES.get(value) != network:
-                raise _reference(f"the package '{value}' carries no weights of {network}", names(PACKAGES, value))
+                raise rejected(f"the package '{value}' carries no weights of {network}", names(PACKAGES, value))
         if self.sha256 is not None and kind not in ("file", "package"):
-            raise _reference("sha256 pins the file of weights, and this model names none", "weights: file:<path>")
+            raise rejected("sha256 pins the file of weights, and this model names none", "weights: file:<path>")
 
     @property
     def zoo(self) -> str:
@@ -206,7 +204,3 @@ _OF_NETWORKS = (
     *("weights", "sha256", "arguments", "size", "interpolation"),
     *("mean", "std", "channels", "range", "classes"),
 )
-
-
-def _reference(what: str, accepted: str) -> PydanticCustomError:
-    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})
