@@ -80,11 +80,11 @@ class Pinned:
         return loaded
 
     def _loaded(self, name: str) -> Classifier:
-        from study.models import zoo
+        from study.models import loading
 
         numerics = self.kit.numerics
         try:
-            return zoo.load(
+            return loading.load(
                 name,
                 self.kit.models[name],
                 labels=self.kit.labels,

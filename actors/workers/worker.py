@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob, Probed, ProbeJob
 from actors.workers.model_cache import ModelRequest, Pinned
 from actors.workers.worker_config import WorkerConfig
-from study.defences.transforms import shown
+from study.defences.transforms import transformed
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import Distances, TargetAnswers
@@ -136,7 +136,7 @@ class Worker:
         model = self._kit.models[target]
 
         def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
-            seen = shown(model.transform, images, (self._kit.seed, target), ids)
+            seen = transformed(model.transform, images, (self._kit.seed, target), ids)
             return predict(
                 classifier,
                 seen,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from study.errors import StudyError
 from study.images.labels import LabelSet
-from study.models import zoo
+from study.models import loading
 from study.models.reference import Model
 from study.models.services.credentials import credential_of
 
@@ -20,7 +20,7 @@ def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[
     for name, model in models.items():
         try:
             if model.remote is None:
-                zoo.check(name, model, labels=labels, allow_code=allow_code)
+                loading.check(name, model, labels=labels, allow_code=allow_code)
             else:
                 credential_of(model.remote)
         except StudyError as error:

@@ -1,6 +1,6 @@
-"""How much memory a study's work takes: what its models hold, and the most that one call needs beside that.
+"""Estimate the memory of a study: of its models, and of the largest call.
 
-What is estimated for a network (`study.models.memory`) takes seconds, so it is kept in the user's cache directory.
+An estimate for one network (`study.models.memory`) takes seconds, so it is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 _KEPT = "memory-1.json"
 
 _TENSORS = 8
-"""Float images that a pass has beside what its networks take: the images, their views and both ends of how those were
-made, gradients at both, and what an attack remembers of the last step."""
+"""Float copies of the images in a pass, apart from the networks: the images, their views, intermediate results,
+gradients of both, and the momentum of an attack."""
 
 
 class Passes(NamedTuple):
-    """Images in one pass: on a processor, and on any other device."""
+    """Images in one pass: on the CPU, and on any other device."""
 
     cpu: int
     elsewhere: int
@@ -38,7 +38,7 @@ class Passes(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """Gradients of `models` at once, or, `apart`, of one after the other: all are held meanwhile."""
+    """Gradients of `models` together or, with `apart`, one after the other. All models stay in memory."""
 
     models: tuple[str, ...]
     passes: Passes
@@ -46,9 +46,9 @@ class Work:
 
 
 class Call(NamedTuple):
-    """What one call takes, in bytes, `images` at a time; `parameters` are those of its models.
+    """The memory of one call in bytes: its `peak`, and the `parameters` of its models, for passes of `images` images.
 
-    `elsewhere` are the images at a time on another device than a processor.
+    `elsewhere` is the number of images in one pass on another device than the CPU.
     """
 
     peak: float
@@ -58,35 +58,35 @@ class Call(NamedTuple):
     elsewhere: int | None = None
 
     def at(self, images: int) -> Call:
-        """The same call on passes of another size: what passes take grows with their images."""
+        """The same call with passes of another size: the memory of a pass is proportional to its images."""
         passes = (self.peak - self.parameters) * images / self.images
         return Call(self.parameters + passes, self.parameters, self.what, images, self.elsewhere)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What each model takes, in bytes, for as long as it is held: parameters and buffers; and what calls take."""
+    """Memory in bytes: `held` by each loaded model (parameters and buffers), and of `calls`."""
 
     held: Mapping[str, float]
     calls: tuple[Call, ...]
 
     def elsewhere(self) -> Needs:
-        """The same on another device than a processor, which has passes of its own size."""
+        """The same for another device than the CPU, which has its own pass size."""
         return Needs(self.held, tuple(call.at(call.elsewhere or call.images) for call in self.calls))
 
     @property
     def peak(self) -> float:
-        """The most that a call takes, its models included."""
+        """The peak of the largest call in bytes, with its models."""
         return max((call.peak for call in self.calls), default=0.0)
 
     @property
     def working(self) -> float:
-        """The most that a call takes beside the models that it needs."""
+        """The peak of the largest call in bytes, without its models."""
         return max((call.peak - call.parameters for call in self.calls), default=0.0)
 
     @property
     def largest(self) -> str:
-        """Which call takes most, for people."""
+        """A description of the largest call."""
         if not self.calls:
             return "nothing"
         most = max(self.calls)
@@ -125,7 +125,7 @@ def needs(
         try:
             found[name] = _memory(model, labels, channels, batch, kept, allow_code=allow_code)
         except StudyError as error:
-            say(f"what model '{name}' needs cannot be estimated, so memory is not planned with: {error.what}")
+            say(f"the memory of model '{name}' cannot be estimated, so the plan ignores memory: {error.what}")
             return None
     images = _TENSORS * batch * channels * size**2 * 4
     calls = [
@@ -148,29 +148,31 @@ def _mib(size: float) -> str:
 def _memory(
     model: Model, labels: LabelSet, channels: int, batch: int, kept: dict[str, dict[str, int]], *, allow_code: bool
 ) -> Memory:
-    """The estimate for one model: one of those that are `kept` where it was made before, else it is added to them."""
+    """The estimate for one model: read from `kept`, or computed and added to `kept`."""
     import torch
 
-    from study.models import zoo
+    from study.models import loading
     from study.models.memory import Memory, build_meta, estimate
 
-    same = model.model_copy(update={"transform": None, "weights": None if _elsewhere(model) else model.weights})
+    same = model.model_copy(
+        update={"transform": None, "weights": None if _independent_of_weights(model) else model.weights}
+    )
     key = digest(same.model_dump(mode="json"), labels.name, len(labels), channels, batch, torch.__version__)
     if key in kept:
         with contextlib.suppress(TypeError):
             return Memory(**kept[key])
     network = build_meta(model, labels=labels, allow_code=allow_code)
-    wanted = zoo.preprocessing_of(model, network, str(model.network))
+    wanted = loading.preprocessing_of(model, network, str(model.network))
     made = estimate(network, channels=len(wanted.mean), size=wanted.size, batch=batch)
     if model.zoo != "python":
-        # The user's own code may be another tomorrow.
+        # The user may change their own code.
         kept[key] = asdict(made)
         _write(kept)
     return made
 
 
-def _elsewhere(model: Model) -> bool:
-    """Whether the weights change nothing about the network's shape: those of a file, or random ones."""
+def _independent_of_weights(model: Model) -> bool:
+    """Whether the weights have no influence on the network's shape: a file, or random weights."""
     return str(model.weights).partition(":")[0] in ("file", "random")
 
 
@@ -180,7 +182,7 @@ def _place() -> Path:
 
 
 def _read() -> dict[str, dict[str, int]]:
-    """What was estimated before. StudyError where the file is damaged."""
+    """Read earlier estimates. Raises StudyError if the file is damaged."""
     try:
         return json_file.read(_place(), dict[str, dict[str, int]], todo="remove it")
     except FileNotFoundError:
@@ -188,7 +190,7 @@ def _read() -> dict[str, dict[str, int]]:
 
 
 def _write(kept: Mapping[str, Mapping[str, int]]) -> None:
-    """What cannot be kept is estimated again."""
+    """Keep the estimates; if the file cannot be written, they are computed again next time."""
     with contextlib.suppress(OSError):
         place = _place()
         place.parent.mkdir(parents=True, exist_ok=True)

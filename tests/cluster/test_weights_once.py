@@ -21,15 +21,15 @@ PROCESSES = 3
 CHILD = """
 import sys
 from torchvision.models import SqueezeNet1_1_Weights
-from study.models import Model, fetch, zoo
+from study.models import Model, fetch, loading
 
 object.__setattr__(SqueezeNet1_1_Weights.IMAGENET1K_V1.value, "url", sys.argv[2])
 model = Model(network="torchvision:squeezenet1_1/IMAGENET1K_V1")
 sys.stdin.read()
 if sys.argv[1] == "bring":
-    fetch.bring(model)
+    fetch.ensure_downloaded(model)
 else:
-    print(zoo.load("m", model).digest)
+    print(loading.load("m", model).digest)
 """
 
 

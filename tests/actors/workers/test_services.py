@@ -13,7 +13,7 @@ import yaml
 
 from study.analysis.transfer import success_rates
 from study.images.labels import label_set
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.predict import predict
 from study.results import parts
 from tests.actors.backends.test_ray_backend import finish, start
@@ -33,7 +33,7 @@ def own_name(index: int) -> str:
 @pytest.fixture(scope="module")
 def classify():
     """One of our models under other names: three labels with scores, not in order."""
-    model = zoo.load("m", Model.model_validate(LITE), fold=True)
+    model = loading.load("m", Model.model_validate(LITE), fold=True)
 
     def answer(pixels):
         said = predict(model, pixels[None], batch=2)

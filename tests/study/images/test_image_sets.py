@@ -94,12 +94,12 @@ def test_a_resolved_set_reads_as_an_equal_one():
 
 
 BAD = {
-    "no origin": ({}, "either a sample or a folder"),
-    "two origins": ({"folder": "x", "records": "y"}, "exactly one of these"),
+    "no origin": ({}, "needs exactly one of"),
+    "two origins": ({"folder": "x", "records": "y"}, "needs exactly one of"),
     "a list of nothing": ({"records": "x", "list": "y"}, "a list names files of a folder"),
     "a truth of nothing": ({"parquet": "x", "truth": "y"}, "a truth names files of a folder"),
-    "list and truth": ({"folder": "x", "list": "y", "truth": "z"}, "from a list or from `truth`"),
-    "a split of a folder": ({"folder": "x", "split": "train"}, "a split is one of `records`"),
+    "list and truth": ({"folder": "x", "list": "y", "truth": "z"}, "from `list` or from `truth`"),
+    "a split of a folder": ({"folder": "x", "split": "train"}, "`split` needs `records`"),
     "targets without a list": ({"folder": "x", "targets": "list"}, "third column"),
     "a sample of other labels": ({"sample": "foolbox", "labels": "cifar10"}, "has ImageNet's labels"),
     "unknown labels": ({"folder": "x", "labels": "cifar100"}, "'cifar100' is neither a known set of labels nor a file"),
