@@ -97,7 +97,7 @@ class ImageSet(Frozen):
             if twice:
                 _refuse(f"the label '{twice[0]}' occurs twice", accepted=accepted)
             if len(given) < 2:
-                _refuse(f"the list of labels has {len(given)} names", accepted="at least two names")
+                _refuse(f"a label set needs two labels, and this one has {len(given)}", accepted="at least two names")
         return given
 
     @field_validator("targets", mode="before")

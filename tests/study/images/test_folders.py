@@ -60,7 +60,7 @@ BAD = {
     "has both images and folders": (
         "imagenet",
         ("n01440764/1.png", "n01440764_1.png"),
-        ["has both images and folders with images, such as n01440764_1.png beside n01440764/"],
+        ["has both images and folders with images, such as n01440764_1.png and n01440764/"],
     ),
     "some files without an id": (
         "imagenet",
@@ -68,8 +68,12 @@ BAD = {
         ["cat.png does not begin with a WordNet id", "n01440764_1.png"],
     ),
     "files without ids": ("imagenet", ("a.png", "b.png"), ["have no labels in their names", "give `images: list:`"]),
-    "validation images": ("imagenet", ("ILSVRC2012_val_00000001.JPEG",), ["nothing that says", "`images: truth:`"]),
-    "a file of an unknown id": ("imagenet", ("n01440765_1.png",), ["n01440765_1.png is not named by a WordNet id"]),
+    "validation images": ("imagenet", ("ILSVRC2012_val_00000001.JPEG",), ["have no labels", "`images: truth:`"]),
+    "a file of an unknown id": (
+        "imagenet",
+        ("n01440765_1.png",),
+        ["n01440765_1.png begins with a WordNet id that is not a label"],
+    ),
     "no images": ("imagenet", ("n01440764/",), ["has no images in folders that are named by labels"]),
     "nothing": ("imagenet", (), ["has no images in folders that are named by labels"]),
 }

@@ -45,7 +45,7 @@ BAD = {
     "a JPEG in disguise": (["fake.JPEG"], ["fake.png"], "only in a lossy format", "fake.png"),
     "several": (["x.JPEG"], ["x.png", "x.bmp"], "1 of 1 images is in", "x.JPEG, as x.bmp, x.png"),
     "several folders": (["n1/x.JPEG"], ["a/x.png", "b/x.png"], "more than once", "a/x.png, b/x.png"),
-    "shared": (["n1/x.JPEG", "n2/x.JPEG"], ["x.png"], "x.png may be made of n1/x.JPEG or of n2/x.JPEG", "to do"),
+    "shared": (["n1/x.JPEG", "n2/x.JPEG"], ["x.png"], "x.png may belong to n1/x.JPEG or to n2/x.JPEG", "to do"),
 }
 
 

@@ -74,7 +74,10 @@ def test_the_digest_of_a_model_from_before_label_sets():
     [
         ({"classes": ["cat", "dog", "fish"]}, "lack 8 of the 10 labels: airplane, automobile, bird, deer, frog"),
         ({"classes": [*CIFAR10.labels, "dog"]}, "have 'dog' more than once"),
-        ({"network": "torchvision:resnet18/IMAGENET1K_V1", "weights": "zoo:IMAGENET1K_V1"}, r"10 labels: .* 1000 outputs"),
+        (
+            {"network": "torchvision:resnet18/IMAGENET1K_V1", "weights": "zoo:IMAGENET1K_V1"},
+            r"10 labels: .* 1000 outputs",
+        ),
         (
             {"network": "timm:test_resnet.r160_in1k", "weights": None, "arguments": {"num_classes": 10}},
             "for 1000 classes, and num_classes is 10",
