@@ -90,7 +90,9 @@ class Idle:
     def craft(
         self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
     ) -> tuple[CraftResult, NDArray[np.uint8]]:
-        return CraftResult(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
+        return CraftResult(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros(
+            (len(job.images), 3, 8, 8), np.uint8
+        )
 
     def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> PredictResult:
         labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)

@@ -25,7 +25,7 @@ from study.errors import StudyError, first_line
 from study.events.observer import UnitDone, UnitFailed
 from study.events.repairs import repaired
 from study.images.selection import Shard
-from study.models.services.service_spec import wanted_names
+from study.models.services.label_names import names_of_label
 from study.planning.plan import Craft, Finished, Plan, Unit
 from study.results.kept_images import KeepingWriter, KeptImages
 from study.results.schema import PixelDistances, TargetAnswers, WantedNames, table
@@ -329,7 +329,7 @@ def _wanted(plan: Plan) -> WantedNames:
     """What services call the labels that images are to reach."""
     labels = {one.target_label for shard in plan.shards for one in shard.images}
     return {
-        name: {label: wanted_names(model.remote, plan.spec.labels, label) for label in labels}
+        name: {label: names_of_label(model.remote.names, plan.spec.labels, label) for label in labels}
         for name, model in plan.spec.models.items()
         if model.remote is not None
     }

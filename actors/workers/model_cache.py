@@ -83,11 +83,11 @@ class ModelCache:
         return loaded
 
     def _loaded(self, name: str) -> Classifier:
-        from study.models import zoo
+        from study.models import loading
 
         numerics = self.config.numerics
         try:
-            return zoo.load(
+            return loading.load(
                 name,
                 self.config.models[name],
                 labels=self.config.labels,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from actors.scheduling.messages import PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest, check_digest
 from actors.workers.worker_config import WorkerConfig
-from study.defences.transforms import shown
+from study.defences.transforms import transformed
 from study.models.services.client import Service
 from study.results.schema import TargetAnswers
 
@@ -41,7 +41,7 @@ class ServiceWorker:
         service = self._services[target]
         described = model.describe(service.describe())
         check_digest(target, described["digest"], request.models[target])
-        replies = service.ask(shown(model.transform, pixels, (self._config.seed, target), job.images))
+        replies = service.ask(transformed(model.transform, pixels, (self._config.seed, target), job.images))
         nothing = np.zeros((len(replies), 0))
         answers = TargetAnswers(
             target,

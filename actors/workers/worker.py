@@ -20,7 +20,7 @@ from actors.scheduling.messages import (
 )
 from actors.workers.model_cache import ModelCache, ModelRequest
 from actors.workers.worker_config import WorkerConfig
-from study.defences.transforms import shown
+from study.defences.transforms import transformed
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
@@ -149,7 +149,7 @@ class Worker:
         model = self._config.models[target]
 
         def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
-            seen = shown(model.transform, images, (self._config.seed, target), ids)
+            seen = transformed(model.transform, images, (self._config.seed, target), ids)
             return predict(
                 classifier,
                 seen,

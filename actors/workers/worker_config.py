@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from actors.resources.placement import Role, service_of
 from study.images.labels import LabelSet
 from study.models.reference import Model
+from study.models.services.credentials import credential_of
 from study.reproducibility.numerics import Numerics
 
 if TYPE_CHECKING:
-    from study.models.services.client import Secret
-    from study.models.services.service_spec import Remote
+    from study.models.services.credentials import Secret
     from study.spec.schema import Spec
     from study.storage.run_folder import RunFolder
 
@@ -56,15 +56,8 @@ def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool) -> WorkerC
     services = {}
     for name, model in spec.models.items():
         if model.remote is not None:
-            services[name] = ServiceAccess(secret(model.remote), folder.answers(name))
+            services[name] = ServiceAccess(credential_of(model.remote), folder.answers(name))
             services[name].cache.parent.mkdir(parents=True, exist_ok=True)
     return WorkerConfig(
         spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, services, allow_code=allow_code
     )
-
-
-def secret(remote: Remote) -> Secret | None:
-    """The credential of a service, from the driver's environment."""
-    from study.models.services.client import Secret
-
-    return None if remote.credentials is None else Secret.from_environment(remote.credentials)

@@ -59,7 +59,7 @@ def _estimate(
     """The estimate for one model, from `cached` if it is there; otherwise it is added."""
     import torch
 
-    from study.models import zoo
+    from study.models import loading
     from study.models.memory import Memory, build_meta, estimate
 
     same = model.model_copy(update={"transform": None, "weights": None if _keep_shape(model) else model.weights})
@@ -68,7 +68,7 @@ def _estimate(
         with contextlib.suppress(TypeError):
             return Memory(**cached[key])
     network = build_meta(model, labels=labels, allow_code=allow_code)
-    preprocessing = zoo.preprocessing_of(model, network, str(model.network))
+    preprocessing = loading.preprocessing_of(model, network, str(model.network))
     new = estimate(network, channels=len(preprocessing.mean), size=preprocessing.size, batch=batch)
     if model.zoo != "python":
         # The user's own code may change between launches.

@@ -21,17 +21,17 @@ PROCESSES = 2
 CHILD = """
 import sys
 from torchvision.models import SqueezeNet1_1_Weights
+from study.models import loading
 from study.models.reference import Model
+from study.models.weights import fetch
 
 object.__setattr__(SqueezeNet1_1_Weights.IMAGENET1K_V1.value, "url", sys.argv[2])
 model = Model(network="torchvision:squeezenet1_1/IMAGENET1K_V1")
 sys.stdin.read()
 if sys.argv[1] == "bring":
-    from study.models.weights import fetch
-    fetch.bring(model)
+    fetch.ensure_downloaded(model)
 else:
-    from study.models import zoo
-    print(zoo.load("m", model).digest)
+    print(loading.load("m", model).digest)
 """
 
 

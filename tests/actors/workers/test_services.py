@@ -12,7 +12,7 @@ import yaml
 from study.analysis.transfer import success_rates
 from study.errors import StudyError
 from study.images.labels import label_set
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.predict import predict
 from study.results import scanning
 from tests.conftest import TINY, rows, run_here
@@ -30,7 +30,7 @@ def own_name(index: int) -> str:
 @pytest.fixture(scope="module")
 def classify():
     """One of our models under other names: three labels with scores, not in order."""
-    model = zoo.load("m", Model.model_validate(LITE), fold=True)
+    model = loading.load("m", Model.model_validate(LITE), fold=True)
 
     def answer(pixels):
         said = predict(model, pixels[None], batch=2)
