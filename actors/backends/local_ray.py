@@ -63,7 +63,7 @@ class LocalRay:
     def starting(self) -> AbstractContextManager[None]:
         """What is started within belongs to this Ray. Nothing that is started before or after does."""
         given = children.environment(children.RAY, os.environ, self._hidden)
-        return children.replaced(given | self._token() | dict.fromkeys(_MARKS, self._mark))
+        return children.replaced_environment(given | self._token() | dict.fromkeys(_MARKS, self._mark))
 
     def _token(self) -> dict[str, str]:
         """This Ray's own token, unless the user has set one: Ray would write it into the home directory."""

@@ -315,6 +315,6 @@ def node_id() -> str:
 def gpu_memory() -> float | None:
     """Bytes of this machine's smallest GPU, as its driver says; None where it does not."""
     asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    said = (children.answer(asked, 20) or "").split()
+    said = (children.command_output(asked, 20) or "").split()
     found = [float(one) for one in said if one.isdecimal()]
     return min(found) * 2**20 if found else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.errors import StudyError
 from study.events.repairs import repaired
-from study.process.children import whole
+from study.process.children import driver_environment
 from study.storage.lease import Lease
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ObjectPath:
 
 def scan_options() -> dict[str, str]:
     """What polars is told of the endpoint, from the environment."""
-    return {name.lower(): value for name, value in whole().items() if name.startswith("AWS_")}
+    return {name.lower(): value for name, value in driver_environment().items() if name.startswith("AWS_")}
 
 
 def _asked(path: ObjectPath, question: Callable[[S3Store], Answer]) -> Answer:
@@ -148,7 +148,8 @@ def _client(bucket: str, patience: float, most: int, environment: tuple[tuple[st
 def explained(path: ObjectPath, error: Exception) -> StudyError:
     """What an object store's refusal means. Nothing of its own text, which quotes addresses and headers, is shown."""
     text = str(error)
-    endpoint = whole().get("AWS_ENDPOINT_URL") or whole().get("AWS_ENDPOINT") or "Amazon's endpoint"
+    given = driver_environment()
+    endpoint = given.get("AWS_ENDPOINT_URL") or given.get("AWS_ENDPOINT") or "Amazon's endpoint"
     endpoint = endpoint.rpartition("@")[2]
     if "NoSuchBucket" in text:
         return StudyError(

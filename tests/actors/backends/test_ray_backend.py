@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_nothing_behind(spec_file, tmp_path):
     status, printed = finish(process)
     assert status == 130, printed
     assert time.monotonic() - began < 10
-    assert "Go on with: study launch" in printed
+    assert "Continue with: study launch" in printed
     assert "Traceback" not in printed
     assert gone(below), f"left behind: {alive(below)}"
 
