@@ -29,32 +29,31 @@ MODELS, IMAGES, DEVELOP = "Models and attacks", "Images and files", "Develop"
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
-Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of the study.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://bucket/prefix.")]
-NewSpec = Annotated[
-    Path | None,
-    typer.Option("--spec", metavar="SPEC", help="A spec whose `published` or `findings` changed after the launch."),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the spec, e.g. images.count=5; repeatable."),
-]
-AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Allow Python code that the spec names (`python:` networks).")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="A Ray cluster. Default: RAY_ADDRESS, or a Ray on this machine."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Figures = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Also write each figure into this folder, as SVG and PNG.")
-]
-
 
 def option(metavar: str, help: str, *names: str, **limits: Any) -> Any:
     """An option that takes one value, called `metavar` in the help."""
     return typer.Option(*names, metavar=metavar, help=help, **limits)
+
+
+def flag(help: str, *names: str) -> Any:
+    """An option without a value."""
+    return typer.Option(*names, metavar="", help=help)
+
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of the study.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://bucket/prefix.")]
+NewSpec = Annotated[
+    Path | None, option("SPEC", "A spec whose `published` or `findings` changed after the launch.", "--spec")
+]
+Set = Annotated[
+    list[str] | None, option("KEY=VALUE", "Replace a value of the spec, e.g. images.count=5; repeatable.", "--set")
+]
+AllowCode = Annotated[bool, flag("Allow Python code that the spec names (`python:` networks).", "--allow-code")]
+Address = Annotated[
+    str | None, option("HOST:PORT", "The Ray cluster. Default: RAY_ADDRESS, else a new Ray on this machine.")
+]
+Json = Annotated[bool, flag("Print JSON.", "--json")]
+Figures = Annotated[Path | None, option("FOLDER", "Also write each figure into this folder, as SVG and PNG.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,7 +77,10 @@ def _load(spec: Path, values: list[str] | None) -> SpecFile:
 @app.callback()
 def study(
     _: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Study how adversarial images transfer between image classifiers, on one machine or a Ray cluster."""
@@ -93,8 +95,8 @@ def init(
     count: Annotated[int, option("N", "Number of images.", min=1)] = 8,
     model: Annotated[list[str] | None, option("MODEL", "E.g. resnet50 or timm:resnet50.a1_in1k; repeatable.")] = None,
     attack: Annotated[list[str] | None, option("PRESET", "A preset from `study attacks`; repeatable.")] = None,
-    targeted: Annotated[bool, typer.Option("--targeted", help="Add targeted attacks.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    targeted: Annotated[bool, flag("Add targeted attacks.", "--targeted")] = False,
+    force: Annotated[bool, flag("Overwrite an existing file.", "--force")] = False,
 ) -> None:
     """Write a first spec with comments.
 
@@ -149,7 +151,8 @@ def plan(
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
-    With --on, for simulated machines; otherwise for this machine.
+    The duration is for this machine, or with --on for other machines (simulated). It needs the output of
+    `study profile`.
 
     Example: study plan specs/quickstart.yaml
 
@@ -182,8 +185,8 @@ def launch(
         ),
     ] = None,
     wandb: Annotated[str | None, option("MODE", "Track on Weights & Biases: online, offline or disabled.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line only.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print events, one JSON object per line.")] = False,
+    quiet: Annotated[bool, flag("Print errors and the last line only.", "--quiet", "-q")] = False,
+    json: Annotated[bool, flag("Print events, one JSON object per line.", "--json")] = False,
 ) -> None:
     """Run a study, or the rest of it.
 
@@ -217,12 +220,12 @@ def launch(
 def status(
     *,
     run: Run,
-    watch: Annotated[bool, typer.Option("--watch", help="Print it again and again until the launch ends.")] = False,
+    watch: Annotated[bool, flag("Print it again and again until the launch ends.", "--watch")] = False,
     json: Json = False,
 ) -> None:
     """Print the progress of a run.
 
-    The launch may run on another machine.
+    It works from any terminal or machine while a launch runs.
 
     Example: study status runs/quickstart --watch
     """
@@ -276,7 +279,7 @@ def report(
 ) -> None:
     """Write a run as one HTML file.
 
-    It holds matrices, curves, the comparison with papers, sample images and provenance, and loads nothing else.
+    It holds matrices, curves, the comparison with papers, sample images and provenance, and needs no network.
 
     Example: study report runs/quickstart --figures figures
     """
@@ -289,6 +292,8 @@ def report(
 @app.command(rich_help_panel=LOOK)
 def geometry(*, run: Run, figures: Figures = None) -> None:
     """Print the results of the geometry probes of a run.
+
+    Probes (`geometry:` in a spec) measure gradient cosines, decision regions, linearity and intervals.
 
     Example: study geometry runs/small-geometry --figures figures
     """
@@ -316,7 +321,7 @@ def compare(
         str | None, option("PAPER", "E.g. liu2017. Default: all papers whose tables the spec names.")
     ] = None,
     json: Json = False,
-    all_: Annotated[bool, typer.Option("--all", help="Also print numbers that are not comparable, and why.")] = False,
+    all_: Annotated[bool, flag("Also print numbers that are not comparable, and why.", "--all")] = False,
     spec: NewSpec = None,
 ) -> None:
     """Print a run's numbers next to the published ones.
@@ -345,7 +350,7 @@ def findings(*, run: Run, json: Json = False, spec: NewSpec = None) -> None:
 def models(
     *,
     spec: Spec,
-    accuracy: Annotated[bool, typer.Option("--accuracy", help="Measure clean accuracy on all images.")] = False,
+    accuracy: Annotated[bool, flag("Measure clean accuracy on all images.", "--accuracy")] = False,
     json: Json = False,
     set_: Set = None,
     allow_code: AllowCode = False,
@@ -396,7 +401,7 @@ def profile(
 
 @app.command(rich_help_panel=MODELS)
 def attacks(
-    name: Annotated[str | None, typer.Argument(metavar="[PRESET]", help="Print all parts of this preset.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="PRESET", help="Print all parts of this preset.")] = None,
 ) -> None:
     """List the attack presets with their parts and sources.
 
@@ -422,7 +427,7 @@ def images(
 ) -> None:
     """Export the adversarial images that a run kept, as PNG files.
 
-    A run keeps images if its spec has `run: {keep_images: true}`. Without options, all of them are exported.
+    A run keeps images if its spec has `run: {keep_images: true}`. Without further options, all are exported.
 
     Example: study images runs/quickstart --attack mi --to adversarial
     """
