@@ -19,7 +19,6 @@ from study.papers.run_comparison import OTHER_IMAGES, cell_texts, compare_run, p
 from study.results import integrity
 from study.results.run_reader import opened
 from study.terminal import prose
-from study.terminal.screen import counted
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _print_paper(compared: pl.DataFrame, origin: Mapping[str, Any], console: Con
     for key, text in OTHER_IMAGES.items():
         if key in present:
             say(f"images of its table {key[1]}: {text}")
-    say(f"images of this run: {counted(origin['images']['here'], 'image')}, not the same ones")
+    say(f"images of this run: {origin['images']['here']:,}, not the same as the paper's")
     for name, one in origin["models"].items():
         say(f"weights of {name}: {one['weights']} ({str(one['digest'])[:8]})")
     say("interval: 95 % (Wilson), of ours; off: ours - theirs; rank: Spearman's correlation of ours and theirs\n")

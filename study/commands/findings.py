@@ -50,7 +50,7 @@ def print_findings(run: str, console: Console, options: FindingsOptions) -> None
 
 
 def _print(found: pl.DataFrame, console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("finding", overflow="fold")
     for column in ("claimed", "of", "verdict", "effect", "95 %", "p"):
         table.add_column(column, no_wrap=True)
