@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import polars as pl
@@ -62,21 +63,26 @@ def leave_one_out(
     (the model left out), `sources`, then `seeds`, `images` and all else as `experiments.averaged` has them. In the
     order of the keys; empty where the experiment has no such ensembles.
     """
-    sets = spec.source_sets(spec.experiments[experiment]) if experiment in spec.experiments else []
-    among_models = {name for one in sets for name in one}
-    pairs = [
-        ("+".join(one), *(among_models - set(one)))
-        for one in sets
-        if len(one) > 1 and len(among_models - set(one)) == 1
-    ]
     found = averaged(cells(of_experiment(rows, spec, experiment), spec, top=top, among=among), confidence)
-    diagonal = pl.DataFrame(pairs, schema={"sources": pl.String, "target": pl.String}, orient="row")
+    diagonal = pl.DataFrame(
+        list(left_out(spec, experiment).items()), schema={"sources": pl.String, "target": pl.String}, orient="row"
+    )
     keys = ["attack", "goal", "steps", "level", "target"]
     return (
         found.join(diagonal, on=["sources", "target"], how="semi")
         .select(*keys, "sources", pl.exclude(*keys, "sources"))
         .sort(*keys, "sources")
     )
+
+
+def left_out(spec: Spec, experiment: str) -> dict[str, str]:
+    """By ensemble (source models joined by `+`), the one model of all ensembles of the experiment that it leaves out.
+
+    Ensembles that leave out no model or several are not in it.
+    """
+    sets = spec.source_sets(spec.experiments[experiment])
+    models = set(itertools.chain(*sets))
+    return {"+".join(one): (models - set(one)).pop() for one in sets if 1 < len(one) == len(models) - 1}
 
 
 def _place(column: str, order: Sequence[str]) -> pl.Expr:

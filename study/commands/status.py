@@ -18,7 +18,7 @@ from rich.console import Console
 from study.errors import StudyError
 from study.planning import resume
 from study.planning.plan import Plan
-from study.report.failures import of_launch
+from study.report.failures import failures_of_last_launch
 from study.results import integrity, parts
 from study.storage import json_file
 from study.storage.run_folder import RunFolder
@@ -115,7 +115,7 @@ def status(folder: RunFolder) -> dict[str, Any]:
         }
     elif folder.begun:
         found["experiments"] = _counted(folder)
-    found["failures"] = len(of_launch(folder))
+    found["failures"] = len(failures_of_last_launch(folder))
     others = integrity.strays(folder.results)
     found["left_alone"] = integrity.stray_line(others) if others else None
     return found

@@ -1,4 +1,4 @@
-"""Figures: what is on a line, and that names can do no harm in them."""
+"""Figures: the points of lines, and escaping of names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from study.report import figures
-from study.report.html.curves import curves
+from study.report.curves import curves
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
 
@@ -139,7 +139,7 @@ def test_the_same_cells_give_the_same_bytes(tmp_path):
 def test_destruction_rates_are_where_they_belong():
     schema = {"attack": pl.String, "target": pl.String, "destruction": pl.Float64}
     rows = [("mi", "jpeg", 0.25), ("mi", "blur", 0.5), ("fgsm", "jpeg", None), ("fgsm", "blur", 0.125)]
-    figure = figures.destruction(pl.DataFrame(rows, schema=schema, orient="row"), {"mi": "mi", "fgsm": "fgsm"}, "t")
+    figure = figures.destruction(pl.DataFrame(rows, schema=schema, orient="row"), ["mi", "fgsm"], "t")
     assert figure is not None
     (axes,) = figure.axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["jpeg", "blur"]
@@ -147,4 +147,4 @@ def test_destruction_rates_are_where_they_belong():
         line.get_label(): [*zip(map(round, line.get_xdata()), line.get_ydata(), strict=True)] for line in axes.lines
     }
     assert points == {"mi": [(0, 25.0), (1, 50.0)], "fgsm": [(1, 12.5)]}
-    assert figures.destruction(pl.DataFrame(schema=schema), {}, "t") is None
+    assert figures.destruction(pl.DataFrame(schema=schema), [], "t") is None

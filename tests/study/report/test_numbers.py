@@ -18,9 +18,8 @@ from study.planning.plan import Plan
 from study.planning.resume import selected
 from study.report import plausibility
 from study.report.figures import Album
-from study.report.html.data import gather
-from study.report.html.experiments import experiment as section
-from study.report.html.page import Room
+from study.report.html.experiment import experiment_results
+from study.report.html.report_data import read_report_data
 from study.report.tables import paper_table, table_formats
 from study.report.tables.matrices import matrices
 from study.report.tables.paper_table import TableOptions
@@ -108,12 +107,12 @@ def test_every_target_of_a_search_has_an_rmsd_of_its_own(many_run, frame):
     expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
     assert found == {target: pytest.approx(rmsd) for target, rmsd in expected.iter_rows()}
     assert len({round(rmsd, 6) for rmsd in found.values()}) > 1, "or one number for all would do"
-    (line,) = layout.lines
-    assert line.moved == f"{min(found.values()):.2f} to {max(found.values()):.2f}"
-    gathered = gather(str(many_run))
-    page = section(gathered, "smallest", Album(None), Room())
-    for rmsd in found.values():
-        assert f"RMSD {rmsd:.2f}" in page
+    (row,) = layout.rows
+    assert row.rmsd_text == f"{min(found.values()):.2f} to {max(found.values()):.2f}"
+    (goal,) = experiment_results(read_report_data(str(many_run)), "smallest", Album()).goals
+    tips = {target: cell.tip for target, cell in zip(goal.matrix.head, goal.matrix.rows[0], strict=True)}
+    for target, rmsd in found.items():
+        assert f"RMSD {rmsd:.2f}" in tips[target]
 
 
 def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):

@@ -1,4 +1,4 @@
-"""The report in a real browser, without a display and without a network: it opens, sorts, filters, shows, prints."""
+"""The report in a real browser, without a display or a network: opening, sorting, filtering, images, printing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """Opens a file; what the page complained of and asked for is looked at when the test is over."""
+    """Opens a file. The test fails at its end if a page logged an error or requested another file."""
     contexts, complaints = [], []
 
     def look(path: Path, **options):
@@ -95,7 +95,7 @@ def test_filtering(opened, tiny_report):
     assert set(column(table, 1)) == {"optimization", "mi"}
     table.get_by_role("searchbox").fill("fgs b")
     assert column(table, 1) == ["fgs"]
-    assert table.get_by_text("1 of 12 lines").is_visible()
+    assert table.get_by_text("1 of 12 rows").is_visible()
     table.get_by_role("searchbox").fill("")
     assert column(table, 1) == everything
 
@@ -133,7 +133,7 @@ def test_gallery(opened, hostile_report):
     assert dialog.is_hidden()
 
 
-def test_what_targets_say_follows_the_attack(opened, tiny_report):
+def test_answers_follow_the_selected_attack(opened, tiny_report):
     page = opened(tiny_report)
     card = page.locator(".card").first
     said = page.evaluate("JSON.parse(document.getElementById('gallery-data').textContent)")

@@ -26,4 +26,4 @@ def test_show(tiny_run):
     (line,) = [line for line in text.splitlines() if "b + c" in line and line.split()[0] == "mi"]
     assert line.split()[1:] == ["b", "+", "c", "10", f"{rates['rmsd'][0]:.2f}", *cells.split()]
     assert "white-box" in text
-    assert "no longer gives their true label" in text
+    assert "adversarial images that the target misclassifies" in text

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from study.report.tables import paper_table, table_formats
-from study.report.tables.paper_table import Layout, Line, Number, TableOptions
+from study.report.tables.layout import Layout, Rate, Row
+from study.report.tables.paper_table import TableOptions
 from study.results.run_reader import opened
 from tests.conftest import TINY, rows
 
@@ -30,8 +31,8 @@ def rate(frame: pl.DataFrame, top: int, metric: str) -> float:
 
 
 def numbers_of(layout: Layout):
-    for line in layout.lines:
-        for target, one in zip(layout.targets, line.numbers, strict=True):
+    for line in layout.rows:
+        for target, one in zip(layout.targets, line.rates, strict=True):
             yield line, target, one
 
 
@@ -55,7 +56,7 @@ def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
         assert one.value == pytest.approx(rate(mine, top, metric))
         assert (one.relation == "white") == (target == line.sources)
         assert line.rmsd[0] == pytest.approx(mine["rmsd"].mean())
-    assert len(layout.lines) == 12
+    assert len(layout.rows) == 12
 
 
 def unescaped(text: str) -> str:
@@ -72,10 +73,10 @@ def test_markdown_parsed_back(layouts):
         assert [unescaped(cell) for cell in heading] == ["attack", "sources", "RMSD", *layout.targets]
         assert all(re.fullmatch(r"-{3}:?", cell) for cell in rule)
         attack = ""
-        for line, (section, sources, moved, *cells) in zip(layout.lines, body, strict=True):
+        for line, (section, sources, moved, *cells) in zip(layout.rows, body, strict=True):
             attack = unescaped(section) or attack
-            assert (attack, sources.replace(" + ", "+"), moved) == (line.variant, line.sources, line.moved)
-            for one, cell in zip(line.numbers, cells, strict=True):
+            assert (attack, sources.replace(" + ", "+"), moved) == (line.variant, line.sources, line.rmsd_text)
+            for one, cell in zip(line.rates, cells, strict=True):
                 assert cell.endswith(r"\*") == (one.relation == "white")
                 assert cell.startswith("**") == one.best
                 assert cell.strip("*\\") == one.text()
@@ -95,10 +96,10 @@ def test_latex_parsed_back(layouts):
         assert lines[1][1:] == ["RMSD", *layout.targets]
         body = [line for line in lines[2:-1] if line != [r"\midrule"]]
         sections = [re.findall(r"\\textit\{(.*)\}\}", line[0])[0] for line in body if len(line) == 1]
-        assert sections == list(dict.fromkeys(line.variant for line in layout.lines))
-        for line, (sources, moved, *cells) in zip(layout.lines, [one for one in body if len(one) > 1], strict=True):
-            assert (sources.replace(" + ", "+"), moved) == (line.sources, line.moved)
-            for one, cell in zip(line.numbers, cells, strict=True):
+        assert sections == list(dict.fromkeys(line.variant for line in layout.rows))
+        for line, (sources, moved, *cells) in zip(layout.rows, [one for one in body if len(one) > 1], strict=True):
+            assert (sources.replace(" + ", "+"), moved) == (line.sources, line.rmsd_text)
+            for one, cell in zip(line.rates, cells, strict=True):
                 assert cell.endswith("$^{*}$") == (one.relation == "white")
                 assert cell.startswith(r"\textbf{") == one.best
                 assert cell.removesuffix("$^{*}$").removeprefix(r"\textbf{").removesuffix("}") == one.text()
@@ -110,7 +111,7 @@ def test_what_latex_would_read_as_commands_is_escaped():
     assert table_formats.escaped(r"50%_a&b#$x^~\{}") == (
         r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
     )
-    line = Line("a_b", "a_b", "x_1+y", (1.0, 2.0), (Number(1.0, 0.5, 1000, 2, "black", 1.0), None))
+    line = Row("a_b", "a_b", "x_1+y", (1.0, 2.0), (Rate(1.0, 0.5, 1000, 2, "black", 1.0), None))
     layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2"), (line,))
     text = table_formats.latex([layout])
     for part in (r"\textit{a\_b}", r"x\_1 + y", r"t\_1", r"1.0 $\pm$ 0.5", "1.00 to 2.00", "--", r"e\_1, untargeted"):
@@ -133,16 +134,16 @@ def test_the_best_is_black_box_and_of_the_same_sources(layouts):
     for layout in layouts:
         for line, target, one in numbers_of(layout):
             at = layout.targets.index(target)
-            rivals = [other.numbers[at] for other in layout.lines if other.sources == line.sources]
+            rivals = [other.rates[at] for other in layout.rows if other.sources == line.sources]
             strongest = max(other.value for other in rivals)
             assert one.best == (one.black and one.value == strongest)
-    single = [replace(line, variant="mi") for line in layouts[0].lines if line.attack == "mi"]
+    single = [replace(line, variant="mi") for line in layouts[0].rows if line.attack == "mi"]
     for metric, strongest in (("success", max), ("accuracy", min)):
-        marked = paper_table._with_best(single, metric)
+        marked = paper_table.with_best(single, metric)
         for at in range(3):
-            black = [line.numbers[at] for line in marked if line.numbers[at].black]
+            black = [line.rates[at] for line in marked if line.rates[at].black]
             assert {one.value for one in black if one.best} == {strongest(one.value for one in black)}
-            assert not any(line.numbers[at].best for line in marked if not line.numbers[at].black)
+            assert not any(line.rates[at].best for line in marked if not line.rates[at].black)
 
 
 def test_seeds_have_a_mean_and_a_spread(tiny_run):
