@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from study.analysis.distances import minimal_cdf
+from study.analysis.minimal_rmsd import minimal_cdf
 from study.errors import StudyError
 from study.planning.relation import relation
 from study.report.curves import Points, mean

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from study.analysis.experiments import with_level
-from study.analysis.transfer import succeeded
+from study.analysis.rates import succeeded
 from study.errors import StudyError
 from study.images import decoding
 from study.images.image_sets import candidates

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from study import __version__
-from study.analysis.paired import interval_of_rate
+from study.analysis.intervals import interval_of_rate
 from study.report import plausibility
 from study.report.html.components import MISSING, HtmlTable, TableCell, number_cell, percent_cell, text_cells
 from study.report.html.report_data import ReportData

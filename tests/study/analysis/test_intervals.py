@@ -77,7 +77,7 @@ def test_paired_differences(scanned, loop):
 def test_points_are_not_mixed(scanned):
     with pytest.raises(StudyError, match="several points"):
         analysis.paired_differences(scanned, "mi", "pgd")
-    with pytest.raises(StudyError, match="no row is of an attack 'di'"):
+    with pytest.raises(StudyError, match="no rows of the attack 'di'"):
         analysis.paired_differences(scanned, "mi", "di")
 
 

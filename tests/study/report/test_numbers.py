@@ -146,12 +146,12 @@ def test_an_attack_that_moved_no_pixel_is_named(many_run):
     assert plausibility.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
     still = finished.rows.with_columns(rmsd=pl.when(attack="fgsm").then(0.0).otherwise("rmsd"))
     (line,) = plausibility.of_attacks(finished.spec, cells(still, finished.spec))
-    assert line.startswith("attack 'fgsm' moved no pixel: its gradients were 0")
+    assert line.startswith("attack 'fgsm' changed no pixel: its gradients were 0")
     tiny = finished.spec.attacks["pgd"]
     small = tiny.model_copy(update={"budget": tiny.budget.model_copy(update={"epsilon": 0.0314})})
     spec = finished.spec.model_copy(update={"attacks": {**finished.spec.attacks, "pgd": small}})
     (line,) = plausibility.of_attacks(spec, cells(finished.rows.with_columns(rmsd=0.0).filter(attack="pgd"), spec))
-    assert line.startswith("attack 'pgd' moved no pixel: its epsilon is 0.0314, and pixel values are 0..255")
+    assert line.startswith("attack 'pgd' changed no pixel: its epsilon is 0.0314, but pixel values are 0..255")
 
 
 def test_clean_accuracy_is_in_every_table(tiny_run):

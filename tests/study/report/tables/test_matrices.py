@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.commands.show import show
 from study.results import parts
 
