@@ -9,7 +9,7 @@ from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Failure:
+class RecordedFailure:
     """The error of a unit, or of one of its targets."""
 
     unit: str
@@ -17,11 +17,11 @@ class Failure:
     target: str | None = None
 
 
-def failures_of_last_launch(folder: RunFolder) -> list[Failure]:
+def failures_of_last_launch(folder: RunFolder) -> list[RecordedFailure]:
     """The recorded failures; empty if there is no file. StudyError for a damaged file."""
     try:
         found = json_file.read(
-            folder.failures, dict[str, list[Failure]], todo="remove it; the next launch writes it again"
+            folder.failures, dict[str, list[RecordedFailure]], todo="remove it; the next launch writes it again"
         )
     except FileNotFoundError:
         return []

@@ -39,9 +39,7 @@ def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mappi
 def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:
     """A sentence for each attack whose RMSD is 0 in all of its `cells`, which are from `experiments.cells`."""
     still = cells.group_by("attack").agg(pl.col("rmsd").max()).filter(pl.col("rmsd") == 0)["attack"].to_list()
-    return [
-        f"attack '{name}' changed no pixel: {_cause(spec.attacks[name])}" for name in spec.attacks if name in still
-    ]
+    return [f"attack '{name}' changed no pixel: {_cause(spec.attacks[name])}" for name in spec.attacks if name in still]
 
 
 def _cause(recipe: Attack) -> str:

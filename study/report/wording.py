@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from study.attacks import Attack
-from study.spec.schema import Spec
 
 SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
@@ -31,19 +30,12 @@ def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> 
     return ", ".join(parts)
 
 
-def attack_points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str, int, float | None]]:
-    """Every point of the attacks, in the order of the spec: its name in tables, attack, steps, level."""
-    for name in dict.fromkeys(attacks):
-        recipe = spec.attacks[name]
-        for steps, level in recipe.points:
-            yield point_name(name, recipe, steps, level), name, steps, level
-
-
 def rate_decimals(images: int) -> int:
     """The decimals of a percentage that `images` images support."""
     return 0 if images <= 100 else 1 if images <= 1000 else 2
 
 
-def rmsd_range(low: float, high: float) -> str:
-    """One RMSD, or a range if a search of the minimal RMSD ended at a different one for each target."""
+def rmsd_range(values: Sequence[float]) -> str:
+    """The RMSD of a row, or its range over targets if each of them searched for its own."""
+    low, high = min(values), max(values)
     return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"

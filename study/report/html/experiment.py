@@ -18,12 +18,12 @@ from study.report.curves import curves, transferred
 from study.report.html.components import MISSING, HtmlTable, TableCell, number_cell, percent_cell, text_cells
 from study.report.html.mistakes import mistakes
 from study.report.html.report_data import ReportData
+from study.report.matrix_rows import attack_points, matrix_rows
 from study.report.wording import (
     CLEAN_ACCURACY,
     RMSD,
     SERVICE_SUCCESS,
     SUCCESS_RATE,
-    attack_points,
     rate_decimals,
     rmsd_range,
 )
@@ -74,16 +74,11 @@ def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> Html
     """Rows are source sets at each point of each attack, columns are targets."""
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)
-    known = _by_key(cells, "sources", "attack", "steps", "level", "target")
     rows = []
-    for shown, attack, steps, level in attack_points(spec, experiment.attacks):
-        for names in spec.source_sets(experiment):
-            sources = "+".join(names)
-            found = [known.get((sources, attack, steps, level, target)) for target in targets]
-            if any(found):
-                images = max(cell["images"] for cell in found if cell)
-                first = text_cells(shown, " + ".join(names) or "elsewhere")
-                rows.append([*first, number_cell(images), _rmsd_cell(found), *map(rate_cell, found)])
+    for row in matrix_rows(spec, name, goal, cells):
+        images = max(cell["images"] for cell in row.cells if cell)
+        first = text_cells(row.variant, row.sources.replace("+", " + "))
+        rows.append([*first, number_cell(images), _rmsd_cell(row.cells), *map(rate_cell, row.cells)])
     notes = [f"{SUCCESS_RATE[goal]}.", f"{RMSD}."]
     if (seeds := int(str(cells["seeds"].max()))) > 1:
         notes[0] = f"{SUCCESS_RATE[goal]}; mean of {seeds} seeds ± standard deviation."
@@ -95,10 +90,6 @@ def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> Html
     code = data.code(f"analysis.transfer_matrix(rows, spec, {name!r}, goal={goal!r})")
     head = ["attack", "sources", "images", "RMSD", *targets]
     return HtmlTable(f"{name}, {goal}", head, rows, code, grid=True, notes=notes)
-
-
-def _by_key(cells: pl.DataFrame, *keys: str) -> dict[tuple[object, ...], Mapping[str, Any]]:
-    return {tuple(cell[key] for key in keys): cell for cell in cells.iter_rows(named=True)}
 
 
 def _clean_row(data: ReportData, targets: Sequence[str]) -> list[TableCell]:
@@ -131,8 +122,7 @@ def rate_cell(cell: Mapping[str, Any] | None) -> TableCell:
 
 
 def _rmsd_cell(cells: Sequence[Mapping[str, Any] | None]) -> TableCell:
-    values = [cell["rmsd"] for cell in cells if cell is not None]
-    return TableCell(rmsd_range(min(values), max(values)), number=True)
+    return TableCell(rmsd_range([cell["rmsd"] for cell in cells if cell is not None]), number=True)
 
 
 def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
@@ -141,7 +131,7 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
     if not targets:
         return None
     diagonal = cells.filter(pl.col("target") == pl.col("sources").replace_strict(targets, default=None))
-    known = _by_key(diagonal, "attack", "steps", "level", "target")
+    known = {(one["attack"], one["steps"], one["level"], one["target"]): one for one in diagonal.iter_rows(named=True)}
     held_out = [model for model in data.spec.models if model in targets.values()]
     rows = []
     for shown, attack, steps, level in attack_points(data.spec, data.spec.experiments[name].attacks):

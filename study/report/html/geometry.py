@@ -18,14 +18,14 @@ _MOST_IMAGES = 2
 
 
 @dataclass(frozen=True)
-class Geometry:
+class GeometryResults:
     """`probes` lists all probes; `results` has the cosines (or None) and the drawings of each probe with rows."""
 
     probes: HtmlTable
     results: Sequence[tuple[HtmlTable | None, Sequence[Drawing]]]
 
 
-def geometry(data: ReportData, album: Album) -> Geometry | None:
+def geometry(data: ReportData, album: Album) -> GeometryResults | None:
     """None for a spec without probes."""
     if not data.spec.geometry:
         return None
@@ -40,7 +40,7 @@ def geometry(data: ReportData, album: Album) -> Geometry | None:
         f"Probes that draw one figure per image show {_MOST_IMAGES} images here. `study geometry RUN --figures DIR` "
         "draws all."
     ]
-    return Geometry(HtmlTable("Probes", ["probe", "kind", "images", "rows"], listed, notes=notes), results)
+    return GeometryResults(HtmlTable("Probes", ["probe", "kind", "images", "rows"], listed, notes=notes), results)
 
 
 def _drawings(data: ReportData, name: str, probe: Probe, rows: pl.DataFrame, album: Album) -> list[Drawing]:

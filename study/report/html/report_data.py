@@ -14,7 +14,7 @@ import polars as pl
 
 from study.analysis import experiments
 from study.images.selection import Selected
-from study.report.failures import Failure, failures_of_last_launch
+from study.report.failures import RecordedFailure, failures_of_last_launch
 from study.results import parts as store
 from study.results import versions
 from study.results.run_reader import Finished, opened
@@ -40,7 +40,7 @@ class ReportData:
     cells: pl.DataFrame
     units: int
     provenance: Sequence[Mapping[str, str]]
-    failures: Sequence[Failure]
+    failures: Sequence[RecordedFailure]
 
     @property
     def spec(self) -> Spec:

@@ -16,7 +16,7 @@ _DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Rate:
+class TableRate:
     """A rate in percent; `std` is its sample standard deviation over seeds (None for one seed)."""
 
     value: float
@@ -44,19 +44,17 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """An attack, or one of its points, on one source set; `rates` has one rate per target, None without rows."""
 
     attack: str
     variant: str
     sources: str
-    rmsd: tuple[float, float]
-    """The least and the greatest of its rates: they differ if each target searched for its own."""
-    rates: tuple[Rate | None, ...]
+    rates: tuple[TableRate | None, ...]
 
     @property
     def rmsd_text(self) -> str:
-        return rmsd_range(*self.rmsd)
+        return rmsd_range([rate.rmsd for rate in self.rates if rate is not None])
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Layout:
     metric: str
     top: int
     targets: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     clean: tuple[Right | None, ...] = ()
     """Answers of each target to clean images; None if unknown."""
 

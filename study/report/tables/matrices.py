@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -13,16 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from study.analysis.experiments import POINT, averaged, cells, of_experiment
+from study.analysis.experiments import averaged, cells, of_experiment
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, marked
 from study.report import plausibility
-from study.report.wording import CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, attack_points
+from study.report.matrix_rows import MatrixRow, matrix_rows
+from study.report.wording import CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
 from study.results.run_reader import Finished
 from study.terminal.prose import say
-
-_Cell = Mapping[str, Any]
-"""A row of `experiments.averaged`."""
 
 
 def print_matrices(finished: Finished, console: Console) -> bool:
@@ -52,52 +49,42 @@ def matrices(finished: Finished, found: pl.DataFrame, console: Console) -> Itera
 
     `found` are the cells of the run, seed by seed.
     """
-    spec = finished.spec
-    for name, experiment in spec.experiments.items():
-        averages = averaged(of_experiment(found, spec, name)).iter_rows(named=True)
-        known = {tuple(cell[key] for key in POINT): cell for cell in averages}
+    wide = console.options.update(max_width=100_000)
+    for name, experiment in finished.spec.experiments.items():
+        averages = averaged(of_experiment(found, finished.spec, name))
         for goal in experiment.goal:
-            targets = spec.targets(experiment)
-            while targets:
-                make = functools.partial(_matrix, finished, name, goal, known)
-                table, count = _fitting(make, targets, console)
-                targets = targets[count:]
+            rows = list(matrix_rows(finished.spec, name, goal, averages))
+            start, end = 0, len(finished.spec.targets(experiment))
+            while start < end:
+                for stop in range(end, start, -1):
+                    table = _matrix(finished, name, goal, rows, slice(start, stop))
+                    if console.measure(table, options=wide).maximum <= console.width:
+                        break
+                start = stop
                 if table.row_count:
                     yield table, goal
 
 
-def _fitting(make: Callable[[tuple[str, ...]], Table], targets: tuple[str, ...], console: Console) -> tuple[Table, int]:
-    """The table of the first targets that fit into the width of the console (at least one), and their number."""
-    wide = console.options.update(max_width=100_000)
-    for count in range(len(targets), 0, -1):
-        table = make(targets[:count])
-        if count == 1 or console.measure(table, options=wide).maximum <= console.width:
-            break
-    return table, count
-
-
-def _matrix(
-    finished: Finished, name: str, goal: str, known: Mapping[tuple[object, ...], _Cell], targets: tuple[str, ...]
-) -> Table:
-    spec, experiment = finished.spec, finished.spec.experiments[name]
-    several = any(cell["seeds"] > 1 for cell in known.values())
+def _matrix(finished: Finished, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice) -> Table:
+    """The table of the targets in `shown`."""
+    targets = finished.spec.targets(finished.spec.experiments[name])[shown]
+    several = any(cell["seeds"] > 1 for row in rows for cell in row.cells if cell)
     table = Table(title=f"{name}, {goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("attack")
     table.add_column("source models")
     for heading in (*(["seeds"] if several else []), "images", "RMSD", *targets):
         table.add_column(heading, justify="right", no_wrap=True)
-    for attack, points in groupby(attack_points(spec, experiment.attacks), key=lambda point: point[1]):
-        searched = spec.attacks[attack].budget.minimal is not None
-        for variant, _, steps, level in points:
-            shown = variant
-            for sources in spec.source_sets(experiment):
-                found = [known.get(("+".join(sources), attack, goal, steps, level, target)) for target in targets]
-                first = next((cell for cell in found if cell is not None), None)
-                if first is not None:
-                    seeds = [str(first["seeds"])] if several else []
-                    numbers = (*seeds, str(first["images"]), _rmsd(found, searched=searched))
-                    table.add_row(shown, " + ".join(sources) or "elsewhere", *numbers, *map(_rate, found))
-                    shown = ""
+    for _, section in groupby(rows, key=lambda row: row.attack):
+        last = ""
+        for row in section:
+            cells = row.cells[shown]
+            known = [cell for cell in cells if cell is not None]
+            if known:
+                seeds = [str(known[0]["seeds"])] if several else []
+                numbers = (*seeds, str(known[0]["images"]), rmsd_range([cell["rmsd"] for cell in known]))
+                variant = "" if row.variant == last else row.variant
+                table.add_row(variant, row.sources.replace("+", " + "), *numbers, *map(_rate, cells))
+                last = row.variant
         table.add_section()
     if table.row_count and any(target in finished.clean for target in targets):
         clean = [finished.clean.get(target) for target in targets]
@@ -111,15 +98,7 @@ def _clean(right: Right | None) -> Text:
     return Text(shown, style="dim")
 
 
-def _rmsd(cells: Sequence[_Cell | None], *, searched: bool) -> str:
-    """The mean RMSD; a range over targets if each of them searched for its own."""
-    values = [cell["rmsd"] for cell in cells if cell is not None]
-    if searched and len(values) > 1:
-        return f"{min(values):.1f} to {max(values):.1f}"
-    return f"{values[0]:.2f}"
-
-
-def _rate(cell: _Cell | None) -> Text:
+def _rate(cell: Mapping[str, Any] | None) -> Text:
     if cell is None:
         return Text("– ", style="dim")
     mark = MARKS.get(cell["relation"], "")

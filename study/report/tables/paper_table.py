@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from study.analysis.experiments import POINT, cells, of_experiment
+from study.analysis.experiments import averaged, cells, of_experiment
 from study.errors import StudyError, names
+from study.report.matrix_rows import matrix_rows
 from study.report.tables import table_formats
-from study.report.tables.layout import Layout, Rate, Row
-from study.report.wording import attack_points
+from study.report.tables.layout import Layout, TableRate, TableRow
 from study.results import integrity
 from study.results.run_reader import opened
 from study.spec.schema import Experiment, Spec
@@ -28,9 +27,6 @@ _WRITERS: Mapping[str, Callable[[Iterable[Layout]], str]] = {
     "latex": table_formats.latex,
     "csv": table_formats.csv,
 }
-
-_Cell = Mapping[str, Any]
-"""A row of `experiments.cells`."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,16 @@ def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layou
                 accepted=f"--metric {' or '.join(accepted)}",
             )
     by_seed = cells(rows.filter(pl.col("attack").is_in(list(experiment.attacks))), spec, top=options.top)
-    found: dict[tuple[object, ...], list[_Cell]] = {}
-    for cell in of_experiment(by_seed, spec, options.experiment).iter_rows(named=True):
-        found.setdefault(tuple(cell[name] for name in POINT), []).append(cell)
-    return [_layout(spec, options, goal, metric, found) for goal, metric in metrics.items()]
+    found = averaged(of_experiment(by_seed, spec, options.experiment))
+    targets = spec.targets(experiment)
+    tables = []
+    for goal, metric in metrics.items():
+        made = [
+            TableRow(row.attack, row.variant, row.sources, tuple(cell and _rate(cell, metric) for cell in row.cells))
+            for row in matrix_rows(spec, options.experiment, goal, found)
+        ]
+        tables.append(Layout(options.experiment, goal, metric, options.top, targets, with_best(made, metric)))
+    return tables
 
 
 def _published_metric(experiment: Experiment, goal: str) -> str:
@@ -123,35 +125,14 @@ def _published_metric(experiment: Experiment, goal: str) -> str:
     return "success"
 
 
-def _layout(
-    spec: Spec, options: TableOptions, goal: str, metric: str, found: Mapping[tuple[object, ...], Sequence[_Cell]]
-) -> Layout:
-    experiment = spec.experiments[options.experiment]
-    targets = spec.targets(experiment)
-    rows = []
-    for variant, attack, steps, level in attack_points(spec, experiment.attacks):
-        for source_set in spec.source_sets(experiment):
-            sources = "+".join(source_set)
-            seeds = [found.get((sources, attack, goal, steps, level, target), ()) for target in targets]
-            rates = tuple(_rate(one, metric) for one in seeds)
-            rmsd = [rate.rmsd for rate in rates if rate is not None]
-            if rmsd:
-                rows.append(Row(attack, variant, sources or "elsewhere", (min(rmsd), max(rmsd)), rates))
-    return Layout(options.experiment, goal, metric, options.top, targets, with_best(rows, metric))
+def _rate(cell: Mapping[str, Any], metric: str) -> TableRate:
+    value = 100 * cell["success"]
+    std = None if cell["std"] is None else 100 * cell["std"]
+    kept = 100 - value if metric == "accuracy" else value
+    return TableRate(kept, std, cell["images"], cell["seeds"], cell["relation"], cell["rmsd"])
 
 
-def _rate(seeds: Sequence[_Cell], metric: str) -> Rate | None:
-    if not seeds:
-        return None
-    rates = [100 * one["success"] for one in seeds]
-    rates = [100 - rate for rate in rates] if metric == "accuracy" else rates
-    std = statistics.stdev(rates) if len(rates) > 1 else None
-    images = min(one["images"] for one in seeds)
-    rmsd = statistics.fmean(one["rmsd"] for one in seeds)
-    return Rate(statistics.fmean(rates), std, images, len(seeds), seeds[0]["relation"], rmsd)
-
-
-def with_best(rows: Sequence[Row], metric: str) -> tuple[Row, ...]:
+def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
     """The rows with the strongest black-box rate of each target marked.
 
     Rivals are the attacks on the same sources; with a single attack, its source sets.

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from study.report.tables.layout import Layout, Rate
+from study.report.tables.layout import Layout, TableRate
 
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -54,7 +54,7 @@ def rich(layout: Layout) -> Table:
     return table
 
 
-def _rich_rate(rate: Rate) -> Text:
+def _rich_rate(rate: TableRate) -> Text:
     style = "bold" if rate.best else "" if rate.black else "dim"
     return Text(rate.text() + rate.mark, style=style)
 
@@ -127,7 +127,7 @@ def _latex_table(layout: Layout) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def _latex_rate(rate: Rate | None) -> str:
+def _latex_rate(rate: TableRate | None) -> str:
     if rate is None:
         return "--"
     text = rate.text(r"$\pm$")
@@ -136,7 +136,7 @@ def _latex_rate(rate: Rate | None) -> str:
     return rf"\textbf{{{text}}}" if rate.best else text
 
 
-def _markdown_rate(rate: Rate | None) -> str:
+def _markdown_rate(rate: TableRate | None) -> str:
     if rate is None:
         return "–"
     if not rate.black:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from study.report.tables import paper_table, table_formats
-from study.report.tables.layout import Layout, Rate, Row
+from study.report.tables.layout import Layout, TableRate, TableRow
 from study.report.tables.paper_table import TableOptions
 from study.results.run_reader import opened
 from tests.conftest import TINY, rows
@@ -55,7 +55,7 @@ def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
         assert (one.images, one.seeds, one.std) == (10, 1, None)
         assert one.value == pytest.approx(rate(mine, top, metric))
         assert (one.relation == "white") == (target == line.sources)
-        assert line.rmsd[0] == pytest.approx(mine["rmsd"].mean())
+        assert one.rmsd == pytest.approx(mine["rmsd"].mean())
     assert len(layout.rows) == 12
 
 
@@ -111,8 +111,9 @@ def test_what_latex_would_read_as_commands_is_escaped():
     assert table_formats.escaped(r"50%_a&b#$x^~\{}") == (
         r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
     )
-    line = Row("a_b", "a_b", "x_1+y", (1.0, 2.0), (Rate(1.0, 0.5, 1000, 2, "black", 1.0), None))
-    layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2"), (line,))
+    rates = (TableRate(1.0, 0.5, 1000, 2, "black", 1.0), TableRate(1.0, None, 1000, 1, "black", 2.0), None)
+    line = TableRow("a_b", "a_b", "x_1+y", rates)
+    layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2", "t_3"), (line,))
     text = table_formats.latex([layout])
     for part in (r"\textit{a\_b}", r"x\_1 + y", r"t\_1", r"1.0 $\pm$ 0.5", "1.00 to 2.00", "--", r"e\_1, untargeted"):
         assert part in text
