@@ -28,8 +28,8 @@ from study.report.wording import (
     rmsd_range,
 )
 
-_SCATTER_NOTE = "One point per attack, attack point and source set: the mean over black-box targets."
-_CURVE_NOTE = "Black-box targets. A line over several source sets is their mean; a line of one has its 95 % interval."
+_SCATTER_NOTE = "One mark per attack (with its checkpoint or budget) and source set: the mean over black-box targets."
+_CURVE_NOTE = "A line is the mean over several source sets, or one source set with its 95 % interval."
 _DESTRUCTION_NOTE = (
     "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
     "model classifies correctly after the transformation. Lower means that the attack survives."

@@ -1,4 +1,4 @@
-"""One real run of many attacks, goals, seeds and points; and rows made by hand."""
+"""A real run with several attacks, goals, seeds and points, and rows built by hand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def scanned(run) -> pl.LazyFrame:
 
 @pytest.fixture(scope="session")
 def loop(run) -> list[dict]:
-    """The rows as dictionaries, sources joined, with what a naive reader says of them."""
+    """The rows as dictionaries with joined sources, and naive judgements of success and correctness."""
     found = parts.scan(run).collect().to_dicts()
     for row in found:
         row["sources"] = "+".join(row["sources"])
@@ -72,7 +72,7 @@ def spec():
 
 @pytest.fixture(scope="session")
 def by_hand():
-    """Makes rows of the schema from what they differ in."""
+    """Builds rows of the schema from the columns in which they differ."""
 
     def make(*changes: dict) -> pl.LazyFrame:
         plain = {

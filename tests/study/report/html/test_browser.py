@@ -143,7 +143,7 @@ def test_answers_follow_the_selected_attack(opened, tiny_report):
         assert shown == said["images"][0][craft]
 
 
-def test_markup_in_names_does_nothing(opened, hostile_report):
+def test_markup_in_names_does_not_run(opened, hostile_report):
     page = opened(hostile_report)
     for select in page.locator("select").all():
         select.select_option(index=1)
@@ -153,14 +153,14 @@ def test_markup_in_names_does_nothing(opened, hostile_report):
 
 @pytest.mark.parametrize("size", [(390, 844), (1280, 900)], ids=["phone", "desktop"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_wide_tables_scroll_in_their_own_box(opened, tiny_report, size, scheme):
+def test_wide_tables_scroll_within_the_page(opened, tiny_report, size, scheme):
     page = opened(tiny_report, viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     for each in page.locator("details").all():
         each.evaluate("one => { one.open = true; }")
     assert page.evaluate("document.documentElement.scrollWidth") == size[0]
 
 
-def test_print_has_everything_but_the_tools(opened, tiny_report):
+def test_print_hides_controls_only(opened, tiny_report):
     page = opened(tiny_report)
     page.emulate_media(media="print")
     assert page.get_by_role("searchbox").count() == 0
@@ -169,7 +169,7 @@ def test_print_has_everything_but_the_tools(opened, tiny_report):
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_without_scripts_everything_is_there(browser, tiny_report):
+def test_page_is_complete_without_scripts(browser, tiny_report):
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()
     page.goto(tiny_report.as_uri())

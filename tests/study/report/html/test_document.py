@@ -17,7 +17,7 @@ from PIL import Image
 
 from study.analysis.experiments import averaged
 from study.errors import StudyError
-from study.report.html import gallery
+from study.report.html import components, gallery
 from study.report.html.document import write
 from study.report.html.report_data import read_report_data
 from tests.conftest import TINY, rows, run_here
@@ -133,6 +133,16 @@ def test_summary(tiny_run, report):
         assert model["digest"] in report
 
 
+def test_long_tables_are_cut_and_come_with_code(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(components, "_MOST_ROWS", 5)
+    page = written(tiny_run, tmp_path)
+    assert "The first 5 of 13 rows." in page
+    found = {html.unescape(code) for code in re.findall("<pre[^>]*>(from study import .*?)</pre>", page, re.S)}
+    assert {code.splitlines()[-1].partition("(")[0] for code in found} >= {"analysis.transfer_matrix", "rows.head"}
+    for code in found:
+        exec(code, {})
+
+
 def test_same_run_gives_same_bytes(tiny_run, report, tmp_path):
     assert written(tiny_run, tmp_path, figures=tmp_path / "one") == report
     assert written(tiny_run, tmp_path, figures=tmp_path / "two") == report
@@ -221,12 +231,12 @@ def test_markup_in_names_is_escaped(hostile_run, tmp_path):
     said = json.loads(data[1])
     assert len(said["images"]) == 2
     assert {"yes", "no"} >= {line[3] for lines in said["images"] for each in lines.values() for line in each}
-    assert len(re.findall("script&gt;&lt;script&gt;window.harmed=3&lt;", page)) >= 2, "the ids of the images"
+    assert len(re.findall("script&gt;&lt;script&gt;window.harmed=3&lt;", page)) >= 2, "in the ids of the images"
 
 
 def test_kept_images_are_in_the_gallery(hostile_run, tmp_path):
     page = written(hostile_run, tmp_path)
-    # Of each of two images: clean, and adversarial and difference of two crafts.
+    # For each of two images: one clean, and an adversarial and a difference image for each of two crafts.
     assert page.count("data:image/webp") == 2 * (1 + 2 * 2)
     assert page.count('data-craft="1"') == 4
 

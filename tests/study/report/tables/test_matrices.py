@@ -1,4 +1,4 @@
-"""What `study show` prints."""
+"""The output of `study show`."""
 
 from __future__ import annotations
 

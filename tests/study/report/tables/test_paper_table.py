@@ -1,4 +1,4 @@
-"""`study table` and `study compare`: what they write, parsed back and compared with a loop over the rows."""
+"""`study table` and `study compare`: their output, parsed and compared with a loop over the rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def layouts(tiny_run) -> list[Layout]:
 
 
 @pytest.mark.parametrize(("top", "metric"), [(1, "success"), (5, "success"), (5, "accuracy"), (1, "match")])
-def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
+def test_layouts_agree_with_the_rows(tiny_run, top, metric):
     finished = opened(str(tiny_run))
     goal = "targeted" if metric == "match" else "untargeted"
     experiment = finished.spec.experiments["single"].model_copy(update={"goal": (goal,)})
@@ -63,7 +63,7 @@ def unescaped(text: str) -> str:
     return re.sub(r"\\([\\`*_\[\]<>|])", r"\1", text)
 
 
-def test_markdown_parsed_back(layouts):
+def test_markdown(layouts):
     text = table_formats.markdown(layouts)
     parts = re.split(r"^\*\*.*\*\*$", text, flags=re.M)[1:]
     assert len(parts) == 2
@@ -87,7 +87,7 @@ def latex_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in body[1].splitlines()]
 
 
-def test_latex_parsed_back(layouts):
+def test_latex(layouts):
     text = table_formats.latex(layouts)
     for layout, part in zip(layouts, text.split(r"\begin{table}")[1:], strict=True):
         lines = latex_rows(part)
@@ -107,7 +107,7 @@ def test_latex_parsed_back(layouts):
         assert part.count(r"\begin{") + 1 == part.count(r"\end{")
 
 
-def test_what_latex_would_read_as_commands_is_escaped():
+def test_latex_escapes_its_commands():
     assert table_formats.escaped(r"50%_a&b#$x^~\{}") == (
         r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
     )
@@ -121,7 +121,7 @@ def test_what_latex_would_read_as_commands_is_escaped():
     assert "over 2 seeds" in text
 
 
-def test_csv_parsed_back(layouts):
+def test_csv(layouts):
     found = list(csv.DictReader(io.StringIO(table_formats.csv(layouts))))
     expected = [(layout, *one) for layout in layouts for one in numbers_of(layout)]
     for row, (layout, line, target, one) in zip(found, expected, strict=True):
@@ -131,7 +131,7 @@ def test_csv_parsed_back(layouts):
         assert (row["relation"], row["best"] == "true", float(row["rmsd"])) == (one.relation, one.best, one.rmsd)
 
 
-def test_the_best_is_black_box_and_of_the_same_sources(layouts):
+def test_best_is_black_box_and_on_the_same_sources(layouts):
     for layout in layouts:
         for line, target, one in numbers_of(layout):
             at = layout.targets.index(target)
@@ -147,7 +147,7 @@ def test_the_best_is_black_box_and_of_the_same_sources(layouts):
             assert not any(line.rates[at].best for line in marked if not line.rates[at].black)
 
 
-def test_seeds_have_a_mean_and_a_spread(tiny_run):
+def test_seeds_have_a_mean_and_a_standard_deviation(tiny_run):
     finished = opened(str(tiny_run))
     spec = finished.spec.model_copy(update={"seeds": (7, 8)})
     again = finished.rows.with_columns(
@@ -166,7 +166,7 @@ def test_seeds_have_a_mean_and_a_spread(tiny_run):
         assert one.seeds == 2
 
 
-def test_the_command(door, tiny_run, tmp_path):
+def test_table_command(door, tiny_run, tmp_path):
     status, printed, error = door("table", tiny_run, "--experiment", "single", "--top", "5")
     assert status in (0, None), error
     assert "single, untargeted, top-5 success" in printed
@@ -211,8 +211,8 @@ def test_compare(door, tiny_run, tmp_path):
 NAMED = {"a": "resnet152", "b": "vgg16", "c": "googlenet"}
 
 
-def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
-    """The tiny run under the papers' names: a copy in which models are called so."""
+def test_compare_agrees_with_the_rows(door, tiny_run, tmp_path):
+    """A copy of the tiny run whose models have the names of the paper."""
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     text = (run / "spec.yaml").read_text()
@@ -228,7 +228,7 @@ def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
             pl.col("target").replace(NAMED), pl.col("sources").list.eval(pl.element().replace(NAMED))
         )
         frame.write_parquet(part)
-    (run / "digests.json").unlink()  # of the files as they were
+    (run / "digests.json").unlink()  # digests of the original files
     status, printed, error = door("compare", run, "--json")
     assert status in (0, None), error
     found = json.loads(printed)
