@@ -6,8 +6,8 @@
     made.append(...inside);
     return made;
   };
-  const number = (said) => {
-    const found = parseFloat(said.replace(/,/g, ""));
+  const number = (text) => {
+    const found = parseFloat(text.replace(/,/g, ""));
     return Number.isNaN(found) ? null : found;
   };
 
@@ -44,7 +44,7 @@
   const filterable = (table, box) => {
     const rows = Array.from(table.tBodies[0].rows);
     if (rows.length < 6) return;
-    const said = make("span", { className: "note" });
+    const count = make("span", { className: "note" });
     const input = make("input", { type: "search", placeholder: "words in the row", spellcheck: false });
     input.addEventListener("input", () => {
       const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -54,10 +54,10 @@
         row.hidden = !wanted.every((word) => line.includes(word));
         left += row.hidden ? 0 : 1;
       });
-      said.textContent = wanted.length ? `${left} of ${rows.length} rows` : "";
-      said.setAttribute("aria-live", "polite");
+      count.textContent = wanted.length ? `${left} of ${rows.length} rows` : "";
+      count.setAttribute("aria-live", "polite");
     });
-    box.before(make("div", { className: "tools" }, make("label", {}, "Filter: ", input), said));
+    box.before(make("div", { className: "tools" }, make("label", {}, "Filter: ", input), count));
   };
 
   const tip = document.getElementById("tip");
@@ -115,9 +115,9 @@
   });
   window.addEventListener("scroll", hide, { passive: true, capture: true });
 
-  const said = document.getElementById("gallery-data");
-  if (said) {
-    const { crafts, images } = JSON.parse(said.textContent);
+  const answers = document.getElementById("gallery-data");
+  if (answers) {
+    const { crafts, images } = JSON.parse(answers.textContent);
     const dialog = make("dialog");
     const shown = make("div");
     const close = make("button", { type: "button", textContent: "Close" });

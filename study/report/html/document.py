@@ -69,7 +69,7 @@ def _write(to: Path, page: str) -> None:
 
 
 def _page(data: ReportData, figures: Path | None) -> str:
-    """The HTML. Templates escape every value except figures, our style and our script.
+    """The report as HTML. Templates escape every value except figures, our style and our script.
 
     The page's security policy contains the hash of our script, so that a browser runs no other one.
     """

@@ -31,7 +31,7 @@ _WRITERS: Mapping[str, Callable[[Iterable[Layout]], str]] = {
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Options of `study table`: labels that count (`top`, 1 to 5), metric (None: that of the paper), format, file."""
+    """Options of `study table`. `top` labels count (1 to 5); `metric` None means that of the published table."""
 
     experiment: str
     top: int = 1

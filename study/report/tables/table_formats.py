@@ -32,8 +32,8 @@ COLUMNS = (
     *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "images"),
     *("seeds", "rmsd", "relation", "best", "clean"),
 )
-"""Columns of the CSV. `value` and `std` are in percent, unrounded. `images` counts clean images, whatever the number of
-seeds. `rmsd` is that of this rate. `clean` is the target's clean accuracy in percent, empty if unknown."""
+"""Columns of the CSV. `value` and `std` are in percent, unrounded. `images` counts clean images once for all seeds.
+`clean` is the clean accuracy of the target in percent, empty if unknown."""
 
 
 def rich(layout: Layout) -> Table:
@@ -102,7 +102,7 @@ def csv(layouts: Iterable[Layout]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX that prints it."""
+    """Text with the special characters of LaTeX escaped."""
     return "".join(_LATEX.get(mark, mark) for mark in text)
 
 
