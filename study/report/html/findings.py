@@ -46,7 +46,8 @@ def findings(data: ReportData) -> tuple[HtmlTable, list[tuple[str, HtmlTable]]] 
 
 
 def _verdict(reading: Mapping[str, Any]) -> str:
-    return _VERDICTS.get(reading["verdict"], reading["verdict"])
+    verdict = str(reading["verdict"])
+    return _VERDICTS.get(verdict, verdict)
 
 
 def _numbers(reading: Mapping[str, Any]) -> list[TableCell]:

@@ -104,7 +104,7 @@ def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layou
     tables = []
     for goal, metric in metrics.items():
         made = [
-            TableRow(row.attack, row.variant, row.sources, tuple(cell and _rate(cell, metric) for cell in row.cells))
+            TableRow(row.attack, row.variant, row.sources, tuple(_rate(cell, metric) for cell in row.cells))
             for row in matrix_rows(spec, options.experiment, goal, found)
         ]
         tables.append(Layout(options.experiment, goal, metric, options.top, targets, with_best(made, metric)))
@@ -125,7 +125,9 @@ def _published_metric(experiment: Experiment, goal: str) -> str:
     return "success"
 
 
-def _rate(cell: Mapping[str, Any], metric: str) -> TableRate:
+def _rate(cell: Mapping[str, Any] | None, metric: str) -> TableRate | None:
+    if cell is None:
+        return None
     value = 100 * cell["success"]
     std = None if cell["std"] is None else 100 * cell["std"]
     kept = 100 - value if metric == "accuracy" else value
