@@ -148,5 +148,3 @@ def test_invalid_options(by_hand, words, match):
 
 def test_every_public_name_exists():
     assert all(getattr(analysis, name) is not None for name in analysis.__all__)
-    with pytest.raises(AttributeError, match="success_rates"):
-        analysis.succes_rates  # noqa: B018
