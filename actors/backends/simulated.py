@@ -21,7 +21,7 @@ from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJ
 from actors.workers.model_cache import ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.reproducibility import numerics
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
 
 _TOGETHER_SECONDS = 0.02
 """Answers that come within so long are seen together, as by a driver that has just been busy with others."""
@@ -149,7 +149,7 @@ class Simulated:
             gradients = job.attack.gradients(job.attack.steps, 1)
             work = sum(self._costs.gradient[name] for name in pin.models) * gradients * self._passed(count)
             made = next(self._ids)
-            answer = Made(Distances(*np.ones((3, count * variants))), loads=loads)
+            answer = Made(PixelDistances(*np.ones((3, count * variants))), loads=loads)
             self._pixels[made] = count * variants
         else:
             count = self._pixels.get(pixels, len(job.images))

@@ -27,9 +27,9 @@ from study.events.repairs import repaired
 from study.images.selection import Shard
 from study.models.services.service_spec import wanted_names
 from study.planning.plan import Craft, Finished, Plan, Unit
-from study.results.kept_images import KeepingWriter, Kept
-from study.results.parts import Writer
-from study.results.schema import Distances, TargetAnswers, Wanted, table
+from study.results.kept_images import KeepingWriter, KeptImages
+from study.results.schema import PixelDistances, TargetAnswers, WantedNames, table
+from study.results.writer import Writer
 
 _STATE_SECONDS = 1.0
 """Between two looks of those who watch."""
@@ -69,7 +69,7 @@ class Open:
     """A unit whose batch is made, or was `kept`, and is being shown to targets."""
 
     unit: Unit
-    moved: Distances
+    moved: PixelDistances
     pixels: Ref
     left: set[str]
     seconds: float = 0.0
@@ -87,7 +87,7 @@ class Driver:
         writer: Writer,
         runtime: Runtime,
         *,
-        kept: Kept | None = None,
+        kept: KeptImages | None = None,
         whole: bool = True,
     ) -> None:
         """`kept` are images that need not be crafted; a `KeepingWriter` keeps those that are, and then the `whole` of a
@@ -173,7 +173,7 @@ class Driver:
             unit = next(self._coming, None)
             if unit is None:
                 return False
-            moved, pixels = self._kept.of(unit, self._images.pixels(unit.shard))
+            moved, pixels = self._kept.load(unit, self._images.pixels(unit.shard))
             self._outcome.shown += 1
             self._opened(Open(unit, moved, self._backend.put(pixels), set(unit.targets), kept=True))
         return True
@@ -325,7 +325,7 @@ class Driver:
         return numbers * (8 if unit.craft.recipe.budget.minimal else len(unit.craft.recipe.points))
 
 
-def _wanted(plan: Plan) -> Wanted:
+def _wanted(plan: Plan) -> WantedNames:
     """What services call the labels that images are to reach."""
     labels = {one.target_label for shard in plan.shards for one in shard.images}
     return {

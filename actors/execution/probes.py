@@ -18,7 +18,7 @@ from study.errors import first_line
 from study.geometry import store
 from study.geometry.plan import GeometryPlan, ProbeUnit
 from study.images.selection import Shard
-from study.results.parts import Writer
+from study.results.writer import Writer
 from study.storage.run_folder import RunFolder
 
 _STATE_SECONDS = 1.0

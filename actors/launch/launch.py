@@ -41,8 +41,9 @@ from study.planning import resume, spec_diff
 from study.planning.plan import Plan
 from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.reproducibility import float_environment
-from study.results import current_plan, integrity, parts
-from study.results.kept_images import KeepingWriter, Kept
+from study.results import current_plan, integrity, scanning
+from study.results.kept_images import KeepingWriter, KeptImages
+from study.results.writer import Writer
 from study.spec import schema as specs
 from study.spec.schema import Spec, SpecFile
 from study.storage.run_folder import RunFolder
@@ -102,7 +103,7 @@ def _launch(
     try:
         hidden = file.spec.credentials
         front.attach(file.spec.study, folder, hidden)
-        integrity.check(folder, front.say)
+        integrity.require_intact(folder, front.say)
         with tracked(order, file.spec, folder, front) as watch:
             study = _Study(file, folder, front, begun=begun, order=order, interrupt=interrupt)
             study.extension = StudyUpdate(file, folder, changes, front.say)
@@ -183,13 +184,13 @@ class _Study:
         if self.selected is None or self.extension.due(self.selected) or self.left():
             return False
         self.extension.settle(self.selected)
-        current_plan.record(self.plan, parts.done(self._folder.path), self._folder)
+        current_plan.record(self.plan, scanning.done(self._folder.path), self._folder)
         return True
 
     def left(self) -> int:
         """Units that have targets left, or images to be kept, and units of probes."""
         probes = geometry_store.done(self._folder.path, self._spec.geometry)
-        units = self.plan.units(parts.done(self._folder.path), kept=Kept(self._folder).units)
+        units = self.plan.units(scanning.done(self._folder.path), kept=KeptImages(self._folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
     def run(self, start: Callable[[], Backend], order: LaunchOptions, watch: TrackingSession) -> int:
@@ -251,11 +252,11 @@ class _Study:
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan
-        done = parts.done(self._folder.path)
+        done = scanning.done(self._folder.path)
         others = current_plan.record(plan, done, self._folder)
         if others:
             self.display.say(f"{others} crafts that have rows are not in the plan: reports leave them out")
-        kept = Kept(self._folder)
+        kept = KeptImages(self._folder)
         totals, finished, left = steps(plan, done, kept.units)
         order = self._order
         todo = unit_filter.chosen(plan, done, order.only, order.limit)
@@ -271,7 +272,7 @@ class _Study:
         keep = self._spec.run.keep_images
         if keep and not all(craft.keepable for craft in plan.crafts.values()):
             self.display.say("searches of the minimal RMSD have no images to keep: new targets craft them again")
-        writer = (KeepingWriter if keep else parts.Writer)(
+        writer = (KeepingWriter if keep else Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
             metadata=provenance(self._spec, runtime.scheduler.arithmetics),
@@ -294,7 +295,7 @@ class _Study:
         )
         self.display.begin(totals, finished)
         try:
-            moved = parts.moved(self._folder.path, references(plan))
+            moved = scanning.rmsd_by_image(self._folder.path, references(plan))
             with self._interrupt.patient():
                 outcome = driver.run(todo, moved)
         finally:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from study.attacks.recipe import Attack, Goal, Search
 from study.geometry.plan import Question
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Timed:
 class Made(Timed):
     """What became of a unit: how far its images moved."""
 
-    moved: Distances
+    moved: PixelDistances
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from actors.workers.worker_config import WorkerConfig
 from study.defences.transforms import shown
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
 
 if TYPE_CHECKING:
     from study.attacks.loop import Engine
@@ -54,7 +54,7 @@ class Worker:
         clean = pixels[:count]
         if job.attack.made is not None:
             given = pixels[count:]
-            return Made(Distances(*all_distances(clean, given).T)), given
+            return Made(PixelDistances(*all_distances(clean, given).T)), given
         numerics.set_precision(wanted.precision)
         images = ImageBatch(
             clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.own, dtype=np.int64)
@@ -65,7 +65,7 @@ class Worker:
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
             found = rays(models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool)
-            return Made(Distances.nowhere(count)), np.stack([clean.astype(np.float32), found])
+            return Made(PixelDistances.zeros(count)), np.stack([clean.astype(np.float32), found])
         crafted = craft(
             models,
             job.attack,
@@ -80,7 +80,7 @@ class Worker:
         note = None
         if crafted.room < engine.whole:
             note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
-        return Made(Distances(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
+        return Made(PixelDistances(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
 
     def _engine(self) -> Engine:
         from study.attacks.loop import Engine
@@ -152,7 +152,9 @@ class Worker:
             from study.attacks.minimal_norm import smallest
 
             found = smallest(show, pixels, job.search, batch=self._size(job))
-            said = TargetAnswers(target, found.said.top5, found.said.top5_prob, Distances(*found.moved.T), found.levels)
+            said = TargetAnswers(
+                target, found.said.top5, found.said.top5_prob, PixelDistances(*found.moved.T), found.levels
+            )
             return Answer(said, described), found.said.size
         seen = show(pixels, job.images)
         return Answer(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size

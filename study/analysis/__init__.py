@@ -1,9 +1,9 @@
 """Analysis of rows: functions from a polars LazyFrame of rows to a polars DataFrame.
 
     from study import analysis
-    from study.results.run_reader import opened
+    from study.results.run_reader import open_run
 
-    analysis.success_rates(opened("runs/quickstart").rows)
+    analysis.success_rates(open_run("runs/quickstart").rows)
 
 Rates are shares 0..1; distances are in pixel values 0..255. Without images that count, a rate is null and `images` 0.
 """

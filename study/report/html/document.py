@@ -23,7 +23,7 @@ from study.report.html.gallery import gallery
 from study.report.html.geometry import geometry
 from study.report.html.report_data import ReportData, read_report_data
 from study.results import integrity
-from study.storage.places import place
+from study.storage.paths import storage_path
 from study.terminal.prose import say
 
 
@@ -40,7 +40,7 @@ class ReportOptions:
 def report(run: str, options: ReportOptions, console: Console) -> None:
     """Write the report of the run at `run` and print its path. Raises StudyError as `write` does."""
     data = read_report_data(run, options.spec)
-    folder = place(run)
+    folder = storage_path(run)
     # A browser cannot open an object store: the report of such a run goes into the current folder.
     default = folder / "report.html" if isinstance(folder, Path) else Path(f"{data.spec.study}-report.html")
     to = options.to or default
@@ -55,7 +55,7 @@ def report(run: str, options: ReportOptions, console: Console) -> None:
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
     """Write the report of the run in folder `run` to the file `to`. The same run gives the same bytes.
 
-    `figures` is a folder for every figure as SVG and PNG. `spec` replaces the run's own as in `run_reader.opened`.
+    `figures` is a folder for every figure as SVG and PNG. `spec` replaces the run's own as in `run_reader.open_run`.
     Raises StudyError for a missing or damaged run, and for files that cannot be written.
     """
     _write(to, _page(read_report_data(str(run), spec), figures))

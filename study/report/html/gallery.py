@@ -67,7 +67,7 @@ class Gallery:
 def gallery(data: ReportData) -> Gallery | None:
     """The same images in every report of the run, drawn by a hash of their ids; None without rows."""
     spec = data.spec
-    kept = kept_images.whose(RunFolder(data.run))
+    kept = kept_images.kept_pairs(RunFolder(data.run))
     crafts = _crafts(data, set(kept["craft"]))
     with_pixels = set(kept["image"])
     order = sorted(data.images, key=lambda one: (one.image not in with_pixels, digest(spec.seed, one.image, "gallery")))

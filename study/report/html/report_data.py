@@ -15,14 +15,14 @@ import polars as pl
 from study.analysis import experiments
 from study.images.selection import Selected
 from study.report.failures import RecordedFailure, failures_of_last_launch
-from study.results import parts as store
-from study.results import versions
-from study.results.run_reader import Finished, opened
+from study.results import scanning
+from study.results.run_reader import RunData, open_run
 from study.results.schema import SCHEMA_VERSION
 from study.spec.schema import Experiment, Spec
-from study.storage.places import Place
+from study.storage import part_file
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath, scan_options
+from study.storage.s3_path import S3Path, scan_options
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ReportData:
     """
 
     run: str
-    finished: Finished
+    finished: RunData
     cells: pl.DataFrame
     units: int
     provenance: Sequence[Mapping[str, str]]
@@ -111,14 +111,14 @@ class ReportData:
     def code(self, line: str) -> str:
         """Python that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""
         return (
-            "from study import analysis\nfrom study.results.run_reader import opened\n"
-            f"run = opened({self.run!r})\nrows, spec = run.rows, run.spec\n{line}"
+            "from study import analysis\nfrom study.results.run_reader import open_run\n"
+            f"run = open_run({self.run!r})\nrows, spec = run.rows, run.spec\n{line}"
         )
 
 
 def read_report_data(run: str, spec: Path | None = None) -> ReportData:
-    """Read the run at `run`; `spec` replaces its spec as in `opened`. StudyError for a missing or damaged run."""
-    finished = opened(run, spec)
+    """Read the run at `run`; `spec` replaces its spec as in `open_run`. StudyError for a missing or damaged run."""
+    finished = open_run(run, spec)
     cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
     units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
     failures = failures_of_last_launch(RunFolder(run))
@@ -129,8 +129,8 @@ def _provenance(run: str) -> list[Mapping[str, str]]:
     """Each distinct metadata record of the parts, in their order, with the times when its parts were published."""
     records: dict[str, dict[str, str]] = {}
     written: dict[str, list[int]] = {}
-    for part in store.parts(run):
-        name = versions.read_name(part.name)
+    for part in scanning.parts(run):
+        name = part_file.parse_name(part.name)
         if name is None or name.version > SCHEMA_VERSION:
             continue
         record = {key: value for key, value in sorted(_metadata(part).items()) if key != "ARROW:schema"}
@@ -143,6 +143,6 @@ def _provenance(run: str) -> list[Mapping[str, str]]:
     return list(records.values())
 
 
-def _metadata(part: Place) -> dict[str, str]:
-    remote = isinstance(part, ObjectPath)
+def _metadata(part: StoragePath) -> dict[str, str]:
+    remote = isinstance(part, S3Path)
     return dict(pl.read_parquet_metadata(str(part), storage_options=scan_options() if remote else None))

@@ -18,11 +18,11 @@ from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
 from study.report.wording import CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
-from study.results.run_reader import Finished
+from study.results.run_reader import RunData
 from study.terminal.prose import say
 
 
-def print_matrices(finished: Finished, console: Console) -> bool:
+def print_matrices(finished: RunData, console: Console) -> bool:
     """Print the matrix of every experiment that has rows, then notes and warnings; False for a run without rows."""
     spec = finished.spec
     found = cells(finished.rows, spec)
@@ -44,7 +44,7 @@ def print_matrices(finished: Finished, console: Console) -> bool:
     return True
 
 
-def matrices(finished: Finished, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
+def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
     """The table of every experiment and goal, with the goal; several tables if the console is too narrow for one.
 
     `found` are the cells of the run, seed by seed.
@@ -65,7 +65,7 @@ def matrices(finished: Finished, found: pl.DataFrame, console: Console) -> Itera
                     yield table, goal
 
 
-def _matrix(finished: Finished, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice) -> Table:
+def _matrix(finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice) -> Table:
     """The table of the targets in `shown`."""
     targets = finished.spec.targets(finished.spec.experiments[name])[shown]
     several = any(cell["seeds"] > 1 for row in rows for cell in row.cells if cell)

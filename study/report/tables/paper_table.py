@@ -16,7 +16,7 @@ from study.report.matrix_rows import matrix_rows
 from study.report.tables import table_formats
 from study.report.tables.layout import Layout, TableRate, TableRow
 from study.results import integrity
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.schema import Experiment, Spec
 from study.terminal.prose import exactly, say
 
@@ -51,7 +51,7 @@ def table(run: str, options: TableOptions, console: Console) -> None:
         raise StudyError(f"there is no format '{options.format}'", accepted=names(FORMATS, options.format))
     if options.format == "rich" and options.to is not None:
         raise StudyError("the format 'rich' cannot be written to a file", accepted="markdown, latex or csv with --to")
-    finished = opened(run, options.spec)
+    finished = open_run(run, options.spec)
     made = [
         replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
         for one in layouts(finished.spec, finished.rows, options)

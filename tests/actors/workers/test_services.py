@@ -15,7 +15,7 @@ from study.analysis.rates import success_rates
 from study.images.labels import label_set
 from study.models import Model, zoo
 from study.models.predict import predict
-from study.results import parts
+from study.results import scanning
 from tests.actors.backends.test_ray_backend import finish, start
 from tests.conftest import TINY, rows, run_here
 from tests.services import FakeService
@@ -97,7 +97,7 @@ def test_it_is_scored_by_its_own_words(quiet):
             assert row["wanted_names"] is None
             hit = not set(row["best"][:3]) & set(firsts[row["image"]][:3])
         hits.setdefault((row["attack"], row["goal"]), []).append(hit)
-    cells = success_rates(parts.scan(run)).filter(target="service")
+    cells = success_rates(scanning.scan(run)).filter(target="service")
     assert cells.height == 4
     for cell in cells.iter_rows(named=True):
         assert cell["success"] == pytest.approx(np.mean(hits[cell["attack"], cell["goal"]]))
@@ -118,7 +118,7 @@ def test_slow_failing_and_dying_half_way(quiet, classify, spec_file, tmp_path):
         failures = json.loads((run / "failures.json").read_text())["failures"]
         assert {failure["target"] for failure in failures} == {"service"}
         assert "service" in failures[0]["error"]
-        before = parts.scan(run).collect().height
+        before = scanning.scan(run).collect().height
         fake.revive()
         status, printed = run_here(spec, run, "run.shard=3")
         assert status == 0, printed

@@ -24,7 +24,7 @@ from study.report.tables import paper_table, table_formats
 from study.report.tables.matrices import matrices
 from study.report.tables.paper_table import TableOptions
 from study.results import current_plan
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.storage.run_folder import RunFolder
 from study.tracking.ledger import Ledger
 from study.tracking.numbers import Content
@@ -51,7 +51,7 @@ def share(frame, **wanted):
 
 
 def printed_matrix(run, name, goal):
-    finished = opened(str(run))
+    finished = open_run(str(run))
     found = matrices(finished, cells(finished.rows, finished.spec), Console(width=200))
     (table,) = [table for table, _ in found if table.title == f"{name}, {goal}"]
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
@@ -74,7 +74,7 @@ def test_show_uses_the_seeds_of_the_experiment(many_run, frame):
 
 @pytest.mark.parametrize(("name", "goal"), [("one", "untargeted"), ("many", "targeted")])
 def test_all_readers_use_the_rows_of_the_experiment(many_run, frame, name, goal):
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     spec = finished.spec
     own = frame.filter(pl.col("seed").is_in(spec.seeds_of(spec.experiments[name])), goal=goal)
     shown = averaged(of_experiment(cells(finished.rows, spec), spec, name, goal))
@@ -101,7 +101,7 @@ def test_all_readers_use_the_rows_of_the_experiment(many_run, frame, name, goal)
 
 
 def test_every_target_of_a_search_has_its_own_rmsd(many_run, frame):
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     (layout,) = paper_table.layouts(finished.spec, finished.rows, TableOptions("smallest"))
     found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(table_formats.csv([layout])))}
     expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
@@ -117,7 +117,7 @@ def test_every_target_of_a_search_has_its_own_rmsd(many_run, frame):
 
 def test_means_on_wandb_do_not_mix_relations(many_run, frame):
     """Means on W&B cover the crafts and targets of the experiment, separately for each relation."""
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     known = selected(RunFolder(many_run))
     plan = Plan(finished.spec, {name: one["digest"] for name, one in known.models.items()}, known.shards)
     outline = Outline.from_data(json.loads(json.dumps(Outline.of(plan).data())))
@@ -142,7 +142,7 @@ def test_means_on_wandb_do_not_mix_relations(many_run, frame):
 
 
 def test_warning_for_attacks_that_change_no_pixel(many_run):
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     assert plausibility.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
     still = finished.rows.with_columns(rmsd=pl.when(attack="fgsm").then(0.0).otherwise("rmsd"))
     (line,) = plausibility.of_attacks(finished.spec, cells(still, finished.spec))
@@ -155,7 +155,7 @@ def test_warning_for_attacks_that_change_no_pixel(many_run):
 
 
 def test_clean_accuracy_is_in_every_table(tiny_run):
-    finished = opened(str(tiny_run))
+    finished = open_run(str(tiny_run))
     right = (
         rows(tiny_run)
         .unique(["image", "target"])
@@ -180,10 +180,10 @@ def test_clean_accuracy_is_in_every_table(tiny_run):
 
 def test_runs_without_recorded_counts_use_selected_images(many_run):
     """Earlier versions recorded no counts. With `keep: all` the selected images are all images of the clean pass."""
-    spec = opened(str(many_run)).spec
+    spec = open_run(str(many_run)).spec
     models = {name: {"digest": "x"} for name in spec.models}
     found = plausibility.known(spec, models, lambda: pl.read_parquet(many_run / "images.parquet"))
-    assert found == dict(opened(str(many_run)).clean)
+    assert found == dict(open_run(str(many_run)).clean)
     assert all(isinstance(one, Right) for one in found.values())
     chosen = spec.model_copy(update={"images": spec.images.model_copy(update={"keep": "correct-for-all"})})
     assert plausibility.known(chosen, models, lambda: pl.read_parquet(many_run / "images.parquet")) == {}
