@@ -30,7 +30,7 @@ attacks:
   fg-minimal: {budget: {minimal: {from: 4, to: 40, by: 6}}}
 experiments:
   single: {attacks: [mi, pgd, fgsm], sources: {each: [a, c]}, goal: [untargeted, targeted]}
-  gamma: {attacks: [sgm-half, sgm-fifth], sources: [a]}
+  gamma: {attacks: [sgm-half, sgm-fifth], sources: [c]}
   search: {attacks: [fg-minimal], sources: [a], goal: [untargeted, targeted]}
   ensembles: {attacks: [mi], sources: leave-one-out, seeds: 3}
 numerics: {batch: 5, threads: 1}

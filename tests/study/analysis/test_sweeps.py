@@ -39,7 +39,7 @@ def test_sweep_along_a_number_of_the_recipes(scanned, spec, loop):
     found = analysis.sweep(scanned, spec, "skip_gradient.gamma")
     assert set(found["line"]) == {"sgm-half"}
     for target in "abc":
-        one = {"sources": "a", "goal": "untargeted", "target": target}
+        one = {"sources": "c", "goal": "untargeted", "target": target}
         assert values(found, **one) == [
             (0.2, rate(loop, attack="sgm-fifth", **one)), (0.5, rate(loop, attack="sgm-half", **one)),
         ]  # fmt: skip
