@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import yaml
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.errors import StudyError
 from study.images.labels import label_set
 from study.models import Model, loading
