@@ -57,7 +57,7 @@ MODELS = {
         models(b={"network": "python:os:getcwd", "size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}),
         ["--allow-code", "models.b"],
     ),
-    "no origin": (models(b={"size": 32}), ["one of network, model and remote, and this has none", "models.b"]),
+    "no origin": (models(b={"size": 32}), ["one of network, model and remote; this one has none", "models.b"]),
     "two origins": (models(b={"network": "resnet50", "model": "a"}), ["network and model", "models.b"]),
     "an unknown transform": (
         models(b={"model": "a", "transform": {"jpg": 75}}), ["'jpg'", "models.b.transform", "jpeg (the nearest)"],
