@@ -36,7 +36,7 @@ from rich.table import Table
 from study.attacks import Attack
 from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.classifier import Classifier
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Precision
@@ -85,7 +85,7 @@ class Bench:
         """The network as a study prepares it, or as a library user would."""
         if (ours, compiled) not in self._models:
             layout: numerics.Layout = "channels-last" if ours else "contiguous"
-            model = zoo.load("bench", self._reference, device=self.device, fold=ours, layout=layout)
+            model = loading.load("bench", self._reference, device=self.device, fold=ours, layout=layout)
             if compiled:
                 model.compile_with(True)
             self._models[ours, compiled] = model

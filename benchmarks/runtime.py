@@ -35,9 +35,9 @@ from actors.execution.driver import Driver
 from actors.execution.runtime import Runtime
 from actors.launch.launch import LaunchOptions, launch
 from actors.resources import placement
-from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob
+from actors.scheduling.limits import Limits
+from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.scheduling.scheduler import Scheduler
-from actors.scheduling.slots import Limits
 from actors.workers.model_cache import ModelRequest
 from actors.workers.ray_actors import WorkerActor
 from actors.workers.worker import Worker
@@ -87,12 +87,16 @@ class Idle:
     def hello(self) -> None:
         """Answers when the process is up."""
 
-    def craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
-        return Made(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
+    def craft(
+        self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
+    ) -> tuple[CraftResult, NDArray[np.uint8]]:
+        return CraftResult(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros(
+            (len(job.images), 3, 8, 8), np.uint8
+        )
 
-    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> Answers:
+    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> PredictResult:
         labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)
-        return Answers(tuple(Answer(TargetAnswers(target, labels, shares), {}) for target in job.targets))
+        return PredictResult(tuple(TargetResult(TargetAnswers(target, labels, shares), {}) for target in job.targets))
 
 
 class IdleActor(WorkerActor):
@@ -148,7 +152,7 @@ def through_the_loop(backend: RayBackend, units: int) -> Loop:
     ]
     plan = Plan(spec, {"a": "0" * 64}, shards)
     kit = WorkerConfig(spec.models, spec.labels, 3, 0, spec.numerics)
-    crew = placement.crew(backend.machines(), None, placement.Wish())
+    crew = placement.plan_workers(backend.machines(), None, placement.WorkerOptions())
     scheduler = Scheduler(backend, crew, kit, limits=Limits())
     scheduler.start(lambda: None)
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
@@ -267,7 +271,7 @@ class Seen:
                 if seen.first < float("inf") and answer is not None:
                     seen.last = time.perf_counter()
                     seen.working += answer.seconds
-                    if isinstance(answer, Made):
+                    if isinstance(answer, CraftResult):
                         seen.crafted.append(seen.last)
                 return answer
 

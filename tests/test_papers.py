@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from study.attacks.presets import keys_of
 from study.geometry import store as geometry_rows
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.papers import published
 from study.papers.findings import evaluate
 from study.papers.published_matching import match
@@ -155,7 +155,7 @@ def test_weights_are_in_a_zoo_or_named_as_files(name, spec_of):
     assert files == NO_WEIGHTS.get(name, set())
     for model, one in spec.models.items():
         if model not in files and one.zoo == "timm":
-            zoo.check(model, one)
+            loading.check(model, one)
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -263,7 +263,7 @@ def test_the_weights_that_a_reader_converts_have_their_networks(tmp_path):
         "network": "timm:inception_v3", "weights": f"file:{tmp_path / 'ens3.safetensors'}",
         "arguments": {"num_classes": 1001}, "mean": [0.5] * 3, "std": [0.5] * 3, "size": 299,
     })  # fmt: skip
-    classifier = zoo.load("inceptionv3_ens3", model)
+    classifier = loading.load("inceptionv3_ens3", model)
     with torch.no_grad():
         assert classifier(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 

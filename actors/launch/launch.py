@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.backends.bounded_calls import Patience, watched
+from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.interface import Backend
 from actors.backends.ray_backend import RayBackend
 from actors.execution import clean_pass
@@ -27,7 +27,8 @@ from actors.launch.launch_summary import LaunchSummary, stopped
 from actors.launch.progress import provenance, steps
 from actors.launch.tracking_session import TrackingSession, tracked
 from actors.resources import object_store
-from actors.resources.worker_pool import Estimate, held, limits_of, staff
+from actors.resources.worker_pool import MemoryEstimate, fit_budgets, plan_pool
+from actors.scheduling.limits import Limits
 from actors.scheduling.scheduler import Scheduler
 from actors.workers.worker_config import worker_config
 from study.commands.show import print_so_far
@@ -113,9 +114,9 @@ def _launch(
                 study.ending.nothing_to_do()
                 return COMPLETE
             study.display = watch.display
-            patience = Patience.of(file.spec.run)
+            patience = CallTimeouts.of(file.spec.run)
             make = start or (lambda: RayBackend(order.address, hidden, watch.display.say, object_store.here(file.spec)))
-            return study.run(lambda: watched(make, patience, interrupt, front.refused), order, watch)
+            return study.run(lambda: bounded(make, patience, interrupt, front.refused), order, watch)
     finally:
         folder.release()
 
@@ -125,7 +126,7 @@ class _Begun:
     """What is known before the backend is there: the candidates, and soon what the work needs."""
 
     found: Sequence[Candidate]
-    estimate: Estimate
+    estimate: MemoryEstimate
 
 
 @contextlib.contextmanager
@@ -194,7 +195,7 @@ class _Study:
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
     def run(self, start: Callable[[], Backend], order: LaunchOptions, watch: TrackingSession) -> int:
-        begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
+        begun = _Begun(self._check(order), MemoryEstimate(self._spec, allow_code=order.allow_code))
         backend = start()
         status: int | None = None
         try:
@@ -224,16 +225,16 @@ class _Study:
 
     def _run(self, backend: Backend, begun: _Begun, order: LaunchOptions) -> int:
         spec, say, found = self._spec, self.display.say, begun.found
-        crew = staff(spec, backend, begun.estimate, self.display.say)
+        crew = plan_pool(spec, backend, begun.estimate, self.display.say)
         scheduler = Scheduler(
             backend,
             crew,
             worker_config(spec, self._folder, allow_code=order.allow_code),
-            limits=limits_of(spec),
+            limits=Limits.of(spec.run),
             elastic=spec.run.actors is None,
             say=lambda line: repairs.repaired("actor", line),
         )
-        runtime = Runtime(backend, scheduler, self.display, self._interrupt, held(spec, backend, crew, say))
+        runtime = Runtime(backend, scheduler, self.display, self._interrupt, fit_budgets(spec, backend, crew, say))
         scheduler.start(self._interrupt.check)
         float_environment.compare(self._folder, scheduler.arithmetics, say)
         if self.selected is None:
