@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import sys
@@ -20,6 +21,8 @@ from actors.backends.in_process import InProcess
 from actors.launch.launch import LaunchOptions, launch
 from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
+from study.process.command import status_of
+from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,10 +83,10 @@ def door(monkeypatch, capsys):
 
     def run(*words) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["study", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        with Interrupt() as interrupt:
+            status = status_of(functools.partial(cli.app, prog_name="study"), interrupt)
         printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
+        return status, printed.out, printed.err
 
     return run
 

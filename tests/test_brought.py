@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from study.commands.images import _cell
+from study.commands.images import list_cell
 from study.errors import StudyError
 from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
@@ -174,8 +174,8 @@ def test_only_the_promised_formats_are_opened(tmp_path, monkeypatch):
 
 
 def test_file_names_that_a_spreadsheet_would_compute(tmp_path):
-    assert _cell("=1+1.png") == "./=1+1.png"
-    assert _cell("a=1.png") == "a=1.png"
+    assert list_cell("=1+1.png") == "./=1+1.png"
+    assert list_cell("a=1.png") == "a=1.png"
     picture(tmp_path / "=1+1.png")
     (tmp_path / "list.csv").write_text("filename,label\n./=1+1.png,3\n")
     assert [one.image for one in read_list(tmp_path, tmp_path / "list.csv", IMAGENET, targets=None)] == ["=1+1.png"]

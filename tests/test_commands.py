@@ -156,7 +156,7 @@ def test_train_and_a_study_on_what_was_trained(door, spec_file, tmp_path):
     weights = tmp_path / "weights"
     status, printed, error = door("train", tmp_path, "--output", weights, "--depth", 0, "--depth", 2, "--epochs", 4)
     assert status == 0, error
-    assert "mnist_fnn2.safetensors: 100.0 % of the test images" in printed
+    assert "mnist_fnn2.safetensors: 100.0 % accuracy on the test images" in printed
     spec = spec_file(
         {
             "images": {"records": str(tmp_path), "labels": "mnist", "channels": 1, "size": 28, "fit": "exact",

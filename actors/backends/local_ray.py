@@ -66,7 +66,7 @@ class LocalRay:
         if not any(os.environ.get(name) for name in _TOKENS):
             # Without a token of the user or ours, Ray would write one into the home directory.
             environment["RAY_AUTH_TOKEN"] = self._secret
-        return children.replaced(environment)
+        return children.replaced_environment(environment)
 
     def close(self) -> str | None:
         """End all processes of this Ray. Returns a warning for the user where the reaper did not answer."""

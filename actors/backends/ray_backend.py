@@ -318,5 +318,5 @@ def node_id() -> str:
 def gpu_memory() -> float | None:
     """Bytes of this machine's smallest GPU, from nvidia-smi; None where it does not tell."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    found = [float(one) for one in (children.answer(command, 20) or "").split() if one.isdecimal()]
+    found = [float(one) for one in (children.command_output(command, 20) or "").split() if one.isdecimal()]
     return min(found) * 2**20 if found else None

@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from actors.execution.driver import Failure
+from study.process.interrupt import stopped_message
 from study.spec.schema import Spec
 from study.storage.paths import storage_path
 from study.storage.run_folder import RunFolder
@@ -80,7 +81,7 @@ class LaunchSummary:
 def stopped(front: Display, order: LaunchOptions) -> None:
     """Somebody asked to stop, be it before the study has begun."""
     front.settle()
-    front.verdict(f"stopped; what is finished is kept. Go on with: {again(order)}")
+    front.verdict(stopped_message(again(order)))
 
 
 def again(order: LaunchOptions, *, whole: bool = False) -> str:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.errors import StudyError
-from study.process.children import whole
+from study.process.children import driver_environment
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -90,7 +90,7 @@ class S3Path:
 
 def scan_options() -> dict[str, str]:
     """The AWS_* environment variables as polars takes them in `storage_options`."""
-    return {name.lower(): value for name, value in whole().items() if name.startswith("AWS_")}
+    return {name.lower(): value for name, value in driver_environment().items() if name.startswith("AWS_")}
 
 
 def request(path: S3Path, call: Callable[[S3Store], Answer]) -> Answer:
@@ -181,6 +181,6 @@ def known_cause(path: S3Path, error: Exception) -> StudyError | None:
 
 def _endpoint() -> str:
     """The endpoint as set, without a user name and password."""
-    environment = whole()
+    environment = driver_environment()
     endpoint = environment.get("AWS_ENDPOINT_URL") or environment.get("AWS_ENDPOINT") or "Amazon's endpoint"
     return endpoint.rpartition("@")[2]

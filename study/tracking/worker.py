@@ -28,11 +28,11 @@ _Message = tuple[str, Any, pa.Table | None]
 class Worker:
     """Never blocks its caller, but in `wait`."""
 
-    def __init__(self, log: Path, kind: children.Kind, environment: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
         """`environment` is that of a process of `kind`."""
         with log.open("ab") as noise:
             self._process = children.start(
-                children.module("study.tracking.process"),
+                children.module_command("study.tracking.process"),
                 kind,
                 environment,
                 stdin=subprocess.PIPE,

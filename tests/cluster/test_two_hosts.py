@@ -128,7 +128,7 @@ def test_a_submitted_job(tiny_run, spec_file, tmp_path, joined):
     assert "stopped" in stopped, stopped
     logs = joined.head.ray("job", "logs", url, "first", env=joined.token)
     assert f"Ray at {joined.address}" in logs
-    assert "stopped; what is finished is kept" in logs
+    assert "stopped; finished work is kept" in logs
     printed = joined.head.ray(*submit, *entry, env=joined.token)
     assert "succeeded" in printed, printed
     assert_same_rows(run, tiny_run)

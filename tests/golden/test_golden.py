@@ -61,7 +61,7 @@ READ = {
     "findings": (("findings", "run"), "momentum-transfers"),
     "geometry": (("geometry", "run"), "cosines"),
     "status": (("status", "run"), "complete"),
-    "verify": (("verify", "run"), "whole: everything is there, once, as it was written"),
+    "verify": (("verify", "run"), "complete and undamaged"),
     "images": (("images", "run", "--to", "out", "--attack", "mi"), "out"),
     "compact": (("compact", "run"), "2 parts"),
     "plan": (("plan", "spec.yaml"), "crafts"),

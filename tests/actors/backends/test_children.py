@@ -344,14 +344,14 @@ def test_the_environment_is_itself_again_and_known_meanwhile(monkeypatch):
     before = dict(os.environ)
     inner = {**before, "CHANGED": "inside", "NEW": "1"}
     del inner["MISSING"]
-    with contextlib.suppress(ZeroDivisionError), processes.replaced(inner):
+    with contextlib.suppress(ZeroDivisionError), processes.replaced_environment(inner):
         assert dict(os.environ) == inner
-        assert dict(processes.whole()) == before
+        assert dict(processes.driver_environment()) == before
         os.environ["SET_BY_A_LIBRARY"] = "1"
         raise ZeroDivisionError
     assert os.environ.pop("SET_BY_A_LIBRARY") == "1"
     assert dict(os.environ) == before
-    assert processes.whole() is os.environ
+    assert processes.driver_environment() is os.environ
 
 
 def test_a_store_is_known_while_ray_starts(monkeypatch):

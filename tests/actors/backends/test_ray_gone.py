@@ -85,7 +85,7 @@ def test_a_signal_before_the_study_has_begun(tmp_path, number, status):
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
     assert done.returncode == status, done.stderr
     again = f"study launch {path} --output {tmp_path / 'run'}"
-    assert done.stderr == f"stopped; what is finished is kept. Go on with: {again}\n"
+    assert done.stderr == f"stopped; finished work is kept. Continue with: {again}\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from study import analysis
 from study.analysis.experiments import averaged, cells, of_experiment
+from study.commands.table import print_table
 from study.images.clean_accuracy import Right
 from study.planning.plan import Plan
 from study.planning.resume import selected
@@ -174,7 +175,7 @@ def test_clean_accuracy_is_in_every_table(tiny_run):
         assert lines[-1][target].strip() == f"{10 * count}"
     order = TableOptions("single", format="csv")
     out = io.StringIO()
-    paper_table.table(str(tiny_run), order, Console(file=out, width=200))
+    print_table(str(tiny_run), Console(file=out, width=200), order)
     for one in csv.DictReader(io.StringIO(out.getvalue())):
         assert float(one["clean"]) == 10 * expected[one["target"]]
 

@@ -126,7 +126,7 @@ def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, mo
         (("geometry", run, "--figures", tmp_path / "drawn"), "mean cosine of gradients"),
         (("images", run, "--to", tmp_path / "pngs"), "2 images"),
         (("report", run), "small-report.html"),
-        (("verify", run), "everything is there, once, as it was written"),
+        (("verify", run), "complete and undamaged"),
     ):
         status, printed, error = door(*words)
         assert status == 0, (words, error)
@@ -146,7 +146,7 @@ def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, mo
 
 def test_compacting(door, uploaded, undisturbed):
     assert len(scanning.parts(uploaded)) == 2
-    assert "2 parts are now 1" in door("compact", uploaded)[1].replace("\n", "")
+    assert "2 parts merged into 1" in door("compact", uploaded)[1].replace("\n", "")
     assert rows(uploaded).equals(undisturbed)
     assert verify(uploaded).findings == []
 

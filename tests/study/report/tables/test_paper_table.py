@@ -250,9 +250,9 @@ def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
     status, printed, error = door("compare", run, "--paper", "liu2017")
     assert status in (0, None), error
     for part in (
-        "100 of ILSVRC",
+        "100 ILSVRC 2012 validation images",
         "trained with Caffe there",
-        "how near",
+        "agreement",
         "not comparable: the spec has no model 'resnet50'",
     ):
         assert part in printed
