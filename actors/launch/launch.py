@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +127,15 @@ class _Begun:
     estimate: Estimate
 
 
+@contextlib.contextmanager
+def _meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Run `work` in a thread beside the block, and leave once both have ended. Raises what either raises."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        yield
+    running.result()
+
+
 class _Study:
     """One launch: what is there, what is left, and the way from the one to the other."""
 
@@ -184,19 +195,18 @@ class _Study:
     def run(self, start: Callable[[], Backend], order: LaunchOptions, watch: TrackingSession) -> int:
         begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
         backend = start()
+        status: int | None = None
         try:
-            # W&B's process has ended before the backend is closed, however this is left.
-            with watch.ending():
-                try:
-                    status = self._run(backend, begun, order)
-                    self._interrupt.settle()
-                except Interrupted:
-                    hurry()
-                    status = self._stopped()
-                watch.ended(status)
+            status = self._run(backend, begun, order)
+            self._interrupt.settle()
+        except Interrupted:
+            hurry()
+            status = self._stopped()
         finally:
-            with self._interrupt.patient():
-                backend.close()
+            # Ray and W&B each take two seconds to end, and neither looks at the other's processes.
+            with self._interrupt.patient(), _meanwhile(backend.close), watch.ending():
+                if status is not None:
+                    watch.ended(status)
         left = None if self.selected is None else self.left()
         self.display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
         return status
