@@ -87,8 +87,8 @@ def launch(  # noqa: PLR0917 - options of a command
 
     Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
-    from actors.launch.launch import LaunchOptions
     from actors.launch.launch import launch as run
+    from actors.launch.options import LaunchOptions
     from study.terminal import style
     from study.terminal.console import Console
 

@@ -55,7 +55,8 @@ def launched(order: dict[str, Any], trace: list[str]) -> tuple[int, str]:
     from rich.console import Console
 
     from actors.backends.in_process import InProcess
-    from actors.launch.launch import LaunchOptions, launch
+    from actors.launch.launch import launch
+    from actors.launch.options import LaunchOptions
     from study.errors import StudyError
     from study.reproducibility import numerics
     from study.storage import places
