@@ -172,8 +172,8 @@ def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: S
         f"the costs in {_profile(file, options)} were measured on {costs.hardware or 'unknown hardware'}, not on "
         f"{kind}",
         where=f"--on {options.on}",
-        accepted="machines of the measured kind, or --speed: the speed of these relative to those",
-        todo=f"run `study profile` on a {kind}, and name its file with --profile",
+        accepted="machines of the measured kind, or --speed: how many times as fast the others are",
+        todo=f"run `study profile` on {kind}, and name its file with --profile",
     )
 
 

@@ -16,7 +16,7 @@ class RemainingUnits:
         """`kept` are images of earlier launches; `done` has the targets that need no answer, by unit id.
 
         With `whole`, units that have all rows but no kept images are left too, where the spec keeps images; without
-        it, a selection of units was asked for, and rows alone decide.
+        it, the launch runs a part of the plan, and rows alone decide.
         """
         self._plan = plan
         self._done = done
