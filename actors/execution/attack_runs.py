@@ -62,8 +62,7 @@ class AttackRuns(Workload):
         self._dependencies = Dependencies(plan, self._remaining, self._rmsd)
         self._open = OpenUnits(plan.spec)
         self._to_show: Iterator[Unit] = self._remaining.to_show() if kept is not None else iter(())
-        budgets = runtime.budgets or asked(plan.spec)
-        self._most_bytes = budgets.waiting * runtime.scheduler.workers
+        self._budget = (runtime.budgets or asked(plan.spec)).waiting
 
     @property
     def sinks(self) -> Collection[Sink]:
@@ -72,7 +71,9 @@ class AttackRuns(Workload):
     @property
     def crafts_allowed(self) -> bool:
         """Whether there is memory for more images that wait for targets, or to be kept."""
-        return self._open.bytes + self._rows.waiting_bytes < self._most_bytes
+        # The number of workers may change while they work.
+        most = self._budget * self._runtime.scheduler.workers
+        return self._open.bytes + self._rows.waiting_bytes < most
 
     @property
     def waiting_bytes(self) -> int:
