@@ -16,9 +16,9 @@ from actors.execution.open_units import OpenUnit
 from actors.execution.runtime import Runtime
 from actors.resources import placement
 from actors.scheduling.backlog import Task
+from actors.scheduling.limits import Limits
 from actors.scheduling.messages import PredictJob
 from actors.scheduling.scheduler import Scheduler
-from actors.scheduling.slots import Limits
 from actors.workers.worker_config import WorkerConfig
 from study.events.observer import Observer
 from study.images.selection import Clean, Selected, Selection, Shard, cut
@@ -55,8 +55,8 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     """Simulate a run of `plan`, with calls that cost what was measured."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
-    wish = placement.Wish(models=spec.run.models_per_actor, per_gpu=1)
-    pool = placement.crew(backend.machines(), None, wish, spec.services)
+    options = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)
+    pool = placement.plan_workers(backend.machines(), None, options, spec.services)
     scheduler = Scheduler(
         backend,
         pool,
@@ -67,7 +67,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     )
     scheduler.start(lambda: None)
     clean_seconds = _clean_pass(plan, scheduler, backend)
-    begun, before = backend.now, replace(backend.seen)
+    begun, before = backend.now, replace(backend.totals)
     runtime = Runtime(backend, scheduler, Observer(), Interrupt())
     attacks = AttackRuns(plan, _NoImages(), _NoRows(), runtime, progress=Progress({}, {}, 0), done={}, rmsd={})
     drive(attacks, runtime)
@@ -76,12 +76,12 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     return Forecast(
         clean_seconds=clean_seconds,
         seconds=seconds,
-        busy_share=(backend.seen.busy - before.busy) / (seconds * pool.workers),
-        loading_share=(backend.seen.loading - before.loading) / (seconds * pool.workers),
-        model_loads=backend.seen.loads,
+        busy_share=(backend.totals.busy - before.busy) / (seconds * pool.workers),
+        loading_share=(backend.totals.loading - before.loading) / (seconds * pool.workers),
+        model_loads=backend.totals.loads,
         most_waiting_bytes=attacks.most_waiting_bytes,
-        calls_per_second=(backend.seen.calls - before.calls) / seconds,
-        nodes_lost=backend.seen.lost,
+        calls_per_second=(backend.totals.calls - before.calls) / seconds,
+        nodes_lost=backend.totals.lost,
         units=attacks.outcome.finished,
     )
 

@@ -16,17 +16,17 @@ from actors.execution.open_units import OpenUnit, OpenUnits
 from actors.execution.remaining_units import RemainingUnits
 from actors.execution.row_sink import Rows
 from actors.execution.runtime import Runtime
-from actors.resources.object_store import asked
+from actors.execution.unit_tasks import UnitTasks
+from actors.resources.object_store import pixel_budgets
 from actors.scheduling.backlog import Task
-from actors.scheduling.messages import Made, Timed
+from actors.scheduling.messages import CallResult, CraftResult
 from actors.scheduling.scheduler import Done, Failed
-from actors.scheduling.tasks import Tasks
 from study.errors import StudyError, first_line
 from study.events.observer import UnitDone, UnitFailed
 from study.events.repairs import repaired
 from study.images.selection import Shard
 from study.planning.plan import Craft, Finished, Plan, Unit
-from study.results.kept_images import Kept
+from study.results.kept_images import KeptImages
 
 _AHEAD = 4
 """Units at most, for each worker, that wait for targets while kept images are given out."""
@@ -45,7 +45,7 @@ class AttackRuns(Workload):
         progress: Progress,
         done: Finished,
         rmsd: Mapping[str, Mapping[str, float]],
-        kept: Kept | None = None,
+        kept: KeptImages | None = None,
         whole: bool = True,
     ) -> None:
         """`done` has the targets that need no answer, by unit id; `rmsd` is that of reference crafts, by craft and
@@ -56,13 +56,13 @@ class AttackRuns(Workload):
         self._rows = rows
         self._runtime = runtime
         self._kept = kept
-        self._tasks = Tasks(plan, images, runtime.scheduler.room)
+        self._tasks = UnitTasks(plan, images, runtime.scheduler.capacity)
         self._rmsd = ReferenceRmsd(plan, rmsd)
         self._remaining = RemainingUnits(plan, done, kept, whole=whole)
         self._dependencies = Dependencies(plan, self._remaining, self._rmsd)
         self._open = OpenUnits(plan.spec)
         self._to_show: Iterator[Unit] = self._remaining.to_show() if kept is not None else iter(())
-        self._budget = (runtime.budgets or asked(plan.spec)).waiting
+        self._budget = (runtime.budgets or pixel_budgets(plan.spec)).waiting
 
     @property
     def sinks(self) -> Collection[Sink]:
@@ -95,21 +95,21 @@ class AttackRuns(Workload):
             unit = next(self._to_show, None)
             if unit is None:
                 return False
-            distances, pixels = self._kept.of(unit, self._images.pixels(unit.shard))
+            distances, pixels = self._kept.load(unit, self._images.pixels(unit.shard))
             self.outcome.shown += 1
             self._show(OpenUnit(unit, distances, self._runtime.backend.put(pixels), set(unit.targets), kept=True))
         return self._kept is not None
 
     def handle(self, event: Done | Failed) -> None:
         if event.task.method == "craft":
-            unit: Unit = event.task.about
+            unit: Unit = event.task.context
             if isinstance(event, Failed):
                 self._fail_unit(unit, event.error)
             else:
                 assert event.pixels is not None, "a call that crafts returns pixels"
                 self._crafted(unit, event.value, event.pixels)
             return
-        opened, targets = event.task.about
+        opened, targets = event.task.context
         if opened in self._open:
             self._answered(opened, targets, event)
 
@@ -122,7 +122,7 @@ class AttackRuns(Workload):
     def _feed(self, craft: Craft, shards: Sequence[Shard]) -> None:
         """Give units of one craft to the scheduler, as a stream, and announce the predictions that they lead to."""
         tasks = map(self._task, self._remaining.to_craft(craft, shards))
-        self._runtime.scheduler.feed(tasks, len(shards), first=self._rmsd.is_reference(craft))
+        self._runtime.scheduler.add_stream(tasks, len(shards), first=self._rmsd.is_reference(craft))
         self._expect(craft, sum(len(shard.images) for shard in shards))
 
     def _task(self, unit: Unit) -> Task:
@@ -130,21 +130,21 @@ class AttackRuns(Workload):
 
     def _expect(self, craft: Craft, images: int) -> None:
         """Announce predictions of so many images, or (negative) take an announcement back."""
-        for key, cost in self._tasks.coming(craft, images):
+        for key, cost in self._tasks.expected(craft, images):
             self._runtime.scheduler.expect(key, cost)
 
-    def _crafted(self, unit: Unit, made: Made, pixels: Ref) -> None:
-        _report_note(unit, made)
+    def _crafted(self, unit: Unit, result: CraftResult, pixels: Ref) -> None:
+        _report_note(unit, result)
         self.outcome.crafted += 1
         self._expect(unit.craft, -len(unit.shard.images))
-        seconds = made.seconds - sum(made.loads.values())
-        self._show(OpenUnit(unit, made.moved, pixels, set(unit.targets), seconds))
+        seconds = result.seconds - sum(result.loads.values())
+        self._show(OpenUnit(unit, result.distances, pixels, set(unit.targets), seconds))
 
     def _show(self, opened: OpenUnit) -> None:
         """Show the images of a unit to its targets; start the crafts that waited for the RMSD of these images."""
         unit = opened.unit
         self._open.open(opened)
-        for targets in self._tasks.together(unit.craft, unit.targets):
+        for targets in self._tasks.groups(unit.craft, unit.targets):
             self._show_to(opened, targets)
         # The finished attack stands last of its checkpoints.
         rmsd = opened.distances.rmsd[-len(unit.shard.images) :].tolist()
@@ -155,13 +155,13 @@ class AttackRuns(Workload):
             self._close(opened)
 
     def _show_to(self, opened: OpenUnit, targets: tuple[str, ...]) -> None:
-        self._runtime.scheduler.add(self._tasks.show(opened.unit, opened.pixels, targets, (opened, targets)))
+        self._runtime.scheduler.add(self._tasks.predict(opened.unit, opened.pixels, targets, (opened, targets)))
 
     def _answered(self, opened: OpenUnit, targets: tuple[str, ...], event: Done | Failed) -> None:
         unit = opened.unit
         if isinstance(event, Done):
             _report_note(unit, event.value)
-            opened.answers += [answer.said for answer in event.value.answers]
+            opened.answers += [result.answers for result in event.value.targets]
         elif isinstance(event.error, PixelsLost) and self._retried(opened):
             return
         elif len(targets) > 1:
@@ -215,6 +215,6 @@ class AttackRuns(Workload):
         self._runtime.display.advance(unit.craft.experiments)
 
 
-def _report_note(unit: Unit, answer: Timed) -> None:
-    if answer.note is not None:
-        repaired("memory", f"{unit.id}: {answer.note}")
+def _report_note(unit: Unit, result: CallResult) -> None:
+    if result.note is not None:
+        repaired("memory", f"{unit.id}: {result.note}")

@@ -16,7 +16,7 @@ from actors.execution.clean_images import unchanged
 from actors.execution.clean_predictions import CleanPredictions, Request
 from actors.execution.driver import drive
 from actors.execution.runtime import Runtime
-from actors.resources.object_store import asked
+from actors.resources.object_store import pixel_budgets
 from study.errors import StudyError
 from study.images import clean_accuracy, decoding
 from study.images.image_sets import Candidate, Ranked
@@ -72,7 +72,7 @@ class _CleanPass:
         self._models: dict[str, dict[str, Any]] = {}
         self._right: dict[str, clean_accuracy.Right] = {}
         self._unreadable: dict[str, str] = {}
-        budget = (runtime.budgets or asked(spec)).clean
+        budget = (runtime.budgets or pixel_budgets(spec)).clean
         self._most = max(spec.numerics.batch, min(_MOST_AT_ONCE, budget // spec.images.bytes))
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:

@@ -14,7 +14,7 @@ from actors.backends.interface import ActorLost, CallFailed, Ref
 from actors.execution.driver import Progress, Workload
 from actors.execution.runtime import Runtime
 from actors.scheduling.backlog import Task
-from actors.scheduling.messages import Answer, PredictJob
+from actors.scheduling.messages import PredictJob, TargetResult
 from actors.scheduling.scheduler import Done, Failed
 from study.errors import StudyError, first_line
 from study.events.repairs import repaired
@@ -53,7 +53,7 @@ class CleanPredictions(Workload):
         self._request = request
         self._runtime = runtime
         self._starts = range(0, len(request.images), spec.numerics.batch)
-        self._answers: dict[tuple[str, int], Answer] = {}
+        self._results: dict[tuple[str, int], TargetResult] = {}
         calls = len(self._starts) * len(request.models)
         self.progress = Progress({_STEP: calls}, {}, calls)
 
@@ -66,7 +66,9 @@ class CleanPredictions(Workload):
 
     def _task(self, name: str, start: int, ref: Ref) -> Task:
         request, batch = self._request, self._spec.numerics.batch
-        job = PredictJob((name,), batch, tuple(request.ids[start : start + batch]), whole=name in request.ranking)
+        job = PredictJob(
+            (name,), batch, tuple(request.ids[start : start + batch]), probabilities=name in request.ranking
+        )
         service = name in self._spec.services
         models = {name: request.digests.get(name)}
         return Task("predict", models, job, lambda: ref, float(len(job.images)), start, service=service)
@@ -76,34 +78,34 @@ class CleanPredictions(Workload):
             raise _error(event)
         if event.value.note is not None:
             repaired("memory", f"{_STEP}: {event.value.note}")
-        (answer,) = event.value.answers
-        self._answers[answer.said.target, event.task.about] = answer
+        (result,) = event.value.targets
+        self._results[result.answers.target, event.task.context] = result
         self._runtime.display.advance([_STEP])
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
         """Digest, parameters and input of each model that has predicted, by name."""
-        return {name: dict(answer.model) for (name, _), answer in self._answers.items()}
+        return {name: dict(result.model) for (name, _), result in self._results.items()}
 
     def prediction(self, name: str, row: int) -> Clean:
         """The prediction of a model for the image at position `row`."""
-        said, at = self._answer(name, row).said, row % self._spec.numerics.batch
+        found, at = self._result(name, row).answers, row % self._spec.numerics.batch
         return Clean(
-            tuple(said.top5[at].tolist()),
-            tuple(said.top5_prob[at].tolist()),
-            None if said.names is None else said.names[at],
-            None if said.scores is None else said.scores[at],
+            tuple(found.top5[at].tolist()),
+            tuple(found.top5_prob[at].tolist()),
+            None if found.names is None else found.names[at],
+            None if found.scores is None else found.scores[at],
         )
 
     def probabilities(self, name: str, row: int) -> NDArray[np.float32]:
         """The probabilities of all labels, float32 (labels,), of a model in `ranking`."""
-        whole = self._answer(name, row).whole
-        assert whole is not None, f"the probabilities of {name} were requested"
-        found: NDArray[np.float32] = whole[row % self._spec.numerics.batch]
+        probabilities = self._result(name, row).probabilities
+        assert probabilities is not None, f"the probabilities of {name} were requested"
+        found: NDArray[np.float32] = probabilities[row % self._spec.numerics.batch]
         return found
 
-    def _answer(self, name: str, row: int) -> Answer:
-        return self._answers[name, row - row % self._spec.numerics.batch]
+    def _result(self, name: str, row: int) -> TargetResult:
+        return self._results[name, row - row % self._spec.numerics.batch]
 
 
 def _error(event: Failed) -> StudyError:

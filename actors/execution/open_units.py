@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from actors.backends.interface import Ref
 from study.planning.plan import Unit
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
 from study.spec.schema import Spec
 
 
@@ -25,7 +25,7 @@ class OpenUnit:
     """
 
     unit: Unit
-    distances: Distances
+    distances: PixelDistances
     pixels: Ref
     waiting_for: set[str]
     seconds: float = 0.0

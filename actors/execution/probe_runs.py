@@ -14,7 +14,7 @@ from actors.scheduling.scheduler import Done, Failed
 from study.errors import first_line
 from study.geometry import store
 from study.geometry.plan import GeometryPlan, ProbeUnit
-from study.results.parts import Writer
+from study.results.writer import Writer
 from study.storage.run_folder import RunFolder
 
 
@@ -59,10 +59,10 @@ class ProbeRuns(Workload):
         for name in self._plan.spec.geometry:
             for models in self._plan.sets(name):
                 count = sum(1 for _ in self._plan.units_of(name, models, self._done))
-                self._runtime.scheduler.feed(self._tasks(name, models), count)
+                self._runtime.scheduler.add_stream(self._tasks(name, models), count)
 
     def handle(self, event: Done | Failed) -> None:
-        unit: ProbeUnit = event.task.about
+        unit: ProbeUnit = event.task.context
         if isinstance(event, Done):
             if unit.name not in self._writers:
                 self._writers[unit.name] = self._make.writer(unit.name)

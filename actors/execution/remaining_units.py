@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from study.images.selection import Shard
 from study.planning.plan import Craft, Finished, Plan, Unit
-from study.results.kept_images import Kept
+from study.results.kept_images import KeptImages
 
 
 class RemainingUnits:
     """The units of `plan` that are not `done`. None is held in memory: there may be millions."""
 
-    def __init__(self, plan: Plan, done: Finished, kept: Kept | None = None, *, whole: bool = True) -> None:
+    def __init__(self, plan: Plan, done: Finished, kept: KeptImages | None = None, *, whole: bool = True) -> None:
         """`kept` are images of earlier launches; `done` has the targets that need no answer, by unit id.
 
         With `whole`, units that have all rows but no kept images are left too, where the spec keeps images; without

@@ -11,11 +11,11 @@ from actors.backends.interface import Backend
 from actors.execution.clean_images import Images
 from actors.execution.driver import Sink
 from actors.execution.open_units import OpenUnit
-from study.models.services.service_spec import wanted_names
+from study.models.services.label_names import names_of_label
 from study.planning.plan import Plan
 from study.results.kept_images import KeepingWriter
-from study.results.parts import Writer
-from study.results.schema import Wanted, table
+from study.results.schema import WantedNames, table
+from study.results.writer import Writer
 
 
 class Rows(Protocol):
@@ -71,11 +71,11 @@ class RowSink:
         return rows
 
 
-def _wanted(plan: Plan) -> Wanted:
+def _wanted(plan: Plan) -> WantedNames:
     """The names that each remote service has for the target labels of the images."""
     labels = {one.target_label for shard in plan.shards for one in shard.images}
     return {
-        name: {label: wanted_names(model.remote, plan.spec.labels, label) for label in labels}
+        name: {label: names_of_label(model.remote.names, plan.spec.labels, label) for label in labels}
         for name, model in plan.spec.models.items()
         if model.remote is not None
     }

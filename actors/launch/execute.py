@@ -22,8 +22,9 @@ from study.planning import spec_diff
 from study.planning.plan import Plan
 from study.reproducibility import float_environment
 from study.reproducibility.float_environment import Arithmetic
-from study.results import current_plan, parts
-from study.results.kept_images import KeepingWriter, Kept
+from study.results import current_plan, scanning
+from study.results.kept_images import KeepingWriter, KeptImages
+from study.results.writer import Writer
 from study.spec.schema import Spec
 from study.terminal.screen import counted
 
@@ -34,12 +35,12 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     Raises StudyError where the backend is gone, or an image or the run folder cannot be read or written.
     """
     spec, folder, say = launch.spec, launch.folder, runtime.display.say
-    done = parts.done(folder.path)
+    done = scanning.done(folder.path)
     others = current_plan.record(plan.attacks, done, folder)
     if others:
         are = "is not in the plan: reports omit it" if others == 1 else "are not in the plan: reports omit them"
         say(f"{counted(others, 'attack run')} with rows {are}")
-    kept = Kept(folder)
+    kept = KeptImages(folder)
     todo = unit_filter.chosen(plan.attacks, done, launch.options.only, launch.options.limit)
     whole = todo is done
     progress = unit_progress(plan.attacks, done, kept.units)
@@ -50,7 +51,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     if spec.run.keep_images and not all(craft.keepable for craft in plan.attacks.crafts.values()):
         say("searches of the minimal RMSD keep no images: their attacks run again for new targets")
     metadata = provenance(spec, runtime.scheduler.arithmetics)
-    make = KeepingWriter if spec.run.keep_images else parts.Writer
+    make = KeepingWriter if spec.run.keep_images else Writer
     writer = make(folder, flush_seconds=spec.run.flush_seconds, metadata=metadata)
     files = {one.image: one.file for one in candidates}
     images = CleanImages(plan.attacks, files, runtime.backend, runtime.budgets)
@@ -62,7 +63,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
         runtime,
         progress=progress,
         done=todo,
-        rmsd=parts.moved(folder.path, references(plan.attacks)),
+        rmsd=scanning.rmsd_by_image(folder.path, references(plan.attacks)),
         kept=kept,
         whole=whole,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.backends.bounded_calls import Patience, watched
+from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.interface import Backend
 from actors.backends.ray_backend import RayBackend
 from actors.launch import unit_filter
@@ -83,7 +83,7 @@ def _launch(
     try:
         hidden = file.spec.credentials
         display.attach(file.spec.study, folder, hidden)
-        integrity.check(folder, display.say)
+        integrity.require_intact(folder, display.say)
         with tracked(options, file.spec, folder, display) as tracking:
             prepared = prepare(options, file, folder, changes, display.say)
             if prepared.plan is not None and not prepared.left:
@@ -94,7 +94,7 @@ def _launch(
             inputs = check_inputs(prepared)
             say, store = tracking.display.say, object_store.here(file.spec)
             make = start or (lambda: RayBackend(options.address, hidden, say, store))
-            backend = watched(make, Patience.of(file.spec.run), interrupt, display.refused)
+            backend = bounded(make, CallTimeouts.of(file.spec.run), interrupt, display.refused)
             return _run(prepared, inputs, backend, _Session(display, tracking, interrupt, begun))
     finally:
         folder.release()

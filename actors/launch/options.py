@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.storage.places import place
+from study.storage.paths import storage_path
 from study.terminal import Style
 
 
@@ -32,7 +32,7 @@ class LaunchOptions:
     def command(self, *, whole: bool = False) -> str:
         """The command that continues this launch; `whole`: without `--only` and `--limit`."""
         words = ["study", "launch", str(self.spec)]
-        words += ["--output", str(place(self.output))] if self.output else []
+        words += ["--output", str(storage_path(self.output))] if self.output else []
         words += ["--address", self.address] if self.address else []
         words += ["--allow-code"] if self.allow_code else []
         words += ["--wandb", self.wandb] if self.wandb is not None else []

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from actors.execution.study_update import StudyUpdate, find_update
 from actors.launch.options import LaunchOptions
 from actors.launch.study_plan import StudyPlan, plan_study
-from actors.resources.worker_pool import Estimate
+from actors.resources.worker_pool import MemoryEstimate
 from study.errors import StudyError
 from study.images.image_sets import Candidate, candidates
 from study.planning import resume
 from study.planning.spec_diff import Changes
-from study.results import current_plan, parts
+from study.results import current_plan, scanning
 from study.spec.schema import Spec, SpecFile
 from study.storage.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ class Inputs:
     """The candidate images, and the estimate of the memory that the work needs: it is under way in a thread."""
 
     candidates: Sequence[Candidate]
-    estimate: Estimate
+    estimate: MemoryEstimate
 
 
 def prepare(
@@ -65,7 +65,7 @@ def prepare(
     left = plan.left(folder)
     if not left:
         update.record(selection, say)
-        current_plan.record(plan.attacks, parts.done(folder.path), folder)
+        current_plan.record(plan.attacks, scanning.done(folder.path), folder)
     return PreparedLaunch(options, file, folder, update, plan, left)
 
 
@@ -82,4 +82,4 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
         found = candidates(spec.images, spec.seed, targeted=spec.targeted)
     except StudyError as error:
         raise error.located(file.where("images")) from None
-    return Inputs(found, Estimate(spec, allow_code=allow_code))
+    return Inputs(found, MemoryEstimate(spec, allow_code=allow_code))

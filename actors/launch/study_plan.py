@@ -8,8 +8,8 @@ from study.geometry import store as probe_store
 from study.geometry.plan import GeometryPlan
 from study.images.selection import Selection
 from study.planning.plan import Plan
-from study.results import parts
-from study.results.kept_images import Kept
+from study.results import scanning
+from study.results.kept_images import KeptImages
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
@@ -25,7 +25,7 @@ class StudyPlan:
     def left(self, folder: RunFolder) -> int:
         """Units that lack rows, or images that the run is to keep, and units of probes that lack rows."""
         finished = probe_store.done(folder.path, self.probes.spec.geometry)
-        units = self.attacks.units(parts.done(folder.path), kept=Kept(folder).units)
+        units = self.attacks.units(scanning.done(folder.path), kept=KeptImages(folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.probes.units(finished))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from actors.backends.interface import Backend
 from actors.execution.runtime import Runtime
 from actors.launch.prepare import Inputs, PreparedLaunch
-from actors.resources.worker_pool import held, limits_of, staff
+from actors.resources.worker_pool import fit_budgets, plan_pool
+from actors.scheduling.limits import Limits
 from actors.scheduling.scheduler import Scheduler
 from actors.workers.worker_config import worker_config
 from study.events.observer import Observer
@@ -19,16 +20,16 @@ def start_workers(
 ) -> Runtime:
     """Start workers and wait for them. Raises StudyError where memory or time is too short, and Interrupted."""
     spec, say = launch.spec, display.say
-    pool = staff(spec, backend, inputs.estimate, say)
+    pool = plan_pool(spec, backend, inputs.estimate, say)
     scheduler = Scheduler(
         backend,
         pool,
         worker_config(spec, launch.folder, allow_code=launch.options.allow_code),
-        limits=limits_of(spec),
+        limits=Limits.of(spec.run),
         elastic=spec.run.actors is None,
         say=lambda line: repaired("actor", line),
     )
-    runtime = Runtime(backend, scheduler, display, interrupt, held(spec, backend, pool, say))
+    runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
     scheduler.start(interrupt.check)
     float_environment.compare(launch.folder, scheduler.arithmetics, say)
     return runtime

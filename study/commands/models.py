@@ -15,7 +15,7 @@ from rich.table import Table
 
 from study.errors import StudyError
 from study.images.image_sets import candidates
-from study.models import accuracy, memory, zoo
+from study.models import accuracy, loading, memory
 from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.models.weights import locate
@@ -80,16 +80,18 @@ def _inspect(file: SpecFile, console: Console, wish: ModelsOptions) -> Iterator[
 
 
 def _one(spec: Spec, name: str, model: Model, console: Console, wish: ModelsOptions) -> Inspected:
-    from study.defences.transforms import words
+    from study.defences.transforms import summary
 
-    behind = "" if model.transform is None else words(model.transform)
+    behind = "" if model.transform is None else summary(model.transform)
     if model.remote is not None:
         return Inspected(name, model.remote.url, "", "service", "", behind)
-    zoo.check(name, model, labels=spec.labels, allow_code=wish.allow_code)
+    loading.check(name, model, labels=spec.labels, allow_code=wish.allow_code)
     state = locate.state(model)
     there = state != "not cached"
     shown = model if there else model.model_copy(update={"weights": "random:0", "sha256": None})
-    classifier = zoo.load(name, shown, labels=spec.labels, channels=spec.images.channels, allow_code=wish.allow_code)
+    classifier = loading.load(
+        name, shown, labels=spec.labels, channels=spec.images.channels, allow_code=wish.allow_code
+    )
     wanted = classifier.preprocessing
     needs = memory.estimate(classifier.network, channels=len(wanted.mean), size=wanted.size, batch=spec.numerics.batch)
     described = model.describe(classifier.describe())
@@ -117,7 +119,7 @@ def _accuracies(
 ) -> dict[str, accuracy.Accuracy]:
     found = candidates(spec.images, spec.seed)
     prepared = {
-        "native": accuracy.as_the_zoo(zoo.native(model, classifier), spec.images.channels),
+        "native": accuracy.as_the_zoo(loading.native(model, classifier), spec.images.channels),
         "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
     }
     classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device="cpu")

@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from study.results import parts
+from study.results import scanning
 from study.results.schema import SCHEMA
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
@@ -49,13 +49,13 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def scanned(run) -> pl.LazyFrame:
-    return parts.scan(run)
+    return scanning.scan(run)
 
 
 @pytest.fixture(scope="session")
 def loop(run) -> list[dict]:
     """The rows as dictionaries, sources joined, with what a naive reader says of them."""
-    found = parts.scan(run).collect().to_dicts()
+    found = scanning.scan(run).collect().to_dicts()
     for row in found:
         row["sources"] = "+".join(row["sources"])
         for top in (1, 5):

@@ -1,4 +1,4 @@
-"""Every way to get a model behind one interface: a reference in, a classifier out."""
+"""Build the classifier of a model: network, weights and preprocessing from any source."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ from study.images.labels import LabelSet, label_set
 from study.models import outputs, user_code
 from study.models.classifier import Classifier, Native, Preprocessing
 from study.models.reference import Model
-from study.models.weights import fetch
-from study.models.weights import state_dict as stored
-from study.models.weights.random_weights import Drawn
+from study.models.weights import fetch, state_dict
+from study.models.weights.packages import lite_names, package_file
+from study.models.weights.random_weights import ReproducibleDraws
 from study.models.zoos import ZOOS
 from study.reproducibility.hashing import canonical
 from study.reproducibility.numerics import Layout
 
 
 def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> None:
-    """Refuse, without building or downloading anything, what is known not to work.
+    """Check a model without building its network or downloading weights.
 
-    A network or weights that the zoo does not have or cannot fetch any more, weights for other labels than `labels`
-    (None: ImageNet's), a missing file, and code of the user's own unless `allow_code`. Models without a network of
-    their own pass.
+    Raises StudyError for a network or weights that the zoo does not have or can no longer download, weights for other
+    labels than `labels` (None: ImageNet's), a missing file, and the user's own code without `allow_code`. Services and
+    models of another model pass.
     """
     if model.network is None:
         return
     labels = labels or label_set("imagenet")
-    outputs.picked(name, model, labels)
+    outputs.output_indices(name, model, labels)
     if model.zoo == "python":
         user_code.check(name, model, allowed=allow_code)
     else:
         known = _networks(name, model)
-        present = ZOOS[model.zoo].renamed(_bare(model))
-        if present is not None and _bare(model) not in known:
+        present = ZOOS[model.zoo].renamed(model.bare_name)
+        if present is not None and model.bare_name not in known:
             raise StudyError(
                 f"{model.zoo} has renamed '{model.name}'",
                 accepted=f"{model.zoo}:{present}",
                 todo=f"write {model.zoo}:{present} as the network of model '{name}'",
             )
-        if _bare(model) not in known:
+        if model.bare_name not in known:
             raise StudyError(
                 f"{model.zoo} has no network named '{model.name}'",
                 accepted=names(known, model.name),
                 todo=f"correct the network of model '{name}'",
             )
-    kind, value = _weights(model)
-    if kind == "zoo":
-        _check_tag(name, model, labels)
-    elif kind == "package":
-        stored.package_file(value)
-    elif kind == "file" and not Path(value).is_file():
-        raise StudyError(f"the weights file {value} does not exist", todo="correct `weights: file:…`")
+    match model.weights_kind:
+        case "zoo":
+            _check_tag(name, model, labels)
+        case "package":
+            package_file(model.weights_value)
+        case "file" if not Path(model.weights_value).is_file():
+            raise StudyError(f"the weights file {model.weights_value} does not exist", todo="correct `weights: file:…`")
 
 
 def _networks(name: str, model: Model) -> Sequence[str]:
-    """The zoo's networks. Raises StudyError where a package that the zoo needs is not installed."""
+    """The names of the zoo's networks. Raises StudyError if a package that the zoo needs is not installed."""
     try:
         return ZOOS[model.zoo].networks()
     except ImportError as error:
         raise StudyError(
-            f"the networks of {model.zoo} cannot be had here: {first_line(error)}",
-            accepted=f"an environment with {model.zoo} and all that it imports",
-            todo=f"pip install {error.name or model.zoo}, or take model '{name}' from another zoo",
+            f"the networks of {model.zoo} cannot be imported: {first_line(error)}",
+            accepted=f"an environment with {model.zoo} and its dependencies",
+            todo=f"pip install {error.name or model.zoo}, or use another zoo for model '{name}'",
         ) from None
 
 
@@ -88,70 +88,54 @@ def load(
     layout: Layout = "channels-last",
     allow_code: bool = False,
 ) -> Classifier:
-    """Build the network of `model`, load its weights and put its preprocessing in front, on `device`.
+    """Build the classifier of `model` on `device`: network, weights and preprocessing.
 
-    `labels` are those that the classifier answers in (None: ImageNet's), `channels` those of the images that it will
-    see; `fold` folds its batch norms into its convolutions. Code of the user's own runs only with `allow_code`.
-    Raises StudyError where the network is unknown, or its weights cannot be had, do not fit, or are for other labels.
+    `labels` are the labels of its logits (None: ImageNet's); `channels` is the number of channels of the images; `fold`
+    folds batch norms into convolutions. The user's own code runs only with `allow_code`. Raises StudyError if the
+    network is unknown, or its weights are not available, do not fit, or are for other labels.
     """
     labels = labels or label_set("imagenet")
     check(name, model, labels=labels, allow_code=allow_code)
     called = f"{model.network} (model '{name}')"
-    kind, value = _weights(model)
+    kind, value = model.weights_kind, model.weights_value
     network, identity = _built(model, labels, called, allow_code=allow_code)
     if kind in ("file", "package"):
-        path = Path(value) if kind == "file" else stored.package_file(value)
-        state = stored.read(path, sha256=model.sha256)
+        path = Path(value) if kind == "file" else package_file(value)
+        tensors = state_dict.read(path, sha256=model.sha256)
         if kind == "package":
-            state = stored.lite_names(state, network)
-        stored.load(network, state, called=called, origin=str(path) if kind == "file" else f"package {value}")
+            tensors = lite_names(tensors, network)
+        state_dict.load(network, tensors, called=called, origin=str(path) if kind == "file" else f"package {value}")
     preprocessing = preprocessing_of(model, network, called)
     if channels > len(preprocessing.mean):
         raise StudyError(
-            f"{called} takes images of {len(preprocessing.mean)} channel, and these have {channels}",
-            accepted="an image set with as many channels, or a network for three",
+            f"{called} takes images with {len(preprocessing.mean)} channel, and the image set has {channels}",
+            accepted="an image set with one channel, or a network for three",
             todo="set the image set's channels, or choose another network",
         )
-    picked = outputs.picked(name, model, labels)
-    if picked is not None:
-        identity += f" outputs {list(picked)}"
-    classifier = Classifier(network, preprocessing, labels=len(labels), identity=identity, outputs=picked)
-    outputs.check(classifier, model, labels, called)
+    indices = outputs.output_indices(name, model, labels)
+    if indices is not None:
+        identity += f" outputs {list(indices)}"
+    classifier = Classifier(network, preprocessing, labels=len(labels), identity=identity, outputs=indices)
+    outputs.check_logits(classifier, model, labels, called)
     if model.zoo == "python" or any(module.training for module in network.modules()):
-        outputs.must_be_steady(classifier, called)
+        outputs.check_determinism(classifier, called)
     classifier.arrange(fold=fold, layout=layout, device=device)
     return classifier
 
 
 def native(model: Model, classifier: Classifier) -> Native:
-    """How the model's own zoo prepares images for it, at the size and with the interpolation that it has here."""
+    """How the model's own zoo prepares images, at the size and with the interpolation of `classifier`."""
     size, interpolation = classifier.preprocessing.size, classifier.preprocessing.interpolation
     if model.zoo == "python":
         return Native(size, size, interpolation, "crop")
-    kind, _ = _weights(model)
-    if kind == "package":
+    if model.weights_kind == "package":
         return Native(math.floor(size / 0.875), size, interpolation, "crop")
-    resize, mode = ZOOS[model.zoo].native(model.name, _tag(model), classifier.network, size)
+    resize, mode = ZOOS[model.zoo].native(model.name, model.tag, classifier.network, size)
     return Native(resize, size, interpolation, mode)
 
 
-def _weights(model: Model) -> tuple[str, str]:
-    kind, _, value = (model.weights or "zoo:").partition(":")
-    return kind, value
-
-
-def _bare(model: Model) -> str:
-    return model.name.partition(".")[0]
-
-
-def _tag(model: Model) -> str | None:
-    """Which of the zoo's weights; None where they come from elsewhere, or nothing names them."""
-    kind, value = _weights(model)
-    return (value or model.name.partition(".")[2] or None) if kind == "zoo" else None
-
-
 def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
-    zoo, tag = ZOOS[model.zoo], _tag(model)
+    zoo, tag = ZOOS[model.zoo], model.tag
     tags = zoo.tags(model.name)
     if not tags:
         raise StudyError(
@@ -162,9 +146,9 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
     if tag is None:
         mark = "." if model.zoo == "timm" else "/"
         raise StudyError(
-            f"{model.network} does not say which weights",
+            f"{model.network} names no weights",
             accepted=names(f"{model.network}{mark}{tag}" for tag in tags),
-            todo=f"name the weights of model '{name}': a zoo's default changes between its versions",
+            todo=f"name the weights of model '{name}': the default changes between versions of a zoo",
         )
     zoo.refuse(model.name, tag)
     if tag not in tags:
@@ -178,31 +162,31 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
     if asked != width:
         raise StudyError(
             f"the weights '{tag}' of {model.network} are for {width} classes, and num_classes is {asked}",
-            accepted="no num_classes, or weights: file:<path> that were trained for so many",
-            todo=f"take num_classes out of model '{name}': the last layer would be drawn at random",
+            accepted="no num_classes, or weights: file:<path> that were trained for that number of classes",
+            todo=f"remove num_classes from model '{name}': the last layer would be random",
         )
     if width not in outputs.widths(model, labels):
-        raise outputs.other_labels(f"{model.network} (model '{name}')", model, labels, width)
+        raise outputs.wrong_width(f"{model.network} (model '{name}')", model, labels, width)
 
 
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
-    """The network before weights of a file, and what it is called in the digest."""
-    kind, value = _weights(model)
+    """The network without the weights of a file or package, and its identity for the digest."""
+    kind, value = model.weights_kind, model.weights_value
     given = canonical(model.arguments)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
             torch.manual_seed(int(value) if kind == "random" else 0)
             if kind == "random":
-                stack.enter_context(Drawn(int(value)))
+                stack.enter_context(ReproducibleDraws(int(value)))
             if model.zoo == "python":
                 return user_code.build(model, allowed=allow_code)
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
-                fetch.bring(model)
-                return zoo.build(model.name, _tag(model), model.arguments), f"{model.network} {given}"
-            usual = labels.name == "imagenet" and model.classes is None
-            usually = zoo.defaults(model.name, None if usual else len(model.classes or labels))
-            return zoo.build(model.name, None, usually | model.arguments), f"{model.network} {usually | given}"
+                fetch.ensure_downloaded(model)
+                return zoo.build(model.name, model.tag, model.arguments), f"{model.network} {given}"
+            standard = labels.name == "imagenet" and model.classes is None
+            defaults = zoo.defaults(model.name, None if standard else len(model.classes or labels))
+            return zoo.build(model.name, None, defaults | model.arguments), f"{model.network} {defaults | given}"
     except StudyError:
         raise
     except Exception as error:
@@ -210,14 +194,14 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
 
 
 def preprocessing_of(model: Model, network: nn.Module, called: str) -> Preprocessing:
-    """What stands in front of `network`: its zoo's own record, with what the reference says laid over it.
+    """The preprocessing of `network`: the zoo's own record, overridden by the fields of the spec.
 
-    Raises StudyError, about what is `called` so, where that does not go together.
+    Raises StudyError, which names the network as `called`, if mean and std have different lengths.
     """
     if model.zoo == "python":
         recorded = user_code.preprocessing(model)
     else:
-        recorded = ZOOS[model.zoo].preprocessing(model.name, _tag(model), network)
+        recorded = ZOOS[model.zoo].preprocessing(model.name, model.tag, network)
     given: dict[str, Any] = {key: getattr(model, key) for key in ("size", "interpolation", "mean", "std", "channels")}
     given["scale"] = None if model.range is None else 255.0 / model.range
     found = replace(recorded, **{key: setting for key, setting in given.items() if setting is not None})
@@ -234,8 +218,8 @@ def _unavailable(called: str, kind: str, error: Exception) -> StudyError:
     if kind == "zoo" and isinstance(error, OSError):
         return StudyError(
             f"the weights of {called} are not on this machine and cannot be downloaded: {first_line(error)}",
-            accepted="a network connection to the zoo's host, its cache filled beforehand, or a weights file",
-            todo="run once where the host can be reached, or give `weights: file:<path>`",
+            accepted="a connection to the zoo's host, a filled cache, or a weights file",
+            todo="fetch the weights on a machine that can reach the host, or give `weights: file:<path>`",
         )
     return StudyError(
         f"{called} cannot be built: {type(error).__name__}: {first_line(error)}",
@@ -245,7 +229,7 @@ def _unavailable(called: str, kind: str, error: Exception) -> StudyError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the zoos' progress bars, retries and deprecation notes off the study's terminal."""
+    """Hide the progress bars, retries and deprecation warnings of the zoos."""
     loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub", "httpx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
