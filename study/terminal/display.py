@@ -58,9 +58,9 @@ class Display(Observer):
         self._printer = console
         self._stderr: IO[str] | None = None
         self._open = contextlib.ExitStack()
-        self._board = RunState("study")
+        self.run_state = RunState("study")
         self._view = self._chosen(self._how)
-        self._all: list[Observer] = [self._board, self._view]
+        self._all: list[Observer] = [self.run_state, self._view]
         self._log: Log | None = None
         self._status: StatusFile | None = None
         self._refused: StudyError | None = None
@@ -86,13 +86,13 @@ class Display(Observer):
 
     def attach(self, study: str, folder: RunFolder, credentials: Sequence[str] = ()) -> None:
         """The run is held: log, status and the live view begin. `credentials` are variables whose values are secret."""
-        self._board.study = study
+        self.run_state.study = study
         self._log = log = Log(path_of(folder), secrets(credentials, os.environ), self._view.say)
         self._open.callback(log.close)
         log.write(f"{study} is launched into {folder.path}, process {os.getpid()}")
         self._divert(log)
-        self._status = StatusFile(folder, self._board, self.say)
-        self._all += [log, Progress(log.write, self._board), self._status]
+        self._status = StatusFile(folder, self.run_state, self.say)
+        self._all += [log, Progress(log.write, self.run_state), self._status]
         if isinstance(self._view, Live):
             self._view.open()
         self._hear()
@@ -120,18 +120,18 @@ class Display(Observer):
     @property
     def gradients(self) -> int:
         """Image gradients that this launch took."""
-        return self._board.gradients
+        return self.run_state.gradients
 
     @property
     def seconds_crafting(self) -> float:
         """Those that workers crafted for in this launch, loading and predicting left out."""
-        return self._board.seconds_crafting
+        return self.run_state.seconds_crafting
 
     @property
     def repairs(self) -> dict[str, int]:
         """How much was mended in this launch, by kind."""
         self._hear()
-        return dict(self._board.repairs)
+        return dict(self.run_state.repairs)
 
     def _hear(self) -> None:
         """Pass on what was mended since: any thread may mend something, and one alone tells people."""
@@ -185,12 +185,12 @@ class Display(Observer):
         """The view that suits what was asked, and where it goes."""
         console = self._printer
         if how == "json":
-            return Events(lambda: self._printer.file, self._board)
+            return Events(lambda: self._printer.file, self.run_state)
         if how == "quiet":
-            return Quiet(self._errors, self._board)
+            return Quiet(self._errors, self.run_state)
         if console.is_terminal and not console.is_dumb_terminal:
-            return Live(lambda: self._printer, self._board)
-        return Lines(lambda: self._printer, self._board)
+            return Live(lambda: self._printer, self.run_state)
+        return Lines(lambda: self._printer, self.run_state)
 
     def _errors(self, line: str) -> None:
         print(visible(line), file=self._stderr, flush=True)

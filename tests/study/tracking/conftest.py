@@ -15,7 +15,7 @@ import actors.launch.launch
 from actors.backends.in_process import InProcess
 from actors.launch.launch import LaunchOptions, launch
 from study.events.observer import Observer, Observers
-from study.tracking import logs
+#from study.tracking import logs
 from tests.conftest import TINY
 
 SMALL = yaml.safe_load(TINY) | {
