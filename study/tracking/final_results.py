@@ -34,7 +34,8 @@ def matrix(cells: pl.DataFrame) -> bytes:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    name = pl.concat_str("sources", "attack", "goal", "seed", "steps", "budget", separator=" ", ignore_nulls=True)
+    keys = ("sources", "attack", "goal", pl.format("s{}", "seed"), "steps", "budget")
+    name = pl.concat_str(*keys, separator=" ", ignore_nulls=True)
     wide = cells.with_columns(name=name).pivot("target", index="name", values="success", aggregate_function="first")
     rates = wide.drop("name")[:_MOST_LINES, :_MOST_TARGETS]
     labels, font = wide["name"].head(_MOST_LINES).to_list(), ImageFont.load_default(11)

@@ -29,7 +29,7 @@ _RESULTS_SECONDS = 8.0
 """Time for tables, picture and report after the last unit; what is not ready then is left out."""
 
 
-class _Log:
+class RunLog:
     """Logs rows of history and live rows at ascending steps, and keeps the last step in a file."""
 
     def __init__(self, begin: Begin, tracker: Tracker, connection: Connection) -> None:
@@ -67,7 +67,7 @@ class _Log:
         if end.replay:
             self.replay()
         self.live(end.live)
-        results = _Results(self._begin, self._tracker, self._logged.step + 1)
+        results = Results(self._begin, self._tracker, self._logged.step + 1)
         results.join(_RESULTS_SECONDS)
         if results.trouble:
             self._connection.send(Trouble(results.trouble))
@@ -88,7 +88,7 @@ class _Log:
         self._logged.write(self._path)
 
 
-class _Results(threading.Thread):
+class Results(threading.Thread):
     """Logs the final tables and artifacts: in a thread, because the service may ask its server about them and wait."""
 
     def __init__(self, begin: Begin, tracker: Tracker, step: int) -> None:
@@ -156,7 +156,7 @@ def _track(connection: Connection) -> int:
     if not begin.run.online and not begin.left and before.step >= begin.outline.units * STRIDE:
         return 0
     tracker = WandbTracker()
-    log = _Log(begin, tracker, connection)
+    log = RunLog(begin, tracker, connection)
     connection.send(Ready(tracker.address))
     if begin.replay:
         log.replay()
