@@ -32,7 +32,8 @@ END_SECONDS = 20.0
 """The longest that the end may take."""
 
 _READY_SECONDS = 5.0
-"""The part of it that an online run may take that has not begun when the study ends."""
+"""The part of it that an online run may take that has not begun when the study ends; twice that if the launch had no
+units to do, and W&B no time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
 """Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
@@ -169,7 +170,8 @@ class TrackingClient(Observer):
             self.kill()
             return
         deadline = time.monotonic() + self._end_seconds
-        if self._begin.run.online and self._process is not None and not self._process.wait_ready(_READY_SECONDS):
+        ready_seconds = _READY_SECONDS * (1 if self._begin.left else 2)
+        if self._begin.run.online and self._process is not None and not self._process.wait_ready(ready_seconds):
             self._restart()
         code = self._finish(status, deadline)
         if code and not self._begin.run.online and not self._restarted:

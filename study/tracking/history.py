@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 
 from study.analysis.intervals import wilson
 from study.analysis.transfer import hits
-from study.planning.plan import Craft, Plan
-from study.spec.schema import Spec
+
+if TYPE_CHECKING:
+    from study.planning.plan import Craft, Plan
+    from study.spec.schema import Spec
 
 COLUMNS = (
     *("craft", "unit", "goal", "steps", "budget", "label", "target_label", "target", "clean_top1", "top1", "top5"),

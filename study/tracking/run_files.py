@@ -8,11 +8,14 @@ import re
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from study.planning.plan import Plan
 from study.reproducibility.hashing import digest
 from study.storage import json_file
 from study.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from study.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), pre
     folders = [path for path in sorted(folder.tracking.glob("wandb/*run-*")) if not path.is_symlink()]
     assert len(folders) == len(statuses), folders
     assert all(path.name.startswith(prefix) and path.name.endswith(f"-{name}") for path in folders), folders
-    for one in (log for path in folders for log in (path / "logs").iterdir()):
+    for one in (file for path in folders for file in (path / "logs").iterdir()):
         assert not _LEVEL.search(one.read_text()), one
     if prefix != "offline-run":  # the server has it already
         return

@@ -118,7 +118,8 @@ def killed(client, event):
 TrackingClient.finished = killed
 launch(LaunchOptions(Path({str(spec)!r}), Path({str(run)!r}), wandb="offline"), Console(), InProcess)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     deadline = time.monotonic() + 30
     while who_holds_files_of(run):
