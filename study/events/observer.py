@@ -146,7 +146,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes events to several observers, the terminal first. If another one raises, it is removed, and a line says so."""
+    """Passes events to several observers, the terminal first. If another one raises, it is removed and named there."""
 
     def __init__(self, first: Observer, others: Sequence[Observer]) -> None:
         self._first = first
