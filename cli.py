@@ -1,10 +1,8 @@
-"""The door: `study` and its commands. No logic lives here."""
+"""The command line: the options and help of each `study` command. The work is done in study/commands/ and actors/."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shlex
 import sys
 
 if (
@@ -12,74 +10,187 @@ if (
     and not sys.flags.safe_path
     and os.path.realpath(sys.path[0]) != os.path.dirname(os.path.realpath(__file__))
 ):
-    # `python -m cli` puts the working folder before everything; it counts only where this file lies in it.
+    # `python -m cli` searches the working folder first, and nothing may be imported from there but a checkout.
     del sys.path[0]
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    help="Studies of how adversarial images transfer between image classifiers, on Ray.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
+from study import __version__
 
-SpecFile = Annotated[Path, typer.Argument(help="The study's YAML file.")]
-Address = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
-    typer.Option(help="A Ray cluster; RAY_ADDRESS, else a local Ray, unless given."),
+if TYPE_CHECKING:
+    from study.spec.schema import SpecFile
+    from study.terminal.console import Console
+
+RUN, LOOK, COMPARE = "Run a study", "Look at results", "Compare with papers"
+MODELS, IMAGES, DEVELOP = "Models and attacks", "Images and files", "Develop"
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def option(metavar: str, help: str, *names: str, **limits: Any) -> Any:
+    """An option that takes one value, called `metavar` in the help."""
+    return typer.Option(*names, metavar=metavar, help=help, **limits)
+
+
+def flag(help: str, *names: str) -> Any:
+    """An option without a value."""
+    return typer.Option(*names, metavar="", help=help)
+
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of the study.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://bucket/prefix.")]
+NewSpec = Annotated[
+    Path | None, option("SPEC", "A spec whose `published` or `findings` changed after the launch.", "--spec")
 ]
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the spec, such as images.count=5."),
+    list[str] | None, option("KEY=VALUE", "Replace a value of the spec, e.g. images.count=5; repeatable.", "--set")
 ]
-RunFolderPath = Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")]
-RunPlace = Annotated[str, typer.Argument(help="A run folder.")]
-AgainstSpec = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--spec", help="The study's YAML file, where `published` or `findings` changed after the launch."),
+AllowCode = Annotated[bool, flag("Allow Python code that the spec names (`python:` networks).", "--allow-code")]
+Address = Annotated[
+    str | None, option("HOST:PORT", "The Ray cluster. Default: RAY_ADDRESS, else a new Ray on this machine.")
 ]
-AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run code that the spec names: networks of `python:` references.")
-]
+Json = Annotated[bool, flag("Print JSON.", "--json")]
+Figures = Annotated[Path | None, option("FOLDER", "Also write each figure into this folder, as SVG and PNG.")]
 
 
-@app.command()
-def launch(  # noqa: PLR0917 - options of a command
-    spec: SpecFile,
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _console() -> Console:
+    from study.terminal.console import Console
+
+    return Console()
+
+
+def _load(spec: Path, values: list[str] | None) -> SpecFile:
+    from study.spec.schema import load
+
+    return load(spec, values or ())
+
+
+@app.callback()
+def study(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Study how adversarial images transfer between image classifiers, on one machine or a Ray cluster."""
+
+
+@app.command(rich_help_panel=RUN)
+def init(
+    *,
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file to write.")] = Path("study.yaml"),
+    name: Annotated[str | None, option("NAME", "The name of the study.")] = None,
+    images: Annotated[str | None, option("FOLDER", "A folder of images, or `foolbox` for 20 sample images.")] = None,
+    count: Annotated[int, option("N", "Number of images.", min=1)] = 8,
+    model: Annotated[list[str] | None, option("MODEL", "E.g. resnet50 or timm:resnet50.a1_in1k; repeatable.")] = None,
+    attack: Annotated[list[str] | None, option("PRESET", "A preset from `study attacks`; repeatable.")] = None,
+    targeted: Annotated[bool, flag("Add targeted attacks.", "--targeted")] = False,
+    force: Annotated[bool, flag("Overwrite an existing file.", "--force")] = False,
+) -> None:
+    """Write a first spec with comments.
+
+    On a terminal, it asks for the values that no option gives.
+
+    Example: study init mine.yaml --model resnet50 --model vgg16 --attack mi --images /data/val
+    """
+    from study.commands.init import InitOptions, terminal_prompt, write_spec
+
+    options = InitOptions(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
+    write_spec(spec, options, typer.echo, terminal_prompt())
+
+
+@app.command(rich_help_panel=RUN)
+def validate(
+    *,
+    spec: Spec,
+    images: Annotated[int, option("N", "Decode at most N images.", min=0)] = 1000,
+    json: Json = False,
+    set_: Set = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Check a spec, its models and its images without running it.
+
+    Exit status: 0 valid, 2 invalid.
+
+    Example: study validate specs/quickstart.yaml
+    """
+    from study.commands.validate import ValidateOptions, print_validation
+
+    print_validation(_load(spec, set_), _console(), ValidateOptions(images, allow_code, json))
+
+
+@app.command(rich_help_panel=RUN)
+def plan(
+    *,
+    spec: Spec,
+    on: Annotated[str | None, option("MACHINES", "Simulate 64xH100, 8x4xA100 (8 nodes of 4), 16xcpu.")] = None,
+    profile: Annotated[
+        Path | None, option("FILE", "The output of `study profile`. Default: runs/<study>/profile.json.")
+    ] = None,
+    images: Annotated[int | None, option("N", "Number of images. Default: as in the spec.", min=1)] = None,
+    speed: Annotated[
+        float | None, option("FACTOR", "Speed of the machines relative to the profiled one.", min=1e-6)
+    ] = None,
+    losses: Annotated[float, option("SHARE", "Share of the nodes that fail per hour, e.g. 0.01.", min=0)] = 0.0,
+    json: Json = False,
     output: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="The run folder, or s3://bucket/prefix; runs/<study name> unless given."),
+        Path | None, option("RUN", "The run folder to read progress from. Default: runs/<study>.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Count the work in a spec and estimate its duration.
+
+    The duration is for this machine, or with --on for other machines (simulated). It needs the output of
+    `study profile`.
+
+    Example: study plan specs/quickstart.yaml
+
+    Example: study plan specs/quickstart.yaml --on 16xcpu
+    """
+    from actors.estimates.forecast import ForecastOptions, print_plan
+
+    options = ForecastOptions(on, profile, images, speed, losses, json, output)
+    print_plan(_load(spec, set_), _console(), options)
+
+
+@app.command(rich_help_panel=RUN)
+def launch(
+    *,
+    spec: Spec,
+    output: Annotated[
+        Path | None, option("RUN", "The run folder, or s3://bucket/prefix. Default: runs/<study>.")
     ] = None,
     address: Address = None,
     set_: Set = None,
     allow_code: AllowCode = False,
-    only: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-        typer.Option(metavar="EXPERIMENT", help="This experiment and no other; may be repeated."),
-    ] = None,
+    only: Annotated[list[str] | None, option("EXPERIMENT", "Run this experiment only; repeatable.")] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
+        int | None,
+        option(
+            "N",
+            "Run at most N units (an attack on a few images), in the order of the study. For fewer images, use "
+            "--set images.count=N with another --output.",
             min=1,
-            metavar="N",
-            help="At most N units of work (a craft on a shard of images), in the study's order; for fewer images, "
-            "into a folder of their own: --set images.count=N --output RUN.",
         ),
     ] = None,
-    wandb: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="MODE", help="Track it on Weights & Biases: online, offline or disabled."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print events, one JSON object on each line.")] = False,
+    wandb: Annotated[str | None, option("MODE", "Track on Weights & Biases: online, offline or disabled.")] = None,
+    quiet: Annotated[bool, flag("Print errors and the last line only.", "--quiet", "-q")] = False,
+    json: Annotated[bool, flag("Print events, one JSON object per line.", "--json")] = False,
 ) -> None:
-    """Run a study, or what is left of it.
+    """Run a study, or the rest of it.
 
-    Exit status: 0 the study is complete, 1 it is not, 2 bad input, 129, 130 or 143 interrupted.
+    Exit status: 0 complete, 1 incomplete, 2 bad input, 129, 130 or 143 interrupted.
 
     Example: study launch specs/quickstart.yaml --set images.count=4
 
@@ -88,11 +199,10 @@ def launch(  # noqa: PLR0917 - options of a command
     Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
     from actors.launch.launch import LaunchOptions
-    from actors.launch.launch import launch as run
+    from actors.launch.launch import launch as run_study
     from study.terminal import style
-    from study.terminal.console import Console
 
-    order = LaunchOptions(
+    options = LaunchOptions(
         spec=spec,
         output=output,
         address=address,
@@ -103,77 +213,256 @@ def launch(  # noqa: PLR0917 - options of a command
         limit=limit,
         wandb=wandb,
     )
-    raise typer.Exit(run(order, Console()))
+    raise typer.Exit(run_study(options, _console()))
 
 
-@app.command()
-def init(  # noqa: PLR0917 - options of a command
-    spec: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("study.yaml"),
-    name: Annotated[Optional[str], typer.Option(help="The study's name.")] = None,  # noqa: UP045
-    images: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A folder of images, or `foolbox` for the sample."),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 8,
-    model: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="resnet50, timm:resnet50.a1_in1k, …; may be repeated."),
-    ] = None,
-    attack: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A preset that `study attacks` lists; may be repeated."),
-    ] = None,
-    targeted: Annotated[bool, typer.Option("--targeted", help="Targeted images too.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
-) -> None:
-    """Write a first spec, with comments; what is not said is asked for on a terminal.
-
-    Example: study init mine.yaml --model resnet50 --model vgg16 --attack mi --images /data/val
-    """
-    from study.commands.init import InitOptions
-    from study.commands.init import init as write
-
-    ask = (lambda question, usual: str(typer.prompt(question, default=usual))) if sys.stdin.isatty() else None
-    wish = InitOptions(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
-    write(spec, wish, typer.echo, ask)
-
-
-@app.command()
-def validate(
-    spec: SpecFile,
-    images: Annotated[int, typer.Option(min=0, help="Decode so many images at most.")] = 1000,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    set_: Set = None,
-    allow_code: AllowCode = False,
-) -> None:
-    """Check all of a spec that can be checked without running it. Exit status 0, or 2 where something is wrong.
-
-    Example: study validate specs/quickstart.yaml
-    """
-    from study.commands.validate import ValidateOptions, print_validated
-    from study.spec.schema import load
-    from study.terminal.console import Console
-
-    print_validated(load(spec, set_ or ()), Console(), ValidateOptions(images, allow_code, json))
-
-
-@app.command()
+@app.command(rich_help_panel=RUN)
 def status(
-    run: RunFolderPath,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until the launch has ended.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    run: Run,
+    watch: Annotated[bool, flag("Print it again and again until the launch ends.", "--watch")] = False,
+    json: Json = False,
 ) -> None:
-    """Print how a run stands, also while another process works on it.
+    """Print the progress of a run.
+
+    It works from any terminal or machine while a launch runs.
 
     Example: study status runs/quickstart --watch
     """
     from study.commands.status import StatusOptions, print_status
-    from study.terminal.console import Console
 
-    print_status(run, Console(), StatusOptions(watch, json))
+    print_status(run, _console(), StatusOptions(watch, json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
+def show(run: Run) -> None:
+    """Print the transfer matrices of a run.
+
+    Example: study show runs/quickstart
+    """
+    from study.commands.show import print_run
+
+    print_run(run, _console())
+
+
+@app.command(rich_help_panel=LOOK)
+def table(
+    *,
+    run: Run,
+    experiment: Annotated[str, option("EXPERIMENT", "An experiment of the spec.")],
+    format_: Annotated[str, option("FORMAT", "rich, markdown, latex or csv.", "--format")] = "rich",
+    top: Annotated[int, option("K", "Look for the label among the K most probable ones, 1 to 5.")] = 1,
+    metric: Annotated[
+        str | None, option("METRIC", "accuracy, success or match. Default: as in the paper, else success.")
+    ] = None,
+    to: Annotated[Path | None, option("FILE", "Write the table to this file.")] = None,
+    spec: NewSpec = None,
+) -> None:
+    """Print one experiment in the layout of the papers.
+
+    Example: study table runs/quickstart --experiment single-source --format latex --to table.tex
+    """
+    from study.commands.table import TableOptions, print_table
+
+    print_table(run, _console(), TableOptions(experiment, top, metric, format_, to, spec))
+
+
+@app.command(rich_help_panel=LOOK)
+def report(
+    *,
+    run: Run,
+    to: Annotated[
+        Path | None, option("FILE", "The HTML file. Default: RUN/report.html, or ./<study>-report.html for s3:// runs.")
+    ] = None,
+    figures: Figures = None,
+    spec: NewSpec = None,
+) -> None:
+    """Write a run as one HTML file.
+
+    It holds matrices, curves, the comparison with papers, sample images and provenance, and needs no network.
+
+    Example: study report runs/quickstart --figures figures
+    """
+    from study.report.html.document import ReportOptions
+    from study.report.html.document import report as write_report
+
+    write_report(run, ReportOptions(to, figures, spec), _console())
+
+
+@app.command(rich_help_panel=LOOK)
+def geometry(*, run: Run, figures: Figures = None) -> None:
+    """Print the results of the geometry probes of a run.
+
+    Probes (`geometry:` in a spec) measure gradient cosines, decision regions, linearity and intervals.
+
+    Example: study geometry runs/small-geometry --figures figures
+    """
+    from study.commands.geometry import print_geometry
+
+    print_geometry(run, _console(), figures)
+
+
+@app.command(rich_help_panel=LOOK)
+def dashboard(run: Run) -> None:
+    """Create a Weights & Biases workspace for a run that was tracked online.
+
+    Example: study dashboard runs/liu2017
+    """
+    from study.tracking.dashboard import dashboard as create_workspace
+
+    create_workspace(run, _console())
+
+
+@app.command(rich_help_panel=COMPARE)
+def compare(
+    *,
+    run: Run,
+    paper: Annotated[
+        str | None, option("PAPER", "E.g. liu2017. Default: all papers whose tables the spec names.")
+    ] = None,
+    json: Json = False,
+    all_: Annotated[bool, flag("Also print numbers that are not comparable, and why.", "--all")] = False,
+    spec: NewSpec = None,
+) -> None:
+    """Print a run's numbers next to the published ones.
+
+    Example: study compare runs/liu2017 --paper liu2017
+    """
+    from study.commands.compare import CompareOptions, print_comparison
+
+    print_comparison(run, _console(), CompareOptions(paper, all_, json, spec))
+
+
+@app.command(rich_help_panel=COMPARE)
+def findings(*, run: Run, json: Json = False, spec: NewSpec = None) -> None:
+    """Test the claims (findings) of a spec on the rows of a run.
+
+    Each claim gets a verdict, an effect size, its interval, a test and a reason.
+
+    Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
+    """
+    from study.commands.findings import FindingsOptions, print_findings
+
+    print_findings(run, _console(), FindingsOptions(json, spec))
+
+
+@app.command(rich_help_panel=MODELS)
+def models(
+    *,
+    spec: Spec,
+    accuracy: Annotated[bool, flag("Measure clean accuracy on all images.", "--accuracy")] = False,
+    json: Json = False,
+    set_: Set = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Print the models of a spec: network, weights, input, memory, digest.
+
+    Example: study models specs/quickstart.yaml --accuracy
+    """
+    from study.commands.models import ModelsOptions, print_models
+
+    print_models(_load(spec, set_), _console(), ModelsOptions(accuracy, allow_code, json))
+
+
+@app.command(rich_help_panel=MODELS)
+def fetch(*, spec: Spec, set_: Set = None) -> None:
+    """Download the weights of a spec's models.
+
+    Each file is downloaded once and verified; an interrupted download continues. Later commands need no network.
+
+    Example: study fetch specs/liu2017.yaml
+    """
+    from study.commands.fetch import fetch_weights
+
+    fetch_weights(_load(spec, set_), _console())
+
+
+@app.command(rich_help_panel=MODELS)
+def profile(
+    *,
+    spec: Spec,
+    output: Annotated[Path | None, option("FILE", "The JSON file. Default: runs/<study>/profile.json.")] = None,
+    address: Address = None,
+    set_: Set = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Measure the speed of a spec's models, for `study plan`.
+
+    It times gradients, predictions and the loading of each model, with all workers busy.
+
+    Example: study profile specs/quickstart.yaml
+    """
+    from actors.backends.ray_backend import RayBackend
+    from actors.estimates.profiling import profile as measure
+
+    file = _load(spec, set_)
+    measure(file, output, _console(), lambda: RayBackend(address, file.spec.credentials), allow_code=allow_code)
+
+
+@app.command(rich_help_panel=MODELS)
+def attacks(
+    name: Annotated[str | None, typer.Argument(metavar="PRESET", help="Print all parts of this preset.")] = None,
+) -> None:
+    """List the attack presets with their parts and sources.
+
+    Example: study attacks mi+di+sgm
+    """
+    from study.commands.attacks import print_attacks
+
+    print_attacks(_console(), name)
+
+
+@app.command(rich_help_panel=IMAGES)
+def images(
+    *,
+    run: Run,
+    to: Annotated[Path, option("FOLDER", "A new folder for the PNG files and labels.csv.")],
+    craft: Annotated[str | None, option("PATTERN", "Ids of attack runs, e.g. 'resnet50.mi.*'.")] = None,
+    attack: Annotated[str | None, option("ATTACK", "An attack of the spec.")] = None,
+    sources: Annotated[str | None, option("MODELS", "Source models, e.g. resnet50+vgg16.")] = None,
+    goal: Annotated[str | None, option("GOAL", "untargeted or targeted.")] = None,
+    seed: Annotated[int | None, option("N", "The seed of the attack.")] = None,
+    steps: Annotated[int | None, option("N", "Images after N steps.")] = None,
+    budget: Annotated[float | None, option("VALUE", "Images of one budget of a sweep.")] = None,
+) -> None:
+    """Export the adversarial images that a run kept, as PNG files.
+
+    A run keeps images if its spec has `run: {keep_images: true}`. Without further options, all are exported.
+
+    Example: study images runs/quickstart --attack mi --to adversarial
+    """
+    from study.commands.images import ImagesOptions, export_images
+
+    export_images(run, to, _console(), ImagesOptions(craft, attack, sources, goal, seed, steps, budget))
+
+
+@app.command(rich_help_panel=IMAGES)
+def verify(*, run: Run, json: Json = False) -> None:
+    """Check that a run is complete and undamaged.
+
+    Exit status: 0 complete and undamaged, 1 otherwise.
+
+    Example: study verify runs/quickstart
+    """
+    from study.commands.verify import print_verification
+
+    raise typer.Exit(print_verification(run, _console(), as_json=json))
+
+
+@app.command(rich_help_panel=IMAGES)
+def compact(run: Run) -> None:
+    """Merge the Parquet parts of a run into few, for faster reading.
+
+    The rows stay the same.
+
+    Example: study compact runs/quickstart
+    """
+    from study.commands.compact import compact_run
+
+    compact_run(run, _console())
+
+
+@app.command(rich_help_panel=DEVELOP)
 def schema() -> None:
     """Print the JSON Schema of specs, for editors.
 
@@ -184,365 +473,42 @@ def schema() -> None:
     typer.echo(text(), nl=False)
 
 
-@app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Print the transfer matrices of a run again, from its Parquet files.
-
-    Example: study show runs/quickstart
-    """
-    from study.commands.show import show as print_run
-    from study.terminal.console import Console
-
-    print_run(run, Console())
-
-
-@app.command()
-def compare(
-    run: RunPlace,
-    paper: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="One paper, such as liu2017; those that the spec names unless given."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    all_: Annotated[bool, typer.Option("--all", help="Also print numbers that cannot be compared, and why.")] = False,
-    spec: AgainstSpec = None,
-) -> None:
-    """Print a run's numbers beside those of the papers' tables that its experiments reproduce.
-
-    Example: study compare runs/liu2017 --paper liu2017
-    """
-    from study.commands.compare import CompareOptions
-    from study.commands.compare import compare as print_comparison
-    from study.terminal.console import Console
-
-    print_comparison(str(run), Console(), CompareOptions(paper, all_, json, spec))
-
-
-@app.command()
-def findings(
-    run: RunPlace,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with every cell.")] = False,
-    spec: AgainstSpec = None,
-) -> None:
-    """Print which of a spec's findings the run bears out, with effect sizes, intervals, tests and reasons.
-
-    Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
-    """
-    from study.commands.findings import FindingsOptions
-    from study.commands.findings import findings as print_findings
-    from study.terminal.console import Console
-
-    print_findings(str(run), Console(), FindingsOptions(json, spec))
-
-
-@app.command()
-def table(  # noqa: PLR0917 - options of a command
-    run: RunPlace,
-    experiment: Annotated[str, typer.Option(help="Which experiment of the spec.")],
-    format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex or csv.")] = "rich",
-    top: Annotated[int, typer.Option(help="Among how many of the most probable labels, 1 to 5.")] = 1,
-    metric: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="accuracy, success or match; the one that its paper prints, else success, unless given."),
-    ] = None,
-    to: Annotated[Optional[Path], typer.Option(help="A file to write it to.")] = None,  # noqa: UP045
-    spec: AgainstSpec = None,
-) -> None:
-    """Print one experiment in the papers' layout, or write it for a paper of your own.
-
-    Example: study table runs/quickstart --experiment single-source --format latex --to table.tex
-    """
-    from study.report.tables.paper_table import TableOptions
-    from study.report.tables.paper_table import table as print_table
-    from study.terminal.console import Console
-
-    print_table(str(run), TableOptions(experiment, top, metric, format_, to, spec), Console())
-
-
-@app.command()
-def geometry(
-    run: RunPlace,
-    figures: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A folder for figures, as SVG and PNG."),
-    ] = None,
-) -> None:
-    """Print what a run's probes found of the geometry of models, and draw it.
-
-    Example: study geometry runs/small-geometry --figures figures
-    """
-    from study.commands.geometry import geometry as print_geometry
-    from study.terminal.console import Console
-
-    print_geometry(str(run), Console(), figures)
-
-
-@app.command()
-def report(
-    run: RunPlace,
-    to: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="The file; RUN/report.html unless given, and <study>-report.html here for s3:// runs."),
-    ] = None,
-    figures: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A folder for the figures, as SVG and PNG files too."),
-    ] = None,
-    spec: AgainstSpec = None,
-) -> None:
-    """Write a run as one HTML file: matrices, curves, comparison with the papers, gallery, provenance.
-
-    Example: study report runs/quickstart --figures figures
-    """
-    from study.report.html.document import ReportOptions
-    from study.report.html.document import report as write_report
-    from study.terminal.console import Console
-
-    write_report(str(run), ReportOptions(to, figures, spec), Console())
-
-
-@app.command()
-def verify(
-    run: Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Read all of a run: is everything there, once, as it was written? Exit status 1 where it is not.
-
-    Example: study verify runs/quickstart
-    """
-    from study.commands.verify import print_verified
-    from study.terminal.console import Console
-
-    raise typer.Exit(print_verified(run, Console(), json))
-
-
-@app.command()
-def images(  # noqa: PLR0917 - options of a command
-    run: RunPlace,
-    to: Annotated[Path, typer.Option(help="A new folder: PNGs, and labels.csv.")],
-    craft: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A pattern of crafts' ids, such as 'resnet50.mi.*'."),
-    ] = None,
-    attack: Annotated[Optional[str], typer.Option(help="One attack of the spec.")] = None,  # noqa: UP045
-    sources: Annotated[Optional[str], typer.Option(help="Source models, joined by +.")] = None,  # noqa: UP045
-    goal: Annotated[Optional[str], typer.Option(help="untargeted or targeted.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="One seed.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Images after so many steps.")] = None,  # noqa: UP045
-    budget: Annotated[Optional[float], typer.Option(help="Images of one budget of a sweep.")] = None,  # noqa: UP045
-) -> None:
-    """Write the adversarial images that a run has kept (`run: {keep_images: true}`) as PNGs with a list of labels.
-
-    Example: study images runs/quickstart --attack mi --to adversarial
-    """
-    from study.commands.images import ImagesOptions, write_images
-    from study.terminal.console import Console
-
-    write_images(run, to, ImagesOptions(craft, attack, sources, goal, seed, steps, budget), Console())
-
-
-@app.command()
-def compact(run: Annotated[Path, typer.Argument(help="A run folder, or s3://bucket/prefix.")]) -> None:
-    """Put the many parts of a run into few, sorted: the same rows, quicker to read.
-
-    Example: study compact runs/quickstart
-    """
-    from study.commands.compact import print_compacted
-    from study.terminal.console import Console
-
-    print_compacted(run, Console())
-
-
-@app.command()
-def dashboard(run: RunPlace) -> None:
-    """Lay out a W&B workspace for a study that was tracked online: matrix, rates, speed, failures.
-
-    Example: study dashboard runs/liu2017
-    """
-    from study.terminal.console import Console
-    from study.tracking.dashboard import dashboard as make
-
-    make(str(run), Console())
-
-
-@app.command()
-def attacks(
-    name: Annotated[Optional[str], typer.Argument(help="One preset, with all its parts.")] = None,  # noqa: UP045
-) -> None:
-    """List the attack presets: their parts, numbers and sources.
-
-    Example: study attacks mi+di+sgm
-    """
-    from study.commands.attacks import print_attacks
-    from study.terminal.console import Console
-
-    print_attacks(Console(), name)
-
-
-@app.command()
-def models(
-    spec: SpecFile,
-    accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="Measure how often they are right, on all images.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    set_: Set = None,
-    allow_code: AllowCode = False,
-) -> None:
-    """Print what a spec's models are: network, weights, input, parameters, memory, digest.
-
-    Example: study models specs/quickstart.yaml --accuracy
-    """
-    from study.commands.models import ModelsOptions, print_models
-    from study.spec.schema import load
-    from study.terminal.console import Console
-
-    print_models(load(spec, set_ or ()), Console(), ModelsOptions(accuracy, allow_code, json))
-
-
-@app.command()
-def fetch(
-    spec: SpecFile,
-    set_: Set = None,
-) -> None:
-    """Download the weights of a spec's models, once: resumed where it broke off, verified, and offline ever after.
-
-    Example: study fetch specs/liu2017.yaml
-    """
-    from study.commands.fetch import fetch as run
-    from study.spec.schema import load
-    from study.terminal.console import Console
-
-    run(load(spec, set_ or ()), Console())
-
-
-@app.command()
-def plan(  # noqa: PLR0917 - options of a command
-    spec: SpecFile,
-    on: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Simulate it on machines: 64xH100, 8x4xA100 (8 nodes of 4), 16xcpu."),
-    ] = None,
-    profile: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="What `study profile` has written; runs/<study name>/profile.json unless given."),
-    ] = None,
-    images: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="How many images; those of the spec unless given."),
-    ] = None,
-    speed: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=1e-6, help="How many times as fast those machines are as the ones that were measured."),
-    ] = None,
-    losses: Annotated[float, typer.Option(min=0, help="Share of the nodes that are lost in an hour.")] = 0.0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="The run folder that is asked what is done; runs/<study name> unless given."),
-    ] = None,
-    set_: Set = None,
-) -> None:
-    """Print what a spec comes to, what of it is done, and how long it takes, here or on machines that are not there.
-
-    Example: study plan specs/quickstart.yaml
-
-    Example: study plan specs/quickstart.yaml --on 16xcpu
-    """
-    from actors.estimates.forecast import ForecastOptions, print_plan
-    from study.spec.schema import load
-    from study.terminal.console import Console
-
-    asked = ForecastOptions(on, profile, images, speed, losses, json, output)
-    print_plan(load(spec, set_ or ()), Console(), asked)
-
-
-@app.command()
-def profile(
-    spec: SpecFile,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Where it is written; runs/<study name>/profile.json unless given."),
-    ] = None,
-    address: Address = None,
-    set_: Set = None,
-    allow_code: AllowCode = False,
-) -> None:
-    """Measure what gradients, predictions and loads of a spec's models cost, for `study plan --on`.
-
-    Example: study profile specs/quickstart.yaml
-    """
-    from actors.backends.ray_backend import RayBackend
-    from actors.estimates.profiling import profile as run
-    from study.spec.schema import load
-    from study.terminal.console import Console
-
-    file = load(spec, set_ or ())
-    run(file, output, Console(), lambda: RayBackend(address, file.spec.credentials), allow_code=allow_code)
-
-
-@app.command()
+@app.command(rich_help_panel=DEVELOP)
 def train(
-    data: Annotated[Path, typer.Argument(help="A folder with MNIST's IDX files, or others of their kind.")],
-    output: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("weights"),
+    *,
+    data: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with IDX files, such as MNIST's.")],
+    output: Annotated[Path, option("FOLDER", "The folder for the weights.")] = Path("weights"),
     depth: Annotated[
-        Optional[list[int]],  # noqa: UP045
-        typer.Option(help="Hidden layers; 0, 2, 4 and 8 unless given."),
+        list[int] | None, option("N", "Number of hidden layers; repeatable. Default: 0, 2, 4 and 8.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 5,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    epochs: Annotated[int, option("N", "Number of epochs.", min=1)] = 5,
+    seed: Annotated[int, option("N", "The random seed.", min=0)] = 0,
 ) -> None:
-    """Train the fully connected networks of the smoothed-gradient paper on MNIST, or on what has its format.
+    """Train the MNIST networks of the smoothed-gradient paper.
+
+    Other data in MNIST's format serves too.
 
     Example: study train /usr/share/datasets/fashion-mnist --output weights/fashion
     """
-    from study.commands.train import train as run
-    from study.terminal.console import Console
+    from study.commands.train import TrainOptions, train_networks
 
-    run(data, output, tuple(depth or (0, 2, 4, 8)), Console(), epochs=epochs, seed=seed)
+    train_networks(data, _console(), TrainOptions(output, tuple(depth or (0, 2, 4, 8)), epochs, seed))
 
 
-@app.command()
+@app.command(hidden=True)
 def version() -> None:
     """Print the version."""
-    from study import __version__
-
     typer.echo(__version__)
 
 
 def main() -> None:
-    """The console script: errors for people, and an exit status that tells the truth."""
-    from study.errors import StudyError
-    from study.process.interrupt import Interrupt, Interrupted
+    """The console script `study`."""
+    from functools import partial
 
-    with Interrupt() as interrupt:
-        try:
-            app()
-        except StudyError as error:
-            _complain(f"error: {error}")
-            status = error.status
-        except (Interrupted, KeyboardInterrupt):
-            status = interrupt.status or 130
-            _complain(f"stopped; what is finished is kept. Go on with: {shlex.join(['study', *sys.argv[1:]])}")
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    interrupt.leave(status)
+    from study.process.command import run_command
 
-
-def _complain(line: str) -> None:
-    from study.safe_text import visible
-
-    # A terminal that is gone takes no words.
-    with contextlib.suppress(OSError):
-        print(visible(line), file=sys.stderr)
-
-
-def run() -> None:
-    """`main` as a command: the process ends with it."""
-    from study.process.leaving import leave
-
-    leave(main)
+    run_command(partial(app, prog_name="study"))
 
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -1,3 +1,3 @@
-"""What a study of adversarial transfer is and what it computes. Nothing in here imports Ray."""
+"""Studies of adversarial transfer: specs, attacks, models, results. Nothing in this package imports Ray."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The one error that a person is meant to read: what is wrong, where, what is accepted, what to do."""
+"""The error that a user reads: what is wrong, where, what is accepted, what to do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 class StudyError(Exception):
     """Bad input, or an environment that cannot run the study.
 
-    Every part is a sentence or a fragment for people. `status` is the exit status that the error stands for:
-    2 for bad input, 1 once a study has begun. Survives pickling, so that it crosses process borders whole.
+    Every part is text for the user. `status` is the exit status of the process: 2 for bad input, 1 once a study has
+    begun. Pickling keeps every part, so the error crosses process borders whole.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class StudyError(Exception):
         return rebuild, ()
 
     def located(self, where: str) -> StudyError:
-        """The same error with a place, where it had none of its own."""
+        """The same error with a place, unless it already has one."""
         if self.where is not None:
             return self
         return StudyError(self.what, where=where, accepted=self.accepted, todo=self.todo, status=self.status)
@@ -59,15 +59,15 @@ class StudyError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its kind where it says nothing."""
+    """The first line of an exception's text, or the name of its class if the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def names(accepted: Iterable[str], given: object = None, most: int = 12) -> str:
-    """Accepted names for an error text: the nearest to `given` first, all of them only where they are few."""
+    """The accepted names for an error text, the nearest to `given` first; only a few if there are more than `most`."""
     known = list(accepted)
     if not known:
-        return "nothing: there are none"
+        return "nothing: there is none"
     near = difflib.get_close_matches(str(given), known, n=4, cutoff=0.5) if given is not None else []
     rest = [name for name in known if name not in near]
     shown = near + (rest if len(known) <= most else rest[: max(0, 4 - len(near))])

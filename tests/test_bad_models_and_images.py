@@ -40,14 +40,14 @@ MODELS = {
     "an unknown short name": (
         models(b="resnet51"), ["'resnet51' names no network", "models.b", "resnet56 (the nearest)"],
     ),
-    "weights that no zoo has": (models(b="inceptionv3_ens3"), ["no weights of inceptionv3_ens3", "in no zoo"]),
+    "weights that no zoo has": (models(b="inceptionv3_ens3"), ["no weights of inceptionv3_ens3", "no zoo has its weights"]),
     "a zoo's moving default": (models(b="torchvision:resnet18/DEFAULT"), ["DEFAULT", "models.b", "IMAGENET1K_V1"]),
     "a host that is gone": (
         models(b="pretrainedmodels:senet154/imagenet"), ["data.lip6.fr", "models.b", "timm:legacy_senet154.in1k"],
     ),
     "a network for other labels": (
         models(b=CIFAR | {"arguments": {"num_classes": 10}}),
-        ["does not classify into ImageNet's 1,000 labels", "10 wide", "models.b"],
+        ["does not classify into ImageNet's 1,000 labels", "10 outputs", "models.b"],
     ),
     "classes that lack a label": (
         models(b=CIFAR | {"classes": [str(index) for index in range(10)]}),

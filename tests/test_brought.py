@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from study.commands.images import _cell
+from study.commands.images import list_cell
 from study.errors import StudyError
 from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
@@ -22,7 +22,7 @@ from study.images.labels import label_set
 from study.images.lists import read_list
 from study.images.location import FileImage
 from study.images.parquet import read_parquet
-from study.models import memory, user_code, zoo
+from study.models import loading, memory, user_code
 from study.models.reference import Model
 from study.models.weights import state_dict as weights
 from study.spec.schema import load
@@ -174,8 +174,8 @@ def test_only_the_promised_formats_are_opened(tmp_path, monkeypatch):
 
 
 def test_file_names_that_a_spreadsheet_would_compute(tmp_path):
-    assert _cell("=1+1.png") == "./=1+1.png"
-    assert _cell("a=1.png") == "a=1.png"
+    assert list_cell("=1+1.png") == "./=1+1.png"
+    assert list_cell("a=1.png") == "a=1.png"
     picture(tmp_path / "=1+1.png")
     (tmp_path / "list.csv").write_text("filename,label\n./=1+1.png,3\n")
     assert [one.image for one in read_list(tmp_path, tmp_path / "list.csv", IMAGENET, targets=None)] == ["=1+1.png"]
@@ -271,13 +271,13 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize("ask", [
-    lambda model: zoo.check("m", model),
-    lambda model: zoo.load("m", model),
+    lambda model: loading.check("m", model),
+    lambda model: loading.load("m", model),
     memory.build_meta,
     lambda model: user_code.build(model, allowed=False),
 ], ids=["check", "load", "build_meta", "build"])  # fmt: skip
 def test_whatever_builds_a_network_asks_for_permission(own, tmp_path, ask):
-    with pytest.raises(StudyError, match="was not allowed") as caught:
+    with pytest.raises(StudyError, match="may not run without permission") as caught:
         ask(Model.model_validate(own))
     assert "--allow-code" in str(caught.value)
     assert not (tmp_path / "evil.ran").exists()
@@ -311,7 +311,7 @@ def test_weights_come_by_their_own_key_alone(network, argument):
 ])  # fmt: skip
 def test_networks_that_timm_has_renamed(old, new):
     with pytest.raises(StudyError, match=f"timm has renamed '{old}'") as caught:
-        zoo.check("m", Model.model_validate(f"timm:{old}"))
+        loading.check("m", Model.model_validate(f"timm:{old}"))
     assert new in str(caught.value)
 
 
@@ -321,7 +321,7 @@ def test_a_zoo_that_cannot_be_imported(monkeypatch):
 
     monkeypatch.setattr("study.models.zoos.pretrainedmodels.networks", broken)
     with pytest.raises(StudyError, match="No module named 'six'") as caught:
-        zoo.check("m", Model.model_validate("pretrainedmodels:inceptionresnetv2/imagenet"))
+        loading.check("m", Model.model_validate("pretrainedmodels:inceptionresnetv2/imagenet"))
     assert "pip install six" in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""What the quickstart promises, on two of its images; the whole of it, when asked for by name."""
+"""The promises of the quickstart, on two of its images; on all of them in the slow tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README shows is what one gets."""
+"""The README shows real specs, columns and answers."""
 
 from __future__ import annotations
 

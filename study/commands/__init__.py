@@ -1,1 +1,1 @@
-"""What each command of the command line does and prints, a file for each."""
+"""The commands that need no Ray, a file each: what the command does and prints."""

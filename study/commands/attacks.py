@@ -1,4 +1,4 @@
-"""`study attacks`: the presets, what they are put together from, and where they come from."""
+"""`study attacks`: list the attack presets with their parts and sources."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from study.attacks import presets
 from study.attacks.recipe import Attack
 from study.errors import StudyError, names
 from study.terminal.prose import exactly
+from study.terminal.screen import counted
 
 
 def print_attacks(console: Console, name: str | None = None) -> None:
-    """Print all presets, or one with every part that it has. Raises StudyError where there is no such preset."""
+    """Print all presets, or all parts of preset `name`. Raises StudyError if there is no such preset."""
     if name is not None:
         return _print_one(console, name)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -26,16 +27,16 @@ def print_attacks(console: Console, name: str | None = None) -> None:
     table.add_column("parts and source")
     for one in presets.known():
         found = presets.preset(one)
-        assert found is not None, "what is listed is known"
+        assert found is not None, "every listed preset exists"
         attack = Attack.model_validate(presets.keys_of(one, {}))
         parts = ", ".join(f"{key} {_shown(value)}" for key, value in _parts(attack).items())
-        said = Text.assemble(parts, "\n", (found.source, "dim"))
-        table.add_row(one, str(attack.gradients(attack.steps, 1)), said)
+        text = Text.assemble(parts, "\n", (found.source, "dim"))
+        table.add_row(one, str(attack.gradients(attack.steps, 1)), text)
     console.print(table)
     exactly(
         console,
-        "gradients: of one image on one source model. Presets join with `+`: mi+ti is mi with the parts of ti.\n"
-        "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. One with all its parts: `study attacks mi`",
+        "gradients: per image and source model. `+` joins presets: mi+ti is mi with the parts of ti.\n"
+        "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. All parts of a preset: `study attacks mi`",
     )
     return None
 
@@ -46,22 +47,24 @@ def _print_one(console: Console, name: str) -> None:
         raise StudyError(
             f"there is no preset named '{name}'",
             accepted=names(presets.known(), name),
-            todo="`study attacks` lists them all; `+` joins them",
+            todo="`study attacks` lists all presets; `+` joins them",
         )
     attack = Attack.model_validate(presets.keys_of(name, {}))
     text = yaml.safe_dump(_parts(attack), sort_keys=False, width=100)
     exactly(console, f"{name}: {found.source}")
     exactly(console, f"\n{text}")
-    console.print(f"{attack.gradients(attack.steps, 1)} image gradients on one source model", highlight=False)
+    console.print(
+        f"{counted(attack.gradients(attack.steps, 1), 'gradient')} per image and source model", highlight=False
+    )
 
 
 def _parts(attack: Attack) -> dict[str, Any]:
-    """The parts that an attack has, with all their numbers; those that it does without are left out."""
-    without: tuple[Any, ...] = (None, False, 0, 1, [], {})
+    """The parts of an attack with all their numbers, without parts that are switched off."""
+    off: tuple[Any, ...] = (None, False, 0, 1, [], {})
     kept = {
         key: _without_none(value)
         for key, value in attack.model_dump(mode="json").items()
-        if key in ("steps", "momentum") or value not in without
+        if key in ("steps", "momentum") or value not in off
     }
     if not kept["momentum"]:
         del kept["momentum"]

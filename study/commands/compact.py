@@ -1,8 +1,6 @@
-"""What `study compact` does and prints."""
+"""`study compact`: merge the Parquet parts of a run."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from rich.console import Console
 
@@ -10,19 +8,18 @@ from study.errors import StudyError
 from study.results.compact import compact
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
+from study.terminal.screen import counted
 
 
-def print_compacted(run: Path, console: Console) -> None:
-    """Claim the run, put its parts together and say what came of it. Raises StudyError where there is no run."""
+def compact_run(run: str, console: Console) -> None:
+    """Claim the run at `run` and merge its parts. Raises StudyError if there is no run or another process holds it."""
     folder = RunFolder(run)
     if not folder.begun:
-        raise StudyError(
-            f"{folder.path} is not the run folder of a study that has begun", todo="name the folder of a launched study"
-        )
+        raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
     folder.claim(lambda line: say(console, line))
     try:
         done = compact(folder)
     finally:
         folder.release()
-    line = f"{folder.path}: {done.before:,} parts are now {done.after:,}, with {done.rows:,} rows"
-    say(console, line)
+    parts = f"{counted(done.before, 'part')} merged into {done.after:,}"
+    say(console, f"{folder.path}: {parts}, with {counted(done.rows, 'row')}")

@@ -1,4 +1,4 @@
-"""`study fetch`: every download of a spec, once, before anything is run."""
+"""`study fetch`: download the weights of a spec's models."""
 
 from __future__ import annotations
 
@@ -10,26 +10,16 @@ from study.spec.schema import SpecFile
 from study.terminal.prose import exactly, say
 
 
-def fetch(file: SpecFile, console: Console) -> None:
-    """Download what the models of a spec need and this machine lacks. Raises StudyError once all were tried."""
+def fetch_weights(file: SpecFile, console: Console) -> None:
+    """Download the weights that this machine lacks. Raises StudyError after all were tried, if one failed."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        shown = _Shown(bars)
-        fetch_all(file.spec.models, say=shown.say, progress=shown.progress)
+        tasks: dict[str, TaskID] = {}
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done, total=total)
+
+        fetch_all(file.spec.models, say=lambda line: say(console, line), progress=progress)
     exactly(console, f"all weights of {file.spec.study} are on this machine")
-
-
-class _Shown:
-    """Lines that stay, and a bar for each file on its way."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._known: dict[str, TaskID] = {}
-
-    def say(self, line: str) -> None:
-        say(self._bars.console, line)
-
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        if what not in self._known:
-            self._known[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._known[what], completed=done, total=total)

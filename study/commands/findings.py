@@ -1,4 +1,4 @@
-"""`study findings`: which of a spec's claims a run bears out, and why."""
+"""`study findings`: test the claims of a spec on the rows of a run."""
 
 from __future__ import annotations
 
@@ -14,59 +14,43 @@ from rich.console import Console
 from rich.table import Table
 
 from study.errors import StudyError
-from study.geometry import store
+from study.geometry.probe_rows import cosine_rows
+from study.papers.finding_readings import EXPLANATION, readings
 from study.papers.findings import evaluate
 from study.results import integrity
-from study.results.run_reader import opened
-from study.spec.schema import Spec
+from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
 
-_SIDES = {"above": ">", "below": "<", "apart": "further than"}
-
-READINGS = {"each": "every cell", "average": "the average", "some": "some cell"}
-"""What a finding may be claimed of, in words."""
+_SIDES = {"above": ">", "below": "<", "apart": "|x| >"}
 
 
 @dataclass(frozen=True)
 class FindingsOptions:
-    """What is asked for: JSON or text. `spec` may say anew what is claimed: that changes no row."""
+    """The options of `study findings`: JSON, and a spec that replaces the run's own, with other findings."""
 
     as_json: bool = False
     spec: Path | None = None
 
 
 @integrity.reads
-def findings(run: str, console: Console, wish: FindingsOptions) -> None:
-    """Print the findings of the run at `run`. Raises StudyError where there is no run, or its spec claims nothing."""
-    finished = opened(run, wish.spec)
+def print_findings(run: str, console: Console, options: FindingsOptions) -> None:
+    """Print the findings of the run at `run`. Raises StudyError if there is no run or its spec has no findings."""
+    finished = open_run(run, options.spec)
     if not finished.spec.findings:
         raise StudyError(
             f"{finished.spec.study} has no findings",
-            accepted="`findings:` in the spec, each with a claim, a source and a check",
-            todo="add them to the study's YAML and name that file with --spec: it changes no row",
+            accepted="`findings:` in the spec, each with `claim`, `source` and `check`",
+            todo="add findings to the spec and pass that file with --spec: this changes no row",
         )
-    found = evaluate(finished.rows, finished.spec, images=finished.selected, geometry=cosines(run, finished.spec))
-    if wish.as_json:
+    found = evaluate(finished.rows, finished.spec, images=finished.selected, geometry=cosine_rows(run, finished.spec))
+    if options.as_json:
         exactly(console, json.dumps(found.to_dicts(), indent=2))
         return
     _print(found, console)
 
 
-def cosines(run: str, spec: Spec) -> pl.LazyFrame | None:
-    """The rows of all gradient-cosine probes of a run; None where its spec has none."""
-    probes = [name for name, probe in spec.geometry.items() if probe.probe == "gradient-cosine"]
-    return pl.concat([store.scan(run, name, "gradient-cosine") for name in probes]) if probes else None
-
-
-def readings(finding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The ways to read a finding that are shown, in words, each with its numbers: first the one that is claimed, then
-    the average, or every cell beside a claim about the average."""
-    other = "each" if finding["holds"] == "average" else "average"
-    return [(READINGS[name], finding[name]) for name in (finding["holds"], other)]
-
-
 def _print(found: pl.DataFrame, console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("finding", overflow="fold")
     for column in ("claimed", "of", "verdict", "effect", "95 %", "p"):
         table.add_column(column, no_wrap=True)
@@ -83,22 +67,15 @@ def _print(found: pl.DataFrame, console: Console) -> None:
                 style="dim" if place else "",
             )
     console.print(table)
-    say(console, HOW)
+    say(console, EXPLANATION)
     console.print()
     for one in found.iter_rows(named=True):
-        _tell(one, console)
+        _explain(one, console)
     counts: Mapping[str, int] = dict(found["verdict"].value_counts().iter_rows())
-    told = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("replicated", "not replicated", "undecided"))
-    console.print(told, markup=False, highlight=False)
+    say(console, ", ".join(f"{counts.get(name, 0)} {name}" for name in ("replicated", "not replicated", "undecided")))
 
 
-HOW = (
-    "Of each finding the first line is what it claims, and gives its verdict; the second stands beside it. Every "
-    "cell: the numbers of the cell that bears it out least, each cell tested at 0.05 (refuted after Holm's correction)."
-)
-
-
-def _tell(one: Mapping[str, Any], console: Console) -> None:
+def _explain(one: Mapping[str, Any], console: Console) -> None:
     lines = (
         f"{one['finding']}: {one['verdict']}",
         f"  {one['claim']} ({one['source']})",

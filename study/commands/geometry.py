@@ -1,4 +1,4 @@
-"""`study geometry`: what the probes of a run came to, as tables, and as figures where they are asked for."""
+"""`study geometry`: print the results of a run's geometry probes as tables, and draw them."""
 
 from __future__ import annotations
 
@@ -11,55 +11,30 @@ from rich.console import Console
 from rich.table import Table
 
 from study.errors import StudyError
-from study.geometry import analysis, store
+from study.geometry import analysis
+from study.geometry.probe_rows import probe_rows
 from study.geometry.spec import Probe
 from study.results import integrity
-from study.results.parts import collect
-from study.results.run_reader import opened
-from study.spec.schema import Spec
-
-
-def rows_of(run: str, name: str, probe: Probe) -> pl.DataFrame:
-    """A probe's rows, once each: an image may have been answered for twice, in units of different shards."""
-    rows = collect(run, store.scan(run, name, probe.probe).drop("unit", "probe"))
-    keys = [one for one in rows.columns if one not in {"cosine", "logit", "top1"}]
-    return rows.unique(keys, keep="first", maintain_order=True).sort("image", maintain_order=True)
-
-
-def plain_cosines(run: str, spec: Spec) -> pl.DataFrame:
-    """What the probes of a run found of plain gradients of untargeted attacks: columns as of `analysis.mean_cosines`.
-
-    A pair that several probes have is of the first of them.
-    """
-    probes = [
-        (name, one)
-        for name, one in spec.geometry.items()
-        if one.probe == "gradient-cosine" and one.goal == "untargeted"
-    ]
-    found = [
-        analysis.mean_cosines(rows_of(run, name, probe).filter(pl.col("copies").is_null())) for name, probe in probes
-    ]
-    schema = {"first": pl.String, "second": pl.String, "cosine": pl.Float64, "images": pl.Int64}
-    if not found:
-        return pl.DataFrame(schema=schema)
-    return pl.concat(found).unique(["first", "second"], keep="first", maintain_order=True).select(list(schema))
+from study.results.run_reader import open_run
+from study.terminal.prose import say
+from study.terminal.screen import counted
 
 
 @integrity.reads
-def geometry(run: str, console: Console, figures: Path | None = None) -> None:
-    """Print the probes of the run at `run`; with `figures`, a folder, write their figures into it.
+def print_geometry(run: str, console: Console, figures: Path | None = None) -> None:
+    """Print the probes of the run at `run`, and write their figures into folder `figures`.
 
-    Raises StudyError where there is no run that has begun, it has no probes, or a part or the folder is damaged.
+    Raises StudyError if there is no run, its spec has no probes, or a part is damaged.
     """
-    spec = opened(run).spec
+    spec = open_run(run).spec
     if not spec.geometry:
         raise StudyError(
-            f"{run} has no probes: its spec says nothing of geometry", todo="add `geometry:` to a spec, and launch it"
+            f"{run} has no probes: its spec has no `geometry` key", todo="add `geometry:` to the spec and launch it"
         )
     for name, probe in spec.geometry.items():
-        rows = rows_of(run, name, probe)
+        rows = probe_rows(run, name, probe)
         if rows.is_empty():
-            console.print(f"{name}: no rows yet", markup=False, highlight=False)
+            say(console, f"{name}: no rows yet")
             continue
         order = [one for one in spec.models if one in set(rows[_model(probe)])]
         rows = rows.sort(pl.col(_model(probe)).cast(pl.Enum(order)), maintain_order=True)
@@ -69,11 +44,11 @@ def geometry(run: str, console: Console, figures: Path | None = None) -> None:
             from study.geometry.figures import write
 
             written = write(figures, name, probe, rows, spec.labels)
-            console.print(f"{len(written)} figures in {figures}", markup=False, highlight=False)
+            say(console, f"{counted(len(written), 'figure')} in {figures}")
 
 
 def _print(table: Table, console: Console) -> None:
-    """Title and caption as lines of their own: rich would break them at the width of the table."""
+    """Print title and caption as separate lines: rich would break them at the width of the table."""
     lines = (table.title, table.caption)
     table.title = table.caption = None
     for part in (lines[0], table, lines[1]):
@@ -100,7 +75,7 @@ def _cosines(name: str, probe: Probe, rows: pl.DataFrame) -> Iterator[Table]:
     images = int(means["images"].max() or 0)  # type: ignore[arg-type]
     for (copies, sigma), part in means.group_by("copies", "sigma", maintain_order=True):
         how = "" if copies is None else f", {copies} copies, sigma {sigma:g}"
-        table = _table(f"{name}: mean cosine of gradients, {images} images{how}", "", *models)
+        table = _table(f"{name}: mean cosine of gradients, {counted(images, 'image')}{how}", "", *models)
         values = {(one, other): value for one, other, value in part.select("first", "second", "cosine").iter_rows()}
         for one in models:
             table.add_row(one, *(_number(values[one, other], 3) for other in models))
@@ -126,7 +101,9 @@ def _regions(name: str, probe: Probe, rows: pl.DataFrame) -> Iterator[Table]:
             f"-{_number(mean['back'], 0)} to {_number(mean['ahead'], 0)}",
             f"-{_number(mean['down'], 0)} to {_number(mean['up'], 0)}",
         )
-    table.caption = "means over planes; along, across: how far the true label reaches from the image, in RMSD"
+    table.caption = (
+        "Means over planes. along, across: distance from the image (RMSD) up to which the true label is predicted"
+    )
     yield table
 
 
@@ -142,14 +119,14 @@ def _linearity(name: str, probe: Probe, rows: pl.DataFrame) -> Iterator[Table]:
             mean = part.filter(pl.col("true") == true).select(pl.col("slope", "r2").mean()).row(0)
             cells += [_number(mean[0], 3), _number(mean[1], 3)]
         table.add_row(str(model), str(part["image"].n_unique()), *cells)
-    table.caption = "slope: logits for an RMSD of 1; R²: of a straight line; means"
+    table.caption = "Means over images. slope: change of the logit per RMSD of 1; R²: fit of a straight line"
     yield table
 
 
 def _intervals(name: str, probe: Probe, rows: pl.DataFrame) -> Iterator[Table]:
     found = analysis.interval_counts(rows)
     table = _table(
-        f"{name}: where the label is wrong along the {probe.along.title if probe.along else ''}",
+        f"{name}: intervals of wrong labels along the {probe.along.title if probe.along else ''}",
         "model", "images", "intervals", "most", "right again", "first wrong at",
     )  # fmt: skip
     for (model,), part in found.group_by("model", maintain_order=True):
@@ -163,7 +140,10 @@ def _intervals(name: str, probe: Probe, rows: pl.DataFrame) -> Iterator[Table]:
             _number(100 * values["returns"], 0) + " %",
             _number(values["least"], 2),
         )
-    table.caption = "means over images; right again: of the images, those whose label is right beyond a wrong one; RMSD"
+    table.caption = (
+        "Means over images. right again: share of images whose label is right beyond a wrong interval; "
+        "first wrong at: RMSD"
+    )
     yield table
 
 

@@ -1,7 +1,7 @@
-"""`study images`: adversarial images that a run has kept, as PNGs beside a list of labels.
+"""`study images`: export the adversarial images that a run kept, as PNG files with a list of labels.
 
-The names are those of the clean images, with `.png`; `labels.csv` has the columns `filename,label`, and
-`targeted_label` where the goal is targeted: what TransferAttack and others evaluate, and what `made:` and `list:` read.
+The files have the names of the clean images, with `.png`. `labels.csv` has the columns `filename,label`, and
+`targeted_label` for targeted attacks. TransferAttack and other tools read this layout, and so do `made:` and `list:`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Craft, Plan, Unit, unit_id
 from study.results import integrity
-from study.results.kept_images import Kept
+from study.results.kept_images import KeptImages
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
+from study.terminal.screen import counted
 
 LABELS = "labels.csv"
 
 
 @dataclass(frozen=True)
 class ImagesOptions:
-    """Which crafts: by a pattern of their ids, or by what they are; `None` is whatever there is.
+    """The options of `study images` that select attack runs (crafts); None selects all.
 
-    Of an attack with several points, those at `steps` and `budget`. `sources` are joined by `+`.
+    `craft` is a pattern of ids; `sources` are joined by `+`; `steps` and `budget` select points of an attack.
     """
 
     craft: str | None = None
@@ -49,22 +50,22 @@ class ImagesOptions:
     steps: int | None = None
     budget: float | None = None
 
-    def means(self, craft: Craft) -> bool:
-        """Whether a craft is asked for."""
-        said = (
+    def select(self, craft: Craft) -> bool:
+        """Whether the options select `craft`."""
+        wanted = (
             (self.attack, craft.attack),
             (self.sources and "+".join(sorted(self.sources.split("+"))), "+".join(craft.sources)),
             (self.goal, craft.goal),
             (self.seed, craft.seed),
         )
         return fnmatch.fnmatchcase(craft.id, self.craft or "*") and all(
-            asked is None or asked == there for asked, there in said
+            asked is None or asked == actual for asked, actual in wanted
         )
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A craft at one of its points, and where its images go."""
+    """A craft at one of its points (steps and budget), and the folder for its images."""
 
     craft: Craft
     point: int
@@ -72,59 +73,58 @@ class _Batch:
 
 
 @integrity.reads
-def write_images(run: str, to: Path, wish: ImagesOptions, console: Console) -> None:
-    """Write the images of the crafts that are asked for, one folder for each where there are several.
+def export_images(run: str, to: Path, console: Console, options: ImagesOptions) -> None:
+    """Write the images of the selected crafts into folder `to`; several crafts get a subfolder each.
 
-    Raises StudyError where the run keeps none of them, where `to` has something in it, where a clean image is not what
-    it was, or where an image's name would lead out of the folder.
+    Raises StudyError if the run did not keep these images, `to` is not empty, a clean image is missing or has changed,
+    or the name of an image leads out of the folder.
     """
     folder = RunFolder(run)
     selection = resume.selected(folder)
     if selection is None:
-        raise StudyError(
-            f"{folder.path} is not the run folder of a study that has begun", todo="name the folder of a launched study"
-        )
-    spec, kept = resume.spec_of(folder), Kept(folder)
+        raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
+    spec, kept = resume.spec_of(folder), KeptImages(folder)
     plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
-    batches = _batches(plan, kept, wish, to)
-    named = _files([one.image for shard in selection.shards for one in shard.images])
+    batches = _batches(plan, kept, options, to)
+    files = file_names([one.image for shard in selection.shards for one in shard.images])
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise StudyError(f"{to} is there already, and not empty", todo="name a new folder with --to")
+        raise StudyError(f"{to} is not empty", todo="name a new folder with --to")
     clean = _Clean(selection, candidates(spec.images, spec.seed), plan)
     for batch in batches:
-        count = _write(batch, plan, kept, clean, named)
-        exactly(console, f"{batch.folder}: {count} images of {batch.craft.id}")
+        count = _write(batch, plan, kept, clean, files)
+        exactly(console, f"{batch.folder}: {counted(count, 'image')} of {batch.craft.id}")
 
 
-def _batches(plan: Plan, kept: Kept, wish: ImagesOptions, to: Path) -> list[_Batch]:
-    """What is to be written. Raises StudyError where nothing is asked for, or not all of it is kept."""
-    asked = [craft for craft in plan.crafts.values() if wish.means(craft)]
-    if not asked:
+def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> list[_Batch]:
+    """The images to write. Raises StudyError if the options select nothing, or images that were not kept."""
+    selected = [craft for craft in plan.crafts.values() if options.select(craft)]
+    if not selected:
         raise StudyError(
-            "no craft of this study is what was asked for",
-            accepted=names(plan.crafts, wish.craft or wish.attack),
-            todo="change --craft, --attack, --sources, --goal or --seed; the ids of crafts are in the rows",
+            "no attack run (craft) of this study matches the options",
+            accepted=names(plan.crafts, options.craft or options.attack),
+            todo="change --craft, --attack, --sources, --goal or --seed; column `craft` of the rows has all ids",
         )
-    lacking = [one for one in asked if not all(unit_id(one, shard) in kept for shard in plan.shards)]
+    lacking = [one for one in selected if not all(unit_id(one, shard) in kept for shard in plan.shards)]
     if lacking:
         never = [one.id for one in lacking if not one.keepable]
         raise StudyError(
-            f"not all images of {len(lacking)} of {len(asked)} crafts are kept, such as those of {lacking[0].id}",
-            todo=f"leave out {never[0]}, which has no images of its own"
+            f"the run did not keep all images of {len(lacking)} of {counted(len(selected), 'craft')}, e.g. those of "
+            f"{lacking[0].id}",
+            todo=f"leave out {never[0]}: such an attack has no images to keep"
             if never
-            else "launch the study with --set run.keep_images=true: what is not kept is crafted again",
+            else "launch the study with --set run.keep_images=true: it crafts the missing images again",
             status=1,
         )
     found = []
-    for craft in asked:
+    for craft in selected:
         for index, (steps, level) in enumerate(craft.recipe.points):
-            if wish.steps in (None, steps) and wish.budget in (None, level):
+            if options.steps in (None, steps) and options.budget in (None, level):
                 found.append((craft, index, steps, level))
     if not found:
         points = dict.fromkeys(f"{steps} steps" + ("" if level is None else f", budget {level:g}")
-                               for craft in asked for steps, level in craft.recipe.points)  # fmt: skip
+                               for craft in selected for steps, level in craft.recipe.points)  # fmt: skip
         raise StudyError(
-            "no craft is kept at such a point", accepted="; ".join(points), todo="change --steps or --budget"
+            "no images have these steps and this budget", accepted="; ".join(points), todo="change --steps or --budget"
         )
     if len(found) == 1:
         return [_Batch(found[0][0], found[0][1], to)]
@@ -138,27 +138,30 @@ def _batches(plan: Plan, kept: Kept, wish: ImagesOptions, to: Path) -> list[_Bat
     return batches
 
 
-def _files(images: Sequence[str]) -> dict[str, str]:
-    """The file of each image, relative to a folder: its id with `.png`. StudyError for an id that leads elsewhere."""
+def file_names(images: Sequence[str]) -> dict[str, str]:
+    """The relative path of each image's file: its id with `.png`.
+
+    Raises StudyError for an id that leads out of the folder, and for two ids with the same path.
+    """
     files = {}
     for image in images:
         file = PurePosixPath(without_suffix(image) + ".png")
         odd = any(part in {"..", ""} or part.startswith("/") or "\\" in part or ":" in part for part in file.parts)
         if file.is_absolute() or odd or "\0" in image or file.as_posix().removesuffix(".png").endswith(("/", ".")):
             raise StudyError(
-                f"the image {image!r} cannot be written under its name: it leads out of a folder, or names no file",
+                f"the name of image {image!r} leads out of a folder, or names no file",
                 todo="give the image another name in its list or folder",
             )
         files[image] = file.as_posix()
     twice = [file for file, times in Counter(files.values()).items() if times > 1]
     if twice:
         owners = [image for image, file in files.items() if file == twice[0]]
-        raise StudyError(f"{' and '.join(owners)} would both be {twice[0]}", todo="give one of the images another name")
+        raise StudyError(f"{' and '.join(owners)} have the same file {twice[0]}", todo="rename one of the images")
     return files
 
 
 class _Clean:
-    """The clean images that kept ones are differences from, shard by shard."""
+    """The clean images of each shard: kept images are stored as differences to them."""
 
     def __init__(self, selection: Selection, found: Sequence[Candidate], plan: Plan) -> None:
         self._files = {one.image: one.file for one in found}
@@ -166,8 +169,8 @@ class _Clean:
         missing = [one.image for shard in selection.shards for one in shard.images if one.image not in self._files]
         if missing:
             raise StudyError(
-                f"{len(missing)} clean images are no longer in the image set, such as {missing[0]}",
-                todo="bring them back: what is kept is the difference to them",
+                f"the image set lacks {counted(len(missing), 'clean image')} of the run, e.g. {missing[0]}",
+                todo="restore the files: kept images are stored as differences to clean ones",
             )
 
     def of(self, unit: Unit) -> NDArray[np.uint8]:
@@ -176,14 +179,14 @@ class _Clean:
             read.append(decoding.read(self._files[one.image], self._images))
             if decoding.digest(read[-1]) != one.digest:
                 raise StudyError(
-                    f"the image {self._files[one.image]} is not what it was when the study began",
-                    todo="bring the old file back: what is kept is the difference to it",
+                    f"the image {self._files[one.image]} has changed since the study began",
+                    todo="restore the old file: kept images are stored as differences to clean ones",
                 )
         return np.stack(read)
 
 
-def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str, str]) -> int:
-    """All images of a craft at one point, and their labels; how many there are."""
+def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: _Clean, files: dict[str, str]) -> int:
+    """Write all images of a craft at one point, and their labels; returns the number of images."""
     targeted = batch.craft.goal == "targeted"
     table = io.StringIO()
     lines = csv.writer(table, lineterminator="\n")
@@ -191,11 +194,11 @@ def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str
     root = batch.folder.resolve()
     count = 0
     for unit in _units(batch.craft, plan):
-        _, made = kept.of(unit, clean.of(unit))
+        _, made = kept.load(unit, clean.of(unit))
         size = len(unit.shard.images)
         for one, image in zip(unit.shard.images, made[batch.point * size : (batch.point + 1) * size], strict=True):
-            path = root / named[one.image]
-            # Names were looked at; this holds whatever they are.
+            path = root / files[one.image]
+            # A second check beside that of `file_names`: symbolic links count here.
             if not path.resolve().is_relative_to(root):
                 raise StudyError(f"the image {one.image!r} leads out of {batch.folder}")
             try:
@@ -203,7 +206,7 @@ def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str
                 Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path, "PNG")
             except OSError as error:
                 raise StudyError(f"{path} cannot be written: {error.strerror or error}", status=1) from None
-            lines.writerow([_cell(named[one.image]), one.label, *([one.target_label] if targeted else [])])
+            lines.writerow([list_cell(files[one.image]), one.label, *([one.target_label] if targeted else [])])
             count += 1
     try:
         (root / LABELS).write_text(table.getvalue(), encoding="utf-8")
@@ -212,8 +215,8 @@ def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str
     return count
 
 
-def _cell(file: str) -> str:
-    """A file's name in a list: `./` before one that a spreadsheet would compute as a formula."""
+def list_cell(file: str) -> str:
+    """A file name for a CSV list, with `./` before a name that a spreadsheet would take for a formula."""
     return f"./{file}" if file.startswith(("=", "+", "-", "@", "\t", "\r")) else file
 
 

@@ -1,10 +1,13 @@
-"""`study init`: a first spec with comments, from what is said on the command line, or asked on a terminal."""
+"""`study init`: write a first spec with comments, from options and from answers on a terminal."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import typer
 
 from study.attacks import presets
 from study.errors import StudyError, names
@@ -13,7 +16,7 @@ from study.spec import yaml_document as documents
 from study.spec.schema import resolve
 
 Ask = Callable[[str, str], str]
-"""A question and what is meant by no answer -> the answer."""
+"""From a question and its default answer to the answer."""
 
 SAMPLE = "foolbox"
 _SHOWN = 60
@@ -21,7 +24,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class InitOptions:
-    """What a first study is to be; what is None is asked for, or as in the quickstart."""
+    """The options of `study init`. The terminal asks for each missing value; without a terminal, its default counts."""
 
     study: str | None = None
     images: str | None = None
@@ -32,21 +35,20 @@ class InitOptions:
     force: bool = False
 
 
-_USUAL = InitOptions("first", SAMPLE, 8, tuple(PACKAGES)[:2], ("fgsm", "mi"))
+_DEFAULTS = InitOptions("first", SAMPLE, 8, tuple(PACKAGES)[:2], ("fgsm", "mi"))
 
 
-def init(path: Path, wish: InitOptions, say: Callable[[str], None], ask: Ask | None) -> None:
-    """Write a spec to `path`, which loads. StudyError where one is there, or an answer cannot be used."""
-    if path.exists() and not wish.force:
+def write_spec(path: Path, options: InitOptions, say: Callable[[str], None], ask: Ask | None) -> None:
+    """Write a valid spec to `path`. Raises StudyError if the file exists or an answer is invalid."""
+    if path.exists() and not options.force:
         raise StudyError(
-            f"{path} is there already", where=str(path), todo="name another file, or overwrite it with --force"
+            f"{path} exists already", where=str(path), todo="name another file, or overwrite it with --force"
         )
-    wish = _complete(wish, ask)
-    text = starter(wish)
+    text = starter(_complete(options, ask))
     try:
         resolve(documents.parse(text, str(path), environment={}))
     except StudyError as error:
-        error.where = "what was asked for"
+        error.where = "the options or answers"
         raise
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,65 +59,71 @@ def init(path: Path, wish: InitOptions, say: Callable[[str], None], ask: Ask | N
     say(f"next:    study validate {path}, then study launch {path}")
 
 
-def starter(wish: InitOptions) -> str:
-    """The text of a spec for `wish`, in which nothing is left out but comments are to be read."""
-    assert wish.study is not None, "what is missing was filled in"
-    assert wish.images is not None, "what is missing was filled in"
+def terminal_prompt() -> Ask | None:
+    """Ask on the terminal; None if standard input is not a terminal."""
+    if not sys.stdin.isatty():
+        return None
+    return lambda question, default: str(typer.prompt(question, default=default))
+
+
+def starter(options: InitOptions) -> str:
+    """The text of a spec, with comments. Every value of `options` must be set."""
+    assert options.study is not None, "_complete sets it"
+    assert options.images is not None, "_complete sets it"
     lines = [
-        "# A study: `study launch` runs it, `study validate` checks it; docs/spec.md has every key.",
-        f"study: {_quoted(wish.study)}",
-        "seed: 0                            # decides which images are drawn, and all that attacks draw",
+        "# `study validate` checks this study, `study launch` runs it. All keys: docs/spec.md.",
+        f"study: {_quoted(options.study)}",
+        "seed: 0                            # of all random draws: images, attacks",
         "",
         "images:",
     ]
-    if wish.images == SAMPLE:
-        lines.append("  sample: foolbox                  # 20 ImageNet images of a package; yours: folder: /data/val")
+    if options.images == SAMPLE:
+        lines.append("  sample: foolbox                  # 20 ImageNet images from a package; or folder: /data/val")
     else:
-        lines.append(f"  folder: {_quoted(wish.images)}   # a folder for each label, or add list: labels.csv")
+        lines.append(f"  folder: {_quoted(options.images)}   # a subfolder for each label, or add list: labels.csv")
     lines += [
-        "  size: 224                        # each model resizes from it to its own",
-        "  keep: correct-for-all            # only images that all models get right",
-        f"  count: {wish.count or 8}",
+        "  size: 224                        # pixels; each model resizes from it to its own input size",
+        "  keep: correct-for-all            # only images that all models classify correctly",
+        f"  count: {options.count or 8}",
         "",
-        "models:                            # sources and targets; docs/models.md says what they may be",
-        *(f"  {_name(model)}: {_quoted(model)}" for model in wish.models),
+        "models:                            # sources and targets; more kinds: docs/models.md",
+        *(f"  {_name(model)}: {_quoted(model)}" for model in options.models),
         "",
-        "attacks:                           # presets, changed where there is something in the braces: {steps: 20}",
-        *(f"  {attack}: {{}}" for attack in wish.attacks),
+        "attacks:                           # presets; change values in the braces, e.g. {steps: 20}",
+        *(f"  {attack}: {{}}" for attack in options.attacks),
         "",
         "experiments:                       # attacks x sources x goals: each yields one table",
         "  single:",
-        f"    attacks: [{', '.join(wish.attacks)}]",
+        f"    attacks: [{', '.join(options.attacks)}]",
         "    sources: each                  # or leave-one-out, all, [a, [b, c]]",
     ]
-    if wish.targeted:
+    if options.targeted:
         lines.append("    goal: [untargeted, targeted]")
     lines += [
         "",
-        "numerics: {batch: 4, threads: 1}   # what changes the rounding of a float",
+        "numerics: {batch: 4, threads: 1}   # settings that change the rounding of results",
         "",
-        "run:                               # where, how many, how fast: nothing here changes a pixel",
+        "run:                               # settings that change no result",
         "  shard: 4                         # images in a unit of work",
         "",
     ]
     return "\n".join(lines)
 
 
-def _complete(wish: InitOptions, ask: Ask | None) -> InitOptions:
-    """What was not said is asked for, or as usual."""
-    usual = _USUAL
+def _complete(options: InitOptions, ask: Ask | None) -> InitOptions:
+    """`options` with every missing value asked for, or set to its default."""
 
     def answer(question: str, given: str | None, default: str) -> str:
         return given if given is not None else (ask(question, default).strip() or default) if ask else default
 
     def listed(question: str, given: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
-        said = answer(question, ", ".join(given) or None, ", ".join(default))
-        return tuple(one.strip() for one in said.split(",") if one.strip())
+        answered = answer(question, ", ".join(given) or None, ", ".join(default))
+        return tuple(one.strip() for one in answered.split(",") if one.strip())
 
-    study = answer("name of the study", wish.study, str(usual.study))
-    images = answer("folder of images, or foolbox for the sample", wish.images, SAMPLE)
-    models = listed("models, separated by commas", wish.models, usual.models)
-    attacks = listed("attacks, separated by commas (`study attacks` lists them)", wish.attacks, usual.attacks)
+    study = answer("name of the study", options.study, str(_DEFAULTS.study))
+    images = answer("folder of images, or foolbox for 20 sample images", options.images, SAMPLE)
+    models = listed("models, separated by commas", options.models, _DEFAULTS.models)
+    attacks = listed("attacks, separated by commas (`study attacks` lists them)", options.attacks, _DEFAULTS.attacks)
     for one in attacks:
         if presets.preset(one) is None:
             raise StudyError(
@@ -125,17 +133,17 @@ def _complete(wish: InitOptions, ask: Ask | None) -> InitOptions:
         if ":" not in one and one not in SHORT_NAMES and one not in PACKAGES:
             raise StudyError(f"no model has the short name '{one}'", where="--model", accepted=names(SHORT_NAMES, one))
     references = tuple(f"package:{one}" if one in PACKAGES else one for one in models)
-    return replace(wish, study=study, images=images, models=references, attacks=attacks)
+    return replace(options, study=study, images=images, models=references, attacks=attacks)
 
 
 def _name(reference: str) -> str:
-    """A short name for a model: what its reference ends with, as far as a name may have it."""
+    """A short name for a model: the end of its reference, with the characters that a name may have."""
     tail = reference.removesuffix("_pytorch_model").rpartition(":")[2].partition("/")[0].partition(".")[0]
     kept = "".join(mark if mark.isalnum() or mark in "_-" else "-" for mark in tail).strip("-_")[:_SHOWN]
     return kept or "model"
 
 
 def _quoted(text: str) -> str:
-    """As YAML reads it back."""
+    """`text` as a YAML scalar."""
     plain = documents.dump(text, width=10_000).splitlines()[0]
     return plain.removesuffix("...").strip()

@@ -1,4 +1,4 @@
-"""`study models`: what a spec's models are, before anything is run."""
+"""`study models`: print the models of a spec."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from rich.table import Table
 
 from study.errors import StudyError
 from study.images.image_sets import candidates
-from study.models import accuracy, memory, zoo
+from study.models import accuracy, loading, memory
 from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.models.weights import locate
 from study.reproducibility.numerics import fix
 from study.spec.schema import Spec, SpecFile
 from study.terminal.prose import exactly, say
+from study.terminal.screen import counted
 
 _MIB = 2**20
-_WHO = {"native": "its zoo", "study": "this study"}
+_PREPARED_BY = {"native": "its zoo", "study": "this study"}
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is known of one model: of its network without weights too, `digest` with them alone.
+    """The properties of one model. Without weights on this machine, `digest` and the accuracies are None.
 
-    Memory is in bytes, at the batch size of the spec: as a target (`forward`), and as a source (`gradient`).
+    `forward` and `gradient`: memory in bytes that it needs as a target and as a source, at the spec's batch size.
     """
 
     name: str
@@ -51,50 +52,52 @@ class Inspected:
 
 @dataclass(frozen=True)
 class ModelsOptions:
-    """What was asked on the command line."""
+    """The options of `study models`."""
 
     accuracy: bool = False
     allow_code: bool = False
     as_json: bool = False
 
 
-def print_models(file: SpecFile, console: Console, wish: ModelsOptions) -> None:
-    """Print every model of a spec. Raises StudyError, with its place in the spec, for one that cannot be had."""
+def print_models(file: SpecFile, console: Console, options: ModelsOptions) -> None:
+    """Print every model of a spec. Raises StudyError, with the place in the spec, for a model that is not available."""
     fix(file.spec.numerics.threads)
-    found = list(_inspect(file, console, wish))
-    if wish.as_json:
+    found = list(_inspect(file, console, options))
+    if options.as_json:
         exactly(console, json.dumps([asdict(one) for one in found], indent=2))
         return
     _print(found, file.spec, console)
     missing = [one.name for one in found if one.state == "not cached"]
     if missing:
-        say(console, f"not here yet: {', '.join(missing)}; `study fetch {file.document.name}` downloads them once")
+        say(console, f"weights not on this machine: {', '.join(missing)}. Download: study fetch {file.document.name}")
 
 
-def _inspect(file: SpecFile, console: Console, wish: ModelsOptions) -> Iterator[Inspected]:
+def _inspect(file: SpecFile, console: Console, options: ModelsOptions) -> Iterator[Inspected]:
     for name, model in file.spec.models.items():
         try:
-            yield _one(file.spec, name, model, console, wish)
+            yield _one(file.spec, name, model, console, options)
         except StudyError as error:
             raise error.located(file.where("models", name)) from None
 
 
-def _one(spec: Spec, name: str, model: Model, console: Console, wish: ModelsOptions) -> Inspected:
-    from study.defences.transforms import words
+def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsOptions) -> Inspected:
+    from study.defences.transforms import summary
 
-    behind = "" if model.transform is None else words(model.transform)
+    transform = "" if model.transform is None else summary(model.transform)
     if model.remote is not None:
-        return Inspected(name, model.remote.url, "", "service", "", behind)
-    zoo.check(name, model, labels=spec.labels, allow_code=wish.allow_code)
+        return Inspected(name, model.remote.url, "", "service", "", transform)
+    loading.check(name, model, labels=spec.labels, allow_code=options.allow_code)
     state = locate.state(model)
-    there = state != "not cached"
-    shown = model if there else model.model_copy(update={"weights": "random:0", "sha256": None})
-    classifier = zoo.load(name, shown, labels=spec.labels, channels=spec.images.channels, allow_code=wish.allow_code)
+    cached = state != "not cached"
+    inspected = model if cached else model.model_copy(update={"weights": "random:0", "sha256": None})
+    classifier = loading.load(
+        name, inspected, labels=spec.labels, channels=spec.images.channels, allow_code=options.allow_code
+    )
     wanted = classifier.preprocessing
     needs = memory.estimate(classifier.network, channels=len(wanted.mean), size=wanted.size, batch=spec.numerics.batch)
     described = model.describe(classifier.describe())
     rates: dict[str, Any] = {}
-    if wish.accuracy and there:
+    if options.accuracy and cached:
         rates = _accuracies(spec, name, model, classifier, console)
     return Inspected(
         name=name,
@@ -102,12 +105,12 @@ def _one(spec: Spec, name: str, model: Model, console: Console, wish: ModelsOpti
         weights=model.weights or "",
         state=state,
         input=_input(classifier),
-        transform=behind,
+        transform=transform,
         size=wanted.size,
         parameters=described["parameters"],
         forward=needs.forward,
         gradient=None if model.target_only else needs.gradient,
-        digest=described["digest"] if there else None,
+        digest=described["digest"] if cached else None,
         **rates,
     )
 
@@ -117,14 +120,14 @@ def _accuracies(
 ) -> dict[str, accuracy.Accuracy]:
     found = candidates(spec.images, spec.seed)
     prepared = {
-        "native": accuracy.as_the_zoo(zoo.native(model, classifier), spec.images.channels),
+        "native": accuracy.as_the_zoo(loading.native(model, classifier), spec.images.channels),
         "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
     }
     classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device="cpu")
     rates = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         for key, prepare in prepared.items():
-            bar = bars.add_task(f"{name}, as {_WHO[key]} prepares images", total=len(found))
+            bar = bars.add_task(f"{name}, images prepared by {_PREPARED_BY[key]}", total=len(found))
             rates[key] = accuracy.measure(
                 classifier, found, prepare, batch=spec.numerics.batch, advance=functools.partial(bars.advance, bar)
             )
@@ -144,7 +147,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
-    """A narrow table of numbers, and lines for what may be long: paths, addresses, preprocessing."""
+    """Print a narrow table of numbers, then a line each for paths, addresses and preprocessing, which may be long."""
     table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("weights", no_wrap=True)
@@ -158,14 +161,17 @@ def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
         table.add_row(one.name, one.state, count, size, *sizes, (one.digest or "–")[:8])
     console.print(table)
     batch = spec.numerics.batch
-    say(console, f"MiB: weights and what a pass over {batch} images needs at its peak, with a gradient as a source")
+    say(
+        console,
+        f"MiB: peak memory of a pass over {counted(batch, 'image')}, weights included; as a source, with gradients",
+    )
     for one in found:
         origin = ", ".join(part for part in (one.reference, one.weights) if part)
         say(console, f"{one.name}: {origin}")
         if one.input:
             say(console, f"    input {one.input}")
         if one.transform:
-            say(console, f"    behind {one.transform}")
+            say(console, f"    transform {one.transform}")
     _print_accuracies(found, console)
 
 
@@ -174,10 +180,10 @@ def _print_accuracies(found: list[Inspected], console: Console) -> None:
     if not measured:
         return
     assert measured[0].native is not None, "filtered above"
-    title = f"top-1 and top-5 accuracy on {measured[0].native.images} images, %"
+    title = f"top-1 and top-5 accuracy on {counted(measured[0].native.images, 'image')}, %"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("model")
-    for heading in ("top-1, as its\nzoo prepares", "top-5", "top-1, as this\nstudy does", "top-5"):
+    for heading in ("top-1, prepared\nby its zoo", "top-5", "top-1, prepared\nby this study", "top-5"):
         table.add_column(heading, justify="right")
     for one in measured:
         rates = [rate for both in (one.native, one.study) if both is not None for rate in (both.top1, both.top5)]

@@ -1,4 +1,4 @@
-"""`study status`: how a run stands, also while another process works on it."""
+"""`study status`: print the progress of a run, also while another process works on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -18,17 +17,18 @@ from rich.console import Console
 from study.errors import StudyError
 from study.planning import resume
 from study.planning.plan import Plan
+from study.process.output import reader_has_gone
 from study.report.failures import of_launch
-from study.results import integrity, parts
-from study.storage import json_file
+from study.results import scanning
+from study.storage import json_file, part_file
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import amount, counted, duration
 from study.terminal.status import path_of
 
 
-def _moment(text: str) -> str:
-    """ValueError where the text is no date and time."""
+def _iso_time(text: str) -> str:
+    """Raises ValueError if the text is not a date and time."""
     datetime.fromisoformat(text)
     return text
 
@@ -43,13 +43,13 @@ class _Slot(BaseModel):
     up: bool
 
 
-class _Said(BaseModel):
-    """What is read of status.json; it has more."""
+class _LaunchStatus(BaseModel):
+    """The keys of status.json that this command needs."""
 
     model_config = ConfigDict(extra="allow")
     process: int
     host: str
-    written: Annotated[str, AfterValidator(_moment)]
+    written: Annotated[str, AfterValidator(_iso_time)]
     ended: bool
     error: str | None
     phase: str
@@ -69,88 +69,91 @@ class _Said(BaseModel):
 
 @dataclass(frozen=True)
 class StatusOptions:
-    """What was asked on the command line."""
+    """The options of `study status`."""
 
     watch: bool = False
     as_json: bool = False
 
 
-def print_status(run: Path, console: Console, wish: StatusOptions, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Print how the run in folder `run` stands; with `watch` again and again, until its launch has ended.
+def print_status(
+    run: str, console: Console, options: StatusOptions, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Print the progress of the run at `run`; with `watch` repeatedly, until its launch ends or the reader has gone.
 
-    Raises StudyError where there is no run.
+    Raises StudyError if there is no run.
     """
     folder = RunFolder(run)
     while True:
         found = status(folder)
-        if wish.as_json:
+        if options.as_json:
             exactly(console, json.dumps(found))
         else:
-            if wish.watch and console.is_terminal:
+            if options.watch and console.is_terminal:
                 console.clear()
             for line in _lines(found):
                 say(console, line)
-        if not wish.watch or not found["running"]:
+        if not options.watch or not found["running"] or reader_has_gone():
             return
         sleep(_WATCH_SECONDS)
 
 
 def status(folder: RunFolder) -> dict[str, Any]:
-    """How a run stands: whether a launch is `running` on it, what that says of itself (`launch`), and what the rows say
-    (`experiments`: units done and in all), which is all that counts once nothing runs.
+    """The state of a run, as a mapping.
 
-    Raises StudyError where there is no run.
+    `running`: whether a launch runs. `launch`: the status that the last launch wrote. `experiments`: units done and in
+    all, counted from the rows once no launch runs. Raises StudyError if there is no run.
     """
-    said = _said(folder)
-    running = said is not None and _alive(said)
-    if said is None and not folder.begun and not folder.results.is_dir():
+    launch = _last_launch(folder)
+    running = launch is not None and _alive(launch)
+    if launch is None and not folder.begun and not folder.results.is_dir():
         raise StudyError(
-            f"{folder.path} is not the run folder of a study that was launched",
-            todo="name the folder of a launched study, such as runs/quickstart",
+            f"{folder.path} is not a run folder", todo="name the folder of a launched study, e.g. runs/quickstart"
         )
-    found: dict[str, Any] = {"folder": str(folder.path), "running": running, "launch": said, "experiments": {}}
-    if running and said is not None and said["phase"] == "crafting":
+    found: dict[str, Any] = {"folder": str(folder.path), "running": running, "launch": launch, "experiments": {}}
+    if running and launch is not None and launch["phase"] == "crafting":
         found["experiments"] = {
-            name: {"done": said["done"].get(name, 0), "units": units} for name, units in said["totals"].items()
+            name: {"done": launch["done"].get(name, 0), "units": units} for name, units in launch["totals"].items()
         }
     elif folder.begun:
         found["experiments"] = _counted(folder)
     found["failures"] = len(of_launch(folder))
-    others = integrity.strays(folder.results)
-    found["left_alone"] = integrity.stray_line(others) if others else None
+    others = part_file.list_strays(folder.results)
+    found["left_alone"] = part_file.describe_strays(others) if others else None
     return found
 
 
-def _said(folder: RunFolder) -> dict[str, Any] | None:
-    """What the last launch wrote of itself; None where none did."""
+def _last_launch(folder: RunFolder) -> dict[str, Any] | None:
+    """The status that the last launch wrote; None if no launch wrote one."""
     try:
-        return json_file.read(path_of(folder), _Said, todo="remove it: a launch writes it anew").model_dump()
+        return json_file.read(
+            path_of(folder), _LaunchStatus, todo="delete it: the next launch writes a new one"
+        ).model_dump()
     except FileNotFoundError:
         return None
 
 
-def _alive(said: dict[str, Any]) -> bool:
-    """Whether the launch goes on: here by its process, elsewhere by how long ago it was heard of."""
-    if said["ended"]:
+def _alive(launch: dict[str, Any]) -> bool:
+    """Whether the launch runs: on this host its process exists; on another, its status is recent."""
+    if launch["ended"]:
         return False
-    if said["host"] == socket.gethostname():
+    if launch["host"] == socket.gethostname():
         try:
-            os.kill(int(said["process"]), 0)
+            os.kill(int(launch["process"]), 0)
         except PermissionError:
             return True
         except OSError:
             return False
         return True
-    return _age(said) < _STALE_SECONDS
+    return _age(launch) < _STALE_SECONDS
 
 
-def _age(said: dict[str, Any]) -> float:
-    """Seconds since it was written, by this machine's clock."""
-    return (datetime.now().astimezone() - datetime.fromisoformat(said["written"])).total_seconds()
+def _age(launch: dict[str, Any]) -> float:
+    """Seconds since the status was written, by this machine's clock."""
+    return (datetime.now().astimezone() - datetime.fromisoformat(launch["written"])).total_seconds()
 
 
 def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Units with all their rows, and units in all, by experiment, from the parts."""
+    """Finished units (those with all rows) and units in all, by experiment, counted from the rows."""
     selection = resume.selected(folder)
     assert selection is not None, "a run that has begun has selected its images"
     digests = {name: model["digest"] for name, model in selection.models.items()}
@@ -160,55 +163,55 @@ def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
         for name in craft.experiments:
             found[name]["units"] += len(plan.shards)
             found[name]["done"] += len(plan.shards)
-    for unit in plan.units(parts.done(folder.path)):
+    for unit in plan.units(scanning.done(folder.path)):
         for name in unit.craft.experiments:
             found[name]["done"] -= 1
     return found
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    said, counts = found["launch"], found["experiments"]
+    launch, counts = found["launch"], found["experiments"]
     done, units = (sum(one[key] for one in counts.values()) for key in ("done", "units"))
     lines = [f"{found['folder']}: {_state(found, done, units)}"]
     width = max((len(name) for name in counts), default=0)
     lines += [f"  {name:<{width}}  {one['done']:,}/{one['units']:,} units" for name, one in counts.items()]
     if found["running"]:
-        lines += _running(said)
+        lines += _running(launch)
     if found["left_alone"]:
         lines.append(f"  results/: {found['left_alone']}")
     if found["failures"]:
-        lines.append(f"  {counted(found['failures'], 'failure')} of the last launch, in failures.json")
-    if said is not None and said["error"]:
-        lines += ["  the last launch ended with an error:", *(f"    {line}" for line in said["error"].splitlines())]
+        lines.append(f"  {counted(found['failures'], 'failure')} in the last launch: failures.json")
+    if launch is not None and launch["error"]:
+        lines += ["  the last launch failed:", *(f"    {line}" for line in launch["error"].splitlines())]
     return lines
 
 
 def _state(found: dict[str, Any], done: int, units: int) -> str:
-    said = found["launch"]
-    share = f"{100 * done // units} % of {units:,} units" if units else "no images are selected yet"
+    launch = found["launch"]
+    share = f"{100 * done // units} % of {counted(units, 'unit')} done" if units else "no images are selected yet"
     if found["running"]:
-        where = f"process {said['process']} on {said['host']}"
-        return f"running ({where}), {said['phase'] if not units else share}, {duration(said['seconds'])}"
+        where = f"process {launch['process']} on {launch['host']}"
+        return f"running ({where}), {launch['phase'] if not units else share}, {duration(launch['seconds'])}"
     if units and done >= units:
-        return f"complete, {units:,} units"
-    if said is not None and not said["ended"]:
-        return f"stopped without a word after {duration(said['seconds'])}, {share}; launch it again to go on"
-    return f"not complete, {share}; launch it again to go on"
+        return f"complete, {counted(units, 'unit')}"
+    if launch is not None and not launch["ended"]:
+        return f"ended unexpectedly after {duration(launch['seconds'])}, {share}; launch it again to continue"
+    return f"incomplete, {share}; launch it again to continue"
 
 
-def _running(said: dict[str, Any]) -> list[str]:
-    rate = (f"{amount(said[f'{what}_per_second'])} {what}/s" for what in ("units", "images", "gradients"))
-    left = "" if said["seconds_left"] is None else f", about {duration(said['seconds_left'])} left"
-    up = [slot for slot in said["slots"] if slot["up"]]
-    lines = [f"  {', '.join(rate)}{left}", f"  {len(up)} of {counted(len(said['slots']), 'actor')} up"]
+def _running(launch: dict[str, Any]) -> list[str]:
+    rate = (f"{amount(launch[f'{what}_per_second'])} {what}/s" for what in ("units", "images", "gradients"))
+    left = "" if launch["seconds_left"] is None else f", about {duration(launch['seconds_left'])} left"
+    up = [slot for slot in launch["slots"] if slot["up"]]
+    lines = [f"  {', '.join(rate)}{left}", f"  {len(up)} of {counted(len(launch['slots']), 'actor')} up"]
     trouble = (
-        (said["failures"], "failure"),
-        (said["lost_actors"], "lost actor"),
-        (said["failed_calls"], "failed call"),
-        (sum(said.get("repairs", {}).values()), "repair"),
+        (launch["failures"], "failure"),
+        (launch["lost_actors"], "lost actor"),
+        (launch["failed_calls"], "failed call"),
+        (sum(launch.get("repairs", {}).values()), "repair"),
     )
     if any(count for count, _ in trouble):
         lines.append("  " + ", ".join(counted(count, what) for count, what in trouble if count))
-    if said["last_failure"]:
-        lines.append(f"  last: {said['last_failure']}")
+    if launch["last_failure"]:
+        lines.append(f"  last failure: {launch['last_failure']}")
     return lines

@@ -1,4 +1,4 @@
-"""`study validate`: all that can be known of a spec without running it."""
+"""`study validate`: check a spec, its models and its images without running it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class ValidateOptions:
-    """What was asked on the command line: at most so many images are decoded."""
+    """The options of `study validate`; `images` is the number of images to decode at most."""
 
     images: int = 1000
     allow_code: bool = False
     as_json: bool = False
 
 
-def print_validated(file: SpecFile, console: Console, wish: ValidateOptions) -> None:
-    """Print what was found. Raises StudyError for the first thing that would stop a launch."""
+def print_validation(file: SpecFile, console: Console, options: ValidateOptions) -> None:
+    """Print a summary of the spec. Raises StudyError for the first problem that would stop a launch."""
     spec = file.spec
-    states = {name: _model(file, name, model, wish) for name, model in spec.models.items()}
+    states = {name: _model(file, name, model, options) for name, model in spec.models.items()}
     found = _candidates(file)
-    readable, unreadable = _read(file, found[: wish.images])
+    readable, unreadable = _read(file, found[: options.images])
     wanted = spec.images.count or 1
     if len(found) - len(unreadable) < wanted:
         raise StudyError(
-            f"{wanted} images are wanted, and only {len(found) - len(unreadable)} can be read",
+            f"the spec asks for {counted(wanted, 'image')}, but only {len(found) - len(unreadable)} can be read",
             where=file.where("images", "count"),
             accepted=f"images.count up to {len(found) - len(unreadable)}",
             todo="lower images.count, or add images",
@@ -55,19 +55,19 @@ def print_validated(file: SpecFile, console: Console, wish: ValidateOptions) -> 
         "experiments": list(spec.experiments),
         "download": [name for name, state in states.items() if state == "not cached"],
     }
-    if wish.as_json:
+    if options.as_json:
         exactly(console, json.dumps(report))
         return
-    _print(file, report, console, wish)
+    _print(file, report, console, options)
 
 
-def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: ValidateOptions) -> None:
+def _print(file: SpecFile, report: dict[str, Any], console: Console, options: ValidateOptions) -> None:
     images = report["images"]
-    say(console, f"{file.document.name} is a study: {report['study']}")
-    said = ", ".join(f"{name} ({state})" for name, state in report["models"].items())
-    say(console, f"  {counted(len(report['models']), 'model')}: {said}")
-    partly = "" if images["found"] <= wish.images else f"; the first {wish.images:,} were decoded (--images)"
-    say(console, f"  {counted(images['found'], 'image')}, {len(images['unreadable'])} of them unreadable{partly}")
+    say(console, f"{file.document.name} is valid: {report['study']}")
+    models = ", ".join(f"{name} ({state})" for name, state in report["models"].items())
+    say(console, f"  {counted(len(report['models']), 'model')}: {models}")
+    partly = "" if images["found"] <= options.images else f"; only the first {options.images:,} were decoded (--images)"
+    say(console, f"  {counted(images['found'], 'image')}, {len(images['unreadable'])} unreadable{partly}")
     for image, why in images["unreadable"].items():
         say(console, f"    left out: {image}: {why}")
     tables = ", ".join(report["experiments"])
@@ -76,14 +76,14 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, wish: Valid
         f"  {counted(report['attacks'], 'attack')}, {counted(len(report['experiments']), 'experiment')}: {tables}",
     )
     if report["download"]:
-        say(console, f"  to be downloaded, once: {', '.join(report['download'])}: study fetch {file.document.name}")
+        say(console, f"  weights to download: {', '.join(report['download'])}: study fetch {file.document.name}")
     say(console, f"next: study plan {file.document.name}")
 
 
-def _model(file: SpecFile, name: str, model: Model, wish: ValidateOptions) -> str:
-    """Where its weights are. Raises StudyError where it cannot be had."""
+def _model(file: SpecFile, name: str, model: Model, options: ValidateOptions) -> str:
+    """The state of a model's weights. Raises StudyError if the model is not available."""
     try:
-        check_models({name: model}, file.spec.labels, file.where, allow_code=wish.allow_code)
+        check_models({name: model}, file.spec.labels, file.where, allow_code=options.allow_code)
         if model.remote is not None:
             return "service"
         state = locate.state(model)
@@ -91,7 +91,7 @@ def _model(file: SpecFile, name: str, model: Model, wish: ValidateOptions) -> st
         raise error.located(file.where("models", name)) from None
     if state in _MISSING:
         raise StudyError(
-            f"the weights of model '{name}' are not here: {_MISSING[state]}",
+            f"the weights of model '{name}' are missing: {_MISSING[state]}",
             where=file.where("models", name),
             todo="install the package, or correct `weights`",
         )
@@ -106,7 +106,7 @@ def _candidates(file: SpecFile) -> list[Candidate]:
 
 
 def _read(file: SpecFile, found: list[Candidate]) -> tuple[int, dict[str, str]]:
-    """How many could be decoded, and why others could not."""
+    """The number of decoded images, and why each of the others could not be decoded."""
     unreadable: dict[str, str] = {}
     for one in found:
         try:

@@ -1,41 +1,42 @@
-"""What `study verify` and `study compact` print."""
+"""`study verify`: check that a run is complete and undamaged."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from rich.console import Console
 
 from study.geometry.verify import check
-from study.results.verify import Report, verify
-from study.terminal.prose import say
+from study.results.verify import VerificationReport, verify
+from study.terminal.prose import exactly, say
+from study.terminal.screen import counted
 
 
-def print_verified(run: Path, console: Console, as_json: bool = False) -> int:
-    """Print what is found in a run, and return the exit status: 0 whole, 1 incomplete or damaged."""
+def print_verification(run: str, console: Console, *, as_json: bool) -> int:
+    """Print the state of the run at `run`; returns the exit status: 0 complete and undamaged, 1 otherwise."""
     report = verify(run)
     check(report)
     if as_json:
-        print(json.dumps(report.to_json(), indent=2))
-        return 0 if report.whole else 1
-    for line in lines(report):
-        say(console, line)
+        exactly(console, json.dumps(report.to_json(), indent=2))
+    else:
+        for line in lines(report):
+            say(console, line)
     return 0 if report.whole else 1
 
 
-def lines(report: Report) -> list[str]:
-    """The report for people: what was read, every finding with where and what to do, the verdict last."""
+def lines(report: VerificationReport) -> list[str]:
+    """The report as text: what was read, each finding with place and remedy, the verdict last."""
     expected = "" if report.expected is None else f" of {report.expected:,}"
-    probes = (
-        "" if report.probes_expected is None else f", {report.probes:,} of {report.probes_expected:,} units of probes"
+    shown = f"{report.pairs:,}{expected} (unit, target) {'pair' if report.pairs == 1 else 'pairs'}"
+    probes = ""
+    if report.probes_expected is not None:
+        probes = f", {report.probes:,} of {counted(report.probes_expected, 'probe unit')}"
+    counts = ", ".join(
+        counted(number, what) for number, what in ((report.parts, "part"), (report.rows, "row"), (report.units, "unit"))
     )
-    shown = [
-        f"{report.run}: {report.parts:,} parts, {report.rows:,} rows, {report.units:,} units, "
-        f"{report.pairs:,}{expected} (unit, target) pairs{probes}"
-    ]
+    text = [f"{report.run}: {counts}, {shown}{probes}"]
     for finding in report.findings:
-        shown += [f"{finding.kind}: {finding.what}", f"  where: {finding.where}", f"  to do: {finding.todo}"]
+        text += [f"{finding.kind}: {finding.what}", f"  where: {finding.where}", f"  to do: {finding.todo}"]
     kinds = {finding.kind for finding in report.findings} - {"note"}
-    shown.append("whole: everything is there, once, as it was written" if not kinds else " and ".join(sorted(kinds)))
-    return shown
+    text.append(" and ".join(sorted(kinds)) if kinds else "complete and undamaged")
+    return text

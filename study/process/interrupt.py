@@ -1,44 +1,45 @@
-"""Ctrl-C, SIGTERM and SIGHUP: a request to stop, seen wherever the driver is; and the way out of the process."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to stop, which reaches the main thread wherever it is."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
+
+from study.process.exit import end_process
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """The study is asked to stop. As little an error as KeyboardInterrupt: what handles errors must not handle it."""
+    """The study was asked to stop. Like KeyboardInterrupt, it is no error: `except Exception` must not catch it."""
 
 
 class Interrupt:
-    """While entered, the first signal sets `status` (130, 143 or 129) and raises Interrupted where the main thread is.
+    """A context in which the first signal sets `status` (130, 143 or 129) and raises Interrupted in the main thread.
 
-    Inside `patient` it only sets `status`, for the code there looks at it. The second signal ends the process with the
-    status of the first, after `farewell`. A signal that was ignored when the process began stays ignored: `nohup`.
+    Inside `patient` the signal only sets `status`, and the code there checks it. The second signal calls `farewell` and
+    ends the process with the status of the first. A signal that the process ignored from the start stays ignored
+    (`nohup`).
     """
 
     def __init__(self) -> None:
         self.status: int | None = None
         self.farewell: Callable[[], object] = _nothing
-        """Says the last words where a second signal leaves time for no others."""
+        """Prints the last lines if a second signal ends the process."""
         self.hurried = False
         self._patient = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        """Raises Interrupted where the Interrupt that was entered before has seen a signal."""
+        """Install the signal handlers. If an outer Interrupt has seen a signal, `check` raises Interrupted at once."""
         if _entered:
             self.status = _entered[-1].status
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._asked)
+                self._before[number] = signal.signal(number, self._handle)
         _entered.append(self)
         return self
 
@@ -48,46 +49,41 @@ class Interrupt:
             signal.signal(number, handler)
         self._before.clear()
 
-    def leave(self, status: int) -> NoReturn:
-        """End the process with `status`, also where a thread hangs in code that cannot be interrupted."""
-        if self.hurried:
-            for stream in (sys.stdout, sys.stderr):
-                # A terminal that is gone takes no words.
-                with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
-            os._exit(status)
-        sys.exit(status)
-
     def check(self) -> None:
-        """Raises Interrupted once a signal has come."""
+        """Raises Interrupted if a signal has come."""
         if self.status is not None:
             raise Interrupted
 
     def settle(self) -> None:
-        """How the study ended is said: from now on the first signal interrupts nothing."""
+        """From now on the first signal interrupts nothing: the outcome of the study is already printed."""
         self._patient += 1
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """In here a signal interrupts nothing: what is begun is ended by code that looks at `status`."""
+        """A context in which the first signal interrupts nothing: its code checks `status` and ends in order."""
         self._patient += 1
         try:
             yield
         finally:
             self._patient -= 1
 
-    def _asked(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         if self.status is not None:
             with contextlib.suppress(Exception):
                 self.farewell()
-            os._exit(self.status)
+            end_process(self.status, exit_handlers=False)
         self.status = 128 + number
         if not self._patient:
             raise Interrupted
 
 
+def stopped_message(command: str) -> str:
+    """The last line of an interrupted command, which `command` continues."""
+    return f"stopped; finished work is kept. Continue with: {command}"
+
+
 def hurry() -> None:
-    """From now on `leave` waits for no thread: one may hang, or be at what nobody wants to know any more."""
+    """Let the process end without its exit handlers, which may wait for a thread that hangs."""
     for one in _entered:
         one.hurried = True
 

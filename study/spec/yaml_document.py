@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from study.errors import StudyError, first_line
-from study.safe_text import commands
+from study.safe_text import is_control
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of a document down to a value."""
@@ -239,7 +239,7 @@ class _Builder:
 
     def _plain(self, text: str, node: yaml.Node) -> str:
         """Text that a message can show as it is: a terminal must not be told to do anything by a spec."""
-        odd = next((mark for mark in text if commands(mark)), None)
+        odd = next((mark for mark in text if is_control(mark)), None)
         if odd is not None:
             raise self._error(f"the character U+{ord(odd):04X} is no part of a text", node)
         if len(text) > _MOST_TEXT:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 from rich.console import Console as AnyConsole
 from rich.console import ConsoleDimensions
@@ -20,6 +19,7 @@ from study.events import repairs
 from study.events.json_lines import Events
 from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
 from study.events.run_state import RunState
+from study.process.output import LossyFile
 from study.safe_text import visible
 from study.storage.run_folder import RunFolder
 from study.terminal import prose
@@ -234,24 +234,12 @@ class _Apart(Console):
         return False
 
 
-class _Lasting(io.FileIO):
-    """A descriptor whose other end can close, such as a terminal: later output is discarded."""
-
-    def write(self, content: Any, /) -> int:
-        try:
-            return super().write(content)
-        except OSError as error:
-            if error.errno not in {errno.EIO, errno.EPIPE, errno.ENXIO}:
-                raise
-            return len(content)
-
-
 @contextlib.contextmanager
 def _copied(number: int) -> Iterator[IO[str]]:
     """A stream to the present destination of descriptor `number`, which stays when the descriptor is redirected."""
     usual = sys.__stdout__ if number == 1 else sys.__stderr__
     encoding = getattr(usual, "encoding", None) or "utf-8"
-    raw = io.BufferedWriter(_Lasting(os.dup(number), "w"))
+    raw = io.BufferedWriter(LossyFile(os.dup(number), "w"))
     with io.TextIOWrapper(raw, encoding=encoding, errors="replace", line_buffering=True) as stream:
         yield stream
 

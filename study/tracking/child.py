@@ -22,12 +22,12 @@ MOST_WAITING = 64 * 2**20
 class TrackingProcess:
     """Blocks its caller in `wait_ready` and `wait` only."""
 
-    def __init__(self, log: Path, kind: children.Kind, environment: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
         """Start the process; what it prints goes to `log`. Raises OSError if it cannot be started."""
         self._connection, theirs = multiprocessing.Pipe()
         with theirs, log.open("ab") as output:
             self._process = children.start(
-                [*children.module("study.tracking.process"), str(theirs.fileno())],
+                [*children.module_command("study.tracking.process"), str(theirs.fileno())],
                 kind,
                 environment,
                 stdin=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from study.events.run_state import RunState
 from study.process import children
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath
+from study.storage.s3_path import S3Path
 from study.tracking.child import TrackingProcess
 from study.tracking.history import COLUMNS, Outline
 from study.tracking.live import live_row
@@ -132,7 +132,7 @@ class TrackingClient(Observer):
 
     def _new_process(self) -> TrackingProcess:
         self._folder.tracking.mkdir(parents=True, exist_ok=True)
-        in_store = isinstance(self._folder.path, ObjectPath)
+        in_store = isinstance(self._folder.path, S3Path)
         kind = children.TRACKER_OF_STORE if in_store else children.TRACKER
         given = children.environment(kind, self._options.environment, self._options.spec.credentials)
         return TrackingProcess(self._log, kind, given)

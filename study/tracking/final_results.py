@@ -7,7 +7,7 @@ import io
 import polars as pl
 
 from study.analysis.transfer import success_rates
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 
 MOST_ROWS = 10_000
 """Number of cells in the table on W&B; cells.csv has all."""
@@ -21,7 +21,7 @@ _CELL, _FULL = (46, 18), (20, 64, 128)
 def cells(run: str) -> pl.DataFrame:
     """One row per cell: its keys, `relation`, `images`, `hits`, `success`, `low` and `high` (0..1), mean `rmsd` (pixel
     values 0..255). `budget` is null where the attack searches for it. Raises StudyError if the run cannot be read."""
-    finished = opened(run)
+    finished = open_run(run)
     searches = [name for name, attack in finished.spec.attacks.items() if attack.budget.minimal]
     budget = pl.when(pl.col("attack").is_in(searches)).then(None).otherwise("budget")
     return success_rates(finished.rows.with_columns(budget=budget)).select(_COLUMNS)

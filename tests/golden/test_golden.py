@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from study.results import parts
+from study.results import scanning
 from tests.conftest import ROOT
 from tests.golden.made import HERE, RUN, make
 from tests.golden.values import ids, models, pixels
@@ -48,7 +48,7 @@ def golden(tmp_path, monkeypatch) -> Path:
 
 
 def rows(run: Path) -> pl.DataFrame:
-    return parts.scan(run).collect().sort("unit", "target", "steps", "budget", "image")
+    return scanning.scan(run).collect().sort("unit", "target", "steps", "budget", "image")
 
 
 READ = {
@@ -61,7 +61,7 @@ READ = {
     "findings": (("findings", "run"), "momentum-transfers"),
     "geometry": (("geometry", "run"), "cosines"),
     "status": (("status", "run"), "complete"),
-    "verify": (("verify", "run"), "whole: everything is there, once, as it was written"),
+    "verify": (("verify", "run"), "complete and undamaged"),
     "images": (("images", "run", "--to", "out", "--attack", "mi"), "out"),
     "compact": (("compact", "run"), "2 parts"),
     "plan": (("plan", "spec.yaml"), "crafts"),

@@ -6,11 +6,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from study.commands.compare import _numbers as numbers
-from study.commands.compare import _papers as papers
-from study.commands.compare import _reasons as reasons
-from study.commands.compare import beside_papers, told_of
 from study.papers import paper_comparison
+from study.papers.run_comparison import cell_texts, compare_run, papers_of, provenance, reasons
 from study.report.html.data import Gathered
 from study.report.html.page import NOTHING, Cell, Room, Table, folded, note, section, words
 
@@ -20,12 +17,12 @@ def comparison(gathered: Gathered, room: Room) -> str:
     spec = gathered.spec
     if not any(one.published is not None for one in spec.experiments.values()):
         return ""
-    asked = papers(spec, None)
-    compared = beside_papers(gathered.run, gathered.finished, asked)
+    asked = papers_of(spec)
+    compared = compare_run(gathered.run, gathered.finished, asked)
     digests = {name: one.get("digest") for name, one in gathered.finished.models.items()}
     parts = []
     for paper in asked:
-        told = told_of(paper, compared, spec, digests, gathered.finished.selected)
+        told = provenance(paper, compared, spec, digests, gathered.finished.selected)
         mine = compared.filter(paper=paper)
         parts.append(section(f"paper-{paper}", told["paper"], _paper(mine, told, room), level=3))
     return section("comparison", "Beside the papers", parts)
@@ -48,8 +45,8 @@ def _paper(compared: pl.DataFrame, told: dict[str, object], room: Room) -> Itera
                 f"{title}: {sum(count for _, count in reasons(one))} of {one.height} numbers are not compared", left
             )
     images, models = told["images"], told["models"]
-    assert isinstance(images, dict), "told_of gives mappings"
-    assert isinstance(models, dict), "told_of gives mappings"
+    assert isinstance(images, dict), "provenance gives mappings"
+    assert isinstance(models, dict), "provenance gives mappings"
     yield note(f"Images: there {images['there']}; here {images['here']}, and not the same ones.")
     if models:
         lines = [words(name, one["weights"], str(one["digest"])[:16]) for name, one in models.items()]
@@ -60,7 +57,7 @@ def _cells(shown: pl.DataFrame, title: str, room: Room) -> str:
     metric = shown["metric"].unique().to_list()
     lines = []
     for one in shown.iter_rows(named=True):
-        theirs, ours, interval, off = (Cell(said, number=True) for said in numbers(one))
+        theirs, ours, interval, off = (Cell(said, number=True) for said in cell_texts(one))
         first = words(*(one[key] or "–" for key in ("attack", "sources", "target", "metric")))
         lines.append([*first, theirs, ours, interval, off, Cell({True: "yes", False: "no"}.get(one["within"], "–"))])
     head = ["attack", "sources", "target", "metric", "theirs", "ours", "95 % of ours", "ours - theirs", "theirs inside"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from study.commands import geometry as geometry_rows
-from study.commands.findings import HOW, cosines, readings
 from study.geometry import figures as drawings
+from study.geometry.probe_rows import cosine_rows, probe_rows
 from study.geometry.spec import Probe
+from study.papers.finding_readings import EXPLANATION, readings
 from study.papers.findings import evaluate
 from study.report.figures import Album, plainly
 from study.report.html.data import Gathered
@@ -21,7 +21,7 @@ def findings(gathered: Gathered, room: Room) -> str:
     """Each claim of the spec and whether the rows bear it out; nothing where the spec claims nothing."""
     if not gathered.spec.findings:
         return ""
-    known = cosines(gathered.run, gathered.spec)
+    known = cosine_rows(gathered.run, gathered.spec)
     found = evaluate(gathered.finished.rows, gathered.spec, images=gathered.finished.selected, geometry=known)
     lines, parts = [], []
     for one in found.iter_rows(named=True):
@@ -44,7 +44,7 @@ def findings(gathered: Gathered, room: Room) -> str:
                 folded(f"{one['finding']}: its {len(inner)} cells", Table(one["finding"], head, inner).html(room))
             )
     head = ["finding", "claim", "of", "verdict", "effect", "95 %", "p", "images", "why", "source"]
-    whole = Table("What is claimed, and what the rows say", head, lines, notes=[HOW]).html(room)
+    whole = Table("What is claimed, and what the rows say", head, lines, notes=[EXPLANATION]).html(room)
     return section("findings", "Findings", [whole, *parts])
 
 
@@ -52,7 +52,7 @@ def geometry(gathered: Gathered, drawn: Album, room: Room) -> str:
     """Every probe's figures, of a few images where there is one for each; nothing where the spec asks nothing."""
     parts, lines = [], []
     for name, probe in gathered.spec.geometry.items():
-        rows = geometry_rows.rows_of(gathered.run, name, probe)
+        rows = probe_rows(gathered.run, name, probe)
         lines.append(
             [*words(name, probe.probe), Cell(f"{rows['image'].n_unique():,}", number=True), *words(rows.height)]
         )

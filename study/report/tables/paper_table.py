@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,15 +17,10 @@ from study.analysis.experiments import POINT, cells, of_experiment
 from study.errors import StudyError, names
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, Relation, marked
-from study.report.tables import table_formats
 from study.report.tables.matrices import _variant as variant
-from study.results import integrity
-from study.results.run_reader import opened
 from study.spec.schema import Experiment, Spec
-from study.terminal.prose import exactly, say
 
 METRICS = ("accuracy", "success", "match")
-FORMATS = ("rich", "markdown", "latex", "csv")
 
 _CLEAN = "clean images: % that the target model gives their true label first, of all that the clean pass asked about"
 _MEANING = {
@@ -123,7 +117,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What is asked for: an experiment, among how many labels, by which metric, in which format, to which file."""
+    """The options of `study table`: an experiment, the number of labels to search, metric, format, file, new spec."""
 
     experiment: str
     top: int = 1
@@ -131,43 +125,6 @@ class TableOptions:
     format: str = "rich"
     to: Path | None = None
     spec: Path | None = None
-
-
-@integrity.reads
-def table(run: str, order: TableOptions, console: Console) -> None:
-    """Print or write an experiment of the run at `run`, a table for each goal. StudyError for what is not there."""
-    if order.format not in FORMATS:
-        raise StudyError(f"there is no format '{order.format}'", accepted=names(FORMATS, order.format))
-    if order.format == "rich" and order.to is not None:
-        raise StudyError("rich tables are for the terminal", accepted="--format markdown, latex or csv with --to")
-    finished = opened(run, order.spec)
-    made = [
-        replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
-        for one in layouts(finished.spec, finished.rows, order)
-    ]
-    if not any(one.lines for one in made):
-        raise StudyError(f"{run} has no rows of '{order.experiment}' yet", todo="launch the study first", status=1)
-    if order.format == "rich":
-        for layout in made:
-            console.print(rich(layout))
-            for note in layout.notes:
-                say(console, note)
-        return
-    writers: Mapping[str, Callable[[Iterable[Layout]], str]] = {
-        "markdown": table_formats.markdown,
-        "latex": table_formats.latex,
-        "csv": table_formats.csv,
-    }
-    text = writers[order.format](made)
-    if order.to is None:
-        exactly(console, text, end="")
-        return
-    try:
-        order.to.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StudyError(
-            f"{order.to} cannot be written: {error.strerror}", todo="name another file with --to"
-        ) from None
 
 
 def layouts(spec: Spec, rows: pl.LazyFrame, order: TableOptions) -> list[Layout]:

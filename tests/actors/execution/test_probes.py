@@ -10,11 +10,11 @@ import yaml
 
 from actors.execution import probes as carried_out
 from actors.workers.worker import Worker
-from study.commands.geometry import plain_cosines, rows_of
 from study.errors import StudyError
 from study.geometry import store
+from study.geometry.probe_rows import plain_cosines, probe_rows
 from study.papers import paper_comparison, published
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.schema import load
 from tests.conftest import TINY, run_here
 
@@ -163,7 +163,7 @@ def test_tables_and_figures(undisturbed, door, tmp_path):
     status, printed, _ = door("geometry", undisturbed / "run", "--figures", tmp_path / "figures")
     assert status == 0
     for shown in ("cosine: mean cosine of gradients, 6 images", "2 copies, sigma 15", "plane: planes of 3 x 3 points",
-                  "line: logits along", "parts: where the label is wrong"):  # fmt: skip
+                  "line: logits along", "parts: intervals of wrong labels"):  # fmt: skip
         assert shown in printed
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"cosine-matrix.svg", "cosine-copies.png", "parts-lines.svg"} <= names
@@ -178,19 +178,19 @@ def test_an_image_that_was_answered_for_twice_counts_once(undisturbed, tmp_path)
     run = undisturbed / "run"
     spec = load(undisturbed / "spec.yaml").spec
     for name, probe in spec.geometry.items():
-        once = rows_of(str(run), name, probe)
+        once = probe_rows(str(run), name, probe)
         twice = tmp_path / "run" / "geometry" / name
         twice.mkdir(parents=True)
         part = next((run / "geometry" / name).glob("*.parquet")).name
         for index in range(2):
             again = pl.read_parquet(run / "geometry" / name / "*.parquet").with_columns(unit=pl.lit(f"{index}"))
             again.write_parquet(twice / f"{part[:-9]}{index}{part[-8:]}")
-        assert rows_of(str(tmp_path / "run"), name, probe).height == once.height
+        assert probe_rows(str(tmp_path / "run"), name, probe).height == once.height
 
 
 def test_cosines_stand_beside_published_ones(undisturbed):
     run = str(undisturbed / "run")
-    finished = opened(run)
+    finished = open_run(run)
     means = plain_cosines(run, finished.spec)
     assert means.filter(pl.col("first") == pl.col("second"))["cosine"].to_list() == pytest.approx([1, 1])
     called = {"resnet101": "c", "resnet152": "a"}

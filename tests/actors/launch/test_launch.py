@@ -175,7 +175,7 @@ def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number
     spec, run = spec_file(TINY), tmp_path / "run"
     status = launch(LaunchOptions(spec, run), Console(file=printed, width=200), lambda: _Sends(number, after))
     assert status == expected
-    assert f"Go on with: study launch {spec} --output {run}" in printed.getvalue()
+    assert f"Continue with: study launch {spec} --output {run}" in printed.getvalue()
     assert run_here(spec, run)[0] == 0
     assert not (run / "failures.json").exists()
     assert_same_rows(run, tiny_run)

@@ -25,7 +25,7 @@ def test_every_preset_is_listed_with_its_source(width):
     for name in known():
         assert name in text
     assert text.count("(arXiv:") >= 20
-    assert max(len(line.rstrip()) for line in text.split("gradients: of one")[0].splitlines()) <= width
+    assert max(len(line.rstrip()) for line in text.split("gradients: per image")[0].splitlines()) <= width
 
 
 @pytest.mark.parametrize("name", known())
@@ -33,7 +33,7 @@ def test_every_preset_is_a_recipe(name):
     attack = Attack.model_validate(keys_of(name, {}))
     assert Attack.model_validate(attack.model_dump(mode="json")) == attack
     assert preset(name).source
-    assert f"{attack.gradients(attack.steps, 1)} image gradients" in printed(name)
+    assert f"{attack.gradients(attack.steps, 1)} gradient" in printed(name)
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)

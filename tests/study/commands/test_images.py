@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from study.commands.images import _files
+from study.commands.images import file_names
 from study.errors import StudyError
 from tests.conftest import rows, run_here
 
@@ -93,8 +93,8 @@ def test_what_is_written_is_an_image_set(run, door, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--attack", "pgd"), "no craft of this study is what was asked for"),
-        (("--steps", "2"), "no craft is kept at such a point"),
+        (("--attack", "pgd"), "no attack run (craft) of this study matches the options"),
+        (("--steps", "2"), "no images have these steps and this budget"),
     ],
 )
 def test_what_is_not_there(run, door, tmp_path, words, said):
@@ -122,13 +122,13 @@ def test_a_run_that_keeps_nothing_says_how_to(tiny_run, door, tmp_path):
     "name", ["../x.png", "a/../../x.png", "/etc/x.png", "a\\..\\x", "C:x", "..", "a/..", "x\0.png"]
 )
 def test_no_name_leads_out(name):
-    with pytest.raises(StudyError, match="cannot be written under its name"):
-        _files([name])
+    with pytest.raises(StudyError, match="leads out of a folder"):
+        file_names([name])
 
 
 def test_two_images_of_one_name(tmp_path):
-    with pytest.raises(StudyError, match=r"a/x.png and a/x.bmp would both be a/x.png"):
-        _files(["a/x.png", "a/x.bmp"])
+    with pytest.raises(StudyError, match=r"a/x.png and a/x.bmp have the same file a/x.png"):
+        file_names(["a/x.png", "a/x.bmp"])
 
 
 def test_kept_images_can_be_read_with_polars_alone(run):

@@ -74,8 +74,8 @@ def test_a_killed_run_counts_what_its_rows_say(run, dead):
     halve(run)
     rewrite(run, ended=False, status=None, process=dead, host=socket.gethostname(), seconds=61.0)
     said = printed(run)
-    assert "stopped without a word after 1:01, 50 % of 150 units" in said
-    assert "launch it again to go on" in said
+    assert "ended unexpectedly after 1:01, 50 % of 150 units done" in said
+    assert "launch it again to continue" in said
     counts = re.findall(r"^  (?:single|ensembles) +(\d+)/(?:120|30) units$", said, re.MULTILINE)
     assert sum(map(int, counts)) == rows(run)["unit"].n_unique() == 75
 
@@ -94,7 +94,7 @@ def test_a_run_at_work_here(run):
         last_failure="image 3: not a number",
     )
     said = printed(run)
-    assert f"running (process {os.getpid()} on {socket.gethostname()}), 25 % of 12 units" in said
+    assert f"running (process {os.getpid()} on {socket.gethostname()}), 25 % of 12 units done" in said
     assert "about 1:30 left" in said
     assert "2 failures" in said
     assert "last: image 3: not a number" in said
@@ -124,14 +124,14 @@ def test_watching_ends_with_the_launch(run):
 
 def test_an_error_is_said_again(run):
     rewrite(run, ended=True, status=2, error="the disk is full\n  to do: make room")
-    assert "the last launch ended with an error:\n    the disk is full\n      to do: make room" in printed(run)
+    assert "the last launch failed:\n    the disk is full\n      to do: make room" in printed(run)
 
 
 def test_no_run_and_a_damaged_file(door, run, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, error = door("status", tmp_path / "empty")
     assert status == 2
-    assert "is not the run folder of a study" in error
+    assert "is not a run folder" in error
     (run / "status.json").write_text("{")
     with pytest.raises(StudyError, match=r"status\.json is damaged"):
         printed(run)

@@ -18,9 +18,9 @@ def test_a_good_spec(door, spec_file):
     spec = spec_file(TINY)
     status, printed, error = door("validate", spec)
     assert (status, error) == (0, "")
-    assert f"{spec} is a study: tiny" in printed
+    assert f"{spec} is valid: tiny" in printed
     assert "3 models: a (" in printed
-    assert "0 of them unreadable" in printed
+    assert "0 unreadable" in printed
     assert "5 attacks, 2 experiments: single, ensembles" in printed
     assert printed.endswith(f"next: study plan {spec}\n")
     status, printed, _ = door("validate", spec, "--json")
@@ -34,7 +34,7 @@ def test_a_good_spec(door, spec_file):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"images": {"sample": "foolbox", "keep": "all", "count": 5000}}, ["5000 images are wanted", "images.count"]),
+        ({"images": {"sample": "foolbox", "keep": "all", "count": 5000}}, ["asks for 5,000 images", "images.count"]),
         ({"images": {"folder": "nowhere"}}, ["nowhere", "images"]),
         ({"models": {"a": "package:no_such_package"}}, ["no_such_package", "models.a"]),
         ({"models": {"a": {"network": "timm:test_resnet", "weights": "file:gone.pt"}}}, ["gone.pt", "models.a"]),
@@ -60,5 +60,5 @@ def test_unreadable_images_are_named(door, spec_file, tmp_path, shared):
     images = {"folder": str(tmp_path / "photographs"), "size": 64, "keep": "all", "corrupt": "leave-out"}
     status, printed, error = door("validate", spec_file({"images": images}))
     assert status == 0, error
-    assert "3 images, 1 of them unreadable" in printed
+    assert "3 images, 1 unreadable" in printed
     assert "left out: n01440764/torn.JPEG" in printed

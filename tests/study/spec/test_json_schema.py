@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from study.commands.init import InitOptions, init
+from study.commands.init import InitOptions, write_spec
 from study.commands.init import starter as starter_of
 from study.defences.transforms import Transforms
 from study.errors import StudyError
@@ -58,7 +58,7 @@ def test_what_is_no_spec(key, value):
 
 
 def test_it_has_every_transform():
-    with pytest.raises(ValueError, match="no transform named") as refused:
+    with pytest.raises(ValueError, match="is not a transform") as refused:
         Transforms.model_validate({"nothing": 1})
     known = refused.value.errors()[0]["ctx"]["accepted"].replace(" (the nearest)", "").split(", ")
     listed = json_schema.spec_schema()["$defs"]["Transforms"]["anyOf"][0]["properties"]
@@ -73,7 +73,7 @@ def test_the_files_are_up_to_date(path):
 def test_a_first_spec(tmp_path):
     said: list[str] = []
     path = tmp_path / "first.yaml"
-    init(
+    write_spec(
         path,
         InitOptions(models=("resnet50", "timm:vgg16.tv_in1k"), attacks=("mi+di", "fg"), targeted=True),
         said.append,
@@ -84,15 +84,17 @@ def test_a_first_spec(tmp_path):
     assert spec.experiments["single"].goal == ("untargeted", "targeted")
     assert "optimization" in spec.attacks, "fg is matched to it"
     assert not list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text())))
-    with pytest.raises(StudyError, match="is there already"):
-        init(path, InitOptions(), said.append, None)
-    init(path, InitOptions(force=True), said.append, lambda question, usual: "asked" if "name" in question else "")
+    with pytest.raises(StudyError, match="exists already"):
+        write_spec(path, InitOptions(), said.append, None)
+    write_spec(
+        path, InitOptions(force=True), said.append, lambda question, usual: "asked" if "name" in question else ""
+    )
     assert load(path).spec.study == "asked"
     for wish, part in (
         (InitOptions(attacks=("mii",)), "mi (the nearest)"),
         (InitOptions(models=("resnet5",)), "resnet50"),
     ):
         with pytest.raises(StudyError) as refused:
-            init(tmp_path / "x.yaml", wish, said.append, None)
+            write_spec(tmp_path / "x.yaml", wish, said.append, None)
         assert part in str(refused.value)
     assert "folder: '#odd: path'" in starter_of(InitOptions("s", "#odd: path", 2, ("resnet50",), ("mi",)))

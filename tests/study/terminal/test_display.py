@@ -174,7 +174,7 @@ def test_a_terminal_that_goes_away(tmp_path, ignored):
     assert status == written["status"] == (1 if ignored else 129)
     assert written["ended"]
     assert written["error"] is None
-    said = "done as asked in" if ignored else "stopped; what is finished is kept. Go on with: study launch"
+    said = "done as asked in" if ignored else "stopped; finished work is kept. Continue with: study launch"
     assert said in (run / "study.log").read_text()
 
 

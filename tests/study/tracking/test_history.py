@@ -63,10 +63,10 @@ def test_a_launch_that_goes_on_begins_after_the_last_row_with_all_cells(outline,
 
 def test_a_row_of_history_says_what_the_analysis_says(tiny_run, outline, frame):
     from study.analysis.transfer import success_rates
-    from study.results import parts
+    from study.results import scanning
 
     last = values(History(outline, 0).add(frame.lazy()))
-    expected = success_rates(parts.scan(tiny_run))
+    expected = success_rates(scanning.scan(tiny_run))
     assert expected.height == len(outline.names)
     for one in expected.iter_rows(named=True):
         key = f"{one['sources']}-{one['attack']}-{one['goal']}-s{one['seed']}/{one['target']}"

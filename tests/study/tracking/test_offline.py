@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from tests.conftest import ROOT
 from tests.study.tracking.conftest import content, last_values, logged, synced, wandb_id
 from tests.undisturbed.undisturbed import who_holds_files_of
@@ -64,7 +64,7 @@ def test_everything_is_there(tracked, tmp_path, services):
     ):  # fmt: skip
         assert wanted in keys, wanted
     config = there["config"]
-    spec = opened(str(run)).spec.model_dump(mode="json")
+    spec = open_run(str(run)).spec.model_dump(mode="json")
     assert config["spec"]["value"] == _without_empty(spec)
     assert json.loads(there["artifacts"][f"study-{name}"]["files"]["spec.json"]) == spec
     assert config["models"]["value"] == json.loads((run / "models.json").read_text())

@@ -1,0 +1,46 @@
+"""A command as a process: errors for people, an exit status that tells the truth, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from study.errors import StudyError
+from study.process.exit import end_process
+from study.process.interrupt import Interrupt, Interrupted, stopped_message
+from study.process.output import drop_unread_output
+from study.safe_text import visible
+
+
+def run_command(command: Callable[[], object]) -> NoReturn:
+    """Run `command` and end the process with its exit status."""
+    drop_unread_output()
+    with Interrupt() as interrupt:
+        status = status_of(command, interrupt)
+    end_process(status, exit_handlers=not interrupt.hurried)
+
+
+def status_of(command: Callable[[], object], interrupt: Interrupt) -> int:
+    """Run `command`, print to standard error why it failed, and return its exit status."""
+    try:
+        command()
+    except StudyError as error:
+        _print_error(f"error: {error}")
+        return error.status
+    except (Interrupted, KeyboardInterrupt):
+        _print_error(stopped_message(shlex.join(["study", *sys.argv[1:]])))
+        return interrupt.status or 130
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            _print_error(end.code)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _print_error(text: str) -> None:
+    # The terminal may have gone.
+    with contextlib.suppress(OSError):
+        print(visible(text), file=sys.stderr)

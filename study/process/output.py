@@ -1,0 +1,46 @@
+"""Standard output whose reader may leave early: `study show RUN | head` still ends with the status of its work."""
+
+from __future__ import annotations
+
+import errno
+import io
+import select
+import sys
+from typing import Any, cast
+
+_GONE = {errno.EIO, errno.EPIPE, errno.ENXIO}
+
+
+class LossyFile(io.FileIO):
+    """A file descriptor that drops what its other end no longer reads: a closed pipe, a terminal that has gone."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return len(content)
+
+
+def drop_unread_output() -> None:
+    """Replace `sys.stdout` by a stream on the same descriptor that drops output once its reader has gone."""
+    usual = sys.stdout
+    if not isinstance(usual, io.TextIOWrapper):
+        return
+    raw = LossyFile(usual.fileno(), "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        # Unbuffered output (python -u) has no buffer here either.
+        cast("io.BufferedWriter", raw) if usual.write_through else io.BufferedWriter(raw),
+        encoding=usual.encoding,
+        errors=usual.errors,
+        line_buffering=usual.line_buffering,
+        write_through=usual.write_through,
+    )
+
+
+def reader_has_gone() -> bool:
+    """Whether standard output is a pipe or a terminal that no process reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
