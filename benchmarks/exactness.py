@@ -1,11 +1,10 @@
-"""How far rounding goes: what folding, layout, precision, compilation and batch size change in a study's results.
+"""The effect of rounding: what folding, layout, precision, compilation and batch size change in a study's results.
 
 Run: python benchmarks/exactness.py [--images FOLDER] [--count 200] [--only modes|batches|draws].
 
-A ReLU network's image gradient is not continuous: where a rounding moves a unit across its kink the gradient jumps,
-and sign steps carry the difference from pixel to pixel. So the pixels of two equally exact runs part within a few
-steps, while success rates do not. This prints both, beside a run in double precision: what no rounding is as near to
-as another.
+A ReLU network's image gradient is not continuous: if rounding moves a unit across its kink, the gradient jumps, and
+sign steps spread the difference from pixel to pixel. So the pixels of two equally exact runs diverge within a few
+steps, while success rates agree. This prints both, with a run in double precision as the reference.
 
 Images: a folder of WordNet-id folders, else the twenty that foolbox carries. Source EfficientNet-Lite0, targets
 EfficientNet-Lite1 and -Lite2, on the images that all three classify correctly.
@@ -29,7 +28,7 @@ from study.attacks.loop import Crafted, Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.classifier import Classifier
 from study.models.predict import predict
 from study.reproducibility import numerics
@@ -89,11 +88,11 @@ MODES: dict[str, Mode] = {
 
 
 def modes(console: Console, given: ImageBatch, targets: list[Classifier], presets: list[str]) -> None:
-    """Every mode's pixels and success rates beside the reference mode's."""
+    """Every mode's pixels and success rates, compared with the reference mode."""
     few = given.take(range(min(DOUBLE_IMAGES, len(given.clean))))
     for preset in presets:
         attack = Attack.model_validate(keys_of(preset, {"checkpoints": [1, 2]}))
-        exact = zoo.load("source", LITE[0], layout="contiguous")
+        exact = loading.load("source", LITE[0], layout="contiguous")
         truth = _run(_Double(exact), attack, few, Engine(batch=16, layout="contiguous"))
         table = Table("mode", "seconds", *(f"differ, {n}" for n in ("1 step", "2 steps", "10 steps")), title=preset)
         table.add_column("from float64, 1 / 10 steps")
@@ -101,7 +100,7 @@ def modes(console: Console, given: ImageBatch, targets: list[Classifier], preset
             table.add_column(f"{target}, 95 %")
         base: Crafted | None = None
         for name, (layout, fold, precision, compiled) in MODES.items():
-            model = zoo.load("source", LITE[0], layout=layout, fold=fold)
+            model = loading.load("source", LITE[0], layout=layout, fold=fold)
             if compiled:
                 model.compile_with(True)
             engine = Engine(batch=16, layout=layout, precision=precision)
@@ -130,7 +129,7 @@ def modes(console: Console, given: ImageBatch, targets: list[Classifier], preset
 def batches(console: Console, given: ImageBatch, targets: list[Classifier]) -> None:
     """PGD from a random start, ten steps, in batches of several sizes."""
     attack = Attack.model_validate(keys_of("pgd", {}))
-    model = zoo.load("source", LITE[0], fold=True)
+    model = loading.load("source", LITE[0], fold=True)
     base = _run(model, attack, given, Engine(batch=8))
     expected = [predict(target, base.pixels, batch=8).top5[:, 0] for target in targets]
     table = Table("batch", "pixels that differ from batch 8", "predictions that differ", title="pgd, 10 steps")
@@ -144,8 +143,8 @@ def batches(console: Console, given: ImageBatch, targets: list[Classifier]) -> N
 
 
 def draws(console: Console) -> None:
-    """What the random numbers of a smoothed step cost, beside its gradient."""
-    model = zoo.load("source", LITE[0], fold=True)
+    """The time of the random numbers of a smoothed step, relative to its gradient."""
+    model = loading.load("source", LITE[0], fold=True)
     images = torch.rand(8, 3, 224, 224).contiguous(memory_format=torch.channels_last) * 255
     streams = Streams(("bench",), [str(index) for index in range(8)])
 
@@ -194,7 +193,7 @@ def main() -> None:
     if chosen.only in (None, "draws"):
         draws(console)
     if chosen.only != "draws":
-        targets = [zoo.load(f"lite{index}", model, fold=True) for index, model in enumerate(LITE)]
+        targets = [loading.load(f"lite{index}", model, fold=True) for index, model in enumerate(LITE)]
         given = chosen_images(chosen.images, chosen.count, targets)
         console.print(f"{len(given.clean)} images, {chosen.threads} threads, torch {torch.__version__}")
         if chosen.only in (None, "batches"):

@@ -31,11 +31,12 @@ import torch
 import yaml
 from rich.console import Console
 
-import actors.launch.launch
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
-from study.events.observer import Ended, Observer, Observers, Started
-from study.tracking.tracker import Tracker
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
+from study.events.observer import Started
+from study.terminal import Display
+from study.tracking.client import TrackingClient
 
 MODES = ("disabled", "offline", "hostile")
 _SERVER = Path(__file__).resolve().parents[1] / "tests" / "study" / "tracking" / "service.py"
@@ -46,8 +47,8 @@ class Held:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for name in ("started", "finished", "failed", "state"):
-            setattr(Tracker, name, self._timed(getattr(Tracker, name)))
+        for name in ("started", "finished", "state"):
+            setattr(TrackingClient, name, self._timed(getattr(TrackingClient, name)))
 
     def _timed(self, method: Callable[..., None]) -> Callable[..., None]:
         def call(*arguments: object) -> None:
@@ -58,19 +59,22 @@ class Held:
         return call
 
 
-class Clock(Observer):
-    """When units began, and when they were over."""
+class Clock:
+    """When the units of a launch began and ended: the times at which the display was told."""
 
     def __init__(self) -> None:
         self.begun = self.over = 0.0
+        started, end = Display.started, Display.end
 
-    def started(self, event: Started) -> None:
-        self.begun = time.monotonic()
+        def timed_start(display: Display, event: Started) -> None:
+            self.begun = time.monotonic()
+            started(display, event)
 
-    def end(self) -> None:
-        self.over = time.monotonic()
+        def timed_end(display: Display) -> None:
+            self.over = time.monotonic()
+            end(display)
 
-    def ended(self, event: Ended) -> None: ...
+        Display.started, Display.end = timed_start, timed_end  # type: ignore[method-assign]
 
 
 def spec(steps: int) -> dict[str, object]:
@@ -96,21 +100,11 @@ def spec(steps: int) -> dict[str, object]:
     }
 
 
-def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
+def timed(clock: Clock, file: Path, folder: Path, mode: str) -> tuple[float, float]:
     """Seconds of the units, and of what came after them."""
-    clock, console = Clock(), Console(file=io.StringIO())
-    begin = actors.launch._Study.run
-
-    def watched(study: actors.launch._Study, *arguments: object) -> int:
-        study.display = Observers(clock, [study.display])
-        return begin(study, *arguments)
-
-    actors.launch._Study.run = watched
-    try:
-        tracked = "online" if mode == "hostile" else mode
-        status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
-    finally:
-        actors.launch._Study.run = begin
+    console = Console(file=io.StringIO())
+    tracked = "online" if mode == "hostile" else mode
+    status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
     assert status == 0, console.file.getvalue()[-2000:]
     return clock.over - clock.begun, time.monotonic() - clock.over
 
@@ -149,19 +143,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    held = Held()
+    held, clock = Held(), Clock()
     took: dict[str, list[float]] = {mode: [] for mode in MODES}
     ends: dict[str, list[float]] = {mode: [] for mode in MODES}
     holding, working, same = [], [], []
     with tempfile.TemporaryDirectory() as scratch, hostile(1):
         file = Path(scratch) / "spec.yaml"
         file.write_text(yaml.safe_dump(spec(given.steps)))
-        timed(file, Path(scratch) / "warm", "disabled")
+        timed(clock, file, Path(scratch) / "warm", "disabled")
         expected = rows(Path(scratch) / "warm")
         for turn in range(given.rounds):
             for mode in MODES[turn % len(MODES) :] + MODES[: turn % len(MODES)]:
                 before, used, folder = held.seconds, _cpu_of_children(), Path(scratch) / f"{turn}-{mode}"
-                units, end = timed(file, folder, mode)
+                units, end = timed(clock, file, folder, mode)
                 took[mode].append(units)
                 ends[mode].append(end)
                 same.append(rows(folder).equals(expected))

@@ -112,7 +112,7 @@ SPECS = {
     ),
     "unknown zoo": (
         swap("timm:tf_efficientnet_lite1", "tim:tf_efficientnet_lite1"),
-        ["names no network of a known zoo", "torchvision:<network>"],
+        ["is not a network of a known zoo", "torchvision:<network>"],
     ),
     "unknown weights": (
         swap(
@@ -167,7 +167,7 @@ SPECS = {
     "name with a slash": (swap("study: tiny", "study: ../tiny"), ["'../tiny' cannot be the name of a study"]),
     "neither sample nor folder": (
         swap("sample: foolbox, ", ""),
-        ["either a sample or a folder", "images", "line 4"],
+        ["needs exactly one of `sample`, `folder`", "images", "line 4"],
     ),
     "folder that is not there": (
         swap("sample: foolbox", "folder: /nowhere/val"),
@@ -175,11 +175,11 @@ SPECS = {
     ),
     "more actors than cores": (
         swap("actors: 1,", "actors: 5000,"),
-        ["5000 actors with 1 threads each need 5000 cores", "run.actors"],
+        ["5000 workers with 1 thread each need 5000 cores", "run.actors"],
     ),
     "more images than there are": (
         swap("count: 10", "count: 1000"),
-        ["1000 images are wanted, and only 20 of 20", "images.count up to 20"],
+        ["1,000 images are needed, but only 20 of 20", "images.count up to 20"],
     ),
 }
 
@@ -267,7 +267,7 @@ def weights_of(model, path):
 BAD_WEIGHTS = {
     "of another network": (
         lambda path: weights_of(torch.nn.Linear(3, 4).state_dict(), path),
-        ["do not fit timm:tf_efficientnet_lite0 (model 'a')", "tensors are missing", "have no place (first: bias)"],
+        ["do not fit timm:tf_efficientnet_lite0 (model 'a')", "missing (first", "have no place (first: bias)"],
     ),
     "a pickled object": (
         lambda path: weights_of(torch.nn.Linear(3, 4), path),

@@ -22,7 +22,7 @@ from study.images.labels import label_set
 from study.images.lists import read_list
 from study.images.location import FileImage
 from study.images.parquet import read_parquet
-from study.models import memory, user_code, zoo
+from study.models import loading, memory, user_code
 from study.models.reference import Model
 from study.models.weights import state_dict as weights
 from study.spec.schema import load
@@ -271,13 +271,13 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize("ask", [
-    lambda model: zoo.check("m", model),
-    lambda model: zoo.load("m", model),
+    lambda model: loading.check("m", model),
+    lambda model: loading.load("m", model),
     memory.build_meta,
     lambda model: user_code.build(model, allowed=False),
 ], ids=["check", "load", "build_meta", "build"])  # fmt: skip
 def test_whatever_builds_a_network_asks_for_permission(own, tmp_path, ask):
-    with pytest.raises(StudyError, match="was not allowed") as caught:
+    with pytest.raises(StudyError, match="may not run without permission") as caught:
         ask(Model.model_validate(own))
     assert "--allow-code" in str(caught.value)
     assert not (tmp_path / "evil.ran").exists()
@@ -311,7 +311,7 @@ def test_weights_come_by_their_own_key_alone(network, argument):
 ])  # fmt: skip
 def test_networks_that_timm_has_renamed(old, new):
     with pytest.raises(StudyError, match=f"timm has renamed '{old}'") as caught:
-        zoo.check("m", Model.model_validate(f"timm:{old}"))
+        loading.check("m", Model.model_validate(f"timm:{old}"))
     assert new in str(caught.value)
 
 
@@ -321,7 +321,7 @@ def test_a_zoo_that_cannot_be_imported(monkeypatch):
 
     monkeypatch.setattr("study.models.zoos.pretrainedmodels.networks", broken)
     with pytest.raises(StudyError, match="No module named 'six'") as caught:
-        zoo.check("m", Model.model_validate("pretrainedmodels:inceptionresnetv2/imagenet"))
+        loading.check("m", Model.model_validate("pretrainedmodels:inceptionresnetv2/imagenet"))
     assert "pip install six" in str(caught.value)
 
 

@@ -137,7 +137,7 @@ def test_fetch_once_and_offline_ever_after(door, spec_file, monkeypatch, tmp_pat
         status, _, error = door("fetch", spec)
         assert status == 2
         assert name in error
-        assert "delete it" in error
+        assert "delete the file" in error
     finally:
         object.__setattr__(entry, "url", before)
 

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 from study.attacks.presets import keys_of
 from study.geometry import store as geometry_rows
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.papers import published
 from study.papers.findings import evaluate
 from study.papers.published_matching import match
-from study.results import parts
+from study.results import scanning
 from study.spec.schema import SpecFile, load
 from tests.conftest import ROOT, run_here
 
@@ -155,7 +155,7 @@ def test_weights_are_in_a_zoo_or_named_as_files(name, spec_of):
     assert files == NO_WEIGHTS.get(name, set())
     for model, one in spec.models.items():
         if model not in files and one.zoo == "timm":
-            zoo.check(model, one)
+            loading.check(model, one)
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -246,7 +246,7 @@ def test_every_spec_runs_end_to_end_with_random_weights(name, tmp_path, monkeypa
     status, printed = run_here(path, tmp_path / "run")
     assert status == 0, printed
     spec = load(path).spec
-    rows = parts.scan(tmp_path / "run")
+    rows = scanning.scan(tmp_path / "run")
     found = evaluate(rows, spec, images=2)
     assert found.height == len(spec.findings)
     missing = found.filter(pl.col("reason").str.contains("missing"))
@@ -263,7 +263,7 @@ def test_the_weights_that_a_reader_converts_have_their_networks(tmp_path):
         "network": "timm:inception_v3", "weights": f"file:{tmp_path / 'ens3.safetensors'}",
         "arguments": {"num_classes": 1001}, "mean": [0.5] * 3, "std": [0.5] * 3, "size": 299,
     })  # fmt: skip
-    classifier = zoo.load("inceptionv3_ens3", model)
+    classifier = loading.load("inceptionv3_ens3", model)
     with torch.no_grad():
         assert classifier(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 
@@ -286,6 +286,6 @@ def test_every_twin_runs_with_its_own_weights(name, tmp_path, monkeypatch, share
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     status, printed = run_here(path, tmp_path / "run")
     assert status == 0, printed
-    found = evaluate(parts.scan(tmp_path / "run"), load(path).spec, images=2)
+    found = evaluate(scanning.scan(tmp_path / "run"), load(path).spec, images=2)
     assert found.filter(pl.col("reason").str.contains("missing")).is_empty()
     assert "replicated" not in found.filter(pl.col("check") == "compare")["verdict"], "two images decide nothing"

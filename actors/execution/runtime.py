@@ -1,11 +1,11 @@
-"""What everything that runs work is given: where it runs, who carries it out, who watches, who may stop it."""
+"""The surroundings of a workload: backend, scheduler, observers, interrupt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from actors.backends.interface import Backend
-from actors.resources.object_store import Budgets
+from actors.resources.object_store import PixelBudgets
 from actors.scheduling.scheduler import Scheduler
 from study.events.observer import Observer
 from study.process.interrupt import Interrupt
@@ -13,11 +13,10 @@ from study.process.interrupt import Interrupt
 
 @dataclass(frozen=True)
 class Runtime:
-    """A started crew with its surroundings."""
+    """Started workers with their surroundings. `budgets` are those of the object stores; None: those of the spec."""
 
     backend: Backend
     scheduler: Scheduler
     display: Observer
     interrupt: Interrupt
-    budgets: Budgets | None = None
-    """What object stores hold, where that is less than the spec asks for."""
+    budgets: PixelBudgets | None = None

@@ -17,7 +17,7 @@ from rich.table import Table
 from study.papers import paper_comparison
 from study.papers.run_comparison import OTHER_IMAGES, cell_texts, compare_run, papers_of, provenance, reasons
 from study.results import integrity
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.terminal import prose
 
 
@@ -37,7 +37,7 @@ class CompareOptions:
 @integrity.reads
 def print_comparison(run: str, console: Console, options: CompareOptions) -> None:
     """Print the comparison of the run at `run`. Raises StudyError if there is no run or nothing to compare."""
-    finished = opened(run, options.spec)
+    finished = open_run(run, options.spec)
     spec, selected = finished.spec, finished.selected
     papers = papers_of(spec, options.paper)
     compared = compare_run(run, finished, papers)

@@ -18,7 +18,7 @@ from study.geometry.probe_rows import cosine_rows
 from study.papers.finding_readings import EXPLANATION, readings
 from study.papers.findings import evaluate
 from study.results import integrity
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
 
 _SIDES = {"above": ">", "below": "<", "apart": "|x| >"}
@@ -35,7 +35,7 @@ class FindingsOptions:
 @integrity.reads
 def print_findings(run: str, console: Console, options: FindingsOptions) -> None:
     """Print the findings of the run at `run`. Raises StudyError if there is no run or its spec has no findings."""
-    finished = opened(run, options.spec)
+    finished = open_run(run, options.spec)
     if not finished.spec.findings:
         raise StudyError(
             f"{finished.spec.study} has no findings",

@@ -15,7 +15,7 @@ from study.geometry import analysis
 from study.geometry.probe_rows import probe_rows
 from study.geometry.spec import Probe
 from study.results import integrity
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.terminal.prose import say
 from study.terminal.screen import counted
 
@@ -26,7 +26,7 @@ def print_geometry(run: str, console: Console, figures: Path | None = None) -> N
 
     Raises StudyError if there is no run, its spec has no probes, or a part is damaged.
     """
-    spec = opened(run).spec
+    spec = open_run(run).spec
     if not spec.geometry:
         raise StudyError(
             f"{run} has no probes: its spec has no `geometry` key", todo="add `geometry:` to the spec and launch it"

@@ -27,7 +27,7 @@ from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Craft, Plan, Unit, unit_id
 from study.results import integrity
-from study.results.kept_images import Kept
+from study.results.kept_images import KeptImages
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
 from study.terminal.screen import counted
@@ -83,7 +83,7 @@ def export_images(run: str, to: Path, console: Console, options: ImagesOptions) 
     selection = resume.selected(folder)
     if selection is None:
         raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
-    spec, kept = resume.spec_of(folder), Kept(folder)
+    spec, kept = resume.spec_of(folder), KeptImages(folder)
     plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
     batches = _batches(plan, kept, options, to)
     files = file_names([one.image for shard in selection.shards for one in shard.images])
@@ -95,7 +95,7 @@ def export_images(run: str, to: Path, console: Console, options: ImagesOptions) 
         exactly(console, f"{batch.folder}: {counted(count, 'image')} of {batch.craft.id}")
 
 
-def _batches(plan: Plan, kept: Kept, options: ImagesOptions, to: Path) -> list[_Batch]:
+def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> list[_Batch]:
     """The images to write. Raises StudyError if the options select nothing, or images that were not kept."""
     selected = [craft for craft in plan.crafts.values() if options.select(craft)]
     if not selected:
@@ -185,7 +185,7 @@ class _Clean:
         return np.stack(read)
 
 
-def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, files: dict[str, str]) -> int:
+def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: _Clean, files: dict[str, str]) -> int:
     """Write all images of a craft at one point, and their labels; returns the number of images."""
     targeted = batch.craft.goal == "targeted"
     table = io.StringIO()
@@ -194,7 +194,7 @@ def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, files: dict[str
     root = batch.folder.resolve()
     count = 0
     for unit in _units(batch.craft, plan):
-        _, made = kept.of(unit, clean.of(unit))
+        _, made = kept.load(unit, clean.of(unit))
         size = len(unit.shard.images)
         for one, image in zip(unit.shard.images, made[batch.point * size : (batch.point + 1) * size], strict=True):
             path = root / files[one.image]

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from study.errors import StudyError
 from study.images.image_sets import candidates
-from study.models import accuracy, memory, zoo
+from study.models import accuracy, loading, memory
 from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.models.weights import locate
@@ -81,16 +81,16 @@ def _inspect(file: SpecFile, console: Console, options: ModelsOptions) -> Iterat
 
 
 def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsOptions) -> Inspected:
-    from study.defences.transforms import words
+    from study.defences.transforms import summary
 
-    transform = "" if model.transform is None else words(model.transform)
+    transform = "" if model.transform is None else summary(model.transform)
     if model.remote is not None:
         return Inspected(name, model.remote.url, "", "service", "", transform)
-    zoo.check(name, model, labels=spec.labels, allow_code=options.allow_code)
+    loading.check(name, model, labels=spec.labels, allow_code=options.allow_code)
     state = locate.state(model)
     cached = state != "not cached"
     inspected = model if cached else model.model_copy(update={"weights": "random:0", "sha256": None})
-    classifier = zoo.load(
+    classifier = loading.load(
         name, inspected, labels=spec.labels, channels=spec.images.channels, allow_code=options.allow_code
     )
     wanted = classifier.preprocessing
@@ -120,7 +120,7 @@ def _accuracies(
 ) -> dict[str, accuracy.Accuracy]:
     found = candidates(spec.images, spec.seed)
     prepared = {
-        "native": accuracy.as_the_zoo(zoo.native(model, classifier), spec.images.channels),
+        "native": accuracy.as_the_zoo(loading.native(model, classifier), spec.images.channels),
         "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
     }
     classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device="cpu")

@@ -8,7 +8,7 @@ from study.images.selection import Selection
 from study.report.tables.matrices import print_matrices
 from study.reproducibility.float_environment import recorded
 from study.results import integrity
-from study.results.run_reader import begun, opened
+from study.results.run_reader import open_run, run_data
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
@@ -18,7 +18,7 @@ from study.terminal.prose import say
 def print_run(run: str, console: Console) -> None:
     """Print the matrices of the run at `run`. Raises StudyError if there is no run."""
     environments = recorded(RunFolder(run))
-    if not print_matrices(opened(run), console):
+    if not print_matrices(open_run(run), console):
         say(console, f"{run} has no rows yet")
     elif len(environments) > 1:
         kinds = "; ".join(map(str, environments))
@@ -28,4 +28,4 @@ def print_run(run: str, console: Console) -> None:
 def print_so_far(spec: Spec, selection: Selection | None, folder: RunFolder, console: Console) -> None:
     """Print the matrices of a run that is being launched; nothing before images are selected."""
     if selection is not None:
-        print_matrices(begun(spec, selection, folder), console)
+        print_matrices(run_data(spec, selection, folder), console)

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from study.geometry.verify import check
-from study.results.verify import Report, verify
+from study.results.verify import VerificationReport, verify
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
 
@@ -24,7 +24,7 @@ def print_verification(run: str, console: Console, *, as_json: bool) -> int:
     return 0 if report.whole else 1
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: VerificationReport) -> list[str]:
     """The report as text: what was read, each finding with place and remedy, the verdict last."""
     expected = "" if report.expected is None else f" of {report.expected:,}"
     shown = f"{report.pairs:,}{expected} (unit, target) {'pair' if report.pairs == 1 else 'pairs'}"

@@ -1,1 +1,1 @@
-"""What stands in front of a target model."""
+"""Defences: processing of finished images in front of a target model."""

@@ -1,6 +1,6 @@
-"""What may be done to a finished image before a target sees it: defences, and what the world does to a file.
+"""Transforms of finished images in front of a target: input defences, and common changes of image files.
 
-Every stage takes a `uint8` image and gives one, as if it were saved in between. Gradients never pass.
+Every stage maps a `uint8` image to a `uint8` image, as if the image were saved between stages. There are no gradients.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_serializer, model_validator
-from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError, names
 from study.reproducibility.rng import Streams, draws
-from study.spec.frozen import Frozen
+from study.spec.frozen import Frozen, rejected
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,21 +32,21 @@ _UNIT = 2**20
 
 
 class Transforms(Frozen):
-    """What a spec's `transform` says: stages, the first first.
+    """The stages of a spec's `transform`, in their order.
 
-    Written as a mapping, whose order counts, or as a list of mappings with one key each, where a stage comes twice:
+    Written as a mapping in the order of its keys, or as a list of mappings with one key each, which may repeat a stage:
 
-    - `jpeg`: quality 1 to 100, colour at half resolution (4:2:0) as Pillow saves it by default;
-    - `bits`: 1 to 8 for each channel: the nearest of 2^bits grey levels, spread evenly over 0..255;
-    - `blur`: sigma in pixels of a Gaussian, cut off at 4 sigma, borders reflected;
-    - `noise`: sigma in pixel values of Gaussian noise, drawn for each image, then clipped and rounded;
-    - `rotate`: degrees counterclockwise about the centre, bilinear; the frame stays and its corners become black;
-    - `resize`: pixels of both sides, bilinear and antialiased;
-    - `resize-pad`: random resizing and padding (Xie et al. 2018, arXiv:1711.01991): the image is resized, bilinear, to
-      a side drawn from its own up to one less than this many pixels, and put at a random place of a black square with
-      this many; `{most: pixels}` says the same. The paper has 299 and 331, which makes 12,528 patterns.
+    - `jpeg`: quality 1 to 100; colour at half resolution (4:2:0), as Pillow saves it by default;
+    - `bits`: 1 to 8 bits per channel: the nearest of 2^bits levels, spread evenly over 0..255;
+    - `blur`: sigma of a Gaussian in pixels, cut off at 4 sigma, with reflected borders;
+    - `noise`: sigma of Gaussian noise in pixel values, drawn for each image, then clipped and rounded;
+    - `rotate`: degrees counterclockwise about the centre, bilinear; the size stays, and corners become black;
+    - `resize`: side in pixels, bilinear and antialiased;
+    - `resize-pad`: random resizing and padding (Xie et al. 2018, arXiv:1711.01991) to a black square with this side in
+      pixels. The image is resized, bilinear, to a random side from its own up to one pixel less than the square, and
+      placed at random. `{most: pixels}` means the same. The paper uses 299 and 331, which gives 12,528 patterns.
 
-    Serialises to what it can be read from: a mapping of one stage, or a list, for keys may be sorted somewhere.
+    Serialises to a mapping for one stage, else to a list, so that sorted keys cannot change the order of stages.
     """
 
     stages: tuple[Stage, ...]
@@ -58,12 +57,10 @@ class Transforms(Frozen):
         if isinstance(given, Transforms):
             return given
         if not isinstance(given, Mapping | list | tuple) or not given:
-            raise _refused(
-                f"a transform cannot be {given!r:.60}", f"a mapping such as {{jpeg: 75}}, of {names(_KINDS)}"
-            )
+            raise rejected(f"{given!r:.60} is not a transform", f"a mapping such as {{jpeg: 75}}, with {names(_KINDS)}")
         stages = tuple(_stage(name, value) for name, value in _pairs(given))
         if len(stages) > _MOST_STAGES:
-            raise _refused(f"a transform has {len(stages)} stages", f"{_MOST_STAGES} at most")
+            raise rejected(f"a transform has {len(stages)} stages", f"at most {_MOST_STAGES}")
         return {"stages": stages}
 
     @model_serializer
@@ -78,29 +75,29 @@ def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]
         return
     for each in given:
         if not isinstance(each, Mapping) or len(each) != 1:
-            raise _refused(f"a stage of a transform cannot be {each!r:.60}", "in a list: mappings with one key each")
+            raise rejected(f"{each!r:.60} is not a stage of a transform", "in a list: mappings with one key each")
         yield from each.items()
 
 
 def _stage(name: Any, value: Any) -> Stage:
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise _refused(f"there is no transform named '{name}'", names(_KINDS, name))
+        raise rejected(f"'{name}' is not a transform", names(_KINDS, name))
     if name == "resize-pad" and isinstance(value, Mapping) and set(value) == {"most"}:
         value = value["most"]
     number = isinstance(value, int if kind.whole else int | float) and not isinstance(value, bool)
     if not number or not kind.accepts(value):
-        raise _refused(f"the transform '{name}' cannot be {value!r:.60}", kind.accepted)
-    # A rotation by -0.0 is one by 0.0, in every digest too.
+        raise rejected(f"the transform '{name}' cannot have the value {value!r:.60}", kind.accepted)
+    # A rotation by -0.0 is one by 0.0, also in digests.
     return name, value if kind.whole else float(value) + 0.0
 
 
 def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]]) -> Pixels:
-    """Finished images (N, C, H, W), C = 1 or 3, N at least 1 -> what is left of them (N, C, H', W'), also `uint8`.
+    """Transform finished images (N, C, H, W), C = 1 or 3, N at least 1, into images (N, C, H', W'), both `uint8`.
 
-    `keys` name each image's draws: what happens to an image depends on it and its key alone, not on its batch. Draws,
-    noise, blur and bits are exact, and so the same on every machine; JPEG, rotation and resizing are Pillow's.
-    Raises StudyError where `resize-pad` would have to make an image smaller.
+    `keys` determine the random draws: a result depends on the image and its key, not on its batch. Draws, noise, blur
+    and bits are exact and equal on every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if
+    `resize-pad` would have to shrink an image.
     """
     assert pixels.dtype == np.uint8, "finished images are uint8"
     assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"
@@ -112,11 +109,11 @@ def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object
     return np.stack(done)
 
 
-def shown(transforms: Transforms | None, pixels: Pixels, key: Sequence[object], ids: Sequence[str]) -> Pixels:
-    """Images (V * N, C, H, W), V variants of the N named by `ids`, as a target gets them behind `transforms`, if any.
+def transformed(transforms: Transforms | None, pixels: Pixels, key: Sequence[object], ids: Sequence[str]) -> Pixels:
+    """Apply `transforms`, if any, to images (V * N, C, H, W): V versions of the N images with these `ids`.
 
-    A random transformation draws from `key` and the image: clean or adversarial, by whichever attack, an image meets
-    the same draw, so that what attacks differ in is not the luck of a draw.
+    A random transform draws from `key` and the image's id. All versions of an image, clean or adversarial, get the same
+    draw, so differences between attacks do not depend on chance.
     """
     if transforms is None:
         return pixels
@@ -124,7 +121,7 @@ def shown(transforms: Transforms | None, pixels: Pixels, key: Sequence[object], 
 
 
 def side_after(transforms: Transforms, side: int) -> int:
-    """The side in pixels that a square image of `side` has in the end. StudyError where `resize-pad` is below it."""
+    """The final side of a square image in pixels. Raises StudyError if `resize-pad` would have to shrink it."""
     for name, value in transforms.stages:
         if name == "resize-pad":
             _must_grow(side, int(value))
@@ -133,14 +130,9 @@ def side_after(transforms: Transforms, side: int) -> int:
     return side
 
 
-def words(transforms: Transforms) -> str:
-    """The stages in a few words, for tables: `jpeg 75, blur 1`."""
+def summary(transforms: Transforms) -> str:
+    """The stages as a short text for tables: `jpeg 75, blur 1`."""
     return ", ".join(f"{name} {value:g}" for name, value in transforms.stages)
-
-
-def identity(transforms: Transforms) -> list[list[str | int | float]]:
-    """The stages as plain data, in their order, for digests."""
-    return [[name, value] for name, value in transforms.stages]
 
 
 def _jpeg(image: Pixels, quality: float, key: Sequence[object]) -> Pixels:
@@ -154,7 +146,7 @@ def _jpeg(image: Pixels, quality: float, key: Sequence[object]) -> Pixels:
 
 def _bits(image: Pixels, bits: float, key: Sequence[object]) -> Pixels:
     top = 2 ** int(bits) - 1
-    # Whole numbers, and never half way between two of them: 255 and `top` are odd.
+    # Integer arithmetic. There are no ties, because 255 and `top` are odd.
     levels = (2 * top * np.arange(256) + 255) // 510
     table: Pixels = ((2 * 255 * levels + top) // (2 * top)).astype(np.uint8)
     return table[image]
@@ -167,10 +159,10 @@ def _blur(image: Pixels, sigma: float, key: Sequence[object]) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _blurring(side: int, sigma: float) -> NDArray[np.float64]:
-    """The matrix (side, side) of a Gaussian blur along one axis; beyond a border is its mirror image, edge included.
+    """The matrix (side, side) of a Gaussian blur along one axis, with borders reflected, edge pixels included.
 
-    Weights are whole multiples of 2^-20 and sum to 1. So all sums of two such products with pixels are exact in
-    float64, and no order of summation, library or machine can change a rounded pixel.
+    Weights are multiples of 2^-20 and sum to 1, so the product of two such matrices with pixels is exact in float64:
+    no order of summation, library or machine can change a rounded pixel.
     """
     radius = math.ceil(4 * sigma)
     offsets = range(-radius, radius + 1)
@@ -213,14 +205,14 @@ def _resize_pad(image: Pixels, most: float, key: Sequence[object]) -> Pixels:
 
 
 def _below(count: int, drawn: int) -> int:
-    """One of 0 to count - 1, all as probable, from 64 drawn bits."""
+    """A uniform integer from 0 to count - 1, from 64 random bits."""
     return count * drawn >> 64
 
 
 def _must_grow(side: int, frame: int) -> None:
     if frame < side:
         raise StudyError(
-            f"the transform 'resize-pad' makes squares of {frame} pixels, and the images have {side}",
+            f"the transform 'resize-pad' makes squares of {frame} pixels, but the images have {side} pixels",
             accepted=f"resize-pad: {side} or more",
             todo="name a larger square, or put `resize` before it",
         )
@@ -247,13 +239,9 @@ def _pixels(picture: Image.Image) -> Pixels:
     return np.ascontiguousarray(found[None] if found.ndim == 2 else found.transpose(2, 0, 1))
 
 
-def _refused(what: str, accepted: str) -> PydanticCustomError:
-    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})
-
-
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of stage: what it does, and which numbers it takes."""
+    """One kind of stage: its function and its accepted values."""
 
     do: Callable[[Pixels, float, Sequence[object]], Pixels]
     accepts: Callable[[float], bool]
@@ -263,7 +251,7 @@ class _Kind:
 
 _KINDS = {
     "jpeg": _Kind(_jpeg, lambda quality: 1 <= quality <= 100, "jpeg: a quality of 1 to 100", whole=True),
-    "bits": _Kind(_bits, lambda bits: 1 <= bits <= 8, "bits: 1 to 8 for each channel", whole=True),
+    "bits": _Kind(_bits, lambda bits: 1 <= bits <= 8, "bits: 1 to 8 per channel", whole=True),
     "blur": _Kind(_blur, lambda sigma: 0 < sigma <= 100, "blur: a sigma above 0, in pixels, up to 100"),
     "noise": _Kind(_noise, lambda sigma: 0 < sigma <= 255, "noise: a sigma above 0, in pixel values, up to 255"),
     "rotate": _Kind(_rotate, lambda degrees: -360 <= degrees <= 360, "rotate: degrees counterclockwise, -360 to 360"),

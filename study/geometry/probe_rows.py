@@ -6,7 +6,7 @@ import polars as pl
 
 from study.geometry import analysis, store
 from study.geometry.spec import Probe
-from study.results.parts import collect
+from study.results.scanning import collect
 from study.spec.schema import Spec
 
 

@@ -1,4 +1,4 @@
-"""Image sets: candidates, their pixels, and what was selected of them."""
+"""Image sets: candidates, decoding, selection and labels."""
 
 from study.images.image_sets import Candidate, ImageSet, candidates
 

@@ -1,7 +1,7 @@
-"""How often models are right on clean images, and what may be wrong where they are not: labels, or the input's range.
+"""Clean accuracy of models, and likely causes where it is no better than chance: labels, or the range of the input.
 
-A success rate says nothing of a target that gets clean images wrong: so every launch, table and report has these
-counts. They are of all images that the clean pass asked about, before any rule selected some of them.
+The success rate of an attack means nothing for a target that misclassifies clean images, so every launch, table and
+report has these counts. They cover all images of the clean pass, before any selection.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import polars as pl
 
 KEY = "clean"
-"""Where the counts stand in what is recorded of a model."""
+"""The key of the counts in the record of a model."""
 
 _ENOUGH = 8
-"""Fewer images say nothing about a model."""
+"""Fewer images are too few for a conclusion."""
 _CHANCE, _CLEAR = 0.05, 0.0005
 
 
 @dataclass(frozen=True)
 class Right:
-    """Of `images` clean ones, how many a model gives their label; and how many it would give, were every label one
-    lower, or one higher."""
+    """Correct predictions of a model on `images` clean images: with the given labels, and with all labels shifted by -1
+    or +1."""
 
     images: int = 0
     right: int = 0
@@ -41,12 +41,12 @@ class Right:
 
     @property
     def share(self) -> float:
-        """0..1; there are images."""
+        """Accuracy, 0..1; `images` must not be 0."""
         return self.right / self.images
 
 
 def tally(answers: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, Right]:
-    """By model, the counts over images: the label of each, and the label that each model gives it."""
+    """The counts by model, from the label of each image and the label that each model predicts."""
     counts: dict[str, list[int]] = {}
     for label, said in answers:
         for name, one in said.items():
@@ -58,7 +58,7 @@ def tally(answers: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, Right]:
 
 
 def recorded(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Right]:
-    """The counts in what is recorded of models, those of earlier versions, which recorded none, left out."""
+    """The counts in the records of models; records of earlier versions have none."""
     keys = {one.name for one in fields(Right)}
     return {
         name: Right(**counts)
@@ -70,9 +70,9 @@ def recorded(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Right]:
 def described(
     models: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], further: Mapping[str, Right]
 ) -> dict[str, dict[str, Any]]:
-    """What is recorded of `models`, with the counts of what was recorded `before` and of `further` images.
+    """The records of `models` with the sum of the counts recorded `before` and those of `further` images.
 
-    Of a model whose earlier images nobody counted a count of further ones would be of a part: it has none.
+    A model that was recorded before without counts gets none, because its count would be incomplete.
     """
     counts = recorded(before)
     for name, one in further.items():
@@ -82,7 +82,7 @@ def described(
 
 
 def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
-    """The counts over selected images, as `images.parquet` has them; services have no label that could be right."""
+    """The counts over the selected images in `images.parquet`. Services are left out: they predict no label."""
     top = pl.col("clean").struct.field("top5").list.first()
     label = pl.col("label")
     counted = (
@@ -102,7 +102,7 @@ def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
 
 
 def told(found: Mapping[str, Right]) -> str:
-    """The counts in one line."""
+    """All counts in one line."""
     each = [
         f"{name} {one.right} of {one.images} ({100 * one.share:.0f} %)" for name, one in found.items() if one.images
     ]
@@ -110,38 +110,37 @@ def told(found: Mapping[str, Right]) -> str:
 
 
 def doubts(found: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]], labels: int) -> list[str]:
-    """A sentence for each model that is right no more often than a guess among `labels`, of eight images or more.
+    """A sentence for each model whose accuracy on at least eight images is no better than a guess among `labels`.
 
-    It says what would fit: labels shifted by one, where these fit clearly (p below 0.0005 for a guess), or another
-    range of the input, where the model's mean lies outside the range that it is given. `models` is what is recorded of
-    each.
+    It names a likely cause: labels shifted by one, if these fit clearly (p below 0.0005 for a guess), or the range of
+    the input, if the model's mean does not fit it. `models` are the records of the models.
     """
     lines = []
     for name, one in found.items():
         if not guesses(one, labels):
             continue
         reasons = [*_shifted(one, labels), *_ranged(models.get(name, {}))]
-        what = f"'{name}' is right about {one.right} of {one.images} clean images, no more than by guessing"
+        what = f"'{name}' classifies {one.right} of {one.images} clean images correctly, no more than by chance"
         lines.append(f"{what}: {'; '.join(reasons) or _OTHERWISE}")
     return lines
 
 
-_OTHERWISE = "see its weights, its preprocessing (mean, std, range, channels), and the labels of the images"
+_OTHERWISE = "check its weights, its preprocessing (mean, std, range, channels), and the labels of the images"
 
 
 def guesses(one: Right, labels: int) -> bool:
-    """Whether a guess is right as often, for all that its images can tell: exact binomial test, one-sided, at 0.05."""
+    """Whether the accuracy is compatible with guessing: one-sided exact binomial test at 0.05."""
     return one.images >= _ENOUGH and _at_least(one.right, one.images, 1 / labels) > _CHANCE
 
 
 def _shifted(one: Right, labels: int) -> list[str]:
     found = []
     for count, way, cause in (
-        (one.one_lower, "lower", "are they counted from 1, where the label set counts from 0?"),
-        (one.one_higher, "higher", "does their list leave out a first class, such as a background?"),
+        (one.one_lower, "lower", "do the labels count from 1, and the label set from 0?"),
+        (one.one_higher, "higher", "does the list of labels leave out a first class, such as a background?"),
     ):
         if count > one.right and _at_least(count, one.images, 1 / labels) < _CLEAR:
-            found.append(f"were every label one {way}, it would be right about {count} of {one.images}: {cause}")
+            found.append(f"with every label one {way}, {count} of {one.images} would be correct: {cause}")
     return found
 
 
@@ -150,14 +149,14 @@ def _ranged(model: Mapping[str, Any]) -> list[str]:
     if not isinstance(mean, Sequence) or not isinstance(std, Sequence) or not mean or not std:
         return []
     if scale == 255 and max(mean) > 1:
-        return [f"its mean {max(mean):g} lies outside the range 0..1 of its input: `range: 255` would fit"]
+        return [f"its mean {max(mean):g} is outside the range 0..1 of its input: `range: 255` would fit"]
     if scale == 1 and max(mean) <= 1 and max(std) < 1:
-        return [f"its mean {max(mean):g} and std {max(std):g} are those of an input 0..1: `range: 1` would fit"]
+        return [f"its mean {max(mean):g} and std {max(std):g} belong to an input in 0..1: `range: 1` would fit"]
     return []
 
 
 def _at_least(hits: int, images: int, share: float) -> float:
-    """The chance of as many hits or more, each with the chance `share` (0..1, both excluded)."""
+    """The probability of at least `hits` hits, each with probability `share` (between 0 and 1, both excluded)."""
     whole = math.lgamma(images + 1)
     fewer = (
         whole - math.lgamma(count + 1) - math.lgamma(images - count + 1)

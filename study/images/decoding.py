@@ -1,4 +1,4 @@
-"""From an image, wherever it lies, to pixels at an image set's canonical size."""
+"""Decode stored images into pixels at the size of an image set."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow and pyarrow raise at files that are not what they seem."""
+"""Exceptions that Pillow and pyarrow raise for damaged files."""
 _MOST_PIXELS = 2**28
 
 
 def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
-    """The image as `uint8` (channels, size, size), prepared as `images` says: `fit`, `channels` and `size`.
+    """Decode an image into `uint8` (channels, size, size), with `fit`, `channels` and `size` of `images`.
 
-    - fit crop: short side to floor(size / 0.875), antialiased bicubic, then the centre, as torchvision's Resize and
-      CenterCrop do; smaller images are enlarged;
-    - fit squash: all of it to size x size, antialiased bicubic;
-    - fit exact: an image of another size is refused, and no pixel is changed.
+    - fit crop: resize the short side to floor(size / 0.875), antialiased bicubic, and crop the centre, as torchvision's
+      Resize and CenterCrop do; smaller images are enlarged;
+    - fit squash: resize both sides to `size`, antialiased bicubic;
+    - fit exact: accept only images of that size, and change no pixel.
 
-    Raises StudyError, naming the image, where it is missing, cannot be decoded or does not fit.
+    Raises StudyError, which names the image, if it is missing, cannot be decoded or does not fit.
     """
     image, size = decode(stored, images.channels), images.size
     if images.fit == "exact":
         if image.size != (size, size):
             raise StudyError(
                 f"the image {stored} has {image.width} x {image.height} pixels, not {size} x {size}",
-                accepted=f"{size} x {size} pixels, for its pixels are taken as they are",
-                todo="correct `images: size:`, or write `fit: crop` or `fit: squash`",
+                accepted=f"{size} x {size} pixels, because `fit: exact` changes no pixel",
+                todo="correct `images: size:`, or use `fit: crop` or `fit: squash`",
             )
         return array(image)
     if images.fit == "squash":
@@ -63,8 +63,8 @@ def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
     width, height = (short * side // min(image.size) for side in image.size)
     if width * height > _MOST_PIXELS:
         raise StudyError(
-            f"the image {stored} cannot be read: at {image.width} x {image.height} pixels it is too long and narrow",
-            todo="take it out of the image set, or write `fit: squash`",
+            f"the image {stored} cannot be used: it is too long and narrow ({image.width} x {image.height} pixels)",
+            todo="remove it from the image set, or use `fit: squash`",
         )
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -72,11 +72,12 @@ def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
 
 
 def decode(stored: Stored, channels: int) -> Image.Image:
-    """The whole image, greyscale (`channels` 1) or RGB (3), at its own size.
+    """Decode an image at its own size: greyscale for one channel, RGB for three.
 
-    The first frame of several, turned as EXIF says, on white where it is transparent; colour becomes grey as ITU-R 601
-    weighs it; 16-bit greyscale is rounded to 8 bits, and of deeper colour Pillow keeps the upper 8. Colour profiles are
-    ignored: numbers are taken for sRGB. Raises StudyError, naming the image, where it is missing or cannot be decoded.
+    Only the first frame is read; the EXIF orientation is applied; transparency is composed over white. Colour becomes
+    grey with the weights of ITU-R 601. 16-bit greyscale is rounded to 8 bits; of 16-bit colour, Pillow keeps the upper
+    8 bits. Colour profiles are ignored: all values count as sRGB. Raises StudyError, which names the image, if it is
+    missing or cannot be decoded.
     """
     try:
         with stored.open() as opened:
@@ -91,34 +92,34 @@ def decode(stored: Stored, channels: int) -> Image.Image:
         raise StudyError(
             f"the image {stored} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}",
             accepted=f"an image in one of the formats {', '.join(FORMATS)}",
-            todo="fetch the file again, or take it out of the image set",
+            todo="fetch the file again, or remove it from the image set",
         ) from None
 
 
 def array(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of a greyscale or RGB image, contiguous `uint8` (1 or 3, height, width)."""
+    """The pixels of a greyscale or RGB image as contiguous `uint8` (1 or 3, height, width)."""
     pixels = np.asarray(image)
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return np.array(planes, dtype=np.uint8, order="C")
 
 
 def digest(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of one image's pixels."""
+    """SHA-256 of the pixels of one image."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The image without transparency, with at most 8 bits a channel."""
+    """The image without transparency, with at most 8 bits per channel."""
     deep = image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if deep:
         levels = np.asarray(image).astype(np.int64)
-        # 257 = 65535 / 255; half of it makes this the nearest.
+        # 257 = 65535 / 255; adding half of it rounds to the nearest.
         grey = ((levels + 128) // 257).astype(np.uint8)
         if isinstance(image.info.get("transparency"), int):
             grey[levels == image.info["transparency"]] = 255
         return Image.fromarray(grey)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError("its pixels are 32-bit numbers, of which nothing says how bright they are")
+        raise ValueError("its pixels are 32-bit numbers without a known range")
     if image.has_transparency_data:
         whole = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", whole.size, (255, 255, 255, 255)), whole).convert("RGB")

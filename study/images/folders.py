@@ -1,4 +1,4 @@
-"""Folders of images whose labels stand in the names of folders or files."""
+"""Folders of images that are labelled by the names of folders or files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.images.labels import LabelSet
 from study.images.location import FileImage, Listed
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-"""Suffixes, in lower case, of the files that are taken for images."""
+"""Suffixes of image files, in lower case."""
 
 _KINDS = (
     "folders named by labels, files named <WordNet id>_<anything>, or any files with `images: list:` or, for ILSVRC's "
@@ -23,7 +23,7 @@ _VALIDATION_FILE = re.compile(r".*_\d{8}")
 
 
 def must_be_folder(folder: Path) -> None:
-    """StudyError where there is no such folder."""
+    """Raise StudyError if the folder does not exist."""
     if not folder.is_dir():
         raise StudyError(
             f"the image folder {folder} does not exist",
@@ -33,17 +33,17 @@ def must_be_folder(folder: Path) -> None:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image."""
+    """Whether a file has the name of an image."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def without_suffix(path: str) -> str:
-    """A path without its suffix, if that is one of an image."""
+    """A path without the suffix of an image; other suffixes stay."""
     return os.path.splitext(path)[0] if Path(path).suffix.lower() in SUFFIXES else path
 
 
 def contents(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the image files in a folder, each in the order of names; hidden ones are left out."""
+    """The folders and the image files in a folder, sorted by name, without hidden ones."""
     must_be_folder(folder)
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -57,18 +57,18 @@ def contents(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
-    """The images of a folder, with the labels that the names of folders or of files say.
+    """List the images of a folder with the labels in the names of folders or files.
 
-    Raises StudyError where names say no label, or some say it in one way and some in another.
+    Raises StudyError if a name has no label, or if names use different conventions.
     """
     folders, files = contents(folder)
     inside = {inner: contents(inner)[1] for inner in folders}
     if files and any(inside.values()):
         raise StudyError(
-            f"the folder {folder} has images beside folders with images, such as {files[0].name} beside "
+            f"the folder {folder} has both images and folders with images, such as {files[0].name} and "
             f"{next(inner for inner, held in inside.items() if held).name}/",
             accepted=_KINDS,
-            todo="move the images away, or into the folder of their label",
+            todo="remove the images, or move them into the folders of their labels",
         )
     if files:
         return _flat(folder, files, labels)
@@ -80,7 +80,7 @@ def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
     ]
     if not listed:
         raise StudyError(
-            f"the folder {folder} has no images in folders named by labels",
+            f"the folder {folder} has no images in folders that are named by labels",
             accepted=f"{_KINDS}; with a suffix of {', '.join(SUFFIXES)}",
             todo="correct `images: folder:`",
         )
@@ -88,7 +88,7 @@ def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
 
 
 def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[str, int]:
-    """The label of each folder, by its name."""
+    """The label of each folder by its name."""
     given = list(folders)
     by_name = {name: index for index, name in enumerate(labels.labels)}
     numbers = [name for name in given if name not in by_name and name.isascii() and name.isdecimal()]
@@ -104,14 +104,14 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
         named = next(name for name in given if name in by_name)
         raise StudyError(
             f"the folder {folder} has folders named by labels ({named}) and by numbers ({numbers[0]})",
-            accepted="labels for all of them, or numbers for all of them",
+            accepted="either labels for all folders, or numbers for all",
         )
     beyond = [name for name in numbers if int(name) >= len(labels)]
     if beyond:
         raise StudyError(
             f"the folder {folder / beyond[0]} is not named by a label's number",
             accepted=labels.accepted,
-            todo="subtract 1 where the numbers count from 1",
+            todo="subtract 1 if the numbers count from 1",
         )
     if numbers:
         return {name: int(name) for name in given}
@@ -119,22 +119,22 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
 
 
 def _flat(folder: Path, files: list[Path], labels: LabelSet) -> list[Listed]:
-    """Files that are named by their WordNet ids, as those of ILSVRC's training set are."""
+    """List files that are named by WordNet ids, as in ILSVRC's training set."""
     found = {path: _WORDNET_FILE.match(path.name) for path in files}
     plain = [path for path, match in found.items() if match is None]
     if plain and len(plain) == len(files):
         numbered = all(_VALIDATION_FILE.fullmatch(path.stem) for path in files)
         raise StudyError(
-            f"the folder {folder} has images and nothing that says their labels",
+            f"the images in {folder} have no labels in their names",
             accepted=_KINDS,
-            todo="give `images: truth:`, ILSVRC's ground truth of the validation images"
+            todo="give `images: truth:`, the ground truth of ILSVRC's validation images"
             if numbered
             else "give `images: list:`, a CSV with lines of file,label",
         )
     if plain:
         named = next(path for path, match in found.items() if match)
         raise StudyError(
-            f"the image {plain[0]} does not begin with a WordNet id, as others of its folder do ({named.name})",
+            f"the name of {plain[0]} does not begin with a WordNet id, unlike others in its folder ({named.name})",
             accepted=_KINDS,
             todo="rename or move it, or give `images: list:`",
         )
@@ -143,7 +143,7 @@ def _flat(folder: Path, files: list[Path], labels: LabelSet) -> list[Listed]:
         label = labels.find(match[1]) if match else None
         if match and label is None:
             raise StudyError(
-                f"the image {path} is not named by a WordNet id of this study's labels",
+                f"the name of {path} begins with a WordNet id that is not a label of this study",
                 accepted=names(labels.labels, match[1]),
                 todo="rename or move it, or correct `images: labels:`",
             )

@@ -1,4 +1,4 @@
-"""The ILSVRC 2012 validation images, whose labels stand in a file of their own and not in the images' names."""
+"""The ILSVRC 2012 validation images, whose labels are in a separate file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.images.labels import LabelSet
 from study.images.location import FileImage, Listed
 
 _ALL = 50_000
-"""Validation images of ILSVRC 2012: a file with so many lines labels any part of them."""
+"""The number of validation images. A file with this many lines may label a part of them."""
 
 _NUMBER = re.compile(r".*_(\d{8})")
 _ACCEPTED = (
@@ -24,27 +24,27 @@ _ACCEPTED = (
 
 
 def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
-    """The numbered validation images of `folder`: image k is the file whose name ends in k with eight digits.
+    """List the validation images of `folder` with their labels. The name of image k ends in k, with eight digits.
 
-    The label of image k stands in line k of `file`: as the development kit's own number, which its meta.mat translates,
-    or as a WordNet id; or anywhere in it beside the image's name (Caffe), then as a label's number from 0. Raises
-    StudyError where lines and images do not fit together.
+    Line k of `file` has the label of image k, as the development kit's own number, which its meta.mat translates, or as
+    a WordNet id. In Caffe's format, a line has an image's name and a label that counts from 0. Raises StudyError if
+    lines and images do not match.
     """
     folders, files = contents(folder)
     if folders and not files:
         raise StudyError(
-            f"the folder {folder} has folders and no images, such as {folders[0].name}",
+            f"the folder {folder} has folders, such as {folders[0].name}, and no images",
             accepted="with `images: truth:`, the validation images themselves",
-            todo="leave `images: truth:` out where the folders are named by labels",
+            todo="remove `images: truth:` if the folders are named by labels",
         )
     images: dict[int, Path] = {}
     for path in files:
         match = _NUMBER.fullmatch(path.stem)
         if match is None:
             raise StudyError(
-                f"the image {path} has no number that a line of {file} could be its label by",
+                f"the name of the image {path} has no number, so no line of {file} gives its label",
                 accepted="names that end in _ and eight digits, such as ILSVRC2012_val_00000001.JPEG",
-                todo="move it away, or give `images: list:` instead of `images: truth:`",
+                todo="remove it, or give `images: list:` in place of `images: truth:`",
             )
         number = int(match[1])
         if number in images:
@@ -63,7 +63,7 @@ def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
 
 
 def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
-    """The label of each image by its number."""
+    """Labels by image number."""
     try:
         lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -74,7 +74,7 @@ def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
             todo="correct `images: truth:`",
         ) from None
     rows = [line.split() for line in lines]
-    kit: dict[int, str] | None = None
+    wordnet_ids: dict[int, str] | None = None
     truth: dict[int, int] = {}
     for line, row in enumerate(rows, 1):
         where = f"{file}, line {line}"
@@ -84,19 +84,19 @@ def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
         if len(row) == 2:
             match = _NUMBER.fullmatch(Path(row[0]).stem)
             if match is None or int(match[1]) in truth:
-                what = "has no number of eight digits at its end" if match is None else "is listed twice"
+                what = "does not end in a number of eight digits" if match is None else "is listed twice"
                 raise StudyError(f"'{row[0]}' {what}", where=where, accepted=_ACCEPTED)
             number = int(match[1])
         elif text.isascii() and text.isdecimal():
-            kit = _kit(file) if kit is None else kit
-            if int(text) not in kit:
+            wordnet_ids = _wordnet_ids(file) if wordnet_ids is None else wordnet_ids
+            if int(text) not in wordnet_ids:
                 raise StudyError(
-                    f"'{text}' is none of the development kit's numbers",
+                    f"'{text}' is not a number of the development kit",
                     where=where,
                     accepted="1 to 1000, as meta.mat numbers the WordNet ids",
-                    todo="give numbers that count from 0 in `images: list:`, with the names of the images",
+                    todo="for numbers that count from 0, give `images: list:` with the names of the images",
                 )
-            text = kit[int(text)]
+            text = wordnet_ids[int(text)]
         label = labels.find(text)
         if label is None:
             raise StudyError(
@@ -108,16 +108,15 @@ def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
     return truth
 
 
-def _kit(file: Path) -> dict[int, str]:
-    """WordNet ids by the development kit's numbers, from its meta.mat."""
+def _wordnet_ids(file: Path) -> dict[int, str]:
+    """WordNet ids by the numbers of the development kit, from its meta.mat."""
     places = [file.parent / "meta.mat", file.parent / "data" / "meta.mat"]
     meta = next((path for path in places if path.is_file()), None)
     if meta is None:
         raise StudyError(
-            f"the numbers in {file} are those of ILSVRC's development kit, and its meta.mat is not there",
+            f"the numbers in {file} need the meta.mat of ILSVRC's development kit, which is missing",
             accepted=" or ".join(str(path) for path in places),
-            todo="put the kit's data/meta.mat there. The kit counts classes in an order of its own, which no model "
-            "has: its numbers alone would name wrong classes",
+            todo="put the kit's data/meta.mat there: the kit numbers classes in an order that no model uses",
         )
     try:
         scipy_io = importlib.import_module("scipy.io")

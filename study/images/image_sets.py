@@ -1,4 +1,4 @@
-"""Image sets: which images there are, with their labels, before anything is decoded."""
+"""The spec of an image set, and the list of its images with labels. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from study.images.labels import KNOWN, LabelSet, label_set, read_names
 from study.images.lists import read_list
 from study.images.location import FileImage, Listed, RecordImage, Stored
 from study.images.parquet import read_parquet
-from study.images.precomputed import made
 from study.reproducibility.hashing import digest
 from study.spec.frozen import Frozen
 
-__all__ = ["Candidate", "ImageSet", "Ranked", "candidates", "made"]
+__all__ = ["Candidate", "ImageSet", "Ranked", "candidates"]
 
 _Listing = list[Listed]
 _TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-likely": {"rank": "last"}}
 
 
 class Ranked(Frozen):
-    """A target label by how probable models find it on the clean image.
+    """A target label chosen by the probabilities of the clean image.
 
-    Rank 1 is the most probable label other than the true one, `last` the least probable. `by` names the models whose
-    probabilities are averaged; left out, the source models.
+    Rank 1 is the most probable label other than the true one; `last` is the least probable. `by` names the models whose
+    probabilities are averaged; the default is the source models.
     """
 
     rank: Annotated[int, Field(ge=1)] | Literal["last"]
@@ -41,23 +40,23 @@ class Ranked(Frozen):
 
 
 class ImageSet(Frozen):
-    """The image set of a spec: exactly one of `sample`, `folder`, `parquet` and `records`.
+    """The image set of a spec. Exactly one of `sample`, `folder`, `parquet` and `records` gives its source:
 
-    - `sample: foolbox`: the 20 labelled ImageNet images that the package foolbox carries;
+    - `sample: foolbox`: the 20 labelled ImageNet images in the package foolbox;
     - `folder`: folders named by labels, or files named by WordNet ids; with `list`, the files that a CSV names; with
       `truth`, the ILSVRC validation images and their ground truth;
     - `parquet`: encoded images and labels in Parquet files;
     - `records`: the `split` of MNIST's or CIFAR-10's own binary files.
 
-    `labels` are those of a known set, names, or a text file of names. `size`, `fit` and `channels` say what pixels
-    models are shown. `count` images are drawn with the study's seed from those that `keep` admits. Target labels are
-    those of the list where it has some, else drawn from the seed and the image's id, uniform over the other labels;
-    `targets` insists on one of the two, or ranks labels by clean predictions. An image that cannot be read stops the
-    study, or is left out (`corrupt`).
+    `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
+    pixels of all images. `count` images are drawn with the study's seed from the images that `keep` admits. Target
+    labels come from the list if it has them; else they are drawn uniformly from the other labels, with the seed and the
+    image's id. `targets` demands one of the two, or ranks labels by clean predictions. `corrupt` says whether an
+    unreadable image stops the study or is left out.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")
-    """The keys that say where data lies, not what it is."""
+    """The keys that give the place of the data, not its content."""
 
     sample: Literal["foolbox"] | None = None
     folder: str | None = None
@@ -81,11 +80,11 @@ class ImageSet(Frozen):
     @field_validator("labels", mode="before")
     @classmethod
     def _names(cls, given: Any) -> Any:
-        accepted = f"{', '.join(KNOWN)}, a list of names, or a text file with a name in each line"
+        accepted = f"{', '.join(KNOWN)}, a list of names, or a text file with one name per line"
         if isinstance(given, str) and given not in KNOWN:
             if not Path(given).is_file():
                 nearest = names(KNOWN, given)
-                _refuse(f"'{given}' is neither a known set of labels nor a file", accepted=f"{nearest}; or {accepted}")
+                _refuse(f"'{given}' is neither a known label set nor a file", accepted=f"{nearest}; or {accepted}")
             try:
                 return read_names(Path(given))
             except StudyError as error:
@@ -93,12 +92,12 @@ class ImageSet(Frozen):
         if isinstance(given, tuple | list):
             odd = next((one for one in given if not isinstance(one, str) or not one.strip()), None)
             if odd is not None:
-                _refuse(f"{odd!r} is not the name of a label", accepted="text: put quotes around numbers")
+                _refuse(f"{odd!r} is not the name of a label", accepted="text; put numbers in quotes")
             twice = [one for one, times in Counter(given).items() if times > 1]
             if twice:
-                _refuse(f"the label '{twice[0]}' stands twice", accepted=accepted)
+                _refuse(f"the label '{twice[0]}' occurs twice", accepted=accepted)
             if len(given) < 2:
-                _refuse(f"{len(given)} labels are too few", accepted="two names at least")
+                _refuse(f"a label set needs two labels, and this one has {len(given)}", accepted="at least two names")
         return given
 
     @field_validator("targets", mode="before")
@@ -107,39 +106,43 @@ class ImageSet(Frozen):
         if isinstance(given, str) and given not in ("random", "list"):
             if given not in _TARGETS:
                 known = names(("random", "list", *_TARGETS), given)
-                _refuse(f"'{given}' says no target labels", accepted=f"{known}, or {{rank: 2, by: [<model>]}}")
+                _refuse(
+                    f"'{given}' is not a choice of target labels", accepted=f"{known}, or {{rank: 2, by: [<model>]}}"
+                )
             return _TARGETS[given]
         return given
 
     @model_validator(mode="after")
     def _one_origin(self) -> ImageSet:
         if sum(origin is not None for origin in (self.sample, self.folder, self.parquet, self.records)) != 1:
-            _refuse("an image set has either a sample or a folder, a `parquet` or `records`: exactly one of these")
+            _refuse("an image set needs exactly one of `sample`, `folder`, `parquet` and `records`")
         for key, value in (("list", self.list), ("truth", self.truth)):
             if value is not None and self.folder is None:
-                _refuse(f"a {key} names files of a folder, and no folder is given")
+                _refuse(f"`{key}` needs `folder`, the folder of its files")
         if self.list is not None and self.truth is not None:
-            _refuse("labels come from a list or from `truth`, not from both")
+            _refuse("labels come from `list` or from `truth`, not from both")
         if self.split == "train" and self.records is None:
-            _refuse("a split is one of `records`, and none are given")
+            _refuse("`split` needs `records`")
         if self.targets == "list" and self.list is None and self.parquet is None:
-            _refuse("target labels from a list need a list with a third column, or a `parquet` with a column `target`")
+            _refuse("`targets: list` needs a `list` with a third column, or a `parquet` with a column `target`")
         if self.sample is not None and self.labels != "imagenet":
             _refuse(f"the sample {self.sample} has ImageNet's labels", accepted="labels: imagenet")
         if isinstance(self.targets, Ranked) and isinstance(self.targets.rank, int):
             others = len(label_set(self.labels)) - 1
             if self.targets.rank > others:
-                _refuse(f"there is no rank {self.targets.rank} among {others} other labels", accepted=f"1 to {others}")
+                _refuse(
+                    f"rank {self.targets.rank} does not exist among {others} other labels", accepted=f"1 to {others}"
+                )
         return self
 
     @property
     def bytes(self) -> int:
-        """Of one image."""
+        """The size of one image in bytes."""
         return self.channels * self.size**2
 
     @property
     def preparation(self) -> str:
-        """What `pixels.read` does to an image, in words that are part of every craft's identity."""
+        """The preparation of an image in `decoding.read`. This text is part of every craft's id."""
         how = {
             "crop": "short side to floor(size / 0.875) by antialiased bicubic, centre crop",
             "squash": "whole image to size x size by antialiased bicubic",
@@ -155,9 +158,9 @@ def _refuse(what: str, accepted: str | None = None) -> NoReturn:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that may be selected: its id in the study, where it lies, its label and the label to reach.
+    """An image that may be selected: its id, its place, its label and its target label.
 
-    The target label is None where clean predictions will decide it.
+    The target label is None if clean predictions determine it later.
     """
 
     image: str
@@ -167,10 +170,10 @@ class Candidate:
 
 
 def candidates(images: ImageSet, seed: int, *, targeted: bool = False) -> list[Candidate]:
-    """Every image of the set, in the order in which selection draws them: by a hash of seed and id.
+    """All images of the set in the order of selection: sorted by a hash of seed and id.
 
-    The order of files, folders and lines does not matter. Raises StudyError where the set is not as it says, or, for
-    attacks that are `targeted`, where a target label is the true one.
+    The order of files, folders and lines has no influence. Raises StudyError if the data does not match the spec, or,
+    with `targeted`, if a target label is the true label.
     """
     labels = label_set(images.labels)
     found = []
@@ -178,7 +181,7 @@ def candidates(images: ImageSet, seed: int, *, targeted: bool = False) -> list[C
         try:
             image.encode()
         except UnicodeEncodeError:
-            raise StudyError(f"the name of the image {image!r} is not UTF-8 text", todo="rename the file") from None
+            raise StudyError(f"the name of the image {image!r} is not valid UTF-8", todo="rename the file") from None
         if isinstance(images.targets, Ranked):
             target = None
         else:
@@ -203,7 +206,7 @@ def _listed(images: ImageSet, labels: LabelSet, *, targeted: bool) -> _Listing:
 
 
 def _random_target(image: str, label: int, seed: int, labels: int) -> int:
-    """A label other than the true one, uniform, from the image's id and the seed alone."""
+    """A uniform draw from the labels other than the true one, determined by the image's id and the seed."""
     drawn = int(digest(seed, image, "target label"), 16) % (labels - 1)
     return drawn + (drawn >= label)
 
@@ -211,15 +214,15 @@ def _random_target(image: str, label: int, seed: int, labels: int) -> int:
 def _from_records(folder: Path, split: str, labels: LabelSet) -> _Listing:
     from study.images import records
 
-    said: list[int] = records.read(folder, split)[1].tolist()
-    if said and max(said) >= len(labels):
+    found: list[int] = records.read(folder, split)[1].tolist()
+    if found and max(found) >= len(labels):
         raise StudyError(
-            f"{folder} has the label {max(said)}, and the study has {len(labels)} labels",
+            f"{folder} has the label {max(found)}, and the study has {len(labels)} labels",
             accepted=f"labels 0 to {len(labels) - 1}",
             todo="correct `images: labels:`",
         )
     return [
-        Listed(f"{split}-{index:05d}", RecordImage(folder, split, index), label) for index, label in enumerate(said)
+        Listed(f"{split}-{index:05d}", RecordImage(folder, split, index), label) for index, label in enumerate(found)
     ]
 
 
@@ -227,8 +230,8 @@ def _foolbox() -> _Listing:
     package = importlib.util.find_spec("foolbox")
     if package is None or not package.submodule_search_locations:
         raise StudyError(
-            "the package foolbox, which carries the sample images, is not installed",
-            todo="pip install foolbox, or pip install 'study[demo]' for all that the quickstart needs",
+            "the package foolbox, which contains the sample images, is not installed",
+            todo="pip install foolbox, or pip install 'study[demo]' for everything that the quickstart needs",
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
     named = [(path, re.fullmatch(r"imagenet_\d+_(\d+)", path.stem)) for path in sorted(folder.iterdir())]

@@ -1,7 +1,7 @@
-"""Label sets: which labels there are, in which order, and what people call them.
+"""Label sets: labels in their order, and their names.
 
-A study has one label set. Its images and its models speak of labels by their index in it; a network whose outputs are
-in another order says so, and is put into this one.
+A study has one label set. Images and models refer to labels by their index in it; the spec of a network with another
+order of outputs names them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_LABELS = 1_000_000
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels by index; `name` is that of a known set, or `own`."""
+    """Labels by index. `name` is that of a known set, or `own`."""
 
     name: str
     labels: tuple[str, ...]
@@ -34,7 +34,7 @@ class LabelSet:
         return len(self.labels)
 
     def find(self, text: str) -> int | None:
-        """The index that a label's name, or its index in digits, stands for. A name wins over a number."""
+        """The index of a label, from its name or from its index in digits. Names take precedence."""
         found = _positions(self.labels).get(text)
         if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.labels):
             return int(text)
@@ -43,30 +43,30 @@ class LabelSet:
     def named(self, text: str) -> int | None:
         """The index of the label that data sets call `text`: its name, or all of its words, as in "tench, Tinca tinca".
 
-        Case and spaces do not count. None where no label is called so.
+        Case and spaces are ignored. None if no label has this name.
         """
-        return _spoken(self).get(_plain(text))
+        return _by_name_and_words(self).get(_plain(text))
 
     def meant(self, word: str, most: int = 4) -> list[int]:
-        """The labels, `most` at most, that have `word` among their words, for an error text."""
+        """At most `most` labels that have `word` among their words, for a message."""
         wanted = _plain(word)
         found = (i for i in range(len(self)) if wanted in {_plain(one) for one in self.words(i)})
         return list(itertools.islice(found, most))
 
     def words(self, index: int) -> tuple[str, ...]:
-        """What people call a label, the usual word first: ImageNet's are WordNet's lemmas."""
+        """The words for a label, most usual first: for ImageNet, WordNet's lemmas."""
         return _lemmas()[self.labels[index]] if self.name == "imagenet" else (self.labels[index],)
 
     @property
     def accepted(self) -> str:
-        """What may stand for a label, for an error text."""
+        """The accepted forms of a label, for a message."""
         if self.name == "imagenet":
             return "0 to 999, or a WordNet id such as n01440764"
         return f"0 to {len(self) - 1}, or a name: {names(self.labels)}"
 
 
 def label_set(given: str | Sequence[str]) -> LabelSet:
-    """The set of that name, or the set of these names in this order."""
+    """The known label set of that name, or a label set of these names in their order."""
     if not isinstance(given, str):
         return LabelSet("own", tuple(given))
     known = {"cifar10": _CIFAR10, "mnist": _DIGITS, "fashion-mnist": _FASHION}
@@ -74,24 +74,24 @@ def label_set(given: str | Sequence[str]) -> LabelSet:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Label names from a text file, one in a line. StudyError where it cannot be read, or a name stands twice."""
+    """Read label names from a text file, one per line. Raises StudyError if it is unreadable or has a name twice."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StudyError(
             f"the list of labels {path} cannot be read: {reason}",
-            accepted=f"{', '.join(KNOWN)}, a list of names, or a text file with a name in each line",
+            accepted=f"{', '.join(KNOWN)}, a list of names, or a text file with one name per line",
         ) from None
     found = tuple(line for line in lines if line)
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line and line in seen:
-            raise StudyError(f"the label '{line}' stands twice", where=f"{path}, line {number}, and line {seen[line]}")
+            raise StudyError(f"the label '{line}' occurs twice", where=f"{path}, line {number}, and line {seen[line]}")
         seen[line] = number
     if not 2 <= len(found) <= _MOST_LABELS:
         raise StudyError(
-            f"{path} has {len(found)} labels", accepted="a text file with a name in each line, two at least"
+            f"{path} has {len(found)} labels", accepted="a text file with one name per line, at least two names"
         )
     return found
 
@@ -102,8 +102,8 @@ def _positions(labels: tuple[str, ...]) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _spoken(labels: LabelSet) -> dict[str, int]:
-    """Labels by their names and, where words stand for a single one, by their words."""
+def _by_name_and_words(labels: LabelSet) -> dict[str, int]:
+    """Labels by their names, and by their words if these are unique."""
     by_words: dict[str, int | None] = {}
     for index in range(len(labels)):
         words = _plain(", ".join(labels.words(index)))
@@ -116,8 +116,8 @@ def _plain(text: str) -> str:
     return "".join(text.casefold().split())
 
 
-def _timms(name: str) -> str:
-    """A file of timm's metadata, read without importing timm."""
+def _timm_metadata(name: str) -> str:
+    """Read a file of timm's metadata without importing timm, which takes seconds."""
     found = importlib.util.find_spec("timm")
     assert found is not None, "timm is a dependency of study"
     assert found.submodule_search_locations, "timm is a package"
@@ -126,13 +126,13 @@ def _timms(name: str) -> str:
 
 @functools.cache
 def _wordnet_ids() -> tuple[str, ...]:
-    """ImageNet's 1,000 WordNet ids by label index, as ILSVRC 2012's folders and all three zoos order them."""
-    ids = tuple(_timms("imagenet_synsets.txt").split())
+    """ImageNet's 1,000 WordNet ids in the order of ILSVRC 2012's folders and of all three zoos."""
+    ids = tuple(_timm_metadata("imagenet_synsets.txt").split())
     assert len(ids) == 1000, f"timm names {len(ids)} labels, not ImageNet's 1,000"
     return ids
 
 
 @functools.cache
 def _lemmas() -> dict[str, tuple[str, ...]]:
-    lines = (line.partition("\t") for line in _timms("imagenet_synset_to_lemma.txt").splitlines())
+    lines = (line.partition("\t") for line in _timm_metadata("imagenet_synset_to_lemma.txt").splitlines())
     return {wordnet_id: tuple(word.strip() for word in words.split(",")) for wordnet_id, _, words in lines}

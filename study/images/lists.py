@@ -1,4 +1,4 @@
-"""Image lists: CSV files that say which file has which label, in the dialects that are about."""
+"""Image lists: CSV files with files and labels, in the common dialects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TARGET = ("target", "target_label", "targeted_label")
 
 @dataclass(frozen=True)
 class _Dialect:
-    """Where a list has what: columns of files, labels and targets, the first label's number, and the files' suffix."""
+    """The format of a list: columns of files, labels and targets, number of the first label, suffix of files."""
 
     name: str
     file: int = 0
@@ -36,18 +36,17 @@ class _Dialect:
 def read_list(
     folder: Path, file: Path, labels: LabelSet, *, targets: bool | None, targeted: bool = True
 ) -> list[Listed]:
-    """The images of `folder` that the CSV `file` names, with their labels.
+    """List the images of `folder` that the CSV `file` names, with their labels.
 
-    `targets`: whether its target labels are wanted; None: if it has some. A target label that is the true one is
-    refused if `targeted`, and left out where no attack is. The dialects, told by their headings:
+    `targets` says whether to read target labels; None reads them if the list has them. A target label that equals the
+    true label is an error if `targeted`, else it is dropped. The headings decide the dialect:
 
     - `file,label[,target]`, with or without a heading; also TransferAttack's `filename,label[,targeted_label]`;
-    - NIPS 2017: `ImageId`, `TrueLabel`, `TargetClass`, where labels count from 1 and files are PNGs;
+    - NIPS 2017: `ImageId`, `TrueLabel`, `TargetClass`; labels count from 1, and files are PNGs;
     - Kaggle's `LOC_val_solution.csv`: `ImageId,PredictionString`, whose first word is a WordNet id; files are JPEGs.
 
-    A label is a number (3, also 3.0) or a name of the label set. A file may be named without its suffix, with one in
-    other case, or with backslashes between folders.
-    Raises StudyError with the line of what cannot be understood.
+    A label is a number (3, also 3.0) or a name of the label set. A file name may lack its suffix, have it in another
+    case, or have backslashes between folders. Raises StudyError with the line that cannot be read.
     """
     must_be_folder(folder)
     rows = _rows(file, labels)
@@ -90,8 +89,8 @@ _Rows = Sequence[tuple[int, list[str]]]
 
 def _accepted(labels: LabelSet) -> str:
     return (
-        f"lines of file,label or file,label,target; labels {labels.accepted}; a heading is optional. Or a list with "
-        "NIPS 2017's headings (ImageId, TrueLabel, …) or those of Kaggle's LOC_val_solution.csv"
+        f"lines of file,label or file,label,target; labels {labels.accepted}; a heading is optional; or a list with "
+        "the headings of NIPS 2017 (ImageId, TrueLabel, …) or of Kaggle's LOC_val_solution.csv"
     )
 
 
@@ -110,7 +109,7 @@ def _rows(file: Path, labels: LabelSet) -> _Rows:
 
 
 def _dialect(rows: _Rows, targets: bool | None, file_of_list: Path, labels: LabelSet) -> tuple[_Dialect, _Rows]:
-    """How to read the rows, and the rows without a heading."""
+    """The dialect of the rows, and the rows without the heading."""
     heading = [cell.strip().lower() for cell in rows[0][1]] if rows else []
 
     def place(*known: str) -> int | None:
@@ -130,13 +129,13 @@ def _dialect(rows: _Rows, targets: bool | None, file_of_list: Path, labels: Labe
         _refuse_unknown_heading(rows, file_of_list, labels)
         return _Dialect("file,label[,target]", target=2 if wanted else None, heading=False), rows
     if targets and found.target is None:
-        # A column behind the last: the first row then says that it lacks its target label.
+        # A column after the last: the first row then fails for its missing target label.
         found = replace(found, target=len(heading))
     return found if targets is not False else replace(found, target=None), rows[1:]
 
 
 def _refuse_unknown_heading(rows: _Rows, file: Path, labels: LabelSet) -> None:
-    """A first row that can only be a heading: its second cell is a word, while that of the next row is a label."""
+    """Raise StudyError if the first row can only be a heading: it has no label, and the second row has one."""
     if len(rows) < 2:
         return
     (number, first), (_, second) = rows[0], rows[1]
@@ -146,30 +145,30 @@ def _refuse_unknown_heading(rows: _Rows, file: Path, labels: LabelSet) -> None:
     labelled = any(_index(cell.strip(), labels) is not None for cell in second[1:])
     if labelled and not any(_index(word, labels) is not None or "." in word for word in words):
         raise StudyError(
-            f"'{','.join(words)}' is a heading with columns of unknown names",
+            f"the heading '{','.join(words)}' has unknown column names",
             where=f"{file}, line {number}",
             accepted=f"{', '.join(_FILE)} for the file; {', '.join(_LABEL)} for the label; {', '.join(_TARGET)} for "
             "the target label",
-            todo="rename the columns, or take the heading out",
+            todo="rename the columns, or remove the heading",
         )
 
 
 def _slashes(folder: Path, text: str, suffix: str) -> Path:
-    """The file that a list names, with `/` for the backslashes that Windows writes, unless they belong to its name."""
+    """The file that a list names. Backslashes become `/`, unless a file has such a name."""
     if "\\" in text and not (folder / (text + suffix)).exists():
         text = text.replace("\\", "/")
     return Path(text)
 
 
 def _index(text: str, labels: LabelSet) -> int | None:
-    """The label that a cell names: by a name, by a number, or by a whole number that was saved as 3.0."""
+    """The index of the label in a cell: a name, or a number, also as 3.0."""
     found = labels.find(text)
     whole = _WHOLE.fullmatch(text)
     return labels.find(whole[1]) if found is None and whole else found
 
 
 def _complete(cells: Sequence[str], dialect: _Dialect) -> bool:
-    """Whether a row has an image and a label; without a heading it has nothing more than a target."""
+    """Whether a row has an image and a label; without a heading, at most a target may follow."""
     needed = max(dialect.file, dialect.label) + 1
     fits = len(cells) >= needed if dialect.heading else 2 <= len(cells) <= 3
     return fits and bool(cells[dialect.file]) and bool(cells[dialect.label])
@@ -190,7 +189,7 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
         raise StudyError(
             f"'{text}' is not a label of {whose}",
             where=where,
-            accepted=f"1 to {len(labels)}: this is a list of {dialect.name}, whose labels count from 1"
+            accepted=f"1 to {len(labels)}: labels count from 1 in a list of {dialect.name}"
             if dialect.first
             else labels.accepted,
             todo=_instead(text, dialect, labels),
@@ -199,7 +198,7 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
 
 
 def _instead(text: str, dialect: _Dialect, labels: LabelSet) -> str:
-    """What to write in place of a label that the study does not have."""
+    """Advice for a label that the study does not have."""
     meant = labels.meant(text)
     if meant:
         return "write " + " or ".join(f"{labels.labels[index]} ({', '.join(labels.words(index))})" for index in meant)
@@ -227,13 +226,13 @@ def _find(folder: Path, named: Path, suffix: str, folders: dict[Path, list[Path]
         return near[0]
     if near:
         raise StudyError(
-            f"'{named.as_posix()}' may be any of {', '.join(one.name for one in near)}",
+            f"'{named.as_posix()}' matches several files: {', '.join(one.name for one in near)}",
             where=where,
             todo="name the file with its suffix",
         )
     raise StudyError(
         f"the image {path} does not exist",
         where=where,
-        accepted=f"there is {same[0].name}, whose suffix is another" if same else None,
+        accepted=f"{same[0].name} exists, with another suffix" if same else None,
         todo="correct the list or the folder",
     )

@@ -1,4 +1,4 @@
-"""Where an image lies: a file, a row of a Parquet file, or a record of a data set. Small and picklable."""
+"""The place of an image: a file, a row of a Parquet file, or a record of a data set. Small and picklable."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""Pillow's names of the formats that are opened, whatever a file is called: others start programs (EPS) or are rare."""
+"""Accepted formats by Pillow's names, whatever the suffix. Other formats start programs (EPS) or are rare."""
 
 IMAGE_COLUMNS = ("image", "img")
-"""Columns of a Parquet file that hold encoded images, binary or as struct{bytes, path}."""
+"""Names of the column of encoded images in a Parquet file, binary or struct{bytes, path}."""
 
 
 @dataclass(frozen=True)
 class FileImage:
-    """An image in a file of its own."""
+    """An image file."""
 
     path: Path
 
     def open(self) -> Image.Image:
-        """The image, which Pillow decodes when its pixels are asked for. Raises what Pillow raises."""
+        """Open the image; Pillow decodes it on first access to its pixels. Raises Pillow's exceptions."""
         return _opened(self.path)
 
     def encoded(self) -> bytes:
-        """The bytes that `digest` is of."""
+        """The bytes that `file_digest` hashes."""
         return self.path.read_bytes()
 
     def __str__(self) -> str:
@@ -44,24 +44,24 @@ class FileImage:
 
 @dataclass(frozen=True)
 class ParquetImage:
-    """An encoded image in a row, counted from 0, of a Parquet file."""
+    """An encoded image in a row of a Parquet file; rows count from 0."""
 
     path: Path
     row: int
 
     def open(self) -> Image.Image:
-        """The image, which Pillow decodes when its pixels are asked for. Raises what Pillow and pyarrow raise."""
+        """Open the image; Pillow decodes it on first access to its pixels. Raises Pillow's and pyarrow's exceptions."""
         return _opened(io.BytesIO(self.encoded()))
 
     def encoded(self) -> bytes:
-        """The bytes that `digest` is of."""
+        """The bytes that `file_digest` hashes."""
         stat = os.stat(self.path)
         column, starts = _layout(self.path, stat.st_mtime_ns, stat.st_size)
         group = sum(start <= self.row for start in starts) - 1
         cell = _column(self.path, stat.st_mtime_ns, stat.st_size, column, group)[self.row - starts[group]].as_py()
         found = cell.get("bytes") if isinstance(cell, dict) else cell
         if found is None:
-            raise OSError("there are no bytes in this row")
+            raise OSError("this row has no bytes")
         return bytes(found)
 
     def __str__(self) -> str:
@@ -70,21 +70,21 @@ class ParquetImage:
 
 @dataclass(frozen=True)
 class RecordImage:
-    """An image, counted from 0, of a split of a data set in its own binary format."""
+    """An image in a split of a data set in its own binary format; images count from 0."""
 
     folder: Path
     split: str
     index: int
 
     def open(self) -> Image.Image:
-        """The image, greyscale or RGB. Raises StudyError where the records cannot be read."""
+        """The image, greyscale or RGB. Raises StudyError if the records cannot be read."""
         from PIL import Image
 
         pixels = self._pixels()
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
 
     def encoded(self) -> bytes:
-        """The bytes that `digest` is of: the pixels, channel by channel."""
+        """The bytes that `file_digest` hashes: the pixels, channel by channel."""
         return self._pixels().tobytes()
 
     def _pixels(self) -> NDArray[np.uint8]:
@@ -107,7 +107,7 @@ Stored = FileImage | ParquetImage | RecordImage
 
 
 class Listed(NamedTuple):
-    """An image as its set lists it: its id in the study, where it lies, its label, and any target label."""
+    """An image in the list of its set: its id in the study, its place, its label, and its target label, if any."""
 
     image: str
     file: Stored
@@ -116,21 +116,21 @@ class Listed(NamedTuple):
 
 
 def file_digest(stored: Stored) -> str:
-    """SHA-256, in hexadecimal, of an image's encoded bytes, or of its pixels where it lies in records.
+    """The hexadecimal SHA-256 of an image's encoded bytes or, for records, of its pixels.
 
-    Raises StudyError, naming the image, where it cannot be read.
+    Raises StudyError, which names the image, if it cannot be read.
     """
     try:
         return hashlib.sha256(stored.encoded()).hexdigest()
     except (OSError, ValueError) as error:
         raise StudyError(
             f"the image {stored} cannot be read: {getattr(error, 'strerror', None) or error}",
-            todo="bring the file back, or take it out of the image set",
+            todo="restore the file, or remove it from the image set",
         ) from None
 
 
-# A clean pass asks for rows in the order of a hash, a shard in the order of ids: a few row groups are worth keeping;
-# more would not fit where a file is a single group.
+# A clean pass reads rows in the order of a hash, a shard in the order of ids: a cache of a few row groups helps. A
+# larger cache would not fit in memory if each file is a single group.
 @functools.lru_cache(maxsize=4)
 def _column(path: Path, changed: int, size: int, column: str, group: int) -> Any:
     import pyarrow.parquet as pq
@@ -141,7 +141,7 @@ def _column(path: Path, changed: int, size: int, column: str, group: int) -> Any
 
 @functools.lru_cache(maxsize=1024)
 def _layout(path: Path, changed: int, size: int) -> tuple[str, tuple[int, ...]]:
-    """The column of images, and the first row of every row group."""
+    """The name of the column of images, and the first row of every row group."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

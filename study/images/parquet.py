@@ -1,4 +1,4 @@
-"""Parquet files of encoded images and their labels, as Hugging Face's data sets have them."""
+"""Parquet files of encoded images and labels, in the layout of Hugging Face's data sets."""
 
 from __future__ import annotations
 
@@ -20,32 +20,31 @@ _LABELS = ("label", "labels", "fine_label")
 _TARGETS = ("target", "target_label")
 _IDS = ("image_id", "id", "file", "file_name", "filename")
 _ACCEPTED = (
-    "a column `image`, binary or struct{bytes, path}; a column `label`, a whole number or a name; and, if there are "
-    "any, columns `target` and `id`"
+    "a column `image`, binary or struct{bytes, path}; a column `label`, a whole number or a name; optionally, "
+    "columns `target` and `id`"
 )
 _HUGGING_FACE = b"huggingface"
-"""The key of a Parquet schema's metadata."""
+"""The key of Hugging Face's metadata in a Parquet schema."""
 
 _SPLIT = re.compile(r"(train|test|valid(?:ation)?|val|dev)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which column is what (label, target, id, path), and what each number in a column of labels stands for."""
+    """Column names by use (label, target, id, path), and label indices by the numbers in columns of labels."""
 
     by_use: Mapping[str, str]
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted: bool = True) -> list[Listed]:
-    """The images of a Parquet file, or of all in a folder.
+    """List the images of a Parquet file, or of all Parquet files in a folder.
 
-    `targets`: whether the column `target` is wanted; None: if there is one. A target label that is the true one is
-    refused if `targeted`, and left out where no attack is. An image's id is that of a column
-    `image_id`, `id`, `file`, `file_name` or `filename`; else the struct's path, if every image has one of its own;
-    else `<file>-<row>`. Where a file's metadata name its numbers, as Hugging Face's ClassLabel does, a number stands
-    for the label of that name. Raises StudyError where files, columns or labels are not as described, or a ClassLabel
-    names what is no label of `labels`.
+    `targets` says whether to read the column `target`; None reads it if it exists. A target label that equals the true
+    label is an error if `targeted`, else it is dropped. The id of an image is in a column `image_id`, `id`, `file`,
+    `file_name` or `filename`; else it is the struct's path, if all paths are unique; else `<file>-<row>`. If the
+    metadata of a file name its numbers, as Hugging Face's ClassLabel does, a number means the label of that name.
+    Raises StudyError if files, columns or labels do not fit, or a ClassLabel has a name that is not in `labels`.
     """
     rows: list[tuple[ParquetImage, dict[str, Any]]] = []
     named: set[str | None] = set()
@@ -69,7 +68,7 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
     ids: dict[str, ParquetImage] = {}
     for image, (stored, cells) in zip(_ids(rows, with_column=named != {None}), rows, strict=True):
         if image in ids:
-            raise StudyError(f"the image id '{image}' stands twice", where=f"{stored}, and {ids[image]}")
+            raise StudyError(f"the image id '{image}' occurs twice", where=f"{stored}, and {ids[image]}")
         ids[image] = stored
         label = _label(cells["label"], labels, stored)
         target = _label(cells.get("target"), labels, stored) if with_targets else None
@@ -96,13 +95,13 @@ def _files(path: Path) -> list[Path]:
         raise StudyError(
             f"the folder {path} has files of more than one split: {', '.join(sorted(splits))}",
             accepted="a file, or a folder with the files of one split",
-            todo="put the files of one split into a folder of their own",
+            todo="put the files of each split into a separate folder",
         )
     return files
 
 
 def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
-    """A file's columns but the images' bytes, and what they are."""
+    """The columns of a file without the bytes of the images, and their uses."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -117,9 +116,9 @@ def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
             for what in ("image", "label"):
                 if what not in columns:
                     raise StudyError(
-                        f"{file} has no column `{what}`, but {names(schema.names)}",
+                        f"{file} has no column `{what}`; its columns are {names(schema.names)}",
                         accepted=_ACCEPTED,
-                        todo="rename the column that it is",
+                        todo="rename the column with this content",
                     )
             image = columns.pop("image")
             kind = schema.field(image).type
@@ -127,9 +126,9 @@ def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
             held = kind.field("bytes").type if "bytes" in inner else kind
             if not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_binary_view(held)):
                 raise StudyError(
-                    f"the column `{image}` of {file} is {kind}, not encoded images",
+                    f"the column `{image}` of {file} has the type {kind}, not encoded images",
                     accepted=_ACCEPTED,
-                    todo="write the bytes of the image files into it",
+                    todo="store the bytes of the image files in this column",
                 )
             leaves = [*columns.values(), *([f"{image}.path"] if "path" in inner else [])]
             table = opened.read(columns=leaves)
@@ -152,19 +151,19 @@ def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
-    """What Hugging Face's `datasets` has written of a file's columns; nothing where others wrote it."""
+    """Hugging Face's metadata of the columns; empty for files of other programs."""
     try:
-        said = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))
-        features = said["info"]["features"]
+        metadata = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))
+        features = metadata["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}
     return features if isinstance(features, dict) else {}
 
 
 def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[int] | None:
-    """The label that each number of a ClassLabel column stands for; None for every other column.
+    """The label index for each number of a ClassLabel column; None for other columns.
 
-    A ClassLabel with as many names as there are labels, none of which is known, is taken to be in the labels' order.
+    A ClassLabel with unknown names only, one for each label, counts as being in the order of the labels.
     """
     called = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     if not isinstance(called, list) or not called:
@@ -175,15 +174,15 @@ def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[in
     unknown = [str(name) for name, index in zip(called, found, strict=True) if index is None]
     if unknown:
         raise StudyError(
-            f"the column `{column}` of {file} numbers its classes by names, and '{unknown[0]}' is no label here",
+            f"the column `{column}` of {file} has a class named '{unknown[0]}', which is not a label of this study",
             accepted=labels.accepted,
-            todo="write the label set of the file as `images: labels:`, or the names of labels into the column",
+            todo="give the label set of the file in `images: labels:`, or store the names of labels in the column",
         )
     return [index for index in found if index is not None]
 
 
 def _class(cell: Any, classes: Sequence[int]) -> Any:
-    """The label that a cell of a ClassLabel column stands for; -1 and what is no number are left for `_label`."""
+    """The label index for a cell of a ClassLabel column; `_label` checks -1 and cells that are not numbers."""
     numbered = isinstance(cell, int) and not isinstance(cell, bool)
     return classes[cell] if numbered and 0 <= cell < len(classes) else (-1 if numbered else cell)
 
@@ -212,6 +211,6 @@ def _label(cell: Any, labels: LabelSet, stored: ParquetImage) -> int:
             f"'{cell}' is not a label of {whose}",
             where=str(stored),
             accepted=labels.accepted,
-            todo="use a split that has labels" if cell in (None, -1) else "subtract 1 where the labels count from 1",
+            todo="use a split that has labels" if cell in (None, -1) else "subtract 1 if the labels count from 1",
         )
     return found

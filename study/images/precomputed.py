@@ -1,4 +1,4 @@
-"""Adversarial images that another tool made: which file belongs to which clean image."""
+"""Find the adversarial images that another tool made from the clean images of a study."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _ACCEPTED = (
 _JPEG = b"\xff\xd8\xff"
 
 
-def made(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
-    """The files of `folder` that were made of the clean images with these ids, in their order.
+def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
+    """The files in `folder` that belong to the clean images with these ids, by id and in their order.
 
-    A file belongs to an image by its relative path; else by its name alone, wherever in the folder it lies; the suffix
-    may differ, but has to be that of a lossless format. Raises StudyError, with a number and the first image, where
-    files are missing, where more than one could be meant, and where they are JPEGs.
+    A file belongs to an image with the same relative path, else with the same name in any subfolder. Its suffix may
+    differ, but must be that of a lossless format. Raises StudyError, with the number of images and the first one, if
+    files are missing, ambiguous, or JPEGs.
     """
     if not folder.is_dir():
-        raise StudyError(f"the folder {folder} does not exist", accepted="a folder with the images that a tool made")
+        raise StudyError(
+            f"the folder {folder} does not exist", accepted="a folder with the images that another tool made"
+        )
     files = sorted(_files(folder))
     lossless = [file for file in files if Path(file).suffix.lower() in _LOSSLESS]
     found = _matched(lossless, images)
@@ -36,17 +38,17 @@ def made(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
     lossy += [found[one][0] for one in images if len(found[one]) == 1 and _begins_as_jpeg(folder / found[one][0])]
     if lossy:
         raise StudyError(
-            f"{_count(lossy, images)} in {folder} only as a JPEG or the like (the first: {lossy[0]}): "
-            "a JPEG is not what the attack made",
+            f"{_count(lossy, images)} in {folder} only in a lossy format such as JPEG (the first: {lossy[0]}), "
+            "which changes the pixels of the attack",
             accepted=_ACCEPTED,
-            todo="let the tool write PNGs",
+            todo="make the tool write PNGs",
         )
     missing = [one for one in images if not found[one]]
     if missing:
         raise StudyError(
             f"{_count(missing, images)} not in {folder} (the first: {missing[0]})",
             accepted=_ACCEPTED,
-            todo="correct the folder, or let the tool make the images that are missing",
+            todo="correct the folder, or make the missing images with the tool",
         )
     several = [one for one in images if len(found[one]) > 1]
     if several:
@@ -54,7 +56,7 @@ def made(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
             f"{_count(several, images)} in {folder} more than once (the first: {several[0]}, as "
             f"{', '.join(found[several[0]][:3])})",
             accepted=_ACCEPTED,
-            todo="leave one file for each image",
+            todo="keep one file for each image",
         )
     owners: dict[str, list[str]] = defaultdict(list)
     for one in images:
@@ -62,15 +64,15 @@ def made(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
     shared = [some for some in owners.values() if len(some) > 1]
     if shared:
         raise StudyError(
-            f"{folder / found[shared[0][0]][0]} may be made of {' or of '.join(shared[0][:3])}",
+            f"{folder / found[shared[0][0]][0]} may belong to {' or to '.join(shared[0][:3])}",
             accepted=_ACCEPTED,
-            todo="put the files into the folders of the clean images",
+            todo="use the same subfolders as for the clean images",
         )
     return {one: FileImage(folder / found[one][0]) for one in images}
 
 
 def _files(folder: Path) -> Iterable[str]:
-    """Relative paths of all image files, hidden ones left out."""
+    """Relative paths of all image files that are not hidden."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
@@ -79,8 +81,8 @@ def _files(folder: Path) -> Iterable[str]:
 
 
 def _matched(files: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
-    """The files that may belong to each image: by relative path if there is one; else, of files that belong to no other
-    image by theirs, by name."""
+    """The candidate files of each image: those with its relative path; else those with its name that match no other
+    image by path."""
     by_path, by_name = defaultdict(list), defaultdict(list)
     for file in files:
         by_path[without_suffix(file)].append(file)
@@ -94,7 +96,7 @@ def _matched(files: Sequence[str], images: Sequence[str]) -> dict[str, list[str]
 
 
 def _exact(files: list[str], name: str) -> list[str]:
-    """Of files that differ in their suffix, the one that has the very name, if there is one."""
+    """Of files that differ in their suffix, the one with exactly this name if it exists; else all."""
     same = [file for file in files if file == name or Path(file).name == name]
     return same if len(same) == 1 else files
 

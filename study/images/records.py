@@ -1,4 +1,4 @@
-"""Image sets in records: MNIST's IDX files and CIFAR-10's binary batches, read whole and checked against themselves."""
+"""MNIST's IDX files and CIFAR-10's binary batches, read completely and checked."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FORMATS = (
 
 @lru_cache(maxsize=4)
 def read(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The images of a split, `train` or `test`: pixels (N, C, H, W) and labels (N,), in the files' order.
+    """Read the images of a split, `train` or `test`: pixels (N, C, H, W) and labels (N,), in the order of the files.
 
-    C is 1 in IDX files and 3 (RGB) in CIFAR-10's. Both arrays are kept in memory and cannot be written to. Raises
-    StudyError, naming the file, where one is missing, is no such file, is cut short or too long, or where images and
-    labels differ in number.
+    C is 1 for IDX files and 3 (RGB) for CIFAR-10. Both arrays are read-only and stay in memory. Raises StudyError,
+    which names the file, if a file is missing, has another format, is too short or too long, or if the numbers of
+    images and labels differ.
     """
     found = files(folder, split)
     pixels, labels = _idx(*found) if kind(folder) == "idx" else _cifar(found)
@@ -43,7 +43,7 @@ def read(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 
 
 def kind(folder: Path) -> Kind:
-    """Which of the two formats `folder` has files of. StudyError where it has none, both, or Python's pickles."""
+    """The format of the files in `folder`. Raises StudyError if it has no files of either format, or files of both."""
     if not folder.is_dir():
         raise StudyError(
             f"the folder of records {folder} does not exist",
@@ -53,19 +53,21 @@ def kind(folder: Path) -> Kind:
     idx = any(_idx_file(folder, split, part) for split in SPLITS for part in _IDX_PARTS)
     cifar = any((folder / name).is_file() for split in SPLITS for name in _CIFAR_FILES[split])
     if idx and cifar:
-        raise StudyError(f"{folder} has records of two kinds", accepted=_FORMATS, todo="give each a folder of its own")
+        raise StudyError(
+            f"{folder} has records in two formats", accepted=_FORMATS, todo="use a separate folder for each format"
+        )
     if not idx and not cifar:
         raise _none(folder)
     return "idx" if idx else "cifar"
 
 
 def files(folder: Path, split: str) -> tuple[Path, ...]:
-    """The files that `split` is in: images and labels of IDX, or CIFAR-10's batches in their order.
+    """The files of `split`: images and labels in IDX, or CIFAR-10's batches in their order.
 
-    Raises StudyError where there is no such split, or a file is missing.
+    Raises StudyError if the split is unknown, or a file is missing.
     """
     if split not in SPLITS:
-        raise StudyError(f"there is no split named '{split}'", accepted=names(SPLITS, split))
+        raise StudyError(f"'{split}' is not a split", accepted=names(SPLITS, split))
     if kind(folder) == "cifar":
         found = tuple(folder / name for name in _CIFAR_FILES[split])
         missing = [path.name for path in found if not path.is_file()]
@@ -75,9 +77,9 @@ def files(folder: Path, split: str) -> tuple[Path, ...]:
         missing = [_idx_names(split, part)[0] for part, path in parts.items() if path is None]
     if missing:
         raise StudyError(
-            f"{folder} has no {' and no '.join(missing)}, which the split '{split}' is in",
+            f"{folder} has no {' and no '.join(missing)}, which the split '{split}' needs",
             accepted=_FORMATS,
-            todo="put it there, or choose the other split",
+            todo="add the missing files, or choose the other split",
         )
     return found
 
@@ -86,12 +88,12 @@ def _none(folder: Path) -> StudyError:
     pickles = [name for name in _CIFAR_PICKLES if (folder / name).exists()]
     if pickles:
         return StudyError(
-            f"{folder / pickles[0]} belongs to the Python version of CIFAR-10; pickles can run code, and are not read",
+            f"{folder / pickles[0]} belongs to the Python version of CIFAR-10, whose pickles can run code",
             accepted=_FORMATS,
-            todo="take the binary version (cifar-10-binary.tar.gz) from CIFAR-10's page",
+            todo="download the binary version (cifar-10-binary.tar.gz) of CIFAR-10",
         )
     inside = [path.name for path in sorted(folder.glob("*/*.bin"))[:1]]
-    nested = f"; {inside[0]} lies in a folder below" if inside else ""
+    nested = f"; {inside[0]} is in a subfolder" if inside else ""
     return StudyError(f"{folder} has no records{nested}", accepted=_FORMATS, todo="correct the path")
 
 
@@ -110,24 +112,24 @@ def _idx(images: Path, labels: Path) -> tuple[NDArray[np.uint8], NDArray[np.int6
     if len(pixels) != len(marks):
         raise StudyError(
             f"{images} has {len(pixels)} images, and {labels.name} {len(marks)} labels",
-            accepted="a label for each image",
-            todo="fetch both files again, from one place",
+            accepted="one label for each image",
+            todo="fetch both files again from the same source",
         )
     return pixels[:, None], marks.astype(np.int64)
 
 
 def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The bytes of an IDX file: four of magic number, four for each dimension's size, then the data."""
+    """Read an IDX file: four bytes of magic number, four for the size of each dimension, then the data."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)
             shape = _idx_shape(path, header, dimensions)
-            # A small .gz can be endless: no more than the header promises is read, and one byte to see that it is true.
+            # A small .gz can expand without end: read only what the header promises, and one byte more as a check.
             data = file.read(int(np.prod(shape)) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise StudyError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            accepted="an IDX file, plain or packed with gzip under a name that ends in .gz",
+            accepted="an IDX file, plain, or compressed with gzip and named .gz",
             todo="fetch the file again",
         ) from None
     _must_hold(path, len(data), int(np.prod(shape)))
@@ -137,18 +139,18 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     magic, sizes = header[:4], np.frombuffer(header[4 : len(header) // 4 * 4], ">u4")
     if magic != bytes([0, 0, 8, dimensions]):
-        packed = " (it is packed: its name should end in .gz)" if magic[:2] == b"\x1f\x8b" else ""
+        packed = " (the file is compressed: its name should end in .gz)" if magic[:2] == b"\x1f\x8b" else ""
         raise StudyError(
-            f"{path} begins with {magic.hex(' ') or 'nothing'}, which is not an IDX file's magic number{packed}",
+            f"{path} begins with {magic.hex(' ') or 'nothing'}, not with an IDX file's magic number{packed}",
             accepted=f"00 00 08 0{dimensions}: unsigned bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}",
             todo="fetch the file again",
         )
     shape = tuple(int(size) for size in sizes)
     if len(shape) < dimensions or not all(shape) or np.prod([float(size) for size in shape]) > _MOST_BYTES:
-        said = " x ".join(map(str, shape)) or "nothing"
+        size = " x ".join(map(str, shape)) or "no"
         raise StudyError(
-            f"the header of {path} speaks of {said} bytes",
-            accepted=f"{dimensions} sizes above 0, and {_MOST_BYTES // 2**30} GiB at most",
+            f"the header of {path} announces {size} bytes",
+            accepted=f"{dimensions} sizes above 0, and at most {_MOST_BYTES // 2**30} GiB",
             todo="fetch the file again",
         )
     return shape
@@ -156,27 +158,27 @@ def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
 
 def _must_hold(path: Path, found: int, expected: int) -> None:
     if found != expected:
-        said = "more" if found > expected else f"only {found}"
+        size = "more" if found > expected else f"only {found}"
         raise StudyError(
-            f"{path} should have {expected} bytes after its header, and has {said}",
-            accepted="a file as long as its header says",
+            f"{path} should have {expected} bytes after its header, and has {size}",
+            accepted="a file of the size in its header",
             todo="fetch the file again",
         )
 
 
 def _cifar(paths: tuple[Path, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Records of one label byte and 3,072 of pixels: 32 x 32 red ones, green ones, blue ones."""
+    """Read records of one label byte and 3,072 pixel bytes: 32 x 32 red, then green, then blue."""
     records = np.concatenate([_cifar_records(path) for path in paths])
     return np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
 
 
 def _cifar_records(path: Path) -> NDArray[np.uint8]:
-    accepted = f"records of {_RECORD} bytes: a label of 0 to 9, then 3,072 of pixels"
+    accepted = f"records of {_RECORD} bytes: a label 0 to 9, then 3,072 bytes of pixels"
     try:
         size = path.stat().st_size
         if not 0 < size <= _MOST_BYTES or size % _RECORD:
             raise StudyError(
-                f"{path} has {size} bytes, which makes no whole records of CIFAR-10",
+                f"{path} has {size} bytes, which is not a whole number of CIFAR-10 records",
                 accepted=accepted,
                 todo="fetch the file again",
             )
@@ -187,6 +189,6 @@ def _cifar_records(path: Path) -> NDArray[np.uint8]:
         raise StudyError(
             f"{path} has the label {found[:, 0].max()}",
             accepted=accepted,
-            todo="take CIFAR-10's batches, not CIFAR-100's",
+            todo="use the batches of CIFAR-10, not of CIFAR-100",
         )
     return found

@@ -1,4 +1,4 @@
-"""What was selected of an image set, cut into shards, with every model's clean predictions: `RUN/images.parquet`."""
+"""The selected images in shards, with the clean predictions of all models: `RUN/images.parquet`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 
 @dataclass(frozen=True)
 class Clean:
-    """What one model says of one clean image: five labels and their probabilities, best first.
+    """The prediction of one model for one clean image: five labels and their probabilities, best first.
 
-    A remote service says names of its own with scores, and no labels.
+    A remote service has its own names with scores in place of labels.
     """
 
     top5: tuple[int, ...]
@@ -31,7 +31,7 @@ class Clean:
 
 @dataclass(frozen=True)
 class Selected:
-    """One image of the study; `digest` is that of its pixels, `clean` the models' predictions by name."""
+    """One image of the study. `digest` hashes its pixels; `clean` holds the predictions by model name."""
 
     image: str
     label: int
@@ -42,15 +42,17 @@ class Selected:
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of consecutive selected images, in the order of their ids."""
+    """Consecutive selected images, in the order of their ids."""
 
     index: int
     images: tuple[Selected, ...]
 
     @functools.cached_property
     def contents(self) -> dict[tuple[str, bool], str]:
-        """By goal, and whether the attack reads an image's true label whatever its goal, a digest of the images and the
-        labels that decide their pixels: what a unit's id adds to its craft's."""
+        """The digest that a unit's id adds to its craft's: of the images and the labels that determine their pixels.
+
+        Keys are the goal, and whether the attack reads the true label for every goal.
+        """
         true = digest([(one.image, one.digest, one.label) for one in self.images])
         wanted = digest([(one.image, one.digest, one.target_label) for one in self.images])
         both = digest([(one.image, one.digest, one.target_label, one.label) for one in self.images])
@@ -64,8 +66,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a clean pass came to: the selected images in shards, by name what every model is, and which files could not
-    be read (image id and reason)."""
+    """The result of a clean pass: selected images in shards, records of the models by name, and the reasons of
+    unreadable files by image id."""
 
     shards: list[Shard]
     models: dict[str, dict[str, Any]]
@@ -73,15 +75,15 @@ class Selection:
 
 
 def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
-    """Whether the rule lets this image in: all models, the source models, those that `keep` names, or no model must
-    be right. A remote service is not asked: it has no label that could be right."""
+    """Whether `keep` admits this image: all models, the source models, the named models, or no model must classify it
+    correctly. Remote services are left out, because they predict no label."""
     rules: dict[str, Sequence[str]] = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}
     asked = rules[keep] if isinstance(keep, str) else keep
     return all(image.clean[model].top5[0] == image.label for model in asked)
 
 
 def cut(images: Sequence[Selected], size: int) -> list[Shard]:
-    """Images in the order of their ids, `size` to a shard: the order of files and lists does not matter."""
+    """Cut images into shards of `size`, in the order of their ids: the order of files and lists has no influence."""
     ordered = sorted(images, key=lambda one: one.image)
     return [
         Shard(index, tuple(ordered[start : start + size])) for index, start in enumerate(range(0, len(ordered), size))
@@ -109,7 +111,7 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
-    """One row per selected image; `clean` explodes to a row per image and model."""
+    """One row per selected image; `clean` explodes to one row per image and model."""
     rows: list[dict[str, Any]] = [
         {
             "image": one.image,
@@ -135,7 +137,7 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
 
 
 def from_frame(frame: pl.DataFrame) -> list[Shard]:
-    """The shards that `to_frame` wrote."""
+    """The inverse of `to_frame`."""
     shards: dict[int, list[Selected]] = {}
     for row in frame.iter_rows(named=True):
         clean = {
@@ -161,9 +163,9 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
 
 
 def ranked(probabilities: NDArray[np.float64], label: int, rank: int | Literal["last"]) -> int:
-    """The label other than `label` that stands at `rank` by falling probability (labels,); the first is rank 1.
+    """The label at `rank` by falling probability (labels,), without `label`; the most probable has rank 1.
 
-    Among equals the lower index comes first.
+    Among equal probabilities, the lower index comes first.
     """
     order = [int(one) for one in np.argsort(-probabilities, kind="stable") if one != label]
     return order[-1] if rank == "last" else order[rank - 1]

@@ -1,4 +1,4 @@
-"""Image classifiers: where they come from, what they want as input, what they predict."""
+"""Image classifiers: sources, weights, preprocessing and predictions."""
 
 from study.models.reference import Model
 

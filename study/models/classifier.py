@@ -1,4 +1,4 @@
-"""A network with its preprocessing and its label map: pixels in, logits over the study's label set out."""
+"""A network with its preprocessing and its order of outputs: pixels in, logits over the study's labels out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Mode = Literal["crop", "squash", "border"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its input: (x / scale - mean) / std at `size` pixels, channels as named.
+    """The input of a network: (x / scale - mean) / std for pixel values x in 0..255, at `size` x `size` pixels.
 
-    `mean` and `std` have as many numbers as the network has input channels: 3, or 1 for grey images.
+    `mean` and `std` have one number for each input channel: 3, or 1 for grey images. `channels` is RGB or BGR.
     """
 
     size: int
@@ -34,10 +34,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Native:
-    """How the network's own zoo makes an image into its input, which accuracies are published for. No model uses it.
+    """How the network's own zoo prepares an image for published accuracies. Studies do not use it.
 
-    `crop`: the shorter side is resized to `resize` pixels and the centre cropped at `crop` pixels; `squash`: both sides
-    are resized and the centre cropped; `border`: the longer side is resized and the rest filled in.
+    `crop` resizes the shorter side to `resize` pixels and crops the centre to `crop` pixels; `squash` resizes both
+    sides and crops the centre; `border` resizes the longer side and adds a border.
     """
 
     resize: int
@@ -47,13 +47,13 @@ class Native:
 
 
 class Classifier(nn.Module):
-    """Float pixels (N, C, H, W) in 0..255 at an image set's own size, RGB or grey -> differentiable logits (N, labels).
+    """Float pixels (N, C, H, W) in 0..255, RGB or grey, of any size -> differentiable logits (N, labels).
 
-    Images of another size are resized to the network's, antialiased where they shrink. A network of three channels sees
-    a grey image (C = 1) as three equal ones. `outputs` says which of the network's outputs stands for each label.
-    Without it they are in the labels' order, and a network with one class more than there are labels has the background
-    class first (TensorFlow's ImageNet models); its logit is left out. Always in eval mode, no parameter requires a
-    gradient.
+    Images of another size are resized to the network's size, with antialiasing if they shrink. A network with three
+    channels receives a grey image (C = 1) as three equal channels. `outputs` is the index of the network's output for
+    each label. Without `outputs`, they are in the order of the labels; if there is one more, it is the background class
+    and comes first (TensorFlow's ImageNet models), and its logit is dropped. The network stays in eval mode, and its
+    parameters require no gradient.
     """
 
     mean: Tensor
@@ -84,7 +84,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def describe(self) -> dict[str, Any]:
-        """What is recorded of the model with a run: digest, number of parameters, preprocessing."""
+        """The record of the model in a run: digest, number of parameters, preprocessing."""
         return {"digest": self.digest, "parameters": self.parameters_held, **asdict(self.preprocessing)}
 
     @property
@@ -92,38 +92,38 @@ class Classifier(nn.Module):
         return self._compiled is not None
 
     def compile_with(self, how: bool | str) -> None:
-        """Run through torch.compile from now on, with CUDA graphs where `how` is `cuda-graphs`."""
+        """Use torch.compile from now on, with CUDA graphs if `how` is `cuda-graphs`."""
         self._compiled = torch.compile(self.logits, mode="reduce-overhead" if how == "cuda-graphs" else "default")
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # What is compiled would not see hooks that came later, such as those of skip gradients.
+        # A compiled network ignores later hooks, such as those of skip gradients.
         if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
             return self.logits(pixels)
         compiled: Tensor = self._compiled(pixels)
         return compiled
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """What `forward` gives, never through torch.compile."""
-        wanted = self.preprocessing
-        if pixels.shape[-2:] != (wanted.size, wanted.size):
-            smooth = wanted.interpolation in ("bilinear", "bicubic")
+        """Like `forward`, without torch.compile."""
+        expected = self.preprocessing
+        if pixels.shape[-2:] != (expected.size, expected.size):
+            smooth = expected.interpolation in ("bilinear", "bicubic")
             pixels = nn.functional.interpolate(
-                pixels, (wanted.size, wanted.size), mode=wanted.interpolation, antialias=smooth
+                pixels, (expected.size, expected.size), mode=expected.interpolation, antialias=smooth
             )
-        if wanted.channels == "BGR":
+        if expected.channels == "BGR":
             pixels = pixels.flip(1)
-        # One channel becomes three here, where the mean has three.
-        seen = (pixels / wanted.scale - self.mean) / self.std
-        # pretrainedmodels' SqueezeNets leave (N, labels, 1, 1).
-        logits: Tensor = self.network(seen.contiguous(memory_format=self.memory_format)).flatten(1)
+        # Broadcasting makes one channel into three if the mean has three.
+        normalised = (pixels / expected.scale - self.mean) / self.std
+        # SqueezeNets of pretrainedmodels return (N, labels, 1, 1).
+        logits: Tensor = self.network(normalised.contiguous(memory_format=self.memory_format)).flatten(1)
         if self.outputs is not None:
             return logits.index_select(1, self.outputs)
         return logits[:, logits.shape[1] - self.labels :]
 
     def arrange(self, *, fold: bool, layout: Layout, device: str) -> None:
-        """Rewrite the network for speed, exactly to rounding, and bring it to `device`.
+        """Rewrite the network for speed, with equal results up to rounding, and move it to `device`.
 
-        Folding puts batch norms into convolutions and, on a CPU, writes some convolutions another way.
+        `fold` folds batch norms into convolutions and, on a CPU, rewrites some convolutions.
         """
         from study.models.rewrites.folding import fold as fold_into
 
@@ -133,7 +133,7 @@ class Classifier(nn.Module):
             example = torch.randn(2, channels, size, size, generator=_generator())
             self.folded = fold_into(self.network, example.to(self.mean))
             if device == "cpu":
-                cpu.suit(self.network)
+                cpu.rewrite_convolutions(self.network)
         self.to(device)
         self.network.to(memory_format=self.memory_format)
 
@@ -143,7 +143,7 @@ def _generator() -> torch.Generator:
 
 
 def _digest(network: nn.Module, preprocessing: Preprocessing, identity: str) -> str:
-    """SHA-256 over every tensor of the network by name, its preprocessing and what it is called."""
+    """SHA-256 over the tensors of the network by name, its preprocessing and its `identity`."""
     hashed = hashlib.sha256(json.dumps([identity, asdict(preprocessing)]).encode())
     for name, tensor in sorted(network.state_dict().items()):
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""What a network's source imports from beside it: a part of what the network is, like the source itself."""
+"""Find the user's files that the source of a network imports: like the source, they are part of its identity."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _INSTALLED = tuple(
 
 
 def sources(path: Path, root: Path) -> dict[str, str]:
-    """SHA-256 of `path` and of every source that it imports, and that these import, from the folder `root`, by their
-    paths from there.
+    """SHA-256 of `path` and of all sources under the folder `root` that it imports, directly or not, by relative path.
 
-    Read from the text, whatever was imported before; empty files do not count. A module that is installed counts with
-    its own package alone. What is imported by a name that only running tells is not found.
+    Imports are read from the text, so modules that were imported before make no difference. Empty files are left out.
+    For an installed module, only its own package counts. Imports by a computed name are not found.
     """
     path, root = path.resolve(), root.resolve()
     if not path.is_relative_to(root):
@@ -44,7 +43,7 @@ def sources(path: Path, root: Path) -> dict[str, str]:
 
 
 def root_of(path: Path) -> Path:
-    """The folder that holds the outermost package of a module, or the module."""
+    """The folder that contains the module, or its outermost package."""
     folder = path.resolve().parent
     while (folder / "__init__.py").is_file():
         folder = folder.parent
@@ -52,14 +51,14 @@ def root_of(path: Path) -> Path:
 
 
 def _foreign(path: Path, root: Path) -> bool:
-    """Whether a source is none of the user's: it lies elsewhere, belongs to this program, or is installed."""
+    """Whether a source is not the user's own: outside `root`, part of this program, or installed."""
     if not path.is_relative_to(root) or path.is_relative_to(_OURS):
         return True
     return root not in _INSTALLED and any(path.is_relative_to(one) for one in _INSTALLED)
 
 
 def _packages(path: Path, root: Path) -> Iterator[Path]:
-    """The packages that a module lies in, whose own sources run before it."""
+    """The `__init__.py` files of the packages around a module, which run before it."""
     for folder in path.relative_to(root).parents:
         package = root / folder / "__init__.py"
         if folder != Path() and package.is_file():
@@ -71,7 +70,7 @@ def _top(path: Path, root: Path) -> str:
 
 
 def _imported(text: bytes, path: Path, root: Path) -> Iterator[str]:
-    """The dotted names that a source imports, relative ones made whole. A name may be a module or what one holds."""
+    """The absolute dotted names that a source imports: modules, or names inside modules."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -87,7 +86,7 @@ def _imported(text: bytes, path: Path, root: Path) -> Iterator[str]:
 
 
 def _files(name: str, root: Path) -> Iterator[Path]:
-    """The sources under `root` that importing `name` runs."""
+    """The sources under `root` that run on `import name`."""
     place = root
     for part in name.split("."):
         place /= part

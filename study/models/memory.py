@@ -1,4 +1,4 @@
-"""How much memory a model needs: by following what its passes would allocate, on tensors that hold nothing."""
+"""Estimate the memory of a model: trace the allocations of its passes on tensors without data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from study.errors import StudyError, first_line
 from study.images.labels import LabelSet, label_set
 from study.models import user_code
 from study.models.reference import Model
-from study.models.weights.locate import bare, tag_of
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `parameters`: of all parameters and buffers. `forward`: at the height of a pass without gradients.
+    """Memory in bytes.
 
-    `gradient`: at the height of a pass forth and back, for a gradient of the images alone. Both heights include the
-    parameters and the images.
+    `parameters` counts parameters and buffers. `forward` is the peak of a forward pass without gradients; `gradient`
+    is the peak of a forward and backward pass for the gradient of the images. Both peaks include parameters and images.
     """
 
     parameters: int
@@ -39,51 +38,51 @@ class Memory:
 
 
 def estimate(network: nn.Module, *, channels: int, size: int, batch: int) -> Memory:
-    """What `network` needs for float32 images (`batch`, `channels`, `size`, `size`), its parameters frozen.
+    """Estimate the memory of `network` with frozen parameters for float32 images (`batch`, `channels`, `size`, `size`).
 
-    Nothing is computed and `network` stays as it is; it may be one of `build_meta`. What is counted is every storage
-    that lives at the same time, once, whatever views it has. Not counted: what a device's library takes for itself
-    (workspaces, caches, fragmentation, CUDA's context). Attention is what the fused kernels need. Raises StudyError
-    where the network cannot run without values.
+    Nothing is computed, and `network` does not change; it may come from `build_meta`. Every live storage counts once,
+    however many views it has. The estimate leaves out the memory of a device's libraries (workspaces, caches,
+    fragmentation, CUDA's context) and assumes fused attention kernels. Raises StudyError if the network needs values
+    to run.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     held = _hollow(network, fake)
     with fake:
         tensors = [*held.parameters(), *held.buffers()]
-        heights = [_height(held, tensors, (batch, channels, size, size), gradient=wanted) for wanted in (False, True)]
-        return Memory(_Allocations(tensors).live, *heights)
+        peaks = [_peak(held, tensors, (batch, channels, size, size), gradient=gradient) for gradient in (False, True)]
+        return Memory(_Allocations(tensors).live, *peaks)
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers a network's parameters are; one that is shared counts once."""
+    """The number of parameters of a network; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> nn.Module:
-    """The network of `model`, as wide as its weights are, on the meta device: without memory, weights and downloads.
+    """Build the network of `model` on the meta device: without memory, weights and downloads.
 
-    For weights that do not come from the zoo it has as many outputs as `labels` (None: ImageNet's) or `classes`. Code
-    of the user's own runs only with `allow_code`. Raises StudyError where the network cannot be built this way.
+    The number of outputs follows the zoo's weights, else `classes` or `labels` (None: ImageNet's). The user's own code
+    runs only with `allow_code`. Raises StudyError if the network cannot be built on the meta device.
     """
     from study.models.zoos import ZOOS
 
     if model.network is None:
-        raise StudyError("a service or a transformation has no network of its own", accepted="a model with a network")
+        raise StudyError("a service or a model with a transform only has no network", accepted="a model with a network")
     labels = labels or label_set("imagenet")
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _unheld(model.zoo):
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _without_memory(model.zoo):
             warnings.simplefilter("ignore")
             if model.zoo == "python":
                 built = user_code.build(model, allowed=allow_code)[0]
             else:
-                zoo, tag = ZOOS[model.zoo], tag_of(model)
-                usual = labels.name == "imagenet" and model.classes is None
-                width = zoo.outputs(model.name, tag) if tag else None if usual else len(model.classes or labels)
+                zoo, tag = ZOOS[model.zoo], model.tag
+                standard = labels.name == "imagenet" and model.classes is None
+                width = zoo.outputs(model.name, tag) if tag else None if standard else len(model.classes or labels)
                 arguments = zoo.defaults(model.name, width)
-                if tag and bare(model) == "inception_v3":
-                    # With its own weights torchvision keeps the auxiliary head, of this network alone.
+                if tag and model.bare_name == "inception_v3":
+                    # For this network only, torchvision keeps the auxiliary head when it loads its own weights.
                     arguments.pop("aux_logits", None)
-                full = f"{bare(model)}.{tag}" if tag and model.zoo == "timm" else model.name
+                full = f"{model.bare_name}.{tag}" if tag and model.zoo == "timm" else model.name
                 built = zoo.build(full, None, arguments | model.arguments)
     except StudyError:
         raise
@@ -92,15 +91,15 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
     return built.to("meta")
 
 
-def _unheld(zoo: str) -> contextlib.AbstractContextManager[object]:
-    """Where networks of a zoo are built: timm sees to it that all of its can be on the meta device."""
+def _without_memory(zoo: str) -> contextlib.AbstractContextManager[object]:
+    """The context that builds a zoo's networks without memory: all of timm's support the meta device."""
     return torch.device("meta") if zoo == "timm" else _EmptyOnMeta()
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Weights are born empty and drawn afterwards, so `empty` alone goes to the meta device.
+    """Send only `torch.empty` to the meta device: weights start as empty tensors, which are initialised afterwards.
 
-    All other numbers stay real: networks compute their widths with tensors, and read them.
+    Other tensors stay real, because networks compute widths with tensors and read the values.
     """
 
     def __torch_function__(
@@ -112,11 +111,11 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows which storages live, from `live` bytes of `tensors` on, and how many bytes that were at the most."""
+    """Track the `live` bytes of storages, starting with those of `tensors`, and their `peak`."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.most = 0
+        self.live = self.peak = 0
         self._known: set[int] = set()
         for tensor in tensors:
             self.hold(tensor)
@@ -127,7 +126,7 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         size = storage.nbytes()
         self.live += size
-        self.most = max(self.most, self.live)
+        self.peak = max(self.peak, self.live)
         self._known.add(storage._cdata)
         weakref.finalize(storage, self._freed, storage._cdata, size).atexit = False
 
@@ -145,27 +144,27 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.remove(key)
 
 
-def _height(network: nn.Module, tensors: list[Tensor], shape: tuple[int, ...], *, gradient: bool) -> int:
+def _peak(network: nn.Module, tensors: list[Tensor], shape: tuple[int, ...], *, gradient: bool) -> int:
     images = torch.empty(shape, requires_grad=gradient)
     allocations = _Allocations([*tensors, images])
-    # What fails is told in the error that is raised; PyTorch would print it as well.
-    told = logging.getLogger("torch._subclasses.fake_tensor")
-    before, told.disabled = told.disabled, True
+    # The raised error contains the failure; PyTorch would also log it.
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
     try:
         with allocations, torch.set_grad_enabled(gradient):
             logits = network(images)
             if gradient:
                 torch.autograd.grad(logits.sum(), images)
     except Exception as error:
-        what = f"{shape[0]} images of {shape[1]} channels and {shape[2]} x {shape[3]} pixels"
-        raise _cannot(f"what the network needs for {what} cannot be told", error) from error
+        what = f"{shape[0]} images with {shape[1]} channels and {shape[2]} x {shape[3]} pixels"
+        raise _cannot(f"the memory for {what} cannot be estimated", error) from error
     finally:
-        told.disabled = before
-    return allocations.most
+        logger.disabled = before
+    return allocations.peak
 
 
 def _hollow(network: nn.Module, fake: FakeTensorMode) -> nn.Module:
-    """A copy in eval mode whose parameters and buffers hold nothing, share what they shared, and need no gradient."""
+    """A copy in eval mode: parameters and buffers have no data, keep shared storages, and require no gradient."""
     storages: dict[int, Tensor] = {}
     replaced: dict[int, Any] = {}
     with fake:
@@ -183,6 +182,6 @@ def _hollow(network: nn.Module, fake: FakeTensorMode) -> nn.Module:
 def _cannot(what: str, error: Exception) -> StudyError:
     return StudyError(
         f"{what}: {type(error).__name__}: {first_line(error)}",
-        accepted="a size that the network takes, and work that does not depend on the values it is done on",
-        todo="try a batch on the device itself",
+        accepted="a size that the network supports, and a network whose operations do not depend on values",
+        todo="try a batch on the device",
     )

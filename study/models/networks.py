@@ -1,4 +1,4 @@
-"""Networks of the papers that no zoo has: ResNets for CIFAR-10, and fully connected networks for MNIST."""
+"""Networks of the papers that no zoo has: ResNets for CIFAR-10 and fully connected networks for MNIST."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _RESNETS = (20, 32, 44, 56, 110)
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2016).
 
-    Where a block halves the image, its shortcut takes every second pixel, and zeros stand for the new channels: half of
-    them before the old ones and half behind, as published checkpoints were trained.
+    In a block that halves the image, the shortcut takes every second pixel and pads the channels with zeros, half of
+    them before and half after the old channels, as in the published checkpoints.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -46,8 +46,8 @@ class CifarBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The ResNet for 32 x 32 pixels of He et al. 2016 (arXiv:1512.03385, section 4.2), with `blocks` in each stage.
 
-    Float (N, 3, H, W), normalised -> logits (N, num_classes). It has 6 * blocks + 2 layers. Tensors have the names of
-    the checkpoints that are published for it.
+    Normalised float images (N, 3, H, W) -> logits (N, num_classes). It has 6 * blocks + 2 layers. Its tensors have the
+    names of the published checkpoints.
     """
 
     def __init__(self, blocks: int, *, num_classes: int = 10) -> None:
@@ -77,9 +77,9 @@ def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential
 class FullyConnected(nn.Module):
     """Hidden layers of 500 units with ReLU on grey images of 28 x 28 pixels (Wu et al. 2019, smoothed gradients).
 
-    Float (N, 1, 28, 28) -> logits (N, num_classes). With no hidden layer it is softmax regression. Weights are drawn as
-    in He et al. 2015 (arXiv:1502.01852), from `generator` or torch's own: signals then keep their size through eight
-    layers.
+    Float images (N, 1, 28, 28) -> logits (N, num_classes). Without hidden layers it is softmax regression. Weights are
+    initialised as in He et al. 2015 (arXiv:1502.01852), which keeps the scale of activations through eight layers, with
+    draws from `generator` or torch's global one.
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10, generator: torch.Generator | None = None) -> None:
@@ -97,7 +97,7 @@ class FullyConnected(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    # Without the initialisation of PyTorch's own, which would draw from its global generator.
+    # PyTorch's own initialisation would draw from the global generator.
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
     nn.init.zeros_(layer.bias)
@@ -108,10 +108,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"cifar_resnet{layers}": partial(CifarResNet, (layers - 2) // 6) for layers in _RESNETS},
     **{f"mnist_fnn{depth}": partial(FullyConnected, depth) for depth in DEPTHS},
 }
-"""By name; each takes `num_classes`."""
+"""Networks by name; each function takes `num_classes`."""
 
 _CIFAR = Preprocessing(size=32, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _MNIST = Preprocessing(size=SIDE, interpolation="bilinear", mean=(0.0,), std=(1.0,))
 
 PREPROCESSING: dict[str, Preprocessing] = {name: _CIFAR if name.startswith("cifar") else _MNIST for name in NETWORKS}
-"""What each wants as input: for CIFAR-10, the numbers that the trainer of the published checkpoints took."""
+"""Preprocessing by name; for CIFAR-10, as the published checkpoints were trained."""

@@ -1,4 +1,4 @@
-"""Which of a network's outputs stands for which label, and whether they can."""
+"""Match the outputs of a network with the labels of a study, and check the network's answers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from study.models.classifier import Classifier
 from study.models.reference import Model
 
 _ROUNDING = 1e-3
-"""How far logits may move by rounding, as a share of their spread over labels and images."""
+"""Tolerated change of logits by rounding, as a share of their range over labels and images."""
 
 
-def picked(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
-    """Which output stands for each label; None where `classes` does not name the outputs.
+def output_indices(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
+    """The index of the output for each label; None if the spec does not name the outputs by `classes`.
 
-    Raises StudyError where a label is not among the classes, or twice.
+    Raises StudyError if a label is missing in `classes`, or occurs twice.
     """
     if model.classes is None:
         return None
@@ -33,11 +33,11 @@ def picked(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
         some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise StudyError(
             f"the classes of model '{name}' lack {len(missing)} of the {len(labels)} labels: {some}",
-            accepted=f"each label once, and others beside them; these are {names(model.classes, missing[0])}",
-            todo=f"name the outputs of model '{name}' as the image set names its labels",
+            accepted=f"each label once; further classes may exist. The classes are {names(model.classes, missing[0])}",
+            todo=f"use the labels of the image set in the classes of model '{name}'",
         )
-    often = Counter(model.classes)
-    twice = [label for label in labels.labels if often[label] > 1]
+    counts = Counter(model.classes)
+    twice = [label for label in labels.labels if counts[label] > 1]
     if twice:
         raise StudyError(
             f"the classes of model '{name}' have '{twice[0]}' more than once",
@@ -48,33 +48,33 @@ def picked(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
 
 
 def widths(model: Model, labels: LabelSet) -> tuple[int, ...]:
-    """How many outputs a network may have."""
+    """The accepted numbers of outputs of a network."""
     if model.classes is not None:
         return (len(model.classes),)
     return (len(labels), len(labels) + 1) if labels.name == "imagenet" else (len(labels),)
 
 
-def other_labels(called: str, model: Model, labels: LabelSet, found: int) -> StudyError:
-    """The error for a network of `found` outputs."""
+def wrong_width(called: str, model: Model, labels: LabelSet, found: int) -> StudyError:
+    """The error for a network with `found` outputs."""
     if model.classes is not None:
-        whose, accepted = f"the {len(model.classes)} classes that it names", "a class for each output, in their order"
+        whose, accepted = f"the {len(model.classes)} `classes` of the spec", "one class for each output, in order"
     else:
-        of = "ImageNet's" if labels.name == "imagenet" else f"the set's ({labels.name})"
+        of = "ImageNet's" if labels.name == "imagenet" else f"the image set's ({labels.name})"
         whose = f"{of} {len(labels):,} labels"
         accepted = (
-            "1000 classes, or 1001 with the background class first"
+            "1000 outputs, or 1001 with the background class first"
             if labels.name == "imagenet"
-            else f"{len(labels)} outputs, or `classes` that name them all"
+            else f"{len(labels)} outputs, or `classes` that name all outputs"
         )
     return StudyError(
-        f"{called} does not classify into {whose}: its output is {found} wide",
+        f"{called} does not classify into {whose}: it has {found} outputs",
         accepted=accepted,
-        todo="choose weights that were trained for these labels",
+        todo="choose weights for these labels",
     )
 
 
-def check(classifier: Classifier, model: Model, labels: LabelSet, called: str) -> None:
-    """Show the network two images that are all mean. Raises StudyError where its answer is not logits for `labels`."""
+def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called: str) -> None:
+    """Classify two images of zeros, after normalisation. Raises StudyError unless it returns logits for `labels`."""
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     try:
         with torch.no_grad():
@@ -82,57 +82,57 @@ def check(classifier: Classifier, model: Model, labels: LabelSet, called: str) -
     except Exception as error:
         raise StudyError(
             f"{called} cannot take {channels} x {size} x {size} pixels: {first_line(error)}",
-            accepted="the size and the number of channels that the network was made for",
-            todo="correct `size`, or `mean` and `std` (a number for each channel)",
+            accepted="the size and the number of channels that the network expects",
+            todo="correct `size`, or `mean` and `std` (one number for each channel)",
         ) from error
     if isinstance(output, Tensor) and output.shape[2:] == (1, 1):
         output = output.flatten(1)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
         what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise StudyError(
-            f"{called} does not classify: for two images its output is {what}, not a matrix of logits",
+            f"{called} is not a classifier: for two images its output is {what}, not a matrix of logits",
             accepted=f"a tensor (2, {widths(model, labels)[0]})",
         )
     if output.shape[1] not in widths(model, labels):
-        raise other_labels(called, model, labels, output.shape[1])
+        raise wrong_width(called, model, labels, output.shape[1])
     if not bool(output.isfinite().all()):
         raise StudyError(
-            f"{called} gives logits that are not finite for images that are all mean",
-            todo="choose other weights: these are damaged, or have no last layer",
+            f"the logits of {called} for an image of zeros (after normalisation) are not finite",
+            todo="choose other weights: these are damaged, or lack the last layer",
         )
 
 
-def must_be_steady(classifier: Classifier, called: str) -> None:
-    """Show the network four images twice, and one of them alone. No generator's state changes.
+def check_determinism(classifier: Classifier, called: str) -> None:
+    """Classify four images twice, and one of them alone; the state of random generators does not change.
 
-    Raises StudyError where it answers the same image otherwise: because it draws at random, because it keeps a state,
-    or because the other images of a batch decide with.
+    Raises StudyError if the logits of an image differ: the network draws random numbers, keeps a state, or mixes the
+    images of a batch.
     """
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
-    with _same_draws(), torch.no_grad():
+    with _restored_generators(), torch.no_grad():
         first, again, alone = (classifier.network(some).flatten(1) for some in (images, images, images[2:3]))
     training = [f"{name} ({type(one).__name__})" for name, one in classifier.network.named_modules() if one.training]
     parts = f"; in training mode: {names(training)}" if training else ""
     spread = float(first.max() - first.min())
     for answer, other, how in (
-        (first, again, "answers the same four images otherwise when it is asked again"),
-        (first[2:3], alone, "answers an image otherwise alone than among three others"),
+        (first, again, "gives different logits when it sees the same four images again"),
+        (first[2:3], alone, "gives different logits when it sees an image without the others of its batch"),
     ):
         moved = float((answer - other).abs().max())
         if moved > _ROUNDING * spread:
-            share = f"by {100 * moved / spread:.2g} % of their spread" if spread else f"by {moved:.2g}"
+            share = f"by {100 * moved / spread:.2g} % of their range" if spread else f"by {moved:.2g}"
             raise StudyError(
-                f"{called} {how}: its logits move {share}{parts}",
-                accepted="a network whose answer depends on the image and its weights alone",
-                todo="let batch norms and dropout follow .eval(), and take draws at random out of forward(), or derive "
-                "them from the image",
+                f"{called} {how}: they change {share}{parts}",
+                accepted="a network whose logits depend only on the image and the weights",
+                todo="make batch norms and dropout follow .eval(), and remove random draws from forward(), "
+                "or derive them from the image",
             )
 
 
 @contextlib.contextmanager
-def _same_draws() -> Iterator[None]:
-    """Puts the states of the generators that a network may draw from back as they were."""
+def _restored_generators() -> Iterator[None]:
+    """Restore the state of Python's, NumPy's and torch's global generators at the end."""
     python, numpys = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

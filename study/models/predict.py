@@ -1,4 +1,4 @@
-"""What a target model says of finished images: its five most probable labels. No gradients."""
+"""Predictions of a model for finished images: the five most probable labels, without gradients."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """Labels (N, K) `int32` and their probabilities (N, K) `float32`, the most probable first; K is 5, or the number of
-    labels where that is less. `whole`, where it was asked for, holds the probabilities (N, labels) `float32` of all.
+    """Labels (N, K) `int32` and their probabilities (N, K) `float32`, most probable first; K is 5, or the number of
+    labels if that is smaller. `whole` holds all probabilities (N, labels) `float32` if they were requested.
 
-    `size` is how many images one pass had at the end: fewer than asked for where memory ran out.
+    `size` is the final number of images in one pass: smaller than requested if memory ran out.
     """
 
     top5: NDArray[np.int32]
@@ -42,11 +42,11 @@ def predict(
     name: str = "the model",
     images: Sequence[str] = (),
 ) -> Prediction:
-    """Show `uint8` images (N, C, H, W) to `model` in passes of one constant size, the last one padded.
+    """Classify `uint8` images (N, C, H, W) in passes of one constant size; the last pass is padded.
 
-    Where the device's memory does not do, passes are halved, and other rounding than that of whole ones is what there
-    is. Raises StudyError where it does not do for one image, and where an answer is not finite, with the `name` of the
-    model and the ids of `images` (N, or fewer, of which `pixels` has one version after the other).
+    If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
+    small for one image, or if a probability is not finite. The message has the `name` of the model and the ids of
+    `images`; `pixels` may hold several versions of all images, one after the other.
     """
     labels, probabilities, all_of_them = [], [], []
     size = numerics.pass_size(batch, device)
@@ -71,7 +71,7 @@ def predict(
 
 
 def _pass(model: Classifier, part: NDArray[np.uint8], size: int, device: str) -> tuple[Tensor, torch.return_types.topk]:
-    """The probabilities of all labels, and the greatest of them, padding included."""
+    """All probabilities, and the highest ones; both include the padding."""
     padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
     images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
     with torch.inference_mode():
@@ -83,16 +83,16 @@ def _not_finite(name: str, places: Sequence[int], images: Sequence[str]) -> Stud
     ids = dict.fromkeys(images[one % len(images)] if images else f"number {one}" for one in places)
     shown = ", ".join([*list(ids)[:_NAMED], *([f"{len(ids) - _NAMED} more"] if len(ids) > _NAMED else [])])
     return StudyError(
-        f"what {name} says of {shown} is not finite",
-        todo="check the weights, preprocessing and precision of that model; no row was written of these images",
+        f"the probabilities of {name} for {shown} are not finite",
+        todo="check the weights, preprocessing and precision of this model; no rows were written for these images",
     )
 
 
 def _halved(size: int, device: str) -> int:
     if size == 1:
         raise StudyError(
-            "the device has not enough memory to show a model a single image",
-            todo="use a device with more memory, fewer actors on it, or fewer models in each (run.models_per_actor)",
+            "the device has too little memory for a single image",
+            todo="use a device with more memory, fewer actors on it, or fewer models per actor (run.models_per_actor)",
         )
     if device != "cpu":
         torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
-"""Where a model of a spec comes from: its network, its weights and what may be said about its input.
+"""The spec of a model: its network, weights and input.
 
-A reference is a short name of the papers' models (`resnet152`), `zoo:network`, `zoo:network/weights`, `package:name`,
-or a mapping with one of the keys `network`, `model` and `remote`. Nothing is imported or loaded here.
+A model is a short name of the papers' models (`resnet152`), `zoo:network`, `zoo:network/weights`, `package:name`, or a
+mapping with one of the keys `network`, `model` and `remote`. This module imports no zoo and loads nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from study.images.labels import read_names
 from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
 from study.models.services.service_spec import Remote
 from study.reproducibility.hashing import digest as hashed
-from study.spec.frozen import Frozen
+from study.spec.frozen import Frozen, rejected
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
 WEIGHTS = ("zoo", "file", "package", "random", "own")
@@ -32,22 +32,21 @@ Channels = Annotated[tuple[Channel, ...], Field(strict=False, min_length=1, max_
 
 
 class Model(Frozen):
-    """One model of a spec: exactly one of `network`, `model` and `remote` says where it comes from.
+    """One model of a spec. Exactly one of `network`, `model` and `remote` gives its source:
 
     - `network`: `zoo:network` of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST networks), or
-      `python:<module or file>:<function>`, code of the user's own, which runs only with --allow-code;
-    - `model`: another model of the spec, to have a `transform` in front of it;
-    - `remote`: a service that answers over HTTP, a target only.
+      `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code;
+    - `model`: another model of the spec, with a `transform` in front of it;
+    - `remote`: a service that answers over HTTP; it can only be a target.
 
     `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`, or
-    `own` for a `python:` network that comes with its weights. `sha256` pins the file of `file:` and `package:`, by its
-    first eight hexadecimal digits at least.
+    `own` for a `python:` network that loads its own weights. `sha256` is the required SHA-256 of the file of `file:` or
+    `package:`, or at least its first eight hexadecimal digits.
 
-    What is not given about the input comes from the zoo's own record of the network: `size` in pixels,
-    `interpolation`, `mean` and `std` (for images scaled to 0..1), `channels` (RGB or BGR), `range` (the largest value
-    of a channel before `mean` and `std`: 1 or 255). `classes` names the outputs, in their order, where it is not that
-    of the image set's labels. A `transform` changes finished images before this model sees them: such a model is a
-    target only.
+    The fields of the input default to the zoo's own record of the network: `size` in pixels, `interpolation`, `mean`
+    and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest value of a channel before
+    `mean` and `std`: 1 or 255). `classes` names the outputs in their order, if it differs from the order of the image
+    set's labels. A `transform` changes finished images before the model sees them; such a model can only be a target.
     """
 
     network: str | None = None
@@ -83,7 +82,7 @@ class Model(Frozen):
             if rest not in PACKAGES:
                 raise PydanticCustomError(
                     "reference",
-                    "no weights are known in a package named '{name}'",
+                    "'{name}' is not a known package with weights",
                     {"name": rest, "accepted": names(PACKAGES, rest)},
                 )
             given["network"] = PACKAGES[rest]
@@ -104,31 +103,33 @@ class Model(Frozen):
         try:
             return read_names(Path(given))
         except StudyError as error:
-            raise _reference(error.what, error.accepted or "a list of names, or a text file of them") from None
+            raise rejected(error.what, error.accepted or "a list of names, or a text file of them") from None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
         origins = [key for key in ORIGINS if getattr(self, key) is not None]
         if len(origins) != 1:
             found = " and ".join(origins) or "none of them"
-            raise _reference(f"a model has one of network, model and remote, and this has {found}", ", ".join(ORIGINS))
+            raise rejected(
+                f"a model needs exactly one of network, model and remote; this one has {found}", ", ".join(ORIGINS)
+            )
         if self.network is None:
             surplus = [key for key in _OF_NETWORKS if getattr(self, key) not in (None, {})]
             if surplus:
-                raise _reference(f"'{surplus[0]}' belongs to a model with a network", f"{origins[0]} and transform")
+                raise rejected(f"'{surplus[0]}' needs a model with a network", f"{origins[0]} and transform")
             if self.model is not None and self.transform is None:
-                raise _reference("a model of another model is there for its transform, and has none", "transform: {…}")
+                raise rejected("a model with the key `model` needs a transform", "transform: {…}")
             return self
         self._check_network(self.network)
         return self
 
     def _check_network(self, network: str) -> None:
         if network in LEFT_OUT:
-            raise _reference(f"there are no weights of {network}: {LEFT_OUT[network]}", names(SHORT_NAMES, network))
+            raise rejected(f"no weights of {network} are available: {LEFT_OUT[network]}", names(SHORT_NAMES, network))
         if self.zoo not in ZOOS or not self.name:
             raise PydanticCustomError(
                 "reference",
-                "'{given}' names no network of a known zoo",
+                "'{given}' is not a network of a known zoo",
                 {
                     "given": network,
                     "accepted": names(SHORT_NAMES, network)
@@ -137,34 +138,36 @@ class Model(Frozen):
                 },
             )
         if self.zoo == "python" and not re.fullmatch(r".+:[A-Za-z_]\w*", self.name):
-            raise _reference(
-                f"'{network}' names no function", "python:<module>:<function>, python:<path>.py:<function>"
+            raise rejected(
+                f"'{network}' does not name a function", "python:<module>:<function>, python:<path>.py:<function>"
             )
         self._check_weights(network)
         named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
         if named:
-            raise _reference(
-                f"'{named[0]}' is no argument of a network here: it would load weights that the spec does not name",
+            raise rejected(
+                f"the argument '{named[0]}' is not allowed: it would load weights that the spec does not name",
                 "weights: zoo:<tag>, file:<path>, package:<name> or random:<seed>",
             )
         if any(value == 0 for value in self.std or ()):
-            raise PydanticCustomError("reference", "std divides, and one of its numbers is 0")
+            raise PydanticCustomError("reference", "std contains 0, and pixels are divided by std")
         counts = {len(numbers) for numbers in (self.mean, self.std) if numbers is not None}
         if counts - {1, 3} or len(counts) > 1:
-            raise PydanticCustomError("reference", "mean and std have a number for each channel: one, or three")
+            raise PydanticCustomError(
+                "reference", "mean and std need one number for each channel: one or three numbers"
+            )
 
     def _check_weights(self, network: str) -> None:
         kind, _, value = (self.weights or "zoo:").partition(":")
         if self.weights is not None:
             alone = kind == "own" and self.zoo == "python"
             if kind not in WEIGHTS or not (value or alone) or (kind == "random" and not value.isdecimal()):
-                raise _reference(
-                    f"'{self.weights}' names no weights", "zoo:<tag>, file:<path>, package:<name>, random:<seed>"
+                raise rejected(
+                    f"'{self.weights}' does not name weights", "zoo:<tag>, file:<path>, package:<name>, random:<seed>"
                 )
             if kind == "package" and PACKAGES.get(value) != network:
-                raise _reference(f"the package '{value}' carries no weights of {network}", names(PACKAGES, value))
+                raise rejected(f"the package '{value}' contains no weights of {network}", names(PACKAGES, value))
         if self.sha256 is not None and kind not in ("file", "package"):
-            raise _reference("sha256 pins the file of weights, and this model names none", "weights: file:<path>")
+            raise rejected("sha256 needs a weights file, and this model names none", "weights: file:<path>")
 
     @property
     def zoo(self) -> str:
@@ -175,24 +178,44 @@ class Model(Frozen):
         return (self.network or "").partition(":")[2]
 
     @property
+    def bare_name(self) -> str:
+        """The network's name in its zoo, without timm's tag."""
+        return self.name.partition(".")[0]
+
+    @property
+    def weights_kind(self) -> str:
+        """The part of `weights` before the colon: zoo, file, package, random or own."""
+        return (self.weights or "zoo:").partition(":")[0]
+
+    @property
+    def weights_value(self) -> str:
+        """The part of `weights` after the colon."""
+        return (self.weights or "zoo:").partition(":")[2]
+
+    @property
+    def tag(self) -> str | None:
+        """The name of the zoo's weights; None if the spec names none, or the weights are not the zoo's."""
+        return (self.weights_value or self.name.partition(".")[2] or None) if self.weights_kind == "zoo" else None
+
+    @property
     def without_transform(self) -> Model:
-        """The model that the transformation stands in front of; itself, where none does."""
+        """The same model without its transform."""
         return self.model_copy(update={"transform": None})
 
     def digest_of(self, digest: str) -> str:
-        """What this model is known by: the `digest` of what answers, and of the transformation in front of it."""
+        """The digest of this model: the `digest` of its network or service, combined with its transform."""
         return digest if self.transform is None else hashed(digest, self.transform.model_dump(mode="json"))
 
-    def describe(self, what_answers: Mapping[str, Any]) -> dict[str, Any]:
-        """What is recorded of this model with a run, given what is said of the network or service that answers."""
+    def describe(self, of_source: Mapping[str, Any]) -> dict[str, Any]:
+        """The record of this model in a run: that of its network or service, with the transform."""
         if self.transform is None:
-            return dict(what_answers)
+            return dict(of_source)
         shown = {"transform": self.transform.model_dump(mode="json")}
-        return {**what_answers, **shown, "digest": self.digest_of(what_answers["digest"])}
+        return {**of_source, **shown, "digest": self.digest_of(of_source["digest"])}
 
     @property
     def target_only(self) -> bool:
-        """Whether it takes no gradients: a remote service, or a model behind a transformation of finished images."""
+        """Whether the model has no gradients: a remote service, or a model with a transform."""
         return self.remote is not None or self.transform is not None
 
 
@@ -200,13 +223,9 @@ _NAMES_OF_WEIGHTS = frozenset({
     *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay"),
     *("checkpoint_path", "cache_dir"),
 })  # fmt: skip
-"""Arguments by which the zoos' own functions load weights."""
+"""Arguments with which the zoos' own functions load weights."""
 
 _OF_NETWORKS = (
     *("weights", "sha256", "arguments", "size", "interpolation"),
     *("mean", "std", "channels", "range", "classes"),
 )
-
-
-def _reference(what: str, accepted: str) -> PydanticCustomError:
-    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})

@@ -1,4 +1,4 @@
-"""The Skip Gradient Method: where networks have residual branches, and how gradients are made smaller at their ends."""
+"""The Skip Gradient Method: find the residual branches of a network, and scale the gradient at their ends."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Branch:
     """One residual branch, or one dense layer, of a network.
 
     Attributes:
-        block: Dotted name, within the network, of the block that the branch is in.
-        end: The module whose output is the branch's output, before the addition or concatenation; what a block still
-            does with that output alone (a constant scale, a permutation) does not change what a decay there means.
-        dense: Whether this is a dense layer, whose new features are concatenated instead of added.
+        block: Dotted name of the branch's block within the network.
+        end: The module whose output is the branch's output, before the addition or concatenation. A constant scale or a
+            permutation after it does not change the effect of a decay.
+        dense: Whether this is a dense layer, which concatenates its new features instead of adding them.
     """
 
     block: str
@@ -32,11 +32,11 @@ class Branch:
 
 
 def branches(network: nn.Module) -> list[Branch]:
-    """The branches of `network` in blocks that we know, in the network's own order; none where it has no such block.
+    """The branches of all known blocks in `network`, in the network's order.
 
-    A block is known by the class whose `forward` it runs, so a subclass with a `forward` of its own is another block,
-    and a branch in a block that we do not know is not found. No end is an `nn.Identity`, so batch norms may have been
-    folded into their convolutions, even where one Identity stands for all of them.
+    A block is known by the class that defines its `forward`: a subclass with its own `forward` is another block, and
+    branches of unknown blocks are not found. An end is never an `nn.Identity`, so batch norms may be folded into their
+    convolutions, even if one Identity replaces all of them.
     """
     found = []
     for name, block in network.named_modules():
@@ -54,22 +54,22 @@ def branches(network: nn.Module) -> list[Branch]:
 def decayed(
     network: nn.Module, *, residual: float, dense: float, compatibility: Compatibility = "paper"
 ) -> Iterator[int]:
-    """Multiply the gradient, never the value, at the end of every branch of `network`; yields the number of branches.
+    """Multiply the gradient, not the value, at the end of every branch of `network`; yield the number of branches.
 
-    Wu et al. 2020 (arXiv:2002.05990), equation 9: a block z + f(z) is differentiated as if it were z + gamma f(z);
-    gamma is `residual`. What stands in a skip connection (a downsampling convolution) is left alone. In a DenseNet the
-    branch is a layer's new features, and gamma is `dense`. A gamma of 1 touches nothing and counts as none.
+    Wu et al. 2020 (arXiv:2002.05990), equation 9: the gradient of a block z + f(z) is that of z + gamma f(z), where
+    gamma is `residual`. Modules in a skip connection (a downsampling convolution) are left alone. In a DenseNet, the
+    branch is a layer's new features, and gamma is `dense`. Branches with a gamma of 1 are skipped and not counted.
 
-    Holds for every forward inside the context, whenever its backward comes, and for no other. Afterwards, and after an
-    exception, the network has the hooks and parameters that it had before.
+    The scaling applies to every forward pass inside the context, even if its backward pass comes later. At the end, or
+    after an exception, the network has its original hooks and parameters.
 
-    `authors` gives what the authors' released code does to the gradient of the images, up to one positive factor for a
-    batch. They scale the gradient at ReLUs, inside branches and after additions, except where a ReLU's name contains
-    "0.relu", which is meant for layerN.0 and is also true of layer3.10, layer3.20 and layer3.30: in a ResNet, blocks
-    whose index ends in 0 are not decayed. A DenseNet is decayed as in the paper. Their code knows the plain ResNets and
-    DenseNets; we apply its rule to every network made of the same blocks, ResNeXt for one.
+    `authors` reproduces the gradient of the authors' released code, up to one positive factor for each batch. That code
+    scales the gradient at ReLUs, inside branches and after additions, except at ReLUs whose name contains "0.relu". The
+    exception is meant for layerN.0, but also matches layer3.10, layer3.20 and layer3.30: in a ResNet, blocks whose
+    index ends in 0 have no decay. A DenseNet decays as in the paper. The released code supports plain ResNets and
+    DenseNets; here its rule applies to every network of the same blocks, such as ResNeXt.
 
-    Raises StudyError where `authors` is asked of any other network.
+    Raises StudyError for `authors` with any other network.
     """
     chosen = branches(network)
     if compatibility == "authors":
@@ -84,10 +84,10 @@ def decayed(
 
 @dataclass(frozen=True)
 class _Decay:
-    """A forward hook: the gradient of a module's output is multiplied by `factor`, and the output is as it was.
+    """A forward hook that multiplies the gradient of a module's output by `factor`.
 
-    A hook on the tensor sees the gradient of the value that the tensor has now, so a block may add its skip connection
-    in place afterwards. A module's backward hook could not stand in-place operations.
+    A hook on the tensor receives the gradient of its present value, so a block may add its skip connection in place
+    afterwards. A backward hook of a module would not support in-place operations.
     """
 
     factor: float
@@ -104,7 +104,7 @@ def _as_the_authors(network: nn.Module, found: list[Branch]) -> list[Branch]:
     families = {known.family for branch in found if (known := _known(network.get_submodule(branch.block)))}
     if not families or "other" in families:
         raise StudyError(
-            f"the authors' code of the Skip Gradient Method does not know networks like this {type(network).__name__}",
+            f"the authors' code of the Skip Gradient Method does not support this {type(network).__name__}",
             accepted="with compatibility 'authors': ResNets and DenseNets",
             todo="use compatibility 'paper', or a ResNet or DenseNet as source",
         )
@@ -113,13 +113,13 @@ def _as_the_authors(network: nn.Module, found: list[Branch]) -> list[Branch]:
 
 @dataclass(frozen=True)
 class _Block:
-    """How a class of blocks ends its branches.
+    """The ends of the branches in a class of blocks.
 
     Attributes:
-        ends: For each branch, the names of the modules at its end, the last to run first; "" is the block itself. The
-            first that is there, and not an Identity, is the end.
-        only_if: Attribute of the block that says whether it has a skip connection; None where it always has one.
-        family: What the authors' code takes the network for.
+        ends: For each branch, the names of the modules at its end, last one first; "" is the block itself. The first
+            module that exists and is not an Identity is the end.
+        only_if: The attribute of the block that tells whether it has a skip connection; None if it always has one.
+        family: The family to which the authors' code assigns the network.
     """
 
     ends: tuple[tuple[str, ...], ...]
@@ -128,7 +128,7 @@ class _Block:
 
 
 def _known(module: nn.Module) -> _Block | None:
-    """Names instead of classes: nothing is imported that the network has not imported."""
+    """The entry of a module's class. Names in place of classes avoid imports of unused zoos."""
     running = next(each for each in type(module).__mro__ if "forward" in vars(each))
     return _BLOCKS.get(f"{running.__module__}.{running.__qualname__}")
 
@@ -136,7 +136,7 @@ def _known(module: nn.Module) -> _Block | None:
 def _end(block: nn.Module, candidates: tuple[str, ...]) -> nn.Module | None:
     for name in candidates:
         module = getattr(block, name, None) if name else block
-        # An Identity hands on its input, which others may use too, and one instance may stand in many places.
+        # An Identity returns its input, which other modules may use as well, and one instance may be in many places.
         if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
             return module
     return None
@@ -190,7 +190,7 @@ _BLOCKS: dict[str, _Block] = {
     "pretrainedmodels.models.inceptionresnetv2.Block35": _INCEPTION_RESNET,
     "pretrainedmodels.models.inceptionresnetv2.Block17": _INCEPTION_RESNET,
     "pretrainedmodels.models.inceptionresnetv2.Block8": _INCEPTION_RESNET,
-    # Two children: the branch, and what stands in the skip connection.
+    # Two children: the branch, and the skip connection.
     "pretrainedmodels.models.resnext_features.resnext101_32x4d_features.LambdaMap": _Block((("0",),)),
     "pretrainedmodels.models.resnext_features.resnext101_64x4d_features.LambdaMap": _Block((("0",),)),
 }

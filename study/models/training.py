@@ -1,7 +1,6 @@
-"""Training of the fully connected networks of the smoothed-gradient paper, on MNIST or on what has its format.
+"""Train the fully connected networks of the smoothed-gradient paper on MNIST, or on data in its format.
 
-The papers' ImageNet and CIFAR models come trained. These do not, and are small enough to be trained where they are
-used.
+The authors published no weights for them, and they are small enough to train on any machine.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Trained:
-    """A network: how many hidden layers, the file of its weights, and the share (0..1) of test images it gets right."""
+    """A trained network: number of hidden layers, weights file, and test accuracy (0..1)."""
 
     depth: int
     path: Path
@@ -42,7 +41,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Course:
-    """What decides the weights, beside the data: written into their file."""
+    """The settings that, with the data, determine the weights. They are written into the weights file."""
 
     depth: int
     epochs: int
@@ -79,15 +78,15 @@ def train(
     threads: int = 1,
     say: Callable[[str], None],
 ) -> list[Trained]:
-    """Train the network of each of `depths` on the IDX files in `data`; `output` gets `mnist_fnn<depth>.safetensors`.
+    """Train a network of each of `depths` on the IDX files in `data`; write `mnist_fnn<depth>.safetensors` to `output`.
 
-    Cross-entropy, stochastic gradient descent with Nesterov's momentum of 0.9 in batches of `batch`, and a learning
-    rate that falls from `learning_rate` to 0 along a half cosine. Images are taken as they are, and the test split
-    decides nothing: the last epoch's weights are kept. On one kind of processor the same data, numbers and version of
-    torch give the same bytes. `say` is told loss and accuracy after every epoch.
+    The loss is cross-entropy; the optimiser is stochastic gradient descent with Nesterov momentum 0.9 in batches of
+    `batch`; the learning rate falls from `learning_rate` to 0 along a half cosine. There is no augmentation, and the
+    test split has no influence: the weights of the last epoch are kept. On one type of CPU, the same data, settings and
+    version of torch give the same bytes. `say` receives loss and accuracy after every epoch.
 
-    Raises StudyError where the data is no such set, a file is there already, or training diverges; then, and whenever
-    it ends early, the file is not there.
+    Raises StudyError if the data is not in MNIST's format, a weights file exists already, or training diverges. A
+    failed or interrupted training writes no file.
     """
     courses = [_Course(depth, epochs, batch, learning_rate, seed, threads) for depth in dict.fromkeys(depths)]
     places = [_place(output, course) for course in courses]
@@ -102,26 +101,26 @@ def train(
 
 
 def _place(output: Path, course: _Course) -> Path:
-    """The file that the weights go to, before anything is computed for it."""
+    """The path of the weights file. Raises StudyError before any training if it cannot be written."""
     if course.depth not in DEPTHS:
         raise StudyError(
-            f"there is no network of {course.depth} hidden layers to train",
+            f"no network has {course.depth} hidden layers",
             accepted=", ".join(map(str, DEPTHS)),
         )
     path = output / f"{course.network}.safetensors"
     if path.exists():
         raise StudyError(
-            f"{path} exists, and is not written over",
-            todo="name another folder with --output, or delete it: studies that were run with it will then not resume",
+            f"{path} exists already",
+            todo="name another folder with --output, or delete the file; studies that used it will then not resume",
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(
-            f"{output} cannot be made: {error.strerror}", todo="name another folder with --output"
+            f"{output} cannot be created: {error.strerror}", todo="name another folder with --output"
         ) from None
     if not os.access(output, os.W_OK):
-        raise StudyError(f"{output} cannot be written to", todo="name another folder with --output")
+        raise StudyError(f"{output} is not writable", todo="name another folder with --output")
     return path
 
 
@@ -132,19 +131,19 @@ def _read(folder: Path) -> _Data:
     for part in (pixels, labels, test_pixels, test_labels):
         if part.ndim > 1 and part.shape[1:] != (1, SIDE, SIDE):
             raise StudyError(
-                f"the images in {folder} are {' x '.join(map(str, part.shape[1:]))}",
-                accepted=f"grey images of {SIDE} x {SIDE} pixels, as MNIST's",
-                todo="name a folder with MNIST's IDX files, or others of their kind",
+                f"the images in {folder} have the shape {' x '.join(map(str, part.shape[1:]))}",
+                accepted=f"grey images of {SIDE} x {SIDE} pixels, as in MNIST",
+                todo="name a folder with IDX files in MNIST's format",
             )
         if part.ndim == 1 and part.max() >= _LABELS:
             raise StudyError(
-                f"the labels in {folder} go up to {part.max()}",
-                accepted=f"labels of 0 to {_LABELS - 1}",
-                todo="name a set with ten classes",
+                f"{folder} has the label {part.max()}",
+                accepted=f"labels 0 to {_LABELS - 1}",
+                todo="name a data set with ten classes",
             )
         hashed.update(f"{part.shape}".encode())
         hashed.update(part.data)
-    # Copies, for torch takes no arrays that cannot be written to.
+    # Copies, because torch does not accept read-only arrays.
     given, marks, shown, answers = (
         torch.from_numpy(part.copy()) for part in (pixels, labels, test_pixels, test_labels)
     )
@@ -170,14 +169,14 @@ def _train(course: _Course, data: _Data, say: Callable[[str], None]) -> tuple[nn
         loss_of_all = sum(losses) / len(data.labels)
         if not math.isfinite(loss_of_all):
             raise StudyError(
-                f"the training of {course.network} diverges: its loss is {loss_of_all} in epoch {epoch + 1}",
+                f"the training of {course.network} diverges: the loss is {loss_of_all} in epoch {epoch + 1}",
                 todo=f"train with a learning rate below {course.learning_rate:g}",
                 status=1,
             )
         accuracy = _accuracy(network, data)
         say(
             f"{course.network}: epoch {epoch + 1} of {course.epochs}, loss {loss_of_all:.4f}, "
-            f"{100 * accuracy:.1f} % of the test images"
+            f"test accuracy {100 * accuracy:.1f} %"
         )
     return network, accuracy
 
@@ -200,7 +199,7 @@ def _accuracy(network: nn.Module, data: _Data) -> float:
 
 
 def _save(network: nn.Module, path: Path, record: dict[str, object]) -> None:
-    """Whole or not at all. One key of metadata holds everything: safetensors writes several in no fixed order."""
+    """Write the file atomically. Its metadata has one key: safetensors writes several keys in no fixed order."""
     from safetensors.torch import save
 
     content = save(network.state_dict(), metadata={"study": json.dumps(record, sort_keys=True)})
@@ -213,7 +212,7 @@ def _save(network: nn.Module, path: Path, record: dict[str, object]) -> None:
         away.rename(path)
     except OSError as error:
         raise StudyError(
-            f"{path} cannot be written: {error.strerror}", todo="make room, and train again", status=1
+            f"{path} cannot be written: {error.strerror}", todo="free disk space and train again", status=1
         ) from None
     finally:
         away.unlink(missing_ok=True)

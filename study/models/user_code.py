@@ -1,7 +1,6 @@
-"""Networks from code of the user's own: `python:<module>:<function>`, or a file in place of the module.
+"""Networks from the user's own code: `python:<module>:<function>`, or a file in place of the module.
 
-The function runs with all rights of the user who starts the study. So nothing here runs before `check` was told that
-code is allowed.
+The function runs with all rights of the user who starts the study, so no code runs without permission.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ _NEEDED = ("size", "mean", "std")
 _WEIGHTS = ("own", "file", "random")
 _PREFIX = "study_code_"
 _IMPORTED: set[str] = set()
-"""Names of modules that the last file imported from beside it."""
+"""Names of the modules that the last file imported from its own folder."""
 
 
 def check(name: str, model: Model, *, allowed: bool) -> None:
-    """Refuse code that is not allowed or cannot be found, and a spec that does not say what its input is."""
+    """Raise StudyError if code is not `allowed` or cannot be found, or the spec does not define the network's input."""
     if not allowed:
         raise _forbidden(f"model '{name}'", model)
     kind = (model.weights or "own").partition(":")[0]
     if kind not in _WEIGHTS:
         raise StudyError(
-            f"model '{name}' is code, and has no weights '{model.weights}'",
-            accepted="weights: own (the function's), file:<path>, random:<seed>",
+            f"model '{name}' is your own code, which has no weights '{model.weights}'",
+            accepted="weights: own (loaded by the function), file:<path>, random:<seed>",
             todo=f"correct the weights of model '{name}'",
         )
     missing = [key for key in _NEEDED if getattr(model, key) is None]
     if missing:
         raise StudyError(
-            f"model '{name}' is code, and nothing says what its input is: {', '.join(missing)} missing",
-            accepted="size: pixels; mean and std: a number for each channel, of images scaled to 0..1",
-            todo=f"give {', '.join(missing)} of model '{name}'",
+            f"model '{name}' is your own code, and the spec does not define its input: {', '.join(missing)} missing",
+            accepted="size in pixels; mean and std, one number for each channel, for images scaled to 0..1",
+            todo=f"add {', '.join(missing)} to model '{name}'",
         )
     where, _ = _parts(model)
     if not (Path(where).is_file() if _is_file(where) else _known(where)):
@@ -56,17 +55,16 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
 
 
 def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
-    """The network that the function makes of the model's `arguments`, and what it is called in a digest.
+    """Call the function with the model's `arguments`; return the network and its identity for the digest.
 
-    This is the one place that runs the user's code, so it asks itself whether that is `allowed`. The digest has the
-    SHA-256 of the source that the function stands in, and of what is imported from beside it, and not where that lies.
-    Raises StudyError where code is not allowed, there is no such function, or it makes no network; what it raises
-    itself is passed on.
+    Only this function runs the user's code, so it checks `allowed` itself. The identity contains the SHA-256 of the
+    function's source and of the files that it imports from its folder, but no paths. Raises StudyError if code is not
+    allowed, the function does not exist, or it does not return a network. Exceptions of the function pass through.
     """
     if not allowed:
         raise _forbidden("a model", model)
     where, called = _parts(model)
-    with _beside(where):
+    with _imports_from_folder(where):
         return _built(model, where, called)
 
 
@@ -95,14 +93,14 @@ def _built(model: Model, where: str, called: str) -> tuple[nn.Module, str]:
 
 def _forbidden(called: str, model: Model) -> StudyError:
     return StudyError(
-        f"{called} is code of your own ({model.network}), and running it was not allowed",
+        f"{called} is your own code ({model.network}), which may not run without permission",
         accepted="--allow-code, for code that you trust: it runs with all your rights",
-        todo="read the code, then add --allow-code to the command; or take the model out",
+        todo="read the code, then add --allow-code to the command; or remove the model",
     )
 
 
 def preprocessing(model: Model) -> Preprocessing:
-    """What the spec says of the input; `check` has seen to it that it says enough."""
+    """The preprocessing in the spec, which `check` has found complete."""
     assert model.size is not None, "checked"
     assert model.mean is not None, "checked"
     assert model.std is not None, "checked"
@@ -133,7 +131,7 @@ def _module(model: Model, where: str) -> ModuleType:
     path = Path(where).resolve()
     if not path.is_file():
         raise _not_found(model)
-    # Named by path and content. Run anew each time: what it imports from beside it may have changed.
+    # The file runs again each time, because the files that it imports may have changed.
     key = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
     spec = importlib.util.spec_from_file_location(f"{_PREFIX}{key}", path)
     assert spec is not None, "a path that ends in .py has a loader"
@@ -149,8 +147,8 @@ def _module(model: Model, where: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _beside(where: str) -> Iterator[None]:
-    """Lets a file import what lies beside it, behind all that is installed; each file its own, and as it is now."""
+def _imports_from_folder(where: str) -> Iterator[None]:
+    """Let a file import modules from its own folder, after all installed ones; forget those of an earlier file."""
     if not _is_file(where):
         yield
         return
@@ -169,7 +167,7 @@ def _beside(where: str) -> Iterator[None]:
 
 
 def _lies_in(folder: str, name: str, before: Collection[str]) -> bool:
-    """Whether a module was found in `folder` itself, not somewhere below it, as what is installed there may be."""
+    """Whether a module lies directly in `folder`, not deeper, where installed packages may lie."""
     path, (top, *_) = getattr(sys.modules[name], "__file__", None), name.split(".")
     if not path or top in before or not Path(path).is_relative_to(folder):
         return False
@@ -185,7 +183,7 @@ def _source(function: Callable[..., Any], module: ModuleType) -> Path:
     if path is None or not Path(path).is_file():
         raise StudyError(
             f"the source of {getattr(function, '__name__', 'the function')} cannot be found",
-            accepted="a function that is written in a .py file: its text is part of what the model is",
+            accepted="a function in a .py file: its source is part of the model's identity",
         )
     return Path(path)
 
@@ -195,7 +193,7 @@ def _not_found(model: Model) -> StudyError:
     if _is_file(where):
         return StudyError(f"the file {where} of {model.network} does not exist", todo="correct the path")
     return StudyError(
-        f"there is no module '{where}' for {model.network}",
-        accepted="a module that Python finds, or a file: python:<path>.py:<function>",
+        f"{model.network}: there is no module '{where}'",
+        accepted="a module that Python can import, or a file: python:<path>.py:<function>",
         todo="put the module's folder on PYTHONPATH, or name the file",
     )

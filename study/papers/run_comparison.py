@@ -11,7 +11,7 @@ from study.errors import StudyError
 from study.geometry.probe_rows import plain_cosines
 from study.papers import paper_comparison, published, registry
 from study.papers.published_matching import match
-from study.results.run_reader import Finished
+from study.results.run_reader import RunData
 from study.spec.schema import Spec
 
 _IMAGES = {
@@ -51,7 +51,7 @@ def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
     return [known for known in registry.PAPERS if known in named]
 
 
-def compare_run(run: str, finished: Finished, papers: Sequence[str]) -> pl.DataFrame:
+def compare_run(run: str, finished: RunData, papers: Sequence[str]) -> pl.DataFrame:
     """All printed numbers of `papers` with the run's numbers beside them; columns as in `paper_comparison.compare`."""
     matched = match(pl.concat([published.load(paper) for paper in papers]), finished.spec)
     return paper_comparison.compare(

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from study.attacks.recipe import Attack, Goal
 from study.errors import StudyError
-from study.images.image_sets import made
 from study.images.location import Stored, file_digest
+from study.images.precomputed import precomputed_files
 from study.images.selection import Selected, Shard
 from study.planning.relation import Relation, relation
 from study.reproducibility.hashing import digest
@@ -154,7 +154,7 @@ class Plan:
             return None
         folder = recipe.folder_made(sources="+".join(wish.sources), goal=wish.goal, seed=str(wish.seed))
         try:
-            return made(Path(folder), [one.image for shard in self.shards for one in shard.images])
+            return precomputed_files(Path(folder), [one.image for shard in self.shards for one in shard.images])
         except StudyError as error:
             raise error.located(f"attack '{wish.attack}'") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
@@ -22,3 +23,8 @@ class Frozen(BaseModel):
 
 def _one_zero(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
+
+
+def rejected(what: str, accepted: str) -> PydanticCustomError:
+    """The error for a validator to raise: `what` is wrong, and what is `accepted` instead."""
+    return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})

@@ -9,7 +9,7 @@ from study.attacks import presets
 from study.defences.transforms import side_after
 from study.errors import StudyError, names
 from study.images.image_sets import Ranked
-from study.models.services.service_spec import check_names
+from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
 from study.papers.finding_spec import Finding, Selection
@@ -81,7 +81,7 @@ class Checks:
                     raise error.located(self._document.where(("models", name, "transform"))) from None
             if model.remote is not None:
                 try:
-                    check_names(model.remote, self._spec.labels)
+                    check_names(model.remote.names, self._spec.labels)
                 except StudyError as error:
                     raise error.located(self._document.where(("models", name, "remote", "names"))) from None
 

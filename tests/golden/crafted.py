@@ -12,14 +12,14 @@ from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.images.decoding import digest
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.reproducibility import numerics
 from tests.golden.made import bits
 
 PRESETS = {"fgsm": {}, "mi": {"steps": 3}, "pgd": {"steps": 3}, "optimization": {"steps": 3}, "sg-fgsm": {}}
 
 numerics.fix(1)
-model = zoo.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:2"}), fold=True)
+model = loading.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:2"}), fold=True)
 clean = bits(4, 3, 64, 64, key="photographs", count=8).astype(np.uint8)
 given = ImageBatch(clean, np.array([1, 20, 300, 999]), ["a", "b", "c", "d"])
 found = {"on": f"{platform.machine()}, torch {torch.__version__.partition('+')[0]}"}

@@ -17,7 +17,7 @@ from study.attacks import presets
 from study.geometry.plan import GeometryPlan
 from study.images.labels import label_set
 from study.images.selection import Shard, from_frame
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.planning.plan import Plan, unit_id
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
@@ -88,7 +88,7 @@ def models() -> dict[str, str]:
             "own code, named outputs": (own | {"classes": list(reversed(label_set("cifar10").labels))}, "cifar10"),
         }
         found = {
-            name: zoo.load(
+            name: loading.load(
                 name,
                 Model.model_validate(keys),
                 labels=label_set(labels),

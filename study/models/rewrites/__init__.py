@@ -1,1 +1,1 @@
-"""Networks written another way: the same function, faster."""
+"""Rewrites of networks: the same function, faster."""

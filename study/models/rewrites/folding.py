@@ -1,7 +1,7 @@
-"""Batch norms folded into the convolutions before them: the same function in fewer passes over memory.
+"""Fold batch norms into the convolutions before them: the same function with fewer passes over memory.
 
-In eval mode a batch norm multiplies and shifts each channel by constants, which a convolution can do itself. What is
-left is the same network up to the rounding of a float, a third faster and a third smaller for a ResNet.
+In eval mode, a batch norm scales and shifts each channel by constants, which a convolution can include. The result is
+the same network up to rounding; a ResNet becomes a third faster and needs a third less memory.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Subclasses may do anything with their weights (standardise them, say), so classes are taken by name; by a string,
-# because importing timm takes seconds.
+# Subclasses may transform their weights (standardise them, for example), so only exact classes count. Names in place of
+# classes avoid the import of timm, which takes seconds.
 _CONVOLUTIONS = {"torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame"}
 _NORMS = {"torch.nn.modules.batchnorm.BatchNorm2d"}
 _NORMS_WITH_ACTIVATION = {"timm.layers.norm_act.BatchNormAct2d"}
 
 
 def fold(network: nn.Module, example: Tensor) -> int:
-    """Fold every batch norm that directly follows a convolution into it, in place; returns how many.
+    """Fold every batch norm that directly follows a convolution into it, in place; return the number of folded ones.
 
-    `example` is an input of the network, (N, 3, S, S) after preprocessing, on its device and in its dtype; one forward
-    pass on it shows what follows what. A batch norm is folded where the convolution's output goes to it alone, both
-    are called once, and neither shares parameters, has hooks or stands in the network under two names.
+    `example` is an input of the network, (N, 3, S, S) after preprocessing, on its device and in its dtype. One forward
+    pass on it shows the order of modules. A batch norm is folded if it alone reads the convolution's output, both
+    are called once, and neither shares parameters, has hooks, or has two names in the network.
 
-    Parameters of the folded convolutions are new, in the old ones' dtype, device and memory format, and require no
-    gradient. All modules keep their names: a batch norm becomes an `nn.Identity`, and one that holds its activation
-    (timm's) a module with that `drop` and `act`. Logits on `example` are those of the network before, to 1,000
-    roundings of their spread; where they are not, the network is left as it was and 0 is returned.
+    Folded convolutions have new parameters with the same dtype, device and memory format, which require no gradient.
+    All modules keep their names: a batch norm becomes an `nn.Identity`; one with an activation (timm's) becomes a
+    module with its `drop` and `act`. If the logits on `example` change by more than 1,000 roundings of their range, the
+    network is restored and 0 is returned.
 
-    Raises ValueError where the network is in training mode or its numbers are narrower than float32.
+    Raises ValueError if the network is in training mode, or its dtype is narrower than float32.
     """
     if network.training:
-        raise ValueError("a batch norm can be folded in eval mode only")
+        raise ValueError("batch norms can only be folded in eval mode")
     if example.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"a network is folded in float32 or float64, not in {example.dtype}")
+        raise ValueError(f"batch norms can only be folded in float32 or float64, not in {example.dtype}")
     before, pairs = _observe(network, example)
     names = {module: name for name, module in network.named_modules()}
     replaced: list[tuple[str, nn.Module]] = []
@@ -62,7 +62,7 @@ def fold(network: nn.Module, example: Tensor) -> int:
 
 
 def _observe(network: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """The logits on `example`, and the pairs of convolution and batch norm that can be one."""
+    """The logits on `example`, and the pairs of convolution and batch norm that can be folded."""
     often = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     shared = Counter(id(parameter) for module in network.modules() for parameter in module._parameters.values())
     foldable = [
@@ -80,13 +80,12 @@ def _observe(network: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees during one forward pass which convolution's output each batch norm takes, and who else reads it."""
+    """Record in one forward pass which batch norm reads each convolution's output, and whether others read it too."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._calls: Counter[nn.Module] = Counter()
-        # By the address of the output's memory, so that views count too; outputs are kept, for a freed address is
-        # given out again.
+        # Keys are addresses of memory, so that views count too. Outputs are kept, because freed addresses are reused.
         self._outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
         self._taken: dict[nn.Conv2d, nn.BatchNorm2d] = {}
         self._elsewhere: set[nn.Module] = set()
@@ -141,7 +140,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _AfterNorm(nn.Module):
-    """What is left of a norm with an activation once its norm is folded away."""
+    """The rest of a norm with an activation after the norm is folded."""
 
     def __init__(self, drop: nn.Module, act: nn.Module) -> None:
         super().__init__()
@@ -159,7 +158,7 @@ def _without_norm(norm: nn.Module) -> nn.Module:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution that does what both did; its weights are computed in float64 and rounded once."""
+    """One convolution for both modules; its weights are computed in float64 and rounded once."""
     plain = nn.BatchNorm2d(norm.num_features, eps=norm.eps).eval()
     plain.load_state_dict(norm.state_dict(), strict=False)
     exact = fuse_conv_bn_eval(copy.deepcopy(conv).double(), plain.to(conv.weight.device).double())
@@ -181,7 +180,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether it is a batch norm of a known kind with a scale, a shift and statistics of its own."""
+    """Whether the module is a batch norm of a known class with a scale, a shift and running statistics."""
     named = _class(module) in _NORMS | _NORMS_WITH_ACTIVATION
     return named and module.running_mean is not None and module.weight is not None
 

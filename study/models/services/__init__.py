@@ -1,1 +1,1 @@
-"""Black boxes behind HTTP."""
+"""Remote classifiers that a study asks over HTTP."""

@@ -1,1 +1,1 @@
-"""Weights: which file, where it is, how it is downloaded and read."""
+"""Weights: locate, download and read their files; random weights."""

@@ -1,4 +1,4 @@
-"""What a file of weights holds, read without running anything that is in it."""
+"""Read a weights file without running code in it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ import torch
 from study.errors import StudyError, first_line, names
 
 _ACCEPTED = ".safetensors, or a state dict written by torch.save"
-_SAVE = "in the code that made it, save model.state_dict() alone, and name that file"
+_SAVE = "in the code that wrote the file, save only model.state_dict(), and use that file"
 _HEAD = 512
 _MOST_HEADER = 100_000_000
-"""Bytes of a safetensors header, by its own specification."""
+"""Maximum size of a safetensors header in bytes, by its specification."""
 _STARTS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from"),
-    (b"<!doctype", "a web page", "download the file itself: the page says where, or asks to log in"),
-    (b"<html", "a web page", "download the file itself: the page says where, or asks to log in"),
-    (b"<?xml", "an XML document, perhaps a server's refusal", "download the file again"),
-    (b"\x89hdf", "an HDF5 file, as Keras writes them", "convert it to PyTorch's names and save it with safetensors"),
-    (b"\x1f\x8b", "compressed with gzip", "unpack it, and name the file inside"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull` in its repository"),
+    (b"<!doctype", "a web page", "download the file itself: the page may have a link to it, or a sign-in form"),
+    (b"<html", "a web page", "download the file itself: the page may have a link to it, or a sign-in form"),
+    (b"<?xml", "an XML document, perhaps an error of a server", "download the file again"),
+    (
+        b"\x89hdf",
+        "an HDF5 file, as Keras writes it",
+        "convert it to PyTorch's tensor names and save it with safetensors",
+    ),
+    (b"\x1f\x8b", "compressed with gzip", "decompress it, and use the file inside"),
 )
-"""How files begin, in lower case, that are named like weights and are none; what they are; what to do."""
+"""First bytes (in lower case) of files that are not weights: description and advice."""
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
-"""The function that numpy's pickled numbers name, by the module that it had in numpy 1 or has in numpy 2."""
+"""The function in pickles of numpy's numbers. Its module differs between numpy 1 and numpy 2."""
 
 _KINDS = "bhilqBHILQefd?"
 _HARMLESS: list[Any] = [
@@ -40,15 +44,15 @@ _HARMLESS: list[Any] = [
     np.dtype,
     *sorted({type(np.dtype(kind)) for kind in _KINDS}, key=str),
 ]
-"""What training scripts store beside tensors, and what runs nothing when it is read: arguments and numpy's numbers."""
+"""Harmless objects that training scripts store with tensors: arguments and numpy's numbers."""
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read(path: Path) -> Any:
-    """The content of a .safetensors or torch file, by what the file holds and not by what it is called.
+    """Read a .safetensors or torch file. Its content, not its name, decides the format.
 
-    Raises StudyError, which names what the file is, where it holds no weights or more than weights.
+    Raises StudyError, which says what the file is, if it holds no weights, or code as well.
     """
     head = _head(path)
     try:
@@ -56,7 +60,7 @@ def read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        # Opened here: given a path, torch.load goes by its suffix.
+        # An open file: with a path, torch.load would go by the suffix.
         with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -85,12 +89,12 @@ def _head(path: Path) -> bytes:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Eight bytes with the length of a JSON object, and the object."""
+    """A safetensors file begins with eight bytes for the size of a JSON object, and the object."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MOST_HEADER
 
 
 def _not_plain(path: Path, error: pickle.UnpicklingError) -> StudyError:
-    """A pickle with more than tensors: its classes by name, and no advice to run what is in it."""
+    """The error for a pickle with more than tensors. It names the classes, and never advises to run the pickle."""
     found: list[str] = []
     with contextlib.suppress(Exception):
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -99,7 +103,7 @@ def _not_plain(path: Path, error: pickle.UnpicklingError) -> StudyError:
     if any(one.startswith("torch.nn.") for one in found):
         whole = f"a whole model, pickled with its classes ({names(ours or found, most=4)})"
     elif found:
-        whole = f"not a plain state dict: it holds {names(ours or found, most=4)} beside tensors"
+        whole = f"not a plain state dict: it holds tensors and {names(ours or found, most=4)}"
     else:
-        whole = "not a plain state dict, and no file that torch.save wrote"
+        whole = "neither a plain state dict nor a file of torch.save"
     return StudyError(f"the weights file {path} is {whole}", accepted=_ACCEPTED, todo=_SAVE)

@@ -1,7 +1,7 @@
-"""Which file the weights of a model are, and where it lies once it is there. Nothing is downloaded or loaded here.
+"""Find the file that holds a model's weights, and its place on this machine. Nothing is downloaded or loaded.
 
-What is said of a zoo is what that zoo does when it loads: the same address, the same file of a repository, the same
-folder. torch.hub's folder follows TORCH_HOME, the Hugging Face cache HF_HOME and HF_HUB_CACHE.
+Each zoo's own rules apply: the same address, the same file of a repository, the same folder as when the zoo loads the
+weights. TORCH_HOME sets torch.hub's folder; HF_HOME and HF_HUB_CACHE set the cache of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 
 from study.errors import StudyError, names
 from study.models.reference import Model
+from study.models.weights.packages import package_file
 
 Kind = Literal["url", "hub", "local", "package"]
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.[^-]+$")
 DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
-"""What stands in a file's name like a digest, and is none."""
+"""A date in a file's name, which looks like a digest."""
 _WHOLE = re.compile(r"[0-9a-f]{64}")
 _BIN = "pytorch_model.bin"
 _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
@@ -32,10 +33,10 @@ _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_m
 class WeightsFile:
     """One file of weights.
 
-    `path` is where it lies, or for a `url` where it will: None where that is not known yet (the hub) or it is not
-    installed (a package). `sha256` are hexadecimal digits that the file's SHA-256 begins with, None where nobody wrote
-    them down. `alternatives` are names in the repository that stand for `filename`, where the hub does not have that.
-    `custom`: a file of a format that the network reads by a function of its own.
+    `path` is the place of the file, also before a `url` is downloaded; None if a file of the hub is not in the cache,
+    or a package is not installed. `sha256` is the known beginning of the file's SHA-256 in hexadecimal digits.
+    `alternatives` are the names to try if the repository has no `filename`. `custom`: the network reads the file with
+    a function of its own.
     """
 
     kind: Kind
@@ -50,66 +51,54 @@ class WeightsFile:
     custom: bool = False
 
     @property
-    def called(self) -> str:
-        """What the file is called where people read of it: its address, its repository or its path."""
+    def label(self) -> str:
+        """The name of the file in messages: its address, its repository and name, or its path."""
         return self.url or (f"{self.repo}/{self.filename}" if self.repo else str(self.path or self.kind))
 
 
 def weights_file(model: Model) -> WeightsFile | None:
-    """The file of a model's weights; None where there is none: drawn weights, code's own, services, transformations.
+    """The file of a model's weights.
 
-    Raises StudyError where the zoo has no such network or weights.
+    None for random weights, weights that the user's code loads, services, and models with a transform only. Raises
+    StudyError if the zoo does not have the network or the weights.
     """
     if model.network is None:
         return None
-    kind, value = _weights(model)
-    if kind == "file":
-        path = Path(value)
+    if model.weights_kind == "file":
+        path = Path(model.weights_value)
         return WeightsFile("local", path.is_file(), path=path, sha256=_lower(model.sha256))
-    if kind == "package":
-        return _of_package(value, model.sha256)
+    if model.weights_kind == "package":
+        return _of_package(model.weights_value, model.sha256)
     finders = {"timm": _of_timm, "torchvision": _of_torchvision, "pretrainedmodels": _of_pretrainedmodels}
-    if kind != "zoo" or model.zoo not in finders:
+    if model.weights_kind != "zoo" or model.zoo not in finders:
         return None
-    return finders[model.zoo](bare(model), tag_of(model))
+    return finders[model.zoo](model.bare_name, model.tag)
 
 
 def verify(file: WeightsFile, path: Path, todo: str) -> None:
-    """Raises StudyError, with that advice, where what lies at `path` is known to be another file than it should be."""
+    """Raise StudyError, with the advice `todo`, if the SHA-256 of the file at `path` is known and another one."""
     if file.sha256 is None:
         return
     with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if not found.startswith(file.sha256):
         raise StudyError(
-            f"{path} is damaged, or another file than {file.called}",
+            f"{path} is damaged, or is not the file {file.label}",
             accepted=f"a file whose SHA-256 begins with {file.sha256}; found {found}",
             todo=todo,
         )
 
 
-def bare(model: Model) -> str:
-    """The network's name in its zoo, without a tag."""
-    return model.name.partition(".")[0]
-
-
-def tag_of(model: Model) -> str | None:
-    """Which of the zoo's weights; None where they come from elsewhere, or nothing names them."""
-    kind, value = _weights(model)
-    return (value or model.name.partition(".")[2] or None) if kind == "zoo" else None
-
-
 def state(model: Model) -> str:
-    """Where a model's weights are, in a word or two for people.
+    """The state of a model's weights, for tables.
 
-    `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `random`, `own` (code with its weights),
-    `service`, `transform` (the model behind it has the weights), `none` (a network that has none).
+    `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `random`, `own` (loaded by the user's code),
+    `service`, `transform` (another model of the spec has the weights), or `none` (a network without weights).
     """
     if model.network is None:
         return "service" if model.remote is not None else "transform"
-    kind, _ = _weights(model)
-    if kind in ("random", "own"):
-        return kind
+    if model.weights_kind in ("random", "own"):
+        return model.weights_kind
     file = weights_file(model)
     if file is None:
         return "none"
@@ -118,10 +107,10 @@ def state(model: Model) -> str:
 
 
 def of_timm(full: str) -> WeightsFile | None:
-    """The file that timm loads for the network and tag `full` (`resnet50.a1_in1k`); None where it has none.
+    """The file that timm loads for the network and tag `full` (`resnet50.a1_in1k`); None if timm has no weights.
 
-    As in timm: the hub first, and there a safetensors file in place of a pickled one; else its own address. With
-    TIMM_USE_OLD_CACHE set, a file that was once loaded from that address comes before the hub.
+    As in timm, the hub comes before the address, and a safetensors file before a pickled one. If TIMM_USE_OLD_CACHE is
+    set, a file that was downloaded from the address comes before the hub.
     """
     config = _timm_config(full)
     repo, url = config.hf_hub_id, config.url
@@ -137,18 +126,13 @@ def of_timm(full: str) -> WeightsFile | None:
 
 
 def timm_overlay(file: WeightsFile | None) -> dict[str, Any] | None:
-    """`pretrained_cfg_overlay` of timm.create_model that loads a file of the hub from where it lies, asking nobody.
+    """The `pretrained_cfg_overlay` with which timm.create_model loads a cached file of the hub, without a connection.
 
-    None where the file is not there, or of an address: timm finds those without asking.
+    None if the file is not cached, or has an address: timm finds files with an address without a connection.
     """
     if file is None or file.kind != "hub" or file.path is None:
         return None
     return {"file": str(file.path), "custom_load": file.custom}
-
-
-def _weights(model: Model) -> tuple[str, str]:
-    kind, _, value = (model.weights or "zoo:").partition(":")
-    return kind, value
 
 
 def _lower(digits: str | None) -> str | None:
@@ -156,8 +140,6 @@ def _lower(digits: str | None) -> str | None:
 
 
 def _of_package(package: str, pinned: str | None) -> WeightsFile:
-    from study.models.weights.state_dict import package_file
-
     try:
         path = package_file(package)
     except StudyError:
@@ -181,7 +163,7 @@ def _of_hub(repo: str, choice: tuple[str, ...], revision: str | None, *, custom:
     for place, filename in enumerate(choice):
         found = try_to_load_from_cache(repo, filename, revision=revision)
         if isinstance(found, str):
-            # The cache names large files by their SHA-256, and links to them.
+            # The cache stores large files under their SHA-256 and links to them.
             stored = Path(found).resolve().name
             path, digits = Path(found), stored if _WHOLE.fullmatch(stored) else None
             return WeightsFile(
@@ -230,7 +212,7 @@ def _timm_config(full: str) -> Any:
     if tag and not is_model_pretrained(full):
         tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{network}.*")]
         raise StudyError(f"timm:{network} has no weights named '{tag}'", accepted=names(tags, tag))
-    # Without a tag, timm takes the first of the network's weights.
+    # Without a tag, timm uses the first weights of the network.
     return get_pretrained_cfg(full) or PretrainedCfg()
 
 

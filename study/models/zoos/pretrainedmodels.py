@@ -1,4 +1,4 @@
-"""Cadene's pretrainedmodels: old, kept for papers that used it. Half of its weights lay on a host that is gone."""
+"""Cadene's pretrainedmodels, kept for papers that used it. Half of its weights were on a host that is gone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def refuse(network: str, tag: str) -> None:
         f"the weights of pretrainedmodels:{network} were at {GONE_HOST}, which is gone, and {file} does not exist",
         accepted=(f"{elsewhere} (the same network and weights)" if elsewhere else "no other zoo has these weights")
         + "; or weights: file:<path>",
-        todo=f"write {elsewhere} instead" if elsewhere else f"put {file.name} there, or leave this model out",
+        todo=f"write {elsewhere} instead" if elsewhere else f"put {file.name} there, or remove this model",
     )
 
 
@@ -60,7 +60,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     given = {"num_classes": (settings[tag] if tag else _first(settings))["num_classes"], **arguments}
     make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
     built = make(pretrained=tag, **given)
-    # What it took over from torchvision has 1,000 outputs, whatever it is asked for.
+    # Networks that it copied from torchvision ignore num_classes and have 1,000 outputs.
     last = getattr(built, "last_linear", None)
     if isinstance(last, nn.Linear) and last.out_features != given["num_classes"]:
         built.last_linear = nn.Linear(last.in_features, given["num_classes"])

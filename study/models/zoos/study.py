@@ -1,4 +1,4 @@
-"""Networks of our own: those of the papers that no zoo has. They come without weights."""
+"""Our own networks: those of the papers that no zoo has. They have no published weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def tags(network: str) -> Sequence[str]:
 
 
 def outputs(network: str, tag: str) -> int:
-    raise AssertionError("these networks have no weights that one could ask about")
+    raise AssertionError("these networks have no weights in a zoo")
 
 
 def refuse(network: str, tag: str) -> None:
-    """There are no weights to refuse."""
+    """These networks have no weights in a zoo."""
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""timm's networks. Names carry a tag (`resnet50.a1_in1k`), which says what their weights and their input are."""
+"""timm's networks. A tag in the name (`resnet50.a1_in1k`) determines weights and input."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def outputs(network: str, tag: str) -> int:
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(f"{_bare(network)}.{tag}")
-    assert config is not None, "only weights that timm lists are asked for"
+    assert config is not None, "timm lists these weights"
     return int(config.num_classes)
 
 
 def refuse(network: str, tag: str) -> None:
-    """Nothing is known beforehand."""
+    """timm has no weights that are known to be unavailable."""
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
         random: nn.Module = timm.create_model(network, pretrained=False, **arguments)
         return random
     full = f"{_bare(network)}.{tag}"
-    # What is on this machine is loaded from there: timm itself would ask the hub first, and wait where there is none.
-    there = locate.timm_overlay(locate.of_timm(full))
-    loaded: nn.Module = timm.create_model(full, pretrained=True, pretrained_cfg_overlay=there, **arguments)
+    # Load cached files directly: timm itself would contact the hub first, and wait if there is no connection.
+    cached = locate.timm_overlay(locate.of_timm(full))
+    loaded: nn.Module = timm.create_model(full, pretrained=True, pretrained_cfg_overlay=cached, **arguments)
     return loaded
 
 
@@ -68,7 +68,7 @@ def preprocessing(network: str, tag: str | None, built: nn.Module) -> Preprocess
     if height != width:
         raise StudyError(
             f"timm:{network} takes images of {width} x {height} pixels",
-            accepted="networks whose input is as wide as it is high",
+            accepted="networks with a square input",
             todo="choose another network",
         )
     return Preprocessing(

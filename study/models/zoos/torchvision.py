@@ -1,4 +1,4 @@
-"""torchvision's networks. Weights are entries of its enums by name."""
+"""torchvision's networks. Tags are the names of entries in its enums of weights."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def outputs(network: str, tag: str) -> int:
 def refuse(network: str, tag: str) -> None:
     if tag == "DEFAULT":
         raise StudyError(
-            f"torchvision:{network}/DEFAULT is other weights in other versions of torchvision",
+            f"torchvision:{network}/DEFAULT depends on the version of torchvision",
             accepted=names(tags(network)),
-            todo="name the weights themselves",
+            todo="name the weights",
         )
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:
-    """Two networks rescale their input again inside, as their weights want it; torchvision sets that with its weights.
+    """Two networks rescale their input inside; torchvision sets this only when it loads its own weights.
 
-    Their auxiliary heads play no part in predictions.
+    Their auxiliary heads have no influence on predictions.
     """
     inside = {"transform_input": True, "aux_logits": False} if network in _NORMALISE_INSIDE else {}
     return inside if classes is None else {**inside, "num_classes": classes}

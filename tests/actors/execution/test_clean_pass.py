@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.errors import StudyError
 from study.images.clean_accuracy import Right, doubts, tally
 from study.images.image_sets import ImageSet, candidates
@@ -65,7 +66,7 @@ def test_an_input_of_another_range_is_told_in_place_of_relaxing_the_rule(picture
     changed = {"models": {"lite0": wrong}, "images": listed(pictures, tmp_path, keep="correct-for-all")}
     with pytest.raises(StudyError) as raised:
         run_here(spec_file(BASE | changed), tmp_path / "run")
-    assert "right for all models" in raised.value.what
+    assert "classified correctly by all models" in raised.value.what
     assert "its mean 127.5 lies outside the range 0..1 of its input: `range: 255` would fit" in raised.value.todo
     assert "relax" not in raised.value.todo
 
@@ -75,12 +76,12 @@ def test_an_input_of_another_range_is_told_in_place_of_relaxing_the_rule(picture
     [
         (Right(12, 0, 11, 0), 1000, "one lower, it would be right about 11 of 12"),
         (Right(12, 0, 0, 12), 1000, "one higher, it would be right about 12 of 12"),
-        (Right(12, 0, 1, 0), 1000, "see its weights"),
+        (Right(12, 0, 1, 0), 1000, "check its weights"),
         (Right(7, 0, 7, 0), 1000, None),
         (Right(12, 1, 0, 0), 1000, None),
-        (Right(8, 5, 0, 0), 2, "see its weights"),
+        (Right(8, 5, 0, 0), 2, "check its weights"),
         (Right(100, 64, 0, 0), 2, None),
-        (Right(50_000, 43, 0, 0), 1000, "see its weights"),
+        (Right(50_000, 43, 0, 0), 1000, "check its weights"),
         (Right(50_000, 90, 0, 0), 1000, None),
     ],
 )
@@ -138,7 +139,7 @@ def test_an_answer_that_is_not_finite_is_refused_by_name(spec_file, tmp_path, wh
     if when == "clean":
         with pytest.raises(StudyError) as raised:
             launch(order, printed, InProcess)
-        assert raised.value.what == f"what model 'own' says of {ids[2]} is not finite"
+        assert raised.value.what == f"the probabilities of model 'own' for {ids[2]} are not finite"
         assert raised.value.where == "models.own"
         return
     assert launch(order, printed, InProcess) == 1

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 import yaml
 
-from actors.execution import probes as carried_out
+from actors.execution.probe_runs import ProbeRuns
 from actors.workers.worker import Worker
 from study.errors import StudyError
 from study.geometry import store
 from study.geometry.probe_rows import plain_cosines, probe_rows
 from study.papers import paper_comparison, published
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.schema import load
 from tests.conftest import TINY, run_here
 
@@ -99,22 +99,22 @@ def test_what_is_done_is_not_asked_again(undisturbed, tmp_path, monkeypatch):
         asked.append(job.unit)
         return real(worker, pin, job, pixels)
 
-    handled, most = carried_out.Geometry._handle, 7
+    handled, most = ProbeRuns.handle, 7
 
-    def handle(driver, event):
+    def handle(probes, event):
         if len(asked) > most:
             raise Stop
-        handled(driver, event)
+        handled(probes, event)
 
     monkeypatch.setattr(Worker, "probe", probe)
-    monkeypatch.setattr(carried_out.Geometry, "_handle", handle)
+    monkeypatch.setattr(ProbeRuns, "handle", handle)
     with pytest.raises(Stop):
         run_here(undisturbed / "spec.yaml", run)
     spec = load(undisturbed / "spec.yaml").spec
     done = {unit for units in store.done(run, spec.geometry).values() for unit in units}
     assert done == set(asked[:most])
     asked.clear()
-    monkeypatch.setattr(carried_out.Geometry, "_handle", handled)
+    monkeypatch.setattr(ProbeRuns, "handle", handled)
     status, printed = run_here(undisturbed / "spec.yaml", run)
     assert status == 0, printed
     assert not done & set(asked)
@@ -190,7 +190,7 @@ def test_an_image_that_was_answered_for_twice_counts_once(undisturbed, tmp_path)
 
 def test_cosines_stand_beside_published_ones(undisturbed):
     run = str(undisturbed / "run")
-    finished = opened(run)
+    finished = open_run(run)
     means = plain_cosines(run, finished.spec)
     assert means.filter(pl.col("first") == pl.col("second"))["cosine"].to_list() == pytest.approx([1, 1])
     called = {"resnet101": "c", "resnet152": "a"}

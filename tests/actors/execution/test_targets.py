@@ -16,7 +16,7 @@ from study.attacks.loop import Engine, craft
 from study.attacks.loop import ImageBatch as Given
 from study.attacks.presets import keys_of
 from study.images.image_sets import ImageSet
-from study.models import zoo
+from study.models import loading
 from study.models.predict import predict
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
@@ -65,7 +65,7 @@ def test_a_transformed_target_sees_transformed_images(spec_file, tmp_path, clean
     models = {"a": LITE, "b": SQUEEZE, "jpeg": {"model": "a", "transform": {"jpeg": 30}}}
     status, printed = run_here(spec_file(changed(models=models)), tmp_path / "run")
     assert status == 0, printed
-    network = zoo.load("a", model_of(LITE), fold=True)
+    network = loading.load("a", model_of(LITE), fold=True)
     expected = predict(network, np.stack([as_jpeg(one, 30) for one in pixels]), batch=2).top5[:, 0]
     plain = predict(network, pixels, batch=2).top5[:, 0]
     assert (expected != plain).any()
@@ -100,7 +100,7 @@ def test_a_random_transform_draws_for_each_image_alone(spec_file, tmp_path):
 
 def test_ranked_target_labels(spec_file, tmp_path, clean):
     ids, pixels, labels = clean
-    models = [zoo.load(name, model_of(keys), fold=True) for name, keys in (("a", LITE), ("b", SQUEEZE))]
+    models = [loading.load(name, model_of(keys), fold=True) for name, keys in (("a", LITE), ("b", SQUEEZE))]
     mean = np.mean([predict(one, pixels, batch=2, whole=True).whole.astype(np.float64) for one in models], axis=0)
     for targets, rank in (("most-confusing", 1), ("least-likely", 999), ({"rank": 3, "by": ["a", "b"]}, 3)):
         images = {"sample": "foolbox", "size": 48, "keep": "all", "count": 10, "targets": targets}
@@ -126,7 +126,7 @@ def test_images_that_another_tool_made(spec_file, tmp_path, clean):
     attack = Attack.model_validate(keys_of("mi", {"steps": 2}))
     given = Given(pixels[chosen], labels[chosen], [ids[row] for row in chosen])
     engine = Engine(batch=2)
-    network = zoo.load("a", model_of(LITE), fold=True)
+    network = loading.load("a", model_of(LITE), fold=True)
     key = (7, ("a",), "mi", "untargeted")
     made = craft([network], attack, "untargeted", given, key=key, engine=engine, names=("a",)).pixels
     folder = tmp_path / "png" / "a"
@@ -196,10 +196,10 @@ def test_unreadable_images_are_left_out_by_name(spec_file, tmp_path):
 
 def test_keep_by_name(spec_file, tmp_path, clean):
     ids, pixels, labels = clean
-    network = zoo.load("a", model_of(LITE), fold=True)
+    network = loading.load("a", model_of(LITE), fold=True)
     right = {ids[row] for row in np.flatnonzero(predict(network, pixels, batch=2).top5[:, 0] == labels)}
     images = {"sample": "foolbox", "size": 48, "keep": ["a"]}
     status, printed = run_here(spec_file(changed(images=images)), tmp_path / "run")
     assert status == 0, printed
     assert set(pl.read_parquet(tmp_path / "run" / "images.parquet")["image"]) == right
-    assert f"{len(right)} of 20 images are right for a" in printed
+    assert f"{len(right)} of 20 images are classified correctly by a" in printed

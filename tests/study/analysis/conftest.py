@@ -1,4 +1,4 @@
-"""One real run of many attacks, goals, seeds and points; and rows made by hand."""
+"""A real run with several attacks, goals, seeds and points, and rows built by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from study.results import parts
+from study.results import scanning
 from study.results.schema import SCHEMA
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
@@ -30,7 +30,7 @@ attacks:
   fg-minimal: {budget: {minimal: {from: 4, to: 40, by: 6}}}
 experiments:
   single: {attacks: [mi, pgd, fgsm], sources: {each: [a, c]}, goal: [untargeted, targeted]}
-  gamma: {attacks: [sgm-half, sgm-fifth], sources: [a]}
+  gamma: {attacks: [sgm-half, sgm-fifth], sources: [c]}
   search: {attacks: [fg-minimal], sources: [a], goal: [untargeted, targeted]}
   ensembles: {attacks: [mi], sources: leave-one-out, seeds: 3}
 numerics: {batch: 5, threads: 1}
@@ -49,13 +49,13 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def scanned(run) -> pl.LazyFrame:
-    return parts.scan(run)
+    return scanning.scan(run)
 
 
 @pytest.fixture(scope="session")
 def loop(run) -> list[dict]:
-    """The rows as dictionaries, sources joined, with what a naive reader says of them."""
-    found = parts.scan(run).collect().to_dicts()
+    """The rows as dictionaries with joined sources, and naive judgements of success and correctness."""
+    found = scanning.scan(run).collect().to_dicts()
     for row in found:
         row["sources"] = "+".join(row["sources"])
         for top in (1, 5):
@@ -72,7 +72,7 @@ def spec():
 
 @pytest.fixture(scope="session")
 def by_hand():
-    """Makes rows of the schema from what they differ in."""
+    """Builds rows of the schema from the columns in which they differ."""
 
     def make(*changes: dict) -> pl.LazyFrame:
         plain = {

@@ -16,7 +16,7 @@ from study.attacks.budget import Projection
 from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.attacks.presets import keys_of
 from study.images.image_sets import ImageSet as Set
-from study.models import Model, zoo
+from study.models import Model, loading
 from tests.conftest import photographs
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
@@ -156,7 +156,7 @@ def test_real_weights_in_float32(two_photographs):
     Not ten steps: a rounding moves some ReLU across its kink, the gradient jumps, and sign steps take the difference
     from pixel to pixel. `benchmarks/exactness.py` shows how far, and that float64 is as far from either side.
     """
-    model = zoo.load("m", LITE, layout="contiguous")
+    model = loading.load("m", LITE, layout="contiguous")
     theirs = TORCHATTACKS["fgsm"][2](Scaled(model))(
         torch.from_numpy(two_photographs) / 255, torch.from_numpy(LABELS[:2])
     )
@@ -168,7 +168,7 @@ def test_one_step_of_the_fast_mode(two_photographs):
     """Folded and channels-last against the reference mode: fewer than 1 % of pixels."""
     found = []
     for layout, fold in (("contiguous", False), ("channels-last", True)):
-        model = zoo.load("m", LITE, layout=layout, fold=fold)
+        model = loading.load("m", LITE, layout=layout, fold=fold)
         assert (model.folded > 0) == fold
         found.append(ours(model, keys_of("fgsm", {}), two_photographs, batch=2, layout=layout))
     assert (np.abs(found[0] - found[1]) > 1e-3).mean() < 0.01

@@ -10,7 +10,7 @@ from study.attacks import Attack
 from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.errors import StudyError
-from study.models import Model, zoo
+from study.models import Model, loading
 
 LABELS = np.array([1, 2, 3])
 IDS = ["a", "b", "c"]
@@ -23,7 +23,9 @@ def clean():
 
 
 def load(network, seed=1, **more):
-    return zoo.load("m", Model.model_validate({"network": network, "weights": f"random:{seed}", "size": 48}), **more)
+    return loading.load(
+        "m", Model.model_validate({"network": network, "weights": f"random:{seed}", "size": 48}), **more
+    )
 
 
 def run(models, keys, clean, engine=None, names=()):

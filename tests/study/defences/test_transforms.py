@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from study.defences.transforms import Transforms, apply, identity, side_after, words
+from study.defences.transforms import Transforms, apply, side_after, summary
 from study.errors import StudyError
 from study.reproducibility.hashing import digest
 
@@ -68,7 +68,7 @@ def array(opened):
 )
 def test_what_a_spec_says_is_read_and_written_back(given, stages):
     transforms = made(given)
-    assert identity(transforms) == stages
+    assert [list(stage) for stage in transforms.stages] == stages
     written = transforms.model_dump(mode="json")
     assert made(json.loads(json.dumps(written, sort_keys=True))) == transforms
     assert hash(made(written)) == hash(transforms)
@@ -90,40 +90,40 @@ def test_the_order_decides_the_digest_and_a_number_written_otherwise_does_not():
     assert hashed({"rotate": 0}) == hashed({"rotate": -0.0})
 
 
-def test_words():
-    assert words(made({"jpeg": 75, "blur": 1, "rotate": -2.5})) == "jpeg 75, blur 1, rotate -2.5"
-    assert words(made({"resize-pad": {"most": 331}})) == "resize-pad 331"
+def test_summary():
+    assert summary(made({"jpeg": 75, "blur": 1, "rotate": -2.5})) == "jpeg 75, blur 1, rotate -2.5"
+    assert summary(made({"resize-pad": {"most": 331}})) == "resize-pad 331"
 
 
 @pytest.mark.parametrize(
     ("given", "what", "accepted"),
     [
-        ({"jpg": 75}, "no transform named 'jpg'", "jpeg (the nearest)"),
-        ({7: 75}, "no transform named '7'", "blur"),
-        ({"jpeg": 0}, "'jpeg' cannot be 0", "1 to 100"),
-        ({"jpeg": 101}, "'jpeg' cannot be 101", "1 to 100"),
-        ({"jpeg": 75.0}, "'jpeg' cannot be 75.0", "1 to 100"),
-        ({"jpeg": True}, "'jpeg' cannot be True", "1 to 100"),
-        ({"jpeg": "75"}, "'jpeg' cannot be '75'", "1 to 100"),
-        ({"bits": 9}, "'bits' cannot be 9", "1 to 8"),
-        ({"bits": None}, "'bits' cannot be None", "1 to 8"),
-        ({"blur": 0}, "'blur' cannot be 0", "above 0"),
-        ({"blur": float("nan")}, "'blur' cannot be nan", "above 0"),
-        ({"noise": -1}, "'noise' cannot be -1", "above 0"),
-        ({"noise": float("inf")}, "'noise' cannot be inf", "255"),
-        ({"rotate": 10**400}, "'rotate' cannot be 1000", "degrees"),
-        ({"resize": 0}, "'resize' cannot be 0", "pixels"),
-        ({"resize-pad": {"least": 3}}, "'resize-pad' cannot be {'least': 3}", "{most: pixels}"),
-        ({"resize-pad": {"most": 0}}, "'resize-pad' cannot be 0", "{most: pixels}"),
-        ({}, "a transform cannot be {}", "jpeg"),
-        ([], "a transform cannot be []", "jpeg"),
-        ("jpeg 75", "a transform cannot be 'jpeg 75'", "jpeg"),
-        ([{"jpeg": 75, "blur": 1}], "a stage of a transform cannot be", "one key each"),
-        (["jpeg"], "a stage of a transform cannot be 'jpeg'", "one key each"),
-        ([{"jpeg": 75}] * 33, "33 stages", "32 at most"),
+        ({"jpg": 75}, "'jpg' is not a transform", "jpeg (the nearest)"),
+        ({7: 75}, "'7' is not a transform", "blur"),
+        ({"jpeg": 0}, "'jpeg' cannot have the value 0", "1 to 100"),
+        ({"jpeg": 101}, "'jpeg' cannot have the value 101", "1 to 100"),
+        ({"jpeg": 75.0}, "'jpeg' cannot have the value 75.0", "1 to 100"),
+        ({"jpeg": True}, "'jpeg' cannot have the value True", "1 to 100"),
+        ({"jpeg": "75"}, "'jpeg' cannot have the value '75'", "1 to 100"),
+        ({"bits": 9}, "'bits' cannot have the value 9", "1 to 8"),
+        ({"bits": None}, "'bits' cannot have the value None", "1 to 8"),
+        ({"blur": 0}, "'blur' cannot have the value 0", "above 0"),
+        ({"blur": float("nan")}, "'blur' cannot have the value nan", "above 0"),
+        ({"noise": -1}, "'noise' cannot have the value -1", "above 0"),
+        ({"noise": float("inf")}, "'noise' cannot have the value inf", "255"),
+        ({"rotate": 10**400}, "'rotate' cannot have the value 1000", "degrees"),
+        ({"resize": 0}, "'resize' cannot have the value 0", "pixels"),
+        ({"resize-pad": {"least": 3}}, "'resize-pad' cannot have the value {'least': 3}", "{most: pixels}"),
+        ({"resize-pad": {"most": 0}}, "'resize-pad' cannot have the value 0", "{most: pixels}"),
+        ({}, "{} is not a transform", "jpeg"),
+        ([], "[] is not a transform", "jpeg"),
+        ("jpeg 75", "'jpeg 75' is not a transform", "jpeg"),
+        ([{"jpeg": 75, "blur": 1}], "is not a stage of a transform", "one key each"),
+        (["jpeg"], "'jpeg' is not a stage of a transform", "one key each"),
+        ([{"jpeg": 75}] * 33, "33 stages", "at most 32"),
     ],
 )
-def test_what_cannot_be_is_refused_in_words(given, what, accepted):
+def test_what_cannot_be_is_refused(given, what, accepted):
     with pytest.raises(ValidationError) as raised:
         made(given)
     (error,) = raised.value.errors()
@@ -148,7 +148,7 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("given", EXAMPLES, ids=lambda given: words(made(given)))
+@pytest.mark.parametrize("given", EXAMPLES, ids=lambda given: summary(made(given)))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_does_not_depend_on_its_batch(given, channels):
     images = photographs(4, channels)

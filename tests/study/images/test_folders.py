@@ -57,21 +57,25 @@ BAD = {
     "unknown name": ("cifar10", ("cats/1.png",), ["cats is not named by a label", "cat (the nearest)"]),
     "names and numbers": ("cifar10", ("cat/1.png", "4/1.png"), ["folders named by labels (cat) and by numbers (4)"]),
     "numbers from 1": ("cifar10", ("1/1.png", "10/1.png"), ["10 is not named by a label's number", "subtract 1"]),
-    "images beside folders": (
+    "has both images and folders": (
         "imagenet",
         ("n01440764/1.png", "n01440764_1.png"),
-        ["images beside folders with images, such as n01440764_1.png beside n01440764/"],
+        ["has both images and folders with images, such as n01440764_1.png and n01440764/"],
     ),
     "some files without an id": (
         "imagenet",
         ("n01440764_1.png", "cat.png"),
         ["cat.png does not begin with a WordNet id", "n01440764_1.png"],
     ),
-    "files without ids": ("imagenet", ("a.png", "b.png"), ["nothing that says their labels", "give `images: list:`"]),
-    "validation images": ("imagenet", ("ILSVRC2012_val_00000001.JPEG",), ["nothing that says", "`images: truth:`"]),
-    "a file of an unknown id": ("imagenet", ("n01440765_1.png",), ["n01440765_1.png is not named by a WordNet id"]),
-    "no images": ("imagenet", ("n01440764/",), ["has no images in folders named by labels"]),
-    "nothing": ("imagenet", (), ["has no images in folders named by labels"]),
+    "files without ids": ("imagenet", ("a.png", "b.png"), ["have no labels in their names", "give `images: list:`"]),
+    "validation images": ("imagenet", ("ILSVRC2012_val_00000001.JPEG",), ["have no labels", "`images: truth:`"]),
+    "a file of an unknown id": (
+        "imagenet",
+        ("n01440765_1.png",),
+        ["n01440765_1.png begins with a WordNet id that is not a label"],
+    ),
+    "no images": ("imagenet", ("n01440764/",), ["has no images in folders that are named by labels"]),
+    "nothing": ("imagenet", (), ["has no images in folders that are named by labels"]),
 }
 
 

@@ -83,9 +83,9 @@ def test_labels_in_an_order_of_ones_own(tmp_path):
 def test_the_kits_numbers_need_its_order(tmp_path):
     folder = validation(tmp_path / "val")
     (tmp_path / "truth.txt").write_text("\n".join(kit_lines()))
-    with pytest.raises(StudyError, match=r"its meta\.mat is not there") as raised:
+    with pytest.raises(StudyError, match=r"need the meta\.mat") as raised:
         read_truth(folder, tmp_path / "truth.txt", label_set("imagenet"))
-    assert "which no model has" in str(raised.value)
+    assert "that no model uses" in str(raised.value)
     (tmp_path / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file" * 20)
     pytest.importorskip("scipy.io")
     with pytest.raises(StudyError, match=r"meta\.mat cannot be read"):
@@ -109,11 +109,11 @@ BAD = {
     ),
     "too many lines": (["n01440764"] * 5, ["labels of 5 images", "has 4 images"]),
     "no lines": ([], ["labels of 0 images"]),
-    "numbers from 0": (["0", "1", "2", "3"], ["'0' is none of the development kit's numbers", "line 1"]),
+    "numbers from 0": (["0", "1", "2", "3"], ["'0' is not a number of the development kit", "line 1"]),
     "unknown id": (["n01440764", "n00000000"], ["'n00000000' is not a label of ImageNet", "line 2"]),
     "blank line": (["n01440764", "", "n01440764"], ["'' is not the label of an image", "line 2"]),
     "words": (["a b c"], ["'a b c' is not the label of an image"]),
-    "Caffe without numbers": (["cat.JPEG 3"], ["'cat.JPEG' has no number of eight digits"]),
+    "Caffe without numbers": (["cat.JPEG 3"], ["'cat.JPEG' does not end in a number of eight digits"]),
     "Caffe twice": (["x_00000001.JPEG 3"] * 2, ["'x_00000001.JPEG' is listed twice", "line 2"]),
     "Caffe beyond": (["x_00000001.JPEG 1000"], ["'1000' is not a label"]),
 }
@@ -147,7 +147,7 @@ def test_bad_folders(tmp_path):
         path.unlink()
     refused("has 0 images")
     (folder / "n01440764").mkdir()
-    refused("has folders and no images, such as n01440764")
+    refused("has folders, such as n01440764, and no images")
     folder = tmp_path / "none"
     refused("does not exist")
     folder = validation(tmp_path / "other")

@@ -94,21 +94,24 @@ def test_a_resolved_set_reads_as_an_equal_one():
 
 
 BAD = {
-    "no origin": ({}, "either a sample or a folder"),
-    "two origins": ({"folder": "x", "records": "y"}, "exactly one of these"),
-    "a list of nothing": ({"records": "x", "list": "y"}, "a list names files of a folder"),
-    "a truth of nothing": ({"parquet": "x", "truth": "y"}, "a truth names files of a folder"),
-    "list and truth": ({"folder": "x", "list": "y", "truth": "z"}, "from a list or from `truth`"),
-    "a split of a folder": ({"folder": "x", "split": "train"}, "a split is one of `records`"),
+    "no origin": ({}, "needs exactly one of"),
+    "two origins": ({"folder": "x", "records": "y"}, "needs exactly one of"),
+    "a list of nothing": ({"records": "x", "list": "y"}, "`list` needs `folder`"),
+    "a truth of nothing": ({"parquet": "x", "truth": "y"}, "`truth` needs `folder`"),
+    "list and truth": ({"folder": "x", "list": "y", "truth": "z"}, "from `list` or from `truth`"),
+    "a split of a folder": ({"folder": "x", "split": "train"}, "`split` needs `records`"),
     "targets without a list": ({"folder": "x", "targets": "list"}, "third column"),
     "a sample of other labels": ({"sample": "foolbox", "labels": "cifar10"}, "has ImageNet's labels"),
-    "unknown labels": ({"folder": "x", "labels": "cifar100"}, "'cifar100' is neither a known set of labels nor a file"),
-    "a label twice": ({"folder": "x", "labels": ["a", "b", "a"]}, "the label 'a' stands twice"),
+    "unknown labels": ({"folder": "x", "labels": "cifar100"}, "'cifar100' is neither a known label set nor a file"),
+    "a label twice": ({"folder": "x", "labels": ["a", "b", "a"]}, "the label 'a' occurs twice"),
     "numbers for labels": ({"folder": "x", "labels": [1, 2]}, "1 is not the name of a label"),
-    "one label": ({"folder": "x", "labels": ["a"]}, "1 labels are too few"),
-    "a rank beyond": ({"folder": "x", "labels": "mnist", "targets": {"rank": 10}}, "no rank 10 among 9 other labels"),
+    "one label": ({"folder": "x", "labels": ["a"]}, "needs two labels, and this one has 1"),
+    "a rank beyond": (
+        {"folder": "x", "labels": "mnist", "targets": {"rank": 10}},
+        "rank 10 does not exist among 9 other labels",
+    ),
     "rank 0": ({"folder": "x", "targets": {"rank": 0}}, "greater than or equal to 1"),
-    "unknown targets": ({"folder": "x", "targets": "likely"}, "'likely' says no target labels"),
+    "unknown targets": ({"folder": "x", "targets": "likely"}, "'likely' is not a choice of target labels"),
     "two channels": ({"folder": "x", "channels": 2}, "1 or 3"),
     "nobody to be right": ({"folder": "x", "keep": []}, "at least 1"),
 }
@@ -123,7 +126,7 @@ def test_bad_sets(case):
 
 def test_a_file_of_labels_with_a_name_twice(tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\na\n")
-    with pytest.raises(ValidationError, match=r"the label 'a' stands twice \(.*names\.txt, line 3, and line 1\)"):
+    with pytest.raises(ValidationError, match=r"the label 'a' occurs twice \(.*names\.txt, line 3, and line 1\)"):
         ImageSet(folder="x", labels=str(tmp_path / "names.txt"))
 
 

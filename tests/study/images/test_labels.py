@@ -41,7 +41,7 @@ def test_names_from_a_file(tmp_path):
     path.write_text("﻿cat\n\n dog \n", encoding="utf-8")
     assert read_names(path) == ("cat", "dog")
     path.write_text("cat\ndog\ncat\n")
-    with pytest.raises(StudyError, match="'cat' stands twice") as caught:
+    with pytest.raises(StudyError, match="'cat' occurs twice") as caught:
         read_names(path)
     assert "line 3, and line 1" in str(caught.value)
     path.write_text("cat\n")

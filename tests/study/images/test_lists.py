@@ -84,8 +84,8 @@ def test_the_targets_of_liu_et_al(shared, tmp_path):
 
 BAD = {
     "image that is not there": ("one.png,3\ngone.png,4\n", None, ["gone.png does not exist", "list.csv, line 2"]),
-    "another suffix": ("one.JPEG,3\n", None, ["one.JPEG does not exist", "there is one.png, whose suffix is another"]),
-    "two files of that name": ("five,3\n", None, ["'five' may be any of five.jpg, five.png"]),
+    "another suffix": ("one.JPEG,3\n", None, ["one.JPEG does not exist", "one.png exists, with another suffix"]),
+    "two files of that name": ("five,3\n", None, ["'five' matches several files: five.jpg, five.png"]),
     "label that is no number": ("one.png,cat\n", None, ["'cat' is not a label of ImageNet", "line 1", "0 to 999"]),
     "label that counts from 1": ("file,label\none.png,1000\n", None, ["'1000' is not a label", "line 2", "subtract 1"]),
     "negative label": ("one.png,-1\n", None, ["'-1' is not a label"]),

@@ -100,9 +100,9 @@ def test_a_file_that_is_written_anew(tmp_path):
 
 
 BAD = {
-    "no image": ({"picture": BYTES, "label": NUMBERS}, None, ["has no column `image`, but picture, label"]),
+    "no image": ({"picture": BYTES, "label": NUMBERS}, None, ["has no column `image`; its columns are picture, label"]),
     "no label": ({"image": BYTES}, None, ["has no column `label`"]),
-    "decoded images": ({"image": [[1, 2]] * 7, "label": NUMBERS}, None, ["is list<", "not encoded images"]),
+    "decoded images": ({"image": [[1, 2]] * 7, "label": NUMBERS}, None, ["has the type list<", "not encoded images"]),
     "unknown name": ({"image": BYTES, "label": ["cat"] * 6 + ["cow"]}, None, ["'cow' is not a label", "row 6"]),
     "labels from 1": ({"image": BYTES, "label": [10] * 7}, None, ["'10' is not a label", "subtract 1"]),
     "no labels": ({"image": BYTES, "label": [-1] * 7}, None, ["'-1' is not a label", "use a split that has labels"]),
@@ -110,7 +110,7 @@ BAD = {
     "a fraction": ({"image": BYTES, "label": [0.0] * 7}, None, ["'0.0' is not a label"]),
     "no targets": ({"image": BYTES, "label": NUMBERS}, True, ["has no target labels"]),
     "target is the label": ({"image": BYTES, "label": NUMBERS, "target": NUMBERS}, None, ["is its true label, 0"]),
-    "an id twice": ({"image": BYTES, "label": NUMBERS, "id": ["a"] * 7}, None, ["the image id 'a' stands twice"]),
+    "an id twice": ({"image": BYTES, "label": NUMBERS, "id": ["a"] * 7}, None, ["the image id 'a' occurs twice"]),
     "no rows": ({"image": BYTES[:0], "label": pa.array([], pa.int64())}, None, ["has no images"]),
 }
 
@@ -141,9 +141,9 @@ def test_bad_files(tmp_path):
 def test_rows_without_an_image(tmp_path):
     images = ImageSet(parquet="x", size=8)
     path = write(tmp_path / "x.parquet", {"image": [*BYTES[:6], None], "label": NUMBERS})
-    with pytest.raises(StudyError, match=r"x\.parquet, row 6 cannot be read: there are no bytes"):
+    with pytest.raises(StudyError, match=r"x\.parquet, row 6 cannot be read: this row has no bytes"):
         decoding.read(ParquetImage(path, 6), images)
-    with pytest.raises(StudyError, match=r"row 6 cannot be read: there are no bytes"):
+    with pytest.raises(StudyError, match=r"row 6 cannot be read: this row has no bytes"):
         file_digest(ParquetImage(path, 6))
     path = write(tmp_path / "y.parquet", {"image": [b"no image"], "label": [0]})
     with pytest.raises(StudyError, match=r"y\.parquet, row 0 cannot be read"):

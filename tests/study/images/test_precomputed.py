@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from study.errors import StudyError
-from study.images.precomputed import made
+from study.images.precomputed import precomputed_files
 
 KINDS = {
     "the same paths": (["n1/x.png", "n2/x.png"], ["n1/x.png", "n2/x.png"], ["n1/x.png", "n2/x.png"]),
@@ -33,7 +33,7 @@ def write(folder, files):
 def test_kinds(tmp_path, case):
     images, files, wanted = KINDS[case]
     write(tmp_path, files)
-    found = made(tmp_path, images)
+    found = precomputed_files(tmp_path, images)
     assert list(found) == images
     assert [one.path for one in found.values()] == [tmp_path / name for name in wanted]
 
@@ -41,11 +41,11 @@ def test_kinds(tmp_path, case):
 BAD = {
     "missing": (["n1/x.JPEG", "n1/y.JPEG", "n1/z.JPEG"], ["x.png"], "2 of 3 images are not in", "n1/y.JPEG"),
     "another image's": (["n1/x.JPEG", "n2/x.JPEG"], ["n2/x.png"], "1 of 2 images is not in", "n1/x.JPEG"),
-    "a JPEG": (["x.JPEG", "y.JPEG"], ["x.JPEG", "y.png"], "1 of 2 images is in", "a JPEG is not what the attack made"),
-    "a JPEG in disguise": (["fake.JPEG"], ["fake.png"], "only as a JPEG", "fake.png"),
+    "a JPEG": (["x.JPEG", "y.JPEG"], ["x.JPEG", "y.png"], "1 of 2 images is in", "changes the pixels of the attack"),
+    "a JPEG in disguise": (["fake.JPEG"], ["fake.png"], "only in a lossy format", "fake.png"),
     "several": (["x.JPEG"], ["x.png", "x.bmp"], "1 of 1 images is in", "x.JPEG, as x.bmp, x.png"),
     "several folders": (["n1/x.JPEG"], ["a/x.png", "b/x.png"], "more than once", "a/x.png, b/x.png"),
-    "shared": (["n1/x.JPEG", "n2/x.JPEG"], ["x.png"], "x.png may be made of n1/x.JPEG or of n2/x.JPEG", "to do"),
+    "shared": (["n1/x.JPEG", "n2/x.JPEG"], ["x.png"], "x.png may belong to n1/x.JPEG or to n2/x.JPEG", "to do"),
 }
 
 
@@ -54,11 +54,11 @@ def test_bad(tmp_path, case):
     images, files, *expected = BAD[case]
     write(tmp_path, files)
     with pytest.raises(StudyError) as raised:
-        made(tmp_path, images)
+        precomputed_files(tmp_path, images)
     for part in expected:
         assert part in str(raised.value)
 
 
 def test_no_folder(tmp_path):
     with pytest.raises(StudyError, match="does not exist"):
-        made(tmp_path / "none", ["x"])
+        precomputed_files(tmp_path / "none", ["x"])

@@ -14,7 +14,7 @@ from timm.models import get_pretrained_cfg
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.models import Model, catalogue, zoo
+from study.models import Model, catalogue, loading
 from study.models.classifier import Preprocessing
 from study.models.zoos import ZOOS
 
@@ -43,7 +43,7 @@ def test_every_model_of_the_papers_has_a_name(shared):
 @pytest.mark.parametrize("name", IN_ZOOS)
 def test_weights_exist(name):
     model = Model.model_validate(name)
-    zoo.check(name, model)
+    loading.check(name, model)
     if model.zoo == "timm":
         assert model.name in timm.list_pretrained()
     else:
@@ -54,7 +54,7 @@ def test_weights_exist(name):
 @pytest.mark.parametrize("name", OURS)
 def test_networks_without_weights(name):
     with pytest.raises(StudyError, match="no pretrained weights") as caught:
-        zoo.check(name, Model.model_validate(name))
+        loading.check(name, Model.model_validate(name))
     assert "file:<path>" in str(caught.value)
 
 
@@ -73,7 +73,7 @@ def published(model: Model) -> Preprocessing:
 def test_networks_take_and_give_what_they_should(name):
     """Through the real loader with drawn weights: the zoo's own input, logits, and a gradient of the image."""
     model = Model.model_validate({"network": name, "weights": "random:0", "size": SMALL.get(name, 64)})
-    classifier = zoo.load(name, model)
+    classifier = loading.load(name, model)
     network = classifier.network
     assert ZOOS[model.zoo].preprocessing(model.name, None, network) == published(model)
     check_gradient(classifier, classifier.preprocessing.size)
@@ -83,7 +83,7 @@ def test_networks_take_and_give_what_they_should(name):
 @pytest.mark.parametrize("name", IN_ZOOS)
 def test_networks_at_their_own_size(name):
     model = Model.model_validate({"network": name, "weights": "random:0"})
-    classifier = zoo.load(name, model)
+    classifier = loading.load(name, model)
     assert classifier.preprocessing == published(model)
     check_gradient(classifier, 224)
 
@@ -113,7 +113,7 @@ def test_where_the_weights_of_pretrainedmodels_are_now():
     in_timm, in_torchvision = catalogue.PRETRAINEDMODELS_IN_TIMM, catalogue.PRETRAINEDMODELS_IN_TORCHVISION
     assert gone == {*in_timm, *in_torchvision} | lost
     for reference in (*in_timm.values(), *in_torchvision.values()):
-        zoo.check("m", Model.model_validate(reference))
+        loading.check("m", Model.model_validate(reference))
 
 
 @pytest.mark.parametrize("network", ["se_resnet50", "se_resnet101", "se_resnet152", "xception"])
@@ -135,7 +135,7 @@ def test_timm_names_the_same_file(network):
 def test_a_host_that_is_gone(network, instead, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = Model.model_validate(f"pretrainedmodels:{network}/imagenet")
-    for ask in (zoo.check, zoo.load):
+    for ask in (loading.check, loading.load):
         with pytest.raises(StudyError, match=r"data\.lip6\.fr, which is gone") as caught:
             ask("m", model)
         assert instead in str(caught.value)
@@ -143,4 +143,4 @@ def test_a_host_that_is_gone(network, instead, monkeypatch, tmp_path):
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / name).touch()
-    zoo.check("m", model)
+    loading.check("m", model)

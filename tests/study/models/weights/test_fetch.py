@@ -134,7 +134,7 @@ def test_the_next_call_goes_on(host, tmp_path):
     host.drops, host.asked, heard = [], [], []
     assert fetch.fetch(host.file(tmp_path), say=heard.append).path.read_bytes() == CONTENT
     assert [one.get("Range") for one in host.asked] == ["bytes=700000-"]
-    assert "going on after 700,000 bytes" in heard[0]
+    assert "resuming after 700,000 bytes" in heard[0]
 
 
 def test_another_file_at_the_address_starts_again(host, tmp_path):
@@ -210,7 +210,7 @@ def test_a_refusal_is_final(host, tmp_path, status):
 
 def test_a_page_is_no_file_of_weights(host, tmp_path):
     host.kind = "text/html; charset=utf-8"
-    with pytest.raises(StudyError, match="a page in place of"):
+    with pytest.raises(StudyError, match="a web page in place of"):
         fetch.fetch(host.file(tmp_path))
 
 
@@ -279,7 +279,7 @@ def test_all_models_of_a_spec(tmp_path, host, monkeypatch):
     assert "lost: the weights file" in raised.value.what
     assert "gone: the weights of pretrainedmodels:polynet" in raised.value.what
     assert len(host.asked) == 1
-    assert any(line.startswith("lite: ") and line.endswith(" is here") for line in heard)
+    assert any(line.startswith("lite: ") and line.endswith(" is already here") for line in heard)
     got = fetch.fetch_all({name: models[name] for name in ("drawn", "a", "again", "lite")})
     assert [one.already for one in got] == [True, True]
     with pytest.raises(StudyError) as raised:
@@ -293,7 +293,8 @@ _OFFLINE_CHILD = """
 import hashlib, json, sys
 import huggingface_hub, timm
 from study.errors import StudyError
-from study.models import Model, cache, fetch
+from study.models import Model
+from study.models.weights import fetch, locate
 
 def digest(network):
     hashed = hashlib.sha256()
@@ -302,13 +303,13 @@ def digest(network):
     return hashed.hexdigest()
 
 asked = Model.model_validate("timm:test_resnet.r160_in1k")
-before = cache.state(asked)
+before = locate.state(asked)
 got = fetch.fetch_all({"a": asked})
 print("fetched", flush=True)
 sys.stdin.readline()  # The hub is gone when this comes.
-file = cache.weights_file(asked)
+file = locate.weights_file(asked)
 again = fetch.fetch(file)
-overlay = cache.timm_overlay(file)
+overlay = locate.timm_overlay(file)
 name = "test_resnet.r160_in1k"
 make = lambda **more: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **more)
 adapted = make(num_classes=10, in_chans=1)
@@ -319,7 +320,7 @@ try:
 except StudyError as error:
     refused = str(error)
 print(json.dumps({
-    "states": [before, cache.state(asked)], "path": str(file.path), "sha256": file.sha256,
+    "states": [before, locate.state(asked)], "path": str(file.path), "sha256": file.sha256,
     "already": [got[0].already, again.already], "digest": digest(make()), "refused": refused,
     "grey": adapted.conv1[0].weight.sum(1).flatten()[:5].tolist(), "classes": adapted.num_classes,
 }))

@@ -15,9 +15,9 @@ from timm.models._builder import _resolve_pretrained_source
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.models import Model, zoo
+from study.models import Model, loading
 from study.models.weights import locate
-from study.models.weights.state_dict import package_file
+from study.models.weights.packages import package_file
 
 
 def model(given) -> Model:
@@ -103,7 +103,7 @@ def test_torchvision_loads_what_lies_at_the_path(torch_home, monkeypatch):
     torch.save(drawn, file.path)
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
     assert (locate.weights_file(asked).cached, locate.state(asked)) == (True, "cached")
-    loaded = zoo.load("a", asked).network.state_dict()
+    loaded = loading.load("a", asked).network.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in drawn.items())
 
 
@@ -115,12 +115,12 @@ def test_other_zoos_load_what_lies_at_the_path(torch_home, monkeypatch, given, f
     asked = model({"network": given, "size": 64})
     file = locate.weights_file(asked)
     assert (file.kind, file.path.parent, file.cached) == ("url", torch_home, False)
-    drawn = zoo.load("a", model({"network": given.partition("/")[0], "weights": "random:3", "size": 64})).network
+    drawn = loading.load("a", model({"network": given.partition("/")[0], "weights": "random:3", "size": 64})).network
     # pretrainedmodels renames the last layer of torchvision's file.
     state = {name.replace("last_linear", fc): tensor for name, tensor in drawn.state_dict().items()}
     torch.save(state, file.path)
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
-    loaded = zoo.load("a", asked).network.state_dict()
+    loaded = loading.load("a", asked).network.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in drawn.state_dict().items())
 
 

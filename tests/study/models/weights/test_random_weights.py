@@ -11,13 +11,13 @@ import timm
 import torch
 from torch import nn
 
-from study.models.weights.random_weights import Drawn
+from study.models.weights.random_weights import ReproducibleDraws
 from tests.conftest import ROOT
 
 _DIGESTS = """
-from study.models import Model, zoo
+from study.models import Model, loading
 for network in ("timm:test_resnet", "timm:test_vit", "timm:test_convnext", "torchvision:squeezenet1_1"):
-    print(zoo.load("m", Model.model_validate({"network": network, "weights": "random:3"})).digest)
+    print(loading.load("m", Model.model_validate({"network": network, "weights": "random:3"})).digest)
 """
 
 
@@ -37,7 +37,7 @@ def test_no_instruction_set_changes_a_weight():
 
 
 def built(seed, make):
-    with Drawn(seed):
+    with ReproducibleDraws(seed):
         return make()
 
 
@@ -62,7 +62,7 @@ def test_weights_are_spread_as_pytorch_spreads_them(name):
 def test_distributions():
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    with Drawn(1):
+    with ReproducibleDraws(1):
         uniform = nn.init.uniform_(torch.empty(300_000), -2, 3)
         normal = torch.empty(300_000).normal_(1, std=0.5)
         truncated = nn.init.trunc_normal_(torch.empty(300_000), std=0.02)
@@ -86,7 +86,7 @@ def test_distributions():
 
 def test_the_inverse_error_function():
     points = torch.linspace(-0.99, 0.99, 1001, dtype=torch.float64)
-    with Drawn(0):
+    with ReproducibleDraws(0):
         ours = torch.erfinv(points)
     assert torch.allclose(ours, torch.erfinv(points), atol=1e-4)
 

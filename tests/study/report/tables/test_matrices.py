@@ -1,4 +1,4 @@
-"""What `study show` prints."""
+"""The output of `study show`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 
 from rich.console import Console
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.commands.show import print_run
-from study.results import parts
+from study.results import scanning
 
 
 def test_show(tiny_run):
@@ -17,7 +17,7 @@ def test_show(tiny_run):
     text = printed.getvalue()
     for title in ("single, untargeted", "single, targeted", "ensembles, untargeted"):
         assert title in text
-    rates = success_rates(parts.scan(tiny_run), by=("sources", "attack", "goal", "target")).filter(
+    rates = success_rates(scanning.scan(tiny_run), by=("sources", "attack", "goal", "target")).filter(
         sources="b+c", attack="mi"
     )
     cells = " ".join(
@@ -26,4 +26,4 @@ def test_show(tiny_run):
     (line,) = [line for line in text.splitlines() if "b + c" in line and line.split()[0] == "mi"]
     assert line.split()[1:] == ["b", "+", "c", "10", f"{rates['rmsd'][0]:.2f}", *cells.split()]
     assert "white-box" in text
-    assert "no longer gives their true label" in text
+    assert "adversarial images that the target misclassifies" in text

@@ -1,0 +1,178 @@
+"""Success rates and accuracies: the share of adversarial images that succeed against a target, or keep their label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import polars as pl
+
+from study.analysis.cell_counts import check_keys, counted, has_services
+from study.analysis.intervals import with_rate
+from study.errors import StudyError
+
+CELL = ("sources", "attack", "goal", "seed", "steps", "budget", "target")
+CELL_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
+
+Among = Literal["all", "clean-correct"]
+"""Which images count: all, or those that the target classifies correctly when clean."""
+
+
+def succeeded(top: int = 1) -> pl.Expr:
+    """Whether a row is a success, judged by the target's `top` most probable labels (1 to 5).
+
+    An untargeted image succeeds if the true label is not among them (Liu et al. 2017 report 1 - this as accuracy); a
+    targeted image succeeds if the target label is (their matching rate).
+
+    A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
+    returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
+    apply: the spec sets the number of labels of an answer.
+    """
+    targeted = pl.col("goal") == "targeted"
+    return (
+        pl.when(pl.col("names").is_not_null())
+        .then(pl.when(targeted).then(_named("wanted_names")).otherwise(~_named("clean_names")))
+        .otherwise(_reached(top))
+    )
+
+
+def kept(top: int = 1) -> pl.Expr:
+    """Whether the true label is among the target's `top` most probable labels, for either goal.
+
+    For a remote service: whether it still returns one of the labels that it returned for the clean image.
+    """
+    return pl.when(pl.col("names").is_not_null()).then(_named("clean_names")).otherwise(_given("label", top))
+
+
+def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bool = False) -> pl.Expr:
+    """`succeeded`, or `kept` with `accuracy`, for these rows; null for images that do not count.
+
+    All images of a service count, because success is relative to its clean answer. Rows without services are judged
+    without reading the columns of services.
+    """
+    if has_services(rows):
+        outcome = kept(top) if accuracy else succeeded(top)
+    else:
+        outcome = _given("label", top) if accuracy else _reached(top)
+    if among == "all":
+        return outcome
+    if among != "clean-correct":
+        raise StudyError(f"there is no choice of images '{among}'", accepted="all or clean-correct")
+    clean = pl.col("clean_top1")
+    return pl.when(pl.col("top1").is_null() | (clean == pl.col("label"))).then(outcome)
+
+
+def success_rates(
+    rows: pl.LazyFrame,
+    *,
+    top: int = 1,
+    by: Sequence[str] = CELL,
+    among: Among = "all",
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """Success rates: one row per cell of `by`, sorted by it.
+
+    Columns: the keys (`sources` joined by `+`); `images` and `hits`, `uint32`: adversarial images that count, and that
+    succeed; `success`, `low`, `high`, `float64` 0..1: the rate and its Wilson interval, null without images; `rmsd`,
+    `float64`, the mean over images that count, in pixel values 0..255; `relation` (`white`, `grey` or `black`; null if
+    a cell has several).
+
+    Over all images this is the success rate of Wu et al. 2019 and 2020, and for targeted rows the matching rate of Liu
+    et al. 2017. If `by` has no `seed`, seeds count together and a clean image counts once per seed; `over_seeds` and
+    the functions of an experiment count it once. A search of the minimal RMSD ends at a different budget for each
+    image: leave `budget` out of its keys.
+    """
+    check_keys(rows, by)
+    cells = counted(rows, hits(rows, top=top, among=among), by, every=among == "all")
+    return with_rate(cells, "success", confidence)
+
+
+def matching_rates(
+    rows: pl.LazyFrame, *, top: int = 1, by: Sequence[str] = CELL, confidence: float = 0.95
+) -> pl.DataFrame:
+    """The share of targeted images that the target classifies as the target label: Liu et al. 2017, section 2.3.
+
+    Columns are those of `success_rates`, with the rate as `matching`.
+    """
+    targeted = rows.filter(pl.col("goal") == "targeted")
+    return success_rates(targeted, top=top, by=by, confidence=confidence).rename({"success": "matching"})
+
+
+def accuracies(
+    rows: pl.LazyFrame,
+    *,
+    top: int = 1,
+    by: Sequence[str] = CELL,
+    among: Among = "all",
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """The share of adversarial images that keep their true label, for either goal: Liu et al. 2017, section 2.3.
+
+    Columns are those of `success_rates`, with the rate as `accuracy`. Lower means a stronger attack.
+    """
+    check_keys(rows, by)
+    cells = counted(rows, hits(rows, top=top, among=among, accuracy=True), by, every=among == "all")
+    return with_rate(cells, "accuracy", confidence)
+
+
+def clean_accuracies(rows: pl.LazyFrame, *, confidence: float = 0.95) -> pl.DataFrame:
+    """The top-1 accuracy of each target on the clean images behind the rows, each image once.
+
+    Columns: `target`; `images` and `hits`, `uint32`; `accuracy`, `low`, `high`, `float64` 0..1 (Wilson). Remote
+    services are left out: their name for a true label is unknown. `study models --accuracy` measures top-5.
+    """
+    cells = (
+        rows.filter(pl.col("clean_top1").is_not_null())
+        .group_by("target", "image")
+        .agg((pl.col("clean_top1") == pl.col("label")).first().alias("right"))
+        .group_by("target")
+        .agg(pl.len().alias("images"), pl.col("right").sum().alias("hits"))
+        .sort("target")
+        .collect(engine="streaming")
+    )
+    return with_rate(cells, "accuracy", confidence)
+
+
+def over_seeds(
+    rows: pl.LazyFrame,
+    *,
+    top: int = 1,
+    by: Sequence[str] = CELL_WITHOUT_SEED,
+    among: Among = "all",
+) -> pl.DataFrame:
+    """Mean and standard deviation over seeds, as in Wu et al. 2020.
+
+    One row per cell of `by`, sorted: its keys, `seeds` (`uint32`), `images` (`uint32`, the most of any seed), `success`
+    (mean of the seeds' rates, 0..1), `std` (their sample standard deviation, n - 1; null for one seed), `rmsd` (mean of
+    the seeds' means, in pixel values). Seeds without images that count are left out.
+    """
+    if "seed" in by:
+        raise StudyError("'seed' cannot be a key, because rates are averaged over seeds", todo="remove it from by=")
+    single = success_rates(rows, top=top, by=(*by, "seed"), among=among).filter(pl.col("images") > 0)
+    numbers = [
+        pl.len().alias("seeds"),
+        pl.col("images").max(),
+        pl.col("success").mean(),
+        pl.col("success").std(ddof=1).alias("std"),
+        pl.col("rmsd").mean(),
+    ]
+    return single.group_by(by).agg(numbers).sort(by) if by else single.select(numbers)
+
+
+def _given(label: str, top: int) -> pl.Expr:
+    """Whether the label in this column is among the target's `top` most probable labels."""
+    if not 1 <= top <= 5:
+        raise StudyError(f"top {top} is not available", accepted="1 to 5: rows hold five labels")
+    if top == 1:
+        return pl.col("top1") == pl.col(label)
+    return pl.col("top5").list.head(top).list.contains(pl.col(label))
+
+
+def _reached(top: int) -> pl.Expr:
+    # The target label is null if the goal is untargeted, and faster to read than the goal.
+    targeted = pl.col("target_label").is_not_null()
+    return pl.when(targeted).then(_given("target_label", top)).otherwise(~_given("label", top))
+
+
+def _named(column: str) -> pl.Expr:
+    return pl.col("names").list.set_intersection(column).list.len() > 0

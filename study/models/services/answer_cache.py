@@ -1,0 +1,97 @@
+"""Answers of a service on disk, so that no image is sent twice."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from study.errors import StudyError
+
+_FORMAT = 1
+_TABLE = """CREATE TABLE IF NOT EXISTS answers
+(question TEXT PRIMARY KEY, body TEXT NOT NULL, time TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"""
+
+
+class AnswerCache:
+    """Answers by key in one SQLite file, which several threads and processes may use at once.
+
+    An answer is on disk when `put` returns: it survives a kill and a power failure. Opening a damaged file, or reading
+    a damaged answer, raises StudyError and leaves the file as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"the folder {path.parent} cannot be created: {error.strerror}", status=1) from None
+        with self._guarded():
+            self._file = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            # Invalid UTF-8 must reach the checksum.
+            self._file.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            # EXTRA also synchronises the folder: with FULL, a power failure could bring back a finished journal.
+            self._file.execute("PRAGMA synchronous = EXTRA")
+            ((state,),) = self._file.execute("PRAGMA quick_check(1)")
+            if state != "ok":
+                raise self._damaged(str(state).splitlines()[-1])
+            ((version,),) = self._file.execute("PRAGMA user_version")
+            ((tables,),) = self._file.execute("SELECT count(*) FROM sqlite_master")
+            if version != _FORMAT and (version or tables):
+                raise self._damaged("the file is another program's database")
+            if not version:
+                self._file.execute("BEGIN IMMEDIATE")
+                self._file.execute(_TABLE)
+                self._file.execute(f"PRAGMA user_version = {_FORMAT}")
+                self._file.execute("COMMIT")
+
+    def get(self, key: str) -> str | None:
+        """The answer stored under `key`, or None. Raises StudyError if it is damaged."""
+        with self._guarded():
+            rows = self._file.execute("SELECT body, time, sha256 FROM answers WHERE question = ?", [key])
+            row = rows.fetchone()
+        if row is None:
+            return None
+        body, time, sha256 = row
+        if _checksum(key, body, time) != sha256:
+            raise self._damaged(f"the checksum of the answer of {time} is wrong")
+        return str(body)
+
+    def put(self, key: str, body: str) -> None:
+        """Store an answer, unless `key` has one already."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._guarded():
+            self._file.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [key, body, time, _checksum(key, body, time)],
+            )
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                raise StudyError(
+                    f"the answer cache {self._path} cannot be used: {error}",
+                    todo="check free space, write permission, and that no other program locks the file",
+                    status=1,
+                ) from None
+            except sqlite3.Error as error:
+                raise self._damaged(str(error)) from None
+
+    def _damaged(self, why: str) -> StudyError:
+        return StudyError(
+            f"the answer cache {self._path} is damaged: {why}",
+            todo="restore the file from a copy; or move it away, and the service is asked about all images again",
+            status=1,
+        )
+
+
+def _checksum(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

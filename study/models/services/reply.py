@@ -1,0 +1,82 @@
+"""Labels and scores in the answer of a service, read along the paths that the spec gives."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from study.models.services.label_names import normalised
+from study.models.services.service_spec import Remote
+
+
+class UnexpectedAnswer(Exception):
+    """An answer that does not fit the spec. The text gives the reason and quotes nothing from the answer."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The labels of one image, best first and normalised, with their scores; no scores if the spec names none."""
+
+    names: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+def read(body: str, remote: Remote) -> Reply:
+    """Read the best `remote.top` labels from a JSON text, in order of falling score.
+
+    Labels with equal scores, or without scores, keep the order of the answer. Raises UnexpectedAnswer if the text is
+    not JSON, a path leads nowhere, a label is not text, or a score is not a finite number.
+    """
+    try:
+        data = json.loads(body, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise UnexpectedAnswer("the answer is not JSON") from None
+    labels = follow(data, remote.labels)
+    if not all(isinstance(label, str) and normalised(label) and _is_encodable(label) for label in labels):
+        raise UnexpectedAnswer(f"the answer has a label at {remote.labels} that is not text")
+    if remote.scores is None:
+        return Reply(tuple(map(normalised, labels[: remote.top])), ())
+    scores = [_score(score, remote.scores) for score in follow(data, remote.scores)]
+    if len(scores) != len(labels):
+        raise UnexpectedAnswer(f"the answer has {len(labels)} labels and {len(scores)} scores")
+    best = sorted(range(len(labels)), key=lambda index: -scores[index])[: remote.top]
+    return Reply(tuple(normalised(labels[index]) for index in best), tuple(scores[index] for index in best))
+
+
+def follow(data: Any, path: str) -> list[Any]:
+    """All values at `path` in `data`, in order. Raises UnexpectedAnswer if a key or a list position is missing."""
+    values, done = [data], ""
+    for part in path.split("."):
+        found: list[Any] = []
+        for value in values:
+            if part == "*" and isinstance(value, list):
+                found.extend(value)
+            elif isinstance(value, dict) and part in value:
+                found.append(value[part])
+            elif isinstance(value, list) and part.isdecimal() and len(part) < 10 and int(part) < len(value):
+                found.append(value[int(part)])
+            else:
+                raise UnexpectedAnswer(f"the answer has no '{part}' {f'at {done}' if done else 'at its top level'}")
+        values, done = found, f"{done}.{part}" if done else part
+    return values
+
+
+def _score(value: Any, path: str) -> float:
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UnexpectedAnswer(f"the answer has a score at {path} that is not a finite number")
+    return number
+
+
+def _is_encodable(label: str) -> bool:
+    """JSON can contain unpaired surrogates, which UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in label)
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(name)

@@ -1,0 +1,171 @@
+"""One request to a service: an image goes out as PNG, and the answer comes back within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import io
+import json
+import os
+import ssl
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import StudyError
+from study.models.services.credentials import Secret
+from study.models.services.reply import UnexpectedAnswer, read
+from study.models.services.service_spec import Remote
+
+LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
+"""Loggers of the HTTP libraries, which log addresses and headers."""
+
+_MAX_ANSWER_BYTES = 2**20
+_RETRIED = (408, 425, 429)
+_STATUS_ADVICE = {
+    404: "check that url is the whole address, with its path",
+    413: "reduce images.size, or ask the service for a higher limit: the images are too large for it",
+    415: "correct send (png, json or form): the service takes images in another form",
+}
+
+
+class RequestFailed(Exception):
+    """A request failed, and another one may succeed. `wait` is the pause in seconds that the service asked for."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.wait = reason, wait
+        self.final = False
+
+
+def http_client() -> httpx.AsyncClient:
+    """A client that follows no redirects, keeps no cookies and sets no time limit of its own."""
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.AsyncClient(verify=_tls(), cookies=no_cookies, timeout=None, follow_redirects=False)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Reading all root certificates takes half a second: once for a process is enough."""
+    return httpx.create_ssl_context()
+
+
+async def send(client: httpx.AsyncClient, name: str, remote: Remote, png: bytes, secret: Secret | None) -> str:
+    """Send one image; return the text of an answer that fits the spec, with the credential hidden in it.
+
+    The time limit of the spec covers the whole exchange: a limit for each read would never end a slow trickle. Raises
+    RequestFailed if a repeated request may succeed, StudyError if it would not.
+    """
+    url, headers, content = _request(remote, png, secret)
+    try:
+        async with asyncio.timeout(remote.timeout), client.stream("POST", url, headers=headers, **content) as response:
+            _check_status(response, name, remote, secret)
+            body = b""
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > _MAX_ANSWER_BYTES:
+                    raise RequestFailed("the answer is larger than 1 MiB")
+    except TimeoutError:
+        raise RequestFailed(f"no whole answer within {remote.timeout:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise RequestFailed(_reason(error)) from None
+    try:
+        text = body.decode("utf-8-sig")
+        text = secret.hide(text) if secret else text
+        read(text, remote)
+    except UnicodeDecodeError:
+        raise RequestFailed("the answer is not JSON") from None
+    except UnexpectedAnswer as error:
+        raise RequestFailed(str(error)) from None
+    return text
+
+
+def _request(remote: Remote, png: bytes, secret: Secret | None) -> tuple[str, httpx.Headers, dict[str, Any]]:
+    """The address, headers and content of a request."""
+    content: dict[str, Any]
+    url, credentials = remote.url, remote.credentials
+    # Identity: a few compressed bytes can expand to gigabytes.
+    headers = httpx.Headers({"Accept": "application/json", "Accept-Encoding": "identity"})
+    if remote.send == "png":
+        content = {"content": png}
+        headers["Content-Type"] = "image/png"
+    elif remote.send == "json":
+        content = {"content": json.dumps(remote.object_with(base64.b64encode(png).decode())).encode()}
+        headers["Content-Type"] = "application/json"
+    else:
+        content = {"files": {remote.field: ("image.png", png, "image/png")}}
+    headers.update(remote.headers)
+    if secret is not None and credentials is not None:
+        if credentials.header is not None:
+            headers[credentials.header] = credentials.prefix + secret.reveal()
+        elif credentials.query is not None:
+            url += ("&" if "?" in url else "?") + urlencode({credentials.query: secret.reveal()})
+    return url, headers, content
+
+
+def _check_status(response: httpx.Response, name: str, remote: Remote, secret: Secret | None) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    if status >= 500 or status in _RETRIED:
+        raise RequestFailed(f"it answered with status {status}", retry_after(response.headers.get("Retry-After", "")))
+    what = f"{name} at {remote.address} answered with status {status}"
+    if 300 <= status < 400:
+        target = response.headers.get("Location", "").partition("?")[0][:200]
+        target = secret.hide(target) if secret else target
+        what += f", a redirect to {target or 'no address'}"
+        todo = "write the address of the redirect as url, if you trust it: it would receive the credential"
+    elif status in (401, 403) and remote.credentials is None:
+        todo = "give the service credentials: {env: NAME}"
+    elif status in (401, 403) and remote.credentials is not None:
+        todo = f"check that the environment variable {remote.credentials.env} holds a valid credential"
+    else:
+        todo = _STATUS_ADVICE.get(status, "compare url, send, field, extra and headers with what the service documents")
+    raise StudyError(what, todo=todo, status=1)
+
+
+def png_of(image: NDArray[np.uint8]) -> bytes:
+    """Encode one `uint8` image (C, H, W) as PNG: grey for one channel, RGB for three."""
+    from PIL import Image
+
+    rows, written = np.ascontiguousarray(image.transpose(1, 2, 0)), io.BytesIO()
+    Image.fromarray(rows[..., 0] if len(image) == 1 else rows).save(written, "PNG")
+    return written.getvalue()
+
+
+def retry_after(text: str) -> float:
+    """Seconds until the time in a Retry-After header (seconds or a date); 0 if the header names none."""
+    if text.isascii() and text.strip().isdecimal():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed, in words without the address, which may contain a credential."""
+    causes: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner is not None:
+        causes.append(inner)
+        inner = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else inner.__cause__ or inner.__context__
+    if any(isinstance(cause, httpx.ProxyError) for cause in causes):
+        return "the proxy refused the connection"
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return "the TLS connection was refused, or its certificate is not accepted"
+    # asyncio writes the host and port into `strerror`.
+    messages = [
+        os.strerror(cause.errno) if isinstance(cause, ConnectionError) and cause.errno else cause.strerror
+        for cause in causes
+        if isinstance(cause, OSError) and isinstance(cause.strerror, str)
+    ]
+    return f"the connection failed: {messages[-1]}" if messages else "the connection broke off"

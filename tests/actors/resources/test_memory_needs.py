@@ -1,0 +1,142 @@
+"""The passes that memory is planned for are the passes that the engine runs: a network records what it sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from actors.resources.memory_needs import gradients, needs
+from study.attacks.gradient import Gradients, largest_pass
+from study.attacks.loop import Engine, ImageBatch, craft, rays
+from study.attacks.views import Pool
+from study.models.memory import Memory
+from study.models.predict import predict
+from study.reproducibility import numerics
+from study.spec import schema as specs
+from tests.conftest import TINY
+
+ATTACKS = {
+    "mi": {"steps": 2},
+    "si": {"steps": 1},
+    "sg": {"preset": "sg-igsm", "steps": 1, "smoothing": {"copies": 7, "sigma": 8}},
+    "mixed": {"preset": "admix", "steps": 1, "scales": 2, "admix": {"pool": 4}},
+    "di": {"preset": "di", "steps": 1},
+    "vmi": {"steps": 2, "variance": {"samples": 3}},
+    "search": {"preset": "fgs-minimal"},
+    "summed": {"preset": "optimization", "steps": 1, "fusion": "summed-updates", "learning_rate": 8},
+}
+
+
+MEMORY = {"a": Memory(1000, 50_000, 90_000), "b": Memory(3000, 30_000, 60_000)}
+
+
+class Seen(torch.nn.Module):
+    """Writes down how many images each pass has."""
+
+    memory_format = torch.contiguous_format
+
+    def __init__(self):
+        super().__init__()
+        self.gradients, self.predictions = [], []
+
+    def forward(self, pixels):
+        self.gradients.append(len(pixels))
+        return pixels.flatten(1)[:, :10] / 255
+
+    def logits(self, pixels):
+        self.predictions.append(len(pixels))
+        return pixels.flatten(1)[:, :10] / 255
+
+
+@pytest.fixture
+def spec(tmp_path):
+    def read(attack, **used):
+        given = yaml.safe_load(TINY)
+        given["numerics"] = used
+        given["attacks"] = {attack: ATTACKS[attack]}
+        given["experiments"] = {"one": {"attacks": [attack], "sources": [["a", "b"]]}}
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(given))
+        return specs.load(tmp_path / "spec.yaml").spec
+
+    return read
+
+
+@pytest.mark.parametrize("used", [{"batch": 3}, {"batch": 8}, {"batch": 16}, {"batch": 20}, {"batch": 4, "room": 24}])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_planned_and_computed_are_the_same(spec, attack, used):
+    given, count = spec(attack, **used), 40
+    (work,) = gradients(given, "cpu")
+    recipe, drawn = given.attacks[attack], np.random.default_rng(0)
+    clean = drawn.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+    images = ImageBatch(clean, np.arange(count) % 10, [str(one) for one in range(count)])
+    engine = Engine(given.numerics.batch, given.numerics.room)
+    pool = Pool(clean[:4], np.arange(4)) if recipe.admix else None
+    models = [Seen(), Seen()]
+    run = rays if recipe.budget.minimal else craft
+    run(models, recipe, "untargeted", images, key=("k",), engine=engine, names=("a", "b"), pool=pool)
+    assert max(models[0].gradients) == work.images
+    assert max(models[1].gradients) == work.images
+    assert work.models == ("a", "b")
+    assert work.apart == (attack == "summed")
+    predict(models[0], clean, batch=given.numerics.batch)
+    assert max(models[0].predictions) == needs(given, MEMORY, "cpu").calls[0].images
+
+
+@pytest.mark.parametrize(
+    ("images", "copies", "room"), [(8, 5, 256), (32, 16, 256), (64, 3, 100), (300, 2, 256), (1, 9, 4)]
+)
+def test_passes_of_any_room(images, copies, room):
+    """Those of other devices than a processor, whose rooms are larger: by the code that computes them."""
+    attack = specs.Attack.model_validate(specs.keys_of("si", {"steps": 1, "scales": copies}))
+    labels, seen = torch.zeros(images, dtype=torch.int64), Seen()
+
+    class Same:
+        def make(self, image, step, copy):
+            return image * 1
+
+    taken = Gradients(attack, "untargeted", labels, Same(), room=room)
+    from study.attacks.gradient import groups
+
+    (group,) = groups([seen], [1.0], attack)
+    taken.of(group, torch.zeros(images, 3, 2, 2), 0)
+    assert max(seen.gradients) == largest_pass(images, copies, room)
+
+
+def test_other_devices_have_passes_of_their_own(spec):
+    (work,) = gradients(spec("sg", batch=8), "cuda:0")
+    assert work.images == 56
+    (work,) = gradients(spec("mi", batch=8), "cuda:0")
+    assert work.images == 8
+    assert needs(spec("mi", batch=8), MEMORY, "cuda:0").calls[0].images == numerics.pass_size(8, "cuda:0") == 8
+
+
+def test_probes_are_planned_for(tmp_path):
+    given = yaml.safe_load(TINY)
+    given["geometry"] = {
+        "cosines": {"probe": "gradient-cosine", "models": ["a", "b"], "smoothing": {"copies": [4, 8], "sigma": [8]}}
+    }
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(given))
+    found = gradients(specs.load(tmp_path / "spec.yaml").spec, "cuda:0")
+    (work,) = [one for one in found if one.apart and one.images > 2]
+    assert work.models == ("a", "b")
+    assert work.images == 2 * 4
+
+
+IMAGE = 8 * 3 * 48 * 48 * 4
+
+
+def test_sums_by_hand(spec):
+    """Two models, estimated for passes of four images: an ensemble holds both, and the memory of both gradients."""
+    a, b = MEMORY["a"], MEMORY["b"]
+    both = needs(spec("mi", batch=4), MEMORY, "cpu")
+    assert both.held == {"a": a.parameters, "b": b.parameters}
+    assert both.peak == a.gradient + b.gradient + 4 * IMAGE
+    assert both.working == both.peak - a.parameters - b.parameters
+    assert "gradients of a + b, 4 images at a time" in both.largest
+    held = a.parameters + b.parameters
+    assert needs(spec("sg", batch=4), MEMORY, "cpu").peak == 4 * both.peak - 3 * held, "passes of sixteen views"
+    assert needs(spec("sg", batch=4), MEMORY, "cuda:0").peak == 7 * both.peak - 6 * held, "passes of all 28 views"
+    apart = needs(spec("summed", batch=4), MEMORY, "cpu")
+    assert apart.peak == held + max(a.gradient - a.parameters, b.gradient - b.parameters) + 4 * IMAGE
