@@ -151,7 +151,7 @@ def validate(
     Example: study validate specs/quickstart.yaml
     """
     from study.commands.validate import ValidateOptions, print_validated
-    from study.spec.schema import load
+    from study.spec.loading import load
     from study.terminal.console import Console
 
     print_validated(load(spec, set_ or ()), Console(), ValidateOptions(images, allow_code, json))
@@ -394,7 +394,7 @@ def models(
     Example: study models specs/quickstart.yaml --accuracy
     """
     from study.commands.models import ModelsOptions, print_models
-    from study.spec.schema import load
+    from study.spec.loading import load
     from study.terminal.console import Console
 
     print_models(load(spec, set_ or ()), Console(), ModelsOptions(accuracy, allow_code, json))
@@ -410,7 +410,7 @@ def fetch(
     Example: study fetch specs/liu2017.yaml
     """
     from study.commands.fetch import fetch as run
-    from study.spec.schema import load
+    from study.spec.loading import load
     from study.terminal.console import Console
 
     run(load(spec, set_ or ()), Console())
@@ -450,7 +450,7 @@ def plan(  # noqa: PLR0917 - options of a command
     Example: study plan specs/quickstart.yaml --on 16xcpu
     """
     from actors.estimates.forecast import ForecastOptions, print_plan
-    from study.spec.schema import load
+    from study.spec.loading import load
     from study.terminal.console import Console
 
     asked = ForecastOptions(on, profile, images, speed, losses, json, output)
@@ -474,7 +474,7 @@ def profile(
     """
     from actors.backends.ray_backend import RayBackend
     from actors.estimates.profiling import profile as run
-    from study.spec.schema import load
+    from study.spec.loading import load
     from study.terminal.console import Console
 
     file = load(spec, set_ or ())

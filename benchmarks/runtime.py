@@ -51,7 +51,8 @@ from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
 from study.results.parts import Writer
 from study.results.schema import Distances, TargetAnswers
-from study.spec.schema import Spec, resolve
+from study.spec.loading import resolve
+from study.spec.schema import Spec
 from study.spec.yaml_document import parse
 from study.storage.run_folder import RunFolder
 

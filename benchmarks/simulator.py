@@ -22,7 +22,7 @@ from actors.backends.simulated import Machines
 from actors.estimates.forecast import imagined, simulate
 from actors.estimates.profiling import profile
 from actors.launch.launch import LaunchOptions, launch
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 
 HEAD = """

@@ -29,7 +29,7 @@ from study.images.selection import Clean, Selected, cut, to_frame
 from study.reproducibility.hashing import digest
 from study.results import parts as store
 from study.results import schema, versions
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 
 SOURCES = ("densenet121", "densenet169", "densenet201", "resnet101", "resnet152", "resnet18", "resnet34", "resnet50")

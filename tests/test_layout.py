@@ -51,8 +51,8 @@ def test_private_modules_stay_private():
 
 def test_help_and_specs_need_neither_torch_nor_ray():
     code = (
-        "import sys, cli; from pathlib import Path; from study.spec import schema;"
-        "schema.load(Path('specs/quickstart.yaml'));"
+        "import sys, cli; from pathlib import Path; from study.spec import loading;"
+        "loading.load(Path('specs/quickstart.yaml'));"
         "print(sorted({'torch', 'ray', 'timm', 'polars', 'requests'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -33,7 +33,8 @@ from study.planning import plan_size
 from study.planning.plan import Plan, Unit
 from study.process.interrupt import Interrupt
 from study.reproducibility.hashing import digest
-from study.spec.schema import Spec, SpecFile
+from study.spec.loading import SpecFile
+from study.spec.schema import Spec
 from study.storage import json_file
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say

@@ -41,8 +41,9 @@ from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.reproducibility import float_environment
 from study.results import current_plan, integrity, parts
 from study.results.kept_images import KeepingWriter, Kept
-from study.spec import schema as specs
-from study.spec.schema import Spec, SpecFile
+from study.spec import loading
+from study.spec.loading import SpecFile
+from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.terminal import Display, Style
 from study.terminal.screen import counted
@@ -92,7 +93,7 @@ def launch(order: LaunchOptions, console: Console, start: Callable[[], Backend] 
 def _launch(
     order: LaunchOptions, front: Display, interrupt: Interrupt, begun: float, start: Callable[[], Backend] | None
 ) -> int:
-    file = specs.load(order.spec, order.overrides)
+    file = loading.load(order.spec, order.overrides)
     unit_filter.check(file, order.only)
     folder = RunFolder(order.output or Path("runs") / file.spec.study)
     changes = spec_diff.changes(file, folder)

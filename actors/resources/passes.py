@@ -34,7 +34,9 @@ def _passes(spec: Spec, copies: int) -> Passes:
     from study.attacks.loop import Engine
 
     used = spec.numerics
-    sizes = [Engine(used.batch, used.room, device, used.layout).largest(copies) for device in ("cpu", _ELSEWHERE)]
+    sizes = [
+        Engine(used.batch, used.max_pass_images, device, used.layout).largest(copies) for device in ("cpu", _ELSEWHERE)
+    ]
     return Passes(*sizes)
 
 

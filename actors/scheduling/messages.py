@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from study.attacks.recipe import Attack, Goal, Search
-from study.geometry.plan import Question
+from study.geometry.plan import ProbeTask
 from study.results.schema import Distances, TargetAnswers
 
 
@@ -86,7 +86,7 @@ class ProbeJob:
     """What is asked of a probe's unit, by the unit's id."""
 
     unit: str
-    question: Question
+    question: ProbeTask
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,12 @@ class Worker:
 
     def _craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[Any]]:
         from study.attacks.budget import all_distances
-        from study.attacks.loop import ImageBatch, craft, rays
+        from study.attacks.loop import ImageBatch, craft, step_directions
         from study.attacks.views import Pool
 
         wanted, count = self._kit.numerics, len(job.images)
         clean = pixels[:count]
-        if job.attack.made is not None:
+        if job.attack.precomputed is not None:
             given = pixels[count:]
             return Made(Distances(*all_distances(clean, given).T)), given
         numerics.set_precision(wanted.precision)
@@ -64,7 +64,9 @@ class Worker:
         names = tuple(pin.models)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
-            found = rays(models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool)
+            found = step_directions(
+                models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool
+            )
             return Made(Distances.nowhere(count)), np.stack([clean.astype(np.float32), found])
         crafted = craft(
             models,
@@ -78,8 +80,8 @@ class Worker:
             pool=pool,
         )
         note = None
-        if crafted.room < engine.whole:
-            note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.room} images, other rounding"
+        if crafted.max_pass_images < engine.pass_limit:
+            note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.max_pass_images} images, other rounding"
         return Made(Distances(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
 
     def _engine(self) -> Engine:
@@ -88,7 +90,7 @@ class Worker:
         wanted = self._kit.numerics
         return Engine(
             batch=wanted.batch,
-            room=wanted.room,
+            max_pass_images=wanted.max_pass_images,
             device=self._pinned.device,
             layout=wanted.layout,
             precision=wanted.precision,
@@ -96,7 +98,7 @@ class Worker:
 
     def probe(self, pin: ModelRequest, job: ProbeJob, pixels: NDArray[np.uint8]) -> Probed:
         """Answer a question about the geometry of models around clean images, `uint8` (N, C, H, W)."""
-        from study.geometry.probing import answer
+        from study.geometry.probe_rows import answer
 
         begun = time.perf_counter()
         held = dict(zip(pin.models, self._pinned.get(pin), strict=True))
@@ -149,10 +151,16 @@ class Worker:
 
         described = model.describe(classifier.describe())
         if job.search is not None:
-            from study.attacks.minimal_norm import smallest
+            from study.attacks.minimal_norm import minimal_rmsd
 
-            found = smallest(show, pixels, job.search, batch=self._size(job))
-            said = TargetAnswers(target, found.said.top5, found.said.top5_prob, Distances(*found.moved.T), found.levels)
-            return Answer(said, described), found.said.size
+            found = minimal_rmsd(show, pixels, job.search, batch=self._size(job))
+            said = TargetAnswers(
+                target,
+                found.prediction.top5,
+                found.prediction.top5_prob,
+                Distances(*found.distances.T),
+                found.levels,
+            )
+            return Answer(said, described), found.prediction.size
         seen = show(pixels, job.images)
         return Answer(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size

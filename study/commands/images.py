@@ -25,7 +25,7 @@ from study.images.folders import without_suffix
 from study.images.image_sets import Candidate, candidates
 from study.images.selection import Selection
 from study.planning import resume
-from study.planning.plan import Craft, Plan, Unit, unit_id
+from study.planning.plan import Craft, Plan, Unit
 from study.results import integrity
 from study.results.kept_images import Kept
 from study.storage.run_folder import RunFolder
@@ -105,7 +105,7 @@ def _batches(plan: Plan, kept: Kept, wish: ImagesOptions, to: Path) -> list[_Bat
             accepted=names(plan.crafts, wish.craft or wish.attack),
             todo="change --craft, --attack, --sources, --goal or --seed; the ids of crafts are in the rows",
         )
-    lacking = [one for one in asked if not all(unit_id(one, shard) in kept for shard in plan.shards)]
+    lacking = [one for one in asked if not all(one.unit_id(shard) in kept for shard in plan.shards)]
     if lacking:
         never = [one.id for one in lacking if not one.keepable]
         raise StudyError(
@@ -219,4 +219,4 @@ def _cell(file: str) -> str:
 
 def _units(craft: Craft, plan: Plan) -> Iterator[Unit]:
     for shard in plan.shards:
-        yield Unit(unit_id(craft, shard), craft, shard, ())
+        yield Unit(craft.unit_id(shard), craft, shard, ())

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_serializer, model_validator
+from pydantic import ConfigDict, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError, names
 from study.reproducibility.rng import Streams, draws
 from study.spec.frozen import Frozen
+from study.spec.shorthand import Json, instead
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,6 +51,8 @@ class Transforms(Frozen):
     Serialises to what it can be read from: a mapping of one stage, or a list, for keys may be sorted somewhere.
     """
 
+    model_config = ConfigDict(json_schema_extra=lambda schema: instead(*_forms())(schema))
+
     stages: tuple[Stage, ...]
 
     @model_validator(mode="before")
@@ -70,6 +73,15 @@ class Transforms(Frozen):
     def _write(self) -> dict[str, int | float] | list[dict[str, int | float]]:
         written = [{name: value} for name, value in self.stages]
         return written[0] if len(written) == 1 else written
+
+
+def _forms() -> tuple[Json, Json]:
+    """JSON schemas of a mapping of stages, and of a list of stages."""
+    numbers = {name: {"type": "integer" if kind.whole else "number"} for name, kind in _KINDS.items()}
+    most = {"type": "object", "properties": {"most": numbers["resize-pad"]}, "additionalProperties": False}
+    properties = {**numbers, "resize-pad": {"anyOf": [numbers["resize-pad"], most]}}
+    mapping = {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
+    return mapping, {"type": "array", "items": {**mapping, "maxProperties": 1}, "minItems": 1}
 
 
 def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:

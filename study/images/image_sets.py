@@ -19,11 +19,11 @@ from study.images.labels import KNOWN, LabelSet, label_set, read_names
 from study.images.lists import read_list
 from study.images.location import FileImage, Listed, RecordImage, Stored
 from study.images.parquet import read_parquet
-from study.images.precomputed import made
 from study.reproducibility.hashing import digest
 from study.spec.frozen import Frozen
+from study.spec.shorthand import Names
 
-__all__ = ["Candidate", "ImageSet", "Ranked", "candidates", "made"]
+__all__ = ["Candidate", "ImageSet", "Ranked", "candidates"]
 
 _Listing = list[Listed]
 _TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-likely": {"rank": "last"}}
@@ -37,7 +37,7 @@ class Ranked(Frozen):
     """
 
     rank: Annotated[int, Field(ge=1)] | Literal["last"]
-    by: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    by: Names | None = None
 
 
 class ImageSet(Frozen):
@@ -101,7 +101,11 @@ class ImageSet(Frozen):
                 _refuse(f"{len(given)} labels are too few", accepted="two names at least")
         return given
 
-    @field_validator("targets", mode="before")
+    @field_validator(
+        "targets",
+        mode="before",
+        json_schema_input_type=Literal["random", "list", "most-confusing", "least-likely"] | Ranked | None,
+    )
     @classmethod
     def _short(cls, given: Any) -> Any:
         if isinstance(given, str) and given not in ("random", "list"):

@@ -12,7 +12,7 @@ import polars as pl
 from study.analysis.paired import Values
 from study.analysis.sweeps import _number as number_of
 from study.analysis.transfer import hits
-from study.papers.finding_cells import PlannedCell, plain_of, select
+from study.papers.finding_cells import PlannedCell, select, without_transform
 from study.papers.finding_spec import (
     Asymmetric,
     Check,
@@ -205,7 +205,11 @@ def _destruction(said: Destruction, reader: Reader) -> Statement:
     sides, missing = [], []
     for selection in (said.lower, said.than):
         transformed = select(reader.spec, selection)
-        plains = {one.target: plain for one in transformed if (plain := plain_of(reader.spec, one.target)) is not None}
+        plains = {
+            one.target: plain
+            for one in transformed
+            if (plain := without_transform(reader.spec, one.target)) is not None
+        }
         if not plains:
             missing.append("none of the targets is a transformed model whose plain one is in the spec")
             continue

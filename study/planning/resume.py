@@ -19,7 +19,8 @@ from study.errors import StudyError, first_line
 from study.images.selection import Selection, from_frame, to_frame
 from study.reproducibility.hashing import same
 from study.spec import schema as specs
-from study.spec.schema import Spec, SpecFile
+from study.spec.loading import SpecFile
+from study.spec.schema import Spec
 from study.storage import json_file
 from study.storage.places import Place
 from study.storage.run_folder import RunFolder

@@ -11,7 +11,8 @@ from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Selection
 from study.planning.resume import asked, first_difference, folder_of_nothing, spec_at, spec_of
 from study.reproducibility.hashing import digest, same
-from study.spec.schema import Spec, SpecFile
+from study.spec.loading import SpecFile
+from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from study.errors import StudyError, first_line
 from study.images.selection import Selection
 from study.planning import resume
-from study.planning.plan import Plan, unit_id
+from study.planning.plan import Plan
 from study.reproducibility import float_environment
 from study.results import integrity, kept_images, versions
 from study.results import parts as store
@@ -262,7 +262,7 @@ def _against(plan: Plan, rows: pl.LazyFrame | None, report: Report) -> None:
     short: list[str] = []
     for craft in plan.crafts.values():
         for shard in plan.shards:
-            unit = unit_id(craft, shard)
+            unit = craft.unit_id(shard)
             wanted = len(shard.images) * len(craft.recipe.points)
             for target in craft.targets:
                 count = there.pop((unit, target), 0)

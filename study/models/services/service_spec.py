@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError
@@ -19,6 +19,7 @@ from study.images.labels import LabelSet
 from study.reproducibility.hashing import digest
 from study.spec import yaml_document
 from study.spec.frozen import Frozen
+from study.spec.shorthand import TEXT, Names, also
 
 _CARRIERS = ("token", "secret", "key", "password", "passwd", "auth", "cookie", "credential", "signature")
 """What the names of headers and of keys in an address have in them, where their values are secrets."""
@@ -102,6 +103,8 @@ class Remote(Frozen):
     backoff: Seconds = 0.5
     most_wait: Seconds = 60.0
 
+    model_config = ConfigDict(json_schema_extra=also(TEXT))
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, given: Any) -> Any:
@@ -150,7 +153,7 @@ class Remote(Frozen):
             raise _refused(f"'{path}' is not a path", "keys and list positions joined by dots: labels.*.label")
         return path
 
-    @field_validator("names", mode="before")
+    @field_validator("names", mode="before", json_schema_input_type=dict[str, Names] | str)
     @classmethod
     def _names(cls, given: Any) -> Any:
         try:

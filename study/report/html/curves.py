@@ -47,7 +47,9 @@ Members = Mapping[str, tuple[str, float | None]]
 
 def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, Members]:
     """By what they differ in, attacks that are alike but for that one number."""
-    dumps = {name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "made"}) for name in attacks}
+    dumps = {
+        name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "precomputed"}) for name in attacks
+    }
     flat = {name: dict(_flat(dump)) for name, dump in dumps.items()}
     found: dict[str, dict[str, tuple[str, float | None]]] = {}
     keys = dict.fromkeys(key for one in flat.values() for key, value in one.items() if _is_number(value))

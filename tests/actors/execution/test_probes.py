@@ -15,7 +15,7 @@ from study.errors import StudyError
 from study.geometry import store
 from study.papers import paper_comparison, published
 from study.results.run_reader import opened
-from study.spec.schema import load
+from study.spec.loading import load
 from tests.conftest import TINY, run_here
 
 PROBES = {

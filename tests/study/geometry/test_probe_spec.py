@@ -7,7 +7,7 @@ import yaml
 
 from study.errors import StudyError
 from study.geometry.spec import Probe
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 

@@ -15,7 +15,7 @@ from scipy import stats
 from study.analysis import paired
 from study.errors import StudyError
 from study.papers.findings import CELLS, FINDINGS, evaluate
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 
 SPEC = """

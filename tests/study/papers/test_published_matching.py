@@ -17,7 +17,7 @@ from study.papers import paper_comparison, published, registry
 from study.papers.preset_agreement import Point, differences
 from study.papers.published_matching import match, planned
 from study.results.schema import SCHEMA
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 from tests.papers import LIU, SGM, SMOOTHED, SPECS

@@ -13,7 +13,7 @@ from study.commands.init import starter as starter_of
 from study.defences.transforms import Transforms
 from study.errors import StudyError
 from study.spec import json_schema, reference
-from study.spec.schema import load
+from study.spec.loading import load
 from tests.conftest import ROOT, TINY
 from tests.test_malformed import WHOLE
 

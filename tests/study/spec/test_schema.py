@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from study.errors import StudyError
-from study.spec.schema import Spec, load, resolve
+from study.spec.loading import load, resolve
+from study.spec.schema import Spec
 from study.spec.yaml_document import override, parse
 from tests.conftest import ROOT, TINY
 
@@ -85,12 +86,12 @@ IDENTITY = {
     "attacks.objective", "attacks.penalty", "attacks.fusion", "attacks.weights", "attacks.diversity", "attacks.scales",
     "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
-    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.made",
+    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.precomputed",
     "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.seeds", "experiments.targets",
     "geometry", "geometry.probe", "geometry.models", "geometry.images", "geometry.goal", "geometry.objective",
     "geometry.smoothing", "geometry.along", "geometry.across", "geometry.step", "geometry.extent", "geometry.points",
     "geometry.distances", "geometry.labels",
-    "numerics.batch", "numerics.threads", "numerics.room", "numerics.fold", "numerics.layout", "numerics.precision",
+    "numerics.batch", "numerics.threads", "numerics.max_pass_images", "numerics.fold", "numerics.layout", "numerics.precision",
     "numerics.compile",
 }  # fmt: skip
 RUNTIME = {

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from study.errors import StudyError
-from study.spec.schema import resolve, written
+from study.spec.loading import resolve
 from study.spec.yaml_document import as_written, dump, override, parse
 from tests.conftest import TINY
 
