@@ -81,7 +81,8 @@ class Worker:
         )
         note = None
         if crafted.max_pass_images < engine.pass_limit:
-            note = f"out of memory on {' + '.join(names)}: crafted in passes of {crafted.max_pass_images} images, other rounding"
+            most = crafted.max_pass_images
+            note = f"out of memory on {' + '.join(names)}: crafted in passes of {most} images, other rounding"
         return Made(Distances(crafted.rmsd, crafted.linf, crafted.l2), note=note), crafted.pixels
 
     def _engine(self) -> Engine:

@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 
 
 def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbers: int) -> NDArray[np.float64] | None:
-    """Return the RMSD (count,) of a single L2 or RMSD budget, for images of `numbers` numbers; None for other budgets."""
+    """Return the RMSD (count,) of a single L2 or RMSD budget, of images with `numbers` values; else None."""
     if budget.matched:
         if matched is None:
             raise ValueError("a matched budget needs the RMSD of every image")

@@ -1,4 +1,4 @@
-"""Rounding of float perturbations to 8-bit images within the budget. Targets see images that could be saved as files."""
+"""Rounding of float perturbations to 8-bit images within the budget: targets see what a file could hold."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ class Attack(Frozen):
         return sources * self.copies * (steps + tuned)
 
     def weights_of(self, sources: Sequence[str]) -> list[float]:
-        """Return the weight of every source model. They sum to 1, except for summed updates, which use them as given."""
+        """Return the weight of every source model. They sum to 1, except for summed updates."""
         given = [self.weights.get(name, 1.0) for name in sources]
         return given if self.fusion == "summed-updates" else [one / math.fsum(given) for one in given]
 

@@ -41,7 +41,7 @@ class Stepper:
         self._count = 0
 
     def ahead(self, size: float | Tensor) -> Tensor | None:
-        """Return Nesterov's look-ahead, size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6); None without it."""
+        """Return the look-ahead size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6); None if there is none."""
         if not self._attack.nesterov or self._momentum is None:
             return None
         return size * self._attack.momentum * self._momentum

@@ -33,6 +33,15 @@ _MOST_STAGES = 32
 _UNIT = 2**20
 
 
+def _json_schema(schema: dict[str, Any]) -> None:
+    """Describe the YAML forms: a mapping of stages, or a list of them."""
+    numbers = {name: {"type": "integer" if kind.whole else "number"} for name, kind in _KINDS.items()}
+    most: Json = {"type": "object", "properties": {"most": numbers["resize-pad"]}, "additionalProperties": False}
+    properties = {**numbers, "resize-pad": {"anyOf": [numbers["resize-pad"], most]}}
+    mapping = {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
+    instead(mapping, {"type": "array", "items": {**mapping, "maxProperties": 1}, "minItems": 1})(schema)
+
+
 class Transforms(Frozen):
     """What a spec's `transform` says: stages, the first first.
 
@@ -51,7 +60,7 @@ class Transforms(Frozen):
     Serialises to what it can be read from: a mapping of one stage, or a list, for keys may be sorted somewhere.
     """
 
-    model_config = ConfigDict(json_schema_extra=lambda schema: instead(*_forms())(schema))
+    model_config = ConfigDict(json_schema_extra=_json_schema)
 
     stages: tuple[Stage, ...]
 
@@ -73,15 +82,6 @@ class Transforms(Frozen):
     def _write(self) -> dict[str, int | float] | list[dict[str, int | float]]:
         written = [{name: value} for name, value in self.stages]
         return written[0] if len(written) == 1 else written
-
-
-def _forms() -> tuple[Json, Json]:
-    """JSON schemas of a mapping of stages, and of a list of stages."""
-    numbers = {name: {"type": "integer" if kind.whole else "number"} for name, kind in _KINDS.items()}
-    most = {"type": "object", "properties": {"most": numbers["resize-pad"]}, "additionalProperties": False}
-    properties = {**numbers, "resize-pad": {"anyOf": [numbers["resize-pad"], most]}}
-    mapping = {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
-    return mapping, {"type": "array", "items": {**mapping, "maxProperties": 1}, "minItems": 1}
 
 
 def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:

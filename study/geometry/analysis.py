@@ -96,7 +96,7 @@ def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
     ends = np.concatenate([names[:, 1:][right], names[1:][down]])
     starts = np.concatenate([names[:, :-1][right], names[:-1][down]])
     root = names.ravel().copy()
-    # Union-find on arrays: every point takes the lowest root of its neighbours, then its root's root, until it is stable.
+    # Union-find on arrays: every point takes its neighbours' lowest root, then its root's root, until all are stable.
     while True:
         low = np.minimum(root[starts], root[ends])
         new = root.copy()

@@ -37,7 +37,7 @@ _EXTENSIONS = ("svg", "png")
 
 
 def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> list[Path]:
-    """Write all figures of one probe's `rows`; return their paths. Raises StudyError if the folder cannot be written."""
+    """Write all figures of one probe's `rows`; return their paths. Raises StudyError if `folder` is not writable."""
     import matplotlib as mpl
 
     # A fixed salt and no date: equal rows give equal files.
@@ -60,8 +60,10 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
 
 
 def regions(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw, for each image, the labels in a panel per model, and the borders of the true label and of the target label of
-    all models in one plane (Liu et al. 2017, figures 4 and 5). A label has the same colour in all panels."""
+    """Draw, for each image, the labels in a panel per model, and all models' borders of the true and the target label.
+
+    Liu et al. 2017, figures 4 and 5. A label has the same colour in all panels.
+    """
     for (image,), part in rows.group_by("image", maintain_order=True):
         yield str(image), _planes(probe, part, labels)
         yield f"{image}-boundaries", _boundaries(probe, part, labels)

@@ -49,7 +49,7 @@ def gradients(
     objective: Objective,
     smoothing: tuple[Sequence[int], float] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Return the gradients (N, C, H, W) of the loss for one model: one, or one for each number of copies in `smoothing`.
+    """Return gradients (N, C, H, W) of the loss for one model: one, or one for each number of copies in `smoothing`.
 
     `smoothing` is (numbers of copies, sigma). A small number of copies uses the first draws of a large one, so that one
     pass serves all numbers. Raises StudyError, with the images' ids, if a gradient is not finite.

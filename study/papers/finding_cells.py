@@ -56,7 +56,7 @@ def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> lis
     if not found:
         raise StudyError(
             "this selects no planned cell",
-            accepted="an attack, sources, targets and a goal that one experiment of the spec combines; without `boxes`, "
+            accepted="an attack, sources, targets and a goal that an experiment of the spec combines; without `boxes`, "
             "only targets that share no network with the sources count: write `boxes: white`, `grey` or `any`",
         )
     return list(found.values())

@@ -115,8 +115,8 @@ class Monotone(CellCheck):
     """Success rises or falls along something.
 
     A line fitted to it changes by more than `by` from the first to the last point, and no two neighbours clearly change
-    in the other direction. `along` is `sources`, `attack` or `target`, in the given `order`; or a number of the recipes,
-    such as `skip_gradient.gamma`, which orders the selected attacks.
+    in the other direction. `along` is `sources`, `attack` or `target`, in the given `order`; or a number of the
+    recipes, such as `skip_gradient.gamma`, which orders the selected attacks.
     """
 
     of: Selection

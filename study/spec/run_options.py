@@ -31,7 +31,8 @@ class Run(Frozen):
     - `call_seconds`: time limit of one call. A worker that exceeds it is ended, and another one repeats the call.
     - `straggler_seconds`: a call that takes this long, and three times as long as similar calls, is repeated on an idle
       worker.
-    - `memory_seconds`: the study ends if Ray has ended workers for lack of memory and no call is answered for this long.
+    - `memory_seconds`: after Ray has ended workers for lack of memory, longest time without an answer; then the
+      study ends.
     """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16

@@ -238,7 +238,7 @@ class _Builder:
         return value
 
     def _plain(self, text: str, node: yaml.Node) -> str:
-        """Return text that a message can show as it is. Raises for control characters: they could command a terminal."""
+        """Return `text`. Control characters are errors: a message would send them to a terminal."""
         odd = next((mark for mark in text if commands(mark)), None)
         if odd is not None:
             raise self._error(f"a text must not contain the character U+{ord(odd):04X}", node)

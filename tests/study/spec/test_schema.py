@@ -91,8 +91,8 @@ IDENTITY = {
     "geometry", "geometry.probe", "geometry.models", "geometry.images", "geometry.goal", "geometry.objective",
     "geometry.smoothing", "geometry.along", "geometry.across", "geometry.step", "geometry.extent", "geometry.points",
     "geometry.distances", "geometry.labels",
-    "numerics.batch", "numerics.threads", "numerics.max_pass_images", "numerics.fold", "numerics.layout", "numerics.precision",
-    "numerics.compile",
+    "numerics.batch", "numerics.threads", "numerics.max_pass_images", "numerics.fold", "numerics.layout",
+    "numerics.precision", "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
     "findings", "findings.claim", "findings.source", "findings.check",
