@@ -96,7 +96,7 @@ def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
     values: dict[str, float] = {}
     families: dict[str, str] = {}
     for name, recipe in spec.attacks.items():
-        value = None if along in _OF_ROWS else _number(recipe, along)
+        value = None if along in _OF_ROWS else recipe_number(recipe, along)
         if along in _OF_ROWS or value is not None:
             lines[name] = families.setdefault(digest(_rest(recipe, along)), name)
             values[name] = value if isinstance(value, int | float) else 0.0
@@ -108,7 +108,7 @@ def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
     return lines, values
 
 
-def _number(recipe: Attack, along: str) -> Any:
+def recipe_number(recipe: Attack, along: str) -> Any:
     """The value of a key such as `skip_gradient.gamma`; None where the recipe has none, or no numbers."""
     value: Any = recipe.model_dump(mode="json")
     for key in along.split("."):
@@ -123,7 +123,7 @@ def _keys(recipe: Attack) -> list[str]:
     """Every key of the recipe that holds a number."""
     dump = recipe.model_dump(mode="json")
     nested = [f"{key}.{inner}" for key, value in dump.items() if isinstance(value, dict) for inner in value]
-    return [key for key in (*dump, *nested) if _number(recipe, key) is not None]
+    return [key for key in (*dump, *nested) if recipe_number(recipe, key) is not None]
 
 
 def _rest(recipe: Attack, along: str) -> dict[str, Any]:

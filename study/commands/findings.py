@@ -94,7 +94,7 @@ def _print(found: pl.DataFrame, console: Console) -> None:
 
 HOW = (
     "Of each finding the first line is what it claims, and gives its verdict; the second stands beside it. Every "
-    "cell: the numbers of the cell that bears it out least, each cell tested at 0.05 (refuted after Holm's correction)."
+    "cell: numbers of the cell that supports the claim least; each cell is tested at 0.05 (Holm-corrected against it)."
 )
 
 

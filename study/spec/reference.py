@@ -20,12 +20,13 @@ _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
 
-`python -m study.spec.reference` generates this page; a test keeps it up to date. [concepts.md](concepts.md) explains the
-terms; [models.md](models.md) and [images.md](images.md) describe models and image sets.
+`python -m study.spec.reference` generates this page; a test keeps it up to date. [concepts.md](concepts.md) explains
+the terms; [models.md](models.md) and [images.md](images.md) describe models and image sets.
 
 Editors with support for YAML schemas complete and check a spec that begins with
-`# yaml-language-server: $schema=<path to docs/spec.schema.json>`, as the specs in `specs/` do. `study schema` prints the
-schema. In a value, `${NAME}` is an environment variable, and `${NAME:-default}` has a default. Unknown keys are errors.
+`# yaml-language-server: $schema=<path to docs/spec.schema.json>`, as the specs in `specs/` do. `study schema` prints
+the schema. In a value, `${NAME}` is an environment variable, and `${NAME:-default}` has a default. Unknown keys are
+errors.
 """
 
 
@@ -123,12 +124,10 @@ def _kind(value: Mapping[str, Any]) -> str:
         return ", or ".join(kind for kind in kinds if kind)
     if "$ref" in value:
         return f"a mapping: {_spaced(value['$ref'].rpartition('/')[2])}"
-    if "const" in value or "enum" in value:
-        known = [value["const"]] if "const" in value else value["enum"]
+    known = [value["const"]] if "const" in value else value.get("enum") or value.get("examples")
+    if known:
         shown = [f"`{one if isinstance(one, str) else json.dumps(one)}`" for one in known]
         return ", ".join(shown) if len(shown) <= 8 else f"one of {len(shown)} names, such as {shown[0]}"
-    if "examples" in value:
-        return ", ".join(f"`{one}`" for one in value["examples"])
     kind = value.get("type")
     if kind == "array":
         count = f" ({_count(value)})" if _count(value) else ""

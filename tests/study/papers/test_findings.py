@@ -163,7 +163,7 @@ def test_every_cell_is_tested_at_the_nominal_level_and_one_of_many_after_holms_c
         assert one["p"] == pytest.approx(2 / 2**7)
         assert one["holm"] == pytest.approx(min(1, 6 * 2 / 2**7))
     assert (found["verdict"], found["p"]) == ("replicated", pytest.approx(2 / 2**7))
-    assert found["reason"] == "6 of 6 cells bear it out, 0 speak against it"
+    assert found["reason"] == "6 of 6 cells support the claim, 0 contradict it"
     some = verdict(rows, spec_with(claim={"compare": BETTER["compare"] | {"holds": "some"}}))
     assert (some["verdict"], some["p"]) == ("undecided", pytest.approx(6 * 2 / 2**7))
 
@@ -175,7 +175,7 @@ def test_a_cell_that_fails_is_named_only_after_holms_correction():
     for fewer, said in ((6, "undecided"), (12, "not replicated")):
         found = verdict(transfers(rates | {("b", "mi", "a"): 20 - fewer}), spec_with(claim=BETTER))
         assert found["verdict"] == found["each"]["verdict"] == said
-        assert "5 of 6 cells bear it out" in found["reason"]
+        assert "5 of 6 cells support the claim" in found["reason"]
         assert "b -> a" in found["reason"]
         assert found["each"]["cell"] == "b -> a"
         assert found["each"]["effect"] == pytest.approx(-fewer / IMAGES)
@@ -199,7 +199,7 @@ def test_equal_gradients():
     )
     found = verdict(half, spec)
     assert found["verdict"] == "undecided"
-    assert "gradients differ: 200 against 10" in found["reason"]
+    assert "gradients per image differ: 200 and 10" in found["reason"]
 
 
 def test_missing_rows_are_named_and_decide_nothing():

@@ -251,7 +251,7 @@ def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
     assert status in (0, None), error
     for part in (
         "100 of ILSVRC",
-        "trained with Caffe there",
+        "trained with Caffe in the paper",
         "how near",
         "not comparable: the spec has no model 'resnet50'",
     ):
