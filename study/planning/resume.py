@@ -121,7 +121,7 @@ def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
         raise _not_as_written(changed)
     if not folder.digests.is_file():
         say(
-            f"{folder.digests.name} is missing, so that changes of {folder.images.name} and {folder.models.name} cannot "
+            f"{folder.digests.name} is missing: changes of {folder.images.name} and {folder.models.name} cannot "
             "be detected; their digests are recorded now"
         )
 
