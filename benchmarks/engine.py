@@ -1,15 +1,15 @@
-"""What crafting costs: against the bare passes of the network, and against torchattacks and foolbox.
+"""The speed of attacks, compared with the bare passes of the network, and with torchattacks and foolbox.
 
 Run: python benchmarks/engine.py [--quick] [--json] [--threads 1] [--device cuda].
 
 - `ours`: `craft` as a study runs it, on a channels-last network with its batch norms folded;
-- `limit`: as many forward passes and image gradients of that very network, in the same precision, and nothing else;
+- `limit`: only the same number of forward passes and image gradients of that network, in the same precision;
 - `torchattacks`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its parameters
-  frozen. A user who does not freeze them pays more with foolbox, which calls `backward()`.
+  frozen. Without freezing, foolbox takes longer, because it calls `backward()`.
 
-All sides run in one process, interleaved in an order that changes from round to round, after a run of one step that
-does not count; numbers are medians. Random weights: what a pass costs does not depend on them.
-Peak memory is what a side needs on top of its loaded network, measured in a process of its own.
+All sides run in one process, interleaved in an order that changes with each round, after an uncounted run of one step;
+numbers are medians. Weights are random: the time of a pass does not depend on them. Peak memory of a side is measured
+in its own process, on top of the loaded network.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ FOOLBOX: dict[str, tuple[str, dict[str, Any]]] = {
     "MI": ("MIFGSM", {"abs_stepsize": EPSILON / STEPS / 255, "momentum": 1.0}),
 }
 Side = Callable[[int], None]
-"""Runs one side's attack with so many steps."""
+"""Runs one side's attack with the given number of steps."""
 
 
 class Bench:
@@ -82,7 +82,7 @@ class Bench:
         self._models: dict[tuple[bool, bool], Classifier] = {}
 
     def model(self, *, ours: bool, compiled: bool = False) -> Classifier:
-        """The network as a study arranges it, or as a library's user would."""
+        """The network as a study prepares it, or as a library user would."""
         if (ours, compiled) not in self._models:
             layout: numerics.Layout = "channels-last" if ours else "contiguous"
             model = zoo.load("bench", self._reference, device=self.device, fold=ours, layout=layout)
@@ -110,7 +110,7 @@ class Bench:
         def run(steps: int) -> None:
             numerics.fix(self.threads, precision)
             start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
-            # The last step's variance is of no use to anyone.
+            # The variance after the last step is not used.
             passes = steps + NEIGHBOURS * (steps - 1) if attack == "VMI" else steps
             for _ in range(passes):
                 pixels = start.detach().requires_grad_(True)
@@ -150,7 +150,7 @@ class Bench:
         return run
 
     def sides(self, attack: str) -> dict[str, Side]:
-        """All sides of one attack, by name; ours also in what only a GPU is fast at."""
+        """All sides of one attack, by name; on a GPU, ours also in bf16 and compiled."""
         found = {"ours": self.ours(attack), "limit": self.limit(attack)}
         if self.device != "cpu":
             for compiled in (False, True):
@@ -178,7 +178,7 @@ class _Normalised(torch.nn.Module):
 
 
 def _as_shipped(threads: int) -> None:
-    """PyTorch's own settings, which a library's user has: any kernels, and convolutions that may use tf32."""
+    """PyTorch's default settings, as library users have them: any kernel, and tf32 in convolutions."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.allow_tf32 = True
@@ -194,9 +194,9 @@ def _seconds(side: Side, steps: int, device: str) -> float:
 
 
 def compare(sides: dict[str, Side], *, steps: int, budget: float, device: str) -> tuple[dict[str, float], int, int]:
-    """Median seconds of every side, rounds and steps; rounds go on while another fits into `budget` seconds.
+    """Median seconds of every side, rounds and steps; rounds repeat as long as another fits into `budget` seconds.
 
-    Steps are fewer than asked for only where not even one round would fit.
+    The number of steps is reduced only if not even one round would fit.
     """
     began = time.perf_counter()
     one_step = sum(_seconds(side, 1, device) for side in sides.values())
@@ -218,7 +218,7 @@ def compare(sides: dict[str, Side], *, steps: int, budget: float, device: str) -
 
 
 def ratios(seconds: dict[str, float]) -> dict[str, float]:
-    """How far ours is from its limit and ahead of each library, in every precision that was measured."""
+    """The time of `ours` relative to its limit and to each library, in every measured precision."""
     found = {}
     for name, ours in seconds.items():
         if not name.startswith("ours"):
@@ -232,7 +232,7 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def peak_mebibytes(side: str, network: str, attack: str, device: str, threads: int) -> float:
-    """What one side needs on top of its loaded network, in a fresh process: two steps reach the peak."""
+    """Memory of one side on top of its loaded network (MiB), in a fresh process: two steps reach the peak."""
     command = [sys.executable, __file__, "--threads", str(threads), "--device", device]
     command += ["--peak-of", side, "--network", network, "--attack", attack]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -279,11 +279,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10-step MI on resnet18 alone: ends within a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object, 10-step MI on resnet18, as the last line")
-    parser.add_argument("--threads", type=int, default=1, help="no more than there are idle cores")
+    parser.add_argument("--threads", type=int, default=1, help="at most the number of idle cores")
     parser.add_argument("--device", default="cpu", help="cuda adds bf16 and torch.compile")
     parser.add_argument("--seconds", type=float, help="time for each attack on each network")
-    parser.add_argument("--network", choices=NETWORKS, help="this one alone")
-    parser.add_argument("--attack", choices=OURS, help="this one alone")
+    parser.add_argument("--network", choices=NETWORKS, help="only this one")
+    parser.add_argument("--attack", choices=OURS, help="only this one")
     parser.add_argument("--peak-of", choices=["ours", "limit", "torchattacks", "foolbox"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")

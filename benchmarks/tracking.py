@@ -1,13 +1,13 @@
-"""What tracking costs: a study with and without it, in turns, in this process. Prints JSON last.
+"""The cost of tracking: a study with and without it, in turns, in this process. Prints JSON last.
 
     python benchmarks/tracking.py [--rounds 5] [--steps 40]
 
-The same small study is launched again and again: not tracked, tracked offline, and tracked online with a server that
-hangs up, delays and corrupts its answers; each round begins with another of the three. What counts is the time from
-the first unit to the last row on disk; the longest end is printed beside it. `ratio_…` is the median over rounds of
-tracked to not tracked; it scatters as the machine's speed does. What can add up to it scatters less: `held_seconds`
-that the driver spends on telling the tracker, and the processor time of W&B's processes. `most_percent` is both over
-the time of the study, as if no core was ever free for them.
+The same small study is launched repeatedly: not tracked, tracked offline, and tracked online with a server that hangs
+up, delays and corrupts its answers; each round begins with another of the three. The measure is the time from the first
+unit to the last row on disk; the longest shutdown is printed with it. `ratio_…`, tracked to not tracked, is a median
+over rounds and varies with the speed of the machine. Its two causes vary less: `held_seconds`, which the driver spends
+in the tracker, and the processor time of W&B's processes. `most_percent` is the sum of both as a share of the study's
+time, as if no core was free for them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Held:
 
 
 class Clock(Observer):
-    """When units began, and when they were over."""
+    """The times at which units began and ended."""
 
     def __init__(self) -> None:
         self.begun = self.over = 0.0
@@ -74,7 +74,7 @@ class Clock(Observer):
 
 
 def spec(steps: int) -> dict[str, object]:
-    """Some hundred units, each of some hundredths of a second."""
+    """A study of about a hundred units that take hundredths of a second each."""
     return {
         "study": "tracking",
         "images": {"sample": "foolbox", "size": 64, "keep": "all", "count": 16},
@@ -97,7 +97,7 @@ def spec(steps: int) -> dict[str, object]:
 
 
 def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
-    """Seconds of the units, and of what came after them."""
+    """Seconds of the units, and of the shutdown."""
     clock, console = Clock(), Console(file=io.StringIO())
     begin = actors.launch._Study.run
 
@@ -116,14 +116,14 @@ def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
 
 
 def _cpu_of_children() -> float:
-    """CPU seconds of the processes that W&B ran in, its service included."""
+    """CPU seconds of the processes of W&B, its service included."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager
 def hostile(seed: int) -> Iterator[None]:
-    """Online means a server of its own from here on, which drops, delays and corrupts most of what it answers."""
+    """From here on, "online" is a local server that drops, delays and corrupts most of its answers."""
     with subprocess.Popen(
         [sys.executable, str(_SERVER), str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -138,7 +138,7 @@ def hostile(seed: int) -> Iterator[None]:
 
 
 def rows(folder: Path) -> pl.DataFrame:
-    """All that a study found, in one order."""
+    """All rows of a study, sorted."""
     found = pl.read_parquet(folder / "results" / "*.parquet")
     return found.sort("craft", "seed", "steps", "image", "target")
 

@@ -1,8 +1,8 @@
-"""The small twins beside the papers: the mean of each table's black-box numbers, theirs and ours, as Markdown.
+"""The small studies compared with the papers: the mean black-box rate of each table, theirs and ours, as Markdown.
 
     python benchmarks/twins.py [--runs runs]
 
-Other networks, other images: no number can be expected to be the same. What can be compared is which is higher.
+Networks and images differ, so the numbers differ too; only their order can be compared.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from study.attacks.recipe import Goal
 from study.papers import published
 from study.papers.finding_cells import select
 from study.papers.finding_spec import Selection
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 
 
 @dataclass(frozen=True)
 class Line:
-    """One attack of one table: what the paper calls it, and where the twin has it."""
+    """One attack of one table: its name in the paper, and its place in the small study."""
 
     paper: str
     tables: str
@@ -104,8 +104,8 @@ LINES = (
 
 
 def theirs(line: Line) -> tuple[float, int]:
-    """The mean of the paper's black-box numbers, and how many they are."""
-    # The paper calls a targeted success what is a match here.
+    """The mean of the paper's black-box numbers, and their count."""
+    # The paper calls a match what study calls a targeted success.
     metric = line.metric.replace("match", "success") if line.paper == "smoothed2019" else line.metric
     rows = published.load(line.paper).filter(
         pl.col("cited").is_null(),
@@ -120,8 +120,8 @@ def theirs(line: Line) -> tuple[float, int]:
 
 
 def ours(runs: Path, line: Line) -> tuple[float, float, int, int]:
-    """The mean over black-box cells in per cent, the mean RMSD, how many cells there are, and how many images."""
-    finished = opened(str(runs / line.run))
+    """The mean success rate over black-box cells (%), the mean RMSD, and the numbers of cells and images."""
+    finished = open_run(str(runs / line.run))
     goal: Goal = "targeted" if "match" in line.metric else "untargeted"
     chosen = Selection(experiment=line.experiment, attacks=(line.attack,), goal=goal)
     planned = pl.LazyFrame(

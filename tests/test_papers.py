@@ -20,7 +20,7 @@ from study.models import Model, zoo
 from study.papers import published
 from study.papers.findings import evaluate
 from study.papers.published_matching import match
-from study.results import parts
+from study.results import scanning
 from study.spec.loading import SpecFile, load
 from tests.conftest import ROOT, run_here
 
@@ -246,7 +246,7 @@ def test_every_spec_runs_end_to_end_with_random_weights(name, tmp_path, monkeypa
     status, printed = run_here(path, tmp_path / "run")
     assert status == 0, printed
     spec = load(path).spec
-    rows = parts.scan(tmp_path / "run")
+    rows = scanning.scan(tmp_path / "run")
     found = evaluate(rows, spec, images=2)
     assert found.height == len(spec.findings)
     missing = found.filter(pl.col("reason").str.contains("missing"))
@@ -286,6 +286,6 @@ def test_every_twin_runs_with_its_own_weights(name, tmp_path, monkeypatch, share
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     status, printed = run_here(path, tmp_path / "run")
     assert status == 0, printed
-    found = evaluate(parts.scan(tmp_path / "run"), load(path).spec, images=2)
+    found = evaluate(scanning.scan(tmp_path / "run"), load(path).spec, images=2)
     assert found.filter(pl.col("reason").str.contains("missing")).is_empty()
     assert "replicated" not in found.filter(pl.col("check") == "compare")["verdict"], "two images decide nothing"

@@ -1,1 +1,1 @@
-"""Where actors run: Ray, this process, or simulated machines."""
+"""Runs actors: on Ray, in this process, or on simulated machines; and ends a local Ray."""

@@ -1,7 +1,7 @@
-"""A backend whose every call has a bound: what hangs inside it is named, and the driver goes on without it.
+"""Gives every call of a backend a time limit: the driver names the call that hangs, and ends instead of hanging too.
 
-Ray's own code may wait for ever, and holds every signal back, where one of its processes is stopped or dead. So a
-thread makes the calls, the main thread waits for it, and a second thread asks again and again whether Ray is there.
+Ray's own code may wait for ever, and blocks all signals meanwhile, where one of its processes is stopped or dead. So
+one thread makes the calls while the main thread waits for it, and a second thread checks Ray's heartbeat regularly.
 """
 
 from __future__ import annotations
@@ -26,198 +26,196 @@ from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.spec.run_options import Run
 
 _TICK_SECONDS = 0.25
-_MOST_PASSED = 1.0
-"""What two looks count for at most: a process that was itself stopped in between has waited for nobody."""
+_LONGEST_TICK = 1.0
+"""Longest time that counts between two checks: while this process was itself stopped, nothing else hung."""
 _GRACE_SECONDS = 1.5
-"""How long a call may go on once the study is asked to stop."""
-_PULSE_SECONDS = 1.0
+"""How long a call may go on after a signal has asked the study to stop."""
+_HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
-"""Ray ends the process of its driver, without a word, where its GCS is gone for 60 s: we must be first."""
-_LAST_PULSE_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
+"""Ray ends the driver's process without a message once its GCS is gone for 60 s: our limit must come first."""
+_LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds after which something hangs: the start, a call that moves pixels, every other call."""
+class CallTimeouts:
+    """Seconds after which a call hangs: the start of the backend, a call that moves pixels, every other call."""
 
     start: float = _START_SECONDS
     pixels: float = _PIXELS_SECONDS
     call: float = _CALL_SECONDS
 
     @classmethod
-    def of(cls, run: Run) -> Patience:
-        """What a spec's `start_seconds` and `call_seconds` come to: no more than they say, nor than makes sense."""
+    def of(cls, run: Run) -> CallTimeouts:
+        """The `start_seconds` and `call_seconds` of a spec, within sensible bounds."""
         call = max(run.call_seconds, _LEAST_SECONDS)
         start = max(run.start_seconds, _LEAST_SECONDS)
         return cls(min(start, _START_SECONDS), min(call, _PIXELS_SECONDS), min(call, _CALL_SECONDS))
 
 
 @runtime_checkable
-class Pulsing(Backend, Protocol):
+class MonitoredBackend(Backend, Protocol):
     """A backend in other processes, which may die or stop."""
 
-    asked: str
-    """What the present `pulse` waits for, for people."""
+    awaited: str
+    """The name of the process that the present `heartbeat` waits for, for messages."""
 
-    def pulse(self) -> None:
-        """Returns once everything that calls depend on has answered. Raises BackendGone where some of it is dead.
+    def heartbeat(self) -> None:
+        """Return once every process that calls depend on has answered. Raises BackendGone where one is dead.
 
-        Called by a thread of its own, again and again.
+        A thread of its own calls this again and again.
         """
 
 
-def watched(
-    make: Callable[[], Backend], patience: Patience, interrupt: Interrupt, tell: Callable[[StudyError], None]
+def bounded(
+    make: Callable[[], Backend], timeouts: CallTimeouts, interrupt: Interrupt, tell: Callable[[StudyError], None]
 ) -> Backend:
-    """The backend that `make` makes, watched where it is `Pulsing`.
+    """Make a backend with `make`; if it is a `MonitoredBackend`, wrap it so that every call has a time limit.
 
-    `tell` hears at once why a launch ends; what is raised afterwards says the same. Raises what `make` does,
-    BackendGone where it does not return in time, Interrupted where a signal comes first.
+    `tell` is called at once with the reason why a launch ends; later calls raise the same error. Raises the errors of
+    `make`, BackendGone where it exceeds its limit, Interrupted where a signal comes first.
     """
     caller = _Caller(interrupt, tell)
-    inner = caller.do("start", patience.start, make)
-    if not isinstance(inner, Pulsing):
+    inner = caller.do("start", timeouts.start, make)
+    if not isinstance(inner, MonitoredBackend):
         caller.end()
         return inner
-    return _Watched(inner, caller, patience)
+    return _BoundedBackend(inner, caller, timeouts)
 
 
-class _Watched:
-    """Every method of a backend, through one door."""
+class _BoundedBackend:
+    """A backend whose methods all go through one `_Caller`."""
 
-    def __init__(self, inner: Pulsing, caller: _Caller, patience: Patience) -> None:
+    def __init__(self, inner: MonitoredBackend, caller: _Caller, timeouts: CallTimeouts) -> None:
         self.name = inner.name
         self._inner = inner
         self._caller = caller
-        self._patience = patience
-        caller.watch(inner, patience.call)
+        self._timeouts = timeouts
+        caller.monitor(inner, timeouts.call)
 
     def machines(self) -> list[Machine]:
-        # Machines that were not seen before are asked about their GPUs.
-        return self._caller.do("machines", self._patience.start, self._inner.machines)
+        # A new machine is first asked for the size of its GPUs, which takes longer than other calls.
+        return self._caller.do("machines", self._timeouts.start, self._inner.machines)
 
-    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Any:
-        return self._caller.do("start of an actor", self._patience.call, self._inner.start, role, share, kit)
+    def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
+        return self._caller.do("start of an actor", self._timeouts.call, self._inner.start, role, resources, config)
 
     def hello(self, actor: Any) -> Ref:
-        return self._caller.do("hello", self._patience.call, self._inner.hello, actor)
+        return self._caller.do("hello", self._timeouts.call, self._inner.hello, actor)
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        return self._caller.do(method, self._patience.call, self._inner.call, actor, method, arguments, pixels)
+        return self._caller.do(method, self._timeouts.call, self._inner.call, actor, method, arguments, pixels)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        return self._caller.do("wait", seconds + self._patience.call, self._inner.wait, refs, seconds)
+        return self._caller.do("wait", seconds + self._timeouts.call, self._inner.wait, refs, seconds)
 
     def value(self, ref: Ref) -> Any:
-        return self._caller.do("value", self._patience.call, self._inner.value, ref)
+        return self._caller.do("value", self._timeouts.call, self._inner.value, ref)
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
-        return self._caller.do("pixels", self._patience.pixels, self._inner.pixels, ref)
+        return self._caller.do("pixels", self._timeouts.pixels, self._inner.pixels, ref)
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
-        return self._caller.do("put", self._patience.pixels, self._inner.put, pixels)
+        return self._caller.do("put", self._timeouts.pixels, self._inner.put, pixels)
 
     def stop(self, actor: Any) -> None:
-        self._caller.do("stop", self._patience.call, self._inner.stop, actor)
+        self._caller.do("stop", self._timeouts.call, self._inner.stop, actor)
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        self._caller.do("set aside", self._patience.call, self._inner.set_aside, device, actors)
+        self._caller.do("set aside", self._timeouts.call, self._inner.set_aside, device, actors)
 
     def close(self) -> None:
-        """Never raises: how a study ended does not depend on how Ray does. What hangs is left to the reaper."""
+        """Close the backend. Never raises; the reaper ends a Ray that hangs."""
         self._caller.close(self._inner.close)
 
 
 class _Caller:
-    """A thread that makes calls, one at a time, and the main thread's wait for each."""
+    """A thread that makes calls, one at a time; the main thread waits for each, up to its limit."""
 
     def __init__(self, interrupt: Interrupt, tell: Callable[[StudyError], None]) -> None:
         self._interrupt = interrupt
         self._tell = tell
-        self._asks: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         self._broken: BackendGone | Interrupted | None = None
-        self._inner: Pulsing | None = None
+        self._inner: MonitoredBackend | None = None
         self._silence_allowed = 0.0
-        self._pulses = self._seen = 0
+        self._heartbeats = self._seen = 0
         self._dead: BackendGone | None = None
         self._silent = 0.0
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._over = threading.Event()
         threading.Thread(target=self._make_calls, name="ray", daemon=True).start()
 
-    def watch(self, inner: Pulsing, seconds: float) -> None:
-        """Ask `inner` for its pulse from now on: `seconds` without one are too many."""
+    def monitor(self, inner: MonitoredBackend, seconds: float) -> None:
+        """Check the heartbeat of `inner` from now on: it hangs after `seconds` without one."""
         self._inner, self._silence_allowed = inner, seconds
-        threading.Thread(target=self._feel, args=(inner,), name="pulse", daemon=True).start()
+        threading.Thread(target=self._check_heartbeat, args=(inner,), name="heartbeat", daemon=True).start()
 
     def do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any) -> Value:
         """What `work(*given)` returns or raises. BackendGone after `seconds`, Interrupted soon after a signal."""
         return self._do(what, seconds, work, *given, grace=_GRACE_SECONDS)
 
-    def _do(
-        self, what: str, seconds: float, work: Callable[..., Value], *given: Any, grace: float | None = None
-    ) -> Value:
-        """`grace`: seconds until a signal counts for more than the call."""
+    def _do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any, grace: float = math.inf) -> Value:
+        """`grace`: seconds until a signal interrupts the call."""
         if self._broken is not None:
             raise self._broken
         with self._interrupt.patient():
-            self._look()
-            self._asks.put((work, given))
-            value, error = self._answer(what, seconds, math.inf if grace is None else grace)
+            self._check()
+            self._requests.put((work, given))
+            value, error = self._answer(what, seconds, grace)
         if error is not None:
             raise error
         return value  # type: ignore[no-any-return]
 
     def close(self, work: Callable[[], None]) -> None:
-        """The last call, which is left out where something hangs or is dead: it would hang too."""
+        """Make the last call; skip it where the backend hangs or is dead, because it would hang too."""
         self._over.set()
         inner, self._inner = self._inner, None
-        self._tell = _nobody
+        self._tell = lambda _: None
         if self._broken is None:
             with contextlib.suppress(BackendGone):
                 if inner is not None:
-                    self._do("pulse", _LAST_PULSE_SECONDS, inner.pulse)
+                    self._do("heartbeat", _LAST_HEARTBEAT_SECONDS, inner.heartbeat)
                 self._do("close", _CLOSE_SECONDS, work)
         self.end()
 
     def end(self) -> None:
-        """No call comes after this."""
-        self._asks.put(None)
+        """End the calling thread."""
+        self._requests.put(None)
 
     def _answer(self, what: str, seconds: float, grace: float) -> tuple[Any, BaseException | None]:
-        waited = asked = 0.0
+        waited = interrupted = 0.0
         while True:
             began = time.monotonic()
             try:
                 return self._answers.get(timeout=_TICK_SECONDS)
             except queue.Empty:
-                passed = min(time.monotonic() - began, _MOST_PASSED)
+                passed = min(time.monotonic() - began, _LONGEST_TICK)
             waited += passed
-            asked += passed if self._interrupt.status is not None else 0.0
-            if asked >= grace:
+            interrupted += passed if self._interrupt.status is not None else 0.0
+            if interrupted >= grace:
                 raise self._give_up(Interrupted())
-            self._look()
+            self._check()
             if waited >= seconds:
                 raise self._give_up(_hangs(f"'{what}' has not returned for {seconds:g} s"))
 
-    def _look(self) -> None:
-        """Raises BackendGone where Ray is dead, or has been silent for too long."""
+    def _check(self) -> None:
+        """Raise BackendGone where the backend is dead, or has had no heartbeat for too long."""
         now = time.monotonic()
-        passed, self._looked = min(now - self._looked, _MOST_PASSED), now
+        passed, self._checked = min(now - self._checked, _LONGEST_TICK), now
         if self._inner is None:
             return
         if self._dead is not None:
             raise self._give_up(self._dead)
-        self._silent = 0.0 if self._seen != self._pulses else self._silent + passed
-        self._seen = self._pulses
+        self._silent = 0.0 if self._seen != self._heartbeats else self._silent + passed
+        self._seen = self._heartbeats
         if self._silent >= self._silence_allowed:
-            raise self._give_up(_hangs(f"{self._inner.asked} has not answered for {self._silence_allowed:g} s"))
+            raise self._give_up(_hangs(f"{self._inner.awaited} has not answered for {self._silence_allowed:g} s"))
 
     def _give_up(self, why: BackendGone | Interrupted) -> BackendGone | Interrupted:
-        """From now on nothing is asked of Ray: its code would hang, or end this process without a word."""
+        """Make no further call: Ray's code would hang, or end this process without a message."""
         self._broken = why
         hurry()
         if isinstance(why, BackendGone):
@@ -225,36 +223,33 @@ class _Caller:
         return why
 
     def _make_calls(self) -> None:
-        while (ask := self._asks.get()) is not None:
-            work, given = ask
+        while (request := self._requests.get()) is not None:
+            work, given = request
             answer: tuple[Any, BaseException | None]
             try:
                 answer = (work(*given), None)
-            except BaseException as error:  # noqa: BLE001 - raised where it was asked
+            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
                 answer = (None, error)
             self._answers.put(answer)
-            # What lies in Ray's store stays there as long as anything refers to it.
-            del ask, work, given, answer
+            # A reference left here would keep its object in Ray's store.
+            del request, work, given, answer
 
-    def _feel(self, inner: Pulsing) -> None:
-        while not self._over.wait(_PULSE_SECONDS):
+    def _check_heartbeat(self, inner: MonitoredBackend) -> None:
+        while not self._over.wait(_HEARTBEAT_SECONDS):
             try:
-                inner.pulse()
+                inner.heartbeat()
             except BackendGone as error:
                 self._dead = error
                 return
-            except Exception as error:  # noqa: BLE001 - not an answer: silence, which is counted
-                inner.asked = f"{inner.asked} ({first_line(error)})"
+            except Exception as error:  # noqa: BLE001 - counts as silence
+                inner.awaited = f"{inner.awaited} ({first_line(error)})"
                 continue
-            self._pulses += 1
-
-
-def _nobody(_: StudyError) -> None: ...
+            self._heartbeats += 1
 
 
 def _hangs(what: str) -> BackendGone:
     return BackendGone(
         f"Ray hangs: {what}",
-        todo="see whether its machine is overloaded, out of memory or cut off, then launch again: "
-        "what was published is kept",
+        todo="check whether its machine is overloaded, out of memory or cut off, then launch again: "
+        "published results are kept",
     )

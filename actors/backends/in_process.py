@@ -1,4 +1,4 @@
-"""The backend that is this process: for debugging, and for tests in milliseconds."""
+"""A backend that runs every call in this process: for debugging, and for tests in milliseconds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from actors.backends.interface import Call, CallFailed, Device, Ref
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
-from actors.workers.service_worker import Asker
+from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 
 
 class InProcess:
-    """Runs one call at a time, when it is waited for; `order` picks which, to try every order of completion."""
+    """Runs a call when the driver waits for it, one at a time. `order` draws which, so tests can vary the order."""
 
     name = "this process"
 
@@ -32,16 +32,16 @@ class InProcess:
     def machines(self) -> list[Machine]:
         return [Machine(cpus=4.0)]
 
-    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Worker | Asker:
-        return Worker(kit.of(role), "cpu") if role == WORKER else Asker(kit.of(role), "cpu")
+    def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Worker | ServiceWorker:
+        return (Worker if role == WORKER else ServiceWorker)(config.of(role), "cpu")
 
-    def hello(self, actor: Worker | Asker) -> Ref:
+    def hello(self, actor: Worker | ServiceWorker) -> Ref:
         ref = next(self._ids)
         self._values[ref] = actor.hello()
         return ref
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        value, made = next(self._ids), next(self._ids) if method == "craft" else None
+        value, crafted = next(self._ids), next(self._ids) if method == "craft" else None
 
         def run() -> None:
             try:
@@ -52,13 +52,13 @@ class InProcess:
             except Exception as error:  # noqa: BLE001 - raised again by `value`
                 self._values[value] = CallFailed.of(error)
                 return
-            if made is not None:
-                self._values[value], self._values[made] = answer
+            if crafted is not None:
+                self._values[value], self._values[crafted] = answer
             else:
                 self._values[value] = answer
 
         self._pending[value] = run
-        return Call(value, made)
+        return Call(value, crafted)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not any(ref in self._values for ref in refs):
@@ -85,11 +85,11 @@ class InProcess:
         self._values[ref] = frozen
         return ref
 
-    def stop(self, actor: Worker | Asker) -> None:
-        """Nothing outlives its reference here."""
+    def stop(self, actor: Worker | ServiceWorker) -> None:
+        """Does nothing: an actor here is an object without a process."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """There is one device here, which no actor names."""
+        """Does nothing: all actors share one device."""
 
     def close(self) -> None:
         self._pending.clear()

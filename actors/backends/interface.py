@@ -1,4 +1,4 @@
-"""What the scheduler asks of whatever runs actors: Ray, or this process."""
+"""The interface of backends, which run actors on Ray, in this process or in a simulation; and the errors they raise."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 
 Ref = Hashable
-"""Stands for a value that a call will have, or for pixels, wherever they lie."""
+"""A reference to the value that a call will return, or to pixels, wherever they are stored."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What an actor computes on: the machine as the backend knows it and as people do, and which part of it."""
+    """The device of an actor: the machine's id in the backend, its host name, and the processor or GPU there."""
 
     node: str
     host: str
@@ -32,18 +32,18 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Here:
-    """What an actor says once it is up: where it runs, and what its work has `said`."""
+class ActorInfo:
+    """The first answer of an actor: its device, and the answer of its worker to `hello`."""
 
     device: Device
-    said: Any
+    answer: Any
 
 
 class CallFailed(Exception):
-    """A call raised, or an actor could not be made. Survives pickling, whatever was raised."""
+    """A call raised an error, or an actor could not be created. Can be pickled, whatever the original error was."""
 
     def __init__(self, what: str, traceback: str = "", device: Device | None = None) -> None:
-        """`what` is the cause in one line, `traceback` all that Python says of it, `device` where it happened."""
+        """`what`: the cause in one line. `traceback`: Python's full text. `device`: where the error happened."""
         super().__init__(what, traceback, device)
         self.what = what
         self.traceback = traceback
@@ -54,77 +54,78 @@ class CallFailed(Exception):
 
     @classmethod
     def of(cls, error: BaseException, device: Device | None = None) -> CallFailed:
-        """What is left of `error` once it has to travel."""
-        said = (str(error).strip().splitlines() or [""])[0]
+        """Describe `error` in text, so that it can travel between processes."""
+        message = (str(error).strip().splitlines() or [""])[0]
         kind = type(error).__name__
-        return cls(f"{kind}: {said}" if said else kind, "".join(tracebacks.format_exception(error)).strip(), device)
+        whole = "".join(tracebacks.format_exception(error)).strip()
+        return cls(f"{kind}: {message}" if message else kind, whole, device)
 
 
 class ActorLost(Exception):
-    """The actor died: process, machine or network. The call may or may not have been carried out."""
+    """The actor died: its process, its machine or the network failed. The call may or may not have been executed."""
 
 
 class MachineLost(ActorLost):
-    """The actor died with its machine: neither it nor what it was at is to blame."""
+    """The actor died with its machine: neither the actor nor its call is to blame."""
+
+
+class MemoryLost(ActorLost):
+    """The actor was killed because its machine ran out of memory, whichever process used it."""
 
 
 class BackendGone(StudyError):
-    """What runs actors hangs or is dead: no call will be answered any more. A study that has begun ends with it."""
+    """The backend hangs or is dead and will answer no call any more. It ends a running study with status 1."""
 
     def __init__(self, what: str, **more: Any) -> None:
         super().__init__(what, **more | {"status": 1})
 
 
-class MemoryLost(ActorLost):
-    """The actor was ended because its machine had no memory left, whoever took it."""
-
-
 class PixelsLost(Exception):
-    """The pixels that a call needed are nowhere any more: their machine is gone."""
+    """The pixels that a call needs no longer exist: the machine that held them is gone."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A started call: `value` is small and fetched by the driver, `pixels` only ever forwarded."""
+    """A started call: the driver fetches `value`, which is small; `pixels` only travel between actors."""
 
     value: Ref
     pixels: Ref | None
 
 
 class Backend(Protocol):
-    """Actors somewhere. No method but `wait`, `value` and `close` blocks."""
+    """Runs actors. No method but `wait`, `value`, `pixels` and `close` blocks."""
 
     name: str
 
     def machines(self) -> list[Machine]:
-        """The machines that there are now."""
+        """The machines that are available now."""
 
-    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Any:
-        """A new actor of `role`."""
+    def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
+        """Start an actor of `role`."""
 
     def hello(self, actor: Any) -> Ref:
-        """A call that is answered when the actor is up."""
+        """Start a call that returns once the actor is up."""
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        """`actor.craft(*arguments, pixels)`, whose call has pixels of its own, `actor.predict` or `actor.probe`."""
+        """Start `actor.<method>(*arguments, pixels)`: `predict`, `probe`, or `craft`, which also returns pixels."""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Those of `refs` that are ready, as soon as there is one, or none after `seconds`."""
+        """Wait until at least one of `refs` is ready, `seconds` at most. Returns all that are ready."""
 
     def value(self, ref: Ref) -> Any:
-        """What a ready call came to. Raises ActorLost, PixelsLost, CallFailed, or the call's own StudyError."""
+        """The value of a ready call. Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call."""
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
-        """The pixels themselves, read-only: for what the driver keeps. May block. Raises PixelsLost."""
+        """Fetch pixels to the driver, read-only. Raises PixelsLost."""
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
-        """Pixels where every actor can read them."""
+        """Store pixels where every actor can read them."""
 
     def stop(self, actor: Any) -> None:
-        """End an actor, at once."""
+        """Kill an actor."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """Use `device` no more, nor `actors`, which are all on it; `machines` leave it out from now on."""
+        """Stop using `device` and `actors`, all actors on it; `machines` does not count it any more."""
 
     def close(self) -> None:
-        """End everything that this backend started."""
+        """End everything that this backend has started."""

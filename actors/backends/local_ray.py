@@ -1,4 +1,7 @@
-"""A local Ray's processes: what they are given when they start, and that they end with the driver, and no others do."""
+"""The processes of a local Ray: the environment they start with, and a helper that ends them, and no others.
+
+The helper (`reaper.py`) outlives the driver, so a killed driver leaves no process behind.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,22 @@ from contextlib import AbstractContextManager
 from actors.backends import reaper
 from study.process import children
 
-# Ray's agents rename themselves, which overwrites some of their environment: of many marks, most are left.
+# Ray's agents rename themselves, which overwrites a part of their environment: of many marks, most survive.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 _GRACE_SECONDS = 3.0
-"""How long Ray's processes may take to end by themselves."""
+"""Time for Ray's processes to end by themselves."""
 
 _PATIENCE_SECONDS = 4.0
-"""How long the reaper may take beyond that."""
+"""Further time for the reaper to end them."""
 
 _LEFT_SECONDS = 5.0
 
 
 class LocalRay:
-    """Made before Ray is started, within `starting`; closed after Ray is.
-
-    A process that outlives the driver ends what is left of this Ray however the driver ends.
-    """
+    """Marks and ends the processes of one local Ray: create it first, start Ray in `starting`, close it last."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class LocalRay:
         grace_seconds: float = _GRACE_SECONDS,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        """`hidden`: variables whose values no process of Ray may have."""
+        """`hidden`: environment variables that Ray's processes must not get."""
         self._hidden = hidden
         self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
@@ -57,39 +57,35 @@ class LocalRay:
 
     @property
     def reaper(self) -> int:
-        """The id of the process that outlives this one."""
+        """The process id of the reaper."""
         return self._reaper.pid
 
     def starting(self) -> AbstractContextManager[None]:
-        """What is started within belongs to this Ray. Nothing that is started before or after does."""
-        given = children.environment(children.RAY, os.environ, self._hidden)
-        return children.replaced(given | self._token() | dict.fromkeys(_MARKS, self._mark))
-
-    def _token(self) -> dict[str, str]:
-        """This Ray's own token, unless the user has set one: Ray would write it into the home directory."""
-        if any(os.environ.get(name) for name in _TOKENS):
-            return {}
-        return {"RAY_AUTH_TOKEN": self._secret}
+        """A context whose processes belong to this Ray; processes started before or after do not."""
+        environment = children.environment(children.RAY, os.environ, self._hidden) | dict.fromkeys(_MARKS, self._mark)
+        if not any(os.environ.get(name) for name in _TOKENS):
+            # Without a token of the user or ours, Ray would write one into the home directory.
+            environment["RAY_AUTH_TOKEN"] = self._secret
+        return children.replaced(environment)
 
     def close(self) -> str | None:
-        """End what is left of this Ray. Returns a line for people where something was not as it should be."""
+        """End all processes of this Ray. Returns a warning for the user where the reaper did not answer."""
         assert self._reaper.stdin is not None, "it was started with a pipe"
         with contextlib.suppress(OSError):
             self._reaper.stdin.close()
         try:
             self._reaper.wait(self._patience)
         except subprocess.TimeoutExpired:
-            return self._without_reaper()
+            return self._close_without_reaper()
         return None
 
-    def _without_reaper(self) -> str:
-        """The reaper is stopped, or hangs: this process does what it was for."""
+    def _close_without_reaper(self) -> str:
         self._reaper.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._reaper.wait(_LEFT_SECONDS)
         left = reaper.reap(self._mark, 0.0, _LEFT_SECONDS)
-        rest = f"and these processes of Ray are still there: {left}" if left else "and nothing of Ray is left"
+        rest = f"and these processes of Ray still exist: {left}" if left else "and no process of Ray is left"
         return (
-            f"the process that ends the local Ray with this one (process {self.reaper}) did not answer for "
-            f"{self._patience:g} s: it is killed, {rest}"
+            f"the process that ends the local Ray (process {self.reaper}) did not answer for {self._patience:g} s: "
+            f"it was killed, {rest}"
         )

@@ -1,4 +1,4 @@
-"""The Ray backend: a cluster's actors, or those of a Ray that lives and dies with this process."""
+"""The Ray backend: runs actors on a Ray cluster, or on a local Ray that starts and ends with this process."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from numpy.typing import NDArray
 from actors.backends.interface import BackendGone, Call, Device, PixelsLost, Ref
 from actors.backends.local_ray import LocalRay
 from actors.backends.ray_daemons import Daemons
-from actors.backends.ray_errors import told
-from actors.backends.ray_preflight import must_be_ready
+from actors.backends.ray_errors import translate
+from actors.backends.ray_preflight import check_machine
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.workers import code_digest
-from actors.workers.ray_actors import AskerActor, WorkerActor, heard, packed
+from actors.workers.ray_actors import ServiceActor, WorkerActor, pack, unpack_answer
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
 from study.process import children
 
 _OBJECT_STORE_BYTES = 2**30
 _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False, "event_stats": False}
-"""Nobody reads what a local Ray writes down about every call; it is a fifth of what calls cost."""
+"""Without these, a local Ray records every call, which takes a fifth of the time of a call."""
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
-_ANSWER_SECONDS = 10.0
-_NOTHING_SECONDS = 0.2
-_PROBE_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+_IDLE_SECONDS = 0.2
+_GPU_MEMORY_SECONDS = 30.0
 _PIXELS_SECONDS = 60.0
-_STOPPED_SECONDS = 0.5
+_STOPPED_POLL_SECONDS = 0.5
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -46,7 +46,7 @@ def _to_stderr(line: str) -> None:
 
 
 class RayBackend:
-    """Actors run with no restarts and no retries of Ray's own: the scheduler replaces and repeats."""
+    """Actors on Ray, without Ray's own restarts and retries: the scheduler replaces actors and repeats calls."""
 
     def __init__(
         self,
@@ -55,21 +55,20 @@ class RayBackend:
         say: Callable[[str], None] = _to_stderr,
         store: int = _OBJECT_STORE_BYTES,
     ) -> None:
-        """Connect to `address`, else to RAY_ADDRESS (which a submitted Ray job has set), else start a local Ray, whose
-        object store has `store` bytes.
+        """Connect to `address`, else to RAY_ADDRESS, which Ray sets in its submitted jobs, else start a local Ray.
 
-        `hidden` are variables that a local Ray's processes must not have; `say` takes lines for people. Raises
-        StudyError where there is no cluster at that address.
+        `store`: bytes of a local Ray's object store. `hidden`: environment variables that a local Ray's processes must
+        not get. `say` prints a line for the user. Raises StudyError where no cluster answers at that address.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         chosen = address or os.environ.get("RAY_ADDRESS") or "local"
-        _must_answer(chosen)
+        _check_address(chosen)
         if chosen == "local":
-            must_be_ready()
+            check_machine()
         import ray
 
-        # That it handles no signals where it is not started by the main thread needs no warning: the launch does.
+        # Ray warns that it handles no signals outside the main thread; the launch handles them.
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
@@ -77,11 +76,11 @@ class RayBackend:
         self._say = say
         self._left_out: set[str] = set()
         self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
+        self._hellos: set[Ref] = set()
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
         options["job_config"] = _job_config(ray)
         if chosen == "local":
-            # Asked of this process alone: an address in the environment must not turn a local run into a remote one.
             options |= {
                 "include_dashboard": False,
                 "object_store_memory": store,
@@ -94,85 +93,87 @@ class RayBackend:
         except Exception as error:
             self._end_local()
             raise _not_connected(chosen, error) from error
-        self._connected(auto=chosen == "auto")
+        self._note_daemons(auto=chosen == "auto")
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(WorkerActor)
-        self._asker: Any = ray.remote(max_restarts=0, max_task_retries=0)(AskerActor)
+        self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
-    def _connected(self, *, auto: bool) -> None:
-        """Note what calls depend on; and whose Ray it is, where that was not said before."""
+    def _note_daemons(self, *, auto: bool) -> None:
+        """Note the daemons that calls depend on; with `auto`, name the cluster that Ray has found."""
         here = self._ray.get_runtime_context()
         self._here, self._gcs = here.get_node_id(), here.gcs_address
         near: dict[str, Any] = next((node for node in self._ray.nodes() if node["NodeID"] == self._here), {})
         socket_path = str(near.get("RayletSocketName", ""))
         self._daemons = Daemons(socket_path)
-        self.asked = f"the GCS at {self._gcs}"
+        self.awaited = f"the GCS at {self._gcs}"
         if auto:
             owner = f", of user {self._daemons.owner}" if self._daemons.owner else ""
             self.name = f"Ray at {self._gcs} (found by auto: {Path(socket_path).parent.parent.name}{owner})"
 
-    def pulse(self) -> None:
-        """Returns once the raylet runs and the GCS has answered. Raises BackendGone where one of them is dead."""
+    def heartbeat(self) -> None:
+        """Return once the raylet runs and the GCS has answered. Raises BackendGone where one of them is dead."""
         while stopped := self._daemons.stopped():
-            self.asked = stopped
-            time.sleep(_STOPPED_SECONDS)
-        self.asked = f"the GCS at {self._gcs}"
+            self.awaited = stopped
+            time.sleep(_STOPPED_POLL_SECONDS)
+        self.awaited = f"the GCS at {self._gcs}"
         if not any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == self._here):
             raise BackendGone(
-                "Ray is gone: its GCS holds this machine to be dead",
-                todo="see whether it was cut off or overloaded, then launch again: what was published is kept",
+                "Ray is gone: its GCS has declared this machine dead",
+                todo="check whether it was cut off or overloaded, then launch again: published results are kept",
             )
 
     def machines(self) -> list[Machine]:
         found = []
         for node in self._ray.nodes():
             if node["Alive"] and node["NodeID"] not in self._left_out:
-                has = node["Resources"]
-                gpus = float(has.get("GPU", 0)) - len(self._parked[node["NodeID"]])
+                size = node["Resources"]
+                gpus = float(size.get("GPU", 0)) - len(self._parked[node["NodeID"]])
                 memory = self._gpu_memory(node["NodeID"]) if gpus >= 1 else None
-                cpus, own = float(has.get("CPU", 0)), float(has.get("memory", 0)) or None
-                found.append(Machine(cpus, gpus, own, memory, float(has.get("object_store_memory", 0)) or None))
+                cpus, own = float(size.get("CPU", 0)), float(size.get("memory", 0)) or None
+                found.append(Machine(cpus, gpus, own, memory, float(size.get("object_store_memory", 0)) or None))
         return found
 
     def _gpu_memory(self, node: str) -> float | None:
-        """Bytes of a GPU of that node, asked there once; None where it does not say."""
+        """Bytes of a GPU of `node`, measured there once; None where they are not known."""
         if node not in self._gpus:
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-            asked = self._ray.remote(num_cpus=0, max_retries=0)(gpu_memory).options(scheduling_strategy=near).remote()
+            call = self._ray.remote(num_cpus=0, max_retries=0)(gpu_memory).options(scheduling_strategy=near).remote()
             try:
-                self._gpus[node] = self._ray.get(asked, timeout=_PROBE_SECONDS)
+                self._gpus[node] = self._ray.get(call, timeout=_GPU_MEMORY_SECONDS)
             except self._ray.exceptions.RayError:
-                # A machine that comes and goes: what a worker may hold is known from others, or from nobody.
+                # The machine may have left again; others may tell the size of their GPUs.
                 self._gpus[node] = None
         return self._gpus[node]
 
-    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> Any:
-        options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        if share.memory and not share.gpus:
-            options["memory"] = int(share.memory)
+    def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
+        options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+        if resources.memory and not resources.gpus:
+            options["memory"] = int(resources.memory)
         if role != WORKER:
-            # Beside the driver: answers are kept in the run folder, which other machines may not see.
+            # On the driver's machine: the answers of services are stored in the run folder, which others may not see.
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
         elif self._left_out:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._left_out))})"}
-        made = self._worker if role == WORKER else self._asker
-        return made.options(**options).remote(packed(kit.of(role)), share.device, code_digest.running().digest, node_id)
+        kind = self._worker if role == WORKER else self._service
+        digest = code_digest.running().digest
+        return kind.options(**options).remote(pack(config.of(role)), resources.device, digest, node_id)
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
+        self._hellos.add(ref)
         return ref
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        asked = packed(tuple(arguments))
+        message = pack(tuple(arguments))
         if method == "craft":
-            value, made = actor.craft.options(num_returns=2).remote(asked, pixels)
-            return Call(value, made)
-        return Call(getattr(actor, method).remote(asked, pixels), None)
+            value, crafted = actor.craft.options(num_returns=2).remote(message, pixels)
+            return Call(value, crafted)
+        return Call(getattr(actor, method).remote(message, pixels), None)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:
-            time.sleep(min(seconds, _NOTHING_SECONDS))
+            time.sleep(min(seconds, _IDLE_SECONDS))
             return []
         ready, rest = self._ray.wait(list(refs), num_returns=1, timeout=seconds, fetch_local=False)
         if ready and rest:
@@ -182,11 +183,13 @@ class RayBackend:
 
     def value(self, ref: Ref) -> Any:
         errors = self._ray.exceptions
+        is_hello = ref in self._hellos
+        self._hellos.discard(ref)
         try:
-            said = heard(self._ray.get(ref))
+            message = self._ray.get(ref)
         except errors.RayError as error:
-            raise told(error, errors) from None
-        return code_digest.answer_of(said) if code_digest.is_greeting(said) else said
+            raise translate(error, errors) from None
+        return code_digest.answer_of(message) if is_hello else unpack_answer(message)
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         errors = self._ray.exceptions
@@ -205,7 +208,7 @@ class RayBackend:
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
         if device.gpu:
-            # Ray would give the GPU to the next actor: as long as these live, it does not.
+            # These actors keep the GPU reserved: else Ray would give it to the next actor.
             self._parked[device.node][device] = list(actors)
             return
         self._left_out.add(device.node)
@@ -214,7 +217,7 @@ class RayBackend:
 
     def close(self) -> None:
         if self._local is not None:
-            # The autoscaler of a local Ray has nothing to do, and takes a second to end in order.
+            # The autoscaler of a local Ray is idle, and takes a second to end in order.
             kill = getattr(getattr(self._ray._private.worker, "_global_node", None), "kill_monitor", None)
             if kill is not None:
                 kill(check_alive=False)
@@ -229,10 +232,10 @@ class RayBackend:
 
 
 def _job_config(ray: Any) -> Any:
-    """What the driver's job is to be: workers' modules come from where their own Python finds them.
+    """A job configuration with which workers import modules from their own Python's search path only.
 
-    Ray would put the driver's working folder and its script's folder before all others on every worker's search path,
-    unless the job ships a working folder; there is no public way to say that it is not to.
+    Ray puts the driver's working folder and its script's folder first on every worker's search path, unless the job
+    ships a working folder; Ray has no public option against it.
     """
 
     class Job(ray.job_config.JobConfig):  # type: ignore[misc]
@@ -242,8 +245,8 @@ def _job_config(ray: Any) -> Any:
     return Job()
 
 
-def _must_answer(address: str) -> None:
-    """Refuse at once an address where nothing listens; Ray itself would try for minutes."""
+def _check_address(address: str) -> None:
+    """Raise StudyError at once where nothing listens at `address`; Ray itself would try for minutes."""
     if address in ("local", "auto"):
         return
     host, colon, port = address.rpartition(":")
@@ -254,7 +257,7 @@ def _must_answer(address: str) -> None:
             todo="give the address that `ray start --head` printed; from outside a cluster, use `ray job submit`",
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise StudyError(
             f"there is no Ray cluster at {address}: {error}",
@@ -264,48 +267,48 @@ def _must_answer(address: str) -> None:
 
 
 def _not_connected(chosen: str, error: Exception) -> StudyError:
-    """Why there is no way to the Ray at `chosen`: often Ray tells that only in the causes of what it raises."""
+    """Explain why Ray at `chosen` cannot be used: often only the causes of Ray's error tell."""
     if chosen == "local":
         return StudyError(f"a local Ray cannot be started: {first_line(error)}", accepted=_ACCEPTED)
-    said = "\n".join(_chain(error))
-    if "Version mismatch" in said and len(found := _VERSIONS.findall(said)) >= 2:
+    text = "\n".join(_messages(error))
+    if "Version mismatch" in text and len(found := _VERSIONS.findall(text)) >= 2:
         (theirs, their_python), (ours, our_python) = found[:2]
         return StudyError(
-            f"the cluster at {chosen} runs Ray {theirs} and Python {their_python}, and this process Ray {ours} "
+            f"the cluster at {chosen} runs Ray {theirs} and Python {their_python}, but this process runs Ray {ours} "
             f"and Python {our_python}",
-            accepted="the same Ray and the same Python, to the last digit, on every machine",
-            todo="make the environment of every machine from constraints.txt, or launch with `ray job submit`",
+            accepted="exactly the same versions of Ray and Python on every machine",
+            todo="install from constraints.txt on every machine, or launch with `ray job submit`",
         )
-    if "authentication token" in said.lower():
+    if "authentication token" in text.lower():
         if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-            lacks = "RAY_AUTH_MODE=token is not set here"
-        elif "no authentication token was found" in said:
-            lacks = "there is none here"
+            problem = "RAY_AUTH_MODE=token is not set here"
+        elif "no authentication token was found" in text:
+            problem = "there is none here"
         else:
-            lacks = "the one here is another"
+            problem = "the token here is a different one"
         return StudyError(
-            f"the cluster at {chosen} asks for a token, and {lacks}",
-            accepted="the token of the cluster's head, in ~/.ray/auth_token, RAY_AUTH_TOKEN or the file that "
+            f"the cluster at {chosen} requires a token, and {problem}",
+            accepted="the token of the cluster's head, in ~/.ray/auth_token, in RAY_AUTH_TOKEN, or in the file that "
             "RAY_AUTH_TOKEN_PATH names",
-            todo="copy the head's ~/.ray/auth_token here, and set RAY_AUTH_MODE=token",
+            todo="copy the head's ~/.ray/auth_token to this machine, and set RAY_AUTH_MODE=token",
         )
     return StudyError(
         f"this process cannot join a Ray cluster at {chosen}: {first_line(error)}",
         accepted=_ACCEPTED,
         todo="check --address and RAY_ADDRESS, start the cluster with `ray start --head`, and launch from one of its "
-        "machines: from elsewhere, use `ray job submit`",
+        "machines; from other machines, use `ray job submit`",
     )
 
 
-def _chain(error: BaseException | None) -> Iterator[str]:
-    """What an exception says, and what those say that led to it."""
+def _messages(error: BaseException | None) -> Iterator[str]:
+    """The messages of an exception and of all its causes."""
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
 
 
 def node_id() -> str:
-    """What Ray calls the machine that this actor runs on."""
+    """Ray's id of the machine that this actor runs on."""
     import ray
 
     found: str = ray.get_runtime_context().get_node_id()
@@ -313,8 +316,7 @@ def node_id() -> str:
 
 
 def gpu_memory() -> float | None:
-    """Bytes of this machine's smallest GPU, as its driver says; None where it does not."""
-    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    said = (children.answer(asked, 20) or "").split()
-    found = [float(one) for one in said if one.isdecimal()]
+    """Bytes of this machine's smallest GPU, from nvidia-smi; None where it does not tell."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    found = [float(one) for one in (children.answer(command, 20) or "").split() if one.isdecimal()]
     return min(found) * 2**20 if found else None

@@ -1,4 +1,4 @@
-"""Ray's own processes that a driver depends on: which they are, and whether they run."""
+"""The state of Ray's own processes that a driver depends on: its raylet and its GCS."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from actors.backends.interface import BackendGone
 
 _PROCESSES = Path("/proc")
 _NAMES = {"raylet": "raylet", "gcs_server": "GCS"}
-_SECONDS = 2.0
+_CONNECT_SECONDS = 2.0
 
 
 class Daemons:
-    """The raylet that a driver talks to, and the GCS where this process has started it."""
+    """The raylet that the driver talks to, and the GCS if the driver has started it."""
 
     def __init__(self, raylet_socket: str) -> None:
-        """`raylet_socket`: where the raylet listens; who does so need not be a child of this process."""
+        """`raylet_socket`: the Unix socket of the raylet, which need not be a child of this process."""
         self._pids = dict(_children())
         self.owner: str | None = None
-        """The user whose raylet it is; None where the system does not say."""
+        """The user who runs the raylet; None where the system does not tell."""
         peer = _peer(raylet_socket)
         if peer is not None:
             pid, user = peer
-            self.owner = _name(user)
+            self.owner = _user_name(user)
             if pid:
                 self._pids.setdefault("raylet", pid)
 
     def stopped(self) -> str | None:
-        """One that is stopped, for people, or None. Raises BackendGone where one is dead."""
+        """The description of a daemon that is stopped (SIGSTOP), or None. Raises BackendGone where one has died."""
         for name, pid in self._pids.items():
             state = _state(pid)
             if state in "ZX":
                 raise BackendGone(
                     f"Ray is gone: its {name} (process {pid}) has died",
-                    todo="see whether memory ran out or somebody ended it, then launch again: "
-                    "what was published is kept",
+                    todo="check whether memory ran out or someone killed it, then launch again: "
+                    "published results are kept",
                 )
             if state in "Tt":
                 return f"its {name} (process {pid}), which is stopped,"
@@ -48,7 +48,7 @@ class Daemons:
 
 
 def _children() -> Iterator[tuple[str, int]]:
-    """Those that this process has started, by name."""
+    """Name and process id of each of Ray's daemons that this process has started."""
     for entry in _PROCESSES.iterdir() if _PROCESSES.is_dir() else ():
         with contextlib.suppress(OSError):
             if entry.name.isdecimal():
@@ -59,19 +59,19 @@ def _children() -> Iterator[tuple[str, int]]:
 
 
 def _peer(path: str) -> tuple[int, int] | None:
-    """Process and user behind a Unix socket; the process is 0 where it is of another namespace."""
+    """Process and user id behind a Unix socket; the process id is 0 if it is in another namespace."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as end:
-        end.settimeout(_SECONDS)
+        end.settimeout(_CONNECT_SECONDS)
         end.connect(path)
         pid, user, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
         return pid, user
     return None
 
 
-def _name(user: int) -> str:
+def _user_name(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
@@ -79,7 +79,7 @@ def _name(user: int) -> str:
 
 
 def _state(pid: int) -> str:
-    """The letter that the system gives: R, S, D, T …; X where there is no such process, S where it does not say."""
+    """The system's letter for the state (R, S, D, T …); X if the process is gone, S if the system does not tell."""
     if not _PROCESSES.is_dir():
         return "S"
     try:

@@ -1,4 +1,4 @@
-"""What Ray's errors say, in words of ours: Ray tells most of it in text, by the page, with colours. Pure."""
+"""Translates Ray's errors into those of the backend interface. Ray explains most of them in pages of coloured text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ROUNDED = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
 _WORKER = re.compile(r"actual memory used=([\d.]+)GB")
 _USER = re.compile(r"^\d+\t([\d.]+)\t(\S+)", re.MULTILINE)
 _DETAIL = re.compile(r"Worker exit detail: (.*?)(?:\. Some common causes|\. If the process|$)", re.MULTILINE)
-_EXITED = "The process ended without a word: killed from outside, or by a fault in compiled code"
+_EXITED = "The process ended without a message: it was killed, or compiled code crashed"
 _NODE_DIED = "its node has died"
 _GIB = 2.0**30
 
 
-def told(error: Exception, errors: Any) -> Exception:
-    """What the backend raises in place of `error`; `errors` are Ray's kinds of them, `ray.exceptions`."""
+def translate(error: Exception, errors: Any) -> Exception:
+    """The backend's error for Ray's `error`. `errors`: the module `ray.exceptions`."""
     text = _COLOURS.sub("", str(error))
     inner = getattr(error, "cause", None)
     if isinstance(inner, StudyError | CallFailed):
@@ -36,7 +36,7 @@ def told(error: Exception, errors: Any) -> Exception:
     deaths = (errors.RayActorError, errors.WorkerCrashedError)
     kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), None)
     if kind is None and isinstance(error, deaths):
-        # Ray says so in words only.
+        # Only the text tells the death of a machine from the death of an actor.
         kind = MachineLost if _NODE_DIED in text else ActorLost
     if kind is None:
         return CallFailed(cause(text), text)
@@ -44,7 +44,7 @@ def told(error: Exception, errors: Any) -> Exception:
 
 
 def cause(text: str) -> str:
-    """The exception that a page of Ray's ends in, on one line: what is raised last stands at the margin."""
+    """The exception that a page of Ray's text ends with, on one line: its last line without indentation."""
     lines = [line for line in text.splitlines() if not _FRAME.match(line)]
     raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)(: |$)", line)]
     found = (raised or lines or [text.strip() or "Ray gives no reason"])[-1]
@@ -52,32 +52,32 @@ def cause(text: str) -> str:
 
 
 def death(text: str, *, machine: bool) -> str:
-    """One line on how an actor died."""
+    """One line on the death of an actor; `machine`: of its whole machine."""
     address, detail = _ADDRESS.search(text), _DETAIL.search(text)
     where = f" on {address[1]}" if address else ""
     if machine:
         return f"the machine of an actor has died{f' ({address[1]})' if address else ''}"
-    said = detail[1].strip() if detail else ""
-    if "connection error code 2" in said:
-        said = _EXITED
-    return f"an actor died{where}" + (f": {said.rstrip('.')}" if said else "")
+    reason = detail[1].strip() if detail else ""
+    if "connection error code 2" in reason:
+        reason = _EXITED
+    return f"an actor died{where}" + (f": {reason.rstrip('.')}" if reason else "")
 
 
 def out_of_memory(text: str) -> str:
-    """One line with the numbers: the machine, what is in use there, by Ray's workers and by others, and the limit."""
+    """One line on memory: the machine, the memory in use by Ray's workers and by other processes, and the limit."""
     node, exact, rounded = _NODE.search(text), _EXCEEDED.search(text), _ROUNDED.search(text)
     where = node[1] if node else "a machine"
     if exact:
-        used, limit, there = (int(one) / _GIB for one in exact.groups())
+        used, limit, total = (int(one) / _GIB for one in exact.groups())
     elif rounded:
-        used, there = float(rounded[1]), float(rounded[2])
-        limit = there
+        used, total = float(rounded[1]), float(rounded[2])
+        limit = total
     else:
-        return f"memory ran out on {where}, and Ray ended workers there"
+        return f"memory ran out on {where}, and Ray killed workers there"
     ours = min(used, sum(float(one) for one in _WORKER.findall(text)))
     line = (
-        f"memory ran out on {where}, and Ray ended workers there: {used:.1f} of {there:.1f} GiB were in use and the "
-        f"limit is {limit:.1f} GiB; Ray's workers had {ours:.1f} GiB, all else {used - ours:.1f} GiB"
+        f"memory ran out on {where}, and Ray killed workers there: {used:.1f} of {total:.1f} GiB were in use and the "
+        f"limit is {limit:.1f} GiB; Ray's workers used {ours:.1f} GiB, other processes {used - ours:.1f} GiB"
     )
     others = [(float(size), name) for size, name in _USER.findall(text) if not name.startswith("ray::")]
     if others:

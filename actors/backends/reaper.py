@@ -1,11 +1,11 @@
-"""The program of a small process that outlives the driver, and sees to it that no process of a local Ray does.
+"""The program of a small process that outlives the driver and ends every process of its local Ray.
 
-Ray's own processes end with the driver, but some of them a minute late where the driver is killed. Those that the
-driver starts carry a mark in their environment; once the driver is gone, they and what they have started are ended by
-process id. Some rename themselves, which can overwrite their whole environment, and lose their parent before they end:
-so those that belong to Ray are noted while their parents live.
+Ray's own processes end with the driver, but some take a minute where the driver was killed. The processes that the
+driver starts carry a mark in their environment; once the driver is gone, this program ends them and their descendants
+by process id, and no other process. Some of Ray's processes rename themselves, which can overwrite their whole
+environment, and lose their parent before they end: so the program notes Ray's processes while their parents live.
 
-It runs by its path, without site packages: it imports nothing but the standard library.
+It runs by its path, without site packages: it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _PROCESSES = Path("/proc")
 def reap(
     mark: str, grace_seconds: float, killed_seconds: float = _KILLED_SECONDS, noted: dict[int, int] | None = None
 ) -> list[int]:
-    """Wait `grace_seconds` at most until no process is marked, descends from one that is, or is `noted`; then kill.
+    """Wait until no process of Ray is left; after `grace_seconds`, kill the remaining ones.
 
-    Returns when they are gone, or with the ids of those that are still there `killed_seconds` later.
+    Returns the ids of the processes that still exist `killed_seconds` after that: usually none.
     """
     known = {} if noted is None else noted
     grace = time.monotonic() + grace_seconds
@@ -38,16 +38,16 @@ def reap(
         if now > grace + killed_seconds:
             break
         if now > grace:
-            for pid, began in left.items():
-                _kill(pid, began)
+            for pid, started in left.items():
+                _kill(pid, started)
         time.sleep(_POLL_SECONDS)
     return list(left)
 
 
 def note(mark: str, known: dict[int, int]) -> dict[int, int]:
-    """When each began that is marked, descends from one that is, or is in `known`; which is brought up to date."""
+    """Update `known`, start times by process id: processes with the mark, known ones, and all their descendants."""
     alive = _alive()
-    ours = {pid for pid, (_, began) in alive.items() if known.get(pid) == began or _carries(pid, mark)}
+    ours = {pid for pid, (_, started) in alive.items() if known.get(pid) == started or _has_mark(pid, mark)}
     new = ours
     while new:
         new = {pid for pid, (parent, _) in alive.items() if parent in new} - ours
@@ -58,7 +58,7 @@ def note(mark: str, known: dict[int, int]) -> dict[int, int]:
 
 
 def _alive() -> dict[int, tuple[int, int]]:
-    """The parent of each process that runs, and when it began, in ticks of the machine's clock."""
+    """The parent and the start time (clock ticks since boot) of each running process, by process id."""
     found = {}
     for entry in _PROCESSES.iterdir() if _PROCESSES.is_dir() else ():
         if entry.name.isdecimal():
@@ -69,18 +69,18 @@ def _alive() -> dict[int, tuple[int, int]]:
     return found
 
 
-def _kill(pid: int, began: int) -> None:
-    """Kill a process; not another that has been given its id meanwhile."""
+def _kill(pid: int, started: int) -> None:
+    """Kill a process, but not another one that has got the same id since."""
     with contextlib.suppress(OSError):
-        held = os.pidfd_open(pid)
+        descriptor = os.pidfd_open(pid)
         try:
-            if _alive().get(pid, (0, -1))[1] == began:
-                signal.pidfd_send_signal(held, signal.SIGKILL)
+            if _alive().get(pid, (0, -1))[1] == started:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:
-            os.close(held)
+            os.close(descriptor)
 
 
-def _carries(pid: int, mark: str) -> bool:
+def _has_mark(pid: int, mark: str) -> bool:
     try:
         return f"={mark}\0".encode() in (_PROCESSES / str(pid) / "environ").read_bytes()
     except OSError:

@@ -1,6 +1,6 @@
-"""A study without its machines: the very driver, loop and policy on a backend whose clock jumps from event to event.
+"""A discrete-event simulation of a cluster: the real driver and scheduler run, and calls take only simulated time.
 
-What a call would take comes from a measured profile; what dies, from a seeded draw. Nothing is computed but time.
+The time of each call comes from a measured profile, the loss of machines from a seeded draw.
 """
 
 from __future__ import annotations
@@ -17,22 +17,28 @@ from numpy.typing import NDArray
 
 from actors.backends.interface import ActorLost, Call, Device, Ref
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
-from actors.scheduling.messages import Answer, Answers, CraftJob, Made, PredictJob
+from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.reproducibility import numerics
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
 
 _TOGETHER_SECONDS = 0.02
-"""Answers that come within so long are seen together, as by a driver that has just been busy with others."""
+"""`wait` returns answers together that arrive within this time, as a busy driver would see them."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds on the machine that was measured: of an image's gradient and of its prediction, by model; of loading a
-    model; of a call whatever it does, on its worker and in the driver (`benchmarks/runtime.py`); until an actor is up.
+    """Measured costs, in seconds on one worker.
 
-    `hardware` names the processors or GPUs that were measured: a time is given for machines of that kind alone.
+    Attributes:
+        gradient: Of one gradient of one image, by model.
+        predict: Of one prediction of one image, by model.
+        load: Of loading a model.
+        call: Overhead of a call on its worker.
+        driver: Overhead of a call in the driver (`benchmarks/runtime.py`).
+        start: Until a new actor is up.
+        hardware: The processor or GPU that was measured; the costs hold for this kind alone.
     """
 
     gradient: Mapping[str, float]
@@ -46,12 +52,15 @@ class Costs:
 
 @dataclass(frozen=True)
 class Machines:
-    """What a study would run on.
+    """The simulated cluster.
 
     Attributes:
-        nodes: Machines, each with `slots` workers.
-        speed: How many times as fast as where the costs were measured.
-        losses: Share of the nodes that are lost in an hour; each comes back after `back` seconds.
+        nodes: Number of machines.
+        slots: Workers on each machine.
+        speed: Speed relative to the measured hardware.
+        losses: Fraction of the machines that are lost per hour.
+        back: Seconds after which a lost machine comes back.
+        gpus: Whether workers run on GPUs.
     """
 
     nodes: int
@@ -63,8 +72,8 @@ class Machines:
 
 
 @dataclass
-class Seen:
-    """What was seen while it ran: simulated seconds of work and of loading, models loaded, calls made, nodes lost."""
+class Totals:
+    """Totals of a simulation: seconds of work, seconds of loading, models loaded, calls, machines lost."""
 
     busy: float = 0.0
     loading: float = 0.0
@@ -78,7 +87,7 @@ class _Actor:
     node: int | None
     role: Role
     free: float
-    """When it ends the last of its calls."""
+    """The time when the last of its calls ends."""
     holds: set[str] = field(default_factory=set)
     hello: Ref | None = None
     dead: bool = False
@@ -93,16 +102,16 @@ class _Run:
 
 
 class Simulated:
-    """A backend of nothing but time."""
+    """A backend that simulates the time of calls and computes nothing."""
 
     name = "a simulation"
 
     def __init__(self, costs: Costs, machines: Machines, *, batch: int, seed: int = 0) -> None:
-        """`batch` is how many images networks see at once."""
+        """`batch`: images in one pass of a network. `seed`: of the losses of machines."""
         self._costs, self._machines, self._batch = costs, machines, batch
         self._draw = random.Random(seed)
         self._ids = itertools.count()
-        self._room = dict.fromkeys(range(machines.nodes), machines.slots)
+        self._free_slots = dict.fromkeys(range(machines.nodes), machines.slots)
         self._waiting: list[_Actor] = []
         self._actors: list[_Actor] = []
         self._runs: dict[Ref, _Run] = {}
@@ -111,19 +120,19 @@ class Simulated:
         self._due: list[tuple[float, Ref]] = []
         self._events: list[tuple[float, int, str, int]] = []
         self.now = 0.0
-        self.seen = Seen()
-        for node in self._room:
+        self.totals = Totals()
+        for node in self._free_slots:
             self._plan_loss(node)
 
     def clock(self) -> float:
-        """Simulated seconds since the beginning."""
+        """Simulated seconds since the start."""
         return self.now
 
     def machines(self) -> list[Machine]:
         slots = float(self._machines.slots)
-        return [Machine(0.0, slots) if self._machines.gpus else Machine(slots)] * len(self._room)
+        return [Machine(0.0, slots) if self._machines.gpus else Machine(slots)] * len(self._free_slots)
 
-    def start(self, role: Role, share: ResourceRequest, kit: WorkerConfig) -> _Actor:
+    def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> _Actor:
         actor = _Actor(None, role, self.now)
         self._actors.append(actor)
         if role == WORKER:
@@ -137,46 +146,46 @@ class Simulated:
         return ref
 
     def call(self, actor: _Actor, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        pin, job = arguments
+        request, job = arguments
         value = next(self._ids)
-        loads = self._loading(actor, pin)
+        loads = self._loading(actor, request)
         seconds = self._costs.call + sum(loads.values())
-        made = None
+        crafted = None
         answer: Any
         if isinstance(job, CraftJob):
             count = len(job.images)
             variants = len(job.attack.points)
             gradients = job.attack.gradients(job.attack.steps, 1)
-            work = sum(self._costs.gradient[name] for name in pin.models) * gradients * self._passed(count)
-            made = next(self._ids)
-            answer = Made(Distances(*np.ones((3, count * variants))), loads=loads)
-            self._pixels[made] = count * variants
+            work = sum(self._costs.gradient[name] for name in request.models) * gradients * self._padded(count)
+            crafted = next(self._ids)
+            answer = CraftResult(PixelDistances(*np.ones((3, count * variants))), loads=loads)
+            self._pixels[crafted] = count * variants
         else:
             count = self._pixels.get(pixels, len(job.images))
-            work = sum(self._costs.predict[name] for name in job.targets) * self._passed(count)
-            answer = replace(_said(job, count), loads=loads)
-        # The driver does one thing at a time.
+            work = sum(self._costs.predict[name] for name in job.targets) * self._padded(count)
+            answer = replace(_prediction(job, count), loads=loads)
+        # The driver starts one call at a time.
         self.now += self._costs.driver
         took = seconds + work / self._machines.speed
         answer = replace(answer, seconds=took)
-        self.seen.calls += 1
+        self.totals.calls += 1
         self._run(value, actor, took, answer)
-        return Call(value, made)
+        return Call(value, crafted)
 
-    def _passed(self, count: int) -> int:
-        """The images that networks see in place of so many: passes are padded."""
+    def _padded(self, count: int) -> int:
+        """Number of images after padding to the pass size."""
         size = numerics.pass_size(self._batch, "cuda" if self._machines.gpus else "cpu")
         return -(-count // size) * size
 
-    def _loading(self, actor: _Actor, pin: ModelRequest) -> dict[str, float]:
-        actor.holds -= set(pin.drop)
-        new = [name for name in pin.models if name not in actor.holds]
+    def _loading(self, actor: _Actor, request: ModelRequest) -> dict[str, float]:
+        actor.holds -= set(request.drop)
+        new = [name for name in request.models if name not in actor.holds]
         actor.holds |= set(new)
-        self.seen.loads += len(new)
+        self.totals.loads += len(new)
         return {name: self._costs.load[name] for name in new}
 
     def _run(self, ref: Ref, actor: _Actor, seconds: float | None, answer: Any) -> None:
-        """A call that begins when the actor has ended those before it; None: nobody knows when it can."""
+        """Add a call that starts when the actor is free; `seconds` None: its actor waits for a machine."""
         begins = max(self.now, actor.free)
         self._runs[ref] = run = _Run(actor, begins, begins + (seconds or 0.0), answer)
         if actor.dead:
@@ -186,32 +195,32 @@ class Simulated:
             heapq.heappush(self._due, (run.ends, ref))
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Let time go on to the next answers, or by `seconds` where none comes before."""
+        """Advance the time to the next answers, by `seconds` at most."""
         if not self._ready:
             until = self.now + seconds
             while self._next() <= until and not self._ready:
-                self._go_on()
+                self._advance()
             if self._ready:
                 last = self.now + _TOGETHER_SECONDS
                 while self._next() <= last:
-                    self._go_on()
+                    self._advance()
             else:
                 self.now = max(self.now, until)
-        asked = set(refs)
-        return [ref for ref in self._ready if ref in asked]
+        wanted = set(refs)
+        return [ref for ref in self._ready if ref in wanted]
 
     def _next(self) -> float:
         due = self._due[0][0] if self._due else float("inf")
         return min(due, self._events[0][0] if self._events else float("inf"))
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         if self._events and (not self._due or self._events[0][0] <= self._due[0][0]):
             at, _, what, node = heapq.heappop(self._events)
             self.now = max(self.now, at)
             self._lose(node) if what == "loss" else self._return(node)
             return
         at, ref = heapq.heappop(self._due)
-        # While the driver was busy, answers came that it sees only now.
+        # An answer may have arrived while the driver was busy: it is seen only now.
         self.now = max(self.now, at)
         run = self._runs.get(ref)
         if run is not None and not run.actor.dead:
@@ -224,8 +233,8 @@ class Simulated:
             raise ActorLost("its node was lost")
         if run.answer is not None:
             loading = sum(run.answer.loads.values())
-            self.seen.busy += run.ends - run.begins - loading
-            self.seen.loading += loading
+            self.totals.busy += run.ends - run.begins - loading
+            self.totals.loading += loading
         return run.answer
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
@@ -235,11 +244,10 @@ class Simulated:
         return next(self._ids)
 
     def stop(self, actor: _Actor) -> None:
-        if actor.node in self._room and not actor.dead:
-            self._room[actor.node] += 1
+        if actor.node in self._free_slots and not actor.dead:
+            self._free_slots[actor.node] += 1
         actor.dead = True
         self._actors = [one for one in self._actors if one is not actor]
-        # Nobody will ask for these any more.
         for ref in [ref for ref, run in self._runs.items() if run.actor is actor]:
             del self._runs[ref]
             self._ready.pop(ref, None)
@@ -248,20 +256,20 @@ class Simulated:
         self._place()
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """No device fails here."""
+        """Does nothing: no device fails in a simulation."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Does nothing: no process was started."""
 
     def _place(self) -> None:
-        """Give waiting actors to nodes that have room."""
-        for node, room in self._room.items():
-            for _ in range(room):
+        """Place waiting actors on machines with free slots."""
+        for node, free in self._free_slots.items():
+            for _ in range(free):
                 if not self._waiting:
                     return
                 actor = self._waiting.pop(0)
                 actor.node = node
-                self._room[node] -= 1
+                self._free_slots[node] -= 1
                 run = self._runs.get(actor.hello)
                 if run is not None:
                     run.ends = actor.free = self.now + self._costs.start
@@ -273,8 +281,8 @@ class Simulated:
             heapq.heappush(self._events, (self.now + after, next(self._ids), "loss", node))
 
     def _lose(self, node: int) -> None:
-        self.seen.lost += 1
-        self._room.pop(node, None)
+        self.totals.lost += 1
+        self._free_slots.pop(node, None)
         gone = {id(actor) for actor in self._actors if actor.node == node}
         for actor in self._actors:
             actor.dead |= id(actor) in gone
@@ -283,11 +291,11 @@ class Simulated:
         heapq.heappush(self._events, (self.now + self._machines.back, next(self._ids), "return", node))
 
     def _return(self, node: int) -> None:
-        self._room[node] = self._machines.slots
+        self._free_slots[node] = self._machines.slots
         self._plan_loss(node)
         self._place()
 
 
-def _said(job: PredictJob, count: int) -> Answers:
+def _prediction(job: PredictJob, count: int) -> PredictResult:
     labels, shares = np.zeros((count, 1), np.int32), np.zeros((count, 1), np.float32)
-    return Answers(tuple(Answer(TargetAnswers(target, labels, shares), {}) for target in job.targets))
+    return PredictResult(tuple(TargetResult(TargetAnswers(target, labels, shares), {}) for target in job.targets))

@@ -21,9 +21,9 @@ from actors.execution.driver import Driver, Open
 from actors.execution.runtime import Runtime
 from actors.resources import placement
 from actors.scheduling.backlog import Task
+from actors.scheduling.limits import Limits
 from actors.scheduling.messages import PredictJob
 from actors.scheduling.scheduler import Scheduler
-from actors.scheduling.slots import Limits
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 from study.events.observer import Observer
@@ -177,8 +177,8 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     """Run the very driver, loop and policy on machines that are not there."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
-    wish = placement.Wish(models=spec.run.models_per_actor, per_gpu=1)
-    crew = placement.crew(backend.machines(), None, wish, spec.services)
+    wish = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)
+    crew = placement.plan_workers(backend.machines(), None, wish, spec.services)
     scheduler = Scheduler(
         backend,
         crew,
@@ -189,7 +189,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     )
     scheduler.start(lambda: None)
     clean_seconds = _clean_pass(plan, scheduler, backend)
-    begun, before = backend.now, replace(backend.seen)
+    begun, before = backend.now, replace(backend.totals)
     driver = _Imagined(plan, _NoImages(), _NoWriter(), Runtime(backend, scheduler, Observer(), Interrupt()))  # type: ignore[arg-type]
     outcome = driver.run({}, {})
     assert not outcome.failures, "nothing fails in a simulation but machines"
@@ -197,12 +197,12 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     return Forecast(
         clean_seconds=clean_seconds,
         seconds=seconds,
-        busy_share=(backend.seen.busy - before.busy) / (seconds * crew.workers),
-        loading_share=(backend.seen.loading - before.loading) / (seconds * crew.workers),
-        model_loads=backend.seen.loads,
+        busy_share=(backend.totals.busy - before.busy) / (seconds * crew.workers),
+        loading_share=(backend.totals.loading - before.loading) / (seconds * crew.workers),
+        model_loads=backend.totals.loads,
         most_waiting_bytes=driver.most_bytes,
-        calls_per_second=(backend.seen.calls - before.calls) / seconds,
-        nodes_lost=backend.seen.lost,
+        calls_per_second=(backend.totals.calls - before.calls) / seconds,
+        nodes_lost=backend.totals.lost,
         units=outcome.finished,
     )
 

@@ -12,14 +12,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors.backends.bounded_calls import Patience, watched
+from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.interface import Backend
 from actors.backends.simulated import Costs
 from actors.resources import placement
 from actors.scheduling.backlog import Task
+from actors.scheduling.limits import Limits
 from actors.scheduling.messages import CraftJob, PredictJob
 from actors.scheduling.scheduler import Done, Scheduler
-from actors.scheduling.slots import Limits
 from actors.workers.worker_config import WorkerConfig
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
@@ -59,10 +59,10 @@ def _profile(
     interrupt: Interrupt,
 ) -> Costs:
     spec = file.spec
-    backend = watched(start, Patience.of(spec.run), interrupt, lambda error: None)
+    backend = bounded(start, CallTimeouts.of(spec.run), interrupt, lambda error: None)
     try:
-        wish = placement.Wish(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
-        crew = placement.crew(backend.machines(), None, wish)
+        wish = placement.WorkerOptions(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
+        crew = placement.plan_workers(backend.machines(), None, wish)
         kit = WorkerConfig(
             spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code
         )
@@ -80,7 +80,7 @@ def _profile(
                 gradient[name], _ = measured.of(scheduler, name, "craft")
     finally:
         backend.close()
-    costs = Costs(gradient, predict, load, hardware=f"{crew.share.device}: {measured_on}")
+    costs = Costs(gradient, predict, load, hardware=f"{crew.resources.device}: {measured_on}")
     path = output or Path("runs") / spec.study / "profile.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(costs), indent=2) + "\n")
@@ -101,7 +101,7 @@ class _Measured:
     def __init__(self, backend: Backend, crew: placement.WorkerPool, file: SpecFile, check: Callable[[], None]) -> None:
         self._check = check
         images = file.spec.images
-        size = numerics.pass_size(file.spec.numerics.batch, crew.share.device)
+        size = numerics.pass_size(file.spec.numerics.batch, crew.resources.device)
         count = -(-min(16, file.spec.run.shard) // size) * size
         noise = np.random.default_rng(0).integers(0, 256, (count, images.channels, images.size, images.size), np.uint8)
         self._pixels = backend.put(noise)

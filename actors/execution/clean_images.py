@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.backends.interface import Backend, Ref
-from actors.resources.object_store import Budgets, asked
+from actors.resources.object_store import PixelBudgets, pixel_budgets
 from study.errors import StudyError
 from study.images import decoding
 from study.images.image_sets import ImageSet as Prepared
@@ -36,13 +36,13 @@ class CleanImages:
     """
 
     def __init__(
-        self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: Budgets | None = None
+        self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: PixelBudgets | None = None
     ) -> None:
         """`files` say where images lie, by id; `budgets` are those of the object stores, if not the spec's."""
         self._images = plan.spec.images
         self._files = files
         self._backend = backend
-        self._most = (budgets or asked(plan.spec)).clean
+        self._most = (budgets or pixel_budgets(plan.spec)).clean
         self._largest = max(len(shard.images) for shard in plan.shards) * self._images.bytes
         self._held: OrderedDict[tuple[object, ...], Ref] = OrderedDict()
         self._pooled: dict[str, NDArray[np.uint8]] = {}

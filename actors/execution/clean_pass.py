@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from actors.backends.interface import ActorLost, CallFailed, Ref
 from actors.execution.clean_images import unchanged
 from actors.execution.runtime import Runtime
-from actors.resources.object_store import asked
+from actors.resources.object_store import pixel_budgets
 from actors.scheduling.backlog import Task
-from actors.scheduling.messages import Answer, PredictJob
+from actors.scheduling.messages import PredictJob, TargetResult
 from actors.scheduling.scheduler import Failed
 from study.errors import StudyError, first_line
 from study.events.repairs import repaired
@@ -75,7 +75,7 @@ class _Pass:
         self._models: dict[str, dict[str, Any]] = {}
         self._right: dict[str, clean_accuracy.Right] = {}
         self._unreadable: dict[str, str] = {}
-        room = (runtime.budgets or asked(spec)).clean
+        room = (runtime.budgets or pixel_budgets(spec)).clean
         self._most = max(spec.numerics.batch, min(_MOST_AT_ONCE, room // spec.images.bytes))
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:
@@ -273,14 +273,16 @@ class _Pass:
         for start in starts:
             ref = runtime.backend.put(np.stack(images[start : start + batch]))
             for name in models:
-                job = PredictJob((name,), batch, tuple(ids[start : start + batch]), whole=name in self._rankers())
+                job = PredictJob(
+                    (name,), batch, tuple(ids[start : start + batch]), probabilities=name in self._rankers()
+                )
                 service = name in self._services
                 pixels_of = functools.partial(_same, ref)
                 pin = {name: self._known[name]["digest"] if name in self._known else None}
                 runtime.scheduler.add(
                     Task("predict", pin, job, pixels_of, float(len(job.images)), start, service=service)
                 )
-        answers: dict[tuple[str, int], Answer] = {}
+        answers: dict[tuple[str, int], TargetResult] = {}
         try:
             while not runtime.scheduler.idle:
                 runtime.interrupt.check()
@@ -289,8 +291,8 @@ class _Pass:
                         raise _failure(event)
                     if event.value.note is not None:
                         repaired("memory", f"clean pass: {event.value.note}")
-                    (answer,) = event.value.answers
-                    answers[answer.said.target, event.task.about] = answer
+                    (answer,) = event.value.targets
+                    answers[answer.answers.target, event.task.context] = answer
                     runtime.display.advance(["clean pass"])
         finally:
             runtime.display.end()
@@ -301,9 +303,9 @@ class _Pass:
 class _Row:
     """One image's row of an answer."""
 
-    def __init__(self, answer: Answer, row: int) -> None:
-        said = answer.said
-        self.whole = None if answer.whole is None else answer.whole[row]
+    def __init__(self, answer: TargetResult, row: int) -> None:
+        said = answer.answers
+        self.whole = None if answer.probabilities is None else answer.probabilities[row]
         self.clean = Clean(
             tuple(said.top5[row].tolist()),
             tuple(said.top5_prob[row].tolist()),

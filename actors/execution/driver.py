@@ -16,20 +16,20 @@ from actors.backends.interface import CallFailed, PixelsLost, Ref
 from actors.execution.clean_images import Images
 from actors.execution.matched_budgets import Matching
 from actors.execution.runtime import Runtime
-from actors.resources.object_store import asked
+from actors.execution.unit_tasks import UnitTasks
+from actors.resources.object_store import pixel_budgets
 from actors.scheduling.backlog import Task
-from actors.scheduling.messages import Made, Timed
+from actors.scheduling.messages import CallResult, CraftResult
 from actors.scheduling.scheduler import Done, Failed
-from actors.scheduling.tasks import Tasks
 from study.errors import StudyError, first_line
 from study.events.observer import UnitDone, UnitFailed
 from study.events.repairs import repaired
 from study.images.selection import Shard
 from study.models.services.service_spec import wanted_names
 from study.planning.plan import Craft, Finished, Plan, Unit
-from study.results.kept_images import KeepingWriter, Kept
-from study.results.parts import Writer
-from study.results.schema import Distances, TargetAnswers, Wanted, table
+from study.results.kept_images import KeepingWriter, KeptImages
+from study.results.schema import PixelDistances, TargetAnswers, WantedNames, table
+from study.results.writer import Writer
 
 _STATE_SECONDS = 1.0
 """Between two looks of those who watch."""
@@ -69,7 +69,7 @@ class Open:
     """A unit whose batch is made, or was `kept`, and is being shown to targets."""
 
     unit: Unit
-    moved: Distances
+    moved: PixelDistances
     pixels: Ref
     left: set[str]
     seconds: float = 0.0
@@ -87,7 +87,7 @@ class Driver:
         writer: Writer,
         runtime: Runtime,
         *,
-        kept: Kept | None = None,
+        kept: KeptImages | None = None,
         whole: bool = True,
     ) -> None:
         """`kept` are images that need not be crafted; a `KeepingWriter` keeps those that are, and then the `whole` of a
@@ -101,10 +101,10 @@ class Driver:
         self._images = images
         self._backend = runtime.backend
         self._spec = plan.spec
-        self._budgets = runtime.budgets or asked(plan.spec)
+        self._budgets = runtime.budgets or pixel_budgets(plan.spec)
         self._writer = writer
         self._scheduler = runtime.scheduler
-        self._tasks = Tasks(plan, images, runtime.scheduler.room)
+        self._tasks = UnitTasks(plan, images, runtime.scheduler.capacity)
         self._display = runtime.display
         self._interrupt = runtime.interrupt
         self._outcome = Outcome()
@@ -150,7 +150,7 @@ class Driver:
         """Give a craft's units to the loop, as a stream: those that can be crafted now, and no others later."""
         shards = [unit.shard for unit in self._to_craft(craft) if self._matching.ready(unit)]
         tasks = map(self._task, self._to_craft(craft, shards))
-        self._scheduler.feed(tasks, len(shards), first=craft in self._matching)
+        self._scheduler.add_stream(tasks, len(shards), first=craft in self._matching)
         self._expect(craft, sum(len(shard.images) for shard in shards))
 
     def _to_craft(self, craft: Craft, shards: Sequence[Shard] | None = None) -> Iterator[Unit]:
@@ -173,14 +173,14 @@ class Driver:
             unit = next(self._coming, None)
             if unit is None:
                 return False
-            moved, pixels = self._kept.of(unit, self._images.pixels(unit.shard))
+            moved, pixels = self._kept.load(unit, self._images.pixels(unit.shard))
             self._outcome.shown += 1
             self._opened(Open(unit, moved, self._backend.put(pixels), set(unit.targets), kept=True))
         return True
 
     def _expect(self, craft: Craft, images: int) -> None:
         """Predictions of so many images will be asked for, or (negative) are being asked for now."""
-        for key, cost in self._tasks.coming(craft, images):
+        for key, cost in self._tasks.expected(craft, images):
             self._scheduler.expect(key, cost)
 
     def _give_up_waiting(self) -> None:
@@ -197,7 +197,7 @@ class Driver:
 
     def _handle(self, event: Done | Failed) -> None:
         if event.task.method == "craft":
-            unit: Unit = event.task.about
+            unit: Unit = event.task.context
             if isinstance(event, Failed):
                 self._set_aside(unit, None, event.error)
             else:
@@ -205,13 +205,13 @@ class Driver:
                 self._tell(unit, event.value)
                 self._crafted(unit, event.value, event.pixels)
             return
-        opened: Open = event.task.about[0]
-        targets: tuple[str, ...] = event.task.about[1]
+        opened: Open = event.task.context[0]
+        targets: tuple[str, ...] = event.task.context[1]
         if self._open.get(opened.unit.id) is not opened:
             return
         if isinstance(event, Done):
             self._tell(opened.unit, event.value)
-            opened.said += [answer.said for answer in event.value.answers]
+            opened.said += [result.answers for result in event.value.targets]
         elif isinstance(event.error, PixelsLost) and self._losses[opened.unit.id] < self._spec.run.attempts:
             self._again(opened)
             return
@@ -227,21 +227,21 @@ class Driver:
         if not opened.left:
             self._finish(opened)
 
-    def _tell(self, unit: Unit, answer: Timed) -> None:
+    def _tell(self, unit: Unit, answer: CallResult) -> None:
         if answer.note is not None:
             repaired("memory", f"{unit.id}: {answer.note}")
 
-    def _crafted(self, unit: Unit, made: Made, pixels: Ref) -> None:
+    def _crafted(self, unit: Unit, made: CraftResult, pixels: Ref) -> None:
         self._outcome.crafted += 1
         self._expect(unit.craft, -len(unit.shard.images))
         seconds = made.seconds - sum(made.loads.values())
-        self._opened(Open(unit, made.moved, pixels, set(unit.targets), seconds))
+        self._opened(Open(unit, made.distances, pixels, set(unit.targets), seconds))
 
     def _opened(self, opened: Open) -> None:
         unit, moved = opened.unit, opened.moved
         self._open[unit.id] = opened
         self._batch_bytes += self._bytes(unit)
-        for targets in self._tasks.together(unit.craft, unit.targets):
+        for targets in self._tasks.groups(unit.craft, unit.targets):
             self._show(opened, targets)
         # The finished attack stands last of its checkpoints.
         finished = moved.rmsd[-len(unit.shard.images) :].tolist()
@@ -261,7 +261,7 @@ class Driver:
             self._scheduler.add(self._task(opened.unit))
 
     def _show(self, opened: Open, targets: tuple[str, ...]) -> None:
-        self._scheduler.add(self._tasks.show(opened.unit, opened.pixels, targets, (opened, targets)))
+        self._scheduler.add(self._tasks.predict(opened.unit, opened.pixels, targets, (opened, targets)))
 
     def _release(self, reference: Unit) -> None:
         """What was waiting for the RMSD of this unit, or of the last unit of its craft."""
@@ -325,7 +325,7 @@ class Driver:
         return numbers * (8 if unit.craft.recipe.budget.minimal else len(unit.craft.recipe.points))
 
 
-def _wanted(plan: Plan) -> Wanted:
+def _wanted(plan: Plan) -> WantedNames:
     """What services call the labels that images are to reach."""
     labels = {one.target_label for shard in plan.shards for one in shard.images}
     return {

@@ -12,13 +12,13 @@ from actors.backends.interface import Ref
 from actors.execution.driver import Failure, Outcome
 from actors.execution.runtime import Runtime
 from actors.scheduling.backlog import Task
-from actors.scheduling.messages import Probed, ProbeJob
+from actors.scheduling.messages import ProbeJob, ProbeResult
 from actors.scheduling.scheduler import Done, Failed
 from study.errors import first_line
 from study.geometry import store
 from study.geometry.plan import GeometryPlan, ProbeUnit
 from study.images.selection import Shard
-from study.results.parts import Writer
+from study.results.writer import Writer
 from study.storage.run_folder import RunFolder
 
 _STATE_SECONDS = 1.0
@@ -84,7 +84,7 @@ class Geometry:
             for models in self._plan.sets(name):
                 total += sum(1 for _ in self._plan.units_of(name, models))
                 count = sum(1 for _ in self._plan.units_of(name, models, done))
-                self._runtime.scheduler.feed(self._tasks(name, models, done), count)
+                self._runtime.scheduler.add_stream(self._tasks(name, models, done), count)
                 left += count
             totals[name], finished[name] = total, total - left
         return totals, finished
@@ -98,9 +98,9 @@ class Geometry:
         return Task("probe", models, job, lambda: self._images.some(unit.shard), unit.cost, unit)
 
     def _handle(self, event: Done | Failed) -> None:
-        unit: ProbeUnit = event.task.about
+        unit: ProbeUnit = event.task.context
         if isinstance(event, Done):
-            probed: Probed = event.value
+            probed: ProbeResult = event.value
             if unit.name not in self._writers:
                 self._writers[unit.name] = self._store.writer(unit.name)
             self._writers[unit.name].add(probed.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.backends.interface import Backend
-from actors.resources.object_store import Budgets
+from actors.resources.object_store import PixelBudgets
 from actors.scheduling.scheduler import Scheduler
 from study.events.observer import Observer
 from study.process.interrupt import Interrupt
@@ -19,5 +19,5 @@ class Runtime:
     scheduler: Scheduler
     display: Observer
     interrupt: Interrupt
-    budgets: Budgets | None = None
+    budgets: PixelBudgets | None = None
     """What object stores hold, where that is less than the spec asks for."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from actors.backends.bounded_calls import Patience, watched
+from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.interface import Backend
 from actors.backends.ray_backend import RayBackend
 from actors.execution import clean_pass
@@ -25,7 +27,8 @@ from actors.launch.launch_summary import LaunchSummary, stopped
 from actors.launch.progress import provenance, steps
 from actors.launch.tracking_session import TrackingSession, tracked
 from actors.resources import object_store
-from actors.resources.worker_pool import Estimate, held, limits_of, staff
+from actors.resources.worker_pool import MemoryEstimate, fit_budgets, plan_pool
+from actors.scheduling.limits import Limits
 from actors.scheduling.scheduler import Scheduler
 from actors.workers.worker_config import worker_config
 from study.commands.show import print_so_far
@@ -39,8 +42,9 @@ from study.planning import resume, spec_diff
 from study.planning.plan import Plan
 from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.reproducibility import float_environment
-from study.results import current_plan, integrity, parts
-from study.results.kept_images import KeepingWriter, Kept
+from study.results import current_plan, integrity, scanning
+from study.results.kept_images import KeepingWriter, KeptImages
+from study.results.writer import Writer
 from study.spec import loading
 from study.spec.loading import SpecFile
 from study.spec.schema import Spec
@@ -101,7 +105,7 @@ def _launch(
     try:
         hidden = file.spec.credentials
         front.attach(file.spec.study, folder, hidden)
-        integrity.check(folder, front.say)
+        integrity.require_intact(folder, front.say)
         with tracked(order, file.spec, folder, front) as watch:
             study = _Study(file, folder, front, begun=begun, order=order, interrupt=interrupt)
             study.extension = StudyUpdate(file, folder, changes, front.say)
@@ -111,9 +115,9 @@ def _launch(
                 study.ending.nothing_to_do()
                 return COMPLETE
             study.display = watch.display
-            patience = Patience.of(file.spec.run)
+            patience = CallTimeouts.of(file.spec.run)
             make = start or (lambda: RayBackend(order.address, hidden, watch.display.say, object_store.here(file.spec)))
-            return study.run(lambda: watched(make, patience, interrupt, front.refused), order, watch)
+            return study.run(lambda: bounded(make, patience, interrupt, front.refused), order, watch)
     finally:
         folder.release()
 
@@ -123,7 +127,16 @@ class _Begun:
     """What is known before the backend is there: the candidates, and soon what the work needs."""
 
     found: Sequence[Candidate]
-    estimate: Estimate
+    estimate: MemoryEstimate
+
+
+@contextlib.contextmanager
+def _meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Run `work` in a thread beside the block, and leave once both have ended. Raises what either raises."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        yield
+    running.result()
 
 
 class _Study:
@@ -173,31 +186,30 @@ class _Study:
         if self.selected is None or self.extension.due(self.selected) or self.left():
             return False
         self.extension.settle(self.selected)
-        current_plan.record(self.plan, parts.done(self._folder.path), self._folder)
+        current_plan.record(self.plan, scanning.done(self._folder.path), self._folder)
         return True
 
     def left(self) -> int:
         """Units that have targets left, or images to be kept, and units of probes."""
         probes = geometry_store.done(self._folder.path, self._spec.geometry)
-        units = self.plan.units(parts.done(self._folder.path), kept=Kept(self._folder).units)
+        units = self.plan.units(scanning.done(self._folder.path), kept=KeptImages(self._folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.geometry.units(probes))
 
     def run(self, start: Callable[[], Backend], order: LaunchOptions, watch: TrackingSession) -> int:
-        begun = _Begun(self._check(order), Estimate(self._spec, allow_code=order.allow_code))
+        begun = _Begun(self._check(order), MemoryEstimate(self._spec, allow_code=order.allow_code))
         backend = start()
+        status: int | None = None
         try:
-            # W&B's process has ended before the backend is closed, however this is left.
-            with watch.ending():
-                try:
-                    status = self._run(backend, begun, order)
-                    self._interrupt.settle()
-                except Interrupted:
-                    hurry()
-                    status = self._stopped()
-                watch.ended(status)
+            status = self._run(backend, begun, order)
+            self._interrupt.settle()
+        except Interrupted:
+            hurry()
+            status = self._stopped()
         finally:
-            with self._interrupt.patient():
-                backend.close()
+            # Ray and W&B each take two seconds to end, and neither looks at the other's processes.
+            with self._interrupt.patient(), _meanwhile(backend.close), watch.ending():
+                if status is not None:
+                    watch.ended(status)
         left = None if self.selected is None else self.left()
         self.display.ended(Ended(status, left, self._set_aside, time.monotonic() - self._begun))
         return status
@@ -214,16 +226,16 @@ class _Study:
 
     def _run(self, backend: Backend, begun: _Begun, order: LaunchOptions) -> int:
         spec, say, found = self._spec, self.display.say, begun.found
-        crew = staff(spec, backend, begun.estimate, self.display.say)
+        crew = plan_pool(spec, backend, begun.estimate, self.display.say)
         scheduler = Scheduler(
             backend,
             crew,
             worker_config(spec, self._folder, allow_code=order.allow_code),
-            limits=limits_of(spec),
+            limits=Limits.of(spec.run),
             elastic=spec.run.actors is None,
             say=lambda line: repairs.repaired("actor", line),
         )
-        runtime = Runtime(backend, scheduler, self.display, self._interrupt, held(spec, backend, crew, say))
+        runtime = Runtime(backend, scheduler, self.display, self._interrupt, fit_budgets(spec, backend, crew, say))
         scheduler.start(self._interrupt.check)
         float_environment.compare(self._folder, scheduler.arithmetics, say)
         if self.selected is None:
@@ -242,11 +254,11 @@ class _Study:
 
     def _carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Outcome:
         plan = self.plan
-        done = parts.done(self._folder.path)
+        done = scanning.done(self._folder.path)
         others = current_plan.record(plan, done, self._folder)
         if others:
             self.display.say(f"{others} crafts that have rows are not in the plan: reports leave them out")
-        kept = Kept(self._folder)
+        kept = KeptImages(self._folder)
         totals, finished, left = steps(plan, done, kept.units)
         order = self._order
         todo = unit_filter.chosen(plan, done, order.only, order.limit)
@@ -262,7 +274,7 @@ class _Study:
         keep = self._spec.run.keep_images
         if keep and not all(craft.keepable for craft in plan.crafts.values()):
             self.display.say("searches of the minimal RMSD have no images to keep: new targets craft them again")
-        writer = (KeepingWriter if keep else parts.Writer)(
+        writer = (KeepingWriter if keep else Writer)(
             self._folder,
             flush_seconds=self._spec.run.flush_seconds,
             metadata=provenance(self._spec, runtime.scheduler.arithmetics),
@@ -285,7 +297,7 @@ class _Study:
         )
         self.display.begin(totals, finished)
         try:
-            moved = parts.moved(self._folder.path, references(plan))
+            moved = scanning.rmsd_by_image(self._folder.path, references(plan))
             with self._interrupt.patient():
                 outcome = driver.run(todo, moved)
         finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from actors.execution.driver import Failure
 from study.spec.schema import Spec
-from study.storage.places import place
+from study.storage.paths import storage_path
 from study.storage.run_folder import RunFolder
 from study.terminal import Display
 from study.terminal.screen import amount, counted
@@ -86,7 +86,7 @@ def stopped(front: Display, order: LaunchOptions) -> None:
 def again(order: LaunchOptions, *, whole: bool = False) -> str:
     """The command that goes on; `whole`: without what made it a part of the study."""
     words = ["study", "launch", str(order.spec)]
-    words += ["--output", str(place(order.output))] if order.output else []
+    words += ["--output", str(storage_path(order.output))] if order.output else []
     words += ["--address", order.address] if order.address else []
     words += ["--allow-code"] if order.allow_code else []
     words += ["--wandb", order.wandb] if order.wandb is not None else []

@@ -1,1 +1,1 @@
-"""Machines, cores, GPUs and memory: how many workers fit, and where."""
+"""Plans the workers that fit the machines: cores, GPUs, memory, and pixels in object stores."""

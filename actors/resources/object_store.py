@@ -1,4 +1,4 @@
-"""Pixels that wait in Ray's object stores: how many bytes they may be, and how large the store of a local Ray is."""
+"""Byte limits for the pixels that wait in Ray's object stores, and the size of a local Ray's store."""
 
 from __future__ import annotations
 
@@ -12,65 +12,63 @@ from actors.scheduling.policy import QUEUE
 from study.spec.schema import Spec
 
 _LEAST = 2**28
-_FULL = 0.8
-"""Share of a store that is used: beyond it Ray writes to disk."""
+_USABLE = 0.8
+"""Usable fraction of a store: Ray starts to spill to disk above it."""
 _OF_MEMORY = 0.3
-"""Share of the free memory that a local Ray's store may take."""
+"""Largest fraction of the free memory that a local Ray's store may take."""
 
 
 @dataclass(frozen=True)
-class Budgets:
-    """Bytes: of clean images that actors can read, of batches that wait for each worker, and of a call's result."""
+class PixelBudgets:
+    """Bytes of clean images that actors can read, of batches that wait per worker, and of the result of one call."""
 
     clean: int
     waiting: int
     result: int
 
-    def on(self, workers: int) -> int:
-        """What a store needs for them on a machine with so many workers."""
-        return math.ceil((self.clean + workers * (self.waiting + QUEUE * self.result)) / _FULL)
+    def store_bytes(self, workers: int) -> int:
+        """The size of a store that holds them, on a machine with `workers` workers."""
+        return math.ceil((self.clean + workers * (self.waiting + QUEUE * self.result)) / _USABLE)
 
 
-def asked(spec: Spec) -> Budgets:
-    """The budgets of a spec. While they are full, each worker may still end the calls that it has."""
+def pixel_budgets(spec: Spec) -> PixelBudgets:
+    """The budgets of a spec. When they are full, each worker may still finish the calls that it has."""
     floats = any(attack.budget.minimal is not None for attack in spec.attacks.values())
     most = max([8 * floats, *(len(attack.points) for attack in spec.attacks.values())])
-    return Budgets(spec.run.clean_mib * 2**20, spec.run.waiting_mib * 2**20, spec.run.shard * spec.images.bytes * most)
+    result = spec.run.shard * spec.images.bytes * most
+    return PixelBudgets(spec.run.clean_mib * 2**20, spec.run.waiting_mib * 2**20, result)
 
 
-def fitting(budgets: Budgets, stores: Sequence[float], workers: int) -> Budgets:
-    """The budgets, smaller where one of the machines' `stores` would not hold those of its share of the workers."""
+def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> PixelBudgets:
+    """The budgets, reduced to the smallest of the machines' `stores`, which share the workers evenly."""
     if not stores:
         return budgets
-    needed = budgets.on(math.ceil(workers / len(stores)))
+    needed = budgets.store_bytes(math.ceil(workers / len(stores)))
     share = min(1.0, min(stores) / needed)
-    return Budgets(int(budgets.clean * share), int(budgets.waiting * share), budgets.result)
+    return PixelBudgets(int(budgets.clean * share), int(budgets.waiting * share), budgets.result)
 
 
-def local(spec: Spec, cores: int, shared: float, memory: float) -> int:
-    """Bytes of a local Ray's store: what the budgets need on so many cores, as far as `shared` memory and free
-    `memory` have room."""
+def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float) -> int:
+    """Bytes of a local Ray's store: for the budgets on `cores` cores, within `shared` memory and free `memory`."""
     workers = spec.run.actors or max(1, cores // spec.numerics.threads)
-    return int(max(_LEAST, min(asked(spec).on(workers), shared, _OF_MEMORY * memory)))
+    return int(max(_LEAST, min(pixel_budgets(spec).store_bytes(workers), shared, _OF_MEMORY * memory)))
 
 
 def here(spec: Spec) -> int:
-    """`local` on this machine, as it is now."""
-    return local(spec, os.cpu_count() or 1, _shared(), _memory())
+    """`local_store_bytes` on this machine in its present state."""
+    return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), _free_memory())
 
 
-def told(wanted: Budgets, there: Budgets) -> str | None:
-    """What is said where budgets had to be made smaller."""
-    if there == wanted:
-        return None
-    clean, waiting = (f"{size / 2**20:.0f}" for size in (there.clean, there.waiting))
+def reduction(budgets: PixelBudgets) -> str:
+    """The message about reduced budgets."""
+    clean, waiting = (f"{size / 2**20:.0f}" for size in (budgets.clean, budgets.waiting))
     return (
-        f"the object store of a machine holds less than the budgets of the spec: run.clean_mib counts as {clean}, "
-        f"run.waiting_mib as {waiting}"
+        f"a machine's object store is smaller than the pixel budgets of the spec: run.clean_mib is reduced to {clean}, "
+        f"run.waiting_mib to {waiting}"
     )
 
 
-def _shared() -> float:
+def _shared_memory() -> float:
     try:
         found = os.statvfs("/dev/shm")
     except OSError:
@@ -78,8 +76,8 @@ def _shared() -> float:
     return 0.95 * found.f_frsize * found.f_bavail
 
 
-def _memory() -> float:
-    """Free memory, within the limit of this process's control group."""
+def _free_memory() -> float:
+    """Free bytes, within the limit of this process's control group."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024.0 * float(lines["MemAvailable"].split()[0])

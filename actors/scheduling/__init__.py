@@ -1,1 +1,1 @@
-"""Which work goes to which actor, and what is done when one fails."""
+"""Gives tasks to actors, repeats failed ones, and replaces actors that die or fail."""

@@ -1,6 +1,6 @@
-"""Work that could be given out, by the models that it needs: single tasks, and whole crafts as streams of tasks.
+"""The tasks that wait for an actor, by the models they need: single tasks, and streams of tasks.
 
-A plan of a million units is never held: of each craft there is an iterator, a count and a cost.
+A stream is an iterator with a count and a cost, so a plan of a million units is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -21,31 +21,38 @@ Key = tuple[Role, Method, frozenset[str]]
 
 @dataclass(eq=False)
 class Task:
-    """One call to be made on some actor that holds `models` (by name, with the digests that they must have)."""
+    """One call to an actor that holds certain models.
+
+    Attributes:
+        models: The digest that each model must have, by name; None where it is not known yet.
+        pixels: Called when the task is given out, so that clean images are read no sooner than needed.
+        cost: Work in arbitrary units, comparable within one method.
+        context: A value of the caller's, returned with the result.
+        service: Whether its one model is a remote service.
+        failures: How often the call raised an error.
+        losses: How often it took its actor with it.
+        machines: How often it was lost with its machine, or because memory ran out there.
+        tried: The lineages of actors that it failed on.
+        copies: Number of actors that execute it now.
+    """
 
     method: Method
     models: Mapping[str, str | None]
     job: Any
     pixels: Callable[[], Ref]
-    """Asked when the task is given out, so that clean images are read no sooner than they are needed."""
     cost: float
-    about: Any
-    """Whatever the caller wants to find again when the task is done."""
+    context: Any
     service: bool = False
-    """Whether its one model is a remote service."""
     failures: int = 0
     losses: int = 0
     machines: int = 0
-    """How often it was lost with the machine it ran on, or for want of memory there."""
     tried: set[int] = field(default_factory=set)
-    """The lines of actors that it failed on."""
     copies: int = 0
-    """How many actors are at it."""
     ended: bool = False
 
     @property
-    def called(self) -> str:
-        """What it does, for people."""
+    def description(self) -> str:
+        """Its method and models, for messages."""
         return f"{self.method} {' + '.join(self.models)}"
 
     @property
@@ -60,8 +67,8 @@ def predict_key(targets: Collection[str], *, service: bool) -> Key:
 
 
 @dataclass
-class _Feed:
-    """The rest of a stream of tasks of one key, `count` of them, each of about the same cost."""
+class _Stream:
+    """The rest of a stream: `count` tasks of one key, each of about the same cost."""
 
     tasks: Iterator[Task]
     count: int
@@ -70,20 +77,20 @@ class _Feed:
 
 @dataclass
 class _Pile:
-    """All work of one key; a heap, with what others wait for first, then the longest."""
+    """All tasks of one key, in a heap: first tasks that other work waits for, then the longest."""
 
-    entries: list[tuple[bool, float, int, Task | _Feed]] = field(default_factory=list)
+    entries: list[tuple[bool, float, int, Task | _Stream]] = field(default_factory=list)
     count: int = 0
     cost: float = 0.0
     coming: float = 0.0
 
     @property
-    def over(self) -> bool:
+    def is_empty(self) -> bool:
         return self.count <= 0 and self.coming <= 0
 
 
 class Backlog:
-    """Work that waits to be given out."""
+    """The tasks that wait for an actor."""
 
     def __init__(self) -> None:
         self._piles: dict[Key, _Pile] = {}
@@ -93,32 +100,32 @@ class Backlog:
         return any(pile.count > 0 for pile in self._piles.values())
 
     def expect(self, key: Key, cost: float) -> None:
-        """Tasks of a key will come, or (negative) will not come after all; in cost."""
+        """Announce tasks of a key that will be added later; a negative cost takes an announcement back."""
         pile = self._piles.setdefault(key, _Pile())
         pile.coming = max(0.0, pile.coming + cost)
-        if pile.over:
+        if pile.is_empty:
             del self._piles[key]
 
     def add(self, task: Task, *, first: bool = False) -> None:
-        """One task; `first` where other work waits for it."""
+        """Add one task; `first` where other work waits for it."""
         self._push(task.key, (not first, -task.cost, next(self._numbers), task), 1, task.cost)
 
-    def feed(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """A stream of `count` tasks for the same models, none of which is made before it is given out."""
+    def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
+        """Add `count` tasks of one key; each is made when it is given out."""
         head = next(tasks, None)
         if head is None:
             return
-        stream = _Feed(itertools.chain([head], tasks), count, head.cost)
+        stream = _Stream(itertools.chain([head], tasks), count, head.cost)
         self._push(head.key, (not first, -head.cost, next(self._numbers), stream), count, head.cost * count)
 
-    def _push(self, key: Key, entry: tuple[bool, float, int, Task | _Feed], count: int, cost: float) -> None:
+    def _push(self, key: Key, entry: tuple[bool, float, int, Task | _Stream], count: int, cost: float) -> None:
         pile = self._piles.setdefault(key, _Pile())
         heapq.heappush(pile.entries, entry)
         pile.count += count
         pile.cost += cost
 
     def groups(self, *, crafts: bool) -> list[Group]:
-        """What there is for the policy to choose from; without `crafts`, batches that wait for targets alone."""
+        """The work for the policy to choose from; without `crafts`, only batches that wait for targets."""
         return [
             Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming)
             for key, pile in self._piles.items()
@@ -126,31 +133,31 @@ class Backlog:
         ]
 
     def take(self, key: Key) -> Task | None:
-        """The next task of a group; None where its streams had fewer than they said."""
+        """Take the next task of a key; None where its streams had fewer tasks than announced."""
         pile = self._piles[key]
         while pile.entries:
             entry = pile.entries[0][3]
             if isinstance(entry, Task):
                 heapq.heappop(pile.entries)
-                return self._taken(key, entry)
+                return self._taken(key, entry, entry.cost)
             task = next(entry.tasks, None)
             if task is not None:
                 entry.count -= 1
                 return self._taken(key, task, entry.cost)
             heapq.heappop(pile.entries)
             pile.count -= entry.count
-        self._drop(pile, key)
+        self._clear(pile, key)
         return None
 
-    def _taken(self, key: Key, task: Task, cost: float | None = None) -> Task:
+    def _taken(self, key: Key, task: Task, cost: float) -> Task:
         pile = self._piles[key]
         pile.count -= 1
-        pile.cost -= task.cost if cost is None else cost
+        pile.cost -= cost
         if pile.count <= 0:
-            self._drop(pile, key)
+            self._clear(pile, key)
         return task
 
-    def _drop(self, pile: _Pile, key: Key) -> None:
+    def _clear(self, pile: _Pile, key: Key) -> None:
         pile.count, pile.cost = 0, 0.0
-        if pile.over:
+        if pile.is_empty:
             del self._piles[key]

@@ -1,47 +1,48 @@
-"""Which is to blame for a call that failed: its task, or the actor that it ran on. Pure: no Ray, no clock.
+"""Decides whether a failed call is the fault of its task or of its actor. Pure: no Ray, no clock.
 
-A task that fails is tried on another actor. If it succeeds there, the first actor is charged with the failure; if it
-fails on two, the task is to blame, and no actor.
+A task that fails is tried on another actor. If it succeeds there, the first actor is to blame; if it fails on two
+actors, the task is to blame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from actors.scheduling.actor_slot import ActorSlot
 from actors.scheduling.backlog import Task
 from actors.scheduling.policy import QUEUE
-from actors.scheduling.slot import ActorSlot
 
 IN_A_ROW = 3
-"""Tasks that an actor fails in a row before it is suspected: it gets no new work until one of them has a verdict."""
+"""Failures in a row after which an actor is suspect: it gets no new work until one of these tasks has succeeded."""
 
 
 class Blame:
-    """What actors have failed since they last succeeded. An actor and those in its place after it are one line."""
+    """The tasks that each lineage (an actor and its replacements) has failed since its last success."""
 
     def __init__(self, attempts: int) -> None:
-        """`attempts` are the times that a task may fail, or take its actor with it."""
+        """`attempts`: how often a task may fail, and how often it may take its actor with it."""
         self._attempts = attempts
         self._failed: dict[int, dict[Task, bool]] = {}
+        """By lineage: the tasks that it has failed, and whether another lineage has executed them."""
 
-    def succeeded(self, task: Task, line: int) -> None:
-        """A task succeeded on an actor of `line`: other actors that it failed on are charged with that."""
-        self._failed.pop(line, None)
+    def succeeded(self, task: Task, lineage: int) -> None:
+        """Note a success on `lineage`; others that failed the task are to blame for that."""
+        self._failed.pop(lineage, None)
         for other in task.tried:
             if task in self._failed.get(other, {}):
                 self._failed[other][task] = True
 
-    def failed(self, task: Task, line: int) -> None:
-        """A task failed on an actor of `line`, or took it with it."""
-        # Where the line has succeeded between two failures of one task, the second says nothing against the line.
-        if line not in task.tried:
-            self._failed.setdefault(line, {})[task] = False
-        task.tried.add(line)
+    def failed(self, task: Task, lineage: int) -> None:
+        """Note that a task failed on `lineage`, or took its actor with it."""
+        # If the lineage has succeeded between two failures of one task, the second failure says nothing against it.
+        if lineage not in task.tried:
+            self._failed.setdefault(lineage, {})[task] = False
+        task.tried.add(lineage)
 
     def convicted(self, task: Task, *, alone: bool) -> bool:
-        """Whether a task is to be set aside: it failed as often as it may, on two actors unless there is one `alone`.
+        """Whether the task is to blame: it used up its attempts, on two lineages unless there is only one (`alone`).
 
-        The actors that it failed on are then cleared of it.
+        If so, the lineages that it failed on are cleared of it.
         """
         if max(task.failures, task.losses) < self._attempts:
             return False
@@ -51,25 +52,27 @@ class Blame:
             tasks.pop(task, None)
         return True
 
-    def suspect(self, line: int) -> bool:
-        """Whether actors of `line` have failed so many tasks in a row that they get no new work for now."""
-        return len(self._failed.get(line, ())) >= IN_A_ROW
+    def suspect(self, lineage: int) -> bool:
+        """Whether `lineage` has failed so many tasks in a row that it gets no new work for now."""
+        return len(self._failed.get(lineage, ())) >= IN_A_ROW
 
-    def guilty(self, line: int, *, alone: bool) -> bool:
-        """Whether a suspect is to be replaced: another actor carried out what it had failed, or there is no other."""
-        return self.suspect(line) and (alone or any(self._failed[line].values()))
+    def guilty(self, lineage: int, *, alone: bool) -> bool:
+        """Whether to replace a suspect: another lineage executed a task that it failed, or there is no other."""
+        return self.suspect(lineage) and (alone or any(self._failed[lineage].values()))
 
-    def forget(self, line: int) -> None:
-        """Another actor begins in its place, with nothing held against it."""
-        self._failed.pop(line, None)
+    def forget(self, lineage: int) -> None:
+        """Clear the record of `lineage`: a new actor takes its place."""
+        self._failed.pop(lineage, None)
 
 
-def another(
+def retry_slot(
     task: Task, slots: Sequence[ActorSlot], suspect: Callable[[ActorSlot], bool], *, elsewhere: bool
 ) -> ActorSlot | None:
-    """Which of `slots` a task is tried on that has failed: with `elsewhere` one of a line that it has not failed on,
-    without it one that has nothing to do, where there is no such line. None where it has to wait."""
-    others = [slot for slot in slots if slot.line.number not in task.tried]
+    """The actor of `slots` to try a failed task on again; None where the task has to wait.
+
+    `elsewhere`: one of a lineage that has not failed the task; otherwise, where there is no such lineage, an idle one.
+    """
+    others = [slot for slot in slots if slot.lineage.number not in task.tried]
     if elsewhere:
         free = [slot for slot in others if len(slot.calls) < QUEUE]
     else:

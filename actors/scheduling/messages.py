@@ -1,4 +1,4 @@
-"""What actors are asked and what they answer: the messages between the driver and its workers."""
+"""The messages between the driver and its workers: jobs and their results."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from numpy.typing import NDArray
 
 from study.attacks.recipe import Attack, Goal, Search
 from study.geometry.plan import ProbeTask
-from study.results.schema import Distances, TargetAnswers
+from study.results.schema import PixelDistances, TargetAnswers
 
 
 @dataclass(frozen=True)
 class CraftJob:
-    """All of a unit but its pixels. `labels` are those that the objective is about, `own` the images' true ones, `rmsd`
-    matched budgets; `pool` are the labels of the images that stand behind the unit's own, for admix."""
+    """A unit to craft, without its pixels.
+
+    Attributes:
+        key: Seeds the random numbers.
+        images: The ids of the images.
+        labels: The labels in the objective: true labels, or those of the target class.
+        true_labels: The images' true labels.
+        rmsd: The matched budget of each image, in pixel values; None for other budgets.
+        pool: The labels of the further images that admix mixes in, whose pixels follow the unit's own.
+    """
 
     attack: Attack
     goal: Goal
     key: tuple[object, ...]
     images: tuple[str, ...]
     labels: tuple[int, ...]
-    own: tuple[int, ...]
+    true_labels: tuple[int, ...]
     rmsd: tuple[float, ...] | None
     pool: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
-    """How long a worker was at a call, and how much of that it took to load models, by name; seconds. And a `note`,
-    where there is something that the user should know."""
+class CallResult:
+    """What every call returns: its seconds, the seconds of loading each model in it, and a note for the user if any."""
 
     seconds: float = 0.0
     loads: Mapping[str, float] = field(default_factory=dict)
@@ -41,56 +48,61 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Made(Timed):
-    """What became of a unit: how far its images moved."""
+class CraftResult(CallResult):
+    """The distances between the clean and the adversarial images of a unit."""
 
-    moved: Distances
+    distances: PixelDistances
 
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Which models are asked about which images, in batches of what size; with a `search`, how far they must move for
-    each.
+    """Images to show to target models.
 
-    `whole` asks for the probabilities of all labels.
+    Attributes:
+        batch: Images in one pass.
+        images: The ids of the images.
+        search: The search for the minimal RMSD along rays; None where finished images are shown.
+        probabilities: Whether the results hold the probabilities of all labels.
     """
 
     targets: tuple[str, ...]
     batch: int
     images: tuple[str, ...]
     search: Search | None = None
-    whole: bool = False
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a target said, and what the model that said it is (digest, parameters, input).
+class TargetResult:
+    """One target's predictions.
 
-    `whole`, where it was asked for, is float32 (N, labels): the probabilities of all labels.
+    Attributes:
+        model: The description of the model: digest, parameters, input.
+        probabilities: float32 (N, labels), the probabilities of all labels, where the job asks for them.
     """
 
-    said: TargetAnswers
+    answers: TargetAnswers
     model: Mapping[str, Any]
-    whole: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
-class Answers(Timed):
-    """What the targets of one call said."""
+class PredictResult(CallResult):
+    """The predictions of the targets of one call, in the job's order."""
 
-    answers: tuple[Answer, ...]
+    targets: tuple[TargetResult, ...]
 
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """What is asked of a probe's unit, by the unit's id."""
+    """A question about the geometry of models, and the id of its unit."""
 
     unit: str
     question: ProbeTask
 
 
 @dataclass(frozen=True)
-class Probed(Timed):
+class ProbeResult(CallResult):
     """The rows of a probe's unit."""
 
     rows: pa.Table

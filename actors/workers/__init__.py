@@ -1,1 +1,1 @@
-"""What runs in an actor, and what it is configured with."""
+"""The workers inside actors, their configuration, and the Ray actors around them."""

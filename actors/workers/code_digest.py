@@ -1,4 +1,4 @@
-"""Which code a process runs: workers prove, wherever they are, that it is the driver's."""
+"""The digest of the code that a process runs: every worker proves to the driver that both run the same code."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Code:
     """The code of a process.
 
     Attributes:
-        machine: Its host's name.
-        folder: Where the packages `study` and `actors` lie there.
+        machine: The host name.
+        folder: The folder that holds the packages `study` and `actors`.
         digest: SHA-256 over the names and contents of their modules.
     """
 
@@ -33,50 +33,45 @@ class Code:
 
 @functools.cache
 def running() -> Code:
-    """The code that this process runs, as it lies on the disk when this is first asked. Takes some milliseconds."""
+    """The code of this process, as it is on disk at the first call. Takes some milliseconds."""
     folder = Path(study.__file__).resolve().parent.parent
     return Code(socket.gethostname(), str(folder), digest_of(folder))
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the names and contents of the modules of `study` and `actors` that lie in `folder`."""
-    made = hashlib.sha256()
+    """SHA-256 over the names and contents of the modules of `study` and `actors` in `folder`."""
+    digest = hashlib.sha256()
     for package in ("actors", "study"):
         for path in sorted((folder / package).rglob("*.py")):
             content = path.read_bytes()
-            made.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
-            made.update(content)
-    return made.hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def greeting(answer: Any) -> dict[str, Any]:
-    """What an actor says when it is up: its answer to `hello`, packed, and its code.
+    """An actor's return value of `hello`: its pickled `answer`, and its code.
 
-    Nothing but a dictionary of text and bytes: a driver with other code must be able to read it.
+    A dictionary of text and bytes only, so that a driver with other code can read it.
     """
     return {"answer": pickle.dumps(answer, protocol=5), **asdict(running())}
 
 
-def is_greeting(said: object) -> bool:
-    """Whether an actor says that it is up; one whose code does not prove itself says a text, or nothing."""
-    return said is None or isinstance(said, str | dict)
-
-
-def answer_of(said: Any) -> Any:
-    """The answer to `hello` in an actor's greeting. Raises StudyError where it runs other code than this process."""
-    if not isinstance(said, dict):
-        raise _other("a worker", "another version of this project, which does not say which")
-    code = Code(said["machine"], said["folder"], said["digest"])
+def answer_of(greeting: object) -> Any:
+    """The answer in a greeting. Raises StudyError where the actor runs other code than this process."""
+    if not isinstance(greeting, dict) or not {"answer", "machine", "folder", "digest"} <= greeting.keys():
+        raise _other_code("a worker", "another version of this project, which does not tell its digest")
+    code = Code(greeting["machine"], greeting["folder"], greeting["digest"])
     if code.digest != running().digest:
-        raise _other(f"a worker on {code.machine}", f"{code.folder} ({code.digest[:_SHOWN]}…)")
-    return pickle.loads(said["answer"])
+        raise _other_code(f"a worker on {code.machine}", f"{code.folder} ({code.digest[:_SHOWN]}…)")
+    return pickle.loads(greeting["answer"])
 
 
-def _other(who: str, what: str) -> StudyError:
+def _other_code(who: str, theirs: str) -> StudyError:
     ours = running()
     return StudyError(
-        f"{who} runs other code than the driver: {what}",
-        accepted=f"what the driver runs on {ours.machine}: {ours.folder} ({ours.digest[:_SHOWN]}…)",
+        f"{who} runs other code than the driver: {theirs}",
+        accepted=f"the driver's code on {ours.machine}: {ours.folder} ({ours.digest[:_SHOWN]}…)",
         todo="install the same version of this project on every machine, or ship it with `ray job submit "
-        "--working-dir`; where a file was edited while the study ran, launch again",
+        "--working-dir`; if a file was edited while the study ran, launch again",
     )

@@ -1,4 +1,4 @@
-"""The models that an actor holds: loaded once, kept until the policy says otherwise."""
+"""The models that a worker holds: loaded once, and kept until the scheduling policy drops them."""
 
 from __future__ import annotations
 
@@ -21,56 +21,59 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Models that a call needs, with the digests they must have (None: not known yet), and models to let go first."""
+    """The models of a call with the digests that they must have (None: not known yet), and the models to drop first."""
 
     models: Mapping[str, str | None]
     drop: tuple[str, ...] = ()
 
 
-class Pinned:
-    """Models by name on one device, in a process with fixed numerics.
+class ModelCache:
+    """Models by name on one device. Creating it fixes the numerics of the process.
 
-    Models that differ by the transformation in front of them share one network.
+    Models that differ only by the transformation in front of them share one network.
     """
 
-    def __init__(self, kit: WorkerConfig, device: str) -> None:
+    def __init__(self, config: WorkerConfig, device: str) -> None:
         if device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        fix(kit.numerics.threads)
-        self.kit = kit
+        fix(config.numerics.threads)
+        self.config = config
         self.device = device
         self._held: dict[str, Classifier] = {}
         self._loads: dict[str, float] = {}
 
     def loads(self) -> dict[str, float]:
-        """Seconds that models took to load since this was last asked, by name."""
-        told, self._loads = self._loads, {}
-        return told
+        """Seconds of each load since the last call of this method, by model."""
+        loads, self._loads = self._loads, {}
+        return loads
 
-    def get(self, pin: ModelRequest) -> list[Classifier]:
-        """The models of `pin` in its order. Raises StudyError where one cannot be loaded or is not the one it was."""
-        self._drop(pin.drop)
-        for name, digest in pin.models.items():
+    def get(self, request: ModelRequest) -> list[Classifier]:
+        """The models of `request` in its order. Raises StudyError where one cannot be loaded or has another digest."""
+        self._drop(request.drop)
+        for name, digest in request.models.items():
             if name not in self._held:
-                self._held[name] = self._shared(self.kit.models[name]) or self._make_room(name, pin)
+                self._held[name] = self._shared(self.config.models[name]) or self._load_new(name, request)
             self._compile(name)
-            model = self.kit.models[name]
+            model = self.config.models[name]
             check_digest(name, model.digest_of(self._held[name].digest), digest, code=model.zoo == "python")
-        return [self._held[name] for name in pin.models]
+        return [self._held[name] for name in request.models]
 
     def _shared(self, model: Model) -> Classifier | None:
-        network, models = model.without_transform, self.kit.models
+        network, models = model.without_transform, self.config.models
         return next((one for name, one in self._held.items() if models[name].without_transform == network), None)
 
-    def _make_room(self, name: str, pin: ModelRequest) -> Classifier:
-        """A model that is new here. Where the device has no memory for it, what the call does not need goes first."""
+    def _load_new(self, name: str, request: ModelRequest) -> Classifier:
+        """Load a model. If the device has too little memory, drop the models that the call does not need and retry."""
         import torch
 
         try:
             return self._load(name)
         except torch.OutOfMemoryError:
-            repaired("memory", f"models were let go, for {self.device} had no memory left for {name}")
-            self._drop([one for one in self._held if one not in pin.models])
+            repaired(
+                "memory",
+                f"{self.device} had no memory left for {name}: models that the call does not need were dropped",
+            )
+            self._drop([one for one in self._held if one not in request.models])
             return self._load(name)
 
     def _load(self, name: str) -> Classifier:
@@ -82,27 +85,27 @@ class Pinned:
     def _loaded(self, name: str) -> Classifier:
         from study.models import zoo
 
-        numerics = self.kit.numerics
+        numerics = self.config.numerics
         try:
             return zoo.load(
                 name,
-                self.kit.models[name],
-                labels=self.kit.labels,
-                channels=self.kit.channels,
+                self.config.models[name],
+                labels=self.config.labels,
+                channels=self.config.channels,
                 device=self.device,
                 fold=numerics.fold,
                 layout=numerics.layout,
-                allow_code=self.kit.allow_code,
+                allow_code=self.config.allow_code,
             )
         except StudyError as error:
-            # Files that one machine has another may lack.
+            # Another machine may have the file that this one lacks.
             error.what += f" (on {socket.gethostname()})"
             raise
 
     def _compile(self, name: str) -> None:
-        """Models that take gradients run compiled, if the spec says so; predictions never do."""
-        how = self.kit.numerics.compile
-        if how and not self.kit.models[name].target_only and not self._held[name].compiled:
+        """Compile a model that gradients are taken of, if the spec says so; predictions run without compilation."""
+        how = self.config.numerics.compile
+        if how and not self.config.models[name].target_only and not self._held[name].compiled:
             self._held[name].compile_with(how)
 
     def _drop(self, names: Iterable[str]) -> None:
@@ -115,14 +118,14 @@ class Pinned:
 
 
 def check_digest(name: str, found: str, wanted: str | None, *, code: bool = False) -> None:
-    """Raises StudyError where a model is not the one that the study began with; None: it has just begun.
+    """Raise StudyError where a model's digest is not the one that the study began with (None: not known yet).
 
-    `code`: its network is code of the user's own.
+    `code`: whether its network is defined in the user's own Python code.
     """
     if wanted is not None and found != wanted:
-        what = "the code (its file, or what that imports from beside it), the weights" if code else "the weights"
+        parts = "the code (its file or the modules beside it), the weights" if code else "the weights"
         raise StudyError(
-            f"{what} or the preprocessing of model '{name}' are not those that this study began with",
+            f"{parts} or the preprocessing of model '{name}' have changed since this study began",
             accepted=f"digest {wanted[:12]}…; found {found[:12]}…",
-            todo="bring the old ones back, or launch into a new folder with --output",
+            todo="restore the old ones, or launch into a new folder with --output",
         )

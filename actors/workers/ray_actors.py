@@ -1,6 +1,6 @@
-"""Workers behind Ray: what they are asked and what they answer travels as one plain pickle.
+"""The Ray actors around workers. Arguments and results travel as one plain pickle each.
 
-Ray's own pickler takes twice as long for what is small, and is asked once for every argument.
+Ray's own pickler takes twice as long for small values, and pickles every argument by itself.
 """
 
 from __future__ import annotations
@@ -15,110 +15,109 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import CallFailed, Device, Here
+from actors.backends.interface import ActorInfo, CallFailed, Device
 from actors.workers import code_digest
-from actors.workers.service_worker import Asker
+from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from study.errors import StudyError
 from study.events import repairs
 
 
-def packed(value: Any) -> bytes:
-    """A message. Pixels never travel in one: they stay where they are until an actor reads them."""
+def pack(value: Any) -> bytes:
+    """Pickle a message. Pixels are never in one: Ray's object store passes them to the actor."""
     return pickle.dumps(value, protocol=5)
 
 
-def unpacked(message: bytes) -> Any:
-    """What a message says: from an actor of our own, or from the driver that started it."""
+def unpack(message: bytes) -> Any:
+    """Read a message, which comes from an actor that the driver started, or from that driver."""
     return pickle.loads(message)
 
 
-class Answered(NamedTuple):
-    """What a call comes to, and what was mended on the way to it."""
+class Reply(NamedTuple):
+    """The value of a call, and the repairs that the worker has made since its last answer."""
 
     value: Any
-    mended: list[repairs.Repair]
+    repairs: list[repairs.Repair]
 
 
-def answered(value: Any) -> bytes:
-    """The message that an actor answers a call with."""
-    return packed(Answered(value, repairs.taken()))
+def pack_answer(value: Any) -> bytes:
+    """The message with which an actor answers a call."""
+    return pack(Reply(value, repairs.taken()))
 
 
-def heard(message: bytes) -> Any:
-    """The value of an actor's answer, or its greeting; what the actor has mended is told by this process."""
-    said = unpacked(message)
-    if not isinstance(said, Answered):
-        return said
-    repairs.hear(said.mended)
-    return said.value
+def unpack_answer(message: bytes) -> Any:
+    """The value of an actor's answer; its repairs are reported by this process."""
+    reply: Reply = unpack(message)
+    repairs.hear(reply.repairs)
+    return reply.value
 
 
 class WorkerActor:
-    """The actor of a worker. What goes wrong leaves it as a StudyError, or as a CallFailed with its cause.
+    """The actor of a worker. Raises StudyError and CallFailed only.
 
-    An error while it is made waits for `hello`: Ray would tell it as the death of the actor.
+    An error in `__init__` is raised by `hello`: Ray would report it as the death of the actor.
     """
 
     kind: ClassVar[type[Any]] = Worker
 
-    def __init__(self, kit: bytes, device: str, wanted: str, node: Callable[[], str]) -> None:
-        """`kit` is a packed Kit, which code that is not the driver's, whose digest is `wanted`, may be unable to read.
+    def __init__(self, config: bytes, device: str, digest: str, node: Callable[[], str]) -> None:
+        """`config`: a packed WorkerConfig, which is not read if this code's digest is not `digest`.
 
-        `node` is asked here for the machine's name in Ray.
+        `node` returns Ray's id of the machine that it is called on.
         """
-        self._device = Device(node(), socket.gethostname(), _part(device), device != "cpu")
-        self._work: Any = None
+        self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
+        self._worker: Any = None
         self._broken: CallFailed | StudyError | None = None
-        if code_digest.running().digest != wanted:
+        if code_digest.running().digest != digest:
             return
         try:
-            with self._told():
-                self._work = self.kind(unpacked(kit), device)
+            with self._translated_errors():
+                self._worker = self.kind(unpack(config), device)
         except (CallFailed, StudyError) as error:
             self._broken = error
 
-    def hello(self) -> bytes:
+    def hello(self) -> dict[str, Any]:
         if self._broken is not None:
             raise self._broken
-        with self._told():
-            return packed(code_digest.greeting(None if self._work is None else Here(self._device, self._work.hello())))
+        with self._translated_errors():
+            info = None if self._worker is None else ActorInfo(self._device, self._worker.hello())
+            return code_digest.greeting(info)
 
-    def craft(self, asked: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
-        with self._told():
-            made, finished = self._work.craft(*_arguments(asked), pixels)
-            return answered(made), finished
+    def craft(self, message: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
+        with self._translated_errors():
+            result, crafted = self._worker.craft(*_arguments(message), pixels)
+            return pack_answer(result), crafted
 
-    def predict(self, asked: bytes, pixels: NDArray[Any]) -> bytes:
-        with self._told():
-            return answered(self._work.predict(*_arguments(asked), pixels))
+    def predict(self, message: bytes, pixels: NDArray[Any]) -> bytes:
+        with self._translated_errors():
+            return pack_answer(self._worker.predict(*_arguments(message), pixels))
 
-    def probe(self, asked: bytes, pixels: NDArray[np.uint8]) -> bytes:
-        with self._told():
-            return answered(self._work.probe(*_arguments(asked), pixels))
+    def probe(self, message: bytes, pixels: NDArray[np.uint8]) -> bytes:
+        with self._translated_errors():
+            return pack_answer(self._worker.probe(*_arguments(message), pixels))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Errors of any kind become such as travel: many cannot be pickled, or not read back where they are seen."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Turn every error but StudyError into CallFailed: many errors cannot be pickled, or not read back."""
         try:
             yield
         except StudyError:
             raise
-        except Exception as error:  # noqa: BLE001 - raised again, whole
+        except Exception as error:  # noqa: BLE001 - raised again, as text
             raise CallFailed.of(error, self._device) from None
 
 
-class AskerActor(WorkerActor):
+class ServiceActor(WorkerActor):
     """The actor of a remote service."""
 
-    kind = Asker
+    kind = ServiceWorker
 
 
-def _arguments(asked: bytes) -> Sequence[Any]:
-    arguments: Sequence[Any] = unpacked(asked)
+def _arguments(message: bytes) -> Sequence[Any]:
+    arguments: Sequence[Any] = unpack(message)
     return arguments
 
 
-def _part(device: str) -> str:
-    """Which part of a machine an actor computes on: Ray shows each its own GPUs, by their numbers."""
+def _device_name(device: str) -> str:
+    """The processor, or the number of the GPU: Ray shows each actor only its own GPUs."""
     return "the processor" if device == "cpu" else f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}"

@@ -1,4 +1,4 @@
-"""The actor that asks a remote service: a batch of finished images in, the service's own labels out."""
+"""The worker of a remote service: sends it finished images and returns the labels in its answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.scheduling.messages import Answer, Answers, PredictJob
+from actors.scheduling.messages import PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest, check_digest
 from actors.workers.worker_config import WorkerConfig
 from study.defences.transforms import shown
@@ -16,38 +16,38 @@ from study.models.services.client import Service
 from study.results.schema import TargetAnswers
 
 
-class Asker:
-    """The work of a service's actor, without Ray. One actor to a service: one clock paces all its requests."""
+class ServiceWorker:
+    """Sends requests to remote services. Each service has one actor, so that one clock limits its rate."""
 
-    def __init__(self, kit: WorkerConfig, device: str) -> None:
-        self._kit = kit
+    def __init__(self, config: WorkerConfig, device: str) -> None:
+        self._config = config
         self._services: dict[str, Service] = {}
 
     def hello(self) -> None:
-        """Answers when the process is up."""
+        """Return when the process is up."""
 
-    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> Answers:
-        """Send `uint8` images (V * N, C, H, W) to the service; what it has answered before is not asked again.
+    def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
+        """Send `uint8` images (V * N, C, H, W) to the service, except images that it has answered before.
 
-        Raises StudyError where it does not answer as often as the spec lets it try.
+        Raises StudyError where the service still fails after as many attempts as the spec allows.
         """
         begun = time.perf_counter()
         (target,) = job.targets
-        model = self._kit.models[target]
-        assert model.remote is not None, "services are behind remote models"
+        model = self._config.models[target]
+        assert model.remote is not None, "a service belongs to a remote model"
         if target not in self._services:
-            line = self._kit.lines[target]
-            self._services[target] = Service(target, model.remote, secret=line.secret, cache=line.cache)
+            access = self._config.services[target]
+            self._services[target] = Service(target, model.remote, secret=access.secret, cache=access.cache)
         service = self._services[target]
         described = model.describe(service.describe())
-        check_digest(target, described["digest"], pin.models[target])
-        replies = service.ask(shown(model.transform, pixels, (self._kit.seed, target), job.images))
+        check_digest(target, described["digest"], request.models[target])
+        replies = service.ask(shown(model.transform, pixels, (self._config.seed, target), job.images))
         nothing = np.zeros((len(replies), 0))
-        said = TargetAnswers(
+        answers = TargetAnswers(
             target,
             nothing.astype(np.int32),
             nothing.astype(np.float32),
             names=tuple(reply.names for reply in replies),
             scores=tuple(reply.scores for reply in replies),
         )
-        return Answers((Answer(said, described),), seconds=time.perf_counter() - begun)
+        return PredictResult((TargetResult(answers, described),), seconds=time.perf_counter() - begun)

@@ -1,4 +1,4 @@
-"""What every actor of a study is given: its models, the labels and images that they speak of, and its numerics."""
+"""The configuration of the workers of a study: models, labels, image format, seed and numerics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServiceAccess:
-    """What a remote service needs beside its spec: the credential, and where its answers are kept for ever."""
+    """The credential of a remote service, and the file that keeps its answers."""
 
     secret: Secret | None
     cache: Path
@@ -29,9 +29,12 @@ class ServiceAccess:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Everything but the device. Survives pickling; a credential goes to the actor of its own service alone.
+    """The configuration of a worker, without its device. Can be pickled.
 
-    `allow_code`: whether networks of the user's own code may run.
+    Attributes:
+        channels: Of the images.
+        services: By model; a worker gets the access of its own service only.
+        allow_code: Whether networks defined in the user's own Python code may run.
     """
 
     models: Mapping[str, Model]
@@ -39,29 +42,29 @@ class WorkerConfig:
     channels: int
     seed: int
     numerics: Numerics
-    lines: Mapping[str, ServiceAccess] = field(default_factory=dict)
+    services: Mapping[str, ServiceAccess] = field(default_factory=dict)
     allow_code: bool = False
 
     def of(self, role: Role) -> WorkerConfig:
-        """What an actor of `role` is given."""
+        """The configuration of an actor of `role`."""
         service = service_of(role)
-        return replace(self, lines={name: line for name, line in self.lines.items() if name == service})
+        return replace(self, services={name: access for name, access in self.services.items() if name == service})
 
 
 def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool) -> WorkerConfig:
-    """What the actors of a study are given; the folders of services' answers are there then."""
-    lines = {}
+    """The configuration of a study's workers. Creates the folders for the answers of services."""
+    services = {}
     for name, model in spec.models.items():
         if model.remote is not None:
-            lines[name] = ServiceAccess(secret(model.remote), folder.answers(name))
-            lines[name].cache.parent.mkdir(parents=True, exist_ok=True)
+            services[name] = ServiceAccess(secret(model.remote), folder.answers(name))
+            services[name].cache.parent.mkdir(parents=True, exist_ok=True)
     return WorkerConfig(
-        spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, lines, allow_code=allow_code
+        spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, services, allow_code=allow_code
     )
 
 
 def secret(remote: Remote) -> Secret | None:
-    """The credential of a service, which stands in the environment of the driver and nowhere else."""
+    """The credential of a service, from the driver's environment."""
     from study.models.services.client import Secret
 
     return None if remote.credentials is None else Secret.from_environment(remote.credentials)

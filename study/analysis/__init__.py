@@ -1,9 +1,9 @@
 """From rows to answers: typed functions from a polars LazyFrame to a polars frame. No model is run here.
 
     from study import analysis
-    from study.results import store
+    from study.results import scanning
 
-    analysis.success_rates(store.scan("runs/quickstart"))
+    analysis.success_rates(scanning.scan("runs/quickstart"))
 
 Rates are shares, 0..1; lengths are in pixel values, 0..255. Where nothing counts, a rate is null and `images` is 0.
 """

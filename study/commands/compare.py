@@ -19,7 +19,7 @@ from study.errors import StudyError
 from study.papers import paper_comparison, published, registry
 from study.papers.published_matching import match
 from study.results import integrity
-from study.results.run_reader import Finished, opened
+from study.results.run_reader import RunData, open_run
 from study.spec.schema import Spec
 from study.terminal import prose
 
@@ -50,7 +50,7 @@ class CompareOptions:
 @integrity.reads
 def compare(run: str, console: Console, wish: CompareOptions) -> None:
     """Print the comparison of the run at `run`. Raises StudyError where there is no run, or nothing to compare."""
-    finished = opened(run, wish.spec)
+    finished = open_run(run, wish.spec)
     spec, selected = finished.spec, finished.selected
     asked = _papers(spec, wish.paper)
     compared = beside_papers(run, finished, asked)
@@ -63,7 +63,7 @@ def compare(run: str, console: Console, wish: CompareOptions) -> None:
         _print_paper(compared.filter(paper=paper), told[paper], console, wish)
 
 
-def beside_papers(run: str, finished: Finished, asked: Sequence[str]) -> pl.DataFrame:
+def beside_papers(run: str, finished: RunData, asked: Sequence[str]) -> pl.DataFrame:
     """All numbers of the papers `asked` for with those of the run at `run` beside them, as `beside.compare` gives them:
     what `study compare` prints and the report shows."""
     matched = match(pl.concat([published.load(paper) for paper in asked]), finished.spec)

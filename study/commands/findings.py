@@ -17,7 +17,7 @@ from study.errors import StudyError
 from study.geometry import store
 from study.papers.findings import evaluate
 from study.results import integrity
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.schema import Spec
 from study.terminal.prose import exactly, say
 
@@ -38,7 +38,7 @@ class FindingsOptions:
 @integrity.reads
 def findings(run: str, console: Console, wish: FindingsOptions) -> None:
     """Print the findings of the run at `run`. Raises StudyError where there is no run, or its spec claims nothing."""
-    finished = opened(run, wish.spec)
+    finished = open_run(run, wish.spec)
     if not finished.spec.findings:
         raise StudyError(
             f"{finished.spec.study} has no findings",

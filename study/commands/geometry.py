@@ -14,8 +14,8 @@ from study.errors import StudyError
 from study.geometry import analysis, store
 from study.geometry.spec import Probe
 from study.results import integrity
-from study.results.parts import collect
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
+from study.results.scanning import collect
 from study.spec.schema import Spec
 
 
@@ -51,7 +51,7 @@ def geometry(run: str, console: Console, figures: Path | None = None) -> None:
 
     Raises StudyError where there is no run that has begun, it has no probes, or a part or the folder is damaged.
     """
-    spec = opened(run).spec
+    spec = open_run(run).spec
     if not spec.geometry:
         raise StudyError(
             f"{run} has no probes: its spec says nothing of geometry", todo="add `geometry:` to a spec, and launch it"

@@ -27,7 +27,7 @@ from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Craft, Plan, Unit
 from study.results import integrity
-from study.results.kept_images import Kept
+from study.results.kept_images import KeptImages
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
 
@@ -84,7 +84,7 @@ def write_images(run: str, to: Path, wish: ImagesOptions, console: Console) -> N
         raise StudyError(
             f"{folder.path} is not the run folder of a study that has begun", todo="name the folder of a launched study"
         )
-    spec, kept = resume.spec_of(folder), Kept(folder)
+    spec, kept = resume.spec_of(folder), KeptImages(folder)
     plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
     batches = _batches(plan, kept, wish, to)
     named = _files([one.image for shard in selection.shards for one in shard.images])
@@ -96,7 +96,7 @@ def write_images(run: str, to: Path, wish: ImagesOptions, console: Console) -> N
         exactly(console, f"{batch.folder}: {count} images of {batch.craft.id}")
 
 
-def _batches(plan: Plan, kept: Kept, wish: ImagesOptions, to: Path) -> list[_Batch]:
+def _batches(plan: Plan, kept: KeptImages, wish: ImagesOptions, to: Path) -> list[_Batch]:
     """What is to be written. Raises StudyError where nothing is asked for, or not all of it is kept."""
     asked = [craft for craft in plan.crafts.values() if wish.means(craft)]
     if not asked:
@@ -182,7 +182,7 @@ class _Clean:
         return np.stack(read)
 
 
-def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str, str]) -> int:
+def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: _Clean, named: dict[str, str]) -> int:
     """All images of a craft at one point, and their labels; how many there are."""
     targeted = batch.craft.goal == "targeted"
     table = io.StringIO()
@@ -191,7 +191,7 @@ def _write(batch: _Batch, plan: Plan, kept: Kept, clean: _Clean, named: dict[str
     root = batch.folder.resolve()
     count = 0
     for unit in _units(batch.craft, plan):
-        _, made = kept.of(unit, clean.of(unit))
+        _, made = kept.load(unit, clean.of(unit))
         size = len(unit.shard.images)
         for one, image in zip(unit.shard.images, made[batch.point * size : (batch.point + 1) * size], strict=True):
             path = root / named[one.image]

@@ -19,8 +19,8 @@ from study.errors import StudyError
 from study.planning import resume
 from study.planning.plan import Plan
 from study.report.failures import of_launch
-from study.results import integrity, parts
-from study.storage import json_file
+from study.results import scanning
+from study.storage import json_file, part_file
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import amount, counted, duration
@@ -116,8 +116,8 @@ def status(folder: RunFolder) -> dict[str, Any]:
     elif folder.begun:
         found["experiments"] = _counted(folder)
     found["failures"] = len(of_launch(folder))
-    others = integrity.strays(folder.results)
-    found["left_alone"] = integrity.stray_line(others) if others else None
+    others = part_file.list_strays(folder.results)
+    found["left_alone"] = part_file.describe_strays(others) if others else None
     return found
 
 
@@ -160,7 +160,7 @@ def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
         for name in craft.experiments:
             found[name]["units"] += len(plan.shards)
             found[name]["done"] += len(plan.shards)
-    for unit in plan.units(parts.done(folder.path)):
+    for unit in plan.units(scanning.done(folder.path)):
         for name in unit.craft.experiments:
             found[name]["done"] -= 1
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from study.geometry.verify import check
-from study.results.verify import Report, verify
+from study.results.verify import VerificationReport, verify
 from study.terminal.prose import say
 
 
@@ -24,7 +24,7 @@ def print_verified(run: Path, console: Console, as_json: bool = False) -> int:
     return 0 if report.whole else 1
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: VerificationReport) -> list[str]:
     """The report for people: what was read, every finding with where and what to do, the verdict last."""
     expected = "" if report.expected is None else f" of {report.expected:,}"
     probes = (

@@ -11,15 +11,16 @@ from study.geometry.plan import GeometryPlan
 from study.geometry.schema import SCHEMAS, VERSION
 from study.geometry.spec import Kind
 from study.planning import resume
-from study.results import integrity, versions
-from study.results.verify import Report, table
-from study.storage.places import Place
+from study.results import integrity
+from study.results.verify import VerificationReport, add_strays, read_part
+from study.storage import part_file
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
-_MOVE = "move it out of geometry/ and launch the study again: its units run again"
+_MOVE = integrity.advice("geometry")
 
 
-def check(report: Report) -> None:
+def check(report: VerificationReport) -> None:
     """Add the errors in the rows of probes to `report`, if its run has a readable spec with probes."""
     folder = RunFolder(report.run)
     try:
@@ -45,14 +46,12 @@ def check(report: Report) -> None:
         report.add("incomplete", what, f"such as {missing[0]}", "launch the study again: it runs the missing units")
 
 
-def _units(folder: RunFolder, name: str, kind: Kind, report: Report) -> set[str]:
+def _units(folder: RunFolder, name: str, kind: Kind, report: VerificationReport) -> set[str]:
     """The units of a probe with rows. Report parts that are unreadable or repeat a unit of another part."""
     place = folder.geometry(name)
-    others = integrity.strays(place)
-    if others:
-        report.add("note", integrity.stray_line(others), place, "move files that you do not need out of geometry/")
-    holders: dict[str, Place] = {}
-    for path in integrity.parts(place):
+    add_strays(place, "geometry/", report)
+    holders: dict[str, StoragePath] = {}
+    for path in part_file.list_parts(place):
         found = _read(path, kind, report)
         for unit in [] if found is None else found:
             if unit in holders:
@@ -64,14 +63,9 @@ def _units(folder: RunFolder, name: str, kind: Kind, report: Report) -> set[str]
     return set(holders)
 
 
-def _read(path: Place, kind: Kind, report: Report) -> list[str] | None:
+def _read(path: StoragePath, kind: Kind, report: VerificationReport) -> list[str] | None:
     """The units in a part; None if it is unreadable."""
-    named = versions.read_name(path.name)
-    if named is not None and named.version > VERSION:
-        what = f"it has version {named.version}, and this study reads versions up to {VERSION}"
-        report.add("damaged", what, path, "verify it with the version of study that wrote it")
-        return None
-    rows = table(path, None if named is None else named.digest, report, _MOVE)
+    rows = read_part(path, VERSION, report, _MOVE)
     if rows is None:
         return None
     if rows.column_names != SCHEMAS[kind].names:

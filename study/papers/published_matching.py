@@ -102,7 +102,7 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
         recipe = spec.attacks[attack]
         called = experiment.published.called(attack) if experiment.published else attack
         # Noise needs no gradient: it is the same for all sources.
-        noise = recipe.steps == 0 and recipe.made is None
+        noise = recipe.steps == 0 and recipe.precomputed is None
         for sources in spec.source_sets(experiment):
             joined = "+".join(sources)
             dense = frozenset(one for one in sources if _is_dense(spec, one))

@@ -10,7 +10,7 @@ from study.errors import StudyError
 from study.geometry.plan import GeometryPlan
 from study.planning import resume
 from study.planning.plan import Plan
-from study.results import parts
+from study.results import scanning
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
@@ -92,7 +92,7 @@ def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:
         if new:
             return {"unknown": f"model '{new[0]}' is new and has no digest in the run folder yet"}
         plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
-        left = sum(1 for _ in plan.units(parts.done(folder.path)))
+        left = sum(1 for _ in plan.units(scanning.done(folder.path)))
     except StudyError as error:
         return {"unknown": error.what}
     units = len(plan.crafts) * len(plan.shards)

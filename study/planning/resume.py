@@ -21,7 +21,7 @@ from study.reproducibility.hashing import same
 from study.spec.loading import SpecFile, read_resolved
 from study.spec.schema import Spec
 from study.storage import json_file
-from study.storage.places import Place
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
 _COPY = "restore it from a copy, or launch into a new folder with --output"
@@ -57,7 +57,7 @@ def spec_of(folder: RunFolder) -> Spec:
     return spec_at(folder.spec)
 
 
-def spec_at(path: Place) -> Spec:
+def spec_at(path: StoragePath) -> Spec:
     """Return a resolved spec that a launch has written. Raises StudyError if it is damaged."""
     try:
         return read_resolved(path.read_text(encoding="utf-8"), str(path))
@@ -126,13 +126,15 @@ def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
         )
 
 
-def not_as_written(folder: RunFolder) -> list[Place]:
+def not_as_written(folder: RunFolder) -> list[StoragePath]:
     """Return those of spec, models and images that differ from their recorded digests."""
     there = [path for path in (folder.spec, folder.models, folder.images) if path.is_file()]
     return _changed(_known(folder), ((path, path.read_bytes()) for path in there))
 
 
-def _changed(known: Mapping[str, str | list[str] | None], files: Iterable[tuple[Place, bytes]]) -> list[Place]:
+def _changed(
+    known: Mapping[str, str | list[str] | None], files: Iterable[tuple[StoragePath, bytes]]
+) -> list[StoragePath]:
     """Files with another digest. While a launch extends a file, both its old and its new digest are valid."""
     found = []
     for path, content in files:
@@ -142,7 +144,7 @@ def _changed(known: Mapping[str, str | list[str] | None], files: Iterable[tuple[
     return found
 
 
-def _not_as_written(changed: Sequence[Place]) -> StudyError:
+def _not_as_written(changed: Sequence[StoragePath]) -> StudyError:
     have = "has" if len(changed) == 1 else "have"
     return StudyError(
         f"{' and '.join(path.name for path in changed)} {have} changed since the launch: the digest differs",

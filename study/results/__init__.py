@@ -1,1 +1,1 @@
-"""Rows, parts and scans: what a study leaves behind."""
+"""The rows of a study: schema, writing, scanning, verifying, compacting, and the images that a run keeps."""

@@ -1,9 +1,11 @@
-"""Many parts into few: the same rows, sorted so that a query of few crafts reads little; safe to kill at any moment."""
+"""Compaction: many parts become few with the same rows, sorted so that a query of few crafts reads little.
+
+The process may die at any moment: the journal tells which parts count.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,106 +14,103 @@ import pyarrow.parquet as pq
 
 from study.errors import StudyError
 from study.results import integrity, versions
-from study.results import parts as store
+from study.results.scanning import collect, parts, scan_versions
 from study.results.schema import SCHEMA, SCHEMA_VERSION
-from study.storage.journal import JOURNAL, Journal, repair
-from study.storage.places import Place
+from study.results.writer import encode_part
+from study.storage import part_file
+from study.storage.journal import Journal, repair
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
-_ROWS = 1_000_000
+_ROWS_PER_PART = 1_000_000
 _ORDER = ("craft", "unit", "target", "steps", "budget", "image")
 
 Metadata = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """Parts before and after, and the rows in them."""
+class Compaction:
+    """The number of parts before and after, and of their rows."""
 
     before: int
     after: int
     rows: int
 
 
-def compact(folder: RunFolder, most_rows: int = _ROWS) -> Compacted:
-    """Put the parts of a run that is claimed into parts of about `most_rows` rows, by craft; a unit is never split.
+@dataclass(frozen=True)
+class _NewPart:
+    """One part to write: some units, with all their rows, from old parts that share their metadata."""
 
-    New parts are whole before a journal names old and new, the journal stands before new parts are in place, old ones
-    go once all new ones are. Rows keep the metadata that they were written with. Raises StudyError where a part cannot
-    be read or written, or is not as it was written: new digests are for rows that the old ones vouch for.
+    run: StoragePath
+    old: Sequence[StoragePath]
+    metadata: Metadata
+    units: Sequence[str]
+    rows: int
+
+    def content(self) -> memoryview:
+        """Return the file: the same bytes at every call."""
+        selected = scan_versions(self.run, self.old).filter(pl.col("unit").is_in(self.units)).sort(_ORDER)
+        found = collect(self.run, selected)
+        if found.height != self.rows:
+            raise StudyError(f"{self.run}: {found.height} rows were read, but {self.rows} were counted", status=1)
+        return encode_part(found.to_arrow().cast(SCHEMA), dict(self.metadata))
+
+
+def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compaction:
+    """Rewrite the parts of a claimed run into parts of about `rows_per_part` rows, without splitting a unit.
+
+    Order of writing: stage the new parts, write the journal, commit the new parts, remove the old parts. Rows keep
+    their Parquet metadata. Raises StudyError if a part is damaged, as its rows must not get a new, valid digest, or
+    cannot be read or written.
     """
     damaged = integrity.damaged(folder, "results")
     if damaged:
-        raise integrity.refusal(folder, damaged)
-    old = store.parts(folder.path)
-    groups = _by_metadata(old)
-    bundles = [
-        (found, metadata, units, rows)
-        for metadata, found in groups.items()
-        for units, rows in _bundles(folder.path, found, most_rows)
-    ]
-    total = sum(rows for *_, rows in bundles)
-    present = all(said is not None and said.version == SCHEMA_VERSION for said in map(_said, old))
-    if len(bundles) >= len(old) and present:
-        return Compacted(len(old), len(old), total)
-    made: list[tuple[Place, int]] = []
-    for number, (found, metadata, units, rows) in enumerate(bundles):
-        content = _content(folder.path, found, metadata, units, rows)
-        name = versions.new_name(content)
-        folder.storage.prepare(folder.results / name, content)
-        made.append((folder.results / name, number))
-    journal = Journal(tuple(part.name for part in old), tuple(part.name for part, _ in made))
-    folder.write_text(folder.path / JOURNAL, journal.text())
-    for part, number in made:
-        # Only an object store, which prepares nothing, asks for the content: one part at a time is held in memory.
-        again = functools.partial(_content, folder.path, *bundles[number])
-        folder.storage.finish(part, again)
+        raise integrity.damage_error(folder, damaged)
+    old = parts(folder.path)
+    new = list(_new_parts(folder.path, old, rows_per_part))
+    rows = sum(part.rows for part in new)
+    if len(new) >= len(old) and all(_is_present(part) for part in old):
+        return Compaction(len(old), len(old), rows)
+    paths = []
+    for part in new:
+        content = part.content()
+        paths.append(folder.results / part_file.new_name(content, SCHEMA_VERSION))
+        folder.storage.stage(paths[-1], content)
+    journal = Journal(tuple(part.name for part in old), tuple(path.name for path in paths))
+    folder.write_text(folder.journal, journal.text())
+    for path, part in zip(paths, new, strict=True):
+        # S3 cannot stage and makes the content again here, so that memory holds one part at a time.
+        folder.storage.commit(path, part.content)
     repair(folder.path, folder.storage)
-    return Compacted(len(old), len(made), total)
+    return Compaction(len(old), len(new), rows)
 
 
-def _said(part: Place) -> versions.Name | None:
-    return versions.read_name(part.name)
+def _is_present(part: StoragePath) -> bool:
+    name = part_file.parse_name(part.name)
+    return name is not None and name.version == SCHEMA_VERSION
 
 
-def _by_metadata(parts: Sequence[Place]) -> dict[Metadata, list[Place]]:
-    """Rows of different provenance stay apart, for a part has one."""
-    groups: dict[Metadata, list[Place]] = {}
-    for part in parts:
+def _new_parts(run: StoragePath, old: Sequence[StoragePath], rows_per_part: int) -> Iterator[_NewPart]:
+    """Divide the units of parts with equal metadata into new parts, in the order of their crafts."""
+    for metadata, same in _by_metadata(old).items():
+        counts = collect(run, scan_versions(run, same).group_by("craft", "unit").len().sort("craft", "unit"))
+        units: list[str] = []
+        rows = 0
+        for _, unit, count in counts.iter_rows():
+            if units and rows + count > rows_per_part:
+                yield _NewPart(run, same, metadata, units, rows)
+                units, rows = [], 0
+            units.append(unit)
+            rows += count
+        if units:
+            yield _NewPart(run, same, metadata, units, rows)
+
+
+def _by_metadata(old: Sequence[StoragePath]) -> dict[Metadata, list[StoragePath]]:
+    """Group parts by their metadata, since a part has one provenance for all its rows."""
+    groups: dict[Metadata, list[StoragePath]] = {}
+    for part in old:
         found = pq.read_schema(pa.BufferReader(part.read_bytes())).metadata or {}
         ours = {key: value for key, value in found.items() if key not in {versions.METADATA, b"ARROW:schema"}}
         groups.setdefault(tuple(sorted(ours.items())), []).append(part)
     return groups
-
-
-def _scan(parts: Sequence[Place], run: Place) -> pl.LazyFrame:
-    by_version: dict[int, list[Place]] = {}
-    for part in parts:
-        by_version.setdefault(versions.version(part.name, run), []).append(part)
-    return pl.concat(
-        [store.graded(run, store.scan_parts(found, version), version) for version, found in sorted(by_version.items())]
-    )
-
-
-def _bundles(run: Place, parts: Sequence[Place], most_rows: int) -> Iterator[tuple[list[str], int]]:
-    """Units that go into one part, in the order of their crafts, and how many rows they have."""
-    counts = store.collect(run, _scan(parts, run).group_by("craft", "unit").len().sort("craft", "unit"))
-    units: list[str] = []
-    rows = 0
-    for _, unit, count in counts.iter_rows():
-        if units and rows + count > most_rows:
-            yield units, rows
-            units, rows = [], 0
-        units.append(unit)
-        rows += count
-    if units:
-        yield units, rows
-
-
-def _content(run: Place, parts: Sequence[Place], metadata: Metadata, units: list[str], rows: int) -> memoryview:
-    """The file of one new part; the same bytes whenever it is made."""
-    found = store.collect(run, _scan(parts, run).filter(pl.col("unit").is_in(units)).sort(_ORDER))
-    if found.height != rows:
-        raise StudyError(f"{run}: {found.height} rows were read where {rows} were counted", status=1)
-    columns: Mapping[bytes, bytes] = dict(metadata)
-    return store.encoded(found.to_arrow().cast(SCHEMA), columns)

@@ -1,4 +1,4 @@
-"""What reports read of a run: its spec, rows, models, and how many images were selected."""
+"""What reports read of a run: its spec, rows, models, and selected images."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A run, or as much of it as there is."""
+class RunData:
+    """The content of a run, complete or not."""
 
     spec: Spec
     rows: pl.LazyFrame
     selection: Selection
     clean: Mapping[str, Right]
-    """How often each model is right about clean images, as far as that is known."""
+    """The clean accuracy of each model, if known."""
 
     @property
     def selected(self) -> int:
-        """How many images are to be shown."""
+        """The number of selected images."""
         return sum(len(shard.images) for shard in self.selection.shards)
 
     @property
     def models(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each model is, by name."""
+        """Digest, size and parameters of each model, by name."""
         return self.selection.models
 
 
-def begun(spec: Spec, selection: Selection, folder: RunFolder) -> Finished:
-    """The run that a launch is at work on, from what it holds: nothing but rows is read again."""
-    right = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
-    return Finished(spec, current_plan.rows(folder), selection, right)
+def run_data(spec: Spec, selection: Selection, folder: RunFolder) -> RunData:
+    """The content of the run that a launch is working on. Only the rows are read from disk."""
+    clean = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
+    return RunData(spec, current_plan.rows(folder), selection, clean)
 
 
-def opened(run: str, spec: Path | None = None) -> Finished:
-    """The run at `run`. `spec` stands for the one that it began with: it may differ in what changes no row.
+def open_run(run: str, spec: Path | None = None) -> RunData:
+    """Read a run. `spec` replaces the recorded spec; it may differ only in settings that change no row.
 
-    Raises StudyError where there is no run that has begun, its files are damaged, or `spec` is another study's.
+    Raises StudyError if the run has not begun, its files are damaged, or `spec` describes another study.
     """
     folder = RunFolder(run)
     if not folder.begun:
@@ -66,5 +66,5 @@ def opened(run: str, spec: Path | None = None) -> Finished:
         resume.same_study(file, folder)
         used = file.spec
     selection = resume.selected(folder)
-    assert selection is not None, "a run that has begun has selected its images"
-    return begun(used, selection, folder)
+    assert selection is not None, "a run that has begun has a selection"
+    return run_data(used, selection, folder)

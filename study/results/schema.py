@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from study.planning.plan import Unit
 
 SCHEMA_VERSION = 3
-"""Goes up with every change of the columns. Parts of version 1 have no `top1`: it is the first of `top5`. Up to version
-2 there was `white_box`, whether the target is a source, where there is `relation` now."""
+"""Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
+is a source) in place of `relation`."""
 
 SCHEMA = pa.schema(
     [
@@ -44,93 +44,96 @@ SCHEMA = pa.schema(
         pa.field("l2", pa.float64(), nullable=False),
     ]
 )
-"""Distances in pixel values 0..255. `target_label` is null where the goal is untargeted. `budget` is the epsilon, RMSD
-or L2 norm that the attack names, null where it names none or matches another's; in a search of the minimal RMSD it is
-where the search ended. `gradients` counts the image gradients that this image cost up to `steps`. `top1` is the first
-of `top5` again, in a column of its own: rates over many millions of rows then read no list. `relation` is how the
-target stands to the sources: `white`, `grey` or `black`, as `study.planning.relation` has it.
+"""Distances are in pixel values (0..255). `target_label` is null for an untargeted goal. `budget` is the epsilon, RMSD
+or L2 norm of the attack; null if it names none or is matched to another attack; in a search for the minimal RMSD, the
+result of the search. `gradients` counts the image gradients that this image cost up to `steps`. `top1` repeats the
+first of `top5`, so that rates over many millions of rows read no list. `relation` of the target to the sources:
+`white`, `grey` or `black`, see `study.planning.relation`.
 
-Of a remote service `top5` is empty, and `top1` and `clean_top1` are null: it speaks of labels of its own. `names` and
-`scores` are what it answered, best first, `clean_names` what it answered for the clean image, `wanted_names` its names
-for the target label (null where the goal is untargeted), all in lower case. These four are null for every other
-target."""
+For a remote service, which has its own labels, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
+`scores` are its answer, best first; `clean_names` its answer for the clean image; `wanted_names` its names for the
+target label (null for an untargeted goal); all in lower case. These four are null for every other target."""
 
 
 @dataclass(frozen=True)
-class Distances:
-    """How far each image of a unit moved, float64 (V * N,) for V variants of N images, in pixel values."""
+class PixelDistances:
+    """The distances of a unit's V variants of N images to the clean images: float64 (V * N,), in pixel values."""
 
     rmsd: NDArray[np.float64]
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
 
     @classmethod
-    def nowhere(cls, count: int) -> Distances:
-        """Of images that have only a direction yet."""
+    def zeros(cls, count: int) -> PixelDistances:
+        """For images that have only a direction so far."""
         return cls(np.zeros(count), np.zeros(count), np.zeros(count))
 
 
 @dataclass(frozen=True)
 class TargetAnswers:
-    """What one target said of a unit's V * N images: labels (V * N, K) `int32`, probabilities (V * N, K) `float32`.
+    """One target's answers for a unit's V * N images: labels `int32` and probabilities `float32`, (V * N, K) each.
 
-    Where the target itself searched how far images must move, `moved` is where they ended, `levels` (N,) the budgets.
-    A remote service says `names` and `scores` instead, for each image, best first; there K is 0.
+    If the target searched for the minimal RMSD itself, `distances` are those of the result, and `budgets` (N,) the
+    RMSD. A remote service gives `names` and `scores` for each image instead, best first; then K is 0.
     """
 
     target: str
     top5: NDArray[np.int32]
     top5_prob: NDArray[np.float32]
-    moved: Distances | None = None
-    levels: NDArray[np.float64] | None = None
+    distances: PixelDistances | None = None
+    budgets: NDArray[np.float64] | None = None
     names: tuple[tuple[str, ...], ...] | None = None
     scores: tuple[tuple[float, ...], ...] | None = None
 
 
-Wanted = Mapping[str, Mapping[int, tuple[str, ...]]]
-"""What each remote service calls a label of the study, by the name of its model."""
+WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
+"""The names that each remote service has for a label of the study, by model name and label."""
 
 
-def table(unit: Unit, moved: Distances, said: Sequence[TargetAnswers], wanted: Wanted | None = None) -> pa.Table:
+def table(
+    unit: Unit, distances: PixelDistances, answers: Sequence[TargetAnswers], wanted: WantedNames | None = None
+) -> pa.Table:
     """The rows of one unit: target by target, variant by variant, in the order of its images."""
     craft, points = unit.craft, unit.craft.recipe.points
-    images, times = unit.shard.images * len(points), len(said)
+    images, targets = unit.shard.images * len(points), len(answers)
     count = len(images)
     targeted = craft.goal == "targeted"
-    shown = [point for point in points for _ in unit.shard.images]
-    went = [one.moved or moved for one in said]
-    budgets = [
-        level for one in said for level in (one.levels.tolist() if one.levels is not None else [at for _, at in shown])
-    ]
+    variants = [point for point in points for _ in unit.shard.images]
+    fixed = [budget for _, budget in variants]
+    ends = [answer.distances or distances for answer in answers]
     columns = {
-        "craft": [craft.id] * (count * times),
-        "unit": [unit.id] * (count * times),
-        "sources": [list(craft.sources)] * (count * times),
-        "attack": [craft.attack] * (count * times),
-        "goal": [craft.goal] * (count * times),
-        "seed": [craft.seed] * (count * times),
-        "steps": [steps for steps, _ in shown] * times,
-        "budget": budgets,
-        "gradients": [craft.recipe.gradients(steps, len(craft.sources)) for steps, _ in shown] * times,
-        "image": [one.image for one in images] * times,
-        "label": [one.label for one in images] * times,
-        "target_label": [one.target_label if targeted else None for one in images] * times,
-        "target": [one.target for one in said for _ in images],
-        "relation": [craft.relations[one.target] for one in said for _ in images],
-        "clean_top1": [next(iter(image.clean[one.target].top5), None) for one in said for image in images],
-        "top1": [row[0] if row else None for one in said for row in one.top5.tolist()],
-        "top5": [row for one in said for row in one.top5.tolist()],
-        "top5_prob": [row for one in said for row in one.top5_prob.tolist()],
-        "names": [one.names[row] if one.names else None for one in said for row in range(count)],
-        "scores": [one.scores[row] if one.scores else None for one in said for row in range(count)],
-        "clean_names": [image.clean[one.target].names if one.names else None for one in said for image in images],
+        "craft": [craft.id] * (count * targets),
+        "unit": [unit.id] * (count * targets),
+        "sources": [list(craft.sources)] * (count * targets),
+        "attack": [craft.attack] * (count * targets),
+        "goal": [craft.goal] * (count * targets),
+        "seed": [craft.seed] * (count * targets),
+        "steps": [steps for steps, _ in variants] * targets,
+        "budget": [
+            budget for answer in answers for budget in (fixed if answer.budgets is None else answer.budgets.tolist())
+        ],
+        "gradients": [craft.recipe.gradients(steps, len(craft.sources)) for steps, _ in variants] * targets,
+        "image": [image.image for image in images] * targets,
+        "label": [image.label for image in images] * targets,
+        "target_label": [image.target_label if targeted else None for image in images] * targets,
+        "target": [answer.target for answer in answers for _ in images],
+        "relation": [craft.relations[answer.target] for answer in answers for _ in images],
+        "clean_top1": [next(iter(image.clean[answer.target].top5), None) for answer in answers for image in images],
+        "top1": [row[0] if row else None for answer in answers for row in answer.top5.tolist()],
+        "top5": [row for answer in answers for row in answer.top5.tolist()],
+        "top5_prob": [row for answer in answers for row in answer.top5_prob.tolist()],
+        "names": [answer.names[row] if answer.names else None for answer in answers for row in range(count)],
+        "scores": [answer.scores[row] if answer.scores else None for answer in answers for row in range(count)],
+        "clean_names": [
+            image.clean[answer.target].names if answer.names else None for answer in answers for image in images
+        ],
         "wanted_names": [
-            (wanted or {})[one.target][image.target_label] if one.names and targeted else None
-            for one in said
+            (wanted or {})[answer.target][image.target_label] if answer.names and targeted else None
+            for answer in answers
             for image in images
         ],
-        "rmsd": np.concatenate([one.rmsd for one in went]),
-        "linf": np.concatenate([one.linf for one in went]),
-        "l2": np.concatenate([one.l2 for one in went]),
+        "rmsd": np.concatenate([end.rmsd for end in ends]),
+        "linf": np.concatenate([end.linf for end in ends]),
+        "l2": np.concatenate([end.l2 for end in ends]),
     }
     return pa.table(columns, schema=SCHEMA)

@@ -1,8 +1,7 @@
-"""Whether a run is whole: every part as it was written, every row possible, every cell of the plan there, once."""
+"""Verifying a run: every part is as written, every row possible, every cell of the plan has its rows exactly once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,43 +14,39 @@ from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Plan
 from study.reproducibility import float_environment
-from study.results import integrity, kept_images, versions
-from study.results import parts as store
-from study.results.impossible_values import PART, impossible
+from study.results import integrity, kept_images, scanning, versions
+from study.results.row_checks import PART, contradicting, impossible
 from study.results.schema import SCHEMA_VERSION
-from study.results.selection_check import contradicting
 from study.spec.schema import Spec
-from study.storage.places import Place
+from study.storage import part_file
+from study.storage.part_file import PartName
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
-Kind = Literal["damaged", "incomplete", "note"]
+Severity = Literal["damaged", "incomplete", "note"]
 
-_AGAIN = "launch the study again: what is missing is run again"
-_MOVE = "move it out of results/ and launch the study again: its units are run again"
-_BEGIN = "launch the study: it begins with selecting images"
-_CRAFTED = "then launch the study again: these units are crafted again"
-_COPY = "bring it back from a copy, or launch into a new folder with --output"
-_AS_BEFORE = "bring images.parquet back from a copy, as it says above"
-_IF_CHANGED = "bring images.parquet back from a copy where it was changed"
-_PLAIN = "study does not read it, but polars alone scans all of a folder"
-_ROW = [one for one in ("unit", "target", "steps", "variant", "budget", "image") if one in versions.PRESENT.names()]
+_MOVE = integrity.advice("results")
+_RESTORE = "restore it from a backup, or launch into a new folder with --output"
+_RESTORE_IMAGES = "restore images.parquet from a backup"
+_ROW = [name for name in ("unit", "target", "steps", "variant", "budget", "image") if name in versions.PRESENT.names()]
+"""The columns that identify a row."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, or for a `note` only worth knowing."""
+class Issue:
+    """One thing that is wrong with a run; a `note` is harmless."""
 
-    kind: Kind
+    kind: Severity
     what: str
     where: str
     todo: str
 
 
 @dataclass
-class Report:
-    """What was read, and what was found. `expected` counts the plan's (unit, target) pairs: None without a plan.
+class VerificationReport:
+    """What was read and what was found. `expected`: the plan's (unit, target) pairs; None if there is no plan.
 
-    `probes` are the units of probes that have rows, of `probes_expected`: None where the spec has no probes.
+    `probes`: how many of the `probes_expected` probe units have rows; None if the spec has no probes.
     """
 
     run: str
@@ -62,184 +57,202 @@ class Report:
     expected: int | None = None
     probes: int = 0
     probes_expected: int | None = None
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Issue] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
         """Nothing is damaged and nothing is missing."""
-        return all(finding.kind == "note" for finding in self.findings)
+        return all(issue.kind == "note" for issue in self.findings)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"whole": self.whole}
 
-    def add(self, kind: Kind, what: str, where: object, todo: str) -> None:
-        self.findings.append(Finding(kind, what, str(where), todo))
+    def add(self, kind: Severity, what: str, where: object, todo: str) -> None:
+        self.findings.append(Issue(kind, what, str(where), todo))
 
 
-def verify(run: str | Place) -> Report:
-    """Read all of a run. Raises StudyError where there is none, or its store cannot be asked."""
+def verify(run: str | StoragePath) -> VerificationReport:
+    """Read all of a run. Raises StudyError if there is no run, or its storage does not answer."""
     folder = RunFolder(run)
-    report = Report(str(folder.path))
+    report = VerificationReport(str(folder.path))
     if not (folder.results.is_dir() or folder.spec.is_file()):
         raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
     if folder.journal.is_file():
-        report.add("note", "a compaction was cut short; no row is lost or counted twice", folder.journal,
-                   "the next `study launch` or `study compact` mends it")  # fmt: skip
-    if not folder.begun and not integrity.parts(folder.results):
-        report.add("incomplete", "no images are selected yet: its launch has not come that far", folder.path, _BEGIN)
+        report.add("note", "a compaction was interrupted; each row still counts once", folder.journal,
+                   "nothing: the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip
+    if not folder.begun and not part_file.list_parts(folder.results):
+        report.add("incomplete", "its launch has not selected images yet", folder.path,
+                   "launch the study again")  # fmt: skip
         return report
     readable = _parts(folder, report)
     _arithmetic(folder, report)
     changed = _digests(folder, report)
     spec, plan, selection = _plan(folder, report)
-    rows = _rows(readable)
+    frames = [scanning.scan_parts(found, version, PART) for version, found in sorted(readable.items())]
+    rows = pl.concat(frames) if frames else None
     _kept(folder, rows, report)
     if rows is not None:
         _count(rows, report)
-        for what, count, row in impossible(rows, None if spec is None else len(spec.labels)):
-            report.add("damaged", f"{count} rows have {what}", row, _MOVE)
+        for problem, count, row in impossible(rows, None if spec is None else len(spec.labels)):
+            report.add("damaged", f"{_rows(count)} {problem}", row, _MOVE)
         if selection is not None:
-            todo = _AS_BEFORE if folder.images in changed else f"{_IF_CHANGED}; else {_MOVE}"
-            for what, count, row in contradicting(rows, selection):
-                report.add("damaged", f"{count} rows have {what}", row, todo)
+            todo = (
+                _RESTORE_IMAGES if folder.images in changed else f"if it was changed, {_RESTORE_IMAGES}; else {_MOVE}"
+            )
+            for problem, count, row in contradicting(rows, selection):
+                report.add("damaged", f"{_rows(count)} {problem}", row, todo)
     if plan is not None:
-        _against(plan, rows, report)
+        _cells(plan, rows, report)
     return report
 
 
-def _parts(folder: RunFolder, report: Report) -> dict[int, list[Place]]:
-    """By version, the parts that can be read; everything else in `results/` is reported."""
-    readable: dict[int, list[Place]] = {}
+def _rows(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count} rows have"
+
+
+def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[StoragePath]]:
+    """The readable parts by version; reports everything else in `results/`."""
+    readable: dict[int, list[StoragePath]] = {}
     for place in (folder.results, folder.kept):
-        others = integrity.strays(place)
-        if others:
-            report.add(
-                "note", integrity.stray_line(others), place, f"move out of {place.name}/ what you do not need: {_PLAIN}"
-            )
+        add_strays(place, f"{place.name}/", report)
     unsigned = 0
-    for path in store.parts(folder.path):
-        said = versions.read_name(path.name)
-        assert said is not None, "parts have names of ours"
+    for path in scanning.parts(folder.path):
+        name = part_file.parse_name(path.name)
+        assert name is not None, "every part has a valid name"
         report.parts += 1
-        unsigned += said.digest is None
-        if said.version > SCHEMA_VERSION:
-            what = f"it is of version {said.version}, and versions up to {SCHEMA_VERSION} are known"
-            report.add("damaged", what, path, "verify it with the version of study that wrote it")
-            continue
-        if _whole(path, said, report):
-            readable.setdefault(said.version, []).append(path)
+        unsigned += name.digest is None
+        if _readable(path, name, report):
+            readable.setdefault(name.version, []).append(path)
     if unsigned:
-        report.add("note", f"{unsigned} parts are of a version without digests: a changed bit may not be found",
-                   folder.results, "`study compact` writes them again with digests")  # fmt: skip
+        parts = "1 part has no digest" if unsigned == 1 else f"{unsigned} parts have no digests"
+        report.add("note", f"{parts}, as an old version wrote it: a changed bit may go unnoticed", folder.results,
+                   "`study compact` rewrites it with a digest")  # fmt: skip
     return readable
 
 
-def _whole(path: Place, said: versions.Name, report: Report) -> bool:
-    """Whether the rows of a part can be read; what is wrong with the file is reported."""
-    read = table(path, said.digest, report, _MOVE)
-    if read is None:
+def add_strays(folder: StoragePath, name: str, report: VerificationReport) -> None:
+    """Note the files in a folder of parts that are not parts; `name` is the folder's name for people."""
+    strays = part_file.list_strays(folder)
+    if strays:
+        todo = f"move files that you do not need out of {name}: polars reads all Parquet files in a folder"
+        report.add("note", part_file.describe_strays(strays), folder, todo)
+
+
+def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> bool:
+    """Whether the rows of a part can be used; reports its damage."""
+    table = read_part(path, SCHEMA_VERSION, report, _MOVE)
+    if table is None:
         return False
-    wanted = versions.columns(said.version).names()
-    lacking = [] if said.version == 1 else [name for name in wanted if name not in read.column_names]
-    foreign = [name for name in read.column_names if name not in wanted]
-    if lacking or foreign:
-        odd = f"its column {foreign[0]} is none of version {said.version}" if foreign else ""
-        what = f"it lacks the column {lacking[0]}" if lacking else odd
-        report.add("damaged", what, path, _MOVE)
+    expected = versions.columns(name.version).names()
+    missing = [] if name.version == 1 else [column for column in expected if column not in table.column_names]
+    unknown = [column for column in table.column_names if column not in expected]
+    for column in missing or unknown:
+        problem = f"it {'lacks' if missing else 'has'} the column {column!r}, unlike version {name.version}"
+        report.add("damaged", problem, path, _MOVE)
         return False
-    inside = (read.schema.metadata or {}).get(versions.METADATA, b"1").decode()
-    if inside != str(said.version):
-        report.add("damaged", f"its name says version {said.version} and its metadata {inside}", path, _MOVE)
+    inside = (table.schema.metadata or {}).get(versions.METADATA, b"1").decode()
+    if inside != str(name.version):
+        report.add("damaged", f"its name has version {name.version}, but its metadata {inside}", path, _MOVE)
     return True
 
 
-def table(path: Place, digest: str | None, report: Report, todo: str) -> pa.Table | None:
-    """What a part holds; None where it cannot be read. That, and content that has another `digest`, is reported."""
+def read_part(path: StoragePath, newest: int, report: VerificationReport, todo: str) -> pa.Table | None:
+    """Read a part of a version up to `newest`; None if that fails. Reports that, and a digest that does not match."""
+    name = part_file.parse_name(path.name)
+    if name is not None and name.version > newest:
+        report.add("damaged", f"it has version {name.version}, but this study reads versions up to {newest}", path,
+                   "verify it with the version of study that wrote it")  # fmt: skip
+        return None
     try:
         content = path.read_bytes()
-        changed = digest is not None and versions.digest(content) != digest
-        read = pq.read_table(pa.BufferReader(content))
+        table = pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:
         report.add("damaged", f"it cannot be read: {first_line(error)}", path, todo)
         return None
-    if changed:
-        report.add("damaged", "its content is not what was written: the digest in its name is another", path, todo)
-    return read
+    if name is not None and name.digest is not None and part_file.digest(content) != name.digest:
+        report.add("damaged", part_file.CHANGED, path, todo)
+    return table
 
 
-def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: Report) -> None:
-    """Kept images that are not as they were written, and the parts of rows that may have been made from them."""
-    for one in integrity.damaged(folder, "kept"):
-        units = kept_images.suspects(one.path)
-        suspect = [] if rows is None or not units else (
+def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
+    """Report damaged parts of kept images, and the parts whose rows may come from them."""
+    for damage in integrity.damaged(folder, "kept"):
+        units = kept_images.units_in(damage.path)
+        suspects: list[str] = [] if rows is None or not units else (
             rows.filter(pl.col("unit").is_in(units)).select(pl.col(PART).unique().sort()).collect()[PART].to_list()
         )  # fmt: skip
-        if not suspect:
-            todo = "move it out of kept/ and launch the study again: what needs its images crafts them again"
-            report.add("damaged", one.what, one.path, todo)
+        if not suspects:
+            todo = "move it out of kept/ and launch the study again: units that need its images run again"
+            report.add("damaged", damage.problem, damage.path, todo)
             continue
-        names = ", ".join(path.rpartition("/")[2] for path in suspect)
-        what = f"{one.what}; rows of its {len(units)} units may have been made from such images"
-        todo = f"move it out of kept/, and out of results/ the parts with rows of its units: {names}; {_CRAFTED}"
-        report.add("damaged", what, one.path, todo)
+        names = ", ".join(path.rpartition("/")[2] for path in suspects)
+        units_of = "1 unit" if len(units) == 1 else f"{len(units)} units"
+        report.add(
+            "damaged",
+            f"{damage.problem}; the rows of its {units_of} may come from damaged images",
+            damage.path,
+            f"move it out of kept/, move the parts with rows of its units out of results/ ({names}), and launch the "
+            "study again: these units run again",
+        )
 
 
-def _plan(folder: RunFolder, report: Report) -> tuple[Spec | None, Plan | None, Selection | None]:
-    """The plan that the run carries out, as far as it can still be made, and what was selected."""
+def _plan(folder: RunFolder, report: VerificationReport) -> tuple[Spec | None, Plan | None, Selection | None]:
+    """The spec, the plan and the selected images, as far as they can be read."""
     missing = [path for path in (folder.spec, folder.models, folder.images) if not path.is_file()]
     for path in missing:
-        report.add("damaged", f"{path.name} is missing: nobody can say whether the run is complete", path, _COPY)
+        problem = f"{path.name} is missing, so the completeness of the run cannot be checked"
+        report.add("damaged", problem, path, _RESTORE)
     try:
         spec = None if folder.spec in missing else resume.spec_of(folder)
     except StudyError as error:
-        report.add("damaged", first_line(error), folder.spec, _COPY)
+        report.add("damaged", first_line(error), folder.spec, _RESTORE)
         return None, None, None
     if missing or spec is None:
         return spec, None, None
-    selected = None
+    selection = None
     try:
-        selected = resume.as_it_lies(folder)
-        digests = {name: model["digest"] for name, model in selected.models.items()}
-        return spec, Plan(spec, digests, selected.shards), selected
+        selection = resume.as_it_lies(folder)
+        digests = {name: model["digest"] for name, model in selection.models.items()}
+        return spec, Plan(spec, digests, selection.shards), selection
     except (StudyError, KeyError, TypeError) as error:
-        report.add("damaged", f"the plan cannot be made: {first_line(error)}", folder.path, _COPY)
-        return spec, None, selected
+        report.add("damaged", f"the plan cannot be made: {first_line(error)}", folder.path, _RESTORE)
+        return spec, None, selection
 
 
-def _arithmetic(folder: RunFolder, report: Report) -> None:
-    """Rows that were rounded in several ways are worth knowing."""
+def _arithmetic(folder: RunFolder, report: VerificationReport) -> None:
+    """Note rows that were computed in several float environments."""
     try:
-        several = float_environment.recorded(folder)
+        found = float_environment.recorded(folder)
     except StudyError as error:
-        report.add("damaged", error.what, folder.arithmetic, error.todo or _COPY)
+        report.add("damaged", error.what, folder.arithmetic, error.todo or _RESTORE)
         return
-    if len(several) > 1:
-        report.add("note", f"rows come from several kinds of processor or release: {'; '.join(map(str, several))}",
-                   folder.arithmetic, "nothing: rates agree within their intervals, and parts record it")  # fmt: skip
+    if len(found) > 1:
+        report.add(
+            "note",
+            f"rows come from several kinds of processor or library versions: {'; '.join(map(str, found))}",
+            folder.arithmetic,
+            "nothing: rates agree within their intervals, and parts record it",
+        )
 
 
-def _digests(folder: RunFolder, report: Report) -> list[Place]:
-    """Which of spec, models and images are not as they were written; that is reported."""
+def _digests(folder: RunFolder, report: VerificationReport) -> list[StoragePath]:
+    """The files among spec, models and images that do not match their digests; reports them."""
     if not folder.digests.is_file():
-        report.add("note", "images.parquet and models.json have no digests: the run began before there were any, or "
-                   "digests.json was removed", folder.digests, "nothing: what can be checked is checked")  # fmt: skip
+        problem = "images.parquet and models.json have no digests: the run is old, or digests.json was removed"
+        report.add("note", problem, folder.digests, "nothing: everything else is checked")
         return []
     try:
         changed = resume.not_as_written(folder)
     except StudyError as error:
-        report.add("damaged", first_line(error), folder.digests, _COPY)
+        report.add("damaged", first_line(error), folder.digests, _RESTORE)
         return []
     for path in changed:
-        report.add("damaged", f"{path.name} is not as it was written", path, _COPY)
+        report.add("damaged", f"{path.name} does not match its recorded digest", path, _RESTORE)
     return changed
 
 
-def _rows(readable: Mapping[int, list[Place]]) -> pl.LazyFrame | None:
-    frames = [store.scan_parts(found, version, PART) for version, found in sorted(readable.items())]
-    return pl.concat(frames) if frames else None
-
-
-def _count(rows: pl.LazyFrame, report: Report) -> None:
+def _count(rows: pl.LazyFrame, report: VerificationReport) -> None:
+    """Count rows, units and pairs; report rows that exist more than once."""
     counted = rows.select(pl.len(), pl.col("unit").n_unique(), pairs=pl.struct("unit", "target").n_unique()).collect()
     report.rows, report.units, report.pairs = counted.row(0)
     holders = rows.group_by(_ROW).agg(pl.len(), pl.col(PART).unique().sort())
@@ -247,36 +260,38 @@ def _count(rows: pl.LazyFrame, report: Report) -> None:
     if twice.height:
         first = twice.row(0, named=True)
         where = f"unit {first['unit']}, target {first['target']}, image {first['image']}"
-        report.add("damaged", f"{twice.height} rows are there more than once", f"{' and '.join(first[PART])}: {where}",
-                   "move one of the parts that hold the same rows out of results/")  # fmt: skip
+        exist = "1 row exists" if twice.height == 1 else f"{twice.height} rows exist"
+        report.add("damaged", f"{exist} more than once", f"{' and '.join(first[PART])}: {where}",
+                   "move all but one of the parts that hold the same rows out of results/")  # fmt: skip
 
 
-def _against(plan: Plan, rows: pl.LazyFrame | None, report: Report) -> None:
-    """Missing cells, and rows that belong to none."""
-    there: dict[tuple[str, str], int] = {}
+def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
+    """Report (unit, target) pairs of the plan without all their rows, and note rows outside the plan."""
+    left: dict[tuple[str, str], int] = {}
     if rows is not None:
         found = rows.group_by("unit", "target").len().collect()
-        there = {(unit, target): count for unit, target, count in found.iter_rows()}
+        left = {(unit, target): count for unit, target, count in found.iter_rows()}
     report.expected = plan.pairs
     missing: list[str] = []
     short: list[str] = []
     for craft in plan.crafts.values():
         for shard in plan.shards:
             unit = craft.unit_id(shard)
-            wanted = len(shard.images) * len(craft.recipe.points)
+            expected = len(shard.images) * len(craft.recipe.points)
             for target in craft.targets:
-                count = there.pop((unit, target), 0)
+                count = left.pop((unit, target), 0)
                 if not count:
                     missing.append(f"unit {unit}, target {target}")
-                elif count < wanted:
-                    short.append(f"unit {unit}, target {target}: {count} of {wanted} rows")
+                elif count < expected:
+                    short.append(f"unit {unit}, target {target}: {count} of {expected} rows")
     if missing:
-        what = f"{len(missing)} of {plan.pairs} (unit, target) pairs have no rows"
-        report.add("incomplete", what, f"such as {missing[0]}", _AGAIN)
+        report.add("incomplete", f"{len(missing)} of {plan.pairs} (unit, target) pairs have no rows",
+                   f"such as {missing[0]}", "launch the study again, which runs them")  # fmt: skip
     if short:
-        report.add("damaged", f"{len(short)} (unit, target) pairs lack some of their rows", short[0],
-                   "find the part that holds the rest of the unit; " + _MOVE)  # fmt: skip
-    if there:
-        unit, target = min(there)
-        report.add("note", f"{sum(there.values())} rows belong to no cell of the spec as it stands",
+        pairs = "1 (unit, target) pair lacks" if len(short) == 1 else f"{len(short)} (unit, target) pairs lack"
+        report.add("damaged", f"{pairs} some of their rows", short[0],
+                   f"find the part with the other rows of the unit; {_MOVE}")  # fmt: skip
+    if left:
+        unit, target = min(left)
+        report.add("note", f"{sum(left.values())} rows belong to no cell of the present spec",
                    f"unit {unit}, target {target}", "nothing: an earlier spec asked for them")  # fmt: skip

@@ -1,14 +1,7 @@
-"""Parts carry the version of their columns in their names; older ones are brought up to the present one when scanned.
-
-`part-v2-<nanoseconds>-<digest>.parquet`: the digest is the beginning of the SHA-256 of the whole file. Names without
-a version are of version 1, and have no digest.
-"""
+"""Versions of the columns: rows of older versions are brought to the present columns when they are scanned."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,28 +9,21 @@ import polars as pl
 
 from study.errors import StudyError
 from study.results.schema import SCHEMA, SCHEMA_VERSION
+from study.storage.part_file import parse_name
 
 PRESENT = pl.DataFrame(SCHEMA.empty_table()).schema
+"""The present columns."""
+
 METADATA = b"study.schema_version"
 """The key of the version in a part's Parquet metadata."""
 
-_NAME = re.compile(r"part-(?:v(?P<version>[1-9]\d{0,8})-)?(?P<written>\d{1,25})-(?P<random>[0-9a-f]{8,64})\.parquet")
-DIGITS = 16
-"""Of the digest of a part, how many its name ends in."""
+GRADED = 3
+"""The first version whose rows tell grey-box targets from black-box ones."""
 
 
 @dataclass(frozen=True)
-class Name:
-    """What the name of a part says; `digest` is None where it has none. `written` is when, nanoseconds since 1970."""
-
-    version: int
-    digest: str | None
-    written: int
-
-
-@dataclass(frozen=True)
-class Forward:
-    """From one version to the next: the columns of the older one, given the newer's, and the way to the newer."""
+class Migration:
+    """From one version to the next: `before` derives the older columns from the newer, `bring` converts older rows."""
 
     before: Callable[[pl.Schema], pl.Schema]
     bring: Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -54,68 +40,45 @@ def _with_white_box(schema: pl.Schema) -> pl.Schema:
     return pl.Schema(older)
 
 
-FORWARD: dict[int, Forward] = {
-    1: Forward(_without("top1"), lambda rows: rows.with_columns(top1=pl.col("top5").list.first())),
-    2: Forward(
+MIGRATIONS: dict[int, Migration] = {
+    1: Migration(_without("top1"), lambda rows: rows.with_columns(top1=pl.col("top5").list.first())),
+    2: Migration(
         _with_white_box,
         lambda rows: rows.with_columns(
             relation=pl.when("white_box").then(pl.lit("white")).otherwise(pl.lit("black"))
         ).drop("white_box"),
     ),
 }
-"""By the older version. What a version-2 row calls black may be grey: only a spec says so, see `store.scan`."""
-
-GRADED = 3
-"""The first version whose rows know grey-box targets."""
+"""By older version. A target that is black-box in version 2 may be grey-box: `study.results.scanning` asks the spec."""
 
 
-def digest(content: bytes | memoryview) -> str:
-    """What a part's name ends in."""
-    return hashlib.sha256(content).hexdigest()[:DIGITS]
+def part_version(name: str, run: object) -> int:
+    """The version of the part called `name`; 1 for a foreign name.
 
-
-def new_name(content: bytes | memoryview, version: int = SCHEMA_VERSION) -> str:
-    """A name that no other part has, nor another content."""
-    return f"part-v{version}-{time.time_ns():020d}-{digest(content)}.parquet"
-
-
-def read_name(name: str) -> Name | None:
-    """What the name of a part says; None where it is none of ours."""
-    found = _NAME.fullmatch(name)
-    if found is None:
-        return None
-    if found["version"] is None:
-        return Name(1, None, int(found["written"]))
-    return Name(int(found["version"]), found["random"], int(found["written"]))
-
-
-def version(name: str, where: object) -> int:
-    """The version of the part of that name; foreign names are held to be of the first.
-
-    Raises StudyError where it is newer than what this installation knows.
+    Raises StudyError if this installation does not know the version.
     """
-    said = read_name(name)
-    found = 1 if said is None else said.version
-    if found > SCHEMA_VERSION:
+    parsed = parse_name(name)
+    version = 1 if parsed is None else parsed.version
+    if version > SCHEMA_VERSION:
         raise StudyError(
-            f"{name} has rows of version {found}",
-            where=str(where),
+            f"the rows of {name} have version {version}",
+            where=str(run),
             accepted=f"versions 1 to {SCHEMA_VERSION}",
             todo="install the version of study that wrote it, or a later one",
         )
-    return found
+    return version
 
 
-def columns(of: int) -> pl.Schema:
-    """The columns of parts of version `of`."""
+def columns(version: int) -> pl.Schema:
+    """The columns of parts of `version`."""
     schema = PRESENT
-    for older in range(SCHEMA_VERSION - 1, of - 1, -1):
-        schema = FORWARD[older].before(schema)
+    for older in range(SCHEMA_VERSION - 1, version - 1, -1):
+        schema = MIGRATIONS[older].before(schema)
     return schema
 
 
-def forward(rows: pl.LazyFrame, of: int, *also: str) -> pl.LazyFrame:
-    """Rows of version `of` with the columns of the present one, in their order, and those named in `also`."""
-    for older in range(of, SCHEMA_VERSION):
-        rows = FORWARD[older].bring(rows)
-    return rows if of == SCHEMA_VERSION else rows.select(*PRESENT.names(), *also).cast(PRESENT)
+def forward(rows: pl.LazyFrame, version: int, *extra: str) -> pl.LazyFrame:
+    """Bring rows of `version` to the present columns, in their order, followed by the columns `extra`."""
+    for older in range(version, SCHEMA_VERSION):
+        rows = MIGRATIONS[older].bring(rows)
+    return rows if version == SCHEMA_VERSION else rows.select(*PRESENT.names(), *extra).cast(PRESENT)

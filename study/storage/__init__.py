@@ -1,1 +1,1 @@
-"""Where runs lie: local folders and S3, a lease that lets one driver in, a journal."""
+"""Where runs lie: the paths of a run, local folders and S3, the lease that lets one driver in, the journal."""

@@ -1,7 +1,7 @@
-"""Which parts count while many are being replaced by few, and what a compaction that died leaves to do.
+"""The journal of a compaction: which parts count while new parts replace old ones, and how to repair a death midway.
 
-`compacting.json` names the old parts and the new ones. Until all new ones are in place the old ones count, and from
-then on the new ones: at no moment a row counts twice, or not at all.
+`compacting.json` names the old parts and the new ones. The old ones count until all new ones are in place, and the new
+ones from then on: at every moment each row counts exactly once.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.events.repairs import repaired
-from study.storage.places import Place, Storage
+from study.storage import part_file
+from study.storage.paths import StoragePath
+from study.storage.storage import Storage
 
 JOURNAL = "compacting.json"
 
 
 @dataclass(frozen=True)
 class Journal:
-    """Names of parts in `results/`."""
+    """The names of parts in `results/`: those to replace, and those that replace them."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -27,9 +29,13 @@ class Journal:
     def text(self) -> str:
         return json.dumps({"old": self.old, "new": self.new}) + "\n"
 
+    def new_count(self, parts: Sequence[StoragePath]) -> bool:
+        """Whether the new parts count: all of them are in place."""
+        return set(self.new) <= {part.name for part in parts}
 
-def read(run: Place) -> Journal | None:
-    """The journal of a compaction that is under way, or was when its process died. StudyError where it is damaged."""
+
+def read(run: StoragePath) -> Journal | None:
+    """Return the journal of an unfinished compaction; None without one. Raises StudyError if it is damaged."""
     path = run / JOURNAL
     try:
         data = json.loads(path.read_text())
@@ -38,59 +44,55 @@ def read(run: Place) -> Journal | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
-            f"{path} is damaged: {str(error).splitlines()[0]}",
-            todo="look at results/ with `study verify`, and bring the file back from a copy",
+            f"{path} is damaged: {first_line(error)}",
+            todo="check results/ with `study verify`, and restore the file from a backup",
             status=1,
         ) from None
 
 
-def counting(run: Place, parts: Sequence[Place]) -> list[Place]:
-    """Those of `parts`, all that lie in `results/`, whose rows count."""
+def counted(run: StoragePath, parts: Sequence[StoragePath]) -> list[StoragePath]:
+    """Select the parts whose rows count from all `parts` in `results/`."""
     journal = read(run)
     if journal is None:
         return list(parts)
-    hidden = set(journal.old if _all_in_place(journal, parts) else journal.new)
+    hidden = set(journal.old if journal.new_count(parts) else journal.new)
     return [part for part in parts if part.name not in hidden]
 
 
-def repair(run: Place, storage: Storage) -> None:
-    """Bring a compaction that died to its end, or undo it: only for who holds the lease."""
+def repair(run: StoragePath, storage: Storage) -> None:
+    """Finish or undo a compaction that died. The caller must have claimed the run.
+
+    Raises StudyError if neither all old parts nor all new parts exist, or a new part is damaged.
+    """
     journal = read(run)
     if journal is None:
         return
-    lie = {part.name: part for part in (run / "results").rglob("*.parquet")}
-    whole = _all_in_place(journal, list(lie.values()))
-    if whole:
-        _must_be_intact([lie[name] for name in journal.new])
-    if not whole and not set(journal.old) <= lie.keys():
-        lost = sorted((set(journal.old) | set(journal.new)) - lie.keys())
+    parts = {part.name: part for part in (run / "results").rglob("*.parquet")}
+    finish = journal.new_count(list(parts.values()))
+    if finish:
+        _require_intact([parts[name] for name in journal.new])
+    if not finish and not set(journal.old) <= parts.keys():
+        lost = sorted((set(journal.old) | set(journal.new)) - parts.keys())
         raise StudyError(
-            f"{run / JOURNAL}: neither the old parts of a compaction nor its new ones are all there",
+            f"{run / JOURNAL}: a compaction died, and neither all its old parts nor all its new parts exist",
             where=f"results/ lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else ""),
-            todo="bring one of the two sets back from a copy; or remove the parts that are left of both, and the file",
+            todo=f"restore the old or the new parts from a backup; or remove the rest of both, and {JOURNAL}",
             status=1,
         )
-    for name in journal.old if whole else journal.new:
-        if name in lie:
-            storage.remove(lie[name])
+    for name in journal.old if finish else journal.new:
+        if name in parts:
+            storage.remove(parts[name])
     storage.remove(run / JOURNAL)
-    repaired("results", f"a compaction had died, and is {'finished' if whole else 'undone'}")
+    repaired("results", f"{'finished' if finish else 'undid'} a compaction that died")
 
 
-def _must_be_intact(parts: Sequence[Place]) -> None:
-    """Old parts go only for new ones that are as they were written."""
-    from study.results.integrity import wrong
-
+def _require_intact(parts: Sequence[StoragePath]) -> None:
     for part in parts:
-        what = wrong(part)
-        if what is not None:
+        damage = part_file.damage(part)
+        if damage is not None:
             raise StudyError(
-                f"a part that a compaction has written is damaged, so the old parts are not removed: {what}",
+                f"a part that a compaction wrote is damaged, so the old parts are not removed: {damage}",
                 where=str(part),
-                todo="move it out of results/ and launch again, or compact again: the old parts count then",
+                todo="move it out of results/, so that the old parts count again; then launch or compact again",
                 status=1,
             )
-
-
-def _all_in_place(journal: Journal, parts: Sequence[Place]) -> bool:
-    return set(journal.new) <= {part.name for part in parts}

@@ -1,4 +1,4 @@
-"""JSON files that a launch has written: read in the shape that they were written in, or an error names the file."""
+"""Reading the JSON files of a run with a check of their structure."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from study.errors import StudyError, first_line
-from study.storage.places import Place
+from study.storage.paths import StoragePath
 
-Shape = TypeVar("Shape")
+Content = TypeVar("Content")
 
 
-def read(path: Place, shape: type[Shape], *, todo: str, status: int = 2) -> Shape:
-    """What the file at `path` holds, which is of `shape`: any type that pydantic knows.
+def read(path: StoragePath, kind: type[Content], *, todo: str, status: int = 2) -> Content:
+    """Return the content of the file at `path`, validated as `kind`: any type that pydantic supports.
 
-    FileNotFoundError where there is none. StudyError where it cannot be read, is no JSON, or holds something else;
-    `todo` says what to do then.
+    Raises FileNotFoundError if the file does not exist; StudyError, with `todo` and `status`, if it cannot be read, is
+    not JSON, or has another structure.
     """
     try:
-        return TypeAdapter(shape).validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         raise
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        what = f"{place}: {first['msg']}" if place else first["msg"]
+        field = ".".join(map(str, first["loc"]))
+        problem = f"{field}: {first['msg']}" if field else first["msg"]
     except OSError as error:
-        what = first_line(error)
-    raise StudyError(f"{path} is damaged: {what}", todo=todo, status=status)
+        problem = first_line(error)
+    raise StudyError(f"{path} is damaged: {problem}", todo=todo, status=status)

@@ -1,8 +1,8 @@
-"""A lease in an object store: one object, written only where it is as it was last seen, renewed while its holder lives.
+"""A lease in an object store: one object, written only if it is unchanged since it was read, renewed by its holder.
 
-Nobody compares clocks. A lease that is watched for `SECONDS` without being renewed belongs to a dead driver; a holder
-that could not renew for that long holds itself to have lost it. One PUT that is under way at that moment cannot be
-called back: `study verify` would name what it doubled.
+No clocks are compared. A driver that watches a lease for `SECONDS` without a renewal takes it over; a holder that
+could not renew for that long counts its lease as lost. A PUT on its way at that moment cannot be stopped:
+`study verify` reports rows that it duplicates.
 """
 
 from __future__ import annotations
@@ -22,27 +22,31 @@ from study.errors import StudyError
 from study.events.repairs import repaired
 
 SECONDS = 60.0
+"""How long a lease holds without a renewal."""
 
 
-class Slot(Protocol):
-    """Where a lease is written."""
+class VersionedObject(Protocol):
+    """An object with compare-and-swap: it holds the lease."""
 
     def read(self) -> tuple[bytes, str] | None:
-        """Content and version; None where there is nothing."""
+        """Return content and version; None if the object does not exist."""
 
-    def write(self, content: bytes, tag: str | None) -> str | None:
-        """The new version; None, and nothing is changed, where it is not at version `tag` (None: nothing there)."""
+    def write(self, content: bytes, version: str | None) -> str | None:
+        """Write if the object is still at `version` (None: does not exist), and return the new version.
+
+        Otherwise change nothing and return None.
+        """
 
 
 class Lease:
-    """Held from `claim` to `release`, renewed by a thread of its own."""
+    """A lease on a run, from `claim` to `release`; a thread renews it."""
 
-    def __init__(self, what: str, slot: Slot) -> None:
-        self._what = what
-        self._slot = slot
+    def __init__(self, run: str, stored: VersionedObject) -> None:
+        self._run = run
+        self._object = stored
         self._id = uuid.uuid4().hex
         self._seconds = SECONDS
-        self._tag: str | None = None
+        self._version: str | None = None
         self._renewed = 0.0
         self._lost: str | None = None
         self._stop = threading.Event()
@@ -50,55 +54,56 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def claim(self, say: Callable[[str], None]) -> None:
-        """Raises StudyError where the holder is seen to be alive; waits for that long, and says so."""
+        """Take the lease, after a wait of `SECONDS` if another driver has it; `say` receives a line then.
+
+        Raises StudyError if the other driver renews it meanwhile.
+        """
         began = time.monotonic()
-        seen = self._slot.read()
+        seen = self._object.read()
         if seen is not None and (holder := _holder(seen[0])) is not None:
             say(
-                f"{self._what} is leased to {holder} until {_until(seen[0])}; "
+                f"{self._run} is leased to {holder} until {_until(seen[0])}; "
                 f"waiting {self._seconds:.0f} s to see whether it is renewed"
             )
             while time.monotonic() - began < self._seconds:
                 time.sleep(min(1.0, self._seconds / 10))
-                now = self._slot.read()
-                if now is not None and _holder(now[0]) is not None:
-                    if now[1] != seen[1]:
-                        raise self._in_use(now[0])
-                else:
+                now = self._object.read()
+                if now is None or _holder(now[0]) is None:
                     seen = now
                     break
+                if now[1] != seen[1]:
+                    raise self._in_use(now[0])
             else:
-                repaired("lease", f"{holder} did not renew its lease: it is held to be dead, and its lease taken over")
+                repaired("lease", f"{holder} did not renew its lease and counts as dead; this driver takes the lease")
         begun = time.monotonic()
-        self._tag = self._write(None if seen is None else seen[1])
-        if self._tag is None:
-            now = self._slot.read()
+        self._version = self._write(None if seen is None else seen[1])
+        if self._version is None:
+            now = self._object.read()
             raise self._in_use(now[0] if now else b"{}")
         self._renewed = begun
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Say that nobody holds it. What cannot be said now is found out by whoever waits."""
+        """Release the lease. If the write fails, waiting drivers detect it by timeout."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         with self._lock:
-            if self._tag is None or self._lost:
-                return
-            # The study's own outcome counts; where this cannot be said, the next driver waits for a minute.
-            with contextlib.suppress(StudyError):
-                self._slot.write(b"{}", self._tag)
+            if self._version is not None and not self._lost:
+                # The outcome of the study matters more than this error, which costs the next driver a wait.
+                with contextlib.suppress(StudyError):
+                    self._object.write(b"{}", self._version)
 
     def check(self) -> None:
-        """Raises StudyError where the lease is lost: then nothing may be written any more."""
+        """Raises StudyError if the lease is lost: this driver must not write any more."""
         if self._lost is None and time.monotonic() - self._renewed > 0.75 * self._seconds:
-            # This process may have slept; it is still the holder where nobody has written since.
+            # The process may have been suspended; it still holds the lease if no other driver has written.
             self._renew()
         if self._lost is not None:
             raise StudyError(
-                f"{self._what}: this driver has lost its lease: {self._lost}",
-                todo="see that no other driver runs this study, then launch again: what was published is kept",
+                f"{self._run}: this driver has lost its lease: {self._lost}",
+                todo="make sure that no other driver runs this study, then launch again: published results are kept",
                 status=1,
             )
 
@@ -110,54 +115,59 @@ class Lease:
                 if time.monotonic() - self._renewed > self._seconds:
                     self._lost = f"it could not be renewed for {self._seconds:.0f} s ({error.what})"
                 else:
-                    repaired("lease", f"the lease could not be renewed, which is tried again: {error.what}")
+                    repaired("lease", f"renewing the lease failed and is tried again: {error.what}")
 
     def _renew(self) -> None:
         with self._lock:
             begun = time.monotonic()
-            tag = self._write(self._tag)
-            if tag is None:
-                now = self._slot.read()
-                self._lost = f"{_holder(now[0]) or 'somebody'} has taken it" if now else "somebody has deleted it"
+            version = self._write(self._version)
+            if version is None:
+                now = self._object.read()
+                taken_by = _holder(now[0]) or "another driver" if now else None
+                self._lost = f"{taken_by} has taken it" if taken_by else "the object was deleted"
             else:
-                self._tag, self._renewed = tag, begun
+                self._version, self._renewed = version, begun
 
-    def _write(self, tag: str | None) -> str | None:
-        """The new version, also where the store's first answer to this very write was lost."""
+    def _write(self, version: str | None) -> str | None:
+        """Return the new version, also if the store retried this write because its first answer was lost."""
         content = self._content()
-        written = self._slot.write(content, tag)
+        written = self._object.write(content, version)
         if written is None:
-            now = self._slot.read()
+            now = self._object.read()
             if now is not None and now[0] == content:
                 return now[1]
         return written
 
     def _content(self) -> bytes:
         now = datetime.now(UTC)
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
         until = now + timedelta(seconds=self._seconds)
-        return json.dumps(
-            {
-                "holder": holder,
-                "id": self._id,
-                "time": now.isoformat(),
-                "until": until.isoformat(timespec="seconds"),
-            }
-        ).encode()
+        content = {
+            "holder": holder_name(),
+            "id": self._id,
+            "time": now.isoformat(),
+            "until": until.isoformat(timespec="seconds"),
+        }
+        return json.dumps(content).encode()
 
     def _in_use(self, content: bytes) -> StudyError:
         return StudyError(
-            f"{self._what} is in use by {_holder(content) or 'another driver'}, until {_until(content)} and renewed",
-            todo="wait until it ends, stop it, or choose another place with --output",
+            f"{self._run} is in use by {_holder(content) or 'another driver'}, which renews its lease: "
+            f"it now ends {_until(content)}",
+            todo="wait until that driver ends, stop it, or choose another place with --output",
         )
 
 
+def holder_name() -> str:
+    """The name of this process in a lease, for the error that another driver shows."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 def _holder(content: bytes) -> str | None:
-    """None where the lease was given back."""
+    """Return the holder's name; None if the lease was released."""
     try:
         found = json.loads(content).get("holder")
     except (ValueError, AttributeError):
-        return "somebody who left no name"
+        return "an unknown driver"
     return None if found is None else str(found)
 
 

@@ -1,4 +1,4 @@
-"""Every path of a run, and the rules under which it is written: one driver, whole files, nothing written over."""
+"""Every path of a run, and the rules for writing it: one driver at a time, whole files only."""
 
 from __future__ import annotations
 
@@ -9,166 +9,163 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import StudyError
-from study.storage import journal as storage_journal
-from study.storage.places import Place, place, storage
-from study.storage.s3 import ObjectPath
-
-
-def _silent(line: str) -> None: ...
+from study.storage import journal
+from study.storage.paths import StoragePath, storage_path
+from study.storage.s3_path import S3Path
+from study.storage.storage import open_storage
 
 
 class RunFolder:
-    """The place of one study: a folder, or a prefix of an object store. Nothing is created until `claim`."""
+    """The folder of one study, or its prefix in an S3 bucket. Nothing is created until `claim`."""
 
-    def __init__(self, path: str | Place) -> None:
-        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError for another address."""
-        self.path = place(path)
-        self.storage = storage(self.path)
+    def __init__(self, path: str | StoragePath) -> None:
+        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError for any other address."""
+        self.path = storage_path(path)
+        self.storage = open_storage(self.path)
 
     @property
-    def results(self) -> Place:
-        """Parquet parts and nothing else."""
+    def results(self) -> StoragePath:
+        """Parquet parts with the rows."""
         return self.path / "results"
 
-    def geometry(self, probe: str) -> Place:
-        """Parquet parts of one probe of the geometry of models, and nothing else."""
+    def geometry(self, probe: str) -> StoragePath:
+        """Parquet parts with the rows of one geometry probe."""
         return self.path / "geometry" / probe
 
     @property
-    def spec(self) -> Place:
-        """The resolved spec that the folder belongs to."""
+    def kept(self) -> StoragePath:
+        """Parquet parts with adversarial images, if the spec keeps them."""
+        return self.path / "kept"
+
+    @property
+    def spec(self) -> StoragePath:
+        """The resolved spec of the run."""
         return self.path / "spec.yaml"
 
     @property
-    def earlier_specs(self) -> list[Place]:
-        """The specs that this one has taken the place of, the first first."""
-        found: list[Place] = []
+    def earlier_specs(self) -> list[StoragePath]:
+        """The specs that the present one replaced, oldest first."""
+        found: list[StoragePath] = []
         while (path := self.path / f"spec-{len(found) + 1}.yaml").is_file():
             found.append(path)
         return found
 
     @property
-    def planned(self) -> Place:
-        """The crafts of the present plan, where there are rows of others."""
+    def planned(self) -> StoragePath:
+        """The crafts of the present plan, if the run has rows of other crafts."""
         return self.path / "planned.json"
 
     @property
-    def kept(self) -> Place:
-        """Parquet parts with adversarial images, where the spec says that they are kept."""
-        return self.path / "kept"
-
-    @property
-    def images(self) -> Place:
-        """What was selected, with the clean predictions of every model."""
+    def images(self) -> StoragePath:
+        """The selected images, with the clean predictions of every model."""
         return self.path / "images.parquet"
 
     @property
-    def models(self) -> Place:
+    def models(self) -> StoragePath:
         """Digest, size and parameters of every model, as loaded."""
         return self.path / "models.json"
 
     @property
-    def arithmetic(self) -> Place:
-        """What workers computed with: processors, releases, what their environment said of rounding."""
+    def arithmetic(self) -> StoragePath:
+        """The hardware, library versions and float settings of the workers: everything that decides rounding."""
         return self.path / "arithmetic.json"
 
     @property
-    def digests(self) -> Place:
-        """SHA-256 of `spec`, `images` and `models`, by file name (of old and new while a launch changes them), and of
-        the ids of the image set under `candidates`, where all of it was asked."""
+    def digests(self) -> StoragePath:
+        """The SHA-256 of `spec`, `images` and `models` by file name (old and new while a launch changes them), and of
+        the ids of the image set as `candidates`, if the selection examined all of it."""
         return self.path / "digests.json"
 
     @property
-    def journal(self) -> Place:
-        """Which parts are being replaced by which, while they are."""
-        return self.path / storage_journal.JOURNAL
+    def journal(self) -> StoragePath:
+        """The parts that a compaction replaces, while it is under way."""
+        return self.path / journal.JOURNAL
 
     @property
-    def temporary(self) -> Place:
-        """Files that are not whole yet: beside `results`, on the same file system. Object stores need none."""
+    def temporary(self) -> StoragePath:
+        """Unfinished files, on the same file system as `results`. Not used in S3."""
         return self.path / "tmp"
 
     @property
-    def failures(self) -> Place:
-        """What the last launch set aside, if anything."""
+    def failures(self) -> StoragePath:
+        """The units that the last launch gave up, if any."""
         return self.path / "failures.json"
 
     @property
-    def unreadable(self) -> Place:
-        """Image files that the study was told to leave out because they cannot be read."""
+    def unreadable(self) -> StoragePath:
+        """Unreadable image files that the study left out, as its spec allows."""
         return self.path / "unreadable.json"
 
     @property
-    def tracked(self) -> Place:
-        """The id that the study has on Weights & Biases."""
+    def tracked(self) -> StoragePath:
+        """The id of the study on Weights & Biases."""
         return self.path / "tracked.json"
 
     @property
     def tracking(self) -> Path:
-        """What Weights & Biases writes, always on this machine."""
-        return self._here("tracking")
+        """Local files of Weights & Biases."""
+        return self._local("tracking")
 
     def answers(self, model: str) -> Path:
-        """What the remote service behind `model` has answered, always on this machine: never asked again."""
-        return self._here("answers") / f"{model}.sqlite"
+        """The cache of answers from the remote service of `model`, always local."""
+        return self._local("answers") / f"{model}.sqlite"
 
-    def _here(self, name: str) -> Path:
-        """A folder of the run on this machine: of a run in an object store, one in the user's cache."""
-        if isinstance(self.path, ObjectPath):
+    def _local(self, name: str) -> Path:
+        """A local folder of the run; for a run in S3 it lies in the user's cache."""
+        if isinstance(self.path, S3Path):
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             return home / "study" / name / self.path.bucket / self.path.key
         return self.path.resolve() / name
 
     @property
     def scanned(self) -> str:
-        """What polars is to scan for the rows, with nothing of ours."""
-        return f"{self.results}/" if isinstance(self.path, ObjectPath) else str(self.results)
+        """The address of the rows for `polars.scan_parquet`."""
+        return f"{self.results}/" if isinstance(self.path, S3Path) else str(self.results)
 
     @property
     def begun(self) -> bool:
-        """Whether images were selected: from then on the folder belongs to its spec."""
+        """Whether images are selected: from then on the folder belongs to its spec."""
         return self.spec.is_file() and self.models.is_file() and self.images.is_file()
 
-    def claim(self, say: Callable[[str], None] = _silent) -> None:
-        """Create the folder and keep every other driver out of it, until this process ends, however it ends.
+    def claim(self, say: Callable[[str], None] = lambda line: None) -> None:
+        """Create the folder, keep other drivers out until this process ends, and repair an unfinished compaction.
 
-        Then mend what a compaction left that died. Raises StudyError where another driver holds it, or it cannot be
-        written; in an object store a lease may have to be watched for a minute first, which `say` is told.
+        Raises StudyError if another driver has the run, or it cannot be written. In S3 the claim may have to watch a
+        lease for a minute; `say` receives a line then.
         """
         self.storage.claim(("results",), say)
         try:
-            storage_journal.repair(self.path, self.storage)
+            journal.repair(self.path, self.storage)
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """Let another driver in."""
+        """Let other drivers in."""
         self.storage.release()
 
-    def make(self, folder: Place) -> None:
-        """See to it that a folder of the run is there; an object store needs none. StudyError where it cannot be."""
+    def make_folder(self, folder: StoragePath) -> None:
+        """Create a folder of the run if it does not exist; S3 needs none. Raises StudyError if that fails."""
         if isinstance(folder, Path):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StudyError(
-                    f"the folder {folder} cannot be made: {error.strerror}",
-                    todo="make room or mend the run folder, then launch again: what was published before is kept",
+                    f"the folder {folder} cannot be created: {error.strerror}",
+                    todo="free disk space or repair the run folder, then launch again: published results are kept",
                     status=1,
                 ) from None
 
-    def write_text(self, path: Place, text: str) -> None:
-        """Put a whole file in place, or none."""
+    def write_text(self, path: StoragePath, text: str) -> None:
         self.publish(path, text.encode())
 
-    def write_json(self, path: Place, data: Mapping[str, Any]) -> None:
+    def write_json(self, path: StoragePath, data: Mapping[str, Any]) -> None:
         self.write_text(path, json.dumps(data, indent=2) + "\n")
 
-    def publish(self, path: Place, content: bytes | memoryview) -> None:
-        """Put a whole file in place, or none. Raises StudyError where it cannot be written."""
+    def publish(self, path: StoragePath, content: bytes | memoryview) -> None:
+        """Write a whole file, or replace it. Raises StudyError if that fails."""
         self.storage.publish(path, content)
 
-    def publish_new(self, path: Place, content: bytes | memoryview) -> None:
-        """The same under a name that no other content has: to repeat it is harmless."""
+    def publish_new(self, path: StoragePath, content: bytes | memoryview) -> None:
+        """Write a file under a name that only this content has: publishing it twice is harmless."""
         self.storage.publish_new(path, content)

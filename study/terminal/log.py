@@ -17,14 +17,14 @@ from study.events.repairs import Repair
 from study.process.children import looks_secret
 from study.safe_text import visible
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath
+from study.storage.s3_path import S3Path
 
 _LEAST_SECRET = 6
 
 
 def path_of(folder: RunFolder) -> Path:
     """The log of a run, always on this machine: in its folder, or in the cache where the run is in an object store."""
-    if isinstance(folder.path, ObjectPath):
+    if isinstance(folder.path, S3Path):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return home / "study" / "logs" / folder.path.bucket / folder.path.key / "study.log"
     return folder.path / "study.log"

@@ -14,14 +14,14 @@ from study.errors import StudyError
 from study.events.json_lines import state
 from study.events.observer import Ended, Observer, Started, State
 from study.events.run_state import RunState
-from study.storage.places import Place
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath
+from study.storage.s3_path import S3Path
 
 _SECONDS, _SECONDS_AWAY = 3.0, 30.0
 
 
-def path_of(folder: RunFolder) -> Place:
+def path_of(folder: RunFolder) -> StoragePath:
     """Where it lies."""
     return folder.path / "status.json"
 
@@ -43,7 +43,7 @@ class StatusFile(Observer):
         self._board = board
         self._complain = complain
         self._clock = clock
-        self._between = _SECONDS_AWAY if isinstance(folder.path, ObjectPath) else _SECONDS
+        self._between = _SECONDS_AWAY if isinstance(folder.path, S3Path) else _SECONDS
         self._told: float | None = None
         self._begun = datetime.now().astimezone().isoformat(timespec="seconds")
         self._broken = False

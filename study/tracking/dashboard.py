@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from study.errors import StudyError
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
@@ -23,7 +23,7 @@ def dashboard(run: str, console: Console) -> None:
 
     Raises StudyError where the study was not tracked, the extra is not installed, there is no key, or W&B refuses.
     """
-    spec = opened(run).spec
+    spec = open_run(run).spec
     if not RunFolder(run).tracked.is_file():
         raise StudyError(
             f"{run} was never tracked",

@@ -22,7 +22,7 @@ from study.reproducibility.hashing import digest
 from study.spec.schema import Spec
 from study.storage import json_file
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath
+from study.storage.s3_path import S3Path
 from study.tracking import logs
 from study.tracking.outline import Outline
 from study.tracking.settings import Mode, project
@@ -119,7 +119,7 @@ class Tracker(Observer):
 
     def _process(self) -> Worker:
         self._folder.tracking.mkdir(parents=True, exist_ok=True)
-        in_store = isinstance(self._folder.path, ObjectPath)
+        in_store = isinstance(self._folder.path, S3Path)
         kind = children.TRACKER_OF_STORE if in_store else children.TRACKER
         given = children.environment(kind, self._wish.environment, self._wish.spec.credentials)
         return Worker(self._folder.tracking / "wandb.log", kind, given)

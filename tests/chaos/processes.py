@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from tests.actors.backends.test_ray_backend import ROOT, STUDY, alive, descendants, gone
+from tests.processes import ROOT, STUDY, alive, descendants, gone
 
 __all__ = ["ROOT", "Launched", "alive", "descendants", "gone", "quiet_environment", "until", "workers_below"]
 

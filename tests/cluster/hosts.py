@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
-# The first process of a host ends what its children leave behind, as init does, and ends with whoever made the host.
+# The first process of a host reaps orphans, as init does, and ends with the process that made the host.
 _INIT = """
 import os, sys, threading, time
 threading.Thread(target=lambda: os._exit(0 * len(sys.stdin.read())), daemon=True).start()

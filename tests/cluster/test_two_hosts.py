@@ -139,14 +139,14 @@ def test_a_submitted_job(tiny_run, spec_file, tmp_path, joined):
     [
         ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=token is not set here"),
         ({"RAY_AUTH_TOKEN": ""}, "there is none here"),
-        ({"RAY_AUTH_TOKEN": "0" * 64}, "the one here is another"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "the token here is a different one"),
     ],
     ids=["not asked for", "none", "wrong"],
 )
 def test_the_token_is_wrong(spec_file, tmp_path, joined, changed, words):
     status, printed = finish(joined.launch(spec_file(TINY), tmp_path / "run", **changed))
     assert status == 2, printed
-    assert f"error: the cluster at {joined.address} asks for a token, and {words}" in printed, printed
+    assert f"error: the cluster at {joined.address} requires a token, and {words}" in printed, printed
 
 
 OTHER_RAY = "import ray; ray.__version__ = '2.50.0'; import cli; cli.main()"
@@ -156,7 +156,7 @@ def test_another_ray(spec_file, tmp_path, joined):
     words = ("launch", spec_file(TINY), "--output", tmp_path / "run", "--address", joined.address)
     status, printed = finish(joined.head.start(BIN / "python", "-c", OTHER_RAY, *words, env=joined.token))
     assert status == 2, printed
-    assert "and this process Ray 2.50.0 and Python" in printed
+    assert "but this process runs Ray 2.50.0 and Python" in printed
     assert "Traceback" not in printed
 
 

@@ -15,27 +15,29 @@ import torch
 from torchvision import models
 
 ROOT = Path(__file__).resolve().parents[2]
-PROCESSES = 3
+PROCESSES = 2
 
 # The address of torchvision's weights is that of the test's own server; then all is as in a worker.
 CHILD = """
 import sys
 from torchvision.models import SqueezeNet1_1_Weights
-from study.models import Model, fetch, zoo
+from study.models.reference import Model
 
 object.__setattr__(SqueezeNet1_1_Weights.IMAGENET1K_V1.value, "url", sys.argv[2])
 model = Model(network="torchvision:squeezenet1_1/IMAGENET1K_V1")
 sys.stdin.read()
 if sys.argv[1] == "bring":
+    from study.models.weights import fetch
     fetch.bring(model)
 else:
+    from study.models import zoo
     print(zoo.load("m", model).digest)
 """
 
 
 @pytest.fixture
 def host(tmp_path):
-    """A server that gives its one file to nobody until `wanted` is set; what was asked of it, and the address."""
+    """A server that holds its one file back until `wanted` is set: the paths requested, that event, and its address."""
     torch.manual_seed(0)
     file = tmp_path / "weights.pth"
     torch.save(models.squeezenet1_1().state_dict(), file)

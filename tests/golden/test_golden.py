@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from study.results import parts
+from study.results import scanning
 from tests.conftest import ROOT
 from tests.golden.made import HERE, RUN, make
 from tests.golden.values import ids, models, pixels
@@ -48,7 +48,7 @@ def golden(tmp_path, monkeypatch) -> Path:
 
 
 def rows(run: Path) -> pl.DataFrame:
-    return parts.scan(run).collect().sort("unit", "target", "steps", "budget", "image")
+    return scanning.scan(run).collect().sort("unit", "target", "steps", "budget", "image")
 
 
 READ = {

@@ -1,9 +1,10 @@
-"""Runs that nothing disturbs repair nothing: the console script, real Ray, real W&B offline, real files."""
+"""Undisturbed runs repair nothing: the console script, real Ray, real W&B offline, real files."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.conftest import ROOT
 from tests.s3 import BUCKET, environment, serving
 from tests.study.tracking.conftest import history
 from tests.undisturbed.undisturbed import (
+    Launched,
     assert_one_whole_run,
     assert_undisturbed,
     launch,
@@ -47,10 +49,10 @@ SMALL = {
 
 _SECONDS = 2.0
 _BUSY_SECONDS = 15.0
-"""The same on a machine that runs other tests too: still less than a wait that anything waits out."""
+"""The limit on a machine that runs other tests too: still shorter than any timeout in the program."""
 
 ENVIRONMENT = Path(os.environ.get("STUDY_ENVIRONMENT") or Path(sys.executable).parent.parent)
-"""Whose console script runs the quickstart: a fresh environment, without what tests need, if one is given."""
+"""The environment whose console script runs the quickstart; STUDY_ENVIRONMENT may name one without test packages."""
 
 
 def test_the_command_of_the_readme(tmp_path):
@@ -67,12 +69,14 @@ def test_the_command_of_the_readme(tmp_path):
     assert {"live/busy", "slots/0/busy", "live/queued_calls", "live/waiting_mib"} <= keys
 
 
-def test_two_workers_in_an_object_store_stopped_and_resumed(tmp_path, monkeypatch):
+def test_two_workers_in_an_object_store_stopped_and_resumed(door, tmp_path, monkeypatch):
+    """Stopped on Ray, resumed in this process: a second start of Ray would take longest and show nothing more."""
     pytest.importorskip("obstore")
     pytest.importorskip("moto.server")
     run = f"s3://{BUCKET}/runs/undisturbed"
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     with serving() as port:
         for name, value in environment(port).items():
             monkeypatch.setenv(name, value)
@@ -81,8 +85,8 @@ def test_two_workers_in_an_object_store_stopped_and_resumed(tmp_path, monkeypatc
         assert_undisturbed(done, run, ended_with=1)
         assert "2 workers on cpu" in done.printed
         assert "4 units are left" in done.printed
-        done = launch(*words, "--json", here=tmp_path)
-        assert_undisturbed(done, run)
+        status, printed, error = door("launch", *words, "--json")
+        assert_undisturbed(Launched(status, printed + error, time.time()), run)
         assert_one_whole_run(run, statuses=(1, 0))
 
 

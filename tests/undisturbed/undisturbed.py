@@ -1,4 +1,4 @@
-"""Launches by the console script, and what an undisturbed one leaves behind: no word of trouble."""
+"""Launches by the console script, and checks that nothing in an undisturbed one mentions trouble."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TROUBLE = re.compile(
     r"exception|errors?|failed|given up|left out|leaked|from now on|not all|could not|cannot)\b",
     re.IGNORECASE,
 )
-"""What no line of an undisturbed launch says."""
+"""Words that no line of an undisturbed launch contains."""
 
 _LAST_WORDS = re.compile(r"\bagain:\s+study show\b")
 _LEVEL = re.compile(r'"level":"(WARN|ERROR)"| (WARNING|ERROR|CRITICAL) +\w+:\d+ ')
@@ -33,7 +33,7 @@ _OURS = ("WANDB_", "RAY_", "PYTHON", "PYTEST_")
 
 @dataclass(frozen=True)
 class Launched:
-    """A command that is over: its status, all that it printed, and when its process had ended."""
+    """A finished command: its exit status, its output, and the time at which its process ended."""
 
     status: int
     printed: str
@@ -41,7 +41,7 @@ class Launched:
 
 
 def launch(*words: object, here: Path, scripts: Path = Path(sys.executable).parent, **more: str) -> Launched:
-    """`study launch` from the folder `here`, in an environment that no other test has left anything in."""
+    """Run `study launch` from the folder `here`, without environment variables that other tests set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     done = subprocess.run(
         [str(scripts / "study"), "launch", *map(str, words)],
@@ -57,7 +57,7 @@ def launch(*words: object, here: Path, scripts: Path = Path(sys.executable).pare
 
 
 def assert_undisturbed(done: Launched, run: str | Path, *, ended_with: int = 0) -> None:
-    """Nothing in all that a launch printed, logged and counted speaks of anything that was mended or went wrong."""
+    """The output, the log and the counts of a launch mention no repair and no error."""
     folder = RunFolder(run)
     assert done.status == ended_with, done.printed
     said = json.loads(status.path_of(folder).read_text())
@@ -76,8 +76,9 @@ def assert_undisturbed(done: Launched, run: str | Path, *, ended_with: int = 0) 
 
 
 def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), prefix: str = "offline-run") -> None:
-    """What W&B wrote in launches that ended with `statuses`: for each a log of its own, of one W&B run, without a
-    complaint; put behind one another their history is complete, and the last has the artifacts."""
+    """Launches that ended with `statuses` each wrote a W&B log without warnings, all of one W&B run.
+
+    Together their history is complete, and the last has the artifacts."""
     folder = RunFolder(run)
     name = json.loads(folder.tracked.read_text())["id"]
     folders = sorted(folder.tracking.glob("wandb/*run-*"), key=lambda path: path.name)
@@ -104,12 +105,12 @@ def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), pre
 
 
 def seconds_after_the_last_unit(done: Launched, run: Path) -> float:
-    """From the last rows of a run in a folder to the end of the process."""
+    """Seconds from the last part of a local run to the end of the process."""
     return done.ended - max(path.stat().st_mtime for path in (run / "results").rglob("*.parquet"))
 
 
 def who_holds_files_of(run: Path) -> list[int]:
-    """The processes that have a file of a run open: none, once its launch is over."""
+    """The ids of the processes that have a file of a run open."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

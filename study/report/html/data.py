@@ -17,14 +17,14 @@ from study.attacks import Attack
 from study.images.selection import Selected
 from study.report.failures import of_launch
 from study.report.tables.matrices import _variant as variant
-from study.results import parts as store
-from study.results import versions
-from study.results.run_reader import Finished, opened
+from study.results import scanning
+from study.results.run_reader import RunData, open_run
 from study.results.schema import SCHEMA_VERSION
 from study.spec.schema import Experiment, Spec
-from study.storage.places import Place
+from study.storage import part_file
+from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath, scan_options
+from study.storage.s3_path import S3Path, scan_options
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Gathered:
     """
 
     run: str
-    finished: Finished
+    finished: RunData
     images: Sequence[Selected]
     cells: pl.DataFrame
     units: int
@@ -123,7 +123,7 @@ def points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str, int, 
 def gather(run: str, spec: Path | None = None) -> Gathered:
     """Read all that a report is about. Raises StudyError where there is no run, or it cannot be read."""
     folder = RunFolder(run)
-    finished = opened(run, spec)
+    finished = open_run(run, spec)
     cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
     units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
     images = [one for shard in finished.selection.shards for one in shard.images]
@@ -142,8 +142,8 @@ def _provenance(run: str) -> list[Mapping[str, str]]:
     """What the parts' metadata say, each combination once, in the order of the parts, and when they were published."""
     found: dict[str, dict[str, str]] = {}
     written: dict[str, list[int]] = {}
-    for part in store.parts(run):
-        said = versions.read_name(part.name)
+    for part in scanning.parts(run):
+        said = part_file.parse_name(part.name)
         if said is None or said.version > SCHEMA_VERSION:
             continue
         shown = {key: value for key, value in sorted(_metadata(part).items()) if key != "ARROW:schema"}
@@ -155,6 +155,6 @@ def _provenance(run: str) -> list[Mapping[str, str]]:
     return list(found.values())
 
 
-def _metadata(part: Place) -> dict[str, str]:
-    remote = isinstance(part, ObjectPath)
+def _metadata(part: StoragePath) -> dict[str, str]:
+    remote = isinstance(part, S3Path)
     return dict(pl.read_parquet_metadata(str(part), storage_options=scan_options() if remote else None))

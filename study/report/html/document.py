@@ -18,7 +18,7 @@ from study.report.html.experiments import experiment, key
 from study.report.html.gallery import gallery
 from study.report.html.page import Room, page, section, text
 from study.results import integrity
-from study.storage.places import place
+from study.storage.paths import storage_path
 from study.terminal.prose import say
 
 
@@ -35,7 +35,7 @@ class ReportOptions:
 def report(run: str, order: ReportOptions, console: Console) -> None:
     """Write the report of the run at `run` and say where it is. Raises StudyError where there is no run."""
     gathered = gather(run, order.spec)
-    where = place(run)
+    where = storage_path(run)
     # An object store is no place that a browser opens: there the page lies where the command was given.
     default = where / "report.html" if isinstance(where, Path) else Path(f"{gathered.spec.study}-report.html")
     to = order.to or default

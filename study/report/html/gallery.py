@@ -173,7 +173,7 @@ def _kept(gathered: Gathered) -> pl.DataFrame:
     """Craft and image of all pixels that the run keeps."""
     from study.results import kept_images
 
-    return kept_images.whose(RunFolder(gathered.run))
+    return kept_images.kept_pairs(RunFolder(gathered.run))
 
 
 def _deltas(gathered: Gathered, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:

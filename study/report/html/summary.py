@@ -148,9 +148,9 @@ def _without_none(value: object) -> object:
 def polars(gathered: Gathered, line: str) -> str:
     """Python that gives the whole of what a table shows a part of."""
     return (
-        "from study import analysis, resume\nfrom study.results import present\n"
+        "from study import analysis\nfrom study.planning import resume\nfrom study.results import current_plan\n"
         "from study.storage.run_folder import RunFolder\n"
-        f"rows = present.rows({gathered.run!r})\nours = resume.spec_of(RunFolder({gathered.run!r}))\n{line}"
+        f"rows = current_plan.rows({gathered.run!r})\nours = resume.spec_of(RunFolder({gathered.run!r}))\n{line}"
     )
 
 

@@ -16,7 +16,7 @@ from study.attacks import Attack
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, marked
 from study.report import plausibility
-from study.results.run_reader import Finished
+from study.results.run_reader import RunData
 from study.terminal.prose import say
 
 _MEANING = {
@@ -33,7 +33,7 @@ _CLEAN = "clean images: % that the target model gives their true label, of all t
 _Cells = Mapping[tuple[object, ...], Mapping[str, object]]
 
 
-def print_matrices(finished: Finished, console: Console) -> bool:
+def print_matrices(finished: RunData, console: Console) -> bool:
     """Print the matrix of every experiment that has rows, in the spec's order, and what makes its numbers doubtful;
     False where there are no rows."""
     goals = []
@@ -57,7 +57,7 @@ def print_matrices(finished: Finished, console: Console) -> bool:
     return bool(goals)
 
 
-def matrices(finished: Finished, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
+def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
     """Each experiment's table with its goal; several, where its targets are too many for the width of `console`.
 
     `found` are the cells of the run, seed by seed.
@@ -86,7 +86,7 @@ def _fitting(make: Callable[[tuple[str, ...]], Table], targets: tuple[str, ...],
     return table, count
 
 
-def _matrix(finished: Finished, name: str, goal: str, known: _Cells, targets: tuple[str, ...]) -> Table:
+def _matrix(finished: RunData, name: str, goal: str, known: _Cells, targets: tuple[str, ...]) -> Table:
     spec = finished.spec
     experiment = spec.experiments[name]
     several = max((int(str(one["seeds"])) for one in known.values()), default=1) > 1

@@ -21,7 +21,7 @@ from study.planning.relation import MARKS, Relation, marked
 from study.report.tables import table_formats
 from study.report.tables.matrices import _variant as variant
 from study.results import integrity
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.schema import Experiment, Spec
 from study.terminal.prose import exactly, say
 
@@ -140,7 +140,7 @@ def table(run: str, order: TableOptions, console: Console) -> None:
         raise StudyError(f"there is no format '{order.format}'", accepted=names(FORMATS, order.format))
     if order.format == "rich" and order.to is not None:
         raise StudyError("rich tables are for the terminal", accepted="--format markdown, latex or csv with --to")
-    finished = opened(run, order.spec)
+    finished = open_run(run, order.spec)
     made = [
         replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
         for one in layouts(finished.spec, finished.rows, order)

@@ -1,4 +1,4 @@
-"""Every wait inside Ray has a bound: what hangs is named, signals are answered, and the driver ends with its status."""
+"""Every call into Ray has a time limit: the error names the call that hangs, and signals are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from actors.backends.bounded_calls import Patience, watched
+from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.in_process import InProcess
 from actors.backends.interface import Backend, BackendGone
 from study.errors import StudyError
@@ -18,7 +18,7 @@ from study.process.interrupt import Interrupt, Interrupted
 from study.spec.run_options import Run
 
 METHODS = sorted(name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_"))
-SHORT = Patience(start=0.4, pixels=0.4, call=0.4)
+SHORT = CallTimeouts(start=0.4, pixels=0.4, call=0.4)
 GIVEN = {
     "machines": (),
     "start": ("worker", None, None),
@@ -38,7 +38,7 @@ class Blocking:
     """A backend whose method `hangs` never returns; the others say at once who called them."""
 
     name = "blocking"
-    asked = "the GCS"
+    awaited = "the GCS"
 
     def __init__(self, hangs: str = "", dead: str | None = None) -> None:
         self.hangs = hangs
@@ -55,8 +55,8 @@ class Blocking:
             self.let_go.wait()
         return method
 
-    def pulse(self):
-        if self.hangs == "pulse":
+    def heartbeat(self):
+        if self.hangs == "heartbeat":
             self.let_go.wait()
         if self.dead:
             raise BackendGone(self.dead)
@@ -71,13 +71,13 @@ def until_gone(backend, times):
 @pytest.fixture
 def blocking(monkeypatch):
     """Makes watched backends, with what was told, and lets their threads go afterwards."""
-    monkeypatch.setattr("actors.backends.bounded_calls._PULSE_SECONDS", 0.05)
+    monkeypatch.setattr("actors.backends.bounded_calls._HEARTBEAT_SECONDS", 0.05)
     made = []
 
     def make(interrupt, patience=SHORT, **how):
         inner, told = Blocking(**how), []
         made.append(inner)
-        return watched(lambda: inner, patience, interrupt, told.append), told
+        return bounded(lambda: inner, patience, interrupt, told.append), told
 
     yield make
     for inner in made:
@@ -149,7 +149,7 @@ def test_what_is_raised_is_raised(blocking):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        pytest.param({"hangs": "pulse"}, "Ray hangs: the GCS has not answered for 0.4 s", id="silent"),
+        pytest.param({"hangs": "heartbeat"}, "Ray hangs: the GCS has not answered for 0.4 s", id="silent"),
         pytest.param({"dead": "Ray is gone: its raylet has died"}, "Ray is gone: its raylet has died", id="dead"),
     ],
 )
@@ -168,7 +168,7 @@ def test_time_in_which_this_process_was_stopped_does_not_count(blocking, monkeyp
     clock = [0.0]
     monkeypatch.setattr("actors.backends.bounded_calls.time.monotonic", lambda: clock[0])
     with Interrupt() as interrupt:
-        backend, told = blocking(interrupt, Patience(call=10.0), hangs="pulse")
+        backend, told = blocking(interrupt, CallTimeouts(call=10.0), hangs="heartbeat")
         for _ in range(9):
             clock[0] += 3600.0
             backend.machines()
@@ -183,7 +183,7 @@ def test_time_in_which_this_process_was_stopped_does_not_count(blocking, monkeyp
 )
 def test_a_signal_is_answered_while_a_call_hangs(blocking, number, status):
     with Interrupt() as interrupt:
-        backend, told = blocking(interrupt, Patience(), hangs="put")
+        backend, told = blocking(interrupt, CallTimeouts(), hangs="put")
         threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
         began = time.monotonic()
         with pytest.raises(Interrupted):
@@ -208,17 +208,17 @@ def test_a_signal_waits_for_a_call_that_returns(blocking):
 def test_what_runs_here_is_not_watched():
     with Interrupt() as interrupt:
         inner = InProcess()
-        assert watched(lambda: inner, Patience(), interrupt, lambda error: None) is inner
+        assert bounded(lambda: inner, CallTimeouts(), interrupt, lambda error: None) is inner
 
 
 @pytest.mark.parametrize(
     ("run", "patience"),
     [
-        ({}, Patience(start=120, pixels=300, call=40)),
-        ({"call_seconds": 15, "start_seconds": 60}, Patience(start=60, pixels=15, call=15)),
-        ({"call_seconds": 0.5, "start_seconds": 1}, Patience(start=10, pixels=10, call=10)),
+        ({}, CallTimeouts(start=120, pixels=300, call=40)),
+        ({"call_seconds": 15, "start_seconds": 60}, CallTimeouts(start=60, pixels=15, call=15)),
+        ({"call_seconds": 0.5, "start_seconds": 1}, CallTimeouts(start=10, pixels=10, call=10)),
     ],
     ids=["usual", "short", "too short"],
 )
 def test_patience_follows_the_spec_within_reason(run, patience):
-    assert Patience.of(Run(**run)) == patience
+    assert CallTimeouts.of(Run(**run)) == patience

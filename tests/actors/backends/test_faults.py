@@ -1,4 +1,4 @@
-"""What goes wrong in an actor, on real Ray: the cause arrives plain, and is blamed on what is to blame."""
+"""Errors in actors on real Ray: the message names the cause in one line, and the guilty device is set aside."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from actors.workers.model_cache import ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.images.labels import label_set
 from study.reproducibility.numerics import Numerics
-from tests.actors.backends.test_ray_backend import finish, start, wait_for_parts
 from tests.chaos.machines import Machines
 from tests.chaos.processes import until, workers_below
+from tests.processes import finish, start, wait_for_parts
 
 PLAIN = re.compile(r"ray::|pid=|\x1b\[|\n")
-"""What no cause may have in it: Ray's names, process ids, colours, a second line."""
+"""Forbidden in a cause: Ray's names, process ids, colours, a second line."""
 
 
 STORE = 300 * 2**20
@@ -52,7 +52,7 @@ def cluster():
     found.close()
 
 
-def kit(**changes):
+def config(**changes):
     return WorkerConfig(
         **{"models": {}, "labels": label_set("imagenet"), "channels": 3, "seed": 0, "numerics": Numerics()} | changes
     )
@@ -62,7 +62,7 @@ def raised(cluster, ref) -> Exception:
     deadline = time.monotonic() + 60
     while not (ready := cluster.wait([ref], 1.0)):
         assert time.monotonic() < deadline, "no answer"
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is what is asked
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the caller checks its type
         cluster.value(ready[0])
     return caught.value
 
@@ -75,10 +75,10 @@ def test_the_object_store_is_as_large_as_was_asked(cluster):
 def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
     share = ResourceRequest(0, 0)
     broken = {
-        "numerics": cluster.start(WORKER, share, kit(numerics=None)),
-        "unread": cluster.start(WORKER, share, kit(models=Unreadable())),
+        "numerics": cluster.start(WORKER, share, config(numerics=None)),
+        "unread": cluster.start(WORKER, share, config(models=Unreadable())),
     }
-    fine = cluster.start(WORKER, share, kit())
+    fine = cluster.start(WORKER, share, config())
     pixels = cluster.put(np.zeros((1, 3, 4, 4), np.uint8))
     whole = {
         "AttributeError: 'NoneType' object has no attribute 'threads'": broken["numerics"].hello.remote(),
@@ -101,7 +101,7 @@ def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
     lost = raised(cluster, cluster.call(fine, "predict", (ModelRequest({}), Leaves()), pixels).value)
     assert isinstance(lost, ActorLost)
     assert not PLAIN.search(str(lost))
-    assert re.fullmatch(r"an actor died on [\d.]+: The process ended without a word: .*", str(lost))
+    assert re.fullmatch(r"an actor died on [\d.]+: The process ended without a message: .*", str(lost))
     # What is raised outside of our code, and what Ray makes of an argument that it cannot read.
     assert str(raised(cluster, fine.hello.remote())) == str(lost)
     other = cluster._ray.remote(type("Other", (), {"call": lambda self, given: 1 / given}))
@@ -176,7 +176,7 @@ def test_a_machine_whose_device_fails_is_set_aside(study):
         status, printed = finish(start("launch", *words), 240)
     assert status == 0, printed
     assert not (study / "run" / "failures.json").exists()
-    assert "fails calls that others carry out" in printed
+    assert "fails calls that other actors execute" in printed
     assert "is set aside, 1 worker from now on" in printed
     assert "the processor of" in printed
     assert "AcceleratorError: unspecified launch failure" in printed
@@ -200,7 +200,7 @@ while sys.stdin.readline():
 
 @pytest.mark.slow
 def test_memory_that_another_process_takes_for_a_moment_costs_nothing(study):
-    """Ray's own monitor ends workers, as it does on a machine that is shared; what it says is told in one line."""
+    """Ray's own monitor kills workers, as on a shared machine; one line reports it."""
     total, used = _memory("MemTotal"), _memory("MemTotal") - _memory("MemAvailable")
     room = 5 * 2**30
     if used + 2 * room > total:
@@ -234,6 +234,6 @@ def test_memory_that_another_process_takes_for_a_moment_costs_nothing(study):
     said = [line for line in printed.splitlines() if "memory ran out on" in line]
     assert said, printed
     assert re.search(
-        r"[\d.]+ of [\d.]+ GiB were in use and the limit is [\d.]+ GiB; Ray's workers had", " ".join(printed.split())
+        r"[\d.]+ of [\d.]+ GiB were in use and the limit is [\d.]+ GiB; Ray's workers used", " ".join(printed.split())
     )
     assert "Refer to the documentation" not in printed

@@ -1,4 +1,4 @@
-"""Real Ray, started and ended by the command itself, and killed in every way: the rows are those of the quiet run."""
+"""Real Ray, started and ended by the command itself or joined by address: the rows are those of one process."""
 
 from __future__ import annotations
 
@@ -12,92 +12,106 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from actors.backends.ray_backend import RayBackend
+from study.errors import StudyError
 from tests.actors.launch.test_launch import assert_same_rows
-from tests.conftest import TINY
-from tests.undisturbed.undisturbed import Launched, assert_undisturbed
+from tests.conftest import TINY, run_here
+from tests.processes import ROOT, STUDY, alive, child, descendants, finish, gone, parts, start, wait_for_parts
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
-STUDY = [sys.executable, "-m", "cli"]
-ROOT = Path(__file__).resolve().parents[2]
+LONG = """
+study: long
+images: {sample: foolbox, size: 48, keep: all, count: 20}
+models:
+  c: {network: "timm:test_resnet", weights: "random:2", size: 48}
+attacks: {mi: {steps: STEPS, step_size: 1}}
+experiments: {x: {attacks: [mi], sources: each}}
+numerics: {batch: 2, threads: 1}
+run: {shard: 1, actors: ACTORS, flush_seconds: 0, call_seconds: 60}
+"""
+"""Units that take long enough to be disturbed."""
 
 
-def start(*words, folder=ROOT, **more) -> subprocess.Popen:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return subprocess.Popen(
-        [*STUDY, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env=environment | more,
-        start_new_session=True,
-    )
+def long_spec(folder: Path, steps: int = 500, actors: int = 1) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(LONG.replace("STEPS", str(steps)).replace("ACTORS", str(actors)))
+    return path
 
 
-def finish(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
-    printed, _ = process.communicate(timeout=seconds)
-    return process.returncode, printed
+def assert_error(run: Path, printed: str, error: str) -> None:
+    """On the terminal, in the log and in the status."""
+    assert f"error: {error}" in printed
+    assert "Traceback" not in printed
+    assert error in (run / "study.log").read_text()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["ended"], status["status"]) == (True, 1)
+    assert error in status["error"]
 
 
-def descendants(pid: int) -> set[int]:
-    """Process ids below `pid`, from /proc."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found, new = set(), {pid}
-    while new:
-        new = {child for child, parent in parents.items() if parent in new} - found
-        found |= new
-    return found
+def assert_stopped(run: Path, printed: str, path: Path, status: int) -> None:
+    assert f"stopped; what is finished is kept. Go on with: study launch {path} --output {run}" in printed
+    assert "Traceback" not in printed
+    written = json.loads((run / "status.json").read_text())
+    assert (written["ended"], written["status"]) == (True, status)
 
 
-def alive(pids: set[int]) -> set[int]:
-    """Those of `pids` that still run."""
-    running = set()
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state not in "ZX":
-            running.add(pid)
-    return running
+def test_one_study_through_every_disturbance(tmp_path):
+    """A killed actor, Ctrl-C, a killed raylet and a signal while Ray starts: no process is left, and the rows are those
+    of a run in this process."""
+    run, path = tmp_path / "run", long_spec(tmp_path, 40, actors=2)
+    words = ("launch", path, "--output", run)
 
+    process = start(*words)
+    wait_for_parts(run, 1, process)
+    os.kill(child(process, "ray::Worker"), signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while "takes its place" not in (run / "study.log").read_text() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    below, began = descendants(process.pid), time.monotonic()
+    process.send_signal(signal.SIGINT)
+    status, printed = finish(process)
+    assert status == 130, printed
+    assert time.monotonic() - began < 10
+    assert "2 workers on cpu" in printed
+    assert "repaired: actor: worker" in printed
+    assert json.loads((run / "status.json").read_text())["repairs"] == {"actor": 1}
+    assert_stopped(run, printed, path, 130)
+    assert gone(below), f"left behind: {alive(below)}"
 
-def gone(pids: set[int], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return not alive(pids)
+    process = start(*words)
+    wait_for_parts(run, parts(run) + 1, process)
+    below, raylet = descendants(process.pid), child(process, "raylet")
+    os.kill(raylet, signal.SIGKILL)
+    status, printed = finish(process)
+    assert status == 1, printed
+    assert_error(run, printed, f"Ray is gone: its raylet (process {raylet}) has died")
+    assert gone(below), f"left behind: {alive(below)}"
+    kept = parts(run)
 
+    process = start(*words)
+    child(process, "gcs_server")
+    below, began = descendants(process.pid), time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    status, printed = finish(process)
+    assert status == 143, printed
+    assert time.monotonic() - began < 10
+    assert_stopped(run, printed, path, 143)
+    assert gone(below), f"left behind: {alive(below)}"
+    assert parts(run) == kept
 
-def parts(run: Path) -> int:
-    return len(list((run / "results").glob("*.parquet")))
-
-
-def wait_for_parts(run: Path, count: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
-    while parts(run) < count and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert parts(run) >= count, process.communicate(timeout=30)[0] if process.poll() is not None else "no rows in time"
-
-
-def test_two_workers(tiny_run, spec_file, tmp_path):
-    staff = "run.actors=2"
-    status, printed = finish(start("launch", spec_file(TINY), "--output", tmp_path / "run", "--set", staff))
+    status, printed = finish(start(*words), 240)
     assert status == 0, printed
     assert "local Ray" in printed
-    assert "2 workers on cpu" in printed
-    assert_undisturbed(Launched(status, printed, time.time()), tmp_path / "run")
-    assert_same_rows(tmp_path / "run", tiny_run)
+    assert json.loads((run / "status.json").read_text())["repairs"] == {}
+    assert run_here(path, tmp_path / "here")[0] == 0
+    assert_same_rows(run, tmp_path / "here")
 
 
 @pytest.mark.slow  # the short chaos kills actors and a driver in every run of the suite
@@ -124,41 +138,12 @@ def test_killed_at_random_moments(tiny_run, spec_file, tmp_path, kills):
     assert_same_rows(run, tiny_run)
 
 
-def test_ctrl_c_leaves_nothing_behind(spec_file, tmp_path):
-    process = start("launch", spec_file(TINY), "--output", tmp_path / "run")
-    wait_for_parts(tmp_path / "run", 1, process)
-    below = descendants(process.pid)
-    began = time.monotonic()
-    os.kill(process.pid, signal.SIGINT)
-    status, printed = finish(process)
-    assert status == 130, printed
-    assert time.monotonic() - began < 10
-    assert "Go on with: study launch" in printed
-    assert "Traceback" not in printed
-    assert gone(below), f"left behind: {alive(below)}"
-
-
-def test_a_killed_actor_is_replaced(tiny_run, spec_file, tmp_path):
-    run = tmp_path / "run"
-    process = start("launch", spec_file(TINY), "--output", run)
-    wait_for_parts(run, 3, process)
-    victims = [pid for pid in descendants(process.pid) if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert victims
-    os.kill(victims[0], signal.SIGKILL)
-    status, printed = finish(process)
-    assert status == 0, printed
-    assert "repaired: actor: worker 0 has died, and another takes its place" in printed
-    assert "repaired in this launch: actor 1" in printed
-    assert json.loads((run / "status.json").read_text())["repairs"] == {"actor": 1}
-    assert_same_rows(run, tiny_run)
-
-
-@pytest.fixture(scope="module")
-def head():
-    """A Ray cluster of its own, as `ray start --head` makes it."""
-    port, dashboard = (random.Random(os.getpid()).randrange(20000, 30000) + step for step in (0, 1))
-    words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--dashboard-port={dashboard}"]
-    more = ["--disable-usage-stats", "--include-dashboard=true", f"--object-store-memory={2**28}"]
+@contextmanager
+def cluster(*, dashboard: bool) -> Iterator[tuple[str, str]]:
+    """A Ray cluster of its own, as `ray start --head` makes it: its address, and that of its dashboard."""
+    port, other = (random.Random(os.getpid() + dashboard).randrange(20000, 30000) + step for step in (0, 1))
+    words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--dashboard-port={other}"]
+    more = ["--disable-usage-stats", f"--include-dashboard={str(dashboard).lower()}", f"--object-store-memory={2**28}"]
     ray = Path(sys.executable).with_name("ray")
     process = subprocess.Popen(
         [str(ray), *words, *more],
@@ -174,9 +159,9 @@ def head():
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            time.sleep(0.5)
+            time.sleep(0.1)
         below = descendants(process.pid)
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{other}"
     finally:
         below |= descendants(process.pid)
         process.terminate()
@@ -185,8 +170,13 @@ def head():
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_cluster_by_address(tiny_run, spec_file, tmp_path, head):
-    address, _ = head
+@pytest.fixture(scope="module")
+def address():
+    with cluster(dashboard=False) as (found, _):
+        yield found
+
+
+def test_a_cluster_by_address(tiny_run, spec_file, tmp_path, address):
     spec = spec_file(TINY)
     status, printed = finish(start("launch", spec, "--output", tmp_path / "run", RAY_ADDRESS=address, **TOKEN))
     assert status == 0, printed
@@ -194,9 +184,8 @@ def test_a_cluster_by_address(tiny_run, spec_file, tmp_path, head):
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
-def test_workers_with_other_code_are_refused(spec_file, tmp_path, head):
+def test_workers_with_other_code_are_refused(spec_file, tmp_path, address):
     """The cluster runs what is installed, the driver a changed copy from its own folder."""
-    address, _ = head
     copy, run = tmp_path / "copy", tmp_path / "run"
     for package in ("study", "actors"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -207,39 +196,45 @@ def test_workers_with_other_code_are_refused(spec_file, tmp_path, head):
     status, printed = finish(start(*words, folder=copy, **TOKEN))
     assert status == 2, printed
     assert f"a worker on {socket.gethostname()} runs other code than the driver: {ROOT}" in printed
-    assert f"what the driver runs on {socket.gethostname()}: {copy}" in printed
+    assert f"the driver's code on {socket.gethostname()}: {copy}" in printed
     assert "Traceback" not in printed
     assert not parts(run)
 
 
 @pytest.mark.slow
-def test_inside_a_submitted_job(tiny_run, spec_file, tmp_path, head):
+def test_inside_a_submitted_job(tiny_run, spec_file, tmp_path):
     """No flag is needed there: the job's own environment says which cluster it is."""
-    _, dashboard = head
-    spec = spec_file(TINY)
-    ray = Path(sys.executable).with_name("ray")
-    entry = [*STUDY, "launch", str(spec), "--output", str(tmp_path / "run")]
-    deadline = time.monotonic() + 60
-    while True:
-        submitted = subprocess.run(
-            [str(ray), "job", "submit", "--address", dashboard, "--", *entry],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | TOKEN,
-            check=False,
-        )
-        if submitted.returncode == 0 or time.monotonic() > deadline:
-            break
-        time.sleep(3)
+    with cluster(dashboard=True) as (_, dashboard):
+        spec = spec_file(TINY)
+        ray = Path(sys.executable).with_name("ray")
+        entry = [*STUDY, "launch", str(spec), "--output", str(tmp_path / "run")]
+        deadline = time.monotonic() + 60
+        while True:
+            submitted = subprocess.run(
+                [str(ray), "job", "submit", "--address", dashboard, "--", *entry],
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+                env=os.environ | TOKEN,
+                check=False,
+            )
+            if submitted.returncode == 0 or time.monotonic() > deadline:
+                break
+            time.sleep(3)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "Ray at " in submitted.stdout
     assert_same_rows(tmp_path / "run", tiny_run)
 
 
-def test_no_cluster_there(spec_file, tmp_path):
-    process = start("launch", spec_file(TINY), "--output", tmp_path / "run", "--address", "127.0.0.1:9")
-    status, printed = finish(process)
-    assert status == 2, printed
-    assert "error: there is no Ray cluster at 127.0.0.1:9" in printed
-    assert "Traceback" not in printed
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:9", "there is no Ray cluster at 127.0.0.1:9"),
+        ("nonsense", "'nonsense' is not the address of a Ray cluster"),
+        ("ray://127.0.0.1:9", "'ray://127.0.0.1:9' is not the address of a Ray cluster"),
+    ],
+)
+def test_no_cluster_there(address, said):
+    with pytest.raises(StudyError, match=said) as caught:
+        RayBackend(address)
+    assert caught.value.accepted == "host:port of a cluster's head, auto, or local"

@@ -1,4 +1,4 @@
-"""What keeps a local Ray from starting is said before it is started."""
+"""A machine on which no local Ray can start gets an error before Ray starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _no_ray(monkeypatch):
 
 
 def test_a_usual_machine_is_ready():
-    ray_preflight.must_be_ready()
+    ray_preflight.check_machine()
 
 
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
@@ -31,10 +31,10 @@ def test_a_name_too_long_for_sockets(tmp_path, monkeypatch, name):
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
         fits = Path(short) / ("x" * (longest - len(short) - 1))
         monkeypatch.setenv(name, str(fits))
-        ray_preflight.must_be_ready()
+        ray_preflight.check_machine()
         monkeypatch.setenv(name, f"{fits}x")
-        with pytest.raises(StudyError, match="1 bytes too long for the sockets in it") as caught:
-            ray_preflight.must_be_ready()
+        with pytest.raises(StudyError, match="1 byte too long for the sockets in it") as caught:
+            ray_preflight.check_machine()
     assert caught.value.accepted == f"{longest} bytes at most"
     assert name in caught.value.what
     assert "RAY_TMPDIR" in caught.value.todo
@@ -45,13 +45,13 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
         monkeypatch.setenv("RAY_TMPDIR", f"{file.name}/x")
         with pytest.raises(StudyError, match=f"cannot be written: {file.name}/x, which RAY_TMPDIR names: Not a dir"):
-            ray_preflight.must_be_ready()
+            ray_preflight.check_machine()
 
 
 def test_a_full_disk(monkeypatch):
     monkeypatch.setattr(ray_preflight.os, "statvfs", lambda path: SimpleNamespace(f_bavail=5, f_frsize=2**20))
     with pytest.raises(StudyError, match="is full: 5 MiB are free in /tmp"):
-        ray_preflight.must_be_ready()
+        ray_preflight.check_machine()
 
 
 def test_no_ports(monkeypatch):
@@ -60,5 +60,5 @@ def test_no_ports(monkeypatch):
 
     monkeypatch.setattr(socket, "create_server", none_left)
     with pytest.raises(StudyError, match="cannot connect to itself") as caught:
-        ray_preflight.must_be_ready()
+        ray_preflight.check_machine()
     assert "free ports" in caught.value.todo

@@ -82,7 +82,7 @@ def test_all_nodes_lost_and_back_again():
 
 def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("actors.backends.ray_backend.Cluster", lambda *_, **__: InProcess())
+    monkeypatch.setattr("actors.backends.ray_backend.RayBackend", lambda *_, **__: InProcess())
     spec = spec_file(TINY)
     status, printed, error = door("plan", spec, "--json")
     assert status == 0, error

@@ -14,7 +14,7 @@ from study.commands.geometry import plain_cosines, rows_of
 from study.errors import StudyError
 from study.geometry import store
 from study.papers import paper_comparison, published
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.spec.loading import load
 from tests.conftest import TINY, run_here
 
@@ -190,7 +190,7 @@ def test_an_image_that_was_answered_for_twice_counts_once(undisturbed, tmp_path)
 
 def test_cosines_stand_beside_published_ones(undisturbed):
     run = str(undisturbed / "run")
-    finished = opened(run)
+    finished = open_run(run)
     means = plain_cosines(run, finished.spec)
     assert means.filter(pl.col("first") == pl.col("second"))["cosine"].to_list() == pytest.approx([1, 1])
     called = {"resnet101": "c", "resnet152": "a"}

@@ -122,9 +122,9 @@ def parted(at: Worker, attack: Attack, clean: np.ndarray, shards: Sequence[int],
 def predicted(at: Worker, target: str, batch: int, clean: np.ndarray, shard: int) -> tuple[np.ndarray, np.ndarray]:
     said = []
     for rows in cut(shard, len(clean)):
-        job = PredictJob((target,), batch, tuple(IDS[row] for row in rows), whole=True)
-        said.append(at.predict(ModelRequest({target: None}), job, clean[rows]).answers[0])
-    return np.concatenate([one.said.top5 for one in said]), np.concatenate([one.whole for one in said])
+        job = PredictJob((target,), batch, tuple(IDS[row] for row in rows), probabilities=True)
+        said.append(at.predict(ModelRequest({target: None}), job, clean[rows]).targets[0])
+    return np.concatenate([one.answers.top5 for one in said]), np.concatenate([one.probabilities for one in said])
 
 
 def predictions_parted(at: Worker, target: str, batch: int, clean: np.ndarray, shards: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from actors.backends.in_process import InProcess
 from actors.launch.launch import LaunchOptions, launch
 from study.errors import StudyError
-from study.results import current_plan, parts
+from study.results import current_plan, scanning
 from study.results.verify import verify
 from study.storage.run_folder import RunFolder
 from tests.conftest import rows
@@ -145,7 +145,7 @@ def test_what_is_added_is_run_and_nothing_else(grow, case):
     grow()
     first = grow.folder / "results"
     before = {part: part.read_bytes() for part in first.iterdir()}
-    done = parts.done(grow.folder)
+    done = scanning.done(grow.folder)
     backend, printed = grow(change)
     assert said in " ".join(printed.split())
     assert {part: part.read_bytes() for part in before} == before
@@ -164,7 +164,7 @@ def test_what_is_added_is_run_and_nothing_else(grow, case):
     assert not again.shown
     assert (grow.folder / "spec-1.yaml").is_file()
     assert not (grow.folder / "spec-2.yaml").exists()
-    assert done.keys() <= parts.done(grow.folder).keys()
+    assert done.keys() <= scanning.done(grow.folder).keys()
 
 
 KEY = ("craft", "unit", "target", "image")

@@ -12,7 +12,7 @@ import yaml
 
 from study.errors import StudyError
 from study.images.labels import label_set
-from study.models import memory_needs
+from study.models.memory_estimates import estimates
 from study.models.reference import Model
 from study.spec.loading import load
 from tests.conftest import run_here
@@ -106,18 +106,9 @@ def test_a_broken_cache_of_memory_is_told_once_and_written_anew(tmp_path, monkey
     said = []
     models = {name: Model.model_validate(NET) for name in ("a", "b")}
     for _ in range(2):
-        found = memory_needs.needs(
-            models,
-            [memory_needs.Work(("a",), memory_needs.Passes(4, 4), False)],
-            labels=label_set("imagenet"),
-            channels=3,
-            size=32,
-            predictions=memory_needs.Passes(4, 4),
-            allow_code=False,
-            say=said.append,
-        )
+        found = estimates(models, labels=label_set("imagenet"), channels=3, batch=4, allow_code=False, say=said.append)
         assert found is not None
-        assert found.peak > 0
+        assert found["a"].gradient > 0
     assert len(said) == 1
     assert f"{cache} is damaged" in said[0]
     assert all(isinstance(one, dict) for one in json.loads(cache.read_text()).values())

@@ -1,4 +1,4 @@
-"""Budgets of pixels, and the object stores that hold them: sums by hand."""
+"""Pixel budgets, and the object stores that hold them: sums by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from actors.resources import object_store
-from actors.resources.object_store import Budgets
+from actors.resources.object_store import PixelBudgets
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.spec import loading
@@ -32,9 +32,9 @@ def spec(tmp_path):
 
 
 def test_a_store_holds_the_budgets_of_its_workers_and_the_calls_that_end_while_they_are_full(spec):
-    budgets = object_store.asked(spec(clean_mib=64, waiting_mib=32))
-    assert budgets == Budgets(64 * MIB, 32 * MIB, 100 * 3 * 100 * 100)
-    assert budgets.on(4) == math.ceil((64 * MIB + 4 * (32 * MIB + 2 * 3_000_000)) / 0.8)
+    budgets = object_store.pixel_budgets(spec(clean_mib=64, waiting_mib=32))
+    assert budgets == PixelBudgets(64 * MIB, 32 * MIB, 100 * 3 * 100 * 100)
+    assert budgets.store_bytes(4) == math.ceil((64 * MIB + 4 * (32 * MIB + 2 * 3_000_000)) / 0.8)
 
 
 def test_points_and_searches_make_a_calls_result_larger(spec):
@@ -42,9 +42,9 @@ def test_points_and_searches_make_a_calls_result_larger(spec):
     more = {"sweep": {"preset": "fgsm", "epsilon": [2, 4, 8, 16]}, "search": {"preset": "fgs-minimal"}}
     attacks = {name: Attack.model_validate(keys_of(one.pop("preset", name), one)) for name, one in more.items()}
     sweep = given.model_copy(update={"attacks": {"sweep": attacks["sweep"]}})
-    assert object_store.asked(sweep).result == 4 * 3_000_000
+    assert object_store.pixel_budgets(sweep).result == 4 * 3_000_000
     search = given.model_copy(update={"attacks": {"search": attacks["search"]}})
-    assert object_store.asked(search).result == 8 * 3_000_000, "clean images and rays, in float32"
+    assert object_store.pixel_budgets(search).result == 8 * 3_000_000, "clean images and rays, in float32"
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,24 @@ def test_points_and_searches_make_a_calls_result_larger(spec):
 )
 def test_a_local_store_is_as_large_as_that_where_there_is_room(spec, cores, shared, memory, size):
     given = spec(clean_mib=1024, waiting_mib=256)
-    wanted = object_store.asked(given).on(4)
+    wanted = object_store.pixel_budgets(given).store_bytes(4)
     assert wanted > 2.5 * GIB
-    assert object_store.local(given, cores, shared, memory) == int(size or wanted)
-    assert object_store.local(spec(actors=1), 64, math.inf, 1000 * GIB) == object_store.asked(given).on(1)
+    assert object_store.local_store_bytes(given, cores, shared, memory) == int(size or wanted)
+    assert object_store.local_store_bytes(spec(actors=1), 64, math.inf, 1000 * GIB) == object_store.pixel_budgets(
+        given
+    ).store_bytes(1)
 
 
 def test_budgets_stay_below_what_the_stores_of_a_cluster_hold(spec):
-    budgets = object_store.asked(spec(clean_mib=1024, waiting_mib=256))
+    budgets = object_store.pixel_budgets(spec(clean_mib=1024, waiting_mib=256))
     assert object_store.fitting(budgets, [], 8) == budgets
     assert object_store.fitting(budgets, [8.0 * GIB] * 2, 8) == budgets
-    assert object_store.told(budgets, budgets) is None
     small = object_store.fitting(budgets, [8.0 * GIB, 1.0 * GIB], 8)
-    assert small.on(4) <= 1.05 * GIB
+    assert small.store_bytes(4) <= 1.05 * GIB
     assert small.waiting / small.clean == pytest.approx(0.25)
-    line = object_store.told(budgets, small)
-    assert f"run.clean_mib counts as {small.clean / MIB:.0f}, run.waiting_mib as {small.waiting / MIB:.0f}" in line
+    line = object_store.reduction(small)
+    assert f"run.clean_mib is reduced to {small.clean / MIB:.0f}, run.waiting_mib to {small.waiting / MIB:.0f}" in line
 
 
 def test_what_this_machine_has(spec):
-    assert 2**28 <= object_store.here(spec()) <= object_store.asked(spec()).on(1000)
+    assert 2**28 <= object_store.here(spec()) <= object_store.pixel_budgets(spec()).store_bytes(1000)

@@ -19,7 +19,7 @@ def drained(backlog, draw=None):
         chosen = groups[0] if draw is None else draw.choice(groups)
         taken = backlog.take(chosen.key)
         if taken is not None:
-            found.append(taken.about)
+            found.append(taken.context)
     return found
 
 
@@ -32,20 +32,20 @@ def test_streams_are_made_one_by_one():
             yield task(number)
 
     backlog = Backlog()
-    backlog.feed(stream(0, 1_000_000), 1_000_000)
+    backlog.add_stream(stream(0, 1_000_000), 1_000_000)
     assert len(made) <= 1
     (group,) = backlog.groups(crafts=True)
     assert (group.count, group.cost) == (1_000_000, 1_000_000)
-    assert [backlog.take(group.key).about for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert [backlog.take(group.key).context for _ in range(5)] == [0, 1, 2, 3, 4]
     assert len(made) <= 6
     assert backlog.groups(crafts=True)[0].count == 999_995
 
 
 def test_what_others_wait_for_comes_first_then_the_longest():
     backlog = Backlog()
-    backlog.feed(iter([task("short", cost=1)]), 1)
-    backlog.feed(iter([task("long", cost=9)]), 1)
-    backlog.feed(iter([task("reference", cost=3)]), 1, first=True)
+    backlog.add_stream(iter([task("short", cost=1)]), 1)
+    backlog.add_stream(iter([task("long", cost=9)]), 1)
+    backlog.add_stream(iter([task("reference", cost=3)]), 1, first=True)
     backlog.add(task("single", cost=5))
     assert drained(backlog) == ["reference", "long", "single", "short"]
 
@@ -59,7 +59,7 @@ def test_everything_once_in_any_order():
             count = draw.randint(0, 6)
             some = [next(numbers) for _ in range(count)]
             expected += some
-            backlog.feed((task(one, models, cost=one) for one in some), count)
+            backlog.add_stream((task(one, models, cost=one) for one in some), count)
             if draw.random() < 0.5:
                 expected.append(next(numbers))
                 backlog.add(task(expected[-1], models, method=draw.choice(["craft", "predict"])))
@@ -73,11 +73,11 @@ def test_paused_crafts_are_not_seen():
     backlog.add(task("predict", method="predict"))
     (group,) = backlog.groups(crafts=False)
     assert group.urgent
-    assert backlog.take(group.key).about == "predict"
+    assert backlog.take(group.key).context == "predict"
     assert backlog.groups(crafts=False) == []
 
 
 def test_a_stream_that_has_fewer_than_it_said_ends_without_harm():
     backlog = Backlog()
-    backlog.feed(iter([task(1), task(2)]), 5)
+    backlog.add_stream(iter([task(1), task(2)]), 5)
     assert drained(backlog) == [1, 2]

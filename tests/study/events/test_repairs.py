@@ -10,7 +10,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from actors.workers.ray_actors import answered, heard, unpacked
+from actors.workers.ray_actors import pack_answer, unpack, unpack_answer
 from study.events import repairs
 from study.events.observer import Ended, Observer, Observers
 from study.events.repairs import Repair, repaired
@@ -96,12 +96,12 @@ def test_what_threads_mend_is_told_by_the_launch(told):
 def test_a_worker_s_repairs_come_with_its_answer():
     """In the message that a worker sends, and nowhere a second time."""
     repaired("service", "service is asked again")
-    message = answered({"rows": 3})
+    message = pack_answer({"rows": 3})
     assert repairs.taken() == []
-    assert unpacked(message) == ({"rows": 3}, [Repair("service", "service is asked again")])
-    assert heard(message) == {"rows": 3}
+    assert unpack(message) == ({"rows": 3}, [Repair("service", "service is asked again")])
+    assert unpack_answer(message) == {"rows": 3}
     assert repairs.taken() == [Repair("service", "service is asked again")]
-    assert pickle.loads(answered(None))[1] == []
+    assert pickle.loads(pack_answer(None))[1] == []
 
 
 def test_a_watcher_that_fails_is_left_out_and_told():

@@ -8,7 +8,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from study.results import versions
+from study.storage import part_file
 from tests.conftest import TINY, run_here
 
 PROBES = """
@@ -74,7 +74,7 @@ def test_a_unit_that_is_there_twice(door, run):
     part = parts(run, "line")[0]
     table = pq.read_table(part)
     content = part.read_bytes()
-    again = part.with_name(versions.new_name(memoryview(content), 1))
+    again = part.with_name(part_file.new_name(memoryview(content), 1))
     again.write_bytes(content)
     status, found, printed = kinds(door, run)
     assert table.num_rows

@@ -94,7 +94,7 @@ ELSEWHERE = {
         "key": "seed, sources, attack and goal, in the craft's id",
         "images": "in the unit's id",
         "labels": "those of the goal, in the unit's id",
-        "own": "in the unit's id, where the attack reads them",
+        "true_labels": "in the unit's id, where the attack reads them",
         "rmsd": "measured on the reference, whose id is in the craft's id",
         "pool": "images and labels, in the craft's id",
     },
@@ -103,7 +103,7 @@ ELSEWHERE = {
         "batch": "numerics, in the craft's id",
         "images": "in the unit's id",
         "search": "levels, goal and labels: the recipe and the unit's id",
-        "whole": "no row has them: target labels that were ranked by them are in the unit's id",
+        "probabilities": "no row has them: target labels that were ranked by them are in the unit's id",
     },
     ProbeJob: {"unit": "the id itself", "question": "see ProbeTask"},
     ProbeTask: {
@@ -128,7 +128,7 @@ ELSEWHERE = {
         "seed": "draws of transformed targets: a run folder has one",
         "numerics": "in the craft's id",
         "allow_code": "permission: no pixel",
-        "lines": "services: what was answered once is kept for ever",
+        "services": " what was answered once is kept for ever",
     },
     Spec: {
         **dict.fromkeys(("study", "run", "tracking", "findings"), "no pixel"),

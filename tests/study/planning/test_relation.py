@@ -8,7 +8,7 @@ import yaml
 
 from study.planning import relation
 from study.planning.relation import RELATIONS
-from study.results import parts
+from study.results import scanning
 from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY, rows
@@ -67,7 +67,7 @@ def test_every_row_of_a_run_has_its_relation(many_run):
 
 def test_a_flag_and_a_spec_say_what_rows_say(many_run):
     spec = resolve(parse((many_run / "spec.yaml").read_text(), "spec.yaml")).spec
-    known = parts.scan(many_run)
+    known = scanning.scan(many_run)
     flagged = known.with_columns(
         relation=pl.when(pl.col("relation") == "white").then(pl.lit("white")).otherwise(pl.lit("black"))
     )

@@ -25,7 +25,7 @@ from study.report.tables import paper_table, table_formats
 from study.report.tables.matrices import matrices
 from study.report.tables.paper_table import TableOptions
 from study.results import current_plan
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.storage.run_folder import RunFolder
 from study.tracking.ledger import Ledger
 from study.tracking.numbers import Content
@@ -52,7 +52,7 @@ def share(frame, **wanted):
 
 
 def printed_matrix(run, name, goal):
-    finished = opened(str(run))
+    finished = open_run(str(run))
     found = matrices(finished, cells(finished.rows, finished.spec), Console(width=200))
     (table,) = [table for table, _ in found if table.title == f"{name}, {goal}"]
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
@@ -75,7 +75,7 @@ def test_show_gives_an_experiment_its_own_seeds(many_run, frame):
 
 @pytest.mark.parametrize(("name", "goal"), [("one", "untargeted"), ("many", "targeted")])
 def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, goal):
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     spec = finished.spec
     own = frame.filter(pl.col("seed").is_in(spec.seeds_of(spec.experiments[name])), goal=goal)
     shown = averaged(of_experiment(cells(finished.rows, spec), spec, name, goal))
@@ -102,7 +102,7 @@ def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, go
 
 
 def test_every_target_of_a_search_has_an_rmsd_of_its_own(many_run, frame):
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     (layout,) = paper_table.layouts(finished.spec, finished.rows, TableOptions("smallest"))
     found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(table_formats.csv([layout])))}
     expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
@@ -118,7 +118,7 @@ def test_every_target_of_a_search_has_an_rmsd_of_its_own(many_run, frame):
 
 def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):
     """W&B's sums: those of an experiment's own crafts and targets, each relation apart."""
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     known = selected(RunFolder(many_run))
     plan = Plan(finished.spec, {name: one["digest"] for name, one in known.models.items()}, known.shards)
     outline = Outline.from_data(json.loads(json.dumps(Outline.of(plan).data())))
@@ -143,7 +143,7 @@ def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):
 
 
 def test_an_attack_that_moved_no_pixel_is_named(many_run):
-    finished = opened(str(many_run))
+    finished = open_run(str(many_run))
     assert plausibility.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
     still = finished.rows.with_columns(rmsd=pl.when(attack="fgsm").then(0.0).otherwise("rmsd"))
     (line,) = plausibility.of_attacks(finished.spec, cells(still, finished.spec))
@@ -156,7 +156,7 @@ def test_an_attack_that_moved_no_pixel_is_named(many_run):
 
 
 def test_clean_accuracy_is_in_every_table(tiny_run):
-    finished = opened(str(tiny_run))
+    finished = open_run(str(tiny_run))
     right = (
         rows(tiny_run)
         .unique(["image", "target"])
@@ -181,10 +181,10 @@ def test_clean_accuracy_is_in_every_table(tiny_run):
 
 def test_a_run_whose_launch_counted_nothing_has_the_accuracy_of_its_images(many_run):
     """Of runs of earlier versions: nothing was selected, so that selected images are those that were asked about."""
-    spec = opened(str(many_run)).spec
+    spec = open_run(str(many_run)).spec
     models = {name: {"digest": "x"} for name in spec.models}
     found = plausibility.known(spec, models, lambda: pl.read_parquet(many_run / "images.parquet"))
-    assert found == dict(opened(str(many_run)).clean)
+    assert found == dict(open_run(str(many_run)).clean)
     assert all(isinstance(one, Right) for one in found.values())
     chosen = spec.model_copy(update={"images": spec.images.model_copy(update={"keep": "correct-for-all"})})
     assert plausibility.known(chosen, models, lambda: pl.read_parquet(many_run / "images.parquet")) == {}

@@ -1,4 +1,4 @@
-"""Runs that were damaged: refused before anything is written, named by every command, and mended by the advice."""
+"""Damaged runs: refused before a write, named by every command, and repaired by following the advice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actors.backends.in_process import InProcess
 from actors.launch.launch import LaunchOptions, launch
 from study.errors import StudyError
 from study.planning import resume
-from study.results import integrity, kept_images, parts
+from study.results import integrity, kept_images, scanning
 from study.results.verify import verify
 from study.storage.run_folder import RunFolder
 from tests.conftest import rows
@@ -38,7 +38,7 @@ C = {"network": "timm:test_resnet", "weights": "random:3", "size": 32}
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-    """Launches the small study, with another target where asked: status and what was printed."""
+    """Launches the small study, with one more target if `target`; returns the exit status and the output."""
     folder = tmp_path_factory.mktemp("specs")
 
     def run(into, *, target=False, limit=None):
@@ -56,7 +56,7 @@ def launched(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(launched, tmp_path_factory):
-    """The study and the study with another target, as they are when nothing is damaged."""
+    """Undamaged runs of the study, without and with the additional target."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert launched(folder / "run")[0] == 0
     shutil.copytree(folder / "run", folder / "grown")
@@ -70,7 +70,7 @@ def run(undisturbed, tmp_path):
 
 
 def content(run):
-    """Every file of a run but those that a launch says something in."""
+    """Every file of a run except logs and status."""
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
@@ -79,7 +79,7 @@ def content(run):
 
 
 def reverse_labels(run):
-    """The clean predictions of the first image the other way round, in a file that is as valid as before."""
+    """Reverse the clean predictions of the first image, in a valid file."""
     path = run / "images.parquet"
     frame = pl.read_parquet(path)
     data = frame.to_dicts()
@@ -100,7 +100,7 @@ def other_spec(run):
 
 
 def sign(run, *names):
-    """What a launch that compared nothing would have written."""
+    """Record the digest of the file as it is now."""
     path = run / "digests.json"
     known = json.loads(path.read_text())
     known.update({name: sha256((run / name).read_bytes()).hexdigest() for name in names})
@@ -120,7 +120,7 @@ def test_what_was_recorded_is_compared_before_anything_is_written(launched, run,
     assert str(run / file) in str(refused.value.where)
     assert "restore it from a copy" in str(refused.value.todo)
     assert content(run) == before
-    assert any(f"{file} is not as it was written" in one.what for one in verify(run).findings)
+    assert any(f"{file} does not match its recorded digest" in one.what for one in verify(run).findings)
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "images", "table"])
@@ -134,12 +134,12 @@ def test_readers_compare_too(door, run, tmp_path, command):
 
 
 def test_rows_are_held_against_what_was_selected(run):
-    """A folder whose damage an earlier version has signed."""
+    """The recorded digest matches the damaged file."""
     reverse_labels(run)
     sign(run, "images.parquet")
     found = [one for one in verify(run).findings if one.kind == "damaged"]
-    assert [one.what for one in found] == ["2 rows have another clean prediction than images.parquet"]
-    assert "bring images.parquet back" in found[0].todo
+    assert [one.what for one in found] == ["2 rows have a clean prediction that differs from images.parquet"]
+    assert "restore images.parquet" in found[0].todo
 
 
 def test_digests_that_are_gone_are_told(launched, run):
@@ -158,16 +158,16 @@ def test_digests_of_another_shape(launched, run):
 
 
 def zeroed(run):
-    """The first part with kept images, rewritten under its old name: every difference is 0."""
+    """Rewrite the first part of kept images under its old name, with all differences 0."""
     part = sorted((run / "kept").iterdir())[0]
     table = pl.read_parquet(part)
     nothing = table.with_columns(delta=pl.Series([bytes(len(one)) for one in table["delta"]], dtype=pl.Binary))
-    part.write_bytes(kept_images._encoded(nothing.to_arrow().cast(kept_images.SCHEMA)))
+    part.write_bytes(kept_images.encode_images(nothing.to_arrow().cast(kept_images.SCHEMA)))
     return part
 
 
 def follow(run, finding):
-    """Do to the word what a finding says: the part out of kept/, and those that it names out of results/."""
+    """Follow the advice exactly: move the part out of kept/, and the named parts out of results/."""
     away = run.parent / "away"
     away.mkdir(exist_ok=True)
     shutil.move(finding.where, away)
@@ -178,7 +178,7 @@ def follow(run, finding):
 def test_kept_images_are_compared_before_they_are_shown(launched, run, undisturbed):
     zeroed(run)
     before = content(run)["kept/" + sorted((run / "kept").iterdir())[0].name]
-    with pytest.raises(StudyError, match=r"the kept images in .* are damaged: its content is not") as no:
+    with pytest.raises(StudyError, match=r"the kept images in .* are damaged: its content does not") as no:
         launched(run, target=True)
     assert "study verify" in str(no.value.todo)
     assert content(run)["kept/" + sorted((run / "kept").iterdir())[0].name] == before
@@ -260,25 +260,25 @@ def test_stray_files_are_left_alone_and_told(door, launched, run, undisturbed):
         shutil.copy(part, run / "results" / name)
     (run / "results" / f"._{part.name}").write_bytes(b"\0\5\26\7")
     shutil.copy(part, run / "kept" / "._y.parquet")
-    told = "results/: 6 files are no parts of ours and left alone: .DS_Store, ._"
+    told = "results/: 6 files are not parts of this run, and ignored: .DS_Store, ._"
     status, printed = launched(run)
     assert status == 0
     assert printed.count(told) == 1
     assert "already complete" in printed
     for command in (["show"], ["table", "--experiment", "one"], ["status"]):
         assert door(command[0], run, *command[1:])[0] == 0
-    assert "6 files are no parts of ours" in door("status", run)[1]
+    assert "6 files are not parts of this run" in door("status", run)[1]
     status, printed, _ = door("verify", run)
     assert status == 0
-    assert printed.count("6 files are no parts of ours") == 1
-    assert parts.scan(run).collect().height == rows(undisturbed / "run").height
+    assert printed.count("6 files are not parts of this run") == 1
+    assert scanning.scan(run).collect().height == rows(undisturbed / "run").height
 
 
-def test_verify_before_anything_is_selected(door, tmp_path):
+def test_verify_before_images_are_selected(door, tmp_path):
     (tmp_path / "run" / "results").mkdir(parents=True)
     status, printed, _ = door("verify", tmp_path / "run")
     assert status == 1
-    assert "no images are selected yet" in printed
+    assert "has not selected images yet" in printed
     assert "damaged" not in printed
     assert "launch the study" in printed
 

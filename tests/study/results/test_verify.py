@@ -1,4 +1,4 @@
-"""Runs that were damaged in every way that can be thought of: each is found, and a whole run is whole."""
+"""`study verify` finds every kind of damage, and none in an intact run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import StudyError
-from study.results import parts as store
-from study.results import versions
+from study.results.schema import SCHEMA_VERSION
 from study.results.verify import verify
+from study.results.writer import encode_part
+from study.storage import part_file
 from study.storage.run_folder import RunFolder
 
 
@@ -27,12 +28,12 @@ def parts(run):
 
 
 def rewrite(run, change, *, name=None):
-    """The first part with its rows changed, as a valid file under a name that fits it, or under `name`."""
+    """Change the rows of the first part, in a valid file under a matching name, or under `name`."""
     part = parts(run)[0]
     table = pq.read_table(part)
-    content = store.encoded(pa.table(change(pl.from_arrow(table)).to_arrow()).cast(table.schema), table.schema.metadata)
+    content = encode_part(pa.table(change(pl.from_arrow(table)).to_arrow()).cast(table.schema), table.schema.metadata)
     part.unlink()
-    (run / "results" / (name or versions.new_name(content))).write_bytes(content)
+    (run / "results" / (name or part_file.new_name(content, SCHEMA_VERSION))).write_bytes(content)
 
 
 def test_a_whole_run(run):
@@ -62,7 +63,7 @@ def truncate(run):
 
 def double(run):
     part = parts(run)[0]
-    shutil.copy(part, part.with_name(versions.new_name(part.read_bytes())))
+    shutil.copy(part, part.with_name(part_file.new_name(part.read_bytes(), SCHEMA_VERSION)))
 
 
 def edit(run):
@@ -70,7 +71,7 @@ def edit(run):
 
 
 def lessen(run):
-    """The same unit and target, with an image fewer: here units have one image, so another point is asked for."""
+    """Drop the rows of one target."""
     rewrite(run, lambda rows: rows.head(1))
 
 
@@ -89,31 +90,32 @@ def set_list(column, value, dtype):
 
 
 DAMAGES = [
-    (flip, "damaged", "its content is not what was written|it cannot be read"),
+    (flip, "damaged", "its content does not match the digest in its name|it cannot be read"),
     (truncate, "damaged", "it cannot be read"),
     (lambda run: parts(run)[0].unlink(), "incomplete", "2 of 4 (unit, target) pairs have no rows"),
-    (double, "damaged", "2 rows are there more than once"),
-    (edit, "damaged", "its content is not what was written"),
+    (double, "damaged", "2 rows exist more than once"),
+    (edit, "damaged", "its content does not match the digest in its name"),
     (lessen, "incomplete", "1 of 4 (unit, target) pairs have no rows"),
     (lambda run: (run / "images.parquet").unlink(), "damaged", "images.parquet is missing"),
     (lambda run: (run / "models.json").unlink(), "damaged", "models.json is missing"),
     (lambda run: (run / "spec.yaml").unlink(), "damaged", "spec.yaml is missing"),
     (lambda run: (run / "spec.yaml").write_text("study: ["), "damaged", "is not YAML|expected|YAML"),
     (lambda run: (run / "models.json").write_text((run / "models.json").read_text() + " "), "damaged",
-     "models.json is not as it was written"),
-    (lambda run: (run / "images.parquet").write_bytes(b"PAR1"), "damaged", "images.parquet is not as it was written"),
+     "models.json does not match its recorded digest"),
+    (lambda run: (run / "images.parquet").write_bytes(b"PAR1"), "damaged",
+     "images.parquet does not match its recorded digest"),
     (lambda run: (run / "digests.json").write_text("{"), "damaged", "digests.json is damaged"),
-    (set_to(rmsd=-1.0), "damaged", "2 rows have an RMSD that is no number from 0 to 255"),
-    (set_to(rmsd=float("nan")), "damaged", "2 rows have an RMSD that is no number"),
+    (set_to(rmsd=-1.0), "damaged", "2 rows have an RMSD outside 0 to 255"),
+    (set_to(rmsd=float("nan")), "damaged", "2 rows have an RMSD outside 0 to 255"),
     (set_to(linf=256.0), "damaged", "an L-infinity distance"),
     (set_to(l2=float("inf")), "damaged", "an L2 distance"),
-    (set_to(label=1000), "damaged", "a label that is none of the 1000"),
+    (set_to(label=1000), "damaged", "a label outside 0 to 999"),
     (set_to(top1=-1), "damaged", "a top1 that is not the first of top5"),
-    (set_list("top5", [-1, 2, 3, 4, 5], pl.Int32), "damaged", "a predicted label that is none of the 1000"),
-    (set_list("top5_prob", [0.1, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "probabilities that do not fall"),
-    (set_list("top5_prob", [1.5, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "no numbers from 0 to 1"),
-    (set_list("top5_prob", [float("nan")] * 5, pl.Float32), "damaged", "no numbers from 0 to 1"),
-    (set_list("top5_prob", [0.5], pl.Float32), "damaged", "another number of labels than of probabilities"),
+    (set_list("top5", [-1, 2, 3, 4, 5], pl.Int32), "damaged", "a predicted label outside 0 to 999"),
+    (set_list("top5_prob", [0.1, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "probabilities that are not sorted"),
+    (set_list("top5_prob", [1.5, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "probabilities outside 0 to 1"),
+    (set_list("top5_prob", [float("nan")] * 5, pl.Float32), "damaged", "probabilities outside 0 to 1"),
+    (set_list("top5_prob", [0.5], pl.Float32), "damaged", "different numbers of labels and probabilities"),
 ]  # fmt: skip
 
 
@@ -129,12 +131,12 @@ def test_damage_is_found(run, damage, kind, what):
     assert all(finding.where and finding.todo for finding in report.findings)
 
 
-def test_rows_of_no_unit_are_no_failure(run):
+def test_rows_of_an_earlier_spec_are_noted(run):
     rewrite(run, lambda rows: pl.concat([rows, rows.with_columns(unit=pl.lit("of.an.earlier.spec"))]))
     report = verify(run)
     assert report.whole
     (note,) = report.findings
-    assert (note.kind, note.what) == ("note", "2 rows belong to no cell of the spec as it stands")
+    assert (note.kind, note.what) == ("note", "2 rows belong to no cell of the present spec")
 
 
 def test_the_command(door, run):
@@ -152,7 +154,7 @@ def test_the_command(door, run):
     assert "is not a run folder" in error
 
 
-def test_a_damaged_run_is_mended_by_a_launch(run, small, spec_file):
+def test_a_launch_repairs_a_damaged_run(run, small, spec_file):
     from tests.conftest import rows, run_here
 
     truncate(run)

@@ -1,9 +1,8 @@
-"""Runs in an object store: the same rows, one driver, and no row twice however connections break."""
+"""Runs in S3: the same rows as in a folder, one driver, and no row twice however connections break."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 
@@ -15,17 +14,21 @@ pytest.importorskip("moto.server")
 
 from study.errors import StudyError
 from study.events import repairs
-from study.results import parts as store
+from study.results import scanning
+from study.results.compact import compact
 from study.results.verify import verify
+from study.results.writer import Writer
 from study.storage import lease as storage_lease
-from study.storage import s3 as storage_s3
-from study.storage.places import place
+from study.storage import s3_path
+from study.storage.paths import storage_path
 from study.storage.run_folder import RunFolder
-from study.storage.s3 import ObjectPath, scan_options
-from tests.conftest import ROOT, run_here
+from study.storage.s3 import LeaseObject
+from study.storage.s3_path import S3Path, scan_options
+from tests.conftest import run_here
 from tests.s3 import BUCKET, Proxy, environment, free_port, serving
-from tests.study.results.conftest import SMALL
-from tests.study.results.test_parts import unit_rows
+from tests.study.conftest import SMALL
+from tests.study.crashing import DEAD
+from tests.study.results.test_writer import unit_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def server():
 
 @pytest.fixture
 def proxy(server, monkeypatch):
-    """In front of the server, and in the environment."""
+    """A proxy in front of the server, which the environment names as the endpoint."""
     standing = Proxy(server)
     for name, value in environment(standing.port).items():
         monkeypatch.setenv(name, value)
@@ -63,21 +66,28 @@ def rows(run):
 
 
 def test_places(tmp_path):
-    assert place("s3://bucket/a/b/") == ObjectPath("bucket", "a/b")
-    assert place(tmp_path) == tmp_path
-    # What a command line parser makes of an address.
-    assert str(place("s3:/bucket/a")) == "s3://bucket/a"
+    assert storage_path("s3://bucket/a/b/") == S3Path("bucket", "a/b")
+    assert storage_path(tmp_path) == tmp_path
+    # A command line parser removes one slash.
+    assert str(storage_path("s3:/bucket/a")) == "s3://bucket/a"
     for wrong in ("s3://bucket", "gs://bucket/a", "https://host/a"):
         with pytest.raises(StudyError):
-            place(wrong)
+            storage_path(wrong)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("local")
-    (folder / "spec.yaml").write_text(SMALL)
-    assert run_here(folder / "spec.yaml", folder / "run")[0] == 0
-    return store.scan(folder / "run").collect().sort("unit", "target")
+def undisturbed(small):
+    return scanning.scan(small[2]).collect().sort("unit", "target")
+
+
+@pytest.fixture
+def uploaded(run, small):
+    """The small run, copied into S3."""
+    folder = RunFolder(run)
+    for path in small[2].rglob("*"):
+        if path.is_file() and path.name != "lease":
+            folder.publish(storage_path(f"{run}/{path.relative_to(small[2])}"), path.read_bytes())
+    return run
 
 
 def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
@@ -87,7 +97,7 @@ def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
     assert f"study show {run}" in flat
     assert f"pl.scan_parquet('{run}/results/')" in flat
     assert rows(run).equals(undisturbed)
-    assert store.scan(run).collect().sort("unit", "target").equals(undisturbed)
+    assert scanning.scan(run).collect().sort("unit", "target").equals(undisturbed)
     assert "already complete" in door("launch", spec, "--output", run)[1]
     assert "all, untargeted" in door("show", run)[1]
     assert door("verify", run)[0] == 0
@@ -96,12 +106,12 @@ def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
     assert "belongs to another spec: seed is 0 there and 5 here" in error
     everything = printed + error + json.dumps(verify(run).to_json())
     assert "a-secret-that-is-shown-nowhere" not in everything
-    for part in place(run).rglob():
+    for part in storage_path(run).rglob():
         assert b"a-secret-that-is-shown-nowhere" not in part.read_bytes()
 
 
 def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, monkeypatch):
-    """Every command that reads a run; images kept there, probes, and a target that comes later."""
+    """Every command that reads a run, with kept images, probes, and a target added later."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept = SMALL.replace("run: {", "run: {keep_images: true, ")
@@ -134,22 +144,18 @@ def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, mo
     assert set(rows(run)["target"]) == {"a", "b", "c"}
 
 
-def test_compacting(door, run, spec, undisturbed):
-    assert door("launch", spec, "--output", run)[0] == 0
-    assert len(store.parts(run)) == 2
-    assert "2 parts are now 1" in door("compact", run)[1].replace("\n", "")
-    assert rows(run).equals(undisturbed)
-    assert verify(run).findings == []
+def test_compacting(door, uploaded, undisturbed):
+    assert len(scanning.parts(uploaded)) == 2
+    assert "2 parts are now 1" in door("compact", uploaded)[1].replace("\n", "")
+    assert rows(uploaded).equals(undisturbed)
+    assert verify(uploaded).findings == []
 
 
-@pytest.mark.parametrize("nth", range(9))
-def test_a_compaction_that_is_cut(proxy, door, run, spec, undisturbed, monkeypatch, nth):
-    """Whatever PUT or DELETE after the claim is the last that goes through."""
-    from study.results.compact import compact
-
-    assert door("launch", spec, "--output", run)[0] == 0
-    monkeypatch.setattr(storage_s3, "PATIENCE", 0.5)
-    folder = RunFolder(run)
+@pytest.mark.parametrize("nth", range(6))
+def test_a_compaction_that_is_cut(proxy, uploaded, undisturbed, monkeypatch, nth):
+    """Only the first `nth` PUTs and DELETEs after the claim reach the store; a whole compaction has five."""
+    monkeypatch.setattr(s3_path, "TIMEOUT_SECONDS", 0.5)
+    folder = RunFolder(uploaded)
     folder.claim()
     writes = []
 
@@ -168,11 +174,11 @@ def test_a_compaction_that_is_cut(proxy, door, run, spec, undisturbed, monkeypat
     proxy.cut = lambda line: None
     folder.release()
     assert whole == (nth >= 5), writes
-    assert store.scan(run).collect().sort("unit", "target").equals(undisturbed)
-    again = RunFolder(run)
+    assert scanning.scan(uploaded).collect().sort("unit", "target").equals(undisturbed)
+    again = RunFolder(uploaded)
     again.claim()
     again.release()
-    assert rows(run).equals(undisturbed)
+    assert rows(uploaded).equals(undisturbed)
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
@@ -189,7 +195,7 @@ def test_a_put_that_is_cut_is_made_once(proxy, run, when, times):
         return None
 
     proxy.cut = cut
-    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer = Writer(folder, flush_seconds=0, metadata={})
     repairs.taken()
     writer.add(unit_rows("u1"))
     writer.flush()
@@ -198,59 +204,34 @@ def test_a_put_that_is_cut_is_made_once(proxy, run, when, times):
     writer.flush()
     folder.release()
     assert left == [0]
-    assert store.scan(run).collect()["unit"].to_list() == ["u1", "u1", "u2", "u2"]
+    assert scanning.scan(run).collect()["unit"].to_list() == ["u1", "u1", "u2", "u2"]
 
 
 def test_a_store_that_is_gone_for_good(proxy, run, monkeypatch):
-    """One error; what was not published is published by the next flush, under the same name."""
+    """One error; the next flush publishes the same part under the same name."""
     folder = RunFolder(run)
     folder.claim()
-    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer = Writer(folder, flush_seconds=0, metadata={})
     writer.add(unit_rows("u1"))
-    monkeypatch.setattr(storage_s3, "PATIENCE", 0.5)
+    monkeypatch.setattr(s3_path, "TIMEOUT_SECONDS", 0.5)
     proxy.cut = lambda line: "after" if "/results/" in line else None
-    with pytest.raises(StudyError, match="cannot be reached") as raised:
+    with pytest.raises(StudyError, match="does not answer") as raised:
         writer.flush()
     assert raised.value.status == 1
     proxy.cut = lambda line: None
     writer.flush()
     folder.release()
-    assert store.scan(run).collect().height == 2
+    assert scanning.scan(run).collect().height == 2
 
 
-DYING = """
-import os, sys
-from pathlib import Path
-from rich.console import Console
-from actors.backends.in_process import InProcess
-from actors.launch.launch import Order, launch
-from study import storage_lease, storage_s3
-storage_lease.SECONDS = 1.5
-spec, run, at, how = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-real, count = storage_s3.Objects._put, [0]
-def put(self, path, asked):
-    count[0] += 1
-    if count[0] == at and how == "before":
-        os._exit(86)
-    real(self, path, asked)
-    if count[0] == at and how == "after":
-        os._exit(86)
-storage_s3.Objects._put = put
-launch(Order(Path(spec), Path(run)), Console(), InProcess)
-"""
-
-
-@pytest.mark.parametrize(("at", "how"), [(4, "before"), (4, "after"), (5, "after"), (6, "before")])
-def test_a_driver_that_dies(run, spec, undisturbed, at, how):
-    """At the images, after the first part, before the second; its lease is waited for, then taken over."""
-    died = subprocess.run(
-        [sys.executable, "-c", DYING, str(spec), run, str(at), how], cwd=ROOT, capture_output=True, check=False
-    )
-    assert died.returncode == 86, died.stderr
-    status, printed = run_here(spec, place(run))
+@pytest.mark.parametrize(("at", "how"), [(4, "before"), (5, "after")], ids=["at the images", "after the first part"])
+def test_a_driver_that_dies(crashing, run, spec, undisturbed, at, how):
+    """The next driver watches its lease, then takes it over."""
+    assert crashing(spec, run, at, how, do="launch in S3")["status"] == DEAD
+    status, printed = run_here(spec, storage_path(run))
     assert status == 0, printed
     assert "waiting 2 s to see whether it is renewed" in printed.replace("\n", " ")
-    assert "its lease taken over" in printed
+    assert "this driver takes the lease" in printed.replace("\n", " ")
     assert rows(run).equals(undisturbed)
 
 
@@ -258,7 +239,7 @@ def test_a_living_driver_keeps_others_out(run):
     holder = RunFolder(run)
     holder.claim()
     said = []
-    with pytest.raises(StudyError, match=r"is in use by process .* until 2"):
+    with pytest.raises(StudyError, match=r"is in use by process .* it now ends 2"):
         RunFolder(run).claim(said.append)
     assert "is leased to process" in said[0]
     holder.release()
@@ -271,9 +252,9 @@ def test_a_living_driver_keeps_others_out(run):
 def test_a_driver_that_lost_its_lease_publishes_nothing(run):
     folder = RunFolder(run)
     folder.claim()
-    writer = store.Writer(folder, flush_seconds=0, metadata={})
+    writer = Writer(folder, flush_seconds=0, metadata={})
     writer.add(unit_rows("u1"))
-    lease = storage_s3._Slot(place(run) / "lease")
+    lease = LeaseObject(storage_path(run) / "lease")
     _, tag = lease.read()
     while lease.write(b'{"holder": "a thief"}', tag) is None:
         _, tag = lease.read()
@@ -284,7 +265,7 @@ def test_a_driver_that_lost_its_lease_publishes_nothing(run):
         writer.flush()
     assert raised.value.status == 1
     folder.release()
-    assert not (place(run) / "results").is_dir()
+    assert not (storage_path(run) / "results").is_dir()
     assert lease.read()[0] == b'{"holder": "a thief"}'
 
 
@@ -309,15 +290,15 @@ def test_the_answer_to_a_renewal_may_be_lost(proxy, run):
 
 
 def test_no_such_bucket(proxy):
-    with pytest.raises(StudyError, match="there is no bucket named nowhere"):
+    with pytest.raises(StudyError, match="the bucket nowhere does not exist"):
         RunFolder("s3://nowhere/run").claim()
 
 
 def test_nobody_there(monkeypatch):
     for name, value in environment(free_port()).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(storage_s3, "PATIENCE", 1.0)
-    with pytest.raises(StudyError, match="cannot be reached or does not answer") as raised:
+    monkeypatch.setattr(s3_path, "TIMEOUT_SECONDS", 1.0)
+    with pytest.raises(StudyError, match="the object store does not answer") as raised:
         RunFolder(f"s3://{BUCKET}/run").claim()
     assert raised.value.status == 1
 
@@ -346,7 +327,7 @@ def test_wrong_credentials(monkeypatch):
         threading.Thread(target=refusing.serve_forever, daemon=True).start()
         for name, value in environment(refusing.server_address[1]).items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(StudyError, match="refuses the credentials") as raised:
+        with pytest.raises(StudyError, match="rejects the credentials") as raised:
             RunFolder(f"s3://{BUCKET}/run").claim()
         refusing.shutdown()
     assert "secret-that" not in str(raised.value)

@@ -84,14 +84,14 @@ def test_history_does_not_depend_on_the_order_of_units(outline, by_unit, seed):
 
 def test_a_row_of_history_says_what_the_analysis_says(tiny_run, outline, by_unit):
     from study.analysis.transfer import success_rates
-    from study.results import parts
+    from study.results import scanning
 
     ledger = Ledger(outline)
     ledger.add(pl.concat(by_unit))
     last: dict[str, float] = {}
     for due in ledger.due():
         last |= Content(outline).row(due)
-    expected = success_rates(parts.scan(tiny_run))
+    expected = success_rates(scanning.scan(tiny_run))
     assert expected.height == len(outline.cells)
     for one in expected.iter_rows(named=True):
         key = f"{one['sources']}-{one['attack']}-{one['goal']}-s{one['seed']}/{one['target']}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from study.tracking import logs
 from tests.study.tracking.conftest import content, history, records, wandb_id
 from tests.study.tracking.service import KEY, serving
@@ -79,7 +79,7 @@ def test_everything_is_in_the_file(tracked, tmp_path, services):
         for part in (record.run.config.update, record.config.update)
         for update in part
     }
-    spec = opened(str(run)).spec
+    spec = open_run(str(run)).spec
     assert config["spec"] == spec.model_dump(mode="json")
     assert config["models"] == json.loads((run / "models.json").read_text())
     assert {"torch", "study", "wandb", "python"} <= set(config["versions"])

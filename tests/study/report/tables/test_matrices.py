@@ -8,7 +8,7 @@ from rich.console import Console
 
 from study.analysis.transfer import success_rates
 from study.commands.show import show
-from study.results import parts
+from study.results import scanning
 
 
 def test_show(tiny_run):
@@ -17,7 +17,7 @@ def test_show(tiny_run):
     text = printed.getvalue()
     for title in ("single, untargeted", "single, targeted", "ensembles, untargeted"):
         assert title in text
-    rates = success_rates(parts.scan(tiny_run), by=("sources", "attack", "goal", "target")).filter(
+    rates = success_rates(scanning.scan(tiny_run), by=("sources", "attack", "goal", "target")).filter(
         sources="b+c", attack="mi"
     )
     cells = " ".join(

@@ -16,7 +16,7 @@ import yaml
 
 from study.report.tables import paper_table, table_formats
 from study.report.tables.paper_table import Layout, Line, Number, TableOptions
-from study.results.run_reader import opened
+from study.results.run_reader import open_run
 from tests.conftest import TINY, rows
 
 
@@ -37,13 +37,13 @@ def numbers_of(layout: Layout):
 
 @pytest.fixture(scope="module")
 def layouts(tiny_run) -> list[Layout]:
-    finished = opened(str(tiny_run))
+    finished = open_run(str(tiny_run))
     return paper_table.layouts(finished.spec, finished.rows, TableOptions("single"))
 
 
 @pytest.mark.parametrize(("top", "metric"), [(1, "success"), (5, "success"), (5, "accuracy"), (1, "match")])
 def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
-    finished = opened(str(tiny_run))
+    finished = open_run(str(tiny_run))
     goal = "targeted" if metric == "match" else "untargeted"
     experiment = finished.spec.experiments["single"].model_copy(update={"goal": (goal,)})
     spec = finished.spec.model_copy(update={"experiments": {"single": experiment}})
@@ -146,7 +146,7 @@ def test_the_best_is_black_box_and_of_the_same_sources(layouts):
 
 
 def test_seeds_have_a_mean_and_a_spread(tiny_run):
-    finished = opened(str(tiny_run))
+    finished = open_run(str(tiny_run))
     spec = finished.spec.model_copy(update={"seeds": (7, 8)})
     again = finished.rows.with_columns(
         pl.lit(8, pl.Int64).alias("seed"), (pl.col("craft") + "x").alias("craft"), (pl.col("unit") + "x").alias("unit")

@@ -1,4 +1,4 @@
-"""The writer: whole parts or none, a unit never split, and scans that need nothing of ours."""
+"""The writer publishes whole parts, never splits a unit, and polars alone can scan its rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from study.errors import StudyError
-from study.results import parts
+from study.results import scanning
 from study.results.schema import SCHEMA
+from study.results.writer import Writer
 from study.storage.run_folder import RunFolder
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_nothing_is_published_before_its_time(folder):
-    writer = parts.Writer(folder, flush_seconds=3600, metadata={"batch": "4"})
+    writer = Writer(folder, flush_seconds=3600, metadata={"batch": "4"})
     writer.add(unit_rows("u1"))
     writer.tick()
     assert not list(folder.results.iterdir())
@@ -40,50 +40,16 @@ def test_nothing_is_published_before_its_time(folder):
     writer.flush()
     (part,) = folder.results.iterdir()
     assert pq.read_schema(part).metadata[b"batch"] == b"4"
-    assert parts.done(folder.path) == {"u1": {"t0", "t1"}, "u2": {"t0"}}
+    assert scanning.done(folder.path) == {"u1": {"t0", "t1"}, "u2": {"t0"}}
     assert not list(folder.temporary.iterdir())
     writer.flush()
     assert len(list(folder.results.iterdir())) == 1
 
 
 def test_every_few_seconds(folder):
-    writer = parts.Writer(folder, flush_seconds=0, metadata={})
+    writer = Writer(folder, flush_seconds=0, metadata={})
     for number in range(3):
         writer.add(unit_rows(f"u{number}"))
         writer.tick()
     assert len(list(folder.results.iterdir())) == 3
     assert pl.scan_parquet(folder.results / "**/*.parquet").collect().height == 6
-
-
-def test_an_empty_run_has_the_schema(folder):
-    rows = parts.scan(folder.path).collect()
-    assert rows.columns == SCHEMA.names
-    assert rows.height == 0
-    assert parts.done(folder.path) == {}
-    assert parts.moved(folder.path, ["c"]) == {"c": {}}
-
-
-def test_moved_reads_each_image_once(folder):
-    writer = parts.Writer(folder, flush_seconds=0, metadata={})
-    writer.add(unit_rows("u1"))
-    writer.flush()
-    assert parts.moved(folder.path, ["a.mi.untargeted.s0-1", "other"]) == {
-        "a.mi.untargeted.s0-1": {"x.png": 1.5},
-        "other": {},
-    }
-
-
-def test_stray_temporary_files_are_swept_and_parts_are_not(folder):
-    (folder.temporary / "part-1.parquet.99").write_bytes(b"half")
-    (folder.results / "part-1.parquet").write_bytes(b"kept")
-    folder.release()
-    again = RunFolder(folder.path)
-    again.claim()
-    again.release()
-    assert not list(folder.temporary.iterdir())
-    assert (folder.results / "part-1.parquet").read_bytes() == b"kept"
-
-
-def test_one_driver_at_a_time(folder):
-    with pytest.raises(StudyError, match="is in use by process"):
-        RunFolder(folder.path).claim()

@@ -1,4 +1,4 @@
-"""A study of two units, which takes a moment."""
+"""A study of two units, and a process whose children die in the middle of writing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ experiments:
 numerics: {batch: 1, threads: 1}
 run: {shard: 1, actors: 1, flush_seconds: 0}
 """
-"""Two units, each published as a part of its own."""
+"""Two units, each published as its own part."""
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +39,16 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def crashing():
-    """Launches in a process that may die: exit status, steps, error."""
+    """Runs an order of `tests.study.crashing` in a process that may die: exit status, steps, error."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.study.results.crashing"],
+        [sys.executable, "-m", "tests.study.crashing"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
     )  # fmt: skip
 
     def run(spec, run, at=-1, how="no", do="launch"):
-        order = {"do": do, "spec": str(spec), "run": str(run), "at": at, "how": how}
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        order = {"do": do, "spec": str(spec), "run": str(run), "at": at, "how": how, "environment": aws}
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
         return json.loads(process.stdout.readline())

@@ -1,4 +1,4 @@
-"""The passes that memory is planned for are those that the engine computes: a network writes down what it sees."""
+"""The passes that memory is planned for are the passes that the engine runs: a network records what it sees."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import pytest
 import torch
 import yaml
 
-from actors.resources import passes
+from actors.resources.memory_needs import gradients, needs
 from study.attacks.gradient import Gradients, largest_pass
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.attacks.views import Pool
+from study.models.memory import Memory
 from study.models.predict import predict
 from study.reproducibility import numerics
 from study.spec import loading
@@ -28,6 +29,9 @@ ATTACKS = {
     "search": {"preset": "fgs-minimal"},
     "summed": {"preset": "optimization", "steps": 1, "fusion": "summed-updates", "learning_rate": 8},
 }
+
+
+MEMORY = {"a": Memory(1000, 50_000, 90_000), "b": Memory(3000, 30_000, 60_000)}
 
 
 class Seen(torch.nn.Module):
@@ -67,7 +71,7 @@ def spec(tmp_path):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_planned_and_computed_are_the_same(spec, attack, used):
     given, count = spec(attack, **used), 40
-    (work,) = passes.gradients(given)
+    (work,) = gradients(given, "cpu")
     recipe, drawn = given.attacks[attack], np.random.default_rng(0)
     clean = drawn.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
     images = ImageBatch(clean, np.arange(count) % 10, [str(one) for one in range(count)])
@@ -76,12 +80,12 @@ def test_planned_and_computed_are_the_same(spec, attack, used):
     models = [Seen(), Seen()]
     run = step_directions if recipe.budget.minimal else craft
     run(models, recipe, "untargeted", images, key=("k",), engine=engine, names=("a", "b"), pool=pool)
-    assert max(models[0].gradients) == work.passes.cpu
-    assert max(models[1].gradients) == work.passes.cpu
+    assert max(models[0].gradients) == work.images
+    assert max(models[1].gradients) == work.images
     assert work.models == ("a", "b")
     assert work.apart == (attack == "summed")
     predict(models[0], clean, batch=given.numerics.batch)
-    assert max(models[0].predictions) == passes.predictions(given).cpu
+    assert max(models[0].predictions) == needs(given, MEMORY, "cpu").calls[0].images
 
 
 @pytest.mark.parametrize(
@@ -105,11 +109,11 @@ def test_passes_of_any_limit(images, copies, limit):
 
 
 def test_other_devices_have_passes_of_their_own(spec):
-    (work,) = passes.gradients(spec("sg", batch=8))
-    assert work.passes.elsewhere == 56
-    (work,) = passes.gradients(spec("mi", batch=8))
-    assert work.passes.elsewhere == 8
-    assert passes.predictions(spec("mi", batch=8)).elsewhere == numerics.pass_size(8, "cuda:0") == 8
+    (work,) = gradients(spec("sg", batch=8), "cuda:0")
+    assert work.images == 56
+    (work,) = gradients(spec("mi", batch=8), "cuda:0")
+    assert work.images == 8
+    assert needs(spec("mi", batch=8), MEMORY, "cuda:0").calls[0].images == numerics.pass_size(8, "cuda:0") == 8
 
 
 def test_probes_are_planned_for(tmp_path):
@@ -118,7 +122,25 @@ def test_probes_are_planned_for(tmp_path):
         "cosines": {"probe": "gradient-cosine", "models": ["a", "b"], "smoothing": {"copies": [4, 8], "sigma": [8]}}
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(given))
-    found = passes.gradients(loading.load(tmp_path / "spec.yaml").spec)
-    (work,) = [one for one in found if one.apart and one.passes.elsewhere > 2]
+    found = gradients(loading.load(tmp_path / "spec.yaml").spec, "cuda:0")
+    (work,) = [one for one in found if one.apart and one.images > 2]
     assert work.models == ("a", "b")
-    assert work.passes.elsewhere == 2 * 4
+    assert work.images == 2 * 4
+
+
+IMAGE = 8 * 3 * 48 * 48 * 4
+
+
+def test_sums_by_hand(spec):
+    """Two models, estimated for passes of four images: an ensemble holds both, and the memory of both gradients."""
+    a, b = MEMORY["a"], MEMORY["b"]
+    both = needs(spec("mi", batch=4), MEMORY, "cpu")
+    assert both.held == {"a": a.parameters, "b": b.parameters}
+    assert both.peak == a.gradient + b.gradient + 4 * IMAGE
+    assert both.working == both.peak - a.parameters - b.parameters
+    assert "gradients of a + b, 4 images at a time" in both.largest
+    held = a.parameters + b.parameters
+    assert needs(spec("sg", batch=4), MEMORY, "cpu").peak == 4 * both.peak - 3 * held, "passes of sixteen views"
+    assert needs(spec("sg", batch=4), MEMORY, "cuda:0").peak == 7 * both.peak - 6 * held, "passes of all 28 views"
+    apart = needs(spec("summed", batch=4), MEMORY, "cpu")
+    assert apart.peak == held + max(a.gradient - a.parameters, b.gradient - b.parameters) + 4 * IMAGE

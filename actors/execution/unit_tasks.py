@@ -1,0 +1,105 @@
+"""The tasks of a plan: one that crafts each unit, and those that show its batch to the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from actors.backends.interface import Ref
+from actors.execution.clean_images import Images
+from actors.resources.placement import ModelCapacity
+from actors.scheduling.backlog import Key, Task, predict_key
+from actors.scheduling.messages import CraftJob, PredictJob
+from study.attacks.recipe import Search
+from study.planning.plan import Craft, Plan, Unit, objective_labels
+
+_MOST_TARGETS = 4
+"""Targets in one call: with more, a call would take longer than crafting, and a lost one would cost much loading."""
+
+
+class UnitTasks:
+    """Makes the tasks of a plan for workers of a given model capacity."""
+
+    def __init__(self, plan: Plan, images: Images, capacity: ModelCapacity) -> None:
+        self._plan = plan
+        self._images = images
+        self._capacity = capacity
+        self._groups: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = {}
+
+    def craft(self, unit: Unit, rmsd: tuple[float, ...] | None) -> Task:
+        """The task that crafts `unit`; `rmsd`: the matched budget of each image, if any. Its context is the unit."""
+        craft = unit.craft
+        pool = self._plan.pool(craft)
+        job = CraftJob(
+            attack=craft.recipe,
+            goal=craft.goal,
+            key=craft.key,
+            images=tuple(one.image for one in unit.shard.images),
+            labels=tuple(objective_labels(craft.goal, unit.shard.images)),
+            true_labels=tuple(one.label for one in unit.shard.images),
+            rmsd=rmsd,
+            pool=tuple(one.label for one in pool),
+        )
+        models = {name: self._plan.digests[name] for name in craft.sources}
+        cost = float(max(craft.gradients, 1) * len(unit.shard.images))
+        return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit)
+
+    def predict(self, unit: Unit, pixels: Ref, targets: tuple[str, ...], context: Any) -> Task:
+        """The task that shows a unit's batch to `targets` in one call."""
+        images = tuple(one.image for one in unit.shard.images)
+        job = PredictJob(targets, self._plan.spec.numerics.batch, images, _search(unit))
+        models = {target: self._plan.digests[target] for target in targets}
+        cost = _predict_cost(unit.craft, len(images), targets)
+        return Task("predict", models, job, lambda: pixels, cost, context, service=not self._is_local(targets[0]))
+
+    def expected(self, craft: Craft, images: int) -> Iterator[tuple[Key, float]]:
+        """Key and cost of the prediction tasks that follow once `images` images of `craft` are crafted."""
+        for targets in self.groups(craft, craft.targets):
+            yield predict_key(targets, service=not self._is_local(targets[0])), _predict_cost(craft, images, targets)
+
+    def groups(self, craft: Craft, wanted: Sequence[str]) -> list[tuple[str, ...]]:
+        """Group targets into few calls, because each call costs the driver time.
+
+        The models of a group fill at most half of a worker's capacity. A search of the minimal RMSD takes long, and
+        each service has an actor of its own: these get one call per target.
+        """
+        search = craft.recipe.budget.minimal is not None
+        key = (search, tuple(wanted))
+        if key not in self._groups:
+            self._groups[key] = self._grouped(wanted, search)
+        return self._groups[key]
+
+    def _grouped(self, wanted: Sequence[str], search: bool) -> list[tuple[str, ...]]:
+        groups = list[tuple[str, ...]]()
+        for name in wanted:
+            with_it = (*groups[-1], name) if groups else (name,)
+            fits = len(with_it) <= _MOST_TARGETS and self._capacity.size_of(with_it) <= self._capacity.limit / 2
+            if groups and fits and not search and self._is_local(name) and self._is_local(with_it[0]):
+                groups[-1] = with_it
+            else:
+                groups.append((name,))
+        return groups
+
+    def _is_local(self, name: str) -> bool:
+        return self._plan.spec.models[name].remote is None
+
+
+def _predict_cost(craft: Craft, images: int, targets: Sequence[str]) -> float:
+    """Number of predictions: images, times variants of each, times targets."""
+    minimal = craft.recipe.budget.minimal
+    variants = len(minimal.levels) if minimal else len(craft.recipe.points)
+    return float(images * variants * len(targets))
+
+
+def _search(unit: Unit) -> Search | None:
+    """The search for the minimal RMSD along rays; None for other budgets."""
+    craft = unit.craft
+    if craft.recipe.budget.minimal is None:
+        return None
+    return Search(
+        levels=craft.recipe.budget.minimal.levels,
+        goal=craft.goal,
+        labels=tuple(objective_labels(craft.goal, unit.shard.images)),
+        images=tuple(one.image for one in unit.shard.images),
+        key=craft.key,
+    )

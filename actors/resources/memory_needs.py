@@ -1,0 +1,142 @@
+"""The memory that the calls of a study need: the estimates of its models, for the passes that the engine computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from study.geometry.plan import models_of
+from study.reproducibility import numerics
+from study.spec.schema import Spec
+
+if TYPE_CHECKING:
+    from study.models.memory import Memory
+
+_TENSORS = 8
+"""Float images that a pass holds beside the networks' own: the images, their views and both ends of the computation of
+the views, gradients at both, and the state that an attack keeps from the last step."""
+
+
+class CallMemory(NamedTuple):
+    """Bytes of one call: all, and the parameters of its models alone; with passes of `images` images."""
+
+    peak: float
+    parameters: float
+    what: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of each model while it is held (parameters and buffers), and the memory of calls."""
+
+    held: Mapping[str, float]
+    calls: tuple[CallMemory, ...]
+
+    @property
+    def peak(self) -> float:
+        """Bytes of the largest call, its models included."""
+        return max((call.peak for call in self.calls), default=0.0)
+
+    @property
+    def working(self) -> float:
+        """The most bytes that a call needs beside its models."""
+        return max((call.peak - call.parameters for call in self.calls), default=0.0)
+
+    @property
+    def largest(self) -> str:
+        """The description of the largest call, for messages."""
+        if not self.calls:
+            return "nothing"
+        most = max(self.calls)
+        return (
+            f"{most.what}, {most.images} images at a time: {_mib(most.parameters)} of parameters, "
+            f"{_mib(most.peak - most.parameters)} for a pass"
+        )
+
+
+def estimated_batch(spec: Spec) -> int:
+    """The number of images per pass that the models' memory is estimated for."""
+    return numerics.pass_size(spec.numerics.batch, "cpu")
+
+
+def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
+    """The memory of a study on `device`, from `estimates` for passes of `estimated_batch`.
+
+    The memory of a pass grows with its images. The members of an ensemble hold the memory of their gradients at the
+    same time, unless each has gradients of its own.
+    """
+    estimated, image = estimated_batch(spec), _TENSORS * spec.images.channels * spec.images.size**2 * 4
+    size = numerics.pass_size(spec.numerics.batch, device)
+    calls = []
+    for name, one in estimates.items():
+        per_image = (one.forward - one.parameters) / estimated + image
+        calls.append(CallMemory(one.parameters + size * per_image, one.parameters, f"predictions of {name}", size))
+    for work in gradients(spec, device):
+        members = [estimates[name] for name in work.models]
+        parameters = sum(one.parameters for one in members)
+        passes = [(one.gradient - one.parameters) / estimated for one in members]
+        per_image = (max(passes) if work.apart else sum(passes)) + image
+        what = f"gradients of {' + '.join(work.models)}"
+        calls.append(CallMemory(parameters + work.images * per_image, parameters, what, work.images))
+    return Needs({name: float(one.parameters) for name, one in estimates.items()}, tuple(calls))
+
+
+@dataclass(frozen=True)
+class GradientWork:
+    """Gradients of `models` together, or, if `apart`, of one after the other, in passes of at most `images` images."""
+
+    models: tuple[str, ...]
+    apart: bool
+    images: int
+
+
+def gradients(spec: Spec, device: str) -> list[GradientWork]:
+    """All gradients of a study: each set of source models, with the largest pass that an attack runs on it."""
+    from study.attacks.loop import Engine
+
+    used = spec.numerics
+    engine = Engine(used.batch, used.max_pass_images, device, used.layout)
+    found: dict[tuple[tuple[str, ...], bool], int] = {}
+    for models, apart, views in (*_of_experiments(spec), *_of_probes(spec)):
+        if models:
+            found[models, apart] = max(found.get((models, apart), 0), engine.largest(views))
+    return [GradientWork(models, apart, images) for (models, apart), images in found.items()]
+
+
+def _of_experiments(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
+    """Source models, whether each has gradients of its own, and the number of views of an image."""
+    from study.attacks.objective import per_model
+
+    for experiment in spec.experiments.values():
+        for sources in spec.source_sets(experiment):
+            for name in experiment.attacks:
+                attack = spec.attacks[name]
+                yield tuple(sources), per_model(attack.fusion), attack.copies
+
+
+def _of_probes(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
+    """The same for the probes of a study."""
+    from study.attacks.objective import per_model
+
+    for probe in spec.geometry.values():
+        models = models_of(spec, probe)
+        if probe.probe == "gradient-cosine":
+            # Copies are computed together up to the greatest common divisor of their numbers.
+            yield tuple(models), True, math.gcd(*probe.smoothing.copies) if probe.smoothing else 1
+            continue
+        for direction in probe.directions:
+            copies = direction.smoothing.copies if direction.smoothing else 1
+            attack = spec.attacks[direction.attack] if direction.attack else None
+            for model in models:
+                yield (
+                    tuple(direction.models(model)),
+                    attack is not None and per_model(attack.fusion),
+                    copies if attack is None else attack.copies,
+                )
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"

@@ -1,0 +1,75 @@
+"""The state of one actor as the scheduler sees it: its models, its calls, and the failures of its predecessors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.backends.interface import Call, Device, Ref
+from actors.resources.placement import Role
+from actors.scheduling.backlog import Task
+from study.events.observer import SlotState
+
+
+@dataclass
+class Lineage:
+    """An actor and its replacements.
+
+    Attributes:
+        strikes: How often in a row its actors failed calls that others executed.
+        starts: How often in a row its actors failed to start.
+        error: The last error of a call.
+    """
+
+    number: int
+    strikes: int = 0
+    starts: int = 0
+    error: Exception | None = None
+
+
+@dataclass
+class ActorSlot:
+    """One actor.
+
+    Attributes:
+        hello: The call that is answered when the actor is up; None from then on.
+        holds: The models that it holds, the least recently used first.
+        since: When the first of its calls began.
+        began: When the actor was started, and from when it is up, that time.
+        busy: Seconds in which calls ran.
+        proven: Whether it has ever answered: one that never did is not replaced for ever.
+        done: Number of calls that succeeded.
+        device: Known from its first answer.
+    """
+
+    id: int
+    role: Role
+    actor: Any
+    hello: Ref | None
+    holds: tuple[str, ...] = ()
+    calls: dict[Ref, tuple[Task, Call]] = field(default_factory=dict)
+    since: float = 0.0
+    began: float = 0.0
+    busy: float = 0.0
+    proven: bool = False
+    done: int = 0
+    device: Device | None = None
+    lineage: Lineage = field(default_factory=lambda: Lineage(-1))
+
+    @property
+    def up(self) -> bool:
+        return self.hello is None
+
+    def state(self, now: float) -> SlotState:
+        """Its state at time `now`, for displays."""
+        running = next((task for task, _ in self.calls.values()), None)
+        busy = self.busy + (now - self.since if self.calls else 0.0)
+        return SlotState(
+            id=self.id,
+            role=self.role,
+            up=self.up,
+            holds=self.holds,
+            queued=len(self.calls),
+            doing="" if running is None else running.description,
+            busy_share=min(1.0, busy / max(now - self.began, 1e-9)) if self.up else 0.0,
+        )

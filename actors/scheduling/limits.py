@@ -1,0 +1,32 @@
+"""How often the scheduler tries a task, and how long it waits for actors, calls and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from study.spec.run_options import Run
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of patience.
+
+    Attributes:
+        attempts: How often a task may fail, and how often it may take its actor with it.
+        start_seconds: Time until the first worker is up, or, where all have died, the first replacement.
+        call_seconds: Time after which an actor that does not answer counts as dead.
+        straggler_seconds: A call is repeated on an idle actor once it has run this long, and three times as long as
+            similar calls.
+        memory_seconds: How long machines may lack memory, with no call answered, before the study ends.
+    """
+
+    attempts: int = 3
+    start_seconds: float = 300.0
+    call_seconds: float = 3600.0
+    straggler_seconds: float = 30.0
+    memory_seconds: float = 600.0
+
+    @classmethod
+    def of(cls, run: Run) -> Limits:
+        """The limits of a spec."""
+        return cls(run.attempts, run.start_seconds, run.call_seconds, run.straggler_seconds, run.memory_seconds)

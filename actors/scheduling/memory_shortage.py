@@ -1,0 +1,52 @@
+"""A shortage of memory on the machines: how long it has lasted, and when an actor is started again. Pure."""
+
+from __future__ import annotations
+
+from study.errors import StudyError
+
+_SHORTEST, _LONGEST = 1.0, 30.0
+"""Bounds of the pause before an actor is started again, in seconds; between them, half the time of the shortage."""
+
+
+class MemoryShortage:
+    """Lasts from the first actor that is killed for lack of memory until a call is answered."""
+
+    def __init__(self, limit: float) -> None:
+        """`limit`: the seconds that it may last."""
+        self._limit = limit
+        self._since: float | None = None
+        self._reason = ""
+
+    @property
+    def deadline(self) -> float | None:
+        """The time when it has lasted too long; None where memory is not short."""
+        return None if self._since is None else self._since + self._limit
+
+    def began(self, now: float, error: Exception) -> bool:
+        """Note that an actor was killed for lack of memory. Returns whether it is the first."""
+        first, self._reason = self._since is None, str(error)
+        self._since = now if self._since is None else self._since
+        return first
+
+    def end(self) -> None:
+        """Note that a call was answered."""
+        self._since = None
+
+    def is_over_limit(self, now: float) -> bool:
+        """Whether it has lasted too long."""
+        return self.deadline is not None and now > self.deadline
+
+    def pause(self, now: float) -> float:
+        """Seconds until another actor is started."""
+        return min(_LONGEST, max(_SHORTEST, (now - (self._since or now)) / 2))
+
+    def error(self) -> StudyError:
+        """The error that ends the study."""
+        return StudyError(
+            f"memory has been short for {self._limit:g} s: {self._reason}",
+            accepted="enough free memory for the workers, below the fraction that Ray lets processes use "
+            "(RAY_memory_usage_threshold, 0.95 by default)",
+            todo="end other programs that use memory there, lower run.actors, or raise run.memory_seconds; then launch "
+            "again: published results are kept",
+            status=1,
+        )

@@ -1,0 +1,314 @@
+"""Starts the actors of a study, replaces those that die or fail, and follows the machines that join and leave."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+
+from actors.backends.interface import ActorInfo, ActorLost, Backend, CallFailed, MachineLost, MemoryLost
+from actors.resources import placement
+from actors.resources.placement import WORKER, Role, WorkerPool
+from actors.scheduling.actor_slot import ActorSlot, Lineage
+from actors.scheduling.limits import Limits
+from actors.scheduling.memory_shortage import MemoryShortage
+from actors.workers.worker_config import WorkerConfig
+from study.errors import StudyError, first_line
+from study.events.repairs import repaired
+from study.reproducibility.float_environment import Arithmetic
+
+_RESIZE_SECONDS = 10.0
+"""Time between two looks at the machines."""
+
+_LOST_SECONDS = 40.0
+"""How long all workers and their machines may be gone before the study ends: a machine may come back."""
+
+_log = logging.getLogger(__name__)
+
+
+class ActorSupervisor:
+    """All actors of a study."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        pool: WorkerPool,
+        config: WorkerConfig,
+        *,
+        limits: Limits,
+        elastic: bool,
+        clock: Callable[[], float],
+        say: Callable[[str], None],
+    ) -> None:
+        self._say = say
+        self._backend = backend
+        self._pool = pool
+        self._config = config
+        self._limits = limits
+        self._elastic = elastic
+        self._clock = clock
+        self._ids = itertools.count()
+        self._slots: dict[int, ActorSlot] = {}
+        self._unproven_deaths = 0
+        self._resized = clock()
+        self._no_worker_since: float | None = None
+        self._shortage = MemoryShortage(limits.memory_seconds)
+        self._delayed: list[tuple[float, Role, Lineage]] = []
+        self._given_up = 0
+        self.replaced = 0
+        self.arithmetics: set[Arithmetic] = set()
+        """The processors of all workers that have ever come up."""
+        self.version = 0
+        """Changes whenever an actor starts, ends, or holds other models."""
+
+    def __iter__(self) -> Iterator[ActorSlot]:
+        return iter(list(self._slots.values()))
+
+    def __getitem__(self, number: int) -> ActorSlot:
+        return self._slots[number]
+
+    def __contains__(self, slot: ActorSlot) -> bool:
+        return slot.id in self._slots
+
+    def of_lineage(self, number: int) -> ActorSlot | None:
+        """The present actor of a lineage; None while it waits for memory, or where it was given up."""
+        return next((slot for slot in self if slot.lineage.number == number), None)
+
+    def start(self, check: Callable[[], None]) -> None:
+        """Start all actors and wait until they are up; call `check`, which may raise, every second.
+
+        Returns without workers that take longer than `start_seconds`, if at least one worker and all services are up;
+        StudyError otherwise.
+        """
+        for role in self._pool.roles:
+            self._new(role)
+        deadline = self._clock() + self._limits.start_seconds
+        while (waiting := [slot for slot in self if not slot.up]) or self._delayed:
+            check()
+            left = max(deadline, self._shortage.deadline or deadline) - self._clock()
+            missing = [*(slot.role for slot in waiting), *(role for _, role, _ in self._delayed)]
+            if left <= 0:
+                if all(role == WORKER for role in missing) and len(missing) < self._pool.workers:
+                    return
+                if self._shortage.deadline is not None:
+                    raise self._shortage.error()
+                raise placement.not_up(self._backend.machines(), self._pool, len(missing), self._limits.start_seconds)
+            refs = {slot.hello: slot for slot in waiting}
+            for ref in self._backend.wait(list(refs), min(left, 1.0)):
+                if refs[ref] in self:
+                    self.greet(refs[ref])
+                    refs[ref].proven = refs[ref].up
+            self._start_delayed()
+            # The machine of an actor that waits may have left: without it the actor never comes up.
+            self._resize()
+
+    def greet(self, slot: ActorSlot) -> None:
+        """Read an actor's first answer: it is up from now on, or another starts in its place."""
+        try:
+            answer = self._backend.value(slot.hello)
+        except ActorLost as error:
+            self.replace(slot, error)
+        except CallFailed as error:
+            self._not_started(slot, error)
+        else:
+            if isinstance(answer, ActorInfo):
+                slot.device, answer = answer.device, answer.answer
+            if isinstance(answer, Arithmetic):
+                self.arithmetics.add(answer)
+            slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
+
+    def replace(self, slot: ActorSlot, error: ActorLost) -> None:
+        """Start a new actor in the place of a dead one.
+
+        Raises StudyError where several actors in a row die before they answer, or memory stays short.
+        """
+        self._remove(slot)
+        if isinstance(error, MemoryLost):
+            self.replaced += 1
+            self._wait_for_memory(slot, error)
+            return
+        if not slot.proven and not isinstance(error, MachineLost):
+            self._unproven_deaths += 1
+            slot.lineage.starts += not slot.up
+        if self._unproven_deaths > self._limits.attempts:
+            raise StudyError(
+                f"{self._unproven_deaths} {slot.role} actors in a row died before they did anything: "
+                f"{first_line(error)}",
+                todo="check Ray's logs and the free memory on the machines; published results are kept",
+                status=1,
+            ) from error
+        if slot.lineage.starts > self._limits.attempts and self._others(slot):
+            self._give_up(f"a worker died {slot.lineage.starts} times while it started: {first_line(error)}", WORKER)
+            return
+        self.replaced += 1
+        repaired("actor", f"{slot.role} {slot.id} has died, and another takes its place: {first_line(error)}")
+        self._new(slot.role, slot.lineage)
+
+    def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
+        """Replace an actor that fails calls that others execute; if its replacement fails too, set the device aside.
+
+        Returns the slots that no longer exist.
+        """
+        lineage, where = slot.lineage, slot.device or f"{slot.role} {slot.id}"
+        lineage.strikes += 1
+        cause = first_line(lineage.error) if lineage.error else "unknown error"
+        why = f"{where} fails calls that other actors execute ({cause})"
+        if lineage.strikes == 1 or slot.role != WORKER:
+            self._say(f"{why}: its actor is replaced")
+            self._remove(slot)
+            self.replaced += 1
+            self._new(slot.role, lineage)
+            return [slot]
+        return self._set_aside(slot, f"{why}, and so does a new actor")
+
+    def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
+        """Try another actor; if that fails too, set the device aside, if other workers are up."""
+        _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
+        slot.device = error.device
+        slot.lineage.starts += 1
+        self._unproven_deaths += 1
+        where = str(error.device) if error.device else None
+        if not self._others(slot):
+            if self._unproven_deaths > self._limits.attempts:
+                raise StudyError(
+                    f"{self._unproven_deaths} {slot.role} actors in a row could not be started: {error}",
+                    where=where,
+                    todo="fix the error on that machine, then launch again; study.log has the full traceback",
+                    status=1,
+                )
+        elif slot.lineage.starts > 1:
+            self._set_aside(slot, f"no worker can be started on {where or 'a machine'} ({error})")
+            return
+        self._remove(slot)
+        self.replaced += 1
+        repaired("actor", f"{slot.role} {slot.id} could not be started, and another is tried: {first_line(error)}")
+        self._new(slot.role, slot.lineage)
+
+    def _others(self, slot: ActorSlot) -> list[ActorSlot]:
+        """Other workers that are up."""
+        return [other for other in self if other is not slot and other.up and other.role == slot.role == WORKER]
+
+    def _set_aside(self, slot: ActorSlot, why: str) -> list[ActorSlot]:
+        """Stop using the device of an actor; if others have succeeded on it, end that actor only.
+
+        Returns the slots that no longer exist.
+        """
+        device, gone = slot.device, [slot]
+        on_it = [other for other in self if other is not slot and device is not None and other.device == device]
+        if device is None or any(other.done for other in on_it):
+            self._remove(slot)
+            self._give_up(why, WORKER)
+            return gone
+        gone += on_it
+        self._backend.set_aside(device, [one.actor for one in gone])
+        for one in gone:
+            self._forget(one)
+        fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
+        for _ in range(min(len(gone), fitting - self._count(WORKER))):
+            self._new(WORKER)
+        self._say(f"{why}: {device} is set aside, {self._remaining(WORKER)}")
+        return gone
+
+    def _give_up(self, why: str, role: Role) -> None:
+        """Use one worker fewer from now on."""
+        self._given_up += 1
+        self._say(f"{why}: {self._remaining(role)}")
+
+    def _count(self, role: Role) -> int:
+        return sum(one.role == role for one in self) + len(self._delayed)
+
+    def _remaining(self, role: Role) -> str:
+        workers = self._count(role)
+        return f"{workers} worker{'s' * (workers != 1)} from now on"
+
+    def _wait_for_memory(self, slot: ActorSlot, error: MemoryLost) -> None:
+        """Start another actor after a pause, in the place of one that was killed because memory ran out."""
+        now = self._clock()
+        if self._shortage.began(now, error):
+            self._say(f"{error}; another actor starts once memory is free, within {self._limits.memory_seconds:g} s")
+        if self._shortage.is_over_limit(now):
+            raise self._shortage.error() from error
+        self._delayed.append((now + self._shortage.pause(now), slot.role, slot.lineage))
+
+    def _start_delayed(self) -> None:
+        due = [one for one in self._delayed if one[0] <= self._clock()]
+        self._delayed = [one for one in self._delayed if one not in due]
+        for _, role, lineage in due:
+            self._new(role, lineage)
+
+    def hold(self, slot: ActorSlot, models: tuple[str, ...]) -> None:
+        """Note that an actor holds `models` from now on."""
+        if set(models) != set(slot.holds):
+            self.version += 1
+        slot.holds = models
+
+    def prove(self, slot: ActorSlot) -> None:
+        """Note that an actor has answered."""
+        slot.proven = True
+        self._unproven_deaths = 0
+        self._shortage.end()
+
+    def succeeded(self, slot: ActorSlot) -> None:
+        """Note that a call of an actor succeeded."""
+        slot.done += 1
+        slot.lineage.strikes = 0
+
+    def follow_machines(self) -> None:
+        """Use machines that have joined. Raises StudyError where all workers are gone, and none comes back."""
+        self._start_delayed()
+        self._resize()
+        if any(slot.role == WORKER and slot.up for slot in self):
+            self._no_worker_since = None
+            return
+        now = self._clock()
+        self._no_worker_since = now if self._no_worker_since is None else self._no_worker_since
+        if self._shortage.is_over_limit(now):
+            raise self._shortage.error()
+        gone = now - self._no_worker_since
+        if self._shortage.deadline is not None or gone <= min(_LOST_SECONDS, self._limits.start_seconds):
+            return
+        # Starting workers may take long; without a machine for them, waiting is in vain.
+        fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
+        patience = self._limits.start_seconds if fitting else _LOST_SECONDS
+        if gone > patience:
+            error = placement.not_up(self._backend.machines(), self._pool, self._pool.workers, patience)
+            error.what = f"all workers are gone: {error.what}"
+            error.todo = "launch again where there is a machine for them; published results are kept"
+            error.status = 1
+            raise error
+
+    def stop(self) -> None:
+        """End all actors and forget their calls."""
+        for slot in self:
+            self._backend.stop(slot.actor)
+        self._slots.clear()
+        self._delayed.clear()
+
+    def _resize(self) -> None:
+        """Start workers on new machines; stop waiting for workers that the machines have no room for any more."""
+        now = self._clock()
+        if not self._elastic or now - self._resized < _RESIZE_SECONDS:
+            return
+        self._resized = now
+        wanted = placement.fitting_workers(self._backend.machines(), self._pool.resources) - self._given_up
+        workers = [slot for slot in self if slot.role == WORKER]
+        for _ in range(wanted - len(workers) - len(self._delayed)):
+            self._new(WORKER)
+        waiting = [slot for slot in workers if not slot.up]
+        for slot in waiting[: max(0, len(workers) - max(wanted, 1))]:
+            self._remove(slot)
+
+    def _remove(self, slot: ActorSlot) -> None:
+        self._backend.stop(slot.actor)
+        self._forget(slot)
+
+    def _forget(self, slot: ActorSlot) -> None:
+        self.version += 1
+        del self._slots[slot.id]
+
+    def _new(self, role: Role, lineage: Lineage | None = None) -> None:
+        self.version += 1
+        number = next(self._ids)
+        actor = self._backend.start(role, self._pool.resources_of(role), self._config)
+        hello, began = self._backend.hello(actor), self._clock()
+        self._slots[number] = ActorSlot(number, role, actor, hello, began=began, lineage=lineage or Lineage(number))

@@ -1,0 +1,152 @@
+"""Scanning the rows of a run, whatever version of study wrote them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from study.errors import StudyError
+from study.planning import resume
+from study.planning.relation import graded
+from study.results import integrity, versions
+from study.results.schema import SCHEMA
+from study.storage import part_file
+from study.storage.journal import counted
+from study.storage.paths import StoragePath
+from study.storage.run_folder import RunFolder
+from study.storage.s3_path import S3Path, scan_options
+
+MANY_PARTS = 500
+"""Above this number of parts, `scan_cached` copies the rows: below it, opening all parts takes well under a second."""
+
+
+def parts(run: str | StoragePath) -> list[StoragePath]:
+    """The parts whose rows count, sorted by path; other files are ignored. Raises StudyError if there is no run."""
+    folder = RunFolder(run)
+    found = part_file.list_parts(folder.results)
+    # S3 has no folders: there, only the selected images tell a run without rows from no run.
+    if not found and not folder.results.is_dir() and not folder.begun:
+        raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
+    return counted(folder.path, found)
+
+
+def scan(run: str | StoragePath) -> pl.LazyFrame:
+    """All rows of a run, with the present columns; an empty frame if it has none yet.
+
+    Raises StudyError if there is no run, or a later version of study wrote a part.
+    """
+    return scan_versions(run, parts(run))
+
+
+def scan_cached(run: str | StoragePath) -> pl.LazyFrame:
+    """The same rows as `scan`, for many queries: the rows of very many parts are first copied into one temporary file.
+
+    The file lives as long as this process. If it cannot be written, every query scans the parts.
+    """
+    found = parts(run)
+    if len(found) <= MANY_PARTS:
+        return scan(run)
+    return _copied(str(run), tuple(part.name for part in found))
+
+
+@functools.cache
+def _copied(run: str, names: tuple[str, ...]) -> pl.LazyFrame:
+    rows = scan(run)
+    with contextlib.suppress(OSError):
+        file = Path(cache_folder()) / f"rows-{abs(hash((run, names))):x}.parquet"
+        rows.sink_parquet(file, compression="lz4")
+        return pl.scan_parquet(file, glob=False)
+    return rows
+
+
+def cache_folder() -> str:
+    """The folder of the temporary files of `scan_cached`, removed when this process ends."""
+    return _temporary().name
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="study-")
+
+
+def scan_versions(run: str | StoragePath, found: Iterable[StoragePath]) -> pl.LazyFrame:
+    """The rows of some parts of `run`, of any versions, with the present columns."""
+    by_version: dict[int, list[StoragePath]] = defaultdict(list)
+    for part in found:
+        by_version[versions.part_version(part.name, run)].append(part)
+    frames = [_with_relations(run, scan_parts(same, version), version) for version, same in sorted(by_version.items())]
+    if not frames:
+        return pl.DataFrame(SCHEMA.empty_table()).lazy()
+    return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+
+def _with_relations(run: str | StoragePath, rows: pl.LazyFrame, version: int) -> pl.LazyFrame:
+    """Tell grey-box targets from black-box ones by the spec of `run`, in rows of versions that do not record it.
+
+    If the spec cannot be read, such targets stay black-box.
+    """
+    if version >= versions.GRADED:
+        return rows
+    try:
+        models = resume.spec_of(RunFolder(run)).models
+    except (StudyError, OSError, UnicodeDecodeError):
+        return rows
+    return graded(rows, models)
+
+
+def scan_parts(found: Sequence[StoragePath], version: int, path: str | None = None) -> pl.LazyFrame:
+    """The rows of parts of one version, with the present columns, and the part's path in the column `path`."""
+    rows = scan_files(
+        found,
+        schema=versions.columns(version),
+        # Columns came and went within version 1; a missing one means null.
+        missing_columns="insert" if version == 1 else "raise",
+        include_file_paths=path,
+    )
+    return versions.forward(rows, version, *([path] if path else []))
+
+
+def scan_files(found: Sequence[StoragePath], **options: Any) -> pl.LazyFrame:
+    """Scan Parquet files of a run, local or in S3, with `options` of `polars.scan_parquet`."""
+    return pl.scan_parquet(
+        [str(path) for path in found],
+        glob=False,
+        hive_partitioning=False,
+        storage_options=scan_options() if any(isinstance(path, S3Path) for path in found) else None,
+        **options,
+    )
+
+
+def collect(run: str | StoragePath, rows: pl.LazyFrame) -> pl.DataFrame:
+    """Execute a query on the rows of `run`. Raises StudyError if a part cannot be read."""
+    with integrity.reading(run):
+        return rows.collect()
+
+
+def done(run: str | StoragePath) -> dict[str, set[str]]:
+    """The targets that each unit has rows for, by unit id. The parts are the only source."""
+    finished: dict[str, set[str]] = defaultdict(set)
+    for unit, target in collect(run, scan(run).select("unit", "target").unique()).iter_rows():
+        finished[unit].add(target)
+    return finished
+
+
+def rmsd_by_image(run: str | StoragePath, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The RMSD after the last step (pixel values 0..255), by craft and image, of those images that have rows."""
+    found: dict[str, dict[str, float]] = {craft: {} for craft in crafts}
+    rows = (
+        scan(run)
+        .filter(pl.col("craft").is_in(list(found)))
+        .group_by("craft", "image")
+        .agg(pl.col("rmsd").sort_by("steps").last())
+    )
+    for craft, image, rmsd in collect(run, rows).iter_rows():
+        found[craft][image] = rmsd
+    return found

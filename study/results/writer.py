@@ -1,0 +1,87 @@
+"""Writing rows as Parquet parts, which are the only record of what is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study.results import versions
+from study.results.schema import SCHEMA_VERSION
+from study.storage import part_file
+from study.storage.paths import StoragePath
+from study.storage.run_folder import RunFolder
+
+_MAX_ROWS = 50_000
+
+
+class Writer:
+    """Buffers the rows of finished units and publishes them as a part every few seconds or `_MAX_ROWS` rows.
+
+    A unit's rows are never split over parts. Rows that are unpublished when the process dies are lost: their units run
+    again.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        flush_seconds: float,
+        metadata: Mapping[str, str],
+        into: StoragePath | None = None,
+        version: int = SCHEMA_VERSION,
+    ) -> None:
+        """Write to `results/`, or to the existing folder `into`; `version` is that of the rows' columns.
+
+        `metadata` goes into every part's Parquet schema: what the rows depend on beside the spec.
+        """
+        self.folder = folder
+        self._into = folder.results if into is None else into
+        self._version = version
+        self._flush_seconds = flush_seconds
+        self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
+        self._buffer: list[pa.Table] = []
+        self._rows = 0
+        self._pending: tuple[str, memoryview] | None = None
+        self._flushed = time.monotonic()
+
+    def add(self, rows: pa.Table) -> None:
+        """Take the rows of one unit; publish if the buffer is full."""
+        self._buffer.append(rows)
+        self._rows += rows.num_rows
+        if self._rows >= _MAX_ROWS:
+            self.flush()
+
+    def tick(self) -> None:
+        """Publish the buffer if the last flush was `flush_seconds` ago. Call it often."""
+        if time.monotonic() - self._flushed >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish the buffer. Raises StudyError, and keeps the rows, if they cannot be written.
+
+        A part that failed is published again under the same name: it may be in place already.
+        """
+        self._publish()
+        if self._buffer:
+            content = encode_part(pa.concat_tables(self._buffer), self._metadata, self._version)
+            self._pending = (part_file.new_name(content, self._version), content)
+            self._buffer, self._rows = [], 0
+            self._publish()
+        self._flushed = time.monotonic()
+
+    def _publish(self) -> None:
+        if self._pending is not None:
+            name, content = self._pending
+            self.folder.publish_new(self._into / name, content)
+            self._pending = None
+
+
+def encode_part(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHEMA_VERSION) -> memoryview:
+    """Return a part's file: `rows` in row groups of at most 100,000, with `metadata` and the version of the columns."""
+    sink = pa.BufferOutputStream()
+    full = {**metadata, versions.METADATA: str(version).encode()}
+    pq.write_table(rows.replace_schema_metadata(full), sink, compression="zstd", row_group_size=100_000)
+    return memoryview(sink.getvalue())

@@ -1,0 +1,97 @@
+"""Parquet parts and their names: `part-v3-<nanoseconds since 1970>-<digest>.parquet`.
+
+The digest is the start of the SHA-256 of the whole file, so the name alone detects damage. The first version wrote
+`part-<nanoseconds>-<random digits>.parquet`, without a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.errors import first_line
+from study.storage.paths import StoragePath
+
+_NAME = re.compile(r"part-(?:v(?P<version>[1-9]\d{0,8})-)?(?P<written>\d{1,25})-(?P<digest>[0-9a-f]{8,64})\.parquet")
+_DIGEST_LENGTH = 16
+_SHOWN = 5
+
+CHANGED = "its content does not match the digest in its name"
+
+
+@dataclass(frozen=True)
+class PartName:
+    """A parsed name; `digest` is None for version 1. `written` is in nanoseconds since 1970."""
+
+    version: int
+    digest: str | None
+    written: int
+
+
+def digest(content: bytes | memoryview) -> str:
+    """The digest of a part's content, as its name has it."""
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
+
+
+def new_name(content: bytes | memoryview, version: int) -> str:
+    """Return a name that no other part and no other content has."""
+    return f"part-v{version}-{time.time_ns():020d}-{digest(content)}.parquet"
+
+
+def parse_name(name: str) -> PartName | None:
+    """Parse the name of a part; None for any other file."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    if found["version"] is None:
+        return PartName(1, None, int(found["written"]))
+    return PartName(int(found["version"]), found["digest"], int(found["written"]))
+
+
+def list_parts(folder: StoragePath) -> list[StoragePath]:
+    """The parts in a folder, at any depth, sorted by path; other files are ignored."""
+    found: Iterator[StoragePath] = folder.rglob("*.parquet")
+    return sorted((path for path in found if parse_name(path.name) is not None), key=str)
+
+
+def list_strays(folder: StoragePath) -> list[StoragePath]:
+    """Files in a folder of parts that are not parts: study never reads them."""
+    found: Iterator[StoragePath] = folder.rglob("*")
+    return sorted((path for path in found if parse_name(path.name) is None and path.is_file()), key=str)
+
+
+def describe_strays(strays: Sequence[StoragePath]) -> str:
+    """Return a line that names files which are not parts."""
+    names = ", ".join(path.name for path in strays[:_SHOWN]) + (", …" if len(strays) > _SHOWN else "")
+    files = "1 file is not a part" if len(strays) == 1 else f"{len(strays)} files are not parts"
+    return f"{files} of this run, and ignored: {names}"
+
+
+def damage(path: StoragePath) -> str | None:
+    """Describe the damage of a part; None if its content matches its name.
+
+    A part of version 1 has no digest: it counts as intact if Parquet can read its metadata.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = parse_name(path.name)
+    expected = None if name is None else name.digest
+    try:
+        if expected is not None and _file_digest(path) == expected:
+            return None
+        pq.read_metadata(pa.BufferReader(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        return f"it cannot be read: {first_line(error)}"
+    return None if expected is None else CHANGED
+
+
+def _file_digest(path: StoragePath) -> str:
+    if not isinstance(path, Path):
+        return digest(path.read_bytes())
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:_DIGEST_LENGTH]
