@@ -7,7 +7,9 @@ import re
 import pytest
 from pydantic import BaseModel
 
+from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.reproducibility.numerics import Numerics
 from study.spec.loading import load, resolve
 from study.spec.schema import Spec
 from study.spec.yaml_document import override, parse
@@ -121,3 +123,12 @@ def test_every_field_is_identity_or_runtime():
         f"{name}.{inner}" for name in ("images", "numerics", "run") for inner in identity.get(name, ())
     }
     assert not present & RUNTIME
+
+
+def test_older_names_of_keys_are_accepted_and_change_no_id():
+    """`made` and `room` are older names of `precomputed` and `max_pass_images`. Ids are hashes of dumps with these."""
+    for model, older, key, value in ((Attack, "made", "precomputed", "x"), (Numerics, "room", "max_pass_images", 64)):
+        one, other = model.model_validate({older: value}), model.model_validate({key: value})
+        assert one == other
+        assert one.model_dump(mode="json")[older] == value
+        assert key not in one.model_dump(mode="json")
