@@ -18,6 +18,7 @@ from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import Names, OneOrMore, also
 
 Kind = Literal["gradient-cosine", "regions", "linearity", "intervals"]
+Ids = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 EACH = "each"
 """`gradient_of: each`: the gradient of the probed model itself."""
 
@@ -156,7 +157,7 @@ class Probe(Frozen):
 
     probe: Kind
     models: Names | None = None
-    images: Annotated[int, Field(ge=1)] | Names | Literal["all"] = "all"
+    images: Annotated[int, Field(ge=1)] | Ids | Literal["all"] = "all"
     goal: Goal = "untargeted"
     objective: Objective = "cross-entropy"
     smoothing: Curve | None = None

@@ -53,10 +53,10 @@ LINE = {"probe": "linearity", "along": {"gradient_of": "a"}, "distances": {"to":
     ("probe", "said"),
     [
         ({"probe": "cosine"}, "'probe' cannot be 'cosine'"),
-        ({"probe": "gradient-cosine", "extent": 3}, "a probe of gradient-cosine has no `extent`"),
+        ({"probe": "gradient-cosine", "extent": 3}, "a probe of gradient-cosine has no key `extent`"),
         ({"probe": "gradient-cosine", "extend": 3}, "there is no key 'extend' here"),
-        ({"probe": "regions"}, "a probe of regions lacks `along`"),
-        (LINE | {"distances": None}, "a probe of linearity lacks `distances`"),
+        ({"probe": "regions"}, "a probe of regions needs the key `along`"),
+        (LINE | {"distances": None}, "a probe of linearity needs the key `distances`"),
         (LINE | {"distances": {"to": 3}}, "the key 'by' is missing"),
         (LINE | {"distances": {"to": -3, "by": 1}}, "distances rise"),
         (LINE | {"along": {"gradient_of": "d"}}, "there is no model named 'd'"),

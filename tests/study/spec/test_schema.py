@@ -110,7 +110,8 @@ RUNTIME = {
 def _fields():
     for name, field in Spec.model_fields.items():
         yield name
-        for argument in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        for annotated in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            argument = getattr(annotated, "__origin__", annotated)
             if isinstance(argument, type) and issubclass(argument, BaseModel):
                 yield from (f"{name}.{inner}" for inner in argument.model_fields)
 
