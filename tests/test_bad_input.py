@@ -58,7 +58,7 @@ SPECS = {
     ),
     "probabilities have no logit": (
         swap("mi: {steps: 2}", "mi: {objective: logit, fusion: probability}"),
-        ["fuse `objective: logit` by logit, loss or summed-updates", "attacks.mi", "line 13"],
+        ["use fusion logit, loss or summed-updates", "attacks.mi", "line 13"],
     ),
     "many budgets for many steps": (
         swap("mi: {steps: 2}", "mi: {steps: 2, epsilon: [2, 4]}"),
@@ -142,7 +142,7 @@ SPECS = {
     ),
     "two budgets": (
         swap("mi: {steps: 2}", "mi: {budget: {epsilon: 4, rmsd: 3}}"),
-        ["this has epsilon and rmsd", "attacks.mi.budget"],
+        ["this one has epsilon and rmsd", "attacks.mi.budget"],
     ),
     "a part that does not fit": (
         swap("mi: {steps: 2}", "mi: {learning_rate: 2}"),
