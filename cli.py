@@ -21,7 +21,7 @@ import typer
 from study import __version__
 
 if TYPE_CHECKING:
-    from study.spec.schema import SpecFile
+    from study.spec.loading import SpecFile
     from study.terminal.console import Console
 
 RUN, LOOK, COMPARE = "Run a study", "Look at results", "Compare with papers"
@@ -69,7 +69,7 @@ def _console() -> Console:
 
 
 def _load(spec: Path, values: list[str] | None) -> SpecFile:
-    from study.spec.schema import load
+    from study.spec.loading import load
 
     return load(spec, values or ())
 

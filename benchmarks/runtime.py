@@ -54,7 +54,8 @@ from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
 from study.results.schema import PixelDistances, TargetAnswers
 from study.results.writer import Writer
-from study.spec.schema import Spec, resolve
+from study.spec.loading import resolve
+from study.spec.schema import Spec
 from study.spec.yaml_document import parse
 from study.storage.run_folder import RunFolder
 

@@ -23,7 +23,7 @@ from actors.estimates.profiling import profile
 from actors.estimates.simulation import plan_without_images, simulate
 from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 
 HEAD = """

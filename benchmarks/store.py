@@ -29,7 +29,7 @@ from study.images.selection import Clean, Selected, cut, to_frame
 from study.reproducibility.hashing import digest
 from study.results import schema
 from study.results.writer import encode_part
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from study.storage import part_file
 

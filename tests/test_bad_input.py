@@ -58,19 +58,19 @@ SPECS = {
     ),
     "probabilities have no logit": (
         swap("mi: {steps: 2}", "mi: {objective: logit, fusion: probability}"),
-        ["fuse `objective: logit` by logit, loss or summed-updates", "attacks.mi", "line 13"],
+        ["use fusion logit, loss or summed-updates", "attacks.mi", "line 13"],
     ),
     "many budgets for many steps": (
         swap("mi: {steps: 2}", "mi: {steps: 2, epsilon: [2, 4]}"),
-        ["only a one-step attack has one gradient for many budgets", "attacks.mi"],
+        ["several budgets share one gradient only in a one-step attack", "attacks.mi"],
     ),
     "two budgets at once": (
         swap("mi: {steps: 2}", "mi: {budget: {l2: 3, epsilon: 2}}"),
-        ["a budget is epsilon, l2, rmsd or minimal, and this has epsilon and l2", "attacks.mi.budget"],
+        ["a budget is one of epsilon, l2, rmsd and minimal, and this one has epsilon and l2", "attacks.mi.budget"],
     ),
     "a checkpoint beyond the end": (
         swap("mi: {steps: 2}", "mi: {steps: 2, checkpoints: [1, 3]}"),
-        ["checkpoints are numbers of steps, rising, up to `steps`", "attacks.mi"],
+        ["checkpoints are rising numbers of steps, at most `steps`", "attacks.mi"],
     ),
     "an even kernel": (
         swap("mi: {steps: 2}", "mi: {kernel: {size: 4}}"),
@@ -78,7 +78,7 @@ SPECS = {
     ),
     "a random start nowhere": (
         swap("optimization: {steps: 3}", "optimization: {start: random}"),
-        ["a random start is drawn from the budget, and there is none", "attacks.optimization"],
+        ["a random start needs a budget", "attacks.optimization"],
     ),
     "a start of no kind": (
         swap("mi: {steps: 2}", "mi: {start: here}"),
@@ -94,11 +94,11 @@ SPECS = {
     ),
     "matched to a sweep": (
         swap("optimization: {steps: 3}", "optimization: {preset: fgsm, epsilon: [2, 4]}"),
-        ["'optimization' makes more than one image of each", "attacks.fg.budget.to"],
+        ["'optimization' has several budgets", "attacks.fg.budget.to"],
     ),
     "variance without an epsilon": (
         swap("mi: {steps: 2}", "mi: {variance: {}, budget: {rmsd: 4}}"),
-        ["variance is in units of epsilon, and the budget has none", "attacks.mi"],
+        ["variance needs a budget with an epsilon", "attacks.mi"],
     ),
     "precision that there is none of": (
         swap("batch: 2", "batch: 2, precision: float8"),
@@ -134,7 +134,7 @@ SPECS = {
             "mi: {steps: 2}",
             "mi: {step_size: 1, budget: {rmsd: matched, to: igsm}}\n  igsm: {budget: {rmsd: matched, to: mi}}",
         ),
-        ["matched budgets go in a circle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
+        ["matched budgets form a circle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
     ),
     "matched to nothing": (
         swap("to: optimization, by: mean", "to: optimisation, by: mean"),
@@ -142,7 +142,7 @@ SPECS = {
     ),
     "two budgets": (
         swap("mi: {steps: 2}", "mi: {budget: {epsilon: 4, rmsd: 3}}"),
-        ["this has epsilon and rmsd", "attacks.mi.budget"],
+        ["this one has epsilon and rmsd", "attacks.mi.budget"],
     ),
     "a part that does not fit": (
         swap("mi: {steps: 2}", "mi: {learning_rate: 2}"),
@@ -156,7 +156,7 @@ SPECS = {
         swap("sample: foolbox", "folder: ${STUDY_TEST_UNSET}/val"),
         ["this is not YAML", "line 4", "put quotes around ${…}"],
     ),
-    "a key twice": (swap("seed: 7", "seed: 7\nseed: 8"), ["the key 'seed' stands twice", "line 4", "line 3"]),
+    "a key twice": (swap("seed: 7", "seed: 7\nseed: 8"), ["the key 'seed' is repeated", "line 4", "line 3"]),
     "not YAML": (swap("seed: 7", "seed: ["), ["this is not YAML", "line"]),
     "not a mapping": ("- 1\n- 2\n", ["a spec is a mapping"]),
     "empty": ("", ["a spec is a mapping"]),

@@ -73,7 +73,7 @@ MODELS = {
     "a transformed source": (
         models(b={"model": "a", "transform": {"jpeg": 75}})
         | {"experiments": {"x": {"attacks": ["mi"], "sources": ["b"]}}},
-        ["'b' takes no gradients", "its transform changes finished images", "experiments.x.sources", "target only"],
+        ["'b' has a transform, and a source needs gradients", "experiments.x.sources", "target only"],
     ),
     "leave-one-out of one": (
         models(b={"model": "a", "transform": {"jpeg": 75}})
@@ -82,7 +82,7 @@ MODELS = {
     ),
     "images of nowhere": (
         spec_of(experiments={"x": {"attacks": ["mi"], "sources": "elsewhere"}}),
-        ["'mi' has to be crafted, and its sources are `elsewhere`", "made: <folder>"],
+        ["the sources are `elsewhere`, and the images of 'mi' are not precomputed", "precomputed: <folder>"],
     ),
     "a password in an address": (service(url="http://me:secret@host/"), ["models.s.remote.url", "credentials"]),
     "a key in an address": (service(url="http://host/?api_key=123"), ["models.s.remote.url", "credentials"]),

@@ -25,7 +25,7 @@ from study.images.parquet import read_parquet
 from study.models import loading, memory, user_code
 from study.models.reference import Model
 from study.models.weights import state_dict as weights
-from study.spec.schema import load
+from study.spec.loading import load
 from tests.conftest import TINY
 
 IMAGENET = label_set("imagenet")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from study.errors import StudyError
-from study.spec.schema import load, resolve
+from study.spec.loading import load, resolve
 from study.spec.yaml_document import override, parse
 from tests.conftest import ROOT, TINY
 

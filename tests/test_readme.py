@@ -10,7 +10,7 @@ import yaml
 
 from study.models.catalogue import SHORT_NAMES
 from study.results.schema import SCHEMA
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import ROOT, TINY
 
@@ -101,7 +101,7 @@ def test_what_the_pages_on_models_and_images_show_is_a_spec(tmp_path, monkeypatc
     (images,) = blocks("yaml", (ROOT / "docs" / "images.md").read_text())
     models = {name: {} for name in ("resnet50", "vgg16", "senet154")}
     spec = resolve(parse(yaml.safe_dump({"study": "x", "models": models, **yaml.safe_load(images)}), "spec")).spec
-    assert spec.attacks["theirs"].made == "adversarial/{sources}"
+    assert spec.attacks["theirs"].precomputed == "adversarial/{sources}"
 
 
 def test_every_short_name_is_told():

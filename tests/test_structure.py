@@ -70,7 +70,7 @@ PLANTED = {
         ["actors/b.py:2: class name", "study/a.py:1: class name"],
     ),
     "spec-in-science": (
-        {"study/attacks/a.py": "from study.spec import schema", "study/spec/schema.py": ""},
+        {"study/attacks/a.py": "from study.spec import loading", "study/spec/schema.py": ""},
         ["study/attacks/a.py:1: independent science"],
     ),
     "nothing": (
@@ -98,8 +98,8 @@ def test_checker_reports_planted_violations(tmp_path, name):
 
 def test_help_and_specs_need_neither_torch_nor_ray():
     code = (
-        "import sys, cli; from pathlib import Path; from study.spec import schema;"
-        "schema.load(Path('specs/quickstart.yaml'));"
+        "import sys, cli; from pathlib import Path; from study.spec import loading;"
+        "loading.load(Path('specs/quickstart.yaml'));"
         "print(sorted({'torch', 'ray', 'timm', 'polars', 'httpx', 'tenacity', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -52,7 +52,7 @@ class CleanImages:
         self._pooled: dict[str, NDArray[np.uint8]] = {}
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
-        made = unit.craft.made
+        made = unit.craft.precomputed
         if made is None:
             return self._shard(unit.shard, pool, (unit.shard.index, len(pool)))
         exact = self._images.model_copy(update={"fit": "exact"})

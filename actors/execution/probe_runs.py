@@ -77,7 +77,7 @@ class ProbeRuns(Workload):
         return map(self._task, self._plan.units_of(name, models, self._done))
 
     def _task(self, unit: ProbeUnit) -> Task:
-        job = ProbeJob(unit.id, self._plan.question(unit))
+        job = ProbeJob(unit.id, self._plan.task(unit))
         models = {name: self._plan.digests[name] for name in unit.holds}
         return Task("probe", models, job, lambda: self._images.some(unit.shard), unit.cost, unit)
 

@@ -11,7 +11,7 @@ from actors.resources.placement import ModelCapacity
 from actors.scheduling.backlog import Key, Task, predict_key
 from actors.scheduling.messages import CraftJob, PredictJob
 from study.attacks.recipe import Search
-from study.planning.plan import Craft, Plan, Unit, wanted_labels
+from study.planning.plan import Craft, Plan, Unit, objective_labels
 
 _MOST_TARGETS = 4
 """Targets in one call: with more, a call would take longer than crafting, and a lost one would cost much loading."""
@@ -35,7 +35,7 @@ class UnitTasks:
             goal=craft.goal,
             key=craft.key,
             images=tuple(one.image for one in unit.shard.images),
-            labels=tuple(wanted_labels(craft.goal, unit.shard.images)),
+            labels=tuple(objective_labels(craft.goal, unit.shard.images)),
             true_labels=tuple(one.label for one in unit.shard.images),
             rmsd=rmsd,
             pool=tuple(one.label for one in pool),
@@ -99,7 +99,7 @@ def _search(unit: Unit) -> Search | None:
     return Search(
         levels=craft.recipe.budget.minimal.levels,
         goal=craft.goal,
-        labels=tuple(wanted_labels(craft.goal, unit.shard.images)),
+        labels=tuple(objective_labels(craft.goal, unit.shard.images)),
         images=tuple(one.image for one in unit.shard.images),
         key=craft.key,
     )

@@ -29,7 +29,7 @@ from study.events.observer import Ended
 from study.planning import spec_diff
 from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.results import integrity
-from study.spec import schema as specs
+from study.spec import loading as specs
 from study.storage.run_folder import RunFolder
 from study.terminal import Display
 

@@ -14,7 +14,8 @@ from study.images.image_sets import Candidate, candidates
 from study.planning import resume
 from study.planning.spec_diff import Changes
 from study.results import current_plan, scanning
-from study.spec.schema import Spec, SpecFile
+from study.spec.loading import SpecFile
+from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
 

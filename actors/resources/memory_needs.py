@@ -98,7 +98,7 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
     from study.attacks.loop import Engine
 
     used = spec.numerics
-    engine = Engine(used.batch, used.room, device, used.layout)
+    engine = Engine(used.batch, used.max_pass_images, device, used.layout)
     found: dict[tuple[tuple[str, ...], bool], int] = {}
     for models, apart, views in (*_of_experiments(spec), *_of_probes(spec)):
         if models:

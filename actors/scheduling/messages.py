@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from study.attacks.recipe import Attack, Goal, Search
-from study.geometry.plan import Question
+from study.geometry.plan import ProbeTask
 from study.results.schema import PixelDistances, TargetAnswers
 
 
@@ -98,7 +98,7 @@ class ProbeJob:
     """A question about the geometry of models, and the id of its unit."""
 
     unit: str
-    question: Question
+    question: ProbeTask
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,12 @@ class Worker:
         self, request: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
     ) -> tuple[CraftResult, NDArray[Any]]:
         from study.attacks.budget import all_distances
-        from study.attacks.loop import ImageBatch, craft, rays
+        from study.attacks.loop import ImageBatch, craft, step_directions
         from study.attacks.views import Pool
 
         used, count = self._config.numerics, len(job.images)
         clean = pixels[:count]
-        if job.attack.made is not None:
+        if job.attack.precomputed is not None:
             crafted = pixels[count:]
             return CraftResult(PixelDistances(*all_distances(clean, crafted).T)), crafted
         numerics.set_precision(used.precision)
@@ -76,7 +76,9 @@ class Worker:
         names = tuple(request.models)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
-            directions = rays(models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool)
+            directions = step_directions(
+                models, job.attack, job.goal, images, key=job.key, engine=engine, names=names, pool=pool
+            )
             return CraftResult(PixelDistances.zeros(count)), np.stack([clean.astype(np.float32), directions])
         outcome = craft(
             models,
@@ -90,8 +92,8 @@ class Worker:
             pool=pool,
         )
         note = None
-        if outcome.room < engine.whole:
-            passes = f"crafted in passes of {outcome.room} images, so rounding may differ"
+        if outcome.max_pass_images < engine.pass_limit:
+            passes = f"crafted in passes of {outcome.max_pass_images} images, so rounding may differ"
             note = f"out of memory on {' + '.join(names)}: {passes}"
         return CraftResult(PixelDistances(outcome.rmsd, outcome.linf, outcome.l2), note=note), outcome.pixels
 
@@ -101,7 +103,7 @@ class Worker:
         used = self._config.numerics
         return Engine(
             batch=used.batch,
-            room=used.room,
+            max_pass_images=used.max_pass_images,
             device=self._cache.device,
             layout=used.layout,
             precision=used.precision,
@@ -109,7 +111,7 @@ class Worker:
 
     def probe(self, request: ModelRequest, job: ProbeJob, pixels: NDArray[np.uint8]) -> ProbeResult:
         """Answer a question about the geometry of models around clean images, `uint8` (N, C, H, W)."""
-        from study.geometry.probing import answer
+        from study.geometry.compute_probe import answer
 
         begun = time.perf_counter()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
@@ -162,11 +164,11 @@ class Worker:
 
         described = model.describe(classifier.describe())
         if job.search is not None:
-            from study.attacks.minimal_norm import smallest
+            from study.attacks.minimal_norm import minimal_rmsd
 
-            found = smallest(show, pixels, job.search, batch=self._size(job))
-            distances = PixelDistances(*found.moved.T)
-            answers = TargetAnswers(target, found.said.top5, found.said.top5_prob, distances, found.levels)
-            return TargetResult(answers, described), found.said.size
+            found = minimal_rmsd(show, pixels, job.search, batch=self._size(job))
+            distances = PixelDistances(*found.distances.T)
+            answers = TargetAnswers(target, found.prediction.top5, found.prediction.top5_prob, distances, found.levels)
+            return TargetResult(answers, described), found.prediction.size
         seen = show(pixels, job.images)
         return TargetResult(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size

@@ -1,4 +1,4 @@
-"""How far an image may move, and how far it has moved: radii, projection between steps, distances."""
+"""Radii of budgets, the projection onto them, and distances between images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 
 
 def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbers: int) -> NDArray[np.float64] | None:
-    """The RMSD (count,) that a single L2 or RMSD budget gives every image of `numbers` numbers; None without one."""
+    """Return the RMSD (count,) of a single L2 or RMSD budget, of images with `numbers` values; else None."""
     if budget.matched:
         if matched is None:
             raise ValueError("a matched budget needs the RMSD of every image")
@@ -26,14 +26,14 @@ def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbe
 
 
 def rmsd_of(budget: Budget, level: float, numbers: int) -> float:
-    """The RMSD of a perturbation of `numbers` numbers whose budget, an L2 norm or an RMSD, is `level`."""
+    """Return the RMSD that corresponds to `level`, an L2 norm or an RMSD, for images of `numbers` numbers."""
     return level / math.sqrt(numbers) if budget.l2 is not None else level
 
 
 class Projection:
-    """Moves perturbations (N, C, H, W) of `clean` back into their budget and then into the pixel box 0..255.
+    """Projects perturbations (N, C, H, W) of `clean` onto the budget, and then onto the pixel box 0..255.
 
-    `rmsd` (N,) holds each image's radius where the budget is an L2 norm or an RMSD, fixed or matched.
+    `rmsd` (N,) holds each image's radius if the budget is an L2 norm or an RMSD, fixed or matched.
     """
 
     def __init__(self, clean: Tensor, budget: Budget, rmsd: Tensor | None) -> None:
@@ -42,11 +42,11 @@ class Projection:
         if budget.epsilon is not None and len(budget.levels) == 1:
             (epsilon,) = budget.levels
             assert epsilon is not None, "an epsilon budget has an epsilon"
-            # The box holds 0, so that the two clamps are one.
+            # One clamp does both projections, because the pixel box contains the zero perturbation.
             self._low, self._high = self._low.clamp(min=-epsilon), self._high.clamp(max=epsilon)
 
     def __call__(self, delta: Tensor) -> Tensor:
-        """The perturbation, projected; `delta` itself is left as it is."""
+        """Return the projected perturbation. Leave `delta` unchanged."""
         if self._rmsd is not None:
             length = delta.square().mean((1, 2, 3)).sqrt()
             shrink = torch.where(length > self._rmsd, self._rmsd / length, 1)
@@ -55,13 +55,13 @@ class Projection:
 
 
 def distances(clean: Pixels, adversarial: Pixels) -> tuple[float, float, float]:
-    """RMSD, L-infinity and L2 between two `uint8` images, in pixel values."""
+    """Return RMSD, L-infinity and L2 between two `uint8` images, in pixel values."""
     rmsd, linf, l2 = all_distances(clean[None], adversarial[None])[0].tolist()
     return rmsd, linf, l2
 
 
 def all_distances(clean: Pixels, adversarial: Pixels) -> NDArray[np.float64]:
-    """RMSD, L-infinity and L2 between `uint8` images (N, C, H, W), float64 (N, 3), in pixel values."""
+    """Return RMSD, L-infinity and L2 between `uint8` images (N, C, H, W), in pixel values, float64 (N, 3)."""
     flat = (adversarial.astype(np.int32) - clean).reshape(len(clean), -1)
     total = np.square(flat).sum(1, dtype=np.int64)
     return np.stack([np.sqrt(total / flat.shape[1]), np.abs(flat).max(1), np.sqrt(total)], axis=1)

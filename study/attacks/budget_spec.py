@@ -1,35 +1,44 @@
-"""How far an image may move, as data: budgets in pixel values, and ranges of them."""
+"""Budgets as a spec has them: how far an attack may move an image, in pixel values 0..255."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.spec.frozen import Frozen
+from study.spec.shorthand import Shorthand
 
 _OF_255 = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*255\s*")
 
 
 def _in_pixel_values(given: Any) -> Any:
-    """`8/255`, as lengths of images scaled to 0..1 are written, is 8 in pixel values."""
+    """Turn `8/255`, a length of images scaled to 0..1, into 8 pixel values."""
     found = _OF_255.fullmatch(given) if isinstance(given, str) else None
     return given if found is None else float(found[1])
 
 
+_FRACTION = Shorthand(_in_pixel_values, ({"type": "string", "pattern": f"^{_OF_255.pattern}$", "examples": ["8/255"]},))
+
 Match = Literal["image", "mean"]
-Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), BeforeValidator(_in_pixel_values)]
-Length = Annotated[float, Field(gt=0, le=255), BeforeValidator(_in_pixel_values)]
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), _FRACTION]
+Length = Annotated[float, Field(gt=0, le=255), _FRACTION]
 Lengths = Annotated[tuple[Length, ...], Field(strict=False, min_length=1)]
 Norms = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 
-_MOST = 10_000
+_MOST_STEPS = 10_000
+
+
+def evenly_spaced(start: float, to: float, by: float) -> tuple[float, ...]:
+    """Return the numbers from `start` to `to`, both included; rounded to 1e-6, so that three times 0.1 is 0.3."""
+    count = int((to - start) / by + 1e-9) + 1
+    return tuple(round(start + index * by, 6) for index in range(count))
 
 
 class Range(Frozen):
-    """`{from: 0.1, to: 100, by: 0.1}`: evenly spaced, both ends included."""
+    """Evenly spaced numbers, both ends included: `{from: 0.1, to: 100, by: 0.1}`."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -39,24 +48,25 @@ class Range(Frozen):
 
     @model_validator(mode="after")
     def _rising(self) -> Range:
-        if self.to < self.start or (self.to - self.start) / self.by >= _MOST:
-            raise PydanticCustomError("budget", "a range rises, in fewer than 10,000 steps, from `from` to `to`")
+        if self.to < self.start or (self.to - self.start) / self.by >= _MOST_STEPS:
+            raise PydanticCustomError("budget", "a range rises from `from` to `to`, in fewer than 10,000 steps")
         return self
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Its values; rounded to a millionth, so that 0.1 thrice is 0.3."""
-        count = int((self.to - self.start) / self.by + 1e-9) + 1
-        return tuple(round(self.start + index * self.by, 6) for index in range(count))
+        return evenly_spaced(self.start, self.to, self.by)
 
 
 class Budget(Frozen):
-    """How far an image may move: at most one of `epsilon` (L-infinity), `l2`, `rmsd` and `minimal`.
+    """How far an attack may move an image, in pixel values: at most one of `epsilon`, `l2`, `rmsd` and `minimal`.
 
-    Without any, only the pixel box binds. A list of lengths makes one adversarial image for each, from one gradient.
-    `rmsd: matched` takes the RMSD of the attack `to` on the same sources and goal: image by image (`by: image`), or its
-    mean over all images for every image (`by: mean`), as Liu et al. 2017 compare attacks. `minimal` goes up a range
-    of RMSDs and stops, target by target, at the first that succeeds (Liu et al. 2017, section 3.2.2).
+    - `epsilon` is an L-infinity norm. A list or a range of lengths makes one adversarial image for each length, all
+      from one gradient;
+    - `rmsd: matched` takes the RMSD of the attack `to` on the same sources and with the same goal: of every image
+      (`by: image`), or the mean over all images for every image (`by: mean`), as Liu et al. 2017 compare attacks;
+    - `minimal` searches upwards through a range of RMSDs, for each target, until an image succeeds (Liu et al. 2017,
+      section 3.2.2);
+    - without a budget only the pixel box limits an image.
     """
 
     epsilon: Length | Lengths | Range | None = None
@@ -72,12 +82,12 @@ class Budget(Frozen):
         if len(given) > 1:
             raise PydanticCustomError(
                 "budget",
-                "a budget is epsilon, l2, rmsd or minimal, and this has {given}",
+                "a budget is one of epsilon, l2, rmsd and minimal, and this one has {given}",
                 {"given": " and ".join(given)},
             )
         if (self.rmsd == "matched") != (self.to is not None):
             raise PydanticCustomError(
-                "budget", "`rmsd: matched` and `to: <an attack>` belong together, and one is missing"
+                "budget", "`rmsd: matched` and `to: <attack>` need each other, and one of them is missing"
             )
         levels = self.levels
         if len(set(levels)) < len(levels):
@@ -90,13 +100,13 @@ class Budget(Frozen):
 
     @property
     def kind(self) -> str:
-        """Which kind of budget it is: epsilon, l2, rmsd, minimal, or none."""
+        """The kind of the budget: epsilon, l2, rmsd, minimal, or none."""
         given = (name for name in ("epsilon", "l2", "rmsd", "minimal") if getattr(self, name) is not None)
         return next(given, "none")
 
     @property
     def levels(self) -> tuple[float | None, ...]:
-        """The lengths that are asked for; (None,) where there is none, or where it depends on image or target."""
+        """The lengths of the budget; (None,) without a length, or if it depends on the image or the target."""
         for given in (self.epsilon, self.l2, self.rmsd):
             if isinstance(given, Range):
                 return given.levels

@@ -1,4 +1,4 @@
-"""How finished float perturbations become 8-bit images without leaving their budget: what is scored could be saved."""
+"""Rounding of float perturbations to 8-bit images within the budget: targets see what a file could hold."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def finish(
     radii: NDArray[np.float64] | None,
     keys: Sequence[Sequence[object]],
 ) -> list[Pixels]:
-    """For every point of an attack its images, `uint8` (N, C, H, W), given the perturbations there, float (N, C, H, W).
+    """Return the images of every point of an attack, `uint8` (N, C, H, W), from its perturbations, float (N, C, H, W).
 
-    - no budget: rounded to the nearest pixel value, inside the box;
-    - epsilon: the same, but never past epsilon;
-    - RMSD: the perturbation is scaled along its ray until the image, clipped and rounded, has that RMSD
-      (Liu et al. 2017, section 3.2.1). Where the box leaves no room for it, the image goes as far as it can;
-    - L2: rounded to the nearest where that is within the norm, else as an RMSD, but never past it.
+    - no budget: rounded to the nearest pixel value, inside the pixel box;
+    - epsilon: the same, but never beyond epsilon;
+    - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
+      3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
+    - L2: rounded to the nearest pixel value if the result is within the norm; else like an RMSD, but never beyond it.
 
-    `radii` (N,) are the RMSDs of fixed and matched budgets; `keys`, one an image, key what rounding draws.
+    `radii` (N,) are the RMSDs of L2 and RMSD budgets; `keys`, one for each image, key the random numbers of rounding.
     """
     budget = attack.budget
     if budget.kind in ("none", "epsilon"):
@@ -51,7 +51,7 @@ def finish(
 
 
 def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
-    """`clean`, `uint8`, moved by whole pixel values, the nearest to `delta` up to `most`, inside the pixel box."""
+    """Add `delta`, rounded to whole pixel values of at most `most`, to `clean`, `uint8`, inside the pixel box."""
     whole = delta.round().clamp(-most, most).to(torch.int16)
     return (clean.to(torch.int16) + whole).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
@@ -59,15 +59,15 @@ def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
 def _along_rays(
     clean: Pixels, moves: Sequence[NDArray[np.float32]], attack: Attack, radius: float | None, key: Sequence[object]
 ) -> list[Pixels]:
-    """One image at every point of an attack whose budget is a length."""
+    """One image at every point of an attack with an L2 or RMSD budget."""
     budget = attack.budget
     images: list[Pixels] = []
     ray: PerturbationRay | None = None
     for (_, level), move in zip(attack.points, moves, strict=True):
         rmsd = radius if level is None else budgets.rmsd_of(budget, level, clean.size)
-        assert rmsd is not None, "a budget that is no epsilon has a length"
+        assert rmsd is not None, "an L2 or RMSD budget has a length"
         if ray is None or len(budget.levels) == 1:
-            # A sweep of lengths scales one direction, and one ray serves them all.
+            # All lengths of a sweep scale the same direction.
             ray = PerturbationRay(clean, move, draws(clean.size, *key))
         if budget.l2 is not None:
             whole = nearest(torch.from_numpy(clean), torch.from_numpy(move)).numpy()

@@ -1,4 +1,4 @@
-"""Translation-invariant gradients: the convolution that stands for averaging over shifted images.
+"""Translation-invariant gradients: a convolution in place of an average over shifted images.
 
 Dong et al. 2019 (arXiv:1904.02884), section 3.3.
 """
@@ -14,7 +14,7 @@ from study.attacks.recipe import Kernel
 
 
 def profile(kernel: Kernel) -> Tensor:
-    """The kernel along one axis, float64 (size,), sum 1: the kernel itself is its outer product with itself.
+    """Return the kernel along one axis, float64 (size,), sum 1. The kernel is the outer product of it with itself.
 
     With k = (size - 1) / 2 and shifts i, j from -k to k: uniform 1; linear (1 - |i| / (k + 1)) (1 - |j| / (k + 1));
     gaussian exp(-(i^2 + j^2) / (2 sigma^2)), sigma = k / sqrt(3) unless given.
@@ -32,7 +32,7 @@ def profile(kernel: Kernel) -> Tensor:
 
 
 def convolve(gradient: Tensor, kernel: Kernel) -> Tensor:
-    """`gradient`, float (N, C, H, W), convolved with the kernel along both axes, zeros around it."""
+    """Convolve `gradient`, float (N, C, H, W), with the kernel along both axes, with zero padding."""
     line = profile(kernel).to(gradient.device, gradient.dtype)
     channels, reach = gradient.shape[1], (kernel.size - 1) // 2
     down, right = line.view(1, 1, -1, 1), line.view(1, 1, 1, -1)

@@ -1,9 +1,9 @@
-"""What an attack climbs: a gain for every image, from the logits of one or several source models.
+"""The loss that an attack maximises: one number for every image, from the logits of one or several source models.
 
-Cross-entropies are functions of the log-odds a = z_y - log sum_{j != y} exp z_j of a label, for
-log p_y = log sigmoid(a) and log(1 - p_y) = log sigmoid(-a). Written so, their gradients keep full relative precision
-when p_y nears 0 or 1, where 1 - softmax cancels; Adam, which divides by the gradient's size, would amplify the
-noise that is left of a cancelled gradient.
+Cross-entropies are computed from the log-odds a = z_y - log sum_{j != y} exp z_j of a label:
+log p_y = log sigmoid(a) and log(1 - p_y) = log sigmoid(-a). In this form their gradients keep full relative precision
+when p_y is close to 0 or 1. With 1 - softmax they would cancel to noise, which Adam amplifies: it divides by the size
+of the gradient.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from study.attacks.recipe import Fusion, Goal, Objective
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    """log p_y - log(1 - p_y) for logits of shape (..., N, C) and labels (N,), as (..., N)."""
+    """Return log p_y - log(1 - p_y), shape (..., N), for logits (..., N, C) and labels (N,)."""
     chosen, others = _split(logits, labels)
     return chosen - others.logsumexp(-1)
 
 
-def gain(
+def attack_loss(
     logits: Tensor,
     labels: Tensor,
     *,
@@ -33,19 +33,18 @@ def gain(
     fusion: Fusion,
     weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """The quantity to increase, float (N,), for logits (K, N, C) of K source models.
+    """Return the loss to maximise, float (N,), for logits (K, N, C) of K source models.
 
-    `labels` (N,) are the true labels of an untargeted goal, the wanted ones of a targeted goal; `weights` (K,) sum to
-    1 and are equal unless given.
+    `labels` (N,) are the true labels for an untargeted goal, the target labels for a targeted goal. `weights` (K,) sum
+    to 1; absent, they are equal.
 
     - cross-entropy: untargeted -log p_y, targeted log p_t;
     - log(1-p): untargeted log(1 - p_y) (Liu et al. 2017, equation 3), targeted log p_t;
     - logit: untargeted -z_y, targeted z_t (Zhao et al. 2021, arXiv:2012.11207, equation 4);
     - margin: untargeted max_{j != y} z_j - z_y, targeted z_t - max_{j != t} z_j (Carlini and Wagner 2017, f_6).
 
-    Fusion: `probability` averages the models' probabilities (Liu et al. 2017, equation 6), `logit` their
-    logits (Dong et al. 2018, section 3.4), `loss` their gains. `summed-updates` is not fused here: the
-    loop calls this for each model alone.
+    Fusion: `probability` averages the models' probabilities (Liu et al. 2017, equation 6), `logit` their logits (Dong
+    et al. 2018, section 3.4), `loss` their losses. For `summed-updates` the loop calls this function once per model.
     """
     count = len(logits)
     shares = torch.tensor([1 / count] * count if weights is None else list(weights), dtype=logits.dtype)
@@ -72,11 +71,11 @@ def gain(
 
 
 def per_model(fusion: Fusion) -> bool:
-    """Whether every source model has a gradient, a momentum and a step of its own (Liu et al. 2017, section 5)."""
+    """Whether every source model has its own gradient, momentum and step (Liu et al. 2017, section 5)."""
     return fusion == "summed-updates"
 
 
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The label's logit (..., N), and all logits with the label's at minus infinity (..., N, C)."""
+    """The label's logit (..., N), and all logits (..., N, C) with minus infinity in place of the label's."""
     index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
     return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, -math.inf)

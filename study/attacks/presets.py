@@ -1,7 +1,7 @@
-"""The literature's attacks as short presets over the parts, each with its source and its authors' numbers.
+"""Attacks of the literature as presets: keys of a recipe, each with its paper and the authors' numbers.
 
-A `+` joins presets: `mi+di+sgm` is `mi` with the parts of `di` and of `sgm` laid over it. What papers report is
-listed; any other combination can be written the same way.
+`+` joins presets: `mi+di+sgm` is `mi` with the parts of `di` and of `sgm`. COMBINATIONS lists the combinations that
+papers report; users can write any other combination too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Keys of a recipe, and where they come from. `part` names those that the preset brings into a combination."""
+    """Keys of a recipe, and their source. `part` names the keys that the preset adds to a combination."""
 
     source: str
     keys: dict[str, Any] = field(default_factory=dict)
@@ -33,7 +33,7 @@ _DECAY = {"gamma": 0.2, "dense": 0.5}
 
 PRESETS: dict[str, Preset] = {
     "gaussian-noise": Preset(
-        f"{_LIU}, appendix: noise of standard deviation 5 to 40, here 25, whose RMSD they give as 23.59",
+        f"{_LIU}, appendix: noise of standard deviation 5 to 40; here 25, with an RMSD of 23.59 in the paper",
         {"start": {"gaussian": 25}, "steps": 0, "budget": "none"},
     ),
     "optimization": Preset(
@@ -41,7 +41,7 @@ PRESETS: dict[str, Preset] = {
         {"objective": _LOSS, "step": "adam", "learning_rate": 4, "steps": 100, "budget": "none"},
     ),
     "optimization-ensemble": Preset(
-        f"{_LIU}, section 5: an Adam of learning rate 8 for every model, the updates summed",
+        f"{_LIU}, section 5: Adam with learning rate 8 for every model, the updates summed",
         {
             "objective": _LOSS,
             "fusion": "summed-updates",
@@ -52,7 +52,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "optimization-penalised": Preset(
-        f"{_LIU}, appendix: the RMSD held near 23 by two penalties; they print no weights, 1 is ours",
+        f"{_LIU}, appendix: two penalties hold the RMSD near 23; the paper prints no weights, here they are 1",
         {
             "objective": _LOSS,
             "penalty": {"rmsd": 23, "below": 1, "above": 1},
@@ -63,11 +63,11 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "fg": Preset(
-        f"{_LIU}, section 2.2: one step along the gradient, RMSD as the optimization's",
+        f"{_LIU}, section 2.2: one step along the gradient, with the RMSD of `optimization`",
         {"objective": _LOSS, "step": "l2", "steps": 1, "budget": _MATCHED},
     ),
     "fgs": Preset(
-        f"{_LIU}, section 2.2: one step along the gradient's sign, RMSD as the optimization's",
+        f"{_LIU}, section 2.2: one step along the gradient's sign, with the RMSD of `optimization`",
         {"objective": _LOSS, "step": "sign", "steps": 1, "budget": _MATCHED},
     ),
     "fg-minimal": Preset(
@@ -83,7 +83,7 @@ PRESETS: dict[str, Preset] = {
         {"step": "sign", "steps": 1, "epsilon": 16},
     ),
     "igsm": Preset(
-        f"Kurakin et al. 2017 (arXiv:1607.02533); numbers of {_SGM}, section 4, where it is called PGD", _ITERATIVE
+        f"Kurakin et al. 2017 (arXiv:1607.02533); numbers of {_SGM}, section 4, which calls it PGD", _ITERATIVE
     ),
     "bim": Preset(
         "Kurakin et al. 2017 (arXiv:1607.02533), as Dong et al. 2018 (arXiv:1710.06081) run it: steps of 1.6", _TENTH
@@ -168,13 +168,13 @@ COMBINATIONS: dict[str, str] = {
     "ti+di": "Dong et al. 2019 (arXiv:1904.02884)",
     "ni+si": "Lin et al. 2020 (arXiv:1908.06281)",
 }
-"""Combinations that papers report, and which; built from presets like any other."""
+"""Combinations that papers report, with their papers."""
 
 
 def preset(name: str) -> Preset | None:
-    """The preset of that name, or the combination of presets that it joins with `+`; None where there is none.
+    """Return the preset of this name, or the combination of presets joined with `+`; None if a name is unknown.
 
-    A combination begins with a whole preset; each further one brings the parts that make it what it is.
+    A combination has all keys of its first preset, and the `part` keys of the others.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -188,12 +188,15 @@ def preset(name: str) -> Preset | None:
 
 
 def known() -> list[str]:
-    """All names that are listed: presets and the combinations that papers report."""
+    """The names of the presets and of the combinations that papers report."""
     return [*PRESETS, *COMBINATIONS]
 
 
 def keys_of(name: str, changed: dict[str, Any]) -> dict[str, Any]:
-    """The keys of preset `name` with `changed` laid over them; a new budget replaces the preset's whole budget."""
+    """Return the keys of preset `name`, replaced by those in `changed`. A new budget replaces the whole old budget.
+
+    Raises KeyError for an unknown preset.
+    """
     found = preset(name)
     if found is None:
         raise KeyError(name)

@@ -1,4 +1,4 @@
-"""8-bit images along a ray from a clean image, each with an RMSD that is met after clipping and rounding."""
+"""8-bit images along a ray from a clean image, each with a given RMSD after clipping and rounding."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ _BINS = 4096
 
 
 class PerturbationRay:
-    """All images clean + scale * direction, clipped to 0..255 and rounded; prepared once for any number of RMSDs.
+    """All images clean + scale * direction, clipped to 0..255 and rounded. One object serves any number of RMSDs.
 
-    Nearest rounding would move FGS, whose pixels all have one magnitude, in whole grey levels. So every magnitude
-    is rounded down, and then just so many are rounded up that the sum of squares is met: the largest fractions first,
-    which is nearest rounding with a shifted threshold, and among equal fractions a keyed random share.
+    All pixels of an FGS step have one magnitude: rounding to the nearest value would move all of them by the same whole
+    number, and would miss the RMSD. Instead every magnitude is rounded down; then pixels are rounded up until the
+    sum of squares is reached: those with the largest fractions first, and a keyed random choice among equal fractions.
     """
 
     def __init__(self, clean: NDArray[np.uint8], direction: NDArray[np.float32], ties: NDArray[np.uint64]) -> None:
-        """`clean` and `direction` are (C, H, W); `ties` (C*H*W,) decides which of equally placed pixels go up."""
+        """`clean` and `direction` are (C, H, W). Among pixels with equal fractions, `ties` (C*H*W,) gives the order."""
         self._clean = clean
         self._ties = ties
         flat = direction.ravel()
         self._sign = np.sign(flat).astype(np.int16)
         self._length = np.abs(flat).astype(np.float64)
-        self._room = np.where(self._sign > 0, 255 - clean.ravel(), clean.ravel()).astype(np.float64)
-        self._room[self._sign == 0] = 0
-        # A pixel is clipped from the scale room / length on: sorted by it, the sum of squares has a closed form between
-        # any two of them.
+        self._limit = np.where(self._sign > 0, 255 - clean.ravel(), clean.ravel()).astype(np.float64)
+        self._limit[self._sign == 0] = 0
+        # The pixel box clips a pixel at scales above limit / length. Between two such scales, in their order, the sum
+        # of squares has a closed form.
         with np.errstate(divide="ignore", invalid="ignore"):
-            clipped = np.where(self._length > 0, self._room / self._length, np.inf)
+            clipped = np.where(self._length > 0, self._limit / self._length, np.inf)
         order = np.argsort(clipped, kind="stable")
         self._clipped = clipped[order]
-        self._below = np.concatenate([[0.0], np.cumsum(np.square(self._room[order]))])
+        self._below = np.concatenate([[0.0], np.cumsum(np.square(self._limit[order]))])
         self._above = np.concatenate([np.cumsum(np.square(self._length[order])[::-1])[::-1], [0.0]])
 
     def at(self, rmsd: float, *, beyond: bool = True) -> NDArray[np.uint8]:
-        """The image, `uint8` (C, H, W), whose RMSD is `rmsd`, to within one pixel's rounding, or the farthest there is.
+        """Return the image, `uint8` (C, H, W), with this RMSD up to the rounding of one pixel, or the farthest image.
 
-        With `beyond` false it is the nearest one that does not exceed `rmsd`.
+        With `beyond=False` the RMSD never exceeds `rmsd`.
         """
-        wanted = rmsd**2 * self._room.size
+        wanted = rmsd**2 * self._limit.size
         exact = self._exact(wanted)
         down = np.floor(exact)
         up = self._rounded_up(exact - down, down, wanted - np.square(down).sum(), beyond)
@@ -48,10 +48,10 @@ class PerturbationRay:
         return moved.reshape(self._clean.shape)
 
     def _exact(self, wanted: float) -> NDArray[np.float64]:
-        """Moves before rounding, whose sum of squares is `wanted`."""
+        """Magnitudes before rounding; their sum of squares is `wanted`."""
         if self._below[-1] <= wanted:
-            return self._room.copy()
-        # Sums of squares at the scales where pixels begin to be clipped rise: the first that reaches what is wanted.
+            return self._limit.copy()
+        # The sums of squares rise with the scales at which clipping begins: find the first sum that reaches `wanted`.
         finite = np.isfinite(self._clipped)
         scales = self._clipped[finite]
         sums = self._below[1 : len(scales) + 1] + scales**2 * self._above[1 : len(scales) + 1]
@@ -59,14 +59,14 @@ class PerturbationRay:
         left = max(0.0, wanted - self._below[index])
         scale = np.sqrt(left / self._above[index]) if self._above[index] > 0 else np.inf
         if not np.isfinite(scale):
-            return self._room.copy()
-        moved: NDArray[np.float64] = np.minimum(scale * self._length, self._room)
+            return self._limit.copy()
+        moved: NDArray[np.float64] = np.minimum(scale * self._length, self._limit)
         return moved
 
     def _rounded_up(
         self, fraction: NDArray[np.float64], down: NDArray[np.float64], missing: float, beyond: bool
     ) -> NDArray[np.intp]:
-        """Which pixels go up: the largest fractions, until the sum of squares has grown by `missing`."""
+        """Indices of the pixels to round up: the largest fractions, until the sum of squares has grown by `missing`."""
         growth = 2 * down + 1
         bins = (fraction * _BINS).astype(np.int64)
         bins[fraction == 0] = -1

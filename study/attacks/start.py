@@ -1,4 +1,4 @@
-"""Where the first step starts: at the image, at a random place of its budget, or with Gaussian noise."""
+"""The start of an attack: the clean image, a random point within the budget, or Gaussian noise."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from study.attacks.recipe import Attack
-from study.attacks.step import unit
+from study.attacks.step import l2_normalised
 from study.reproducibility.rng import Streams
 
 
 def perturbation(attack: Attack, origin: Tensor, rmsd: Tensor | None, streams: Streams) -> Tensor:
-    """The first perturbation, float of the shape of `origin` (N, C, H, W), in pixel values; not yet in the pixel box.
+    """Return the first perturbation, float (N, C, H, W) like `origin`, in pixel values; not yet in the pixel box.
 
-    Random: uniform in the cube of an epsilon (Madry et al. 2018, arXiv:1706.06083), or in the ball of the radius
-    that an L2 or RMSD budget gives each image, `rmsd` (N,).
+    A random start is uniform in the epsilon cube (Madry et al. 2018, arXiv:1706.06083); for an L2 or RMSD budget, in
+    the ball with each image's radius, `rmsd` (N,).
     """
     if attack.start is None:
         return torch.zeros_like(origin)
@@ -31,5 +31,5 @@ def perturbation(attack: Attack, origin: Tensor, rmsd: Tensor | None, streams: S
     words = streams.integers(1, "start", copy=1)[:, 0].tolist()
     count = origin[0].numel()
     inside = torch.tensor([((word + 0.5) / 2**64) ** (1 / count) for word in words], device=device)
-    direction = unit(streams.normal(shape, device, "start")) * math.sqrt(count)
+    direction = l2_normalised(streams.normal(shape, device, "start")) * math.sqrt(count)
     return (rmsd * inside)[:, None, None, None] * direction

@@ -1,4 +1,4 @@
-"""From gradients to a direction: kernel, momentum, then a step rule. Each keeps its state per image."""
+"""From a gradient to a step direction: kernel, momentum, then the step rule. All state is kept per image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from study.attacks.recipe import Attack
 _BETA1, _BETA2, _ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 
-def unit(gradient: Tensor) -> Tensor:
-    """Each image's gradient (N, C, H, W) divided by its L2 norm; a zero gradient stays zero."""
-    # Divided by its largest entry first: squares of a saturated model's gradient underflow float32.
+def l2_normalised(gradient: Tensor) -> Tensor:
+    """Divide each image's gradient (N, C, H, W) by its L2 norm. A zero gradient stays zero."""
+    # Divide by the largest entry first: squares of a saturated model's gradient underflow in float32.
     peak = gradient.abs().amax((1, 2, 3), keepdim=True)
     scaled = gradient / torch.where(peak > 0, peak, 1)
     norm = torch.linalg.vector_norm(scaled, 2, dim=(1, 2, 3), keepdim=True)
@@ -23,12 +23,12 @@ def unit(gradient: Tensor) -> Tensor:
 
 
 class Stepper:
-    """Turns one stream of image gradients into directions of unit size.
+    """Turns the gradients of successive steps into step directions of size 1.
 
-    - kernel: g <- W * g (Dong et al. 2019);
-    - momentum m > 0: g <- m g' + grad / mean |grad| (Dong et al. 2018, equation 6, whose L1 norm differs from the mean
-      by the number of pixels: a factor that sign and l2 steps do not see, and Nesterov's look-ahead does. The mean is
-      what the methods' authors compute);
+    - kernel: g <- W * g (Dong et al. 2019, arXiv:1904.02884);
+    - momentum m > 0: g <- m g' + grad / mean |grad| (Dong et al. 2018, arXiv:1710.06081, equation 6). The equation has
+      the L1 norm, the authors' code the mean, which is smaller by the factor of the number of pixels. The factor
+      changes no sign or l2 step, but it changes Nesterov's look-ahead;
     - sign: sgn(g); l2: g scaled to an RMSD of 1;
     - adam: Kingma and Ba 2015, algorithm 1, with their betas and epsilon, for a learning rate of 1.
     """
@@ -41,13 +41,13 @@ class Stepper:
         self._count = 0
 
     def ahead(self, size: float | Tensor) -> Tensor | None:
-        """Nesterov's look-ahead, size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6), if there is one."""
+        """Return the look-ahead size * m * g (Lin et al. 2020, arXiv:1908.06281, equation 6); None if there is none."""
         if not self._attack.nesterov or self._momentum is None:
             return None
         return size * self._attack.momentum * self._momentum
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The direction, float (N, C, H, W), for a gradient of that shape that points to more gain."""
+        """Return the step direction, float (N, C, H, W), for the gradient of the loss, of the same shape."""
         if self._attack.kernel is not None:
             gradient = convolve(gradient, self._attack.kernel)
         if self._attack.momentum:
@@ -59,7 +59,7 @@ class Stepper:
         if self._attack.step == "sign":
             return gradient.sign()
         if self._attack.step == "l2":
-            return math.sqrt(gradient[0].numel()) * unit(gradient)
+            return math.sqrt(gradient[0].numel()) * l2_normalised(gradient)
         return self._adam(gradient)
 
     def _adam(self, gradient: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Views: copies of an image whose gradients are averaged. Each is linear in the image and drawn per image.
+"""Views: transformed copies of an image. An attack averages the gradients over them. Every view is linear in the image.
 
-A copy is made in this order: another image mixed in (admix), Gaussian noise, a scale 1/2^i (SI), a random resize and
-pad (DI). What a copy draws depends on its own number alone, never on how many copies are evaluated together.
+The order of the transformations is: mix in another image (admix), add Gaussian noise (SG), scale by 1/2^i (SI), resize
+and pad at random (DI). The random numbers of a copy depend on its own number, not on the number of copies in a pass.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from study.reproducibility.rng import Streams
 
 @dataclass(frozen=True)
 class Pool:
-    """Images to mix in: `uint8` (P, C, H, W), and their labels (P,)."""
+    """Images that admix mixes in: `uint8` (P, C, H, W), and their labels (P,)."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
 class Views:
-    """The views that an attack takes of one batch."""
+    """The views of one batch."""
 
     def __init__(self, attack: Attack, streams: Streams, labels: NDArray[np.int64], pool: Pool | None) -> None:
-        """`labels` (N,) are the images' own: admix takes other classes' images. Raises ValueError without its pool."""
+        """`labels` (N,) are the true labels: admix mixes in images of other classes. It needs `pool` (ValueError)."""
         if attack.admix is not None and pool is None:
             raise ValueError("admix needs a pool of images")
         self._attack = attack
@@ -39,7 +39,7 @@ class Views:
         self._pool = pool
 
     def make(self, image: Tensor, step: int, copy: int) -> Tensor:
-        """Copy number `copy` of `image`, float (N, C, H, W), at a step; differentiable, of the same shape."""
+        """Return copy number `copy` of `image`, float (N, C, H, W), at a step: differentiable, with the same shape."""
         attack, device = self._attack, str(image.device)
         scaled, scale = divmod(copy, attack.scales)
         if attack.admix is not None:
@@ -56,7 +56,7 @@ class Views:
         return image
 
     def _others(self, admix: Admix, image: Tensor, step: int, number: int) -> Tensor:
-        assert self._pool is not None, "seen to when the views were made"
+        assert self._pool is not None, "__init__ has checked it"
         drawn = self._streams.integers(1, "admix", step, number)[:, 0]
         chosen = []
         for label, word in zip(self._labels.tolist(), drawn.tolist(), strict=True):
@@ -66,10 +66,10 @@ class Views:
 
 
 def diversify(image: Tensor, diversity: Diversity, words: NDArray[np.uint64]) -> Tensor:
-    """Resize and pad every image of a batch (N, C, S, S) by its own four `words` (N, 4), and resize back to S.
+    """Resize and pad every image of a batch (N, C, S, S) by its own four random `words` (N, 4), and resize back to S.
 
-    Resizing is linear along each axis, so an image is multiplied by one matrix from the left and one from the right:
-    a whole batch at once, deterministic forwards and backwards on every device.
+    Xie et al. 2019 (arXiv:1803.06978). Resizing is linear along each axis: each image is multiplied by one matrix from
+    the left and one from the right. This handles a whole batch at once and is deterministic on every device.
     """
     size = image.shape[-1]
     frame = max(size, round(diversity.high * size))
@@ -103,7 +103,7 @@ def diversify(image: Tensor, diversity: Diversity, words: NDArray[np.uint64]) ->
 
 
 def _resize(old: int, new: int, interpolation: str) -> NDArray[np.float64]:
-    """The matrix (new, old) of torch's `interpolate` along one axis, without corner alignment."""
+    """The matrix (new, old) of torch's `interpolate` along one axis, with align_corners=False."""
     matrix = np.zeros((new, old))
     places = np.arange(new)
     if interpolation == "nearest":

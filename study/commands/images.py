@@ -25,7 +25,7 @@ from study.images.folders import without_suffix
 from study.images.image_sets import Candidate, candidates
 from study.images.selection import Selection
 from study.planning import resume
-from study.planning.plan import Craft, Plan, Unit, unit_id
+from study.planning.plan import Craft, Plan, Unit
 from study.results import integrity
 from study.results.kept_images import KeptImages
 from study.storage.run_folder import RunFolder
@@ -104,7 +104,7 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
             accepted=names(plan.crafts, options.craft or options.attack),
             todo="change --craft, --attack, --sources, --goal or --seed; column `craft` of the rows has all ids",
         )
-    lacking = [one for one in selected if not all(unit_id(one, shard) in kept for shard in plan.shards)]
+    lacking = [one for one in selected if not all(one.unit_id(shard) in kept for shard in plan.shards)]
     if lacking:
         never = [one.id for one in lacking if not one.keepable]
         raise StudyError(
@@ -222,4 +222,4 @@ def list_cell(file: str) -> str:
 
 def _units(craft: Craft, plan: Plan) -> Iterator[Unit]:
     for shard in plan.shards:
-        yield Unit(unit_id(craft, shard), craft, shard, ())
+        yield Unit(craft.unit_id(shard), craft, shard, ())

@@ -13,7 +13,7 @@ from study.attacks import presets
 from study.errors import StudyError, names
 from study.models.catalogue import PACKAGES, SHORT_NAMES
 from study.spec import yaml_document as documents
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 
 Ask = Callable[[str, str], str]
 """From a question and its default answer to the answer."""

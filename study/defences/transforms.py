@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_serializer, model_validator
+from pydantic import ConfigDict, model_serializer, model_validator
 
 from study.errors import StudyError, names
 from study.reproducibility.rng import Streams, draws
 from study.spec.frozen import Frozen, rejected
+from study.spec.shorthand import Json, instead
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +30,15 @@ Pixels = NDArray[np.uint8]
 _MOST_PIXELS = 4096
 _MOST_STAGES = 32
 _UNIT = 2**20
+
+
+def _json_schema(schema: dict[str, Any]) -> None:
+    """Describe the YAML forms: a mapping of stages, or a list of them."""
+    numbers = {name: {"type": "integer" if kind.whole else "number"} for name, kind in _KINDS.items()}
+    most: Json = {"type": "object", "properties": {"most": numbers["resize-pad"]}, "additionalProperties": False}
+    properties = {**numbers, "resize-pad": {"anyOf": [numbers["resize-pad"], most]}}
+    mapping = {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
+    instead(mapping, {"type": "array", "items": {**mapping, "maxProperties": 1}, "minItems": 1})(schema)
 
 
 class Transforms(Frozen):
@@ -48,6 +58,8 @@ class Transforms(Frozen):
 
     Serialises to a mapping for one stage, else to a list, so that sorted keys cannot change the order of stages.
     """
+
+    model_config = ConfigDict(json_schema_extra=_json_schema)
 
     stages: tuple[Stage, ...]
 

@@ -1,1 +1,1 @@
-"""Geometry of models: what gradients have in common, and what models say on lines and planes through an image."""
+"""Geometry of models: cosines between gradients, and predictions on lines and planes through an image."""

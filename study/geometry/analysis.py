@@ -1,4 +1,4 @@
-"""What the rows of probes come to: polars functions, a frame in and a frame out."""
+"""Statistics of probes' rows: polars functions from frame to frame."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LINE = ("image", "model")
 
 
 def mean_cosines(rows: pl.DataFrame) -> pl.DataFrame:
-    """From rows of a gradient-cosine: for every pair and smoothing the mean over images, its standard deviation (n - 1)
-    and `images`, those whose gradients are not zero.
+    """Return mean cosines over images, from rows of a gradient-cosine, for every pair of models and every smoothing.
 
-    Columns: first, second, copies, sigma, cosine, std, images. `copies` null: plain gradients, symmetric in the pair.
+    Columns: first, second, copies, sigma, cosine, std (with n - 1), images (those with gradients that are not zero). If
+    `copies` is null, the gradients are plain and the cosine is symmetric in the pair.
     """
     cosine = pl.col("cosine")
     keys = ("first", "second", "copies", "sigma")
@@ -25,11 +25,11 @@ def mean_cosines(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
-    """From rows of regions: for every image and model how many labels its plane has (Liu et al. 2017, table 5).
+    """Count the labels in the plane of every image and model, from rows of regions (Liu et al. 2017, table 5).
 
     Columns: image, model, label, labels, regions, true_regions, true_share, targeted_share. A region is a set of points
-    of one label that are joined by neighbours to the left, right, above and below. `true_regions` are those of the
-    true label, `true_share` its share of the points, `targeted_share` that of the target label.
+    with one label that are connected by their four neighbours. `true_regions` counts the regions of the true label;
+    `true_share` and `targeted_share` are the shares of points with the true label and the target label.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):
@@ -54,10 +54,10 @@ def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def diameters(rows: pl.DataFrame) -> pl.DataFrame:
-    """From rows of regions: how far the true label reaches from the image, along and across, both ways.
+    """Measure how far the true label extends from the image on both axes, from rows of regions.
 
-    Columns: image, model, back, ahead, down, up: the last point of the axis, in RMSD, before the label changes; null
-    where the image itself is wrong. At most the plane's extent.
+    Columns: image, model, back, ahead, down, up: the RMSD of the last point before the label changes, at most the
+    plane's extent; null if the image itself is misclassified.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):
@@ -83,20 +83,20 @@ def _reach(right: NDArray[np.bool_], axis: NDArray[np.float64]) -> float | None:
 
 
 def grid_of(plane: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """One plane's labels (V, U), a row for each `v`, both rising; and where its points lie on both axes (U,)."""
+    """Return one plane's labels (V, U), by rising `v` and `u`, and the coordinates of its points on both axes (U,)."""
     ordered = plane.sort("v", "u")
     axis = ordered["u"].unique().sort().to_numpy()
     return ordered["top1"].to_numpy().reshape(len(axis), len(axis)), axis
 
 
 def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
-    """How many sets of points (V, U) of one label, or of `label`, hang together by their four neighbours."""
+    """Count the regions of a grid (V, U), or its regions of `label`: sets of equal points with four neighbours."""
     names = np.arange(grid.size).reshape(grid.shape)
     right, down = grid[:, 1:] == grid[:, :-1], grid[1:] == grid[:-1]
     ends = np.concatenate([names[:, 1:][right], names[1:][down]])
     starts = np.concatenate([names[:, :-1][right], names[:-1][down]])
     root = names.ravel().copy()
-    # Every point takes the lowest name among its neighbours' roots, then its root's root, until nothing changes.
+    # Union-find on arrays: every point takes its neighbours' lowest root, then its root's root, until all are stable.
     while True:
         low = np.minimum(root[starts], root[ends])
         new = root.copy()
@@ -111,10 +111,10 @@ def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
 
 
 def straightness(rows: pl.DataFrame) -> pl.DataFrame:
-    """From rows of linearity: the straight line that fits each logit best, by least squares.
+    """Fit a straight line to each logit by least squares, from rows of linearity.
 
-    Columns: image, model, label, shown, rank, slope (logits per RMSD of 1), r2 (null where a logit is constant), and
-    true: whether it is the logit of the true label.
+    Columns: image, model, label, shown, rank, slope (logits per RMSD of 1), r2 (null if the logit is constant), true
+    (whether it is the logit of the true label).
     """
     slope = pl.cov("distance", "logit") / pl.col("distance").var()
     r2 = pl.corr("distance", "logit").pow(2)
@@ -128,9 +128,9 @@ def straightness(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def wrong_intervals(rows: pl.DataFrame) -> pl.DataFrame:
-    """From rows of intervals: the runs of distances at which the label is wrong (Liu et al. 2017, figure 6).
+    """Return the intervals of distances with a wrong label, from rows of intervals (Liu et al. 2017, figure 6).
 
-    Columns: image, model, first, last (RMSD, the outermost points of the run), points. In order of distance.
+    Columns: image, model, first, last (RMSD of the outermost points), points; ordered by distance.
     """
     wrong = pl.col("top1") != pl.col("label")
     return (
@@ -148,10 +148,10 @@ def wrong_intervals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def interval_counts(rows: pl.DataFrame) -> pl.DataFrame:
-    """From rows of intervals: for every image and model in how many runs of distances the label is wrong, at which
-    distance from 0 on it is wrong first (`least`, null where it never is), and whether it is right again beyond that.
+    """Count the intervals with a wrong label for every image and model, from rows of intervals.
 
-    Columns: image, model, intervals, least, returns.
+    Columns: image, model, intervals, least (the smallest distance from 0 with a wrong label; null if there is none),
+    returns (whether the label is correct again at a larger distance).
     """
     lines = rows.select(_LINE).unique(maintain_order=True)
     runs = wrong_intervals(rows).group_by(_LINE).agg(pl.len().cast(pl.Int64).alias("intervals"))

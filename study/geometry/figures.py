@@ -1,4 +1,4 @@
-"""Figures of probes: SVG and PNG by matplotlib, in colours that people with any colour vision tell apart."""
+"""Figures of probes as SVG and PNG, by matplotlib, in colours that are distinct for people with colour blindness."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Figures = Iterator[tuple[str, "Figure"]]
-"""Figures one at a time, each with a name for its file."""
+"""Pairs of a name for the file and a figure, one at a time."""
 
 TRUE, OTHERS = "#d9d9d9", "#4d4d4d"
-"""The true label is light grey and what has no colour of its own dark grey."""
+"""Light grey for the true label, dark grey for labels without a colour of their own."""
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7b4fa3")
 """Okabe and Ito's colours (2008), and a violet."""
@@ -32,21 +32,21 @@ _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 _MOST_ACROSS = 5
 _LONGEST = 26
 _NAMED = 4
-"""Logits with a colour and a name of their own; the rest is grey."""
+"""Number of logits with their own colour and name; the others are grey."""
 _EXTENSIONS = ("svg", "png")
 
 
 def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> list[Path]:
-    """Write all figures of one probe's `rows`; what was written. Raises StudyError where the folder cannot be."""
+    """Write all figures of one probe's `rows`; return their paths. Raises StudyError if `folder` is not writable."""
     import matplotlib as mpl
 
-    # Nothing of the figures may depend on the day: the same rows give the same file.
+    # A fixed salt and no date: equal rows give equal files.
     mpl.rcParams.update({"svg.hashsalt": "study", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part, figure in _DRAWN[probe.probe](probe, rows, labels):
-            # Laid out once, which takes longer than drawing.
+            # Lay out once for both formats: it takes longer than drawing.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
             for extension in _EXTENSIONS:
@@ -60,9 +60,10 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
 
 
 def regions(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """For each image a panel for each model: the label at every point, in the same colour in all panels; and the edges
-    of the true label's region, and of the target label's where there is one, of all models in one plane (Liu et al.
-    2017, figures 4 and 5)."""
+    """Draw, for each image, the labels in a panel per model, and all models' borders of the true and the target label.
+
+    Liu et al. 2017, figures 4 and 5. A label has the same colour in all panels.
+    """
     for (image,), part in rows.group_by("image", maintain_order=True):
         yield str(image), _planes(probe, part, labels)
         yield f"{image}-boundaries", _boundaries(probe, part, labels)
@@ -76,7 +77,7 @@ def _planes(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
     models = rows["model"].unique(maintain_order=True).to_list()
     true, target = rows["label"][0], rows["target_label"][0]
     counts = rows.filter(pl.col("top1") != true)["top1"].value_counts(sort=True, name="points")
-    # Equally frequent labels in the order of their numbers.
+    # Equally frequent labels: the lower label comes first.
     frequent = counts.sort("points", "top1", descending=[True, False])["top1"].to_list()
     if probe.targeted and target in frequent:
         frequent = [target, *(one for one in frequent if one != target)]
@@ -111,7 +112,7 @@ def _planes(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def _borders(grid: NDArray[np.int32], axis: NDArray[np.float64]) -> list[list[tuple[float, float]]]:
-    """Lines between points of different labels, which tell the others' regions apart too."""
+    """Lines between points with different labels: they also separate the dark grey regions."""
     half = (axis[1] - axis[0]) / 2
     upright = [
         [(axis[column] + half, axis[row] - half), (axis[column] + half, axis[row] + half)]
@@ -153,7 +154,7 @@ def _boundaries(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def cosines(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """The matrix of mean cosines between plain gradients; with smoothing, the curves against the copies or sigma."""
+    """Draw the matrix of mean cosines of plain gradients; with smoothing, also curves over the copies or sigma."""
     means = mean_cosines(rows)
     yield "matrix", _matrix(means.filter(pl.col("copies").is_null()))
     for part, along, other in (("copies", "copies", "sigma"), ("sigma", "sigma", "copies")):
@@ -181,7 +182,7 @@ def _matrix(means: pl.DataFrame) -> Figure:
 
 
 def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure:
-    """A panel for each model whose gradient is smoothed, a line for each other model and value of `other`."""
+    """A panel for each model with smoothed gradients; a line for each other model and each value of `other`."""
     models = means["first"].unique(maintain_order=True).to_list()
     smoothed = means.filter(pl.col("copies").is_not_null())
     plain = {(first, second): value for first, second, value in means.filter(pl.col("copies").is_null())
@@ -206,7 +207,7 @@ def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure
 
 
 def linearity(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """For each image a panel for each model: logits against the distance, the true label's thick and black."""
+    """Draw, for each image, a panel per model: logits over the distance; the true label's line is thick and black."""
     for (image,), part in rows.group_by("image", maintain_order=True):
         yield str(image), _lines(probe, part, labels)
 
@@ -238,7 +239,7 @@ def _lines(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def intervals(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """For each model a panel with a bar for each image: dark where the label is wrong along the line."""
+    """Draw a panel per model with a bar per image: light where the label is correct, blue where it is wrong."""
     models = rows["model"].unique(maintain_order=True).to_list()
     images = rows["image"].unique().sort(descending=True).to_list()
     height = 0.9 + max(2, len(images)) * 0.24
@@ -254,7 +255,7 @@ def intervals(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
         panel.set_title(model)
         panel.set_xlabel(_axis(probe, 0))
         panel.set_yticks(range(len(images)), images, fontsize=7)
-    figure.supxlabel("light: the true label; blue: another", fontsize=8)
+    figure.supxlabel("light: the true label; blue: another label", fontsize=8)
     yield "lines", figure
 
 
@@ -271,7 +272,7 @@ def _panels(
     count: int, *, size: float, extra: float, height: float | None = None, share: bool = False,
     legend: float = 0.0,
 ) -> tuple[Figure, Sequence[Axes]]:  # fmt: skip
-    """So many panels, at most `_MOST_ACROSS` beside each other, in inches."""
+    """A figure with `count` panels, at most `_MOST_ACROSS` in a row. Sizes are in inches."""
     across = min(count, _MOST_ACROSS)
     down = -(-count // across)
     shape = (across * size + extra, down * ((height or size) + legend) + 0.5)
@@ -284,7 +285,7 @@ def _panels(
 
 
 def _figure(inches: tuple[float, float]) -> Figure:
-    # Not by pyplot, which keeps every figure and may look for a display.
+    # pyplot would keep every figure and may need a display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=inches, layout="constrained")

@@ -1,4 +1,4 @@
-"""Gradients of single models, plain and smoothed: what cosines are taken of."""
+"""Gradients of single models, plain and smoothed, and cosines between them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from study.reproducibility import numerics
 from study.reproducibility.rng import Streams
 
 
-def step(objective: Objective, smoothing: Smoothing | None) -> Attack:
-    """The recipe of one step of RMSD 1 along a gradient."""
+def one_step(objective: Objective, smoothing: Smoothing | None) -> Attack:
+    """Return the recipe of one step with an RMSD of 1 along the gradient."""
     keys: dict[str, Any] = {"objective": objective, "step": "l2", "steps": 1, "step_size": 1.0}
     return Attack.model_validate(keys | ({"smoothing": smoothing} if smoothing else {}))
 
 
 def key(seed: int, models: Sequence[str], goal: Goal) -> tuple[object, ...]:
-    """What keys the noise of smoothed gradients: not the probe, so that two probes see the same gradient."""
+    """Return the key of smoothing noise. It does not contain the probe, so that two probes see the same gradient."""
     return (seed, "geometry", tuple(models), goal)
 
 
 def batches(given: ImageBatch, engine: Engine) -> Iterator[ImageBatch]:
-    """The images batch by batch, as an attack has them."""
-    for first in range(0, len(given.clean), engine.size):
-        yield given.take(range(first, min(first + engine.size, len(given.clean))))
+    """Yield the images batch by batch, as an attack does."""
+    for first in range(0, len(given.clean), engine.batch_size):
+        yield given.take(range(first, min(first + engine.batch_size, len(given.clean))))
 
 
 def gradients(
@@ -49,15 +49,15 @@ def gradients(
     objective: Objective,
     smoothing: tuple[Sequence[int], float] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """The gradient (N, C, H, W) of one model, to more of what an attack wants; of `smoothing` for each count.
+    """Return gradients (N, C, H, W) of the loss for one model: one, or one for each number of copies in `smoothing`.
 
-    The first copies of many are the same draws as few copies, so that one pass serves all numbers. Raises StudyError,
-    naming the images, where a gradient is not finite.
+    `smoothing` is (numbers of copies, sigma). A small number of copies uses the first draws of a large one, so that one
+    pass serves all numbers. Raises StudyError, with the images' ids, if a gradient is not finite.
     """
     counts, sigma = smoothing or ((1,), None)
-    # What there is a mean for is a multiple of a piece; a piece is what one call sums up.
+    # One call sums over a piece; every number of copies is a multiple of it.
     piece = math.gcd(*counts)
-    recipe = step(objective, None if sigma is None else Smoothing(copies=piece, sigma=sigma))
+    recipe = one_step(objective, None if sigma is None else Smoothing(copies=piece, sigma=sigma))
     of = _prepared(model, batch, recipe, engine=engine, key=key(seed, (name,), goal), goal=goal)
     total: Tensor | None = None
     found = {}
@@ -72,14 +72,14 @@ def gradients(
 def _prepared(
     model: Logits, batch: ImageBatch, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
 ) -> Callable[[int], Tensor]:
-    """The gradient at the clean images, padded, for a number of a piece of copies."""
+    """A function from the number of a piece to the mean gradient over its copies, at the clean images, padded."""
     count = len(batch.images)
-    padded = batch.take([*range(count), *[count - 1] * (engine.size - count)])
+    padded = batch.take([*range(count), *[count - 1] * (engine.batch_size - count)])
     views = Views(recipe, Streams(key, padded.images), padded.true, None)
     labels = torch.from_numpy(padded.labels).to(engine.device)
     pixels = torch.from_numpy(padded.clean).to(engine.device)
     image = pixels.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
-    taken = Gradients(recipe, goal, labels, views, room=engine.whole, precision=engine.precision)
+    taken = Gradients(recipe, goal, labels, views, max_pass_images=engine.pass_limit, precision=engine.precision)
     (group,) = groups([model], [1.0], recipe)
     return functools.partial(taken.of, group, image, 0)
 
@@ -95,8 +95,8 @@ def _finite(gradient: NDArray[np.float32], images: Sequence[str], model: str) ->
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float | None:
-    """Of the angle between two gradients of one image; None where one of them is zero."""
-    # In double precision squares of a saturated model's gradient do not underflow.
+    """Return the cosine of the angle between two gradients of one image; None if one of them is zero."""
+    # Squares of a saturated model's gradient underflow in float32, but not in float64.
     one, other = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
     lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
     return float(one @ other) / lengths if lengths else None

@@ -1,4 +1,4 @@
-"""The rows of probes: narrow and typed, one schema for each kind, in a folder of its own for each probe."""
+"""The Parquet schemas of probes' rows, one for each kind of probe. Each probe has a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from study.geometry.spec import Kind
 
 VERSION = 1
-"""Goes up with every change of the columns."""
+"""Version of the columns: every change increases it."""
 
 _EVERY: list[pa.Field[Any]] = [
     pa.field("probe", pa.string(), nullable=False),
@@ -56,7 +56,7 @@ SCHEMAS: Mapping[Kind, pa.Schema] = {
     ),
     "intervals": pa.schema([*_EVERY, *_POINT, _TOP1]),
 }
-"""`label` is the true one, `top1` what the model says there. `u` and `v` (along and across) and `distance` are RMSDs in
-pixel values. `copies` and `sigma` are null where no gradient is smoothed; where they are given, that of `first` is, or
-that of both. `cosine` is null where a gradient is zero. `shown` is the label that a logit belongs to, and `rank` where
-it stood for this model at the image itself, 1 for the likeliest: the true label is shown wherever it stood."""
+"""`label` is the true label, `top1` the predicted label at the point. `u` and `v` (along `along` and `across`) and
+`distance` are RMSDs in pixel values. `copies` and `sigma` are null for plain gradients; otherwise the gradient of
+`first` is smoothed, or both gradients. `cosine` is null if a gradient is zero. `shown` is the label of a logit, and
+`rank` its rank for this model at the image itself (1 is the likeliest); the true label always has rows."""

@@ -1,7 +1,7 @@
-"""What a spec says about geometry: probes, and the directions in which they leave an image. Data alone.
+"""Probes of geometry in a spec: what models predict on lines and planes through an image, and where these lead.
 
-Lengths along a direction are RMSDs in pixel values: a direction has an RMSD of 1, so that going 10 along it moves an
-image by an RMSD of 10, as far as the pixel box lets it.
+A direction has an RMSD of 1 pixel value. At a distance of 10 along it, an image has moved by an RMSD of 10, or by less
+if the pixel box clips it.
 """
 
 from __future__ import annotations
@@ -9,24 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from study.attacks.budget_spec import Positive
+from study.attacks.budget_spec import Positive, evenly_spaced
 from study.attacks.recipe import Copies, Goal, Objective, Smoothing
-from study.spec.frozen import Frozen
+from study.spec.frozen import Frozen, rejected
+from study.spec.shorthand import Names, OneOrMore, also
 
 Kind = Literal["gradient-cosine", "regions", "linearity", "intervals"]
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Ids = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 EACH = "each"
-"""`gradient_of: each`: every model that is looked at along its own gradient."""
+"""`gradient_of: each`: the gradient of the probed model itself."""
 
 KEYS: Mapping[Kind, tuple[str, ...]] = {
     "gradient-cosine": ("goal", "objective", "smoothing"),
@@ -34,10 +28,10 @@ KEYS: Mapping[Kind, tuple[str, ...]] = {
     "linearity": ("along", "step", "distances", "labels"),
     "intervals": ("along", "step", "distances"),
 }
-"""What each kind of probe may say beside `probe`, `models` and `images`."""
+"""The keys of each kind of probe, in addition to `probe`, `models` and `images`."""
 
 _EVERY = ("probe", "models", "images")
-_MOST = 10_000
+_MOST_STEPS = 10_000
 _DIRECTIONS = (
     "random, {random: <number>}, {gradient_of: <model, list of models, or each>}, "
     "or {attack: <name>, sources: [<model>, …]}"
@@ -45,23 +39,18 @@ _DIRECTIONS = (
 
 
 class Curve(Frozen):
-    """Smoothed gradients (Wu et al. 2019, equation 6): each number of `copies` with each `sigma`.
+    """Smoothed gradients (Wu et al. 2019, equation 6): each number of `copies` with each `sigma` (pixel values).
 
-    Of a pair of models the first one's gradient is smoothed, as in their figure 3a, or, with `of: both`, both.
+    Smooths the gradient of the first model of a pair, as in their figure 3a, or of both models with `of: both`.
     """
 
-    copies: Annotated[tuple[Copies, ...], Field(strict=False, min_length=1)] = (20,)
-    sigma: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (15.0,)
+    copies: OneOrMore[Copies] = (20,)
+    sigma: OneOrMore[Positive] = (15.0,)
     of: Literal["first", "both"] = "first"
 
-    @field_validator("copies", "sigma", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, int | float) else given
 
-
-class Distances(Frozen):
-    """`{from: -50, to: 50, by: 0.5}`: evenly spaced RMSDs, both ends included; negative ones go the other way."""
+class LineRange(Frozen):
+    """Evenly spaced RMSDs, both ends included: `{from: -50, to: 50, by: 0.5}`. Negative ones go backwards."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -70,30 +59,30 @@ class Distances(Frozen):
     by: Positive
 
     @model_validator(mode="after")
-    def _rising(self) -> Distances:
-        if self.to <= self.start or (self.to - self.start) / self.by >= _MOST:
-            raise PydanticCustomError("parts", "distances rise, in fewer than 10,000 steps, from `from` to `to`")
+    def _rising(self) -> LineRange:
+        if self.to <= self.start or (self.to - self.start) / self.by >= _MOST_STEPS:
+            raise PydanticCustomError("parts", "distances rise from `from` to `to`, in fewer than 10,000 steps")
         return self
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """The distances; rounded to a millionth, so that 0.1 thrice is 0.3."""
-        count = int((self.to - self.start) / self.by + 1e-9) + 1
-        return tuple(round(self.start + index * self.by, 6) for index in range(count))
+        return evenly_spaced(self.start, self.to, self.by)
 
 
 class Direction(Frozen):
-    """Where a line leaves an image: `random`, a gradient, or the way that an attack went.
+    """The direction of a line or plane through an image: random, a gradient, or the perturbation of an attack.
 
-    - `random`, or `{random: 1}` for another one: drawn from the normal distribution, keyed by the study's seed, this
-      number and the image, so that a probe that looks closer sees the same plane;
-    - `{gradient_of: a}`, `{gradient_of: [a, b]}` of an ensemble (Liu et al. 2017, equation 6), `{gradient_of: each}`
-      of whichever model is looked at: towards more of what an attack wants, smoothed where `smoothing` says so;
-    - `{attack: mi, sources: [a, b]}`: from the image to the adversarial image of one of the spec's attacks, the very
-      one that an experiment crafts with the study's first seed.
+    - `random`, or `{random: 1}` for another one: normally distributed, keyed by the study's seed, this number and the
+      image. Probes with other points see the same plane;
+    - `{gradient_of: a}`; `{gradient_of: [a, b]}` of an ensemble (Liu et al. 2017, equation 6); `{gradient_of: each}` of
+      the probed model itself: the gradient of the attack's loss, smoothed if `smoothing` is given;
+    - `{attack: mi, sources: [a, b]}`: from the image to its adversarial image, the same as in an experiment with the
+      study's first seed.
 
-    With `goal: targeted` both lead to the image's target label.
+    With `goal: targeted`, gradients and attacks lead to the image's target label.
     """
+
+    model_config = ConfigDict(json_schema_extra=also({"const": "random"}))
 
     random: Annotated[int, Field(ge=0)] | None = None
     gradient_of: Names | None = None
@@ -108,46 +97,42 @@ class Direction(Frozen):
     def _shorthand(cls, given: Any) -> Any:
         return {"random": 0} if given == "random" else given
 
-    @field_validator("gradient_of", "sources", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str) else given
-
     @model_validator(mode="after")
     def _one_kind(self) -> Direction:
         given = [name for name in ("random", "gradient_of", "attack") if getattr(self, name) is not None]
-        also = {name: getattr(self, name) != type(self).model_fields[name].default for name in type(self).model_fields}
+        fields = type(self).model_fields
+        changed = {name: getattr(self, name) != field.default for name, field in fields.items()}
         wrong = ""
         if len(given) != 1:
-            wrong = "a direction is one of three"
+            wrong = "a direction has exactly one of `random`, `gradient_of` and `attack`"
         elif (self.attack is None) != (self.sources is None):
-            wrong = "`attack` and `sources` belong together, and one is missing"
-        elif self.gradient_of is None and (also["objective"] or also["smoothing"]):
-            wrong = "only a gradient has an objective and smoothing of its own"
-        elif self.random is not None and also["goal"]:
+            wrong = "`attack` and `sources` need each other, and one of them is missing"
+        elif self.gradient_of is None and (changed["objective"] or changed["smoothing"]):
+            wrong = "`objective` and `smoothing` need `gradient_of`"
+        elif self.random is not None and changed["goal"]:
             wrong = "a random direction has no goal"
         elif self.gradient_of and EACH in self.gradient_of and len(self.gradient_of) > 1:
-            wrong = "`each` stands alone: it is whichever model is looked at"
+            wrong = "`each` is the probed model itself: it cannot be in a list with other models"
         if wrong:
-            raise _complaint(wrong, _DIRECTIONS)
+            raise rejected(wrong, _DIRECTIONS)
         return self
 
-    def models(self, looked_at: str) -> tuple[str, ...]:
-        """The models that it takes gradients of where `looked_at` is the model that is looked at."""
+    def models(self, probed: str) -> tuple[str, ...]:
+        """Return the source models of the direction in a probe of model `probed`."""
         named = self.gradient_of or self.sources or ()
-        return (looked_at,) if named == (EACH,) and self.gradient_of else tuple(sorted(set(named)))
+        return (probed,) if named == (EACH,) and self.gradient_of else tuple(sorted(set(named)))
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The models that it names."""
+        """The models that the spec names in it."""
         return tuple(one for one in (self.gradient_of or self.sources or ()) if not (self.gradient_of and one == EACH))
 
     @property
     def title(self) -> str:
-        """For people: what an axis is called."""
+        """The name of an axis, for people."""
         aim = ", targeted" if self.goal == "targeted" else ""
         if self.gradient_of:
-            whose = "its own model" if self.gradient_of == (EACH,) else " + ".join(self.gradient_of)
+            whose = "the model itself" if self.gradient_of == (EACH,) else " + ".join(self.gradient_of)
             smooth = f", smoothed {self.smoothing.copies} x {self.smoothing.sigma:g}" if self.smoothing else ""
             return f"gradient of {whose}{aim}{smooth}"
         if self.random is not None:
@@ -156,23 +141,23 @@ class Direction(Frozen):
 
 
 class Probe(Frozen):
-    """One question about geometry, asked of `models` (all that take gradients, unless given) on `images`.
+    """A probe of the geometry of `models` (absent: all models with gradients) at `images`.
 
-    `images` is `all` the selected ones, how many of them (the seed decides which), or a list of their ids.
+    `images` is `all` selected images, a number of them (the seed chooses), or a list of their ids.
 
-    - `gradient-cosine`: of the angle between two models' gradients (Liu et al. 2017, table 33), and with `smoothing`
-      how it grows with the number of copies (Wu et al. 2019, figure 3a);
-    - `regions`: the label at every point of a plane, `points` by `points` from -`extent` to `extent` on both axes
-      (Liu, figures 3 to 5). What `across` has in common with `along` is taken from it. With `step: sign` the signs of
-      both are the axes (Wu, figure 9);
-    - `linearity`: the logits of the true label and of the `labels` likeliest ones at `distances` along a line (Liu,
-      figure 7);
-    - `intervals`: the label at `distances` along a line: where is it wrong (Liu, figure 6)?
+    - `gradient-cosine`: the cosine between the gradients of two models (Liu et al. 2017, table 33); with `smoothing`,
+      for every number of copies (Wu et al. 2019, figure 3a);
+    - `regions`: the predicted label at every point of a plane, `points` by `points` from -`extent` to `extent` on both
+      axes (Liu et al., figures 3 to 5). `across` is made orthogonal to `along`. With `step: sign`, the signs of both
+      directions are the axes (Wu et al., figure 9);
+    - `linearity`: the logits of the true label and of the `labels` likeliest labels at `distances` along a line (Liu et
+      al., figure 7);
+    - `intervals`: the predicted label at `distances` along a line (Liu et al., figure 6).
     """
 
     probe: Kind
     models: Names | None = None
-    images: Annotated[int, Field(ge=1)] | Names | Literal["all"] = "all"
+    images: Annotated[int, Field(ge=1)] | Ids | Literal["all"] = "all"
     goal: Goal = "untargeted"
     objective: Objective = "cross-entropy"
     smoothing: Curve | None = None
@@ -181,7 +166,7 @@ class Probe(Frozen):
     step: Literal["l2", "sign"] = "l2"
     extent: Annotated[float, Field(gt=0, le=1e4)] = 50.0
     points: Annotated[int, Field(ge=3, le=1001)] = 51
-    distances: Distances | None = None
+    distances: LineRange | None = None
     labels: Annotated[int, Field(ge=1, le=100)] = 10
 
     @model_validator(mode="before")
@@ -192,11 +177,11 @@ class Probe(Frozen):
         kind: Kind = given["probe"]
         foreign = [key for key in given if key in cls.model_fields and key not in (*_EVERY, *KEYS[kind])]
         if foreign:
-            raise _complaint(f"a probe of {kind} has no `{foreign[0]}`", ", ".join((*_EVERY, *KEYS[kind])))
+            raise rejected(f"a probe of {kind} has no key `{foreign[0]}`", ", ".join((*_EVERY, *KEYS[kind])))
         missing = [key for key in ("along", "distances") if key in KEYS[kind] and given.get(key) is None]
         if missing:
             example = "{gradient_of: <model>}" if missing[0] == "along" else "{from: 0, to: 50, by: 1}"
-            raise _complaint(f"a probe of {kind} lacks `{missing[0]}`", f"{missing[0]}: {example}")
+            raise rejected(f"a probe of {kind} needs the key `{missing[0]}`", f"{missing[0]}: {example}")
         if kind == "regions":
             given = {**given, "across": given.get("across") or {"random": 0}}
         return given
@@ -204,9 +189,9 @@ class Probe(Frozen):
     @model_validator(mode="after")
     def _a_plane(self) -> Probe:
         if self.along is not None and self.along == self.across:
-            raise _complaint("`across` leads the same way as `along`", "another direction, such as {random: 1}")
+            raise rejected("`across` is the same direction as `along`", "another direction, such as {random: 1}")
         if self.points % 2 == 0:
-            raise _complaint("`points` is odd, so that the image itself is one of them", f"{self.points + 1}")
+            raise rejected("`points` must be odd: the middle point is the image itself", f"{self.points + 1}")
         return self
 
     @model_serializer(mode="wrap")
@@ -215,32 +200,28 @@ class Probe(Frozen):
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """The axes of its line or plane; none of a gradient-cosine."""
+        """The directions of its line or plane; none for a gradient-cosine."""
         return tuple(one for one in (self.along, self.across) if one is not None)
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks that its directions name."""
+        """The attacks of its directions."""
         return tuple(one.attack for one in self.directions if one.attack is not None)
 
     @property
     def targeted(self) -> bool:
-        """Whether target labels decide what is computed."""
+        """Whether its rows depend on target labels."""
         return self.goal == "targeted" or any(one.goal == "targeted" for one in self.directions)
 
     @property
     def axis(self) -> tuple[float, ...]:
-        """Where the points of a plane lie on both of its axes; the middle one is 0."""
+        """The coordinates of a plane's points on each axis; the middle one is 0."""
         half = self.points // 2
         return tuple((index - half) * (self.extent / half) for index in range(self.points))
 
     @property
     def count(self) -> int:
-        """Points of its line or plane."""
+        """Number of points of its line or plane; 0 for a gradient-cosine."""
         if self.distances is not None:
             return len(self.distances.levels)
         return self.points**2 if self.probe == "regions" else 0
-
-
-def _complaint(what: str, accepted: str) -> PydanticCustomError:
-    return PydanticCustomError("parts", "{what}", {"what": what, "accepted": accepted})

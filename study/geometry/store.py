@@ -1,4 +1,4 @@
-"""A probe's rows in a run: where they lie, which units are done, a scan of them."""
+"""A probe's rows in a run folder: their writer, a scan of them, and the ids of finished units."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from study.storage.run_folder import RunFolder
 
 
 def writer(folder: RunFolder, name: str, *, flush_seconds: float, metadata: Mapping[str, str]) -> Writer:
-    """What publishes the rows of probe `name`, into a folder of its own."""
+    """Return the writer of the rows of probe `name`, with a folder of its own."""
     into = folder.geometry(name)
     folder.make_folder(into)
     return Writer(folder, flush_seconds=flush_seconds, metadata=metadata, into=into, version=VERSION)
 
 
 def scan(run: str | StoragePath, name: str, kind: Kind) -> pl.LazyFrame:
-    """All rows of probe `name`, of which `kind` it is; an empty frame where it has none yet."""
+    """Return all rows of probe `name`, a probe of this `kind`; an empty frame if it has none."""
     folder = RunFolder(run)
     found = part_file.list_parts(folder.geometry(name))
     schema = pl.DataFrame(pa.Table.from_batches([], schema=SCHEMAS[kind])).schema
@@ -34,7 +34,7 @@ def scan(run: str | StoragePath, name: str, kind: Kind) -> pl.LazyFrame:
 
 
 def done(run: str | StoragePath, probes: Mapping[str, Probe]) -> dict[str, set[str]]:
-    """The ids of finished units by the name of their probe: read from the parts and from nowhere else."""
+    """Return the ids of finished units, by the name of their probe, from the Parquet parts."""
     return {
         name: set(collect(run, scan(run, name, probe.probe).select("unit").unique())["unit"])
         for name, probe in probes.items()

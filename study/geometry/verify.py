@@ -1,4 +1,4 @@
-"""Whether the rows of a run's probes are whole: parts as they were written, every unit there, once."""
+"""Verification of probes' rows: all parts are intact, and every unit has rows in exactly one part."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MOVE = integrity.advice("geometry")
 
 
 def check(report: VerificationReport) -> None:
-    """Add to `report` what is wrong with the rows of probes, if the spec of its run can be read and has any."""
+    """Add the errors in the rows of probes to `report`, if its run has a readable spec with probes."""
     folder = RunFolder(report.run)
     try:
         spec = resume.spec_of(folder)
         selected = resume.as_it_lies(folder) if folder.begun else None
     except (StudyError, OSError):
-        # `study.results.verify` has said what is wrong with them.
+        # `study.results.verify` has reported the error.
         return
     if not spec.geometry or selected is None:
         return
@@ -35,7 +35,7 @@ def check(report: VerificationReport) -> None:
     try:
         plan = GeometryPlan(spec, {name: one["digest"] for name, one in selected.models.items()}, selected.shards)
     except (StudyError, KeyError) as error:
-        report.add("damaged", f"the plan of the probes cannot be made: {first_line(error)}", folder.path, _MOVE)
+        report.add("damaged", f"probes cannot be planned: {first_line(error)}", folder.path, _MOVE)
         return
     wanted = [unit.id for unit in plan.units()]
     there = {one for found in units.values() for one in found}
@@ -43,11 +43,11 @@ def check(report: VerificationReport) -> None:
     missing = [one for one in wanted if one not in there]
     if missing:
         what = f"{len(missing)} of {len(wanted)} units of probes have no rows"
-        report.add("incomplete", what, f"such as {missing[0]}", "launch the study again: what is missing is run again")
+        report.add("incomplete", what, f"such as {missing[0]}", "launch the study again: it runs the missing units")
 
 
 def _units(folder: RunFolder, name: str, kind: Kind, report: VerificationReport) -> set[str]:
-    """The units of a probe that have rows. Parts that cannot be read, or hold what others hold, are reported."""
+    """The units of a probe with rows. Report parts that are unreadable or repeat a unit of another part."""
     place = folder.geometry(name)
     add_strays(place, "geometry/", report)
     holders: dict[str, StoragePath] = {}
@@ -56,18 +56,20 @@ def _units(folder: RunFolder, name: str, kind: Kind, report: VerificationReport)
         for unit in [] if found is None else found:
             if unit in holders:
                 both = f"{holders[unit]} and {path}: unit {unit}"
-                report.add("damaged", "a unit of a probe is there twice", both, "move one of them out of geometry/")
+                report.add(
+                    "damaged", "two parts have the same unit of a probe", both, "move one of them out of geometry/"
+                )
             holders.setdefault(unit, path)
     return set(holders)
 
 
 def _read(path: StoragePath, kind: Kind, report: VerificationReport) -> list[str] | None:
-    """The units in a part; None where it cannot be read."""
+    """The units in a part; None if it is unreadable."""
     rows = read_part(path, VERSION, report, _MOVE)
     if rows is None:
         return None
     if rows.column_names != SCHEMAS[kind].names:
-        report.add("damaged", f"its columns are not those of {json.dumps(kind)}", path, _MOVE)
+        report.add("damaged", f"its columns are not the columns of a probe of {json.dumps(kind)}", path, _MOVE)
         return None
     units: list[str] = pl.DataFrame(rows.select(["unit"])).get_column("unit").unique().sort().to_list()
     return units

@@ -21,6 +21,7 @@ from study.images.location import FileImage, Listed, RecordImage, Stored
 from study.images.parquet import read_parquet
 from study.reproducibility.hashing import digest
 from study.spec.frozen import Frozen
+from study.spec.shorthand import Names
 
 __all__ = ["Candidate", "ImageSet", "Ranked", "candidates"]
 
@@ -36,7 +37,7 @@ class Ranked(Frozen):
     """
 
     rank: Annotated[int, Field(ge=1)] | Literal["last"]
-    by: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    by: Names | None = None
 
 
 class ImageSet(Frozen):
@@ -100,7 +101,11 @@ class ImageSet(Frozen):
                 _refuse(f"a label set needs two labels, and this one has {len(given)}", accepted="at least two names")
         return given
 
-    @field_validator("targets", mode="before")
+    @field_validator(
+        "targets",
+        mode="before",
+        json_schema_input_type=Literal["random", "list", "most-confusing", "least-likely"] | Ranked | None,
+    )
     @classmethod
     def _short(cls, given: Any) -> Any:
         if isinstance(given, str) and given not in ("random", "list"):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.defences.transforms import Transforms
@@ -21,6 +21,7 @@ from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
 from study.models.services.service_spec import Remote
 from study.reproducibility.hashing import digest as hashed
 from study.spec.frozen import Frozen, rejected
+from study.spec.shorthand import TEXT, also
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
 WEIGHTS = ("zoo", "file", "package", "random", "own")
@@ -28,7 +29,12 @@ ORIGINS = ("network", "model", "remote")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Channel = Annotated[float, Field(allow_inf_nan=False)]
+Classes = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
 Channels = Annotated[tuple[Channel, ...], Field(strict=False, min_length=1, max_length=3)]
+
+
+_NETWORK = {"anyOf": [{"enum": list(SHORT_NAMES)}, TEXT]}
+"""JSON schema of `network`: editors suggest the short names."""
 
 
 class Model(Frozen):
@@ -49,7 +55,9 @@ class Model(Frozen):
     set's labels. A `transform` changes finished images before the model sees them; such a model can only be a target.
     """
 
-    network: str | None = None
+    model_config = ConfigDict(json_schema_extra=also(_NETWORK))
+
+    network: Annotated[str, WithJsonSchema(_NETWORK)] | None = None
     model: str | None = None
     remote: Remote | None = None
     weights: str | None = None
@@ -61,7 +69,7 @@ class Model(Frozen):
     std: Channels | None = None
     channels: Literal["RGB", "BGR"] | None = None
     range: Literal[1, 255] | None = None
-    classes: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = None
+    classes: Classes | None = None
     transform: Transforms | None = None
 
     @model_validator(mode="before")
@@ -95,7 +103,7 @@ class Model(Frozen):
             given.setdefault("weights", "own")
         return given
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", mode="before", json_schema_input_type=Classes | str | None)
     @classmethod
     def _classes_from_file(cls, given: Any) -> Any:
         if not isinstance(given, str):

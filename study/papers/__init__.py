@@ -1,1 +1,1 @@
-"""Published numbers, and a run's rows held against them: comparison and findings."""
+"""Published numbers, and their comparison with a run's rows: cell by cell, and as findings."""

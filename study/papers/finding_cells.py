@@ -1,22 +1,19 @@
-"""Which cells of a spec's plan a selection is about."""
+"""The cells of a spec's plan that a selection selects."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from study.errors import StudyError
 from study.papers.finding_spec import Boxes, Selection
 from study.planning.relation import relation
-
-if TYPE_CHECKING:
-    from study.spec.schema import Spec
+from study.spec.schema import Spec
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """What a selection has a number for. `points` are the (steps, budget) of the attack that count."""
+    """A cell of the plan over all its seeds. `points` are the selected (steps, budget) of its attack."""
 
     sources: str
     attack: str
@@ -31,9 +28,10 @@ class PlannedCell:
 
 
 def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> list[PlannedCell]:
-    """The planned cells of a selection, each once, in the order of the spec. StudyError where there is none.
+    """Return the planned cells of a selection, each once, in the order of the spec.
 
-    With `every_step` an attack's checkpoints count, and not its last step alone.
+    With `every_step`, all checkpoints of an attack count; otherwise only its last step. Raises StudyError if the
+    selection has no cell.
     """
     wanted = None if selection.sources is None else {"+".join(sorted(set(one))) for one in selection.sources}
     found: dict[tuple[str, str, str, str], PlannedCell] = {}
@@ -57,19 +55,19 @@ def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> lis
                     found[cell.key] = PlannedCell(*cell.key, seeds, points)
     if not found:
         raise StudyError(
-            "no planned cell is what this selects",
-            accepted="cells of the spec's experiments: an attack, sources, targets and a goal that one of them has; "
-            "the target has no network of the sources, but with `boxes: white`, `grey` or `any`",
+            "this selects no planned cell",
+            accepted="an attack, sources, targets and a goal that an experiment of the spec combines; without `boxes`, "
+            "only targets that share no network with the sources count: write `boxes: white`, `grey` or `any`",
         )
     return list(found.values())
 
 
-def plain_of(spec: Spec, name: str) -> str | None:
-    """The model of the spec that `name` is with a transform in front; None where it has none, or there is no such."""
+def without_transform(spec: Spec, name: str) -> str | None:
+    """Return the model of the spec that equals `name` without its transform; None if there is none."""
     model = spec.models[name]
     if model.transform is None:
         return None
-    bare = model.model_copy(update={"transform": None})
+    bare = model.without_transform
     return next((other for other, one in spec.models.items() if one == bare), None)
 
 

@@ -1,4 +1,4 @@
-"""What a check of a finding is about, image by image: one value of each image that counts, for each of its cells."""
+"""Measurement of findings: for each cell of a check, one value per image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 from study.analysis.rates import hits
 from study.analysis.significance import Values
 from study.analysis.sweeps import recipe_number
-from study.papers.finding_cells import PlannedCell, plain_of, select
+from study.papers.finding_cells import PlannedCell, select, without_transform
 from study.papers.finding_spec import (
     Asymmetric,
     Check,
@@ -29,14 +29,16 @@ from study.spec.schema import Spec
 
 Side = Literal["above", "below", "apart"]
 KEYS = ("sources", "attack", "target")
-_CRAFT = ("sources", "attack", "goal", "seed", "target")
+_RUN_KEYS = ("sources", "attack", "goal", "seed", "target")
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One cell: `images` that count, in string order, and what is held against the bound, float64 (N,). `steps` are the
-    differences of neighbours (a trend's), by the names of the two."""
+    """One cell: the ids of its images, in string order, and their values, float64 (N,), whose mean has the bound.
+
+    For a trend, `steps` are the differences between neighbours, with the names of the two.
+    """
 
     name: str
     images: tuple[str, ...]
@@ -46,33 +48,38 @@ class Measured:
 
 @dataclass(frozen=True)
 class Statement:
-    """A check, measured: the mean of every cell's values lies on this `side` of `bound`. `apart`: further than `bound`
-    from 0, either way. `rate`: values are shares of success, not differences."""
+    """A measured check. It claims that the mean of a cell's values lies on this `side` of `bound`.
+
+    `apart` is more than `bound` away from 0 in either direction. With `rate`, values are success rates, not
+    differences.
+    """
 
     side: Side
     bound: float
     cells: tuple[Measured, ...]
     rate: bool = False
     missing: tuple[str, ...] = field(default=())
-    """What keeps it from being decided, whatever the numbers say."""
+    """Reasons why the finding is undecided, whatever its numbers are."""
 
 
 class Reader:
-    """Rows of one study, read selection by selection. `images` are to be there for every cell."""
+    """Reads the rows of selections from one study. A complete cell has `images` images."""
 
     def __init__(self, rows: pl.LazyFrame, spec: Spec, images: int | None, geometry: pl.LazyFrame | None) -> None:
         self.spec = spec
         self.geometry = geometry
-        self._rows = rows
+        self.rows = rows
         self._images = rows.select(pl.col("image").n_unique()).collect().item() if images is None else images
 
     def read(self, selection: Selection, value: pl.Expr, *, every_step: bool = False) -> tuple[pl.DataFrame, list[str]]:
-        """Rows with `sources` as text, `attack`, `target`, `image`, `steps`, `budget`, `gradients`, `value`; and the
-        cells of which rows are missing."""
+        """Return the rows of a selection, and the names of cells with missing rows.
+
+        Columns: those of the attack run and target (`sources` as text), image, steps, budget, gradients, value.
+        """
         cells = select(self.spec, selection, every_step=every_step)
         wanted = pl.DataFrame(
             [(*one.key[:3], seed, one.target) for one in cells for seed in one.seeds],
-            schema=dict(zip(_CRAFT, (pl.String, pl.String, pl.String, pl.Int64, pl.String), strict=True)),
+            schema=dict(zip(_RUN_KEYS, (pl.String, pl.String, pl.String, pl.Int64, pl.String), strict=True)),
             orient="row",
         )
         steps = pl.DataFrame(
@@ -81,15 +88,15 @@ class Reader:
             orient="row",
         ).unique()
         found = (
-            self._rows.filter(
+            self.rows.filter(
                 pl.col("attack").is_in(wanted["attack"].unique().to_list()),
                 pl.col("target").is_in(wanted["target"].unique().to_list()),
             )
             .with_columns(value.alias("value"), pl.col("sources").list.join("+"))
             .filter(True if selection.budget is None else pl.col("budget") == selection.budget)
-            .join(wanted.lazy(), on=_CRAFT, how="semi")
+            .join(wanted.lazy(), on=_RUN_KEYS, how="semi")
             .join(steps.lazy(), on=["attack", "steps"], how="semi")
-            .select(*_CRAFT, "image", "steps", "budget", "gradients", "value")
+            .select(*_RUN_KEYS, "image", "steps", "budget", "gradients", "value")
             .collect()
         )
         return found, self._lacking(cells, found)
@@ -104,52 +111,52 @@ class Reader:
         ]
 
     def hit(self, top: int) -> pl.Expr:
-        return hits(self._rows, top=top).cast(pl.Float64)
+        return hits(self.rows, top=top).cast(pl.Float64)
 
 
 def measure(check: Check, reader: Reader) -> Statement:
-    """The check's statement with its cells. StudyError where a selection is of nothing."""
+    """Measure a check. Raises StudyError if a selection has no planned cell."""
     return _MEASURES[check.kind](getattr(check, check.kind), reader)
 
 
-def _rate(said: Rate, reader: Reader) -> Statement:
-    found, missing = reader.read(said.of, reader.hit(said.top))
-    cells = [Measured(name, *_columns(one)) for name, one in _cells(_by_image(found, said.cells), said.cells)]
-    side: Side = "above" if said.below is None else "below"
-    bound = said.above if said.below is None else said.below
-    assert bound is not None, "the spec has checked it"
-    return Statement(side, bound, tuple(cells), rate=True, missing=_told(missing))
+def _rate(check: Rate, reader: Reader) -> Statement:
+    found, missing = reader.read(check.of, reader.hit(check.top))
+    cells = [Measured(name, *_columns(one)) for name, one in _cells(_by_image(found, check.cells), check.cells)]
+    side: Side = "above" if check.below is None else "below"
+    bound = check.above if check.below is None else check.below
+    assert bound is not None, "the validator of the spec requires one"
+    return Statement(side, bound, tuple(cells), rate=True, missing=_reasons(missing))
 
 
-def _compare(said: Compare, reader: Reader) -> Statement:
-    better, lacking = reader.read(said.better, reader.hit(said.top))
-    than, also = reader.read(said.than, reader.hit(said.top))
-    reasons = _told(lacking + also)
-    if said.equal and not reasons:
+def _compare(check: Compare, reader: Reader) -> Statement:
+    better, lacking = reader.read(check.better, reader.hit(check.top))
+    than, also = reader.read(check.than, reader.hit(check.top))
+    reasons = _reasons(lacking + also)
+    if check.equal and not reasons:
         costs = [sorted(one["gradients"].unique().to_list()) for one in (better, than)]
         if costs[0] != costs[1]:
-            reasons = (f"gradients differ: {_listed(costs[0])} against {_listed(costs[1])} for an image",)
-    return Statement("above", said.by, _differences(better, than, said.cells), missing=reasons)
+            reasons = (f"gradients per image differ: {_listed(costs[0])} and {_listed(costs[1])}",)
+    return Statement("above", check.by, _differences(better, than, check.cells), missing=reasons)
 
 
-def _rmsd(said: Rmsd, reader: Reader) -> Statement:
+def _rmsd(check: Rmsd, reader: Reader) -> Statement:
     searched = {
         name: attack.budget.minimal.levels[-1]
         for name, attack in reader.spec.attacks.items()
         if attack.budget.minimal is not None
     }
-    # A search that never succeeds ends at the largest RMSD that it was told to try.
+    # Without success, a search ends at its largest RMSD.
     most = pl.col("attack").replace_strict(searched, default=None, return_dtype=pl.Float64)
-    value = pl.when(most.is_not_null() & ~hits(reader._rows)).then(pl.max_horizontal(most, "rmsd")).otherwise("rmsd")
-    less, lacking = reader.read(said.less, value)
-    than, also = reader.read(said.than, value)
-    return Statement("above", said.by, _differences(than, less, said.cells), missing=_told(lacking + also))
+    value = pl.when(most.is_not_null() & ~hits(reader.rows)).then(pl.max_horizontal(most, "rmsd")).otherwise("rmsd")
+    less, lacking = reader.read(check.less, value)
+    than, also = reader.read(check.than, value)
+    return Statement("above", check.by, _differences(than, less, check.cells), missing=_reasons(lacking + also))
 
 
-def _asymmetric(said: Asymmetric, reader: Reader) -> Statement:
-    found, missing = reader.read(said.of, reader.hit(said.top))
+def _asymmetric(check: Asymmetric, reader: Reader) -> Statement:
+    found, missing = reader.read(check.of, reader.hit(check.top))
     ways = dict(_cells(_by_image(found, ("sources", "target")), ("sources", "target"), joined=False))
-    pairs = [tuple(one) for one in said.pairs or ()] or sorted(
+    pairs = [tuple(one) for one in check.pairs or ()] or sorted(
         {tuple(sorted(way)) for way in ways if tuple(reversed(way)) in ways}
     )
     cells = []
@@ -158,25 +165,25 @@ def _asymmetric(said: Asymmetric, reader: Reader) -> Statement:
         if forth is not None and back is not None:
             both = forth.join(back, on="image", suffix="_back").sort("image")
             values = (both["value"] - both["value_back"]).to_numpy()
-            cells.append(Measured(f"{one} -> {other} less {other} -> {one}", tuple(both["image"]), values))
-    return Statement("apart", said.by, tuple(cells), missing=_told(missing))
+            cells.append(Measured(f"{one} -> {other} minus {other} -> {one}", tuple(both["image"]), values))
+    return Statement("apart", check.by, tuple(cells), missing=_reasons(missing))
 
 
-def _monotone(said: Monotone, reader: Reader) -> Statement:
-    found, missing = reader.read(said.of, reader.hit(said.top), every_step=said.along == "steps")
-    if said.along in KEYS:
-        order: list[Any] = list(said.order or ())
-        column = pl.col(said.along)
-    elif said.along in ("steps", "budget"):
-        column = pl.col(said.along)
-        order = sorted(found[said.along].drop_nulls().unique().to_list())
+def _monotone(check: Monotone, reader: Reader) -> Statement:
+    found, missing = reader.read(check.of, reader.hit(check.top), every_step=check.along == "steps")
+    if check.along in KEYS:
+        order: list[Any] = list(check.order or ())
+        column = pl.col(check.along)
+    elif check.along in ("steps", "budget"):
+        column = pl.col(check.along)
+        order = sorted(found[check.along].drop_nulls().unique().to_list())
     else:
-        numbers = {name: recipe_number(one, said.along) for name, one in reader.spec.attacks.items()}
+        numbers = {name: recipe_number(one, check.along) for name, one in reader.spec.attacks.items()}
         values = {name: float(one) for name, one in numbers.items() if isinstance(one, int | float)}
         column = pl.col("attack").replace_strict(values, default=None, return_dtype=pl.Float64)
         order = sorted({values[name] for name in found["attack"].unique() if name in values})
-    taken = {said.along} if said.along in KEYS else {"attack"} if said.along not in ("steps", "budget") else set()
-    keys = [key for key in said.cells if key not in taken]
+    taken = {check.along} if check.along in KEYS else {"attack"} if check.along not in ("steps", "budget") else set()
+    keys = [key for key in check.cells if key not in taken]
     means = found.with_columns(column.alias("x")).group_by(*keys, "x", "image").agg(pl.col("value").mean())
     cells = []
     for name, one in _cells(means, keys):
@@ -184,8 +191,8 @@ def _monotone(said: Monotone, reader: Reader) -> Statement:
             one.filter(pl.col("x") == x).select("image", pl.col("value").alias(str(at))) for at, x in enumerate(order)
         ]
         if len(columns) > 1 and not any(each.is_empty() for each in columns):
-            cells.append(_trend(name, columns, order, said.direction == "falling"))
-    return Statement("above", said.by, tuple(cells), missing=_told(missing))
+            cells.append(_trend(name, columns, order, check.direction == "falling"))
+    return Statement("above", check.by, tuple(cells), missing=_reasons(missing))
 
 
 def _trend(name: str, columns: Sequence[pl.DataFrame], order: Sequence[Any], falling: bool) -> Measured:
@@ -201,13 +208,17 @@ def _trend(name: str, columns: Sequence[pl.DataFrame], order: Sequence[Any], fal
     return Measured(name, tuple(joined["image"]), line, tuple(steps))
 
 
-def _destruction(said: Destruction, reader: Reader) -> Statement:
+def _destruction(check: Destruction, reader: Reader) -> Statement:
     sides, missing = [], []
-    for selection in (said.lower, said.than):
+    for selection in (check.lower, check.than):
         transformed = select(reader.spec, selection)
-        plains = {one.target: plain for one in transformed if (plain := plain_of(reader.spec, one.target)) is not None}
+        plains = {
+            one.target: plain
+            for one in transformed
+            if (plain := without_transform(reader.spec, one.target)) is not None
+        }
         if not plains:
-            missing.append("none of the targets is a transformed model whose plain one is in the spec")
+            missing.append("no target has a transform and its model without the transform in the spec")
             continue
         wrong = reader.hit(1)
         right = pl.when(pl.col("clean_top1") == pl.col("label")).then(wrong)
@@ -230,20 +241,18 @@ def _destruction(said: Destruction, reader: Reader) -> Statement:
             nulls_equal=True,
         )
         sides.append(joined)
-    cells = _differences(sides[1], sides[0], said.cells) if len(sides) == 2 else ()
-    return Statement("above", said.by, cells, missing=_told(missing))
+    cells = _differences(sides[1], sides[0], check.cells) if len(sides) == 2 else ()
+    return Statement("above", check.by, cells, missing=_reasons(missing))
 
 
-def _cosine(said: Cosine, reader: Reader) -> Statement:
+def _cosine(check: Cosine, reader: Reader) -> Statement:
     if reader.geometry is None:
-        return Statement(
-            "below", said.below, (), missing=("not computed: the run has no rows of a gradient-cosine probe",)
-        )
+        return Statement("below", check.below, (), missing=("the run has no rows of a gradient-cosine probe",))
     found = reader.geometry.filter(pl.col("first") != pl.col("second"), pl.col("cosine").is_not_null())
-    if said.probe is not None:
-        found = found.filter(pl.col("probe") == said.probe)
-    if said.models is not None:
-        found = found.filter(pl.col("first").is_in(said.models), pl.col("second").is_in(said.models))
+    if check.probe is not None:
+        found = found.filter(pl.col("probe") == check.probe)
+    if check.models is not None:
+        found = found.filter(pl.col("first").is_in(check.models), pl.col("second").is_in(check.models))
     plain = found.filter(pl.col("copies").is_null()).with_columns(
         pl.concat_str(pl.min_horizontal("first", "second"), pl.max_horizontal("first", "second"), separator=", ").alias(
             "target"
@@ -252,8 +261,8 @@ def _cosine(said: Cosine, reader: Reader) -> Statement:
     )
     means = plain.group_by("target", "image").agg(pl.col("value").mean()).collect()
     cells = [Measured(name, *_columns(one)) for name, one in _cells(means, ("target",))]
-    reasons = () if cells else ("not computed: the run has no rows of a gradient-cosine probe",)
-    return Statement("below", said.below, tuple(cells), missing=reasons)
+    reasons = () if cells else ("the run has no rows of a gradient-cosine probe",)
+    return Statement("below", check.below, tuple(cells), missing=reasons)
 
 
 _MEASURES: dict[str, Callable[[Any, Reader], Statement]] = {
@@ -268,20 +277,20 @@ _MEASURES: dict[str, Callable[[Any, Reader], Statement]] = {
 
 
 def _by_image(found: pl.DataFrame, keys: Sequence[Key | str]) -> pl.DataFrame:
-    """The mean value of every image in every cell of `keys`."""
+    """The mean value of every image in every cell. `keys` identify cells."""
     counted = found.filter(pl.col("value").is_not_null())
     return counted.group_by(*keys, "image").agg(pl.col("value").mean())
 
 
 def _differences(first: pl.DataFrame, second: pl.DataFrame, keys: Sequence[Key]) -> tuple[Measured, ...]:
-    """`first` less `second`, cell by cell of those that are in both, on the images that are in both."""
+    """`first` minus `second`, for the cells and images that both have."""
     joined = _by_image(first, keys).join(_by_image(second, keys), on=[*keys, "image"], suffix="_second")
     values = joined.with_columns(pl.col("value") - pl.col("value_second"))
     return tuple(Measured(name, *_columns(one)) for name, one in _cells(values, keys))
 
 
 def _cells(found: pl.DataFrame, keys: Sequence[str], *, joined: bool = True) -> Iterable[tuple[Any, pl.DataFrame]]:
-    """The parts of `found` by `keys`, sorted, with a name for people, or the key itself."""
+    """The parts of `found` by `keys`, sorted, with a name for people, or with the key itself if not `joined`."""
     if found.is_empty():
         return []
     if not keys:
@@ -301,8 +310,8 @@ def _columns(found: pl.DataFrame) -> tuple[tuple[str, ...], Values]:
     return tuple(ordered["image"].to_list()), ordered["value"].cast(pl.Float64).to_numpy()
 
 
-def _told(missing: Sequence[str]) -> tuple[str, ...]:
-    """What is missing as one reason."""
+def _reasons(missing: Sequence[str]) -> tuple[str, ...]:
+    """The missing cells as one reason."""
     each = list(dict.fromkeys(missing))
     if not each:
         return ()

@@ -1,4 +1,4 @@
-"""Whether a run's rows bear out what a spec's findings claim."""
+"""Findings: do the rows of a run support the claims of a spec?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READING = pl.Struct({
     **dict.fromkeys(("effect", "low", "high", "p"), pl.Float64),
     "reason": pl.String,
 })  # fmt: skip
-"""One way to read a finding: `average`, `each` or `some`. See FINDINGS."""
+"""One reading of a finding: `average`, `each` or `some`. See FINDINGS."""
 
 FINDINGS = pl.Schema(
     {
@@ -51,24 +51,26 @@ FINDINGS = pl.Schema(
         "cells": pl.List(CELLS),
     }
 )
-"""One row for each finding. The claim says that an effect lies on this `side` of `bound`: a rate, a difference of
-rates, an RMSD saved, a change from the first to the last, or a cosine.
+"""One row for each finding. The finding claims that an effect lies on this `side` of `bound`. The effect is a rate, a
+difference of rates, a difference of RMSDs, a change from the first to the last point, or a cosine.
 
-Three readings of it are told apart, each with a verdict, an effect with its interval, and a p-value of its own:
+A finding has three readings, each with a verdict, an effect with its interval, and a p-value:
 
 - `average`: the mean over images of the mean over the finding's cells;
-- `each`: every cell. The numbers are those of the `cell` that bears it out least, p of the intersection-union test;
-- `some`: at least one cell. The numbers are those of the `cell` that bears it out most clearly, p after Holm's
+- `each`: the claim holds in every cell. `cell` is the cell that supports it least, p is that of the intersection-union
+  test;
+- `some`: the claim holds in at least one cell. `cell` is the cell that supports it most clearly, p has Holm's
   correction.
 
-The one that the finding asks for (`holds`) gives `verdict`, `effect`, `low`, `high`, `p` and `reason`. `cells` has each
-of them, as that reading judges it."""
+`holds` names the reading that gives `verdict`, `effect`, `low`, `high`, `p` and `reason`. `cells` has every cell, with
+its verdict under that reading."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """One mean held against its bound. `p` is two-sided; `beyond` and `short` say on which side of the bound the whole
-    interval lies."""
+    """One mean and its bound. `p` is two-sided. The whole interval lies on the claim's side of the bound (`beyond`), on
+    the other side (`short`), or on neither.
+    """
 
     name: str
     images: int
@@ -80,15 +82,15 @@ class _Judged:
     short: bool
     bound: float
     turned: str = ""
-    """Of trends: which neighbours clearly go the other way."""
+    """For trends: the neighbours that clearly change in the other direction."""
     apart: bool = False
 
     def holds(self, p: float) -> bool:
-        """Whether it bears the claim out, by this p-value."""
+        """Whether it supports the claim, with this p-value."""
         return self.beyond and p < _LEVEL and not self.turned
 
     def fails(self, p: float) -> bool:
-        """Whether it speaks against the claim, by this p-value. A mean within a margin has none: its interval tells."""
+        """Whether it contradicts the claim, with this p-value. For `apart`, the interval alone decides."""
         return bool(self.turned) or (self.short and (p < _LEVEL or self.apart))
 
     def verdict(self, holding: float, failing: float) -> Verdict:
@@ -104,7 +106,7 @@ class _Judged:
         if not self.beyond and not self.short:
             return f"the interval {self.low:.3g} to {self.high:.3g} includes {self.bound:g}"
         if self.short and not self.fails(failing):
-            return f"the interval speaks against it, but p is {failing:.2g}"
+            return f"the interval contradicts the claim, but p is {failing:.2g}"
         return f"{self.effect:.3g}, {self.low:.3g} to {self.high:.3g}, p {holding if self.beyond else failing:.2g}"
 
 
@@ -115,31 +117,33 @@ def evaluate(
     images: int | None = None,
     geometry: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """Every finding of `spec` held against `rows`: a frame with the columns of FINDINGS, in the spec's order.
+    """Evaluate every finding of `spec` with `rows`. Returns a frame with the columns of FINDINGS, in the spec's order.
 
-    A mean bears a claim out where its 95 % interval lies beyond the bound and the test of that bound has p below
-    0.05; it speaks against it where both say the opposite; else it is undecided. A claim about every cell is borne
-    out where every cell bears it out at that level, uncorrected: all must, so that their number makes no error more
-    likely (intersection-union test, Berger 1982). It is refuted where a cell speaks against it after Holm's
-    correction over the cells, for there one among many is picked. A claim about some cell is the other way round:
-    one must bear it out after Holm's correction, and it is refuted where every cell speaks against it. A finding is
-    undecided as well where rows are missing: of `images` selected ones, or, unless given, of those that any row is
-    of. `geometry` are the rows of the run's gradient-cosine probes.
+    A mean supports a claim if its 95 % interval lies beyond the bound and the test of the bound has p < 0.05. It
+    contradicts the claim if interval and test say the opposite. Otherwise it is undecided.
 
-    Intervals: Wilson's for rates, the percentile bootstrap over images for all else. Tests: exact binomial for rates,
-    McNemar's exact test for differences of two outcomes, else sign flips over images. Means of differences on which
-    both agree without exception are decided by the test alone.
+    - A claim about every cell is replicated if every cell supports it, without correction: all of them must, so that
+      more cells make no error more likely (intersection-union test, Berger 1982). It is not replicated if some cell
+      contradicts it after Holm's correction over the cells.
+    - A claim about some cell is replicated if a cell supports it after Holm's correction. It is not replicated if every
+      cell contradicts it.
+
+    A finding is also undecided if rows are missing. A complete cell has `images` images (absent: all images in `rows`).
+    `geometry` holds the rows of the run's gradient-cosine probes.
+
+    Intervals: Wilson for rates, percentile bootstrap over images for the rest. Tests: exact binomial for rates,
+    McNemar's exact test for differences of two outcomes, sign flips over images for the rest.
     """
     reader = Reader(rows, spec, images, geometry)
     found = []
     for name, finding in spec.findings.items():
-        said = getattr(finding.check, finding.check.kind)
+        holds = getattr(finding.check, finding.check.kind).holds
         head = {"finding": name, "claim": finding.claim, "source": finding.source, "check": finding.check.kind}
         try:
             statement = measure(finding.check, reader)
         except StudyError as error:
             raise error.located(f"finding '{name}'") from None
-        found.append({**head, "holds": said.holds, **_judge(statement, said.holds)})
+        found.append({**head, "holds": holds, **_judge(statement, holds)})
     return pl.DataFrame(found, schema=FINDINGS)
 
 
@@ -182,7 +186,7 @@ def _judge(statement: Statement, holds: Holds) -> dict[str, object]:
 
 
 def _levels(cell: _Judged, corrected: float, holds: Holds) -> tuple[float, float]:
-    """The p-values by which a cell bears a claim out, and speaks against it: see `evaluate`."""
+    """The p-values with which a cell supports and contradicts a claim: see `evaluate`."""
     return (corrected, cell.p) if holds == "some" else (cell.p, corrected)
 
 
@@ -202,14 +206,14 @@ _NO_CELL = "no cell has an image that counts"
 def _average(cells: Sequence[_Judged], whole: _Judged) -> dict[str, object]:
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan, cell=False)
-    # A trend that turns in a cell is still a trend of the mean: the mean has no neighbours of its own.
+    # A trend that reverses in one cell can still be a trend of the mean.
     return _reading(whole.verdict(whole.p, whole.p), whole.reason(whole.p, whole.p), whole, whole.p, cell=False)
 
 
 def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
-    """The cells' p after Holm's correction: among what bears the claim out, or among what speaks against it.
+    """The cells' p-values after Holm's correction, among the supporting or among the contradicting cells.
 
-    A cell on the other side counts there with p = 1: a clear one must not make it easier for the rest.
+    Cells on the other side count with p = 1: a clear result there must not make it easier for the others.
     """
     bearing = significance.holm([one.p if _on_side(one, side) else 1.0 for one in cells])
     against = significance.holm([1.0 if _on_side(one, side) else one.p for one in cells])
@@ -217,13 +221,13 @@ def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
 
 
 def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[str, object]:
-    """Every cell bears it out. Its p is the largest of theirs, 1 where one is not even on the claim's side."""
+    """The reading `each`. Its p is the largest p of a cell, or 1 if a cell is not on the claim's side."""
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan)
     both = list(zip(cells, holm, strict=True))
     against = [(one, p) for one, p in both if one.fails(p)]
     open_ = [one for one in cells if not one.holds(one.p)]
-    counts = f"{len(cells) - len(open_)} of {len(cells)} cells bear it out, {len(against)} speak against it"
+    counts = f"{len(cells) - len(open_)} of {len(cells)} cells support the claim, {len(against)} contradict it"
     if against:
         one, p = min(against, key=lambda pair: (bool(pair[0].turned), pair[1]))
         return _reading("not replicated", f"{counts}: {one.name}: {one.reason(one.p, p)}", one, p)
@@ -237,13 +241,13 @@ def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 
 
 def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[str, object]:
-    """A cell bears it out. Its p is the smallest after Holm's correction of those on the claim's side."""
+    """The reading `some`. Its p is the smallest corrected p of the cells on the claim's side."""
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan)
     both = list(zip(cells, holm, strict=True))
     bearing = [one for one, p in both if one.holds(p)]
     against = [one for one in cells if one.fails(one.p)]
-    counts = f"{len(bearing)} of {len(cells)} cells bear it out, {len(against)} speak against it"
+    counts = f"{len(bearing)} of {len(cells)} cells support the claim, {len(against)} contradict it"
     strongest, corrected = max(both, key=lambda pair: _strength(pair[0], side) if pair[0].images else -math.inf)
     p = min((p for one, p in both if _on_side(one, side)), default=1.0)
     if bearing:
@@ -256,7 +260,7 @@ def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 
 
 def _strength(cell: _Judged, side: Side) -> float:
-    """How far the nearer end of the interval lies on the claim's side: more bears it out more."""
+    """How far the whole interval lies on the claim's side: a larger number is stronger support."""
     if side == "above":
         return cell.low
     if side == "below":
@@ -274,18 +278,20 @@ def _on_side(cell: _Judged, side: Side) -> bool:
 
 
 def _known(value: object) -> object:
-    """Null for a number that nothing counts towards."""
+    """None for NaN: the number of a cell without images."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _turns(cells: Sequence[Measured]) -> dict[str, str]:
-    """Of trends: the cells in which two neighbours clearly go the other way."""
+    """For trends: the cells in which two neighbours clearly change in the other direction."""
     steps = [(one.name, pair, values) for one in cells for pair, values in one.steps]
     adjusted = significance.holm([significance.difference(values) for *_, values in steps])
     found: dict[str, str] = {}
     for (name, pair, values), p in zip(steps, adjusted, strict=True):
         if p < _LEVEL and bootstrap.interval_of_mean(values)[1] < 0:
-            found.setdefault(name, f"{pair} go the other way, by {-values.mean():.3g} (p {p:.2g})")
+            found.setdefault(
+                name, f"between {pair} it changes in the other direction, by {-values.mean():.3g} (p {p:.2g})"
+            )
     return found
 
 
@@ -305,7 +311,7 @@ def _one(name: str, counted: tuple[Sequence[str], Values], statement: Statement,
 
 
 def _beyond(side: str, bound: float, low: float, high: float) -> tuple[bool, bool]:
-    """Whether the interval lies where the claim says, and whether it lies where it says not."""
+    """Whether the whole interval lies on the claim's side of the bound, and whether on the other side."""
     if side == "above":
         return low > bound, high < bound
     if side == "below":
@@ -314,7 +320,7 @@ def _beyond(side: str, bound: float, low: float, high: float) -> tuple[bool, boo
 
 
 def _pooled(cells: Sequence[Measured]) -> tuple[Sequence[str], Values]:
-    """The mean over the cells that an image is in, image by image."""
+    """For each image, the mean over the cells that contain it."""
     sums: dict[str, list[float]] = {}
     for one in cells:
         for image, value in zip(one.images, one.values.tolist(), strict=True):

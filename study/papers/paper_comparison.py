@@ -1,4 +1,4 @@
-"""Ours beside theirs: what a run's rows say of the cells that published numbers are matched to, and how near it is."""
+"""Comparison of a run's numbers with published numbers, cell by cell."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from study.models.reference import Model
 from study.spec.schema import Spec
 
 Measure = Callable[[pl.LazyFrame, pl.DataFrame], pl.DataFrame]
-"""From a run's rows (with `level`, the budget of the point) and matched published rows of one metric to columns of
-_FOUND: at least `paper`, `row`, `ours` and `images`."""
+"""Computes one metric: a run's rows (with `level`, the budget of the point) and matched published rows -> columns of
+_FOUND, at least `paper`, `row`, `ours` and `images`."""
 
 _KEYS = ("sources", "attack", "goal", "seed", "steps", "level", "target")
 _CELL = ("paper", "row")
@@ -31,8 +31,8 @@ _FOUND = pl.Schema(
         "ours_rmsd": pl.Float64(),
     }
 )
-"""What is found of published rows: `ours` in the paper's unit, `images` of each seed, and how many of them the share is
-`of` (null where it is no share)."""
+"""Our numbers for published rows: `ours` in the paper's unit, `images` for each seed, and the denominator `of` of a
+share (null for other numbers)."""
 
 
 def compare(
@@ -42,13 +42,13 @@ def compare(
     selected: int | None = None,
     cosines: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """What `study.papers.published_matching.match` gave, with ours beside it; nothing is left out.
+    """Add our numbers to the rows of `study.papers.published_matching.match`. Every published row stays.
 
-    Adds `ours` (in the paper's unit: percent, but for cosine), `ours_std` (over seeds, with n - 1), `images` (for each
-    seed), `of`, `ours_rmsd`, `low` and `high` (95 %, Wilson; several seeds show the same images, so that these are
-    counted once), `difference` (ours - theirs), `within` and `comparable`. Where a number is not comparable `reason`
-    says why: also for want of rows, given that `selected` images are to be shown; null leaves that question out.
-    `cosines` are the means of plain gradients that probes have found: first, second, cosine, images.
+    New columns: `ours` (in the paper's unit: percent, except cosines), `ours_std` (over seeds, with n - 1), `images`
+    (for each seed), `of`, `ours_rmsd`, `low` and `high` (95 %, Wilson; all seeds use the same images, which count
+    once), `difference` (ours - theirs), `within` (theirs is in our interval) and `comparable`. If a number is not
+    comparable, `reason` says why; for example, rows of some of the `selected` images are missing (None: no such check).
+    `cosines` are mean cosines of plain gradients from probes, with the columns first, second, cosine, images.
     """
     wanted = matched.filter(pl.col("reason").is_null())
     is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
@@ -74,7 +74,7 @@ def compare(
     return joined.with_columns(
         (100 * low).alias("low"),
         (100 * high).alias("high"),
-        # 100 * (k / n) - value is not 0 in floats where it is on paper; and a 0 has no sign.
+        # Rounding removes errors of the floats; adding 0.0 turns -0.0 into 0.0.
         ((pl.col("ours") - pl.col("value")).round(9) + 0.0).alias("difference"),
         pl.col("reason").is_null().alias("comparable"),
     ).with_columns(pl.when("comparable").then(_inside()).alias("within"))
@@ -85,12 +85,14 @@ def _inside() -> pl.Expr:
 
 
 def summary(compared: pl.DataFrame) -> pl.DataFrame:
-    """One row per published table, in the papers' order: `paper`, `table`, `cells`, `comparable`, `off` (mean absolute
-    difference), `rank` (Spearman's correlation of ours and theirs, ties at their mean rank; null where either is
-    constant), `within` (how many of theirs lie in our interval) and `intervals` (of how many).
+    """Summarise each published table in one row, in the papers' order.
+
+    Columns: paper, table, cells, comparable, off (mean absolute difference), rank (Spearman's correlation of ours and
+    theirs, ties at their mean rank; null if either is constant), within (number of their values in our intervals),
+    intervals (number of intervals).
     """
     good = pl.col("comparable")
-    # What differs in a float's last digit alone is a tie.
+    # Values that differ only in the last digit of a float are ties.
     ranks = [pl.col(name).round(9).filter(good).rank("average") for name in ("ours", "value")]
     return (
         compared.group_by("paper", "table", maintain_order=True)
@@ -107,25 +109,25 @@ def summary(compared: pl.DataFrame) -> pl.DataFrame:
 
 
 def weights(paper: str, spec: Spec, models: Sequence[str]) -> Mapping[str, str]:
-    """For each of `models`, whether its weights are the paper's: `the paper's`, or how they differ."""
+    """Return for each of `models` `the paper's` if it has the paper's weights, else the difference."""
     return {name: _weights(paper, name, spec.models[name]) for name in models if name in spec.models}
 
 
 def _weights(paper: str, name: str, model: Model) -> str:
     here = f"{model.network or model.model or 'a service'}" + (f", {model.weights}" if model.weights else "")
     if paper == "liu2017":
-        return f"others: {here} here, trained with Caffe there"
+        return f"others: {here} here, trained with Caffe in the paper"
     short = SHORT_NAMES.get(name)
     if short is None or str(short["network"]).startswith("study:"):
-        return f"others: {here} here, weights that no zoo has there"
+        return f"others: {here} here, weights in the paper that no zoo has"
     theirs = Model.model_validate(short)
     if (model.network, model.weights, model.arguments) != (theirs.network, theirs.weights, theirs.arguments):
-        return f"others: {here} here, {theirs.network} there"
-    return "the nearest that a zoo has" if name == "inceptionresnetv2_ens3" else "the paper's"
+        return f"others: {here} here, {theirs.network} in the paper"
+    return "the nearest weights in a zoo" if name == "inceptionresnetv2_ens3" else "the paper's"
 
 
 def _crafts(cells: pl.DataFrame) -> pl.DataFrame:
-    """Cells by the names that rows have, one for each seed."""
+    """Cells with the column names of a run's rows, one for each seed."""
     return cells.select(
         *(*_CELL, "metric", "top", "goal", "target", "level", "steps"),
         pl.col("our_attack").alias("attack"),
@@ -135,7 +137,7 @@ def _crafts(cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """Success, accuracy or match of cells."""
+    """Success rate, accuracy or match rate of cells."""
     if cells.is_empty():
         return pl.DataFrame(schema=_FOUND)
     each = _crafts(cells)
@@ -149,7 +151,7 @@ def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _same_mistakes(rows: pl.LazyFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """Of the images that a pair of targets gets wrong, the share that both take for the same."""
+    """The share with equal labels, of the images that both targets of a pair misclassify."""
     keys = [key for key in _KEYS if key != "target"]
     pairs = agreements(rows, by=keys).with_columns(
         pl.col("steps", "seed").cast(pl.Int64),
@@ -174,11 +176,11 @@ def _over_seeds(each: pl.DataFrame) -> pl.DataFrame:
 
 
 MEASURES: dict[str, Measure] = {"same-mistake": _same_mistakes}
-"""What computes the metrics of transfer that are no rates, by their name. Cosines have rows of their own: a probe's."""
+"""Metrics of transfer that are no success rates, by name. Cosines come from the rows of probes."""
 
 
 def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """Mean cosine of two models' gradients, in the paper's unit: plain."""
+    """Mean cosine of two models' gradients; the papers print cosines without a unit."""
     found = means.select(
         pl.col("first").alias("our_sources"),
         pl.col("second").alias("target"),
@@ -193,7 +195,7 @@ def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """Clean top-1 accuracy of cells, from whatever was crafted: every row carries its image's clean prediction."""
+    """Clean top-1 accuracy of cells. The rows of any attack serve: each has the clean prediction of its image."""
     cells = cells.filter(pl.col("top") == 1)
     if cells.is_empty():
         return pl.DataFrame(schema=_FOUND)
@@ -208,18 +210,20 @@ def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _missing(cell: Mapping[str, object], spec: Spec, selected: int | None) -> str | None:
-    """Why a matched cell has no number to compare, or not yet."""
+    """The reason why a matched cell has no comparable number; None if it has one."""
     metric = str(cell["metric"])
     if metric == "cosine":
-        return "cosine is not computed yet" if cell["ours"] is None else _unfinished(cell, selected)
+        return "no probe has computed this cosine yet" if cell["ours"] is None else _unfinished(cell, selected)
     if not metric.startswith("top") and metric not in MEASURES:
-        return f"{metric} is not computed yet"
+        return f"study does not compute {metric}"
     is_clean = metric.startswith("top") and cell["our_attack"] == "none"
     if is_clean and cell["top"] != 1:
-        return "rows hold the clean top-1 label only"
+        return "rows contain the clean top-1 label only"
     if is_clean and spec.images.keep != "all":
-        return "images are selected by their being right (`keep`), so that clean accuracy says nothing"
-    return _unfinished(cell, selected) or (None if cell["ours"] is not None else "no image that both models get wrong")
+        return "`images.keep` selects correctly classified images, so that clean accuracy is biased"
+    return _unfinished(cell, selected) or (
+        None if cell["ours"] is not None else "no image that both models misclassify"
+    )
 
 
 def _unfinished(cell: Mapping[str, object], selected: int | None) -> str | None:

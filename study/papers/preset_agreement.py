@@ -1,4 +1,4 @@
-"""What a paper states of an attack, held against a recipe: where the two differ, in words."""
+"""Differences between the parameters that a paper states for an attack and a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.attacks.recipe import Attack
 
 @dataclass(frozen=True)
 class Point:
-    """Where a planned cell's attack is scored. `dense` are those of its sources that are DenseNets."""
+    """One (steps, budget) of a planned cell's attack. `dense` are its sources that are DenseNets."""
 
     recipe: Attack
     sources: tuple[str, ...]
@@ -22,14 +22,14 @@ class Point:
 
 
 def differences(params: Mapping[str, Any], point: Point) -> list[str]:
-    """Every stated parameter that is another one here, such as "epsilon 15 there, 16 here".
+    """Return a text for every stated parameter with another value here, such as "epsilon 15 there, 16 here".
 
-    What the paper does not state is not asked for. A parameter that no recipe has is a difference.
+    Parameters that the paper does not state are ignored. A parameter that recipes do not have is a difference.
     """
     found = []
     for key, theirs in params.items():
         if key not in _HERE:
-            found.append(f"{key} {theirs} there, which recipes have no key for")
+            found.append(f"{key} {theirs} there, which recipes do not have")
         elif not _same(theirs, ours := _HERE[key](point)):
             found.append(f"{key} {_shown(theirs)} there, {_shown(ours)} here")
     return found
@@ -43,7 +43,7 @@ def _step_size(point: Point) -> float | None:
     recipe, epsilon = point.recipe, _epsilon(point)
     if recipe.step_size is not None or epsilon is None or not recipe.steps or recipe.step == "adam":
         return recipe.step_size
-    # Without a size of its own a step is the budget divided by all steps, also at a checkpoint before the last.
+    # The default step size is the budget divided by the number of all steps, also at an earlier checkpoint.
     return epsilon / recipe.steps
 
 
@@ -55,7 +55,7 @@ def _sigma(point: Point) -> float | None:
 
 
 def _gamma(point: Point) -> object:
-    """The one gamma of all sources: that of dense layers for a DenseNet, that of residual branches for the others."""
+    """The gamma of all sources, or a list of them: of dense layers for DenseNets, else of residual branches."""
     skip = point.recipe.skip_gradient
     if skip is None:
         return None
@@ -80,8 +80,8 @@ _HERE: Mapping[str, Callable[[Point], object]] = {
     "mu": lambda point: point.recipe.momentum,
     "gamma": _gamma,
 }
-"""By the papers' name of a parameter, its value here. Liu et al.'s lambda weighs a distance, which no recipe's loss has
-but for their penalties."""
+"""The value of a parameter here, by the papers' name of it. The lambda of Liu et al. weighs a distance in the loss,
+which recipes have only as a penalty."""
 
 
 def _same(theirs: object, ours: object) -> bool:

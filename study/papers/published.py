@@ -1,4 +1,4 @@
-"""The published tables as a typed frame, every number as its paper prints it."""
+"""The published tables as a typed frame. Numbers are as the papers print them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ SCHEMA = pl.Schema(
         "note": pl.String(),
     }
 )
-"""`row` counts within the paper's file, from 0. `kind` is the file's own label (`experiment` there). `cited` names whom
-the paper quotes; null for its own numbers. `printed` is the number as text. What is empty in the file is null, but for
-`sources`: empty text where there are none."""
+"""`row` is the position in the paper's file, from 0. `kind` is the label `experiment` of the file. `cited` names the
+work that the paper quotes; null for its own numbers. `printed` is the number as text. Empty cells of the file are null,
+except `sources`, which is empty text."""
 
 METRICS = (
     *(f"top{top}-{kind}" for kind in ("accuracy", "match", "success") for top in (1, 5)),
@@ -42,13 +42,13 @@ METRICS = (
 )
 
 _CITED = "-cited-"
-"""In the labels of SGM's tables 8 and 9, where they print what others have measured."""
+"""Part of the labels of tables 8 and 9 of sgm2020, which quote numbers of other papers."""
 
 
 def load(paper: str | None = None) -> pl.DataFrame:
-    """The numbers of `paper`, or of all papers, in the files' order; columns as in SCHEMA.
+    """Return the numbers of `paper`, or of all papers, in the order of the files, with the columns of SCHEMA.
 
-    Raises StudyError for a paper that is not known, and for a file that is missing or damaged.
+    Raises StudyError for an unknown paper, and for a missing or damaged file.
     """
     if paper is not None:
         check(paper)
@@ -57,13 +57,13 @@ def load(paper: str | None = None) -> pl.DataFrame:
 
 
 def check(paper: str) -> None:
-    """Raises StudyError, with the nearest names, for a paper that is not known."""
+    """Raise StudyError, with the nearest names, for an unknown paper."""
     if paper not in registry.PAPERS:
-        raise StudyError(f"no tables of a paper '{paper}' are here", accepted=names(registry.PAPERS, paper))
+        raise StudyError(f"there is no paper named '{paper}'", accepted=names(registry.PAPERS, paper))
 
 
 def lines(published: pl.DataFrame) -> list[dict[str, str]]:
-    """The lines of the files that typed rows were read from, by column: what `load` reads, this gives back."""
+    """Return the lines of the files, by column, for typed rows: the inverse of `load`."""
     found = []
     for row in published.iter_rows(named=True):
         shown = {key: "" if value is None else str(value) for key, value in row.items()}
@@ -82,7 +82,7 @@ def _typed(paper: str) -> Iterable[dict[str, Any]]:
         except ValueError as error:
             raise StudyError(f"a published row cannot be read: {error}", where=where) from None
         if line["metric"] not in METRICS or numbers["value"] is None or not isinstance(params, dict):
-            raise StudyError("a published row has no number, or a metric that is not known", where=where)
+            raise StudyError("a published row has no number, or an unknown metric", where=where)
         yield {
             **{key: line[key] or None for key in ("attack", "goal", "target", "metric", "params", "note")},
             **numbers,

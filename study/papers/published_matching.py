@@ -1,4 +1,4 @@
-"""Which cell of a spec is which number of a paper: published rows mapped to the cells that a spec plans."""
+"""Matching of published numbers to the planned cells of a spec."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ PLANNED = pl.Schema(
         "seeds": pl.List(pl.Int64()),
     }
 )
-"""`called` is what the experiment's paper calls the attack, null where it speaks of another by that name. `level` is
-the budget where the attack names one. `sources` joined by `+`; `target` is a pair, sorted and joined, for same-mistake.
-Clean cells have the attack `none` and no goal."""
+"""`called` is the paper's name of the attack; null if the paper uses the name for another attack. `level` is the
+budget, if the attack has a fixed one. `sources` are joined by `+`. For same-mistake, `target` is a pair, sorted and
+joined. Clean cells have the attack `none` and no goal."""
 
 _OURS = ("experiment", "our_attack", "our_sources", "steps", "level", "top", "seeds")
 MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS} | {"reason": pl.String()})
-"""What `match` adds to a published row. Exactly one of `experiment` and `reason` is null."""
+"""The columns that `match` adds to a published row. Exactly one of `experiment` and `reason` is null."""
 
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """One number that a spec plans. `shown_sources` is how a paper writes its sources: noise has none."""
+    """One planned number of a spec. `shown_sources` are the sources as a paper prints them: noise has none."""
 
     experiment: str
     attack: str
@@ -64,32 +64,32 @@ class PublishedCell:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What of it a published row names, its parameters aside."""
+        """The part of it that a published row names, without parameters."""
         return (self.called, self.goal, self.shown_sources, self.target, self.metric)
 
     @property
     def number(self) -> tuple[object, ...]:
-        """What makes it one number: the same craft, point and target in two experiments is the same."""
+        """The key of its number, which cells of two experiments with equal attack runs, points and targets share."""
         where = (self.sources, self.target, self.steps, self.level, self.metric)
         return (self.attack, self.goal, self.seeds, *where)
 
 
 def planned(spec: Spec) -> pl.DataFrame:
-    """Every number that `spec` plans, columns as in PLANNED: each cell by both metrics of its goal, top-1 and top-5.
+    """Return every planned number of `spec`, with the columns of PLANNED: each cell with all metrics of its goal.
 
-    Clean accuracy, same-mistake and cosine are among them where an experiment reproduces a table that prints them.
+    Clean accuracy, same-mistake and cosine are included if an experiment reproduces a table with them.
     """
     cells = (cell for name in spec.experiments for cell in _cells(spec, name))
     return pl.DataFrame([{key: getattr(cell, key) for key in PLANNED} for cell in cells], schema=PLANNED)
 
 
 def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
-    """The published rows with the columns of MATCHED: for each the one planned cell, or the reason why there is none.
+    """Add the columns of MATCHED to published rows: the one planned cell, or the reason why there is none.
 
-    Rows in which a paper quotes others (`cited`: of sgm2020's tables 8 and 9) are no result of the paper's own
-    experiments, so that no cell is theirs. Two experiments may plan the same number; the first is named.
+    Quoted rows (`cited`, in tables 8 and 9 of sgm2020) are no results of the paper's own experiments and match no cell.
+    If several experiments plan the same number, the first one is named.
     """
-    books = {name: _Book(spec, name) for name, one in spec.experiments.items() if one.published is not None}
+    books = {name: _ExperimentCells(spec, name) for name, one in spec.experiments.items() if one.published is not None}
     found = [_match(row, books) for row in published.iter_rows(named=True)]
     return pl.concat([published, pl.DataFrame(found, schema=MATCHED)], how="horizontal")
 
@@ -101,8 +101,8 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     for attack in dict.fromkeys(experiment.attacks):
         recipe = spec.attacks[attack]
         called = experiment.published.called(attack) if experiment.published else attack
-        # Noise is the same on whichever model it is crafted: no gradient is taken.
-        noise = recipe.steps == 0 and recipe.made is None
+        # Noise needs no gradient: it is the same for all sources.
+        noise = recipe.steps == 0 and recipe.precomputed is None
         for sources in spec.source_sets(experiment):
             joined = "+".join(sources)
             dense = frozenset(one for one in sources if _is_dense(spec, one))
@@ -139,7 +139,7 @@ def _pairs(targets: Sequence[str]) -> list[str]:
 
 
 def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
-    """The metrics of the tables that an experiment reproduces, and whether each is one of attacked images."""
+    """The metrics of the tables that an experiment reproduces, and whether each is about attacked images."""
     if experiment.published is None:
         return set()
     wanted = [one.partition(":")[::2] for one in experiment.published.tables]
@@ -151,8 +151,8 @@ def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
     }
 
 
-class _Book:
-    """The cells of one experiment, by what published rows name."""
+class _ExperimentCells:
+    """The cells of one experiment, by the keys of published rows."""
 
     def __init__(self, spec: Spec, name: str) -> None:
         self.name = name
@@ -167,10 +167,10 @@ class _Book:
         self.sources = {key[2] for key in self.cells}
 
     def absent(self, row: Mapping[str, Any]) -> tuple[int, str]:
-        """Why no cell has the row's names, and how far it is from having them: more is nearer."""
+        """The reason why no cell has the row's keys, and the number of keys that match."""
         if row["attack"] not in self.called:
             near = names(sorted(map(str, self.called - {"none"})), row["attack"])
-            return 0, f"{self.name} has no attack that is '{row['attack']}': its attacks are {near}"
+            return 0, f"{self.name} has no attack called '{row['attack']}' in the paper: its attacks are {near}"
         if row["goal"] is not None and row["goal"] not in self.experiment.goal:
             return 1, f"{self.name} is not {row['goal']}"
         for key, stage in (("sources", 2), ("target", 3)):
@@ -178,14 +178,17 @@ class _Book:
                 if model not in self.spec.models:
                     return stage, f"the spec has no model '{model}'"
         if row["sources"] not in self.sources:
-            return 2, f"{self.name} has no craft on {row['sources'] or 'no model: noise is crafted with steps: 0'}"
+            return (
+                2,
+                f"{self.name} has no attack on {row['sources'] or 'no model (noise needs an attack with steps: 0)'}",
+            )
         missing = [one for one in row["target"].split("+") if one not in self.spec.targets(self.experiment)]
         if missing:
-            return 3, f"'{missing[0]}' is no target of {self.name}"
-        return 4, f"{self.name} yields no {row['metric']} of {row['sources']} against {row['target']}"
+            return 3, f"'{missing[0]}' is not a target of {self.name}"
+        return 4, f"{self.name} has no {row['metric']} of {row['sources']} against {row['target']}"
 
 
-def _match(row: Mapping[str, Any], books: Mapping[str, _Book]) -> dict[str, Any]:
+def _match(row: Mapping[str, Any], books: Mapping[str, _ExperimentCells]) -> dict[str, Any]:
     if row["cited"] is not None:
         return {"reason": f"the paper quotes {row['cited']}"}
     table = f"{row['paper']}:{row['table']}"
@@ -220,12 +223,12 @@ def _against(params: Mapping[str, Any], cell: PublishedCell) -> list[str]:
     if cell.point is None:
         return []
     if "steps" not in params and cell.steps != cell.point.recipe.steps:
-        return [f"{cell.steps} steps are a checkpoint of {cell.attack}, and the paper states no number of steps"]
+        return [f"{cell.steps} steps are a checkpoint of {cell.attack}, and the paper does not state a number of steps"]
     return differences(params, cell.point)
 
 
 def _told(cells: Iterable[PublishedCell]) -> str:
-    """Cells told apart, and what to do about them."""
+    """The names of several cells, with the keys in which they differ."""
     each = [
         f"{cell.attack} on {cell.sources or 'clean images'}"
         + (f" at {cell.level:g}" if cell.level is not None else "")

@@ -1,6 +1,6 @@
-"""The papers whose tables can be reproduced: where their numbers lie, which tables there are, how a spec names them.
+"""The papers whose tables a study can reproduce: files of their numbers, names of their tables, their form in a spec.
 
-Read with the csv module alone: a spec is checked against the tables' names without polars.
+This file uses the csv module, so that the validation of a spec does not need polars.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ import csv
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.errors import StudyError
 from study.spec.frozen import Frozen
+from study.spec.shorthand import TEXT, TEXTS, Names, also
 
 PAPERS: Mapping[str, str] = {
     "liu2017": "Liu et al. 2017 (arXiv:1611.02770)",
     "smoothed2019": "Wu et al. 2019 (Exploring and Enhancing the Transferability of Adversarial Examples)",
     "sgm2020": "Wu et al. 2020 (arXiv:2002.05990)",
 }
-"""By the name of the paper's file, the paper."""
+"""The papers, by the name of their files."""
 
 FOLDER = Path(__file__).resolve().parent / "printed_numbers"
 
@@ -33,26 +34,22 @@ COLUMNS = (
 
 
 class Published(Frozen):
-    """Which published tables an experiment reproduces.
+    """The published tables that an experiment reproduces.
 
-    Written `liu2017:1A`, a list of such, or `{tables: […], attacks: {<ours>: <theirs>}}` where attacks have other names
-    in the spec than in the paper. Who is named in `attacks` stands for theirs alone: another attack of the experiment
-    that happens to have that name does not.
+    Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks have
+    other names in the spec than in the paper. An attack in `attacks` stands only for the paper's attack that it is
+    mapped to, and no other attack of the experiment stands for that one, even under the same name.
     """
 
-    tables: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    model_config = ConfigDict(json_schema_extra=also(TEXT, TEXTS))
+
+    tables: Names
     attacks: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            return {"tables": [given]}
-        if isinstance(given, list | tuple):
-            return {"tables": given}
-        if isinstance(given, dict) and isinstance(given.get("tables"), str):
-            return {**given, "tables": [given["tables"]]}
-        return given
+        return {"tables": given} if isinstance(given, str | list | tuple) else given
 
     @model_validator(mode="after")
     def _paper_and_table(self) -> Published:
@@ -71,7 +68,7 @@ class Published(Frozen):
         return {"tables": list(self.tables), "attacks": dict(self.attacks)} if self.attacks else list(self.tables)
 
     def called(self, attack: str) -> str | None:
-        """What the paper calls an attack of the experiment; None where another stands for that name."""
+        """Return the paper's name of an attack of the experiment; None if another attack stands for that name."""
         if attack in self.attacks:
             return self.attacks[attack]
         return None if attack in self.attacks.values() else attack
@@ -79,25 +76,25 @@ class Published(Frozen):
 
 @functools.cache
 def rows(paper: str) -> tuple[dict[str, str], ...]:
-    """The lines of a paper's file, as they are written. Raises StudyError where the file is not there, or not such."""
+    """Return the lines of a paper's file as text. Raises StudyError if the file is missing or has other columns."""
     path = FOLDER / f"{paper}.csv"
     try:
         with path.open(newline="", encoding="utf-8") as opened:
             read = csv.DictReader(opened)
             if tuple(read.fieldnames or ()) != COLUMNS:
-                raise StudyError(f"{path} does not have the columns of a published table", accepted=", ".join(COLUMNS))
+                raise StudyError(f"{path} does not have the columns of published tables", accepted=", ".join(COLUMNS))
             return tuple(read)
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(
             f"the published numbers cannot be read: {error}",
             where=str(path),
-            todo="install the package from its repository, such as with `pip install --editable .`",
+            todo="install the package from its repository, for example with `pip install --editable .`",
         ) from None
 
 
 @functools.cache
 def attacks_of(paper: str) -> Mapping[str, frozenset[str]]:
-    """The tables of a paper in its order, and the attacks that each prints numbers of."""
+    """Return the attacks of each table of a paper; the tables have the order of the paper."""
     found: dict[str, set[str]] = {}
     for row in rows(paper):
         found.setdefault(row["table"], set()).add(row["attack"])

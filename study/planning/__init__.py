@@ -1,1 +1,1 @@
-"""From a spec to attack runs and units with ids; what a changed spec adds; what is left to do."""
+"""From a spec to attack runs and units with ids; resume of a run folder; additions of a changed spec."""

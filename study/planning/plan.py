@@ -1,9 +1,8 @@
-"""Spec -> crafts -> units, each with an id that is made from its content.
+"""From a spec to attack runs and their units.
 
-A craft's id is a hash of everything that decides its pixels but the image: names and digests of its source models,
-the attack and what its budget is matched to, the goal, the seed, how images are prepared, and the numerics. A unit's
-id adds the images, by the digest of their pixels and their labels. Same id = same pixels, so what is
-finished is never run again.
+An attack run (`Craft`) is one attack with one goal and seed on one set of source models. A unit is one attack run on
+the images of one shard, with the targets that are to see them. A cell is one number of a table: an attack run against
+one target.
 """
 
 from __future__ import annotations
@@ -12,26 +11,25 @@ import functools
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from study.attacks.recipe import Attack, Goal
 from study.errors import StudyError
-from study.images.location import Stored, file_digest
+from study.images.location import Stored
 from study.images.precomputed import precomputed_files
 from study.images.selection import Selected, Shard
+from study.planning import identity
 from study.planning.relation import Relation, relation
 from study.reproducibility.hashing import digest
 from study.spec.schema import SourceSet, Spec
 
-_ID_LENGTH = 12
-
 Finished = Mapping[str, Collection[str]]
-"""The targets that units are done with, by unit id."""
+"""By unit id, the targets with rows."""
 
 
 @dataclass(frozen=True)
 class Craft:
-    """One (sources, attack, goal, seed): everything that decides an adversarial image, but the image."""
+    """An attack run: everything that decides an adversarial image, except the image."""
 
     id: str
     sources: SourceSet
@@ -42,33 +40,37 @@ class Craft:
     targets: tuple[str, ...]
     experiments: tuple[str, ...]
     reference: str | None
-    """Id of the craft whose RMSD the budget is matched to."""
+    """Id of the attack run whose RMSD the budget is matched to."""
     relations: Mapping[str, Relation]
-    """How each target stands to the sources."""
-    made: Mapping[str, Stored] | None = None
-    """Where the images lie, by the id of the clean one, if another tool has made them."""
+    """Each target's relation to the sources."""
+    precomputed: Mapping[str, Stored] | None = None
+    """Files of precomputed images, by the id of the clean image."""
     reads_true_labels: bool = False
-    """Whether images' true labels decide its pixels, whatever the goal: by its attack, or by what it is matched to."""
+    """Whether pixels depend on true labels for every goal: by its attack, or by the attack of its reference."""
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What keys the craft's randomness: its content without the numerics, which must change no draw."""
+        """The key of its random numbers: its content without the numerics, which must not change a draw."""
         return (self.seed, self.sources, self.attack, self.goal)
 
     @property
     def keepable(self) -> bool:
-        """Whether it has images to keep: a search of the minimal RMSD has directions, others' images lie elsewhere."""
-        return self.recipe.budget.minimal is None and self.recipe.made is None
+        """Whether it makes images to keep. A search of the minimal RMSD has none, and precomputed images exist."""
+        return self.recipe.budget.minimal is None and self.recipe.precomputed is None
 
     @property
     def gradients(self) -> int:
-        """Image gradients for one image."""
+        """Number of gradients for one image."""
         return self.recipe.gradients(self.recipe.steps, len(self.sources))
+
+    def unit_id(self, shard: Shard) -> str:
+        """Return the id of its unit on `shard`."""
+        return identity.unit_id(self.id, shard, self.goal, reads_true_labels=self.reads_true_labels)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One craft on one shard, and the targets that it is still to be shown to: none where only images are wanted."""
+    """One attack run on one shard, and the targets without rows; no targets if only its images are to be kept."""
 
     id: str
     craft: Craft
@@ -76,8 +78,8 @@ class Unit:
     targets: tuple[str, ...]
 
 
-class _Wish(NamedTuple):
-    """What an experiment asks for."""
+class _Request(NamedTuple):
+    """One attack run that an experiment asks for."""
 
     sources: SourceSet
     attack: str
@@ -86,10 +88,13 @@ class _Wish(NamedTuple):
 
 
 class Plan:
-    """All crafts of a spec, in the order in which the experiments name them, references before what needs them."""
+    """All attack runs of a spec, in the order of its experiments. A reference stands before the runs that need it."""
 
     def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:
-        """`digests` are those of the models, by name; `shards` cut the selected images."""
+        """`digests` are the models' digests, by name; `shards` hold the selected images.
+
+        Raises StudyError if a precomputed image is missing.
+        """
         self.spec = spec
         self.digests = dict(digests)
         self.shards = tuple(shards)
@@ -99,19 +104,27 @@ class Plan:
                 for goal in dict.fromkeys(experiment.goal):
                     for attack in dict.fromkeys(experiment.attacks):
                         for seed in spec.seeds_of(experiment):
-                            self._add(_Wish(sources, attack, goal, seed), spec.targets(experiment), name)
+                            self._add(_Request(sources, attack, goal, seed), spec.targets(experiment), name)
 
-    def _add(self, wish: _Wish, targets: tuple[str, ...], experiment: str) -> Craft:
-        sources, attack, goal, seed = wish
+    def _add(self, request: _Request, targets: tuple[str, ...], experiment: str) -> Craft:
+        sources, attack, goal, seed = request
         recipe = self.spec.attacks[attack]
         reference = None
         if recipe.budget.to is not None:
-            reference = self._add(wish._replace(attack=recipe.budget.to), targets, experiment)
-        theirs = self._made(wish, recipe)
-        identity = self._identity(wish, recipe, reference)
-        if theirs is not None:
-            identity["made"] = [(image, file_digest(stored)) for image, stored in sorted(theirs.items())]
-        name = f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{seed}-{digest(identity)[:_ID_LENGTH]}"
+            reference = self._add(request._replace(attack=recipe.budget.to), targets, experiment)
+        precomputed = self._precomputed(request, recipe)
+        name = identity.attack_run_id(
+            self.spec,
+            self.digests,
+            sources=sources,
+            attack=attack,
+            goal=goal,
+            seed=seed,
+            reference=reference.id if reference else None,
+            matched_images=self._images if reference is not None and recipe.budget.by == "mean" else None,
+            pool=self._pool(recipe),
+            precomputed=precomputed,
+        )
         known = self.crafts.get(name)
         merged = dict.fromkeys((*(known.targets if known else ()), *targets))
         shown = tuple(model for model in self.spec.models if model in merged)
@@ -126,57 +139,42 @@ class Plan:
             experiments=tuple(dict.fromkeys((*(known.experiments if known else ()), experiment))),
             reference=reference.id if reference else None,
             relations={target: relation(self.spec.models, sources, target) for target in shown},
-            made=theirs,
+            precomputed=precomputed,
             reads_true_labels=recipe.reads_true_labels or (reference is not None and reference.reads_true_labels),
         )
         self.crafts[name] = craft
         return craft
 
-    def _identity(self, wish: _Wish, recipe: Attack, reference: Craft | None) -> dict[str, Any]:
-        images: list[tuple[str, str]] | None = None
-        pool = [(one.image, one.digest, one.label) for one in self._pool(recipe)]
-        if reference is not None and recipe.budget.by == "mean":
-            # In the order of their ids, as if all had been selected at once.
-            images = sorted((one.image, one.digest) for shard in self.shards for one in shard.images)
-        return {
-            "sources": [(name, self.digests[name]) for name in wish.sources],
-            "attack": (wish.attack, recipe.model_dump(mode="json", exclude={"made"})),
-            "reference": reference.id if reference else None,
-            "goal": wish.goal,
-            "seed": wish.seed,
-            "images": (self.spec.images.size, self.spec.images.preparation, images, pool),
-            "numerics": self.spec.numerics.model_dump(mode="json"),
-        }
-
-    def _made(self, wish: _Wish, recipe: Attack) -> dict[str, Stored] | None:
-        """The files that another tool has made of the selected images. StudyError where one is not there."""
-        if recipe.made is None:
+    def _precomputed(self, request: _Request, recipe: Attack) -> dict[str, Stored] | None:
+        """The files of precomputed images. Raises StudyError if one is missing."""
+        if recipe.precomputed is None:
             return None
-        folder = recipe.folder_made(sources="+".join(wish.sources), goal=wish.goal, seed=str(wish.seed))
+        folder = recipe.precomputed_folder("+".join(request.sources), request.goal, str(request.seed))
         try:
-            return precomputed_files(Path(folder), [one.image for shard in self.shards for one in shard.images])
+            return precomputed_files(Path(folder), [one.image for one in self._images])
         except StudyError as error:
-            raise error.located(f"attack '{wish.attack}'") from None
+            raise error.located(f"attack '{request.attack}'") from None
+
+    @functools.cached_property
+    def _images(self) -> tuple[Selected, ...]:
+        return tuple(one for shard in self.shards for one in shard.images)
 
     def pool(self, craft: Craft) -> tuple[Selected, ...]:
-        """The images that a craft's attack mixes into others: selected ones, which ones the seed decides."""
+        """Return the selected images that an attack run mixes into others. The seed chooses them."""
         return self._pool(craft.recipe)
 
     def _pool(self, recipe: Attack) -> tuple[Selected, ...]:
-        if recipe.admix is None:
-            return ()
-        return self._shuffled[: recipe.admix.pool]
+        return () if recipe.admix is None else self._shuffled[: recipe.admix.pool]
 
     @functools.cached_property
     def _shuffled(self) -> tuple[Selected, ...]:
-        """All selected images in the seed's order, which pools are the beginning of."""
-        everyone = (one for shard in self.shards for one in shard.images)
-        return tuple(sorted(everyone, key=lambda one: digest(self.spec.seed, "pool", one.image)))
+        """All selected images, in an order that the seed decides. A pool is the beginning of it."""
+        return tuple(sorted(self._images, key=lambda one: digest(self.spec.seed, "pool", one.image)))
 
     def units(self, done: Finished | None = None, *, kept: Container[str] | None = None) -> Iterator[Unit]:
-        """Every unit that has targets left, given the targets that each unit id is `done` with; none is held.
+        """Yield every unit with targets that have no rows yet.
 
-        Where the spec keeps images, also every other unit whose images are not `kept` (ids of units; None: no other).
+        If the spec keeps images, yield also the other units whose ids are not in `kept` (None: yield no other unit).
         """
         for craft in self.crafts.values():
             yield from self.units_of(craft, done, kept=kept)
@@ -189,10 +187,10 @@ class Plan:
         *,
         kept: Container[str] | None = None,
     ) -> Iterator[Unit]:
-        """The units of one craft that have something left, on `shards`, or on all."""
+        """Yield the unfinished units of one attack run, as `units` does, on `shards` or on all shards."""
         keeps = self.spec.run.keep_images and craft.keepable
         for shard in self.shards if shards is None else shards:
-            name = unit_id(craft, shard)
+            name = craft.unit_id(shard)
             finished = (done or {}).get(name, ())
             left = tuple(target for target in craft.targets if target not in finished)
             if left or (keeps and kept is not None and name not in kept):
@@ -200,20 +198,15 @@ class Plan:
 
     @property
     def cells(self) -> int:
+        """Number of (attack run, target) pairs."""
         return sum(len(craft.targets) for craft in self.crafts.values())
 
     @property
     def pairs(self) -> int:
-        """All (unit, target) pairs: what a complete run has rows for."""
+        """Number of (unit, target) pairs. A complete run has rows of all of them."""
         return self.cells * len(self.shards)
 
 
-def unit_id(craft: Craft, shard: Shard) -> str:
-    """The id of `craft` on `shard`."""
-    content = shard.contents[craft.goal, craft.reads_true_labels]
-    return f"{craft.id}.{shard.index:04d}-{content[:_ID_LENGTH]}"
-
-
-def wanted_labels(goal: Goal, images: Sequence[Selected]) -> list[int]:
-    """The labels that an attack's objective is about: to leave the true one, or to reach the target."""
+def objective_labels(goal: Goal, images: Sequence[Selected]) -> list[int]:
+    """Return the labels of the objective: target labels if the goal is targeted, else true labels."""
     return [one.target_label if goal == "targeted" else one.label for one in images]

@@ -1,4 +1,4 @@
-"""What a plan comes to: gradients, predictions, rows, bytes; and how much of it a run folder has already."""
+"""The size of a plan: gradients, predictions, rows and bytes; and the finished part of it in a run folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
 _ROW_BYTES = 45
-"""Of a row in parts of many rows, compressed: 35 to 65 were measured, and 170 in parts of a hundred rows."""
+"""Size of a compressed row. Measured: 35 to 65 in parts with many rows, 170 in parts with a hundred rows."""
 
 
 def cells(plan: Plan) -> dict[str, int]:
-    """Cells of every experiment, each craft counted once."""
+    """Return the number of cells of every experiment. Each attack run counts once."""
     counted = Counter(dict.fromkeys(plan.spec.experiments, 0))
     for craft in plan.crafts.values():
         for name in craft.experiments:
@@ -28,8 +28,10 @@ def cells(plan: Plan) -> dict[str, int]:
 
 
 def totals(plan: Plan) -> dict[str, int]:
-    """What a whole run takes and leaves. `gradients` are of an image on a model, and a forward pass each; `predictions`
-    are images shown to a model, clean ones among them; `bytes` of results are an estimate.
+    """Return the totals of a complete run: images, gradients, predictions, rows, bytes.
+
+    A gradient is that of one image on one model, forward pass included. A prediction is one image on one model, clean
+    images included. The bytes of results are an estimate.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     rows = sum(len(craft.targets) * len(craft.recipe.points) for craft in plan.crafts.values()) * images
@@ -48,9 +50,10 @@ def totals(plan: Plan) -> dict[str, int]:
 
 
 def probes(plan: Plan) -> dict[str, dict[str, Any]]:
-    """What every probe of a spec's geometry comes to: its kind, its units, its passes (predictions of an image, or for
-    cosines gradients), and how many models and images it looks at. A plan's images have no names yet: of those that a
-    probe names, only how many they are counts.
+    """Return the size of every probe: its kind, and the numbers of its models, images, units and passes.
+
+    A pass is one prediction; for cosines, one gradient. Before the selection, images have no ids: of the images that a
+    probe names, only their number counts.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     wanted = {
@@ -76,17 +79,18 @@ def _count(images: int | Sequence[str]) -> int:
 
 
 def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:
-    """Units that are done and left in a run folder that has begun, or why that is not known (`unknown`); None where
-    nothing has begun.
+    """Return the numbers of finished and unfinished units in a run folder; None if the run has not begun.
+
+    If they cannot be counted, `unknown` says why.
     """
     if not folder.begun:
         return None
     try:
         selection = resume.selected(folder)
-        assert selection is not None, "a run that has begun has selected its images"
+        assert selection is not None, "a begun run has a selection"
         new = [name for name in spec.models if name not in selection.models]
         if new:
-            return {"unknown": f"model '{new[0]}' is not known there yet"}
+            return {"unknown": f"model '{new[0]}' is new and has no digest in the run folder yet"}
         plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
         left = sum(1 for _ in plan.units(scanning.done(folder.path)))
     except StudyError as error:

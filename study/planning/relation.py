@@ -1,6 +1,6 @@
-"""How a target stands to the models that an image was crafted on: what makes a number white-box, grey-box or transfer.
+"""The relation of a target to the source models of an image: white-box, grey-box or black-box.
 
-One rule, from the references of a spec: rows record its answer, and every table, mean, mark and claim goes by it.
+One rule, computed from the models of a spec. Rows record its answer, and all tables, means, marks and findings use it.
 """
 
 from __future__ import annotations
@@ -8,38 +8,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
+from study.models.reference import Model
 from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from study.models.reference import Model
-
 Relation = Literal["white", "grey", "black"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 MARKS: Mapping[str | None, str] = {"white": "*", "grey": "°"}
-"""What stands behind a number in tables. Black-box numbers, and what is of several kinds, have none."""
+"""The marks after numbers in tables. Black-box numbers, and means over several relations, have none."""
 
 MARKED: Mapping[Relation, str] = {
     "white": "* the target is one of the source models (white-box)",
-    "grey": "° the target has the network of a source model, behind a transform or with other weights (grey-box)",
+    "grey": "° the target has the network of a source model, with a transform or with other weights (grey-box)",
 }
-"""What the marks mean, for the notes below tables."""
+"""The meaning of the marks, for notes below tables."""
 
 
 def marked(kinds: Iterable[str | None]) -> list[str]:
-    """The notes on the marks that cells of these relations have."""
+    """Return the notes on the marks of cells with these relations."""
     found = set(kinds)
-    return [said for kind, said in MARKED.items() if kind in found]
+    return [note for kind, note in MARKED.items() if kind in found]
 
 
 def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -> Relation:
-    """How `target` stands to the `sources` of a craft, one model or several; all are names of `models`.
+    """Return the relation of `target` to the `sources` of an attack run; all are names in `models`.
 
-    `white`: it is one of them. `grey`: it has the network of one of them, behind a transform of finished images, under
-    another name, or with other weights. `black`: none of that, as far as the spec says; also a service, and whatever
-    images that were made elsewhere are shown to.
+    `white`: it is one of them. `grey`: it has the network of one of them, with a transform, under another name, or with
+    other weights. `black`: anything else, as far as the spec tells: also services, and every target of images whose
+    sources are `elsewhere`.
     """
     if target in sources:
         return "white"
@@ -48,20 +47,20 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 
 
 def network(model: Model) -> str | None:
-    """What tells an architecture from others: its name, without zoo and weights; None for a service.
+    """Return the name of a model's architecture, without zoo and weights; None for a service.
 
-    Code of the user's own is told apart by its function and the arguments of that: a function may build any network.
+    The architecture of a user's code is its function with its arguments: one function may build several networks.
     """
     if model.network is None:
         return None
     if model.zoo == "python":
         return f"{model.network} {digest(model.arguments)}"
-    # timm writes its weights behind a full stop: `resnet50.a1_in1k`.
+    # timm appends the weights after a dot: `resnet50.a1_in1k`.
     return model.name.partition(".")[0].lower()
 
 
 def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
-    """By target, the models that make it grey where they are among the sources; targets without such are left out."""
+    """Return, for each target with such models, the models that make it grey-box if they are sources."""
     found = {
         target: [name for name in models if name != target and relation(models, [name], target) == "grey"]
         for target in models
@@ -70,8 +69,10 @@ def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
 
 
 def graded(rows: pl.LazyFrame, models: Mapping[str, Model]) -> pl.LazyFrame:
-    """Rows whose `relation` was made of a white-box flag, with the grey ones told from the black: `models` are those of
-    the spec that the rows belong to."""
+    """Correct the `relation` of rows of the first versions, which only had a white-box flag: tell grey from black.
+
+    `models` are the models of the spec of these rows.
+    """
     import polars as pl
 
     grey = pl.lit(False)

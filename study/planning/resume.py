@@ -1,6 +1,6 @@
-"""What earlier launches left in a run folder: whether it is the same study, and what was selected for it.
+"""Resume of a run folder: whether it belongs to the same study, and the models and images of that study.
 
-Everything that a launch has recorded of a study is read here, by every command, and held against its digest first.
+All commands read the records of a run here: spec, models and images, after a check of their digests.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pydantic import TypeAdapter
 from study.errors import StudyError, first_line
 from study.images.selection import Selection, from_frame, to_frame
 from study.reproducibility.hashing import same
-from study.spec import schema as specs
-from study.spec.schema import Spec, SpecFile
+from study.spec.loading import SpecFile, read_resolved
+from study.spec.schema import Spec
 from study.storage import json_file
 from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
-_COPY = "bring it back from a copy, or launch into a new folder with --output"
+_COPY = "restore it from a copy, or launch into a new folder with --output"
 _MODELS = TypeAdapter(dict[str, dict[str, Any]])
 
 
-def folder_of_nothing(folder: RunFolder) -> None:
-    """Refuse a folder that has rows and nothing that says whose."""
+def must_have_spec(folder: RunFolder) -> None:
+    """Raise StudyError for a folder that has results, but no spec."""
     if not folder.begun and folder.results.is_dir() and any(folder.results.iterdir()):
         raise StudyError(
-            f"{folder.path} has results, but not the spec, models and images that a launch writes before them",
+            f"{folder.path} has results, but no spec, models and images, which a launch writes first",
             todo="choose another folder with --output",
         )
 
 
 def same_study(file: SpecFile, folder: RunFolder) -> None:
-    """Refuse a folder that belongs to another spec, or to nothing of ours."""
-    folder_of_nothing(folder)
+    """Raise StudyError for a folder that belongs to another spec, or that has results without a spec."""
+    must_have_spec(folder)
     if not folder.begun:
         return
     theirs, ours = spec_of(folder).identity(), file.spec.identity()
@@ -48,19 +48,19 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
         raise StudyError(
             f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
             where=file.where(*place.split(".")),
-            todo="launch it: what is added is run; or name the run folder of this spec",
+            todo="launch this spec: the launch runs the additions; or name the run folder of this spec",
         )
 
 
 def spec_of(folder: RunFolder) -> Spec:
-    """The resolved spec that a run belongs to."""
+    """Return the resolved spec of a run."""
     return spec_at(folder.spec)
 
 
 def spec_at(path: StoragePath) -> Spec:
-    """A resolved spec that a launch has written. StudyError where it is damaged."""
+    """Return a resolved spec that a launch has written. Raises StudyError if it is damaged."""
     try:
-        return specs.written(path.read_text(encoding="utf-8"), str(path))
+        return read_resolved(path.read_text(encoding="utf-8"), str(path))
     except StudyError as error:
         raise StudyError(
             f"{path} is damaged: {error.what}", where=error.where, accepted=error.accepted, todo=_COPY
@@ -70,7 +70,7 @@ def spec_at(path: StoragePath) -> Spec:
 
 
 def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
-    """Where two values first differ, and what stands there in each, for people."""
+    """Return the place of the first difference between two values, and both values there, as text."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in dict.fromkeys((*theirs, *ours)):
             there, here = theirs.get(key, ...), ours.get(key, ...)
@@ -81,14 +81,14 @@ def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str,
 
 
 def selected(folder: RunFolder) -> Selection | None:
-    """What an earlier launch selected, if its clean pass came to its end. StudyError where that is damaged."""
+    """Return the selection of an earlier launch; None without a finished clean pass. Raises StudyError if damaged."""
     return _selection(folder, *recorded(folder)) if folder.begun else None
 
 
 def as_it_lies(folder: RunFolder) -> Selection:
-    """What images and models say, whatever their digests are: only to look for what is wrong with a run that has begun.
+    """Return the selection of a begun run without a check of digests, to look for errors in the run.
 
-    StudyError where they cannot be read.
+    Raises StudyError if it cannot be read.
     """
     try:
         return _selection(folder, folder.models.read_bytes(), folder.images.read_bytes())
@@ -97,7 +97,7 @@ def as_it_lies(folder: RunFolder) -> Selection:
 
 
 def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
-    """The contents of `models.json` and `images.parquet`. StudyError where one is not as it was written."""
+    """Return the bytes of `models.json` and `images.parquet`. Raises StudyError if one has another digest."""
     for last in (False, True):
         try:
             contents = folder.models.read_bytes(), folder.images.read_bytes()
@@ -106,14 +106,14 @@ def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
         changed = _changed(_known(folder), zip((folder.models, folder.images), contents, strict=True))
         if not changed:
             return contents
-        # A launch may have added to a file between the reading of its digest and of itself.
+        # A launch may have extended a file after its digest was read.
         if last:
             raise _not_as_written(changed)
-    raise AssertionError("the second look returns or raises")
+    raise AssertionError("the second attempt returns or raises")
 
 
 def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Before a run is written to: StudyError where spec, models or images are not as they were written."""
+    """Raise StudyError if spec, models or images have other digests. Call it before a write."""
     if not folder.begun:
         return
     changed = not_as_written(folder)
@@ -121,13 +121,13 @@ def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
         raise _not_as_written(changed)
     if not folder.digests.is_file():
         say(
-            f"{folder.digests.name} is not there: whether {folder.images.name} and {folder.models.name} are as they "
-            "were written is not known; their digests are recorded now"
+            f"{folder.digests.name} is missing: changes of {folder.images.name} and {folder.models.name} cannot "
+            "be detected; their digests are recorded now"
         )
 
 
 def not_as_written(folder: RunFolder) -> list[StoragePath]:
-    """Those of spec, models and images that are there and do not have the digests that were recorded."""
+    """Return those of spec, models and images that differ from their recorded digests."""
     there = [path for path in (folder.spec, folder.models, folder.images) if path.is_file()]
     return _changed(_known(folder), ((path, path.read_bytes()) for path in there))
 
@@ -135,7 +135,7 @@ def not_as_written(folder: RunFolder) -> list[StoragePath]:
 def _changed(
     known: Mapping[str, str | list[str] | None], files: Iterable[tuple[StoragePath, bytes]]
 ) -> list[StoragePath]:
-    """Files that have another digest. While a launch adds to one, the digest of the old is as good as the new one."""
+    """Files with another digest. While a launch extends a file, both its old and its new digest are valid."""
     found = []
     for path, content in files:
         good = known.get(path.name)
@@ -145,9 +145,9 @@ def _changed(
 
 
 def _not_as_written(changed: Sequence[StoragePath]) -> StudyError:
-    are = "is not as it was written" if len(changed) == 1 else "are not as they were written"
+    have = "has" if len(changed) == 1 else "have"
     return StudyError(
-        f"{' and '.join(path.name for path in changed)} {are}: the digest is not the one that was recorded",
+        f"{' and '.join(path.name for path in changed)} {have} changed since the launch: the digest differs",
         where=", ".join(map(str, changed)),
         todo=_COPY,
     )
@@ -166,9 +166,9 @@ def _selection(folder: RunFolder, models: bytes, images: bytes) -> Selection:
 
 
 def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | None = None) -> None:
-    """Write spec, models and images; the images last, for once they are there the folder belongs to this spec.
+    """Write spec, models and images. The images come last: once they exist, the folder belongs to this spec.
 
-    `candidates` is the digest of the image set, where all of it was asked.
+    `candidates` is the digest of the image set, if models have predicted all of its images.
     """
     folder.write_text(folder.spec, spec.text())
     models, images = _files(selection)
@@ -182,12 +182,11 @@ def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
 
 
 def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | EllipsisType | None = ...) -> None:
-    """Put a spec that adds or removes in place of the one that is there, with what is selected for it; `candidates` as
-    for `record`, left as it is where no image was asked.
+    """Replace the spec of a run by one with additions or removals, and write its selection.
 
-    Only for who holds the lease. A death between any two files leaves a folder that is whole and that the next launch
-    goes on from: models and images are only ever added to, the spec, which asks for them, comes last, and meanwhile
-    the digests of old and new are good. The old spec stays as `spec-<n>.yaml`.
+    `candidates` is as for `record`; absent, the recorded value stays. The caller must hold the lease. If the process
+    dies between two files, the folder is intact and the next launch continues: models and images only grow, the spec
+    comes last, and until then both the old and the new digests are valid. The old spec stays as `spec-<n>.yaml`.
     """
     models, images = _files(selection)
     known = _known(folder)
@@ -221,29 +220,28 @@ def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
 
 
 def _put_away(folder: RunFolder) -> None:
-    """Keep a copy of the present spec, unless a launch that died has done so."""
+    """Keep a copy of the present spec, unless an interrupted launch has already done it."""
     text, earlier = folder.spec.read_text(encoding="utf-8"), folder.earlier_specs
     if not earlier or earlier[-1].read_text(encoding="utf-8") != text:
         folder.write_text(folder.path / f"spec-{len(earlier) + 1}.yaml", text)
 
 
 def _files(selection: Selection) -> tuple[bytes, bytes]:
-    """`models.json` and `images.parquet`."""
+    """The bytes of `models.json` and `images.parquet`."""
     frame = io.BytesIO()
     to_frame(selection.shards).write_parquet(frame)
     return (json.dumps(selection.models, indent=2) + "\n").encode(), frame.getvalue()
 
 
-def asked(folder: RunFolder) -> str | EllipsisType | None:
-    """The digest of the candidates, where all of them were asked; None where only some were; ... where that is not
-    recorded."""
+def predicted_candidates(folder: RunFolder) -> str | EllipsisType | None:
+    """Return the digest of the candidates if models have predicted all of them; None if some; ... if not recorded."""
     known = _known(folder).get("candidates", ...)
     assert not isinstance(known, list), "only files have several digests"
     return known
 
 
 def _known(folder: RunFolder) -> dict[str, str | list[str] | None]:
-    """The digests of the files that are there; none in a folder that began before there were any."""
+    """The recorded digests; empty for a folder of an early version."""
     try:
         found = json_file.read(folder.digests, dict[str, str | list[str] | None], todo=_COPY)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A changed spec in an old folder: what only adds or removes is carried out, what would change rows is refused."""
+"""A changed spec in an old run folder: additions and removals are allowed; changes of existing rows are errors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 from study.errors import StudyError
 from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Selection
-from study.planning.resume import asked, first_difference, folder_of_nothing, spec_at, spec_of
+from study.planning.resume import first_difference, must_have_spec, predicted_candidates, spec_at, spec_of
 from study.reproducibility.hashing import digest, same
-from study.spec.schema import Spec, SpecFile
+from study.spec.loading import SpecFile
+from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}
 _FREE = {*_ONE, "seeds"}
-"""Sections that may have more or less in them."""
+"""Sections whose entries may be added or removed."""
 _ELSEWHERE = "launch into a new folder with --output, or give the study another name"
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How a spec differs from the one that its folder has, in what may differ."""
+    """The allowed differences between a spec and the spec of its run folder."""
 
     added: Mapping[str, Sequence[str]] = field(default_factory=dict)
     removed: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -32,7 +33,7 @@ class Changes:
         return bool(any(self.added.values()) or any(self.removed.values()) or self.altered)
 
     def line(self) -> str:
-        """For people: `2 new models (d, e), 1 new attack (fgsm); removed: model c, whose rows stay`."""
+        """The changes as text: `2 new models (d, e), 1 new attack (fgsm); removed: model c (their rows stay)`."""
         new = [f"{_count(section, names)} ({', '.join(names)})" for section, names in self.added.items() if names]
         gone = [f"{_ONE[section]} {', '.join(names)}" for section, names in self.removed.items() if names]
         parts = [", ".join([*new, *self.altered])] if new or self.altered else []
@@ -41,11 +42,11 @@ class Changes:
 
 
 def changes(file: SpecFile, folder: RunFolder) -> Changes:
-    """What the spec adds to the one in the folder, and what it lacks of it.
+    """Return the additions and removals of the spec, compared with the spec of the folder.
 
-    Raises StudyError, with the place in the spec, for whatever would change rows that are there, or what is selected.
+    Raises StudyError, with the place in the spec, for changes of existing rows or of the selection.
     """
-    folder_of_nothing(folder)
+    must_have_spec(folder)
     if not folder.begun:
         return Changes()
     theirs, ours = spec_of(folder), file.spec
@@ -68,12 +69,12 @@ def changes(file: SpecFile, folder: RunFolder) -> Changes:
     if here["images"]["count"] != there["images"]["count"]:
         altered.append(f"images.count {_many(ours)} in place of {_many(theirs)}")
     if here["images"]["targets"] != there["images"]["targets"]:
-        altered.append("images.targets in other words")
+        altered.append("images.targets in another form")
     return Changes(added, removed, altered)
 
 
 def _fixed(spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What may not differ at all: everything but what is there by name, seeds and the number of images."""
+    """The part of a spec that must stay equal: all but named entries, seeds and the number of images."""
     kept = {key: value for key, value in identity.items() if key not in _FREE}
     images = {key: value for key, value in kept["images"].items() if key != "count"}
     rule = spec.images.targets
@@ -87,9 +88,9 @@ def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[s
         return
     place, there, here = first_difference(theirs, ours, ".".join(at))
     if place == "images.targets.by":
-        todo = f"write `by: {there}` under `targets`: then the same models rank the labels to reach as before"
+        todo = f"write `by: {there}` under `targets`, so that the same models rank target labels as before"
     elif at:
-        todo = f"give the changed {_ONE[at[0]]} another name: then it is added; or {_ELSEWHERE}"
+        todo = f"give the changed {_ONE[at[0]]} another name, so that it is added; or {_ELSEWHERE}"
     else:
         todo = _ELSEWHERE
     raise StudyError(
@@ -113,12 +114,12 @@ def _many(spec: Spec) -> str:
 
 
 def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
-    """A digest of all candidates, where a clean pass asks all of them; None where it ends at a number."""
+    """Return a digest of all candidates if a clean pass predicts all of them; None if `images.count` limits it."""
     return digest(sorted(one.image for one in found)) if spec.images.count is None else None
 
 
 def unasked(spec: Spec, selection: Selection) -> list[str]:
-    """Models of which the folder does not know what they are, or what they say of each selected image."""
+    """Return the models without a digest, or without predictions of some selected image."""
     images = [one for shard in selection.shards for one in shard.images]
     return [
         name for name in spec.models if name not in selection.models or any(name not in one.clean for one in images)
@@ -126,33 +127,33 @@ def unasked(spec: Spec, selection: Selection) -> list[str]:
 
 
 def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate] | None, folder: RunFolder) -> bool:
-    """Whether images are wanted beyond those that are selected; `found` None: nobody knows what there is.
+    """Return whether the spec asks for more images than are selected. `found` is None if the image set is unavailable.
 
-    Raises StudyError where fewer are wanted.
+    Raises StudyError if the spec asks for fewer images.
     """
     wanted, there = file.spec.images.count, sum(len(shard.images) for shard in selection.shards)
     if wanted is None:
-        known = asked(folder)
+        known = predicted_candidates(folder)
         return found is not None and known is not ... and known != listing(file.spec, found)
     if wanted < there and wanted != spec_of(folder).images.count:
         raise StudyError(
             f"images.count is {wanted}, and {there} images are selected in {folder.path}",
             where=file.where("images", "count"),
             accepted=f"{there} and more",
-            todo="take images out when looking at rows, or launch into a new folder with --output",
+            todo="filter images when you analyse rows, or launch into a new folder with --output",
         )
     return wanted > there
 
 
 def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:
-    """Raises StudyError where a selected image is gone, or has another label now."""
+    """Raise StudyError if a selected image is missing, or has another label now."""
     known = {one.image: one for one in found}
     images = [one for shard in selection.shards for one in shard.images]
     missing = [one.image for one in images if one.image not in known]
     if missing:
         raise StudyError(
             f"{len(missing)} images of this study are no longer in the image set, such as {missing[0]}",
-            todo="bring them back, or launch into a new folder with --output",
+            todo="restore them, or launch into a new folder with --output",
         )
     for one in images:
         now = known[one.image]
@@ -160,5 +161,5 @@ def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:
             if new is not None and old != new:
                 raise StudyError(
                     f"the {what} of the image {one.image} was {old} when it was selected, and is {new} now",
-                    todo="bring the old one back, or launch into a new folder with --output",
+                    todo="restore the old one, or launch into a new folder with --output",
                 )

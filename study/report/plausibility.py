@@ -43,7 +43,7 @@ def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:
 
 
 def _cause(recipe: Attack) -> str:
-    if recipe.made is not None:
+    if recipe.precomputed is not None:
         return "its precomputed images equal the clean images"
     levels = [one for one in recipe.budget.levels if one is not None]
     if levels and max(levels) <= 1:

@@ -1,1 +1,1 @@
-"""Keyed random numbers, hashing, and what else decides the last bit of a result."""
+"""Everything that makes results repeat bit by bit: keyed random numbers, digests, numerics, hardware."""

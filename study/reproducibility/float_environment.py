@@ -1,6 +1,6 @@
-"""What rounds a float beside the spec: the processor, the libraries, and what the environment tells them.
+"""Influences on the rounding of floats that the spec does not set: processor, libraries and environment variables.
 
-Read in the process that computes, recorded in the run folder and in every part, and compared by every launch.
+The computing process reads them; the run folder and every Parquet part record them; every launch compares them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VARIABLES = re.compile(
     r"|CUBLAS_WORKSPACE_CONFIG|CUBLASLT_WORKSPACE_SIZE|CUBLAS_EMULAT\w+|PYTORCH_TUNABLEOP_(ENABLED|TUNING)"
     r"|TORCHINDUCTOR_(MAX_AUTOTUNE\w*|FREEZING|EMULATE_\w+|FALLBACK_RANDOM)|DISABLE_ADDMM_CUDA_LT"
 )
-"""Of the environment. Threads are none of it: the spec says how many, and workers set them."""
+"""Environment variables that change rounding. The number of threads is none of them: the spec sets it."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (v\S+)|oneDNN (v\S+)"}
@@ -32,13 +32,13 @@ _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a worker computes with.
+    """The arithmetic of a worker.
 
     Attributes:
-        processor: The GPU, or the processor, by name.
-        capability: The instruction set that PyTorch's own kernels use on the processor.
-        releases: Of the libraries that compute, by name.
-        environment: Variables that change which kernels those libraries take, with their values.
+        processor: Name of the GPU or the processor.
+        capability: Instruction set of PyTorch's own kernels on the processor.
+        releases: Releases of the computing libraries, by name.
+        environment: Environment variables that change the libraries' choice of kernels, with their values.
     """
 
     processor: str
@@ -48,7 +48,7 @@ class Arithmetic:
 
     @property
     def digest(self) -> str:
-        """The beginning of a SHA-256 of all of it."""
+        """The first 12 digits of the SHA-256 of all attributes."""
         return digest(asdict(self))[:12]
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Arithmetic:
 
 
 def here(device: str) -> Arithmetic:
-    """Of this process, computing on a torch device."""
+    """Return the arithmetic of this process on a torch device."""
     import torch
 
     built = torch.__config__.show()
@@ -86,12 +86,12 @@ def _version(package: str) -> str | None:
 
 
 def text(workers: Iterable[Arithmetic]) -> str:
-    """Canonical JSON of what different workers compute with, for the metadata of a part."""
+    """Return the arithmetic of all workers as canonical JSON, for the metadata of a part."""
     return json.dumps([asdict(one) for one in _ordered(workers)], sort_keys=True, separators=(",", ":"))
 
 
 def recorded(folder: RunFolder) -> list[Arithmetic]:
-    """What earlier launches computed with; nothing in folders that are older than the record."""
+    """Return the arithmetic of earlier launches; empty for folders from before this record."""
     if not folder.arithmetic.is_file():
         return []
     try:
@@ -102,15 +102,15 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{folder.arithmetic} is damaged: {str(error).splitlines()[0]}",
-            todo="bring it back from a copy; or move it away: then nothing is known of how earlier rows were rounded",
+            todo="restore it from a copy; or move it away, and lose the record of how earlier rows were rounded",
         ) from None
 
 
 def compare(folder: RunFolder, workers: Collection[Arithmetic], say: Callable[[str], None]) -> None:
-    """Hold what this launch's workers compute with against each other and the rows that are there, and record it.
+    """Compare the arithmetic of this launch's workers with each other and with earlier launches, and record it.
 
-    `say` is told where rows come from several kinds of processor or release. Raises StudyError where the environment
-    of workers differs: that is a machine's setting, and it would mix rows of another rounding.
+    Calls `say` if rows come from several processors or releases. Raises StudyError if environment variables differ:
+    these are settings of a machine that would mix differently rounded rows.
     """
     known, now = recorded(folder), _ordered(workers)
     for one in now:
@@ -122,10 +122,10 @@ def compare(folder: RunFolder, workers: Collection[Arithmetic], say: Callable[[s
         written = [{**asdict(one), "digest": one.digest} for one in (*known, *new)]
         folder.write_json(folder.arithmetic, {"workers": written})
     if known and new:
-        say(f"rows of this launch may be rounded otherwise than those that are there: {_listed(new)}; before: "
-            f"{_listed(known)}; rates agree within their intervals, and parts record which is which")  # fmt: skip
+        say(f"this launch may round differently than earlier ones: {_listed(new)}; before: "
+            f"{_listed(known)}; rates agree within their intervals, and every part records its arithmetic")  # fmt: skip
     elif len(new) > 1:
-        say(f"workers compute on several kinds of processor, which may round differently: {_listed(new)}")
+        say(f"workers have several kinds of arithmetic, which may round differently: {_listed(new)}")
 
 
 def _other_environment(folder: RunFolder, one: Arithmetic, other: Arithmetic, earlier: bool) -> StudyError:
@@ -135,11 +135,11 @@ def _other_environment(folder: RunFolder, one: Arithmetic, other: Arithmetic, ea
         ", ".join(f"{name}={held.environment[name]}" if name in held.environment else f"no {name}" for name in changed)
         for held in (one, other)
     )
-    whose = f"the rows in {folder.path} were made with {there}" if earlier else f"another has {there}"
+    whose = f"the rows in {folder.path} have {there}" if earlier else f"another worker has {there}"
     return StudyError(
-        f"a worker ({one.processor}) has {here} in its environment, and {whose}: they round differently",
-        accepted="the same of these variables for all workers and all launches of a study",
-        todo=f"set or unset {', '.join(changed)} on every machine as it was, or launch into a new folder with --output",
+        f"a worker ({one.processor}) has {here} in its environment, and {whose}: this changes rounding",
+        accepted="equal values of these variables for all workers and all launches of a study",
+        todo=f"set or unset {', '.join(changed)} on every machine as before, or launch into a new folder with --output",
     )
 
 

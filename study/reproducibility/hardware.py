@@ -1,4 +1,4 @@
-"""What results are computed on, by name."""
+"""The name of the GPU or processor that computes results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CPUS = Path("/proc/cpuinfo")
 
 
 def hardware(device: str) -> str:
-    """The GPU or the processor behind a torch device, such as `NVIDIA H100 80GB HBM3`."""
+    """Return the name of a torch device's GPU or processor, such as `NVIDIA H100 80GB HBM3`."""
     import torch
 
     if torch.device(device).type == "cuda":
@@ -18,9 +18,9 @@ def hardware(device: str) -> str:
 
 
 def processor(info: str) -> str:
-    """The processor that the text of /proc/cpuinfo names, or what Python knows of it."""
+    """Return the processor's name in the text of /proc/cpuinfo, or Python's name of it."""
     for line in info.splitlines():
-        name, _, said = line.partition(":")
-        if name.strip() == "model name" and said.strip():
-            return said.strip()
+        name, _, value = line.partition(":")
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
     return platform.processor() or platform.machine()

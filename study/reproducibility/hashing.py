@@ -1,4 +1,4 @@
-"""Digests of plain data: the source of every id and every random key."""
+"""Digests of plain data. Every id and every key of random numbers is made of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _EXACT = 2**53
 
 
 def digest(*parts: object) -> str:
-    """SHA-256, in hexadecimal, of `parts` as canonical JSON: the source of every id and every key."""
+    """Return the SHA-256, in hexadecimal, of `parts` as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def canonical(value: Any) -> Any:
-    """Plain data in the one form that equal data have: mappings in the order of their keys, 2.0 as 2, -0.0 as 0.
+    """Return plain data in a form that equal data share: keys sorted, 2.0 as 2, -0.0 as 0.
 
-    True and 1 stay apart, and so do a text and the number that it spells.
+    True and 1 remain different, and so do "1" and 1.
     """
     if isinstance(value, Mapping):
         return {key: canonical(value[key]) for key in sorted(value, key=str)}
@@ -31,5 +31,5 @@ def canonical(value: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether plain data are equal as digests see them; Python takes True for 1."""
+    """Return whether plain data have equal canonical forms. Python's `==` would treat True and 1 as equal."""
     return repr(canonical(left)) == repr(canonical(right))

@@ -1,8 +1,8 @@
-"""Randomness that depends on what it is for, and on nothing else.
+"""Random numbers that depend on their key alone: seed, attack run, image and purpose.
 
-A stream is named by its key: the seed, the craft, the image and the purpose. It is drawn from Philox4x64-10
-(Salmon et al. 2011), a counter-based generator, so that no batch, order or machine can change it. On a CPU numpy's
-compiled Philox draws it; elsewhere the same bits come from integer operations on tensors.
+The generator is Philox4x64-10 (Salmon et al. 2011), which is counter-based: batches, order and machines do not change
+its numbers. On a CPU numpy's compiled Philox computes them; on other devices integer operations on tensors give the
+same bits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOW = 0xFFFFFFFF
 
 
 def draws(count: int, *key: object) -> NDArray[np.uint64]:
-    """`count` uniform 64-bit integers of the stream named by `key`, shape (count,)."""
+    """Return `count` uniform 64-bit integers, shape (count,), of the stream with this key."""
     return np.random.Philox(key=_words(*key)).random_raw(count)
 
 
@@ -39,18 +39,18 @@ def _words(*key: object) -> NDArray[np.uint64]:
 
 
 class Streams:
-    """What one craft draws for each of its images, step by step and copy by copy.
+    """The random numbers of one attack run, for each of its images, by step and copy.
 
-    Draws have 16 bits: exact in float32, so that they are the same on every device, and half the cost of 32. A
-    uniform draw is one of 65,536 midpoints of (-1, 1); a normal draw one of 65,536 equally probable values of the
-    standard normal distribution, up to 4.3 standard deviations, with variance 1.
+    Numbers have 16 bits: they are exact in float32, hence equal on every device, and cost half of 32 bits. A uniform
+    number is one of 65,536 midpoints of (-1, 1). A normal number is one of 65,536 equally probable values, at most 4.3
+    standard deviations from 0, with variance 1.
     """
 
     def __init__(self, key: Sequence[object], images: Sequence[str]) -> None:
         self._keys = np.stack([_words(*key, image, "streams") for image in images])
 
     def uniform(self, shape: Sequence[int], device: str, purpose: Purpose, step: int = 0, copy: int = 0) -> Tensor:
-        """Float32 (images, *shape), uniform over (-1, 1)."""
+        """Return float32 (images, *shape), uniform over (-1, 1)."""
         import torch
 
         drawn = torch.empty(len(self._keys), int(np.prod(shape)), device=device)
@@ -59,7 +59,7 @@ class Streams:
         return drawn.view(len(self._keys), *shape)
 
     def normal(self, shape: Sequence[int], device: str, purpose: Purpose, step: int = 0, copy: int = 0) -> Tensor:
-        """Float32 (images, *shape), standard normal."""
+        """Return float32 (images, *shape), standard normal."""
         import torch
 
         table = _normal_table(device)
@@ -69,12 +69,12 @@ class Streams:
         return drawn.view(len(self._keys), *shape)
 
     def integers(self, count: int, purpose: Purpose, step: int = 0, copy: int = 0) -> NDArray[np.uint64]:
-        """64-bit integers (images, count), on the host: for sizes, places and choices."""
+        """Return 64-bit integers (images, count), on the host: for sizes, places and choices."""
         counter = _counter(purpose, step, copy)
         return np.stack([np.random.Philox(key=key, counter=counter).random_raw(count) for key in self._keys])
 
     def _halves(self, shape: Sequence[int], device: str, purpose: Purpose, step: int, copy: int) -> Iterator[Tensor]:
-        """Image by image, which stays in a CPU's cache: 16-bit integers (count,), each word's lowest quarter first."""
+        """16-bit integers (count,), for one image at a time, which fits into a CPU's cache; low bits come first."""
         import torch
 
         count = int(np.prod(shape))
@@ -90,7 +90,7 @@ class Streams:
 
 
 def _compiled(device: str) -> bool:
-    """Whether numpy's Philox is at hand where the draws are wanted."""
+    """Whether numpy's Philox can compute on the device."""
     return device.partition(":")[0] == "cpu"
 
 
@@ -100,8 +100,10 @@ def _counter(purpose: Purpose, step: int, copy: int) -> NDArray[np.uint64]:
 
 @functools.cache
 def normal_quantiles() -> NDArray[np.float64]:
-    """Quantiles of the standard normal distribution at the midpoints of 65,536 equal shares, scaled to variance 1; each
-    one that float32 holds."""
+    """Return the quantiles of the standard normal distribution at the midpoints of 65,536 equal shares.
+
+    They are scaled to variance 1 and exact in float32.
+    """
     upper = np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / 2**16) for index in range(2**15)])
     upper /= np.sqrt(np.square(upper).mean())
     quantiles = np.concatenate([-upper[::-1], upper]).astype(np.float32).astype(np.float64)
@@ -111,17 +113,17 @@ def normal_quantiles() -> NDArray[np.float64]:
 
 @functools.cache
 def _normal_table(device: str) -> Tensor:
-    """The quantiles in float32, computed on the host, once for each device, so that all have the same."""
+    """The quantiles in float32. The host computes them, so that all devices have the same ones."""
     import torch
 
     return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
 
 
 def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, device: str) -> Tensor:
-    """Philox4x64-10 in tensor operations: `int64` (len(keys), count), the bits that numpy's Philox draws.
+    """Compute Philox4x64-10 with tensor operations: `int64` (N, count), with the bits of numpy's Philox.
 
-    `keys` are (N, 2) and `counter` (4,), as numpy takes them: the first block is that of counter + 1. The first word
-    of the counter must not overflow.
+    `keys` (N, 2) and `counter` (4,) are those of numpy: the first block belongs to counter + 1. The first word of the
+    counter must not overflow.
     """
     import torch
 
@@ -139,7 +141,7 @@ def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, de
 
 
 def _multiply(left: Tensor, right: int) -> tuple[Tensor, Tensor]:
-    """The high and the low 64 bits of an unsigned product, of `int64` tensors that hold unsigned bits."""
+    """The high and low 64 bits of an unsigned product. `int64` tensors hold unsigned bits."""
     high, low = left >> 32 & _LOW, left & _LOW
     top, bottom = right >> 32, right & _LOW
     middle = high * bottom + ((low * bottom) >> 32 & _LOW)

@@ -15,7 +15,7 @@ from study.images.selection import Selection, to_frame
 from study.planning import resume
 from study.report import plausibility
 from study.results import current_plan
-from study.spec import schema as specs
+from study.spec import loading
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 
@@ -62,7 +62,7 @@ def open_run(run: str, spec: Path | None = None) -> RunData:
     if spec is None:
         used = resume.spec_of(folder)
     else:
-        file = specs.load(spec)
+        file = loading.load(spec)
         resume.same_study(file, folder)
         used = file.spec
     selection = resume.selected(folder)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from study.errors import StudyError, first_line
 from study.images.selection import Selection
 from study.planning import resume
-from study.planning.plan import Plan, unit_id
+from study.planning.plan import Plan
 from study.reproducibility import float_environment
 from study.results import integrity, kept_images, scanning, versions
 from study.results.row_checks import PART, contradicting, impossible
@@ -276,7 +276,7 @@ def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) ->
     short: list[str] = []
     for craft in plan.crafts.values():
         for shard in plan.shards:
-            unit = unit_id(craft, shard)
+            unit = craft.unit_id(shard)
             expected = len(shard.images) * len(craft.recipe.points)
             for target in craft.targets:
                 count = left.pop((unit, target), 0)

@@ -1,4 +1,4 @@
-"""The base of everything that a spec is made of."""
+"""The base class of all parts of a spec."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
-    """Keyword-only, immutable, and strict: unknown keys and silently converted types are refused. -0.0 is 0.0."""
+    """Keyword-only, immutable and strict: unknown keys and values of another type are errors. -0.0 becomes 0.0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @field_validator("*")
     @classmethod
-    def _one_zero(cls, value: Any) -> Any:
+    def _without_negative_zero(cls, value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(_one_zero(one) for one in value)
-        return _one_zero(value)
+            return tuple(_positive_zero(one) for one in value)
+        return _positive_zero(value)
 
 
-def _one_zero(value: Any) -> Any:
+def _positive_zero(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 

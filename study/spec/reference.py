@@ -1,4 +1,4 @@
-"""docs/spec.md and docs/spec.schema.json, made from the models that read a spec: `python -m study.spec.reference`."""
+"""Generate docs/spec.md and docs/spec.schema.json from the models of a spec: `python -m study.spec.reference`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
 
-Made from the models that read a spec, by `python -m study.spec.reference`; a test keeps it up to date. What the words
-mean, [concepts.md](concepts.md) says; what models and images may be, [models.md](models.md) and [images.md](images.md).
+`python -m study.spec.reference` generates this page; a test keeps it up to date. [concepts.md](concepts.md) explains
+the terms; [models.md](models.md) and [images.md](images.md) describe models and image sets.
 
-Editors that know YAML schemas complete and check a spec that begins with
-`# yaml-language-server: $schema=<path to docs/spec.schema.json>`, as those in `specs/` do; `study schema` prints it.
-`${NAME}` in a value is an environment variable, `${NAME:-default}` one with a default. Other keys are errors.
+Editors with support for YAML schemas complete and check a spec that begins with
+`# yaml-language-server: $schema=<path to docs/spec.schema.json>`, as the specs in `specs/` do. `study schema` prints
+the schema. In a value, `${NAME}` is an environment variable, and `${NAME:-default}` has a default. Unknown keys are
+errors.
 """
 
 
-def written() -> dict[Path, str]:
-    """What the files are to hold, by path."""
+def generated() -> dict[Path, str]:
+    """Return the content of each file, by path."""
     return {_DOCS / "spec.md": _reference(), _DOCS / "spec.schema.json": text()}
 
 
@@ -44,7 +45,7 @@ def _reference() -> str:
 
 
 def _walk() -> dict[type[BaseModel], list[str]]:
-    """Every model of a spec, in the order in which one reads it, and the places where it stands."""
+    """Every model of a spec, in reading order, with up to four of its places in a spec."""
     found: dict[type[BaseModel], list[str]] = {}
     ahead: list[tuple[type[BaseModel], str]] = [(Spec, "")]
     while ahead:
@@ -75,7 +76,7 @@ def _inside(annotation: Any, more: str = "") -> Iterator[tuple[type[BaseModel], 
 
 
 def _section(model: type[BaseModel], places: list[str], part: Mapping[str, Any]) -> str:
-    title = " and ".join(f"`{place}`" for place in places) or "The whole"
+    title = " and ".join(f"`{place}`" for place in places) or "The spec"
     lines = [f"## {title}", "", inspect.cleandoc(model.__doc__ or ""), ""]
     rows = _keys(model, part)
     if rows:
@@ -97,7 +98,7 @@ def _keys(model: type[BaseModel], part: Mapping[str, Any]) -> list[str]:
         elif field.is_required():
             default = "required"
         elif field.default is PydanticUndefined or isinstance(field.default, BaseModel):
-            default = "none given" if field.default_factory is not None else "as below"
+            default = "empty" if field.default_factory is not None else "see below"
         else:
             default = _value(field.default)
         rows.append(f"| `{key}` | {_shown(value)} | {default} |")
@@ -114,8 +115,7 @@ def _value(default: Any) -> str:
 
 def _shown(value: Mapping[str, Any]) -> str:
     """A key's schema in words."""
-    said = _kind(value)
-    return f"{value['description']} {said}".replace("|", "\\|") if "description" in value else said.replace("|", "\\|")
+    return " ".join(filter(None, (value.get("description"), _kind(value)))).replace("|", "\\|")
 
 
 def _kind(value: Mapping[str, Any]) -> str:
@@ -124,8 +124,8 @@ def _kind(value: Mapping[str, Any]) -> str:
         return ", or ".join(kind for kind in kinds if kind)
     if "$ref" in value:
         return f"a mapping: {_spaced(value['$ref'].rpartition('/')[2])}"
-    if "const" in value or "enum" in value:
-        known = [value["const"]] if "const" in value else value["enum"]
+    known = [value["const"]] if "const" in value else value.get("enum") or value.get("examples")
+    if known:
         shown = [f"`{one if isinstance(one, str) else json.dumps(one)}`" for one in known]
         return ", ".join(shown) if len(shown) <= 8 else f"one of {len(shown)} names, such as {shown[0]}"
     kind = value.get("type")
@@ -151,8 +151,8 @@ def _bounds(value: Mapping[str, Any]) -> str:
         ("exclusiveMaximum", "below"),
         ("maximum", "to"),
     )
-    said = [f"{word} {value[key]:,}" if abs(value[key]) < 1e15 else "" for key, word in words if key in value]
-    return "".join(f" {one}" for one in said if one)
+    bounds = [f"{word} {value[key]:,}" for key, word in words if key in value and abs(value[key]) < 1e15]
+    return "".join(f" {one}" for one in bounds)
 
 
 def _spaced(name: str) -> str:
@@ -160,6 +160,6 @@ def _spaced(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for path, content in written().items():
+    for path, content in generated().items():
         path.write_text(content, encoding="utf-8")
         print(path, file=sys.stderr)

@@ -1,35 +1,45 @@
-"""What a spec says of where, how many and how fast: `run:`."""
+"""The section `run:` of a spec: where, how many and how fast."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from study.spec.frozen import Frozen
+from study.spec.shorthand import Shorthand
+
+_AUTO = Shorthand(lambda given: None if given == "auto" else given, ({"const": "auto"},))
 
 
 class Run(Frozen):
-    """Where, how many, how fast, and what is kept: nothing in here changes a pixel or a row.
+    """Where, how many, how fast, and which images are kept. Nothing in here changes a pixel or a row.
 
-    `shard` is how many images a unit has: one that is no multiple of `numerics.batch` has its last pass padded.
-    `actors` is how many workers there are; left out, or `auto`, as many as the machines have room for, following those
-    that come and go: each on `numerics.threads` cores, or on a GPU, which `actors_per_gpu` of them share as far as its
-    memory allows. An actor holds as many models as its memory does, or `models_per_actor`; what it needs is estimated
-    from its models, or given as `actor_mib`. A call that takes `call_seconds` is given up with its actor; one that
-    takes `straggler_seconds`, and three times as long as others like it, is made again on an actor that has nothing
-    else to do. Where all workers die, the first of those in their place has `start_seconds` to come up. Where Ray ends
-    workers because a machine has no memory left, others take their place once there is some; with no call answered for
-    `memory_seconds` the study ends. For each worker `waiting_mib` of adversarial batches may wait for their targets.
-    With `keep_images` adversarial images are kept in the run folder: targets that are added later are then shown what
-    is kept.
+    - `shard`: images of one unit of work. If it is no multiple of `numerics.batch`, its last pass is padded.
+    - `actors`: number of workers. Absent or `auto`: as many as the machines can hold, also as machines join and leave.
+      Each worker takes `numerics.threads` cores, or a share of a GPU.
+    - `actors_per_gpu`: workers that share one GPU, as far as its memory allows.
+    - `actor_mib`: memory of one worker, in MiB. Absent or `auto`: estimated from the models of the spec.
+    - `models_per_actor`: models that one worker keeps loaded. Absent or `auto`: as many as its memory holds.
+    - `keep_images`: keep adversarial images in the run folder. Targets that a later launch adds see these images, and
+      no attack runs again.
+    - `attempts`: attempts at one unit of work before it is set aside.
+    - `flush_seconds`: longest time between two writes of rows.
+    - `waiting_mib`: adversarial images that may wait for their targets, for each worker, in MiB.
+    - `clean_mib`: memory for clean images, in MiB.
+    - `start_seconds`: if all workers have died, time for the first replacement to start.
+    - `call_seconds`: time limit of one call. A worker that exceeds it is ended, and another one repeats the call.
+    - `straggler_seconds`: a call that takes this long, and three times as long as similar calls, is repeated on an idle
+      worker.
+    - `memory_seconds`: after Ray has ended workers for lack of memory, longest time without an answer; then the
+      study ends.
     """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16
-    actors: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    actors_per_gpu: Annotated[int, Field(ge=1, le=100)] | None = None
-    actor_mib: Annotated[int, Field(ge=1)] | None = None
-    models_per_actor: Annotated[int, Field(ge=1, le=1000)] | None = None
+    actors: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None
+    actors_per_gpu: Annotated[Annotated[int, Field(ge=1, le=100)] | None, _AUTO] = None
+    actor_mib: Annotated[Annotated[int, Field(ge=1)] | None, _AUTO] = None
+    models_per_actor: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, _AUTO] = None
     keep_images: bool = False
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
@@ -39,8 +49,3 @@ class Run(Frozen):
     call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
     straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
     memory_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-
-    @field_validator("actors", "actors_per_gpu", "actor_mib", "models_per_actor", mode="before")
-    @classmethod
-    def _auto(cls, given: Any) -> Any:
-        return None if given == "auto" else given

@@ -1,47 +1,53 @@
-"""What pydantic cannot see in a spec: that names refer to something, and that matched budgets end somewhere."""
+"""Checks across the parts of a spec: names refer to something that exists, and parts fit each other."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from study.attacks import presets
 from study.defences.transforms import side_after
 from study.errors import StudyError, names
+from study.geometry.spec import Probe
 from study.images.image_sets import Ranked
 from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
 from study.papers.finding_spec import Finding, Selection
+from study.spec.schema import Experiment, Sources, Spec
 from study.spec.yaml_document import Document, Place
 
-if TYPE_CHECKING:
-    from study.geometry.spec import Probe
-    from study.spec.schema import Experiment, Sources, Spec
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ONE_OF = {"geometry": "a probe", "findings": "a finding"}
-_JOINED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_ATTACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_NAMED = {
+    "models": "a model",
+    "attacks": "an attack",
+    "experiments": "an experiment",
+    "geometry": "a probe",
+    "findings": "a finding",
+}
 
 
-class Checks:
-    """All checks of one spec, which is known to have the right shape."""
+class Validation:
+    """All checks of a spec whose parts pydantic has accepted. Each raises StudyError with file, line and key."""
 
     def __init__(self, spec: Spec, document: Document) -> None:
         self._spec = spec
         self._document = document
 
     def all(self) -> None:
+        """Run all checks but `base_models`, which must have run before."""
         spec = self._spec
         self._name(spec.study, "a study", ("study",))
-        for section in ("models", "attacks", "experiments", "geometry", "findings"):
+        for section, what in _NAMED.items():
             for name in getattr(spec, section):
-                self._name(name, _ONE_OF.get(section, f"one of the {section}"), (section, name))
+                self._name(name, what, (section, name))
         self._black_boxes()
         self._images()
         for name in spec.attacks:
-            self._matched(name)
-            self._by_model(name)
+            self._matched_budgets(name)
+            self._models_of_attack(name)
         for name, experiment in spec.experiments.items():
             place = ("experiments", name)
             for index, attack in enumerate(experiment.attacks):
@@ -50,14 +56,14 @@ class Checks:
                 self._known(target, spec.models, "model", (*place, "targets", index))
             self._sources(experiment.sources, (*place, "sources"))
             self._published(experiment, (*place, "published"))
-            self._goes_together(experiment, place)
+            self._attacks_fit(experiment, place)
         for name, probe in spec.geometry.items():
             self._probe(probe, ("geometry", name))
         for name, finding in spec.findings.items():
             self._finding(finding, ("findings", name, "check", finding.check.kind))
 
-    def models(self) -> None:
-        """Models of other models name one that has a network or a service of its own."""
+    def base_models(self) -> None:
+        """Check that `model` names a model with a network or a service, and without a transform."""
         for name, model in self._spec.models.items():
             if model.model is None:
                 continue
@@ -68,11 +74,11 @@ class Checks:
                 raise StudyError(
                     f"'{model.model}' has a transform of its own",
                     where=self._document.where(place),
-                    todo="name the model without one, and list all transformations in `transform`, the first first",
+                    todo="name the model without a transform, and list all stages in `transform`, in their order",
                 )
 
     def _black_boxes(self) -> None:
-        """What services call labels is said of labels that there are; transformations fit the images."""
+        """Transforms fit the image size, and a service's names translate labels of the label set."""
         for name, model in self._spec.models.items():
             if model.transform is not None:
                 try:
@@ -95,47 +101,50 @@ class Checks:
                 self._known(model, self._spec.models, "model", (*place, key, index))
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
-                        f"'{model}' is a remote service, which knows labels of its own and none of this study",
+                        f"'{model}' is a remote service, and services do not have the labels of this study",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
                     )
         if isinstance(images.targets, Ranked) and not (images.targets.by or self._spec.sources()):
             raise StudyError(
-                "target labels are ranked by models, and no source model is there to do it",
+                "the source models rank target labels, and this spec has no source model",
                 where=self._document.where((*place, "targets")),
                 accepted="{rank: …, by: [<model>, …]}",
             )
 
-    def _goes_together(self, experiment: Experiment, place: Place) -> None:
-        """What an experiment's attacks ask of its sources and targets."""
+    def _attacks_fit(self, experiment: Experiment, place: Place) -> None:
+        """An experiment's attacks fit its sources and targets."""
         spec = self._spec
         for index, name in enumerate(experiment.attacks):
             attack, there = spec.attacks[name], self._document.where((*place, "attacks", index))
-            if experiment.sources.rule == "elsewhere" and attack.made is None:
+            if experiment.sources.rule == "elsewhere" and attack.precomputed is None:
                 raise StudyError(
-                    f"'{name}' has to be crafted, and its sources are `elsewhere`",
+                    f"the sources are `elsewhere`, and the images of '{name}' are not precomputed",
                     where=there,
-                    todo="name source models, or give the attack `made: <folder>`",
+                    todo="name source models, or give the attack `precomputed: <folder>`",
                 )
             services = [one for one in spec.targets(experiment) if spec.models[one].remote is not None]
             if services and attack.budget.minimal is not None:
                 raise StudyError(
-                    f"'{name}' searches the minimal RMSD by a target's labels, and '{services[0]}' is a remote service",
+                    f"'{name}' searches the minimal RMSD with the labels of every target, and '{services[0]}' is a "
+                    "remote service",
                     where=there,
-                    todo="leave the service out of this experiment's targets, or give the attack a budget",
+                    todo="leave the service out of this experiment's targets, or give the attack a fixed budget",
                 )
 
     def _name(self, name: str, what: str, place: Place) -> None:
-        # The names of presets are joined by `+`; so are those of an ensemble's models, which therefore have none.
-        pattern, marks = (_JOINED, "'.', '_', '+' and '-'") if place[0] == "attacks" else (_NAME, "'.', '_' and '-'")
+        # `+` joins presets in the name of an attack, and models in the name of an ensemble: models have no `+`.
+        pattern, marks = (
+            (_ATTACK_NAME, "'.', '_', '+' and '-'") if place[0] == "attacks" else (_NAME, "'.', '_' and '-'")
+        )
         if not pattern.fullmatch(name) or len(name) > 100:
             raise StudyError(
                 f"'{name}' cannot be the name of {what}",
                 where=self._document.where(place),
-                accepted=f"up to 100 letters, digits, {marks}, the first a letter or digit",
+                accepted=f"up to 100 letters, digits, {marks}; the first is a letter or digit",
             )
 
-    def _known(self, name: str, known: Any, what: str, place: Place) -> None:
+    def _known(self, name: str, known: Collection[str], what: str, place: Place) -> None:
         if name not in known:
             raise StudyError(
                 f"there is no {what} named '{name}'",
@@ -150,18 +159,18 @@ class Checks:
             for inner, name in enumerate(one):
                 self._known(name, self._spec.models, "model", (*place, index, inner))
         for name in dict.fromkeys((*(sources.among or ()), *(name for one in sources.sets for name in one))):
-            if self._spec.models[name].target_only:
-                model = self._spec.models[name]
+            model = self._spec.models[name]
+            if model.target_only:
                 raise StudyError(
-                    f"'{name}' takes no gradients, "
-                    + ("being a remote service" if model.remote else "for its transform changes finished images"),
+                    f"'{name}' has no gradients: "
+                    + ("it is a remote service" if model.remote else "it has a transform"),
                     where=self._document.where(place),
                     todo="use it as a target only",
                 )
-        craftable = [name for name, model in self._spec.models.items() if not model.target_only]
-        if not craftable and sources.rule != "elsewhere":
-            raise StudyError("no model of this spec takes gradients", where=self._document.where(place))
-        if sources.rule == "leave-one-out" and len(set(sources.among or craftable)) < 2:
+        candidates = [name for name, model in self._spec.models.items() if not model.target_only]
+        if not candidates and sources.rule != "elsewhere":
+            raise StudyError("no model of this spec has gradients", where=self._document.where(place))
+        if sources.rule == "leave-one-out" and len(set(sources.among or candidates)) < 2:
             raise StudyError(
                 "leave-one-out needs at least two models",
                 where=self._document.where(place),
@@ -169,7 +178,7 @@ class Checks:
             )
 
     def _published(self, experiment: Experiment, place: Place) -> None:
-        """Papers, tables and attacks of theirs that an experiment names are there."""
+        """The paper, its tables and its attacks exist."""
         if experiment.published is None:
             return
         theirs: set[str] = set()
@@ -179,7 +188,7 @@ class Checks:
             tables = registry.attacks_of(paper)
             if table not in tables:
                 raise StudyError(
-                    f"no numbers of a table '{table}' of {paper} are here",
+                    f"there are no published numbers of a table '{table}' of {paper}",
                     where=self._document.where(place),
                     accepted=names([f"{paper}:{each}" for each in tables], one),
                 )
@@ -189,21 +198,22 @@ class Checks:
             self._known(called, sorted(theirs), "attack in these tables", (*place, "attacks", ours))
 
     def _probe(self, probe: Probe, place: Place) -> None:
-        """A probe looks at models that take gradients, along attacks that go one way."""
+        """A probe's models have gradients, and the attacks of its directions make one image of each clean image."""
         named = [("models", probe.models or ())]
         named += [(key, one.named) for key in ("along", "across") if (one := getattr(probe, key)) is not None]
         for key, models in named:
-            for model in models:
-                self._known(model, self._spec.models, "model", (*place, key))
-                if self._spec.models[model].target_only:
-                    why = "is a remote service" if self._spec.models[model].remote else "has a transform"
+            for name in models:
+                self._known(name, self._spec.models, "model", (*place, key))
+                model = self._spec.models[name]
+                if model.target_only:
+                    why = "is a remote service" if model.remote else "has a transform"
                     raise StudyError(
-                        f"'{model}' {why}, and geometry is that of networks: it needs their gradients and logits",
+                        f"'{name}' {why}, and a probe needs gradients and logits of a network",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
                     )
         if probe.models is None and all(model.target_only for model in self._spec.models.values()):
-            raise StudyError("no model of this spec takes gradients", where=self._document.where(place))
+            raise StudyError("no model of this spec has gradients", where=self._document.where(place))
         for key in ("along", "across"):
             direction = getattr(probe, key)
             if direction is None or direction.attack is None:
@@ -212,27 +222,29 @@ class Checks:
             self._known(direction.attack, {*self._spec.attacks, *presets.known()}, "attack", there)
             recipe = self._spec.attacks[direction.attack]
             budget = recipe.budget
-            if recipe.made or recipe.admix or budget.matched or budget.minimal is not None or len(budget.levels) > 1:
+            several = len(budget.levels) > 1
+            if recipe.precomputed or recipe.admix or budget.matched or budget.minimal is not None or several:
                 raise StudyError(
                     f"'{direction.attack}' cannot be the direction of a probe: it needs other images or another "
-                    "attack, or makes several images of one",
+                    "attack, or makes several images of each image",
                     where=self._document.where(there),
-                    accepted="an attack with at most one budget of its own, that is neither matched nor searched, "
-                    "without admix and `made`",
+                    accepted="an attack with a single fixed budget or none, without `admix` and `precomputed`",
                 )
 
     def _finding(self, finding: Finding, place: Place) -> None:
-        """What a finding names is there, and each of its selections is of some planned cell."""
-        spec, said = self._spec, getattr(finding.check, finding.check.kind)
+        """The names in a finding exist, and each of its selections has a planned cell."""
+        spec, statement = self._spec, getattr(finding.check, finding.check.kind)
+        probe = getattr(statement, "probe", None)
+        pairs = getattr(statement, "pairs", None) or ()
         named: dict[str, tuple[Any, Any, str]] = {
-            "pairs": ([model for pair in getattr(said, "pairs", None) or () for model in pair], spec.models, "model"),
-            "models": (getattr(said, "models", None) or (), spec.models, "model"),
-            "probe": ([one for one in (getattr(said, "probe", None),) if one], spec.geometry, "probe"),
+            "pairs": ([model for pair in pairs for model in pair], spec.models, "model"),
+            "models": (getattr(statement, "models", None) or (), spec.models, "model"),
+            "probe": ((probe,) if probe else (), spec.geometry, "probe"),
         }
-        if getattr(said, "order", None):
+        if getattr(statement, "order", None):
             kinds = {"attack": (spec.attacks, "attack"), "target": (spec.models, "model")}
             sets = {"+".join(one) for each in spec.experiments.values() for one in spec.source_sets(each)}
-            named["order"] = (said.order, *kinds.get(said.along, (sets, "set of sources")))
+            named["order"] = (statement.order, *kinds.get(statement.along, (sets, "set of sources")))
         for key, (given, known, what) in named.items():
             for name in given:
                 self._known(name, known, what, (*place, key))
@@ -252,22 +264,23 @@ class Checks:
         except StudyError as error:
             raise error.located(self._document.where(place)) from None
 
-    def _by_model(self, name: str) -> None:
-        """Weights and gammas are given to models that there are."""
+    def _models_of_attack(self, name: str) -> None:
+        """The models with a weight or a gamma of their own exist."""
         attack = self._spec.attacks[name]
         for model in attack.weights:
             self._known(model, self._spec.models, "model", ("attacks", name, "weights", model))
         for model in attack.skip_gradient.models if attack.skip_gradient else ():
             self._known(model, self._spec.models, "model", ("attacks", name, "skip_gradient", "models", model))
 
-    def _matched(self, name: str) -> None:
+    def _matched_budgets(self, name: str) -> None:
+        """Follow `to` from attack to attack: each exists, none comes twice, and each has one image of each image."""
         chain = [name]
         while (to := self._spec.attacks[chain[-1]].budget.to) is not None:
             place = ("attacks", chain[-1], "budget", "to")
             self._known(to, {*self._spec.attacks, *presets.known()}, "attack", place)
             if to in chain:
                 raise StudyError(
-                    f"matched budgets go in a circle: {' -> '.join([*chain[chain.index(to) :], to])}",
+                    f"matched budgets form a circle: {' -> '.join([*chain[chain.index(to) :], to])}",
                     where=self._document.where(place),
                     todo="give one of these attacks a budget of its own: epsilon, rmsd, or none",
                 )
@@ -276,7 +289,7 @@ class Checks:
             budget = self._spec.attacks[reference].budget
             if len(budget.levels) > 1 or budget.minimal is not None:
                 raise StudyError(
-                    f"'{reference}' makes more than one image of each, so that its RMSD is not one number",
+                    f"'{reference}' has several budgets, so that its RMSD is not one number",
                     where=self._document.where(("attacks", chain[chain.index(reference) - 1], "budget", "to")),
-                    todo="match to an attack with a single budget",
+                    todo="match the budget to an attack with a single budget",
                 )

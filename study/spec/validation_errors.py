@@ -1,4 +1,4 @@
-"""pydantic's findings in the words of a spec: what is wrong, in which line, and what is accepted there."""
+"""Pydantic's errors in the words of a spec: the problem, its line, and the accepted values."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ _KINDS = {
 }
 
 
-def first_complaint(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
-    """The first finding as an error. Findings about the same value (a union's branches) are told together."""
+def first_error(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
+    """Return the first of pydantic's errors, and the number of the others.
+
+    The branches of a union report one error each: those about the same value become one error.
+    """
     found = error.errors(include_url=False)
     place = _place(found[0], document)
     same = [detail for detail in found if _place(detail, document) == place]
     more = len({_place(detail, document) for detail in found}) - 1
-    complaint = _complaint(same, place, document, model)
+    first = _translated(same, place, document, model)
     if more:
-        rest = f"{more} more like this" if more > 1 else "one more"
-        complaint.todo = f"{complaint.todo}; then {rest}" if complaint.todo else f"mend this; {rest} will follow"
-    return complaint
+        rest = f"{more} more error{'s follow' if more > 1 else ' follows'}"
+        first.todo = f"{first.todo}; {rest}" if first.todo else f"fix this; {rest}"
+    return first
 
 
-def _complaint(found: list[ErrorDetails], place: Place, document: Document, model: type[BaseModel]) -> StudyError:
+def _translated(found: list[ErrorDetails], place: Place, document: Document, model: type[BaseModel]) -> StudyError:
     detail, where = found[0], document.where(place)
     key = _key(place)
     if detail["type"] == "extra_forbidden":
@@ -53,7 +56,7 @@ def _complaint(found: list[ErrorDetails], place: Place, document: Document, mode
     written = _unquoted(found, place, document)
     if written is not None:
         return StudyError(
-            f"{key} is to be text, and YAML takes {written} without quotes for {_taken(detail['input'])}",
+            f"{key} must be text, and YAML reads {written} without quotes as {_kind_of(detail['input'])}",
             where=where,
             todo=f'put quotes around it: "{written}"',
         )
@@ -85,8 +88,10 @@ def _accepted(detail: ErrorDetails) -> str:
 
 
 def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> str | None:
-    """The word without quotes that YAML took for something else where text was to be; at `place`, or inside it where
-    the value there is a short form of what was checked."""
+    """The word without quotes that YAML did not read as text, where the spec needs text; None if there is none.
+
+    It stands at `place`, or inside it if the value there is a short form.
+    """
     if any(one["type"] == "string_type" for one in found) and place in document.unquoted:
         return document.unquoted[place]
     given = found[0]["input"]
@@ -98,7 +103,7 @@ def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> st
 
 
 def _at(place: Place, document: Document) -> Any:
-    """What stands at a place; ... where something was laid over it."""
+    """The value at a place; ... if an override has replaced it."""
     data = document.data
     for part in place:
         try:
@@ -108,8 +113,8 @@ def _at(place: Place, document: Document) -> Any:
     return data
 
 
-def _taken(value: Any) -> str:
-    """What YAML made of a word."""
+def _kind_of(value: Any) -> str:
+    """A value that YAML read from a word without quotes, in words."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "the word true", False: "the word false"}[value]
     return f"the number {value}" if isinstance(value, int | float) else "a date"
@@ -121,7 +126,7 @@ def _shown(value: Any) -> str:
 
 
 def _place(detail: ErrorDetails, document: Document) -> Place:
-    """The part of a finding's location that stands in the document; pydantic appends union branches to it."""
+    """The part of an error's location that exists in the document. Pydantic appends the branches of unions to it."""
     place: Place = ()
     data = document.data
     for part in detail["loc"]:

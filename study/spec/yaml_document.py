@@ -1,6 +1,6 @@
-"""YAML text -> plain data that remembers the line of every key: what an error about a spec points at; and back.
+"""YAML text to plain data that remembers the line of every key, for error messages; and plain data to YAML text.
 
-`${NAME}` is expanded once, in what a person wrote. `as_written` reads what `dump` has written, and expands nothing.
+`parse` expands `${NAME}` in a user's text. `as_written` reads text from `dump`, and expands nothing.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _MOST_KEY, _MOST_TEXT = 200, 10_000
 
 
 _REREAD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
-"""Digits that YAML 1.1 takes for a number of another base: 016 for 14, 1:30 for 90."""
+"""Digits that YAML 1.1 reads as a number of another base: 016 as 14, 1:30 as 90."""
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also takes 1e-3 for a number, as everybody but YAML 1.1 does."""
+    """The safe loader, which also reads 1e-3 as a number, as YAML 1.2 does."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """The safe dumper, which puts quotes around whatever text `_Loader` would take for something else."""
+    """The safe dumper, which puts quotes around text that `_Loader` would not read as text."""
 
 
 for _one in (_Loader, _Dumper):
@@ -46,9 +46,9 @@ for _one in (_Loader, _Dumper):
 
 @dataclass
 class Document:
-    """Parsed data, and for every place in it where it came from.
+    """Parsed data, and the origin of every place in it: file and line, or the override.
 
-    `unquoted` is what stands in the text where YAML took a word without quotes for something other than text.
+    `unquoted` holds the words without quotes that YAML did not read as text, as the user wrote them.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Document:
     unquoted: dict[Place, str] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
-        """File, line and key of `place`, or of the nearest enclosing place that the text has."""
+        """Return file, line and key of `place`, or of the nearest place around it with a known origin."""
         known = place
         while known and known not in self.origins:
             known = known[:-1]
@@ -66,7 +66,7 @@ class Document:
 
 
 def dotted(place: Place) -> str:
-    """A place as people write it: experiments.table1.attacks[0]."""
+    """Return a place as text: experiments.table1.attacks[0]."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
@@ -74,20 +74,20 @@ def dotted(place: Place) -> str:
 
 
 def parse(text: str, name: str, environment: Mapping[str, str] | None = None) -> Document:
-    """Read one YAML document with the safe loader's types; `${NAME}` and `${NAME:-default}` come from `environment`.
+    """Read one YAML document, and expand `${NAME}` and `${NAME:-default}` from `environment` (else `os.environ`).
 
-    Raises StudyError with a line for broken YAML, a key given twice, a key that is not text, or an unset variable.
+    Raises StudyError, with the line, for broken YAML, a repeated key, a key that is not text, or an unset variable.
     """
     return _read(text, name, os.environ if environment is None else environment)
 
 
 def as_written(text: str, name: str) -> Document:
-    """Read what `dump` has written, or a file that is no spec: like `parse`, and nothing is expanded."""
+    """Read YAML like `parse`, but expand nothing: text from `dump`, or a file that is no spec."""
     return _read(text, name, None)
 
 
 def dump(data: Any, width: int = 100) -> str:
-    """Plain data as YAML, in the order of its keys: `as_written` gives the same data again."""
+    """Return plain data as YAML, in the order of its keys. `as_written` reads equal data from it."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
     return text
 
@@ -105,16 +105,16 @@ def _read(text: str, name: str, environment: Mapping[str, str] | None) -> Docume
         raise StudyError(
             f"this is not YAML: {error.problem or error.context}",
             where=f"{name}{line}",
-            todo="put quotes around ${…} where it stands inside { } or [ ]"
+            todo="put quotes around ${…} inside { } or [ ]"
             if variable
             else "check the indentation, the colons and the quotes there",
         ) from None
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
         raise StudyError(
-            f"this is not YAML: the character U+{ord(text[error.position]):04X} stands in it",
+            f"this is not YAML: it contains the character U+{ord(text[error.position]):04X}",
             where=f"{name}, line {number}",
-            accepted="text, tabs and line ends; in double quotes others are written as escapes",
+            accepted="text, tabs and line ends; write other characters as escapes in double quotes",
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise StudyError(f"this is not YAML: {first_line(error)}", where=name) from None
@@ -126,7 +126,7 @@ def _read(text: str, name: str, environment: Mapping[str, str] | None) -> Docume
 
 
 def read(path: Path) -> Document:
-    """Parse the file at `path`; StudyError where it is missing or not text."""
+    """Parse the file at `path`. Raises StudyError if it is missing or not UTF-8 text."""
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -147,7 +147,7 @@ def read(path: Path) -> Document:
 
 
 def override(document: Document, assignment: str) -> None:
-    """Lay `key.inner=value`, the value written in YAML, over `document`, as `--set` does."""
+    """Replace one value of `document`, as `--set` does: `assignment` is `key.inner=value`, its value in YAML."""
     key, equals, text = assignment.partition("=")
     origin = f"--set {assignment}"
     parts = key.strip().split(".")
@@ -163,7 +163,7 @@ def override(document: Document, assignment: str) -> None:
             data[part] = {}
         data = data[part]
     if not isinstance(data, dict):
-        raise StudyError(f"there are no keys to set in {document.name}", where=origin)
+        raise StudyError(f"{document.name} has no keys that can be set there", where=origin)
     data[parts[-1]] = inner.data
     place = tuple(parts)
     for kept in (document.origins, document.unquoted):
@@ -171,14 +171,14 @@ def override(document: Document, assignment: str) -> None:
             del kept[known]
     document.origins[place] = origin
     document.origins.update({place + deeper: origin for deeper in inner.origins})
-    document.unquoted.update({place + deeper: said for deeper, said in inner.unquoted.items()})
+    document.unquoted.update({place + deeper: word for deeper, word in inner.unquoted.items()})
 
 
 class _Builder:
-    """Turns composed nodes into data. Counts what aliases unfold to, so that a small file cannot fill the memory."""
+    """Turns composed nodes into data. Counts nodes, also those from aliases: a small file must not fill the memory."""
 
     def __init__(self, document: Document, environment: Mapping[str, str] | None) -> None:
-        """`environment` None: nothing is expanded."""
+        """Expand nothing if `environment` is None."""
         self._document = document
         self._environment = environment
         self._scalars = yaml.constructor.SafeConstructor()
@@ -187,11 +187,11 @@ class _Builder:
     def build(self, node: yaml.Node, place: Place) -> Any:
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise self._error("this YAML unfolds to too many values", node)
+            raise self._error("this YAML holds too many values, counting each use of an alias", node)
         if len(place) > _MOST_DEEP:
             raise self._error("this YAML is nested too deeply", node)
         if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-            raise self._error(f"the tag {node.tag} is refused: a spec is plain data", node)
+            raise self._error(f"the tag {node.tag} is not accepted: a spec is plain data", node)
         self._document.origins.setdefault(place, self._line(node))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, place)
@@ -210,9 +210,9 @@ class _Builder:
             if len(key) > _MOST_KEY:
                 raise self._error(f"the key '{key[:20]}…' has {len(key):,} characters", key_node)
             if key == "<<":
-                raise self._error("merge keys (<<) are not supported: write the keys out", key_node)
+                raise self._error("merge keys (<<) are not supported: write out the keys", key_node)
             if key in data:
-                raise self._error(f"the key '{key}' stands twice, first in {lines[key]}", key_node)
+                raise self._error(f"the key '{key}' is repeated; it is first in {lines[key]}", key_node)
             self._document.origins[(*place, key)] = lines[key] = self._line(key_node)
             data[key] = self.build(value, (*place, key))
         return data
@@ -230,20 +230,20 @@ class _Builder:
         if node.style is None:
             if isinstance(value, int | float) and _REREAD.fullmatch(written):
                 raise self._error(
-                    f"YAML takes {written} for the number {value}",
+                    f"YAML reads {written} as the number {value}",
                     node,
-                    todo=f'put quotes around it where it is a name or a text, "{written}"; or write the number {value}',
+                    todo=f'put quotes around it if it is a name or a text, "{written}"; or write the number {value}',
                 )
             self._document.unquoted[place] = written
         return value
 
     def _plain(self, text: str, node: yaml.Node) -> str:
-        """Text that a message can show as it is: a terminal must not be told to do anything by a spec."""
+        """Return `text`. Control characters are errors: a message would send them to a terminal."""
         odd = next((mark for mark in text if is_control(mark)), None)
         if odd is not None:
-            raise self._error(f"the character U+{ord(odd):04X} is no part of a text", node)
+            raise self._error(f"a text must not contain the character U+{ord(odd):04X}", node)
         if len(text) > _MOST_TEXT:
-            raise self._error(f"a text of {len(text):,} characters is too long, more than {_MOST_TEXT:,}", node)
+            raise self._error(f"a text of {len(text):,} characters is too long; at most {_MOST_TEXT:,}", node)
         return text
 
     def _expanded(self, text: str, node: yaml.Node) -> str:

@@ -18,8 +18,8 @@ from study.geometry.plan import GeometryPlan
 from study.images.labels import label_set
 from study.images.selection import Shard, from_frame
 from study.models import Model, loading
-from study.planning.plan import Plan, unit_id
-from study.spec.schema import resolve
+from study.planning.plan import Plan
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.golden.made import HERE, RUN, make
 
@@ -54,7 +54,7 @@ def ids() -> dict[str, list[str]]:
     plan = Plan(golden, DIGESTS, shards())
     return {
         "crafts": list(crafts),
-        "units": [unit_id(craft, shard) for craft in plan.crafts.values() for shard in plan.shards],
+        "units": [craft.unit_id(shard) for craft in plan.crafts.values() for shard in plan.shards],
         "probes": [unit.id for unit in GeometryPlan(golden, DIGESTS, shards()).units({})],
     }
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from study.errors import StudyError
 from study.models.services.label_names import normalised, read_own_names
 from study.reproducibility.hashing import digest
 from study.spec.frozen import Frozen, rejected
+from study.spec.shorthand import TEXT, Names, also
 
 _SECRET_WORDS = ("token", "secret", "key", "password", "passwd", "auth", "cookie", "credential", "signature")
 """Words in names of headers and of keys in an address that mark their values as secrets."""
@@ -101,6 +102,8 @@ class Remote(Frozen):
     backoff: Seconds = 0.5
     most_wait: Seconds = 60.0
 
+    model_config = ConfigDict(json_schema_extra=also(TEXT))
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, given: Any) -> Any:
@@ -149,7 +152,7 @@ class Remote(Frozen):
             raise rejected(f"'{path}' is not a valid path", "keys and list positions joined by dots: labels.*.label")
         return path
 
-    @field_validator("names", mode="before")
+    @field_validator("names", mode="before", json_schema_input_type=dict[str, Names] | str)
     @classmethod
     def _names(cls, given: Any) -> Any:
         try:

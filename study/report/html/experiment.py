@@ -11,7 +11,7 @@ import polars as pl
 from study.analysis.experiments import averaged
 from study.analysis.matrix import left_out
 from study.analysis.robustness import destruction_rates
-from study.papers.finding_cells import plain_of
+from study.papers.finding_cells import without_transform
 from study.planning.relation import MARKS
 from study.report import figures
 from study.report.curves import curves, transferred
@@ -174,7 +174,7 @@ def _destruction(data: ReportData, name: str) -> pl.DataFrame:
     """
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)
-    plain = {target: of for target in targets if (of := plain_of(spec, target)) is not None and of in targets}
+    plain = {target: of for target in targets if (of := without_transform(spec, target)) is not None and of in targets}
     if not plain:
         return pl.DataFrame(schema={"attack": pl.String, "target": pl.String, "destruction": pl.Float64})
     last = {attack: spec.attacks[attack].points[-1] for attack in experiment.attacks}

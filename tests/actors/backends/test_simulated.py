@@ -10,7 +10,7 @@ import yaml
 from actors.backends.in_process import InProcess
 from actors.backends.simulated import Costs, Machines
 from actors.estimates.simulation import plan_without_images, simulate
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 

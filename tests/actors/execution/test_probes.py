@@ -15,7 +15,7 @@ from study.geometry import store
 from study.geometry.probe_rows import plain_cosines, probe_rows
 from study.papers import paper_comparison, published
 from study.results.run_reader import open_run
-from study.spec.schema import load
+from study.spec.loading import load
 from tests.conftest import TINY, run_here
 
 PROBES = {
@@ -154,7 +154,7 @@ def test_images_that_are_not_selected_are_refused(undisturbed, tmp_path):
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | CHANGES | {"geometry": {"plane": probe}}))
     with pytest.raises(StudyError) as caught:
         run_here(tmp_path / "spec.yaml", tmp_path / "run")
-    assert "is not among the selected ones" in caught.value.what
+    assert "is not selected" in caught.value.what
     assert caught.value.where == "geometry.plane.images"
     assert not list((tmp_path / "run" / "results").iterdir())
 

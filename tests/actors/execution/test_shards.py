@@ -219,8 +219,8 @@ def test_predictions_of_the_reference_mode():
     assert not predictions_parted(at, "m", 16, images(48), (16, 4))
 
 
-@pytest.mark.parametrize(("batch", "room"), [(1, 1), (5, 3), (13, 5), (20, 20)])
-def test_room_and_batch_of_any_size(workers, batch, room):
+@pytest.mark.parametrize(("batch", "limit"), [(1, 1), (5, 3), (13, 5), (20, 20)])
+def test_batches_and_pass_limits_of_any_size(workers, batch, limit):
     models = {"a": network("timm:test_resnet", 32)}
-    at = worker(models, {"batch": batch, "room": room})
+    at = worker(models, {"batch": batch, "max_pass_images": limit})
     assert not any(parted(at, recipe("sg-fgsm"), images(32)[:8], (8, 3), "a").values())

@@ -18,7 +18,7 @@ from study.attacks.presets import keys_of
 from study.images.image_sets import ImageSet
 from study.models import loading
 from study.models.predict import predict
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY, photographs, rows, run_here
 

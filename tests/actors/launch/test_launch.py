@@ -14,7 +14,7 @@ from PIL import Image
 
 from actors.backends.in_process import InProcess
 from study.results.schema import SCHEMA
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY, rows, run_here
 

@@ -14,7 +14,7 @@ from study.errors import StudyError
 from study.images.labels import label_set
 from study.models.memory_estimates import estimates
 from study.models.reference import Model
-from study.spec.schema import load
+from study.spec.loading import load
 from tests.conftest import run_here
 
 NET = {"network": "timm:test_resnet", "weights": "random:1", "size": 32}
@@ -94,7 +94,7 @@ def test_braces_in_the_folder_of_made_images(small, made):
 def test_what_stands_in_braces_is_replaced(small):
     spec = load(small(attacks={"theirs": {"made": "x/{sources}/{goal}-{seed}"}})).spec
     recipe = spec.attacks["theirs"]
-    assert recipe.folder_made(sources="a+b", goal="targeted", seed="3") == "x/a+b/targeted-3"
+    assert recipe.precomputed_folder(sources="a+b", goal="targeted", seed="3") == "x/a+b/targeted-3"
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"x": 3}', '{"x": {"parameters": "many"}}', "\0\0"])

@@ -9,12 +9,14 @@ import yaml
 
 from actors.resources.memory_needs import gradients, needs
 from study.attacks.gradient import Gradients, largest_pass
-from study.attacks.loop import Engine, ImageBatch, craft, rays
+from study.attacks.loop import Engine, ImageBatch, craft, step_directions
+from study.attacks.presets import keys_of
+from study.attacks.recipe import Attack
 from study.attacks.views import Pool
 from study.models.memory import Memory
 from study.models.predict import predict
 from study.reproducibility import numerics
-from study.spec import schema as specs
+from study.spec import loading
 from tests.conftest import TINY
 
 ATTACKS = {
@@ -58,12 +60,14 @@ def spec(tmp_path):
         given["attacks"] = {attack: ATTACKS[attack]}
         given["experiments"] = {"one": {"attacks": [attack], "sources": [["a", "b"]]}}
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(given))
-        return specs.load(tmp_path / "spec.yaml").spec
+        return loading.load(tmp_path / "spec.yaml").spec
 
     return read
 
 
-@pytest.mark.parametrize("used", [{"batch": 3}, {"batch": 8}, {"batch": 16}, {"batch": 20}, {"batch": 4, "room": 24}])
+@pytest.mark.parametrize(
+    "used", [{"batch": 3}, {"batch": 8}, {"batch": 16}, {"batch": 20}, {"batch": 4, "max_pass_images": 24}]
+)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_planned_and_computed_are_the_same(spec, attack, used):
     given, count = spec(attack, **used), 40
@@ -71,10 +75,10 @@ def test_planned_and_computed_are_the_same(spec, attack, used):
     recipe, drawn = given.attacks[attack], np.random.default_rng(0)
     clean = drawn.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
     images = ImageBatch(clean, np.arange(count) % 10, [str(one) for one in range(count)])
-    engine = Engine(given.numerics.batch, given.numerics.room)
+    engine = Engine(given.numerics.batch, given.numerics.max_pass_images)
     pool = Pool(clean[:4], np.arange(4)) if recipe.admix else None
     models = [Seen(), Seen()]
-    run = rays if recipe.budget.minimal else craft
+    run = step_directions if recipe.budget.minimal else craft
     run(models, recipe, "untargeted", images, key=("k",), engine=engine, names=("a", "b"), pool=pool)
     assert max(models[0].gradients) == work.images
     assert max(models[1].gradients) == work.images
@@ -85,23 +89,23 @@ def test_planned_and_computed_are_the_same(spec, attack, used):
 
 
 @pytest.mark.parametrize(
-    ("images", "copies", "room"), [(8, 5, 256), (32, 16, 256), (64, 3, 100), (300, 2, 256), (1, 9, 4)]
+    ("images", "copies", "limit"), [(8, 5, 256), (32, 16, 256), (64, 3, 100), (300, 2, 256), (1, 9, 4)]
 )
-def test_passes_of_any_room(images, copies, room):
-    """Those of other devices than a processor, whose rooms are larger: by the code that computes them."""
-    attack = specs.Attack.model_validate(specs.keys_of("si", {"steps": 1, "scales": copies}))
+def test_passes_of_any_limit(images, copies, limit):
+    """The limits of GPUs, which are larger than those of a CPU: tested with the code that runs the passes."""
+    attack = Attack.model_validate(keys_of("si", {"steps": 1, "scales": copies}))
     labels, seen = torch.zeros(images, dtype=torch.int64), Seen()
 
     class Same:
         def make(self, image, step, copy):
             return image * 1
 
-    taken = Gradients(attack, "untargeted", labels, Same(), room=room)
+    taken = Gradients(attack, "untargeted", labels, Same(), max_pass_images=limit)
     from study.attacks.gradient import groups
 
     (group,) = groups([seen], [1.0], attack)
     taken.of(group, torch.zeros(images, 3, 2, 2), 0)
-    assert max(seen.gradients) == largest_pass(images, copies, room)
+    assert max(seen.gradients) == largest_pass(images, copies, limit)
 
 
 def test_other_devices_have_passes_of_their_own(spec):
@@ -118,7 +122,7 @@ def test_probes_are_planned_for(tmp_path):
         "cosines": {"probe": "gradient-cosine", "models": ["a", "b"], "smoothing": {"copies": [4, 8], "sigma": [8]}}
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(given))
-    found = gradients(specs.load(tmp_path / "spec.yaml").spec, "cuda:0")
+    found = gradients(loading.load(tmp_path / "spec.yaml").spec, "cuda:0")
     (work,) = [one for one in found if one.apart and one.images > 2]
     assert work.models == ("a", "b")
     assert work.images == 2 * 4

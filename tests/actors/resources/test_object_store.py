@@ -9,7 +9,9 @@ import yaml
 
 from actors.resources import object_store
 from actors.resources.object_store import PixelBudgets
-from study.spec import schema as specs
+from study.attacks.presets import keys_of
+from study.attacks.recipe import Attack
+from study.spec import loading
 from tests.conftest import TINY
 
 MIB = 2**20
@@ -24,7 +26,7 @@ def spec(tmp_path):
         given["images"]["size"] = 100
         path = tmp_path / "spec.yaml"
         path.write_text(yaml.safe_dump(given))
-        return specs.load(path).spec
+        return loading.load(path).spec
 
     return read
 
@@ -38,9 +40,7 @@ def test_a_store_holds_the_budgets_of_its_workers_and_the_calls_that_end_while_t
 def test_points_and_searches_make_a_calls_result_larger(spec):
     given = spec()
     more = {"sweep": {"preset": "fgsm", "epsilon": [2, 4, 8, 16]}, "search": {"preset": "fgs-minimal"}}
-    attacks = {
-        name: specs.Attack.model_validate(specs.keys_of(one.pop("preset", name), one)) for name, one in more.items()
-    }
+    attacks = {name: Attack.model_validate(keys_of(one.pop("preset", name), one)) for name, one in more.items()}
     sweep = given.model_copy(update={"attacks": {"sweep": attacks["sweep"]}})
     assert object_store.pixel_budgets(sweep).result == 4 * 3_000_000
     search = given.model_copy(update={"attacks": {"search": attacks["search"]}})

@@ -8,7 +8,7 @@ import pytest
 
 from study.results import scanning
 from study.results.schema import SCHEMA
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import run_here
 

@@ -1,4 +1,4 @@
-"""Objectives and fusion against the formulas as the papers print them, in double precision."""
+"""Objectives and fusion aattack_lossst the formulas as the papers print them, in double precision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from study.attacks.objective import gain, log_odds
+from study.attacks.objective import attack_loss, log_odds
 
 LOGITS = 5 * torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.tensor([0, 3, 6, 2])
@@ -38,9 +38,9 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("case", PRINTED, ids="-".join)
-def test_gain_is_the_printed_formula(case):
+def test_attack_loss_is_the_printed_formula(case):
     goal, objective, fusion = case
-    ours = gain(LOGITS, LABELS, goal=goal, objective=objective, fusion=fusion)
+    ours = attack_loss(LOGITS, LABELS, goal=goal, objective=objective, fusion=fusion)
     torch.testing.assert_close(ours, PRINTED[case])
 
 
@@ -54,7 +54,7 @@ def test_gain_is_the_printed_formula(case):
 )
 def test_weights_are_those_of_equation_6(fusion, expected):
     given = {"goal": "untargeted", "objective": "cross-entropy", "fusion": fusion, "weights": WEIGHTS.tolist()}
-    torch.testing.assert_close(gain(LOGITS, LABELS, **given), expected)
+    torch.testing.assert_close(attack_loss(LOGITS, LABELS, **given), expected)
 
 
 @pytest.mark.parametrize("margin", [-80.0, -30.0, 0.0, 30.0, 80.0])
@@ -68,7 +68,9 @@ def test_gradients_keep_their_precision_when_saturated(margin):
     for objective in ("log(1-p)", "cross-entropy"):
         gradients = []
         for values in (logits, exact):
-            total = gain(values, torch.tensor([1]), goal="untargeted", objective=objective, fusion="probability").sum()
+            total = attack_loss(
+                values, torch.tensor([1]), goal="untargeted", objective=objective, fusion="probability"
+            ).sum()
             gradients.append(torch.autograd.grad(total, values)[0].double().numpy().ravel())
         if np.abs(gradients[1]).max() > 1e-30:
             np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from study.attacks import Attack
-from study.attacks.loop import Engine, ImageBatch, craft, rays
+from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.presets import PRESETS, keys_of, known
 from study.attacks.views import Pool
 from study.images.image_sets import ImageSet as Set
@@ -40,13 +40,13 @@ def model():
     return loading.load("m", reference, layout="contiguous").double()
 
 
-def crafted(model, attack, clean, rows, batch, room=None):
+def crafted(model, attack, clean, rows, batch, max_pass_images=None):
     given = ImageBatch(clean[rows], LABELS[rows], [IDS[row] for row in rows])
-    engine = Engine(batch=batch, room=room, layout="contiguous")
+    engine = Engine(batch=batch, max_pass_images=max_pass_images, layout="contiguous")
     pool = Pool(clean[:4], LABELS[:4]) if attack.admix else None
     wrapped = _Double(model)
     if attack.budget.minimal is not None:
-        return rays([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool)
+        return step_directions([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool)
     return craft([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool).pixels
 
 
@@ -64,8 +64,8 @@ def test_no_draw_depends_on_batches_order_or_neighbours(model, small_images, nam
     attack = small(name)
     whole = crafted(model, attack, small_images, list(range(6)), 3)
     assert not np.array_equal(whole, small_images)
-    for rows, batch, room in (([4, 1, 5, 0, 3, 2], 3, None), ([2, 4], 5, 10), ([3], 1, None), (list(range(6)), 4, 2)):
-        again = crafted(model, attack, small_images, rows, batch, room)
+    for rows, batch, limit in (([4, 1, 5, 0, 3, 2], 3, None), ([2, 4], 5, 10), ([3], 1, None), (list(range(6)), 4, 2)):
+        again = crafted(model, attack, small_images, rows, batch, limit)
         np.testing.assert_array_equal(again, whole[rows])
 
 

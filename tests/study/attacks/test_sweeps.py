@@ -1,4 +1,4 @@
-"""One gradient, many budgets; one run, many step counts; one ray, the smallest RMSD."""
+"""One gradient, many budgets; one run, many step counts; one ray, the minimal RMSD."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 from study.attacks import Attack
 from study.attacks.budget import distances
-from study.attacks.loop import Engine, ImageBatch, craft, rays
-from study.attacks.minimal_norm import smallest
+from study.attacks.loop import Engine, ImageBatch, craft, step_directions
+from study.attacks.minimal_norm import minimal_rmsd
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Search
 from study.attacks.rounding import PerturbationRay
@@ -90,7 +90,7 @@ def test_points_and_gradients():
 
 @pytest.mark.parametrize("goal", ["untargeted", "targeted"])
 @pytest.mark.parametrize("preset", ["fg-minimal", "fgs-minimal"])
-def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
+def test_the_minimal_rmsd_is_found_by_a_linear_search(preset, goal):
     """Against a naive loop that crafts every level on its own and asks for one image at a time."""
     model = loading.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:1", "size": 48}))
     clean = np.random.default_rng(5).integers(0, 256, (3, 3, 48, 48), dtype=np.uint8)
@@ -98,9 +98,9 @@ def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
     attack = Attack.model_validate(keys_of(preset, {"budget": {"minimal": {"from": 0.5, "to": 6, "by": 0.5}}}))
     given, ids = ImageBatch(clean, labels, IDS[:3]), tuple(IDS[:3])
     engine = Engine(batch=3)
-    direction = rays([model], attack, goal, given, key=("k",), engine=engine)
+    direction = step_directions([model], attack, goal, given, key=("k",), engine=engine)
     search = Search(attack.budget.minimal.levels, goal, tuple(labels.tolist()), ids, ("k",))
-    found = smallest(
+    found = minimal_rmsd(
         lambda images, _: predict(model, images, batch=4),
         np.stack([clean.astype(np.float32), direction]),
         search,
@@ -114,8 +114,8 @@ def test_the_smallest_rmsd_is_found_by_a_linear_search(preset, goal):
             if (said == labels[index]) == (goal == "targeted"):
                 break
         assert found.levels[index] == pytest.approx(level)
-        assert found.said.top5[index, 0] == said
-        assert found.moved[index] == pytest.approx(distances(clean[index], image))
+        assert found.prediction.top5[index, 0] == said
+        assert found.distances[index] == pytest.approx(distances(clean[index], image))
 
 
 class Small(Counted):
@@ -134,10 +134,10 @@ class Small(Counted):
 def test_passes_are_halved_when_memory_runs_out(small_model, small_images):
     keys = keys_of("sg-igsm", {"steps": 2, "smoothing": {"copies": 8}})
     network = small_model.double()
-    whole = run(_Double(network, 1000), keys, small_images, room=48)
-    tight = run(_Double(network, 5), keys, small_images, room=48)
+    whole = run(_Double(network, 1000), keys, small_images, max_pass_images=48)
+    tight = run(_Double(network, 5), keys, small_images, max_pass_images=48)
     small_model.float()
-    assert (whole.room, tight.room) == (48, 3)
+    assert (whole.max_pass_images, tight.max_pass_images) == (48, 3)
     assert (whole.pixels != tight.pixels).mean() < 1e-3
 
 
@@ -154,7 +154,7 @@ def test_memory_for_not_even_one_image_is_an_error(small_model, small_images):
 def test_copies_together_are_copies_one_by_one(small_model, small_images):
     network = _Double(small_model.double(), 1000)
     keys = keys_of("sg-mi", {"steps": 2, "smoothing": {"copies": 5}})
-    alone, together = (run(network, keys, small_images, batch=8, room=room) for room in (8, 24))
+    alone, together = (run(network, keys, small_images, batch=8, max_pass_images=limit) for limit in (8, 24))
     small_model.float()
     assert (alone.pixels != together.pixels).mean() < 1e-3
     assert network.passes == 2 * 5 + 2 * 2

@@ -7,7 +7,7 @@ import yaml
 
 from study.errors import StudyError
 from study.geometry.spec import Probe
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 
@@ -53,25 +53,25 @@ LINE = {"probe": "linearity", "along": {"gradient_of": "a"}, "distances": {"to":
     ("probe", "said"),
     [
         ({"probe": "cosine"}, "'probe' cannot be 'cosine'"),
-        ({"probe": "gradient-cosine", "extent": 3}, "a probe of gradient-cosine has no `extent`"),
+        ({"probe": "gradient-cosine", "extent": 3}, "a probe of gradient-cosine has no key `extent`"),
         ({"probe": "gradient-cosine", "extend": 3}, "there is no key 'extend' here"),
-        ({"probe": "regions"}, "a probe of regions lacks `along`"),
-        (LINE | {"distances": None}, "a probe of linearity lacks `distances`"),
+        ({"probe": "regions"}, "a probe of regions needs the key `along`"),
+        (LINE | {"distances": None}, "a probe of linearity needs the key `distances`"),
         (LINE | {"distances": {"to": 3}}, "the key 'by' is missing"),
         (LINE | {"distances": {"to": -3, "by": 1}}, "distances rise"),
         (LINE | {"along": {"gradient_of": "d"}}, "there is no model named 'd'"),
-        (LINE | {"along": {"gradient_of": ["a", "each"]}}, "`each` stands alone"),
-        (LINE | {"along": {"attack": "mi"}}, "`attack` and `sources` belong together"),
+        (LINE | {"along": {"gradient_of": ["a", "each"]}}, "`each` is the probed model itself"),
+        (LINE | {"along": {"attack": "mi"}}, "`attack` and `sources` need each other"),
         (LINE | {"along": {"attack": "mj", "sources": "a"}}, "there is no attack named 'mj'"),
         (LINE | {"along": {"attack": "fg", "sources": "a"}}, "'fg' cannot be the direction of a probe"),
-        (LINE | {"along": {"goal": "targeted"}}, "a direction is one of three"),
-        (LINE | {"along": {"random": 0, "gradient_of": "a"}}, "a direction is one of three"),
+        (LINE | {"along": {"goal": "targeted"}}, "a direction has exactly one of"),
+        (LINE | {"along": {"random": 0, "gradient_of": "a"}}, "a direction has exactly one of"),
         (LINE | {"along": {"random": 1, "goal": "targeted"}}, "a random direction has no goal"),
         (LINE | {"models": ["e"]}, "there is no model named 'e'"),
         (LINE | {"models": ["jpeg"]}, "'jpeg' has a transform"),
         (LINE | {"images": 0}, "'images' cannot be 0"),
-        ({"probe": "regions", "along": "random"}, "`across` leads the same way"),
-        ({"probe": "regions", "along": {"random": 1}, "points": 4}, "`points` is odd"),
+        ({"probe": "regions", "along": "random"}, "`across` is the same direction"),
+        ({"probe": "regions", "along": {"random": 1}, "points": 4}, "`points` must be odd"),
     ],
 )  # fmt: skip
 def test_what_is_refused(probe, said):

@@ -15,7 +15,7 @@ from scipy import stats
 from study.analysis import bootstrap, significance
 from study.errors import StudyError
 from study.papers.findings import CELLS, FINDINGS, evaluate
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 
 SPEC = """
@@ -163,7 +163,7 @@ def test_every_cell_is_tested_at_the_nominal_level_and_one_of_many_after_holms_c
         assert one["p"] == pytest.approx(2 / 2**7)
         assert one["holm"] == pytest.approx(min(1, 6 * 2 / 2**7))
     assert (found["verdict"], found["p"]) == ("replicated", pytest.approx(2 / 2**7))
-    assert found["reason"] == "6 of 6 cells bear it out, 0 speak against it"
+    assert found["reason"] == "6 of 6 cells support the claim, 0 contradict it"
     some = verdict(rows, spec_with(claim={"compare": BETTER["compare"] | {"holds": "some"}}))
     assert (some["verdict"], some["p"]) == ("undecided", pytest.approx(6 * 2 / 2**7))
 
@@ -175,7 +175,7 @@ def test_a_cell_that_fails_is_named_only_after_holms_correction():
     for fewer, said in ((6, "undecided"), (12, "not replicated")):
         found = verdict(transfers(rates | {("b", "mi", "a"): 20 - fewer}), spec_with(claim=BETTER))
         assert found["verdict"] == found["each"]["verdict"] == said
-        assert "5 of 6 cells bear it out" in found["reason"]
+        assert "5 of 6 cells support the claim" in found["reason"]
         assert "b -> a" in found["reason"]
         assert found["each"]["cell"] == "b -> a"
         assert found["each"]["effect"] == pytest.approx(-fewer / IMAGES)
@@ -199,7 +199,7 @@ def test_equal_gradients():
     )
     found = verdict(half, spec)
     assert found["verdict"] == "undecided"
-    assert "gradients differ: 200 against 10" in found["reason"]
+    assert "gradients per image differ: 200 and 10" in found["reason"]
 
 
 def test_missing_rows_are_named_and_decide_nothing():
@@ -409,15 +409,15 @@ def test_bootstrap_interval_and_holm():
 @pytest.mark.parametrize(
     ("check", "told"),
     [
-        ({"rate": {"of": {}, "below": 0.1, "above": 0.2}}, "a rate is held against one number"),
-        ({}, "a check is one statement, and this has none"),
-        ({"rate": {"of": {}, "below": 0.1}, "cosine": {"below": 0.1}}, "this has rate and cosine"),
+        ({"rate": {"of": {}, "below": 0.1, "above": 0.2}}, "a rate has exactly one bound"),
+        ({}, "a check is one statement, and this one has none"),
+        ({"rate": {"of": {}, "below": 0.1}, "cosine": {"below": 0.1}}, "this one has rate and cosine"),
         ({"rate": {"of": {"attacks": "migsm"}, "below": 0.1}}, "there is no attack named 'migsm'"),
         ({"rate": {"of": {"experiment": "sinlge"}, "below": 0.1}}, "there is no experiment named 'sinlge'"),
         ({"rate": {"of": {"targets": "d"}, "below": 0.1}}, "there is no model named 'd'"),
-        ({"rate": {"of": {"experiment": "gamma", "goal": "targeted"}, "below": 0.1}}, "no planned cell is what this"),
-        ({"asymmetric": {"of": {}, "pairs": [["a"]]}}, "is no pair of models"),
-        ({"monotone": {"of": {}, "along": "sources", "direction": "rising"}}, "`order` goes with"),
+        ({"rate": {"of": {"experiment": "gamma", "goal": "targeted"}, "below": 0.1}}, "this selects no planned cell"),
+        ({"asymmetric": {"of": {}, "pairs": [["a"]]}}, "is not a pair of models"),
+        ({"monotone": {"of": {}, "along": "sources", "direction": "rising"}}, "`along: sources` needs an `order`"),
         ({"monotone": {"of": {}, "along": "target", "order": ["a", "d"], "direction": "rising"}}, "no model named 'd'"),
         ({"cosine": {"below": 0.1, "probe": "angles"}}, "there is no probe named 'angles'"),
     ],

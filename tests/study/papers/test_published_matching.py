@@ -17,7 +17,7 @@ from study.papers import paper_comparison, published, registry
 from study.papers.preset_agreement import Point, differences
 from study.papers.published_matching import match, planned
 from study.results.schema import SCHEMA
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 from tests.papers import LIU, SGM, SMOOTHED, SPECS
@@ -87,12 +87,12 @@ def test_names_of_models_are_those_of_the_catalogue_but_for_what_nobody_has():
 
 REASONS = [
     (LIU, "large-rate", None, "17", "no experiment has `published: liu2017:17`"),
-    (LIU, "single", {"targets": ["resnet50"]}, "1A", "'resnet152' is no target of single"),
-    (LIU, "single", {"sources": ["resnet50"]}, "1A", "single has no craft on resnet152"),
-    (LIU, "single", {"attacks": ["fg", "fgs"]}, "1A", "single has no attack that is 'optimization'"),
+    (LIU, "single", {"targets": ["resnet50"]}, "1A", "'resnet152' is not a target of single"),
+    (LIU, "single", {"sources": ["resnet50"]}, "1A", "single has no attack on resnet152"),
+    (LIU, "single", {"attacks": ["fg", "fgs"]}, "1A", "single has no attack called 'optimization'"),
     (LIU, "single", {"goal": ["targeted"]}, "1A", "single is not untargeted"),
     (LIU, "noise", {"sources": "each"}, "11", "more than one cell fits: "),
-    (SGM, "table3", {"targets": ["vgg19_bn"], "attacks": ["fgsm"]}, "3", "table3 has no attack that is 'pgd'"),
+    (SGM, "table3", {"targets": ["vgg19_bn"], "attacks": ["fgsm"]}, "3", "table3 has no attack called 'pgd'"),
 ]  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def recipe(preset: str, **changed) -> Attack:
         ({"ensemble_weights": "equal"}, recipe("mi", weights={"a": 2}), ["ensemble_weights equal there, unequal here"]),
         ({"gamma": 0.5}, recipe("sgm"), ["gamma 0.5 there, 0.2, 0.5 here"]),
         ({"gamma": 0.5}, recipe("igsm"), ["gamma 0.5 there, none here"]),
-        ({"depth": 3}, recipe("igsm"), ["depth 3 there, which recipes have no key for"]),
+        ({"depth": 3}, recipe("igsm"), ["depth 3 there, which recipes do not have"]),
     ],
     ids=lambda one: str(one)[:30],
 )
@@ -274,10 +274,10 @@ def test_clean_accuracy_and_what_is_not_computed(matched):
         count = images.filter(target=one["target"])["image"][0]
         assert (one["images"], one["reason"]) == (count, None)
         assert one["ours"] == pytest.approx(100 * (count - 3) / count)
-    assert set(compared.filter(metric="top5-accuracy")["reason"]) == {"rows hold the clean top-1 label only"}
+    assert set(compared.filter(metric="top5-accuracy")["reason"]) == {"rows contain the clean top-1 label only"}
     assert "`keep`" in paper_comparison.compare(clean, rows.lazy(), spec)["reason"][0]
     others = paper_comparison.compare(frame.filter(pl.col("table").is_in(["9", "33"])), rows.lazy(), spec)
-    assert set(others.filter(metric="cosine")["reason"]) <= {"cosine is not computed yet"}
+    assert set(others.filter(metric="cosine")["reason"]) <= {"no probe has computed this cosine yet"}
 
 
 def test_same_mistake_is_counted_over_what_both_get_wrong(matched):
@@ -317,7 +317,7 @@ def test_weights():
     told = paper_comparison.weights("sgm2020", spec, ["resnet152", "inceptionv3_ens3", "inceptionresnetv2_ens3"])
     assert told["resnet152"] == "the paper's"
     assert told["inceptionv3_ens3"].startswith("others: timm:inception_v3.tf_adv_in1k")
-    assert told["inceptionresnetv2_ens3"] == "the nearest that a zoo has"
+    assert told["inceptionresnetv2_ens3"] == "the nearest weights in a zoo"
     assert paper_comparison.weights("liu2017", spec, ["resnet50"])["resnet50"].startswith(
         "others: torchvision:resnet50"
     )
@@ -344,7 +344,7 @@ def test_published_is_told_and_is_no_identity():
     ("given", "parts"),
     [
         ("lui2017:1A", ["there is no paper named 'lui2017'", "liu2017 (the nearest)", "line"]),
-        ("liu2017:1C", ["no numbers of a table '1C'", "liu2017:1A"]),
+        ("liu2017:1C", ["no published numbers of a table '1C'", "liu2017:1A"]),
         ("liu2017", ["'liu2017' names no table of a paper", "liu2017:1A"]),
         ("[liu2017:1A, 3]", ["published"]),
         ("{tables: liu2017:1A, attacks: {mj: fg}}", ["no attack of this experiment named 'mj'", "mi (the nearest)"]),

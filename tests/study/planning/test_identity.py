@@ -12,13 +12,14 @@ from actors.scheduling.messages import CraftJob, PredictJob, ProbeJob
 from actors.workers.worker_config import WorkerConfig
 from study.attacks.loop import Engine
 from study.attacks.recipe import Attack
-from study.geometry.plan import GeometryPlan, Question
+from study.geometry.plan import GeometryPlan, ProbeTask
 from study.images.image_sets import ImageSet
 from study.images.selection import from_frame
 from study.models import Model
 from study.planning.plan import Plan
 from study.reproducibility.numerics import Numerics
-from study.spec.schema import Spec, resolve
+from study.spec.loading import resolve
+from study.spec.schema import Spec
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 
@@ -59,14 +60,14 @@ ATTACK = {
     "steps": {"steps": 3},
     "checkpoints": {"checkpoints": [1]},
     "budget": {"budget": {"epsilon": 17}},
-    "made": {},
+    "precomputed": {},
 }
-"""Another value of every field. `made` is a folder; the digests of its files stand in the id in its place."""
+"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place."""
 
 NUMERICS = {
     "batch": 3,
     "threads": 2,
-    "room": 64,
+    "max_pass_images": 64,
     "fold": False,
     "layout": "contiguous",
     "precision": "bfloat16",
@@ -104,8 +105,8 @@ ELSEWHERE = {
         "search": "levels, goal and labels: the recipe and the unit's id",
         "probabilities": "no row has them: target labels that were ranked by them are in the unit's id",
     },
-    ProbeJob: {"unit": "the id itself", "question": "see Question"},
-    Question: {
+    ProbeJob: {"unit": "the id itself", "question": "see ProbeTask"},
+    ProbeTask: {
         "name": "in the unit's id",
         "probe": "in the unit's id",
         "models": "in the unit's id",
@@ -117,7 +118,7 @@ ELSEWHERE = {
         "targets": "in the unit's id",
     },
     Engine: {
-        **dict.fromkeys(("batch", "room", "layout", "precision"), "numerics, in the craft's id"),
+        **dict.fromkeys(("batch", "max_pass_images", "layout", "precision"), "numerics, in the craft's id"),
         "device": "recorded with the rows: another one rounds differently",
     },
     WorkerConfig: {

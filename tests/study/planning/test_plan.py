@@ -9,7 +9,7 @@ import pytest
 
 from study.images.selection import from_frame
 from study.planning.plan import Plan
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
 

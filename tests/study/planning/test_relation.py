@@ -9,7 +9,7 @@ import yaml
 from study.planning import relation
 from study.planning.relation import RELATIONS
 from study.results import scanning
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY, rows
 

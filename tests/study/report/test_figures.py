@@ -9,7 +9,7 @@ import pytest
 
 from study.report import figures
 from study.report.curves import curves
-from study.spec.schema import resolve
+from study.spec.loading import resolve
 from study.spec.yaml_document import parse
 
 ODD = 'x_1^2 $\\frac{1} "&<script>'

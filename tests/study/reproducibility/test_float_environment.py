@@ -68,8 +68,8 @@ def test_workers_of_one_launch_that_differ_are_named(folder):
 
 
 @pytest.mark.parametrize(("before", "now", "message"), [
-    (PLAIN, SLOW, "has MKL_CBWR=COMPATIBLE in its environment, and the rows in .* were made with no MKL_CBWR"),
-    (SLOW, PLAIN, "has no MKL_CBWR in its environment, and the rows in .* were made with MKL_CBWR=COMPATIBLE"),
+    (PLAIN, SLOW, "has MKL_CBWR=COMPATIBLE in its environment, and the rows in .* have no MKL_CBWR"),
+    (SLOW, PLAIN, "has no MKL_CBWR in its environment, and the rows in .* have MKL_CBWR=COMPATIBLE"),
 ])  # fmt: skip
 def test_another_environment_is_refused(folder, before, now, message):
     said(folder, before)
@@ -104,6 +104,6 @@ def test_a_launch_elsewhere(door, spec_file, monkeypatch, tmp_path):
     monkeypatch.setattr(float_environment, "hardware", lambda device: "Another Processor")
     status, printed, error = door("launch", spec, "--output", run, "--limit", 2)
     assert status == 1, error
-    assert "may be rounded otherwise than those that are there: Another Processor" in printed
+    assert "may round differently than earlier ones: Another Processor" in printed
     assert "rows come from several kinds of processor" in door("verify", run)[1]
     assert "Another Processor" in door("show", run)[1]

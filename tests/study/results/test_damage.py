@@ -117,10 +117,10 @@ def sign(run, *names):
 def test_what_was_recorded_is_compared_before_anything_is_written(launched, run, damage, file, target):
     damage(run)
     before = content(run)
-    with pytest.raises(StudyError, match=f"{file} is not as it was written") as refused:
+    with pytest.raises(StudyError, match=f"{file} has changed since the launch") as refused:
         launched(run, target=target)
     assert str(run / file) in str(refused.value.where)
-    assert "bring it back from a copy" in str(refused.value.todo)
+    assert "restore it from a copy" in str(refused.value.todo)
     assert content(run) == before
     assert any(f"{file} does not match its recorded digest" in one.what for one in verify(run).findings)
 
@@ -131,7 +131,7 @@ def test_readers_compare_too(door, run, tmp_path, command):
     more = {"images": ["--to", tmp_path / "out"], "table": ["--experiment", "one"]}.get(command, [])
     status, _, error = door(command, run, *more)
     assert status == 2
-    assert "images.parquet is not as it was written" in error
+    assert "images.parquet has changed since the launch" in error
     assert "Traceback" not in error
 
 

@@ -7,8 +7,11 @@ import re
 import pytest
 from pydantic import BaseModel
 
+from study.attacks.recipe import Attack
 from study.errors import StudyError
-from study.spec.schema import Spec, load, resolve
+from study.reproducibility.numerics import Numerics
+from study.spec.loading import load, resolve
+from study.spec.schema import Spec
 from study.spec.yaml_document import override, parse
 from tests.conftest import ROOT, TINY
 
@@ -85,13 +88,13 @@ IDENTITY = {
     "attacks.objective", "attacks.penalty", "attacks.fusion", "attacks.weights", "attacks.diversity", "attacks.scales",
     "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
-    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.made",
+    "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.precomputed",
     "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.seeds", "experiments.targets",
     "geometry", "geometry.probe", "geometry.models", "geometry.images", "geometry.goal", "geometry.objective",
     "geometry.smoothing", "geometry.along", "geometry.across", "geometry.step", "geometry.extent", "geometry.points",
     "geometry.distances", "geometry.labels",
-    "numerics.batch", "numerics.threads", "numerics.room", "numerics.fold", "numerics.layout", "numerics.precision",
-    "numerics.compile",
+    "numerics.batch", "numerics.threads", "numerics.max_pass_images", "numerics.fold", "numerics.layout",
+    "numerics.precision", "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
     "findings", "findings.claim", "findings.source", "findings.check",
@@ -107,7 +110,8 @@ RUNTIME = {
 def _fields():
     for name, field in Spec.model_fields.items():
         yield name
-        for argument in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        for annotated in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            argument = getattr(annotated, "__origin__", annotated)
             if isinstance(argument, type) and issubclass(argument, BaseModel):
                 yield from (f"{name}.{inner}" for inner in argument.model_fields)
 
@@ -120,3 +124,12 @@ def test_every_field_is_identity_or_runtime():
         f"{name}.{inner}" for name in ("images", "numerics", "run") for inner in identity.get(name, ())
     }
     assert not present & RUNTIME
+
+
+def test_older_names_of_keys_are_accepted_and_change_no_id():
+    """`made` and `room` are older names of `precomputed` and `max_pass_images`. Ids are hashes of dumps with these."""
+    for model, older, key, value in ((Attack, "made", "precomputed", "x"), (Numerics, "room", "max_pass_images", 64)):
+        one, other = model.model_validate({older: value}), model.model_validate({key: value})
+        assert one == other
+        assert one.model_dump(mode="json")[older] == value
+        assert key not in one.model_dump(mode="json")

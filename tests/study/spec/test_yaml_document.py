@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from study.errors import StudyError
-from study.spec.schema import resolve, written
+from study.spec.loading import read_resolved, resolve
 from study.spec.yaml_document import as_written, dump, override, parse
 from tests.conftest import TINY
 
@@ -109,7 +109,7 @@ def test_a_model_of_any_name_is_read_back(name):
         parse(TINY.replace("  a: {", f'  "{name}": {{').replace("sources: each", f'sources: ["{name}"]'), "spec")
     )
     assert name in spec.spec.models
-    assert written(spec.spec.text(), "spec.yaml") == spec.spec
+    assert read_resolved(spec.spec.text(), "spec.yaml") == spec.spec
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_words_without_quotes_that_yaml_takes_for_others(key, word, taken):
     }[key]
     with pytest.raises(StudyError) as refused:
         resolve(parse("\n".join(lines), "spec"))
-    assert f"YAML takes {word} without quotes for {taken}" in refused.value.what
+    assert f"YAML reads {word} without quotes as {taken}" in refused.value.what
     assert f'put quotes around it: "{word}"' in str(refused.value.todo)
     assert refused.value.where is not None
     assert refused.value.where.startswith(f"spec, line {at + 1}, experiments.ensembles.{key}")
@@ -147,7 +147,7 @@ def test_digits_of_another_base_are_never_guessed(word, number):
     for key in ("seed", "study"):
         with pytest.raises(StudyError) as refused:
             parse(f"images: x\n{key}: {word}\n", "spec")
-        assert f"YAML takes {word} for the number {number}" in str(refused.value)
+        assert f"YAML reads {word} as the number {number}" in str(refused.value)
         assert f'"{word}"' in str(refused.value.todo)
         assert refused.value.where == "spec, line 2"
     assert parse(f'study: "{word}"', "spec").data == {"study": word}
@@ -157,7 +157,7 @@ def test_digits_of_another_base_are_never_guessed(word, number):
 def test_what_is_laid_over_a_spec_is_told_of_too():
     document = parse(TINY, "spec")
     override(document, "experiments.single.sources=[on]")
-    with pytest.raises(StudyError, match="YAML takes on without quotes for the word true") as refused:
+    with pytest.raises(StudyError, match="YAML reads on without quotes as the word true") as refused:
         resolve(document)
     assert "--set experiments.single.sources=[on]" in str(refused.value.where)
 
@@ -166,5 +166,5 @@ def test_a_variable_is_expanded_once():
     text = TINY + "tracking: {group: '${G}'}\n"
     spec = resolve(parse(text, "spec", {"G": "team-${SUBTEAM}"})).spec
     assert spec.tracking.group == "team-${SUBTEAM}"
-    assert written(spec.text(), "spec.yaml") == spec
+    assert read_resolved(spec.text(), "spec.yaml") == spec
     assert yaml.safe_load(spec.text())["tracking"]["group"] == "team-${SUBTEAM}"

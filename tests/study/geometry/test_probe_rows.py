@@ -11,9 +11,9 @@ from torch import nn
 from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.recipe import Attack
 from study.errors import StudyError
-from study.geometry.directions import axes
-from study.geometry.plan import Question
-from study.geometry.probing import answer
+from study.geometry.axes import axes
+from study.geometry.compute_probe import answer
+from study.geometry.plan import ProbeTask
 from study.geometry.spec import Probe
 from study.models.classifier import Classifier, Preprocessing
 from study.reproducibility.rng import Streams
@@ -54,7 +54,7 @@ def clean():
 
 def question(probe, models=("a",), attacks=None, rows=(0, 1, 2, 3, 4)):
     chosen = [tuple(values[row] for row in rows) for values in (IMAGES, TRUE, TARGETS)]
-    return Question("p", Probe.model_validate(probe), tuple(models), attacks or {}, 7, 11, *chosen)
+    return ProbeTask("p", Probe.model_validate(probe), tuple(models), attacks or {}, 7, 11, *chosen)
 
 
 def asked(probe, models, clean, looked_at=("a",), attacks=None):

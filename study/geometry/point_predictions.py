@@ -1,0 +1,64 @@
+"""Logits and labels of a model at points around an image, clipped to the pixel box but not rounded.
+
+A probe examines the model, not a file: with 8-bit rounding, a plane of a few pixel values would consist of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from study.errors import StudyError
+from study.models.classifier import Classifier
+from study.reproducibility import numerics
+
+
+def logits(
+    model: Classifier,
+    clean: NDArray[np.uint8],
+    axes: NDArray[np.float64],
+    points: Sequence[Sequence[float]],
+    *,
+    batch: int,
+    device: str = "cpu",
+) -> Iterator[NDArray[np.float32]]:
+    """Yield logits (p, labels), pass by pass, at `points` (P, K) along `axes` (K, C, H, W) from the image `clean`.
+
+    Coordinates are RMSDs in pixel values, before the pixel box clips the image: an axis has an RMSD of 1. All passes
+    have one size; the last one is padded. Raises StudyError if a logit is not finite.
+    """
+    # A copy, because images from an object store are read-only, and torch warns about read-only arrays.
+    origin = torch.tensor(clean, dtype=torch.float32, device=device)
+    directions = torch.tensor(axes, dtype=torch.float32, device=device)
+    where = torch.tensor(points, dtype=torch.float32, device=device)
+    size = numerics.pass_size(batch, device)
+    for start in range(0, len(where), size):
+        part = where[start : start + size]
+        padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
+        moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
+        images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
+        with torch.inference_mode():
+            found = model.logits(images)[: len(part)].float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise StudyError(
+                "a logit at a point around the image is not finite",
+                todo="check the weights, preprocessing and precision of the model; no row of this unit was written",
+            )
+        yield found
+
+
+def labels(
+    model: Classifier,
+    clean: NDArray[np.uint8],
+    axes: NDArray[np.float64],
+    points: Sequence[Sequence[float]],
+    *,
+    batch: int,
+    device: str = "cpu",
+) -> NDArray[np.int32]:
+    """Return the most probable label (P,) at every point. Arguments and errors are those of `logits`."""
+    found = logits(model, clean, axes, points, batch=batch, device=device)
+    return np.concatenate([one.argmax(1) for one in found]).astype(np.int32)

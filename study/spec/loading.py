@@ -1,0 +1,147 @@
+"""From a YAML file to a validated spec: presets, short names and models of models are resolved on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.attacks import presets
+from study.attacks.recipe import PRECOMPUTED_KEYS, Attack
+from study.errors import StudyError, names
+from study.models.catalogue import SHORT_NAMES
+from study.models.reference import ORIGINS
+from study.spec import yaml_document
+from study.spec.budget_units import check_units
+from study.spec.schema import Spec
+from study.spec.validation import Validation
+from study.spec.validation_errors import first_error
+from study.spec.yaml_document import Document, Place
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A spec and its YAML document, so that later errors can name file, line and key."""
+
+    spec: Spec
+    document: Document
+
+    def where(self, *place: str | int) -> str:
+        return self.document.where(place)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
+    """Read, resolve and validate the spec at `path`; `overrides` are `key=value` texts that replace its values.
+
+    Raises StudyError, with file, line and key, for the first error.
+    """
+    document = yaml_document.read(path)
+    for assignment in overrides:
+        yaml_document.override(document, assignment)
+    file = resolve(document)
+    check_units(file.spec.attacks, document)
+    return file
+
+
+def read_resolved(text: str, name: str) -> Spec:
+    """Read a spec that `Spec.text` has written. Environment variables stay as they are: the launch expanded them.
+
+    Raises StudyError if the text is damaged.
+    """
+    return resolve(yaml_document.as_written(text, name)).spec
+
+
+def resolve(document: Document) -> SpecFile:
+    """Resolve a parsed document to a spec, and validate it."""
+    data = document.data
+    if not isinstance(data, dict):
+        raise StudyError("a spec is a mapping with the keys study, images, models, experiments", where=document.name)
+    data = dict(data)
+    if "models" in data:
+        data["models"] = _with_short_names(data["models"])
+    if "attacks" in data:
+        data["attacks"] = _with_presets(document, data["attacks"])
+    try:
+        spec = Spec.model_validate(data)
+    except ValidationError as error:
+        raise first_error(error, document, Spec) from None
+    spec = _with_implied_attacks(spec)
+    Validation(spec, document).base_models()
+    spec = _with_base_models(spec)
+    Validation(spec, document).all()
+    return SpecFile(spec, document)
+
+
+def _with_short_names(given: Any) -> Any:
+    """Models without an origin get the network that their name is short for."""
+    if not isinstance(given, dict):
+        return given
+    models = {}
+    for name, entry in given.items():
+        keys = {} if entry is None else entry
+        if isinstance(keys, dict) and name in SHORT_NAMES and not keys.keys() & set(ORIGINS):
+            keys = {"network": name, **keys}
+        models[name] = keys
+    return models
+
+
+def _with_base_models(spec: Spec) -> Spec:
+    """Replace a model that names another model by a copy of that model with its own transform."""
+    models = {
+        name: model
+        if model.model is None
+        else spec.models[model.model].model_copy(update={"transform": model.transform})
+        for name, model in spec.models.items()
+    }
+    return spec.model_copy(update={"models": models})
+
+
+def _with_presets(document: Document, given: Any) -> Any:
+    """Lay each attack's keys over the keys of its preset: the preset that it names, or that has its name."""
+    if not isinstance(given, dict):
+        return given
+    attacks = {}
+    for name, entry in given.items():
+        place: Place = ("attacks", name)
+        keys = {} if entry is None else entry
+        if not isinstance(keys, dict):
+            raise StudyError(
+                f"an attack is a mapping, and '{name}' is {entry!r}",
+                where=document.where(place),
+                accepted=f"{name}: {{}}, or keys of a recipe",
+            )
+        keys = dict(keys)
+        preset = keys.pop("preset", name if presets.preset(name) else None)
+        if preset is None and not keys.keys() & {"step", "start", *PRECOMPUTED_KEYS}:
+            raise StudyError(
+                f"'{name}' is not the name of a preset, and the attack has neither `preset` nor `step`",
+                where=document.where(place),
+                accepted=names(presets.known(), name),
+                todo=f"write `{name}: {{preset: …}}`",
+            )
+        if preset is not None and (not isinstance(preset, str) or presets.preset(preset) is None):
+            raise StudyError(
+                f"there is no preset named '{preset}'",
+                where=document.where((*place, "preset")),
+                accepted=names(presets.known(), str(preset)),
+            )
+        attacks[name] = keys if preset is None else presets.keys_of(preset, keys)
+    return attacks
+
+
+def _with_implied_attacks(spec: Spec) -> Spec:
+    """Add the presets that experiments, probes and matched budgets use under their own names."""
+    attacks = dict(spec.attacks)
+    wanted = [name for experiment in spec.experiments.values() for name in experiment.attacks]
+    wanted += [name for probe in spec.geometry.values() for name in probe.attacks]
+    while wanted:
+        name = wanted.pop(0)
+        if name not in attacks and presets.preset(name):
+            attacks[name] = Attack.model_validate(presets.keys_of(name, {}))
+        reference = attacks[name].budget.to if name in attacks else None
+        if reference is not None and reference not in attacks and presets.preset(reference):
+            wanted.append(reference)
+    return spec.model_copy(update={"attacks": attacks})

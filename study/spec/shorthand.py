@@ -1,0 +1,85 @@
+"""Short forms of YAML values: a field that accepts one shows it in the JSON schema too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Json = Mapping[str, Any]
+"""A JSON schema."""
+
+TEXT: Json = {"type": "string"}
+TEXTS: Json = {"type": "array", "items": TEXT, "minItems": 1}
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, eq=False)
+class Shorthand:
+    """Annotation of a field: `expand` turns a short form into the full value before pydantic validates it.
+
+    `forms` are the JSON schemas of the short forms. `expand` returns every other value as it is.
+    """
+
+    expand: Callable[[Any], Any]
+    forms: tuple[Json, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.expand, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return any_of(handler(schema), *self.forms)
+
+
+class OneItem:
+    """Annotation of a list: one item stands for a list with this item."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        whole = handler(schema)
+        return any_of(whole, whole["items"])
+
+
+OneOrMore = Annotated[tuple[_Item, ...], Field(strict=False, min_length=1), OneItem()]
+"""A list with at least one item, or the item alone."""
+
+Names = OneOrMore[str]
+
+
+def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
+    """`json_schema_extra` of a model whose validator reads other forms than a mapping: their JSON schemas."""
+
+    def extend(schema: dict[str, Any]) -> None:
+        described = {"description": schema.pop("description")}
+        usual = dict(schema)
+        schema.clear()
+        schema.update(described | any_of(usual, *forms))
+
+    return extend
+
+
+def instead(*forms: Json) -> Callable[[dict[str, Any]], None]:
+    """`json_schema_extra` of a model whose fields differ from the forms that its validator reads."""
+
+    def replace(schema: dict[str, Any]) -> None:
+        described = {"description": schema["description"]}
+        schema.clear()
+        schema.update(described | any_of(*forms))
+
+    return replace
+
+
+def any_of(*schemas: Json) -> dict[str, Any]:
+    """The JSON schema of a value that has one of `schemas`."""
+    flat = [inner for one in schemas for inner in (one["anyOf"] if one.keys() == {"anyOf"} else [one])]
+    return {"anyOf": [one for index, one in enumerate(flat) if one not in flat[:index]]}
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str | int | float) else given
