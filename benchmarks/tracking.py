@@ -32,7 +32,8 @@ import yaml
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.events.observer import Started
 from study.terminal import Display
 from study.tracking.client import TrackingClient

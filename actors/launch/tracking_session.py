@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from actors.launch.launch_summary import again
-from actors.launch.progress import steps
+from actors.launch.options import LaunchOptions
+from actors.launch.progress import unit_progress
 from study.events.observer import Ended, Observer, Observers, Started
 from study.planning.plan import Plan
 from study.spec.schema import Spec
@@ -18,7 +18,6 @@ from study.terminal import Display
 from study.tracking.settings import mode
 
 if TYPE_CHECKING:
-    from actors.launch.launch import LaunchOptions
     from study.tracking.client import TrackingClient
 
 
@@ -33,7 +32,7 @@ class TrackingSession:
         """Log what W&B lacks of a complete study, from its rows."""
         if self.tracker is None:
             return
-        totals, _, _ = steps(plan, {})
+        totals = unit_progress(plan, {}).totals
         event = Started(
             plan=plan,
             folder=str(folder.path),
@@ -83,7 +82,7 @@ def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display)
         return
     from study.tracking.client import TrackingClient, TrackingOptions
 
-    online = again(replace(order, wandb="online"))
+    online = replace(order, wandb="online").command()
     tracker = TrackingClient(TrackingOptions(chosen, spec, os.environ, online), folder, front.run_state, front.say)
     watch = TrackingSession(Observers(front, [tracker]), tracker)
     with watch.ending():

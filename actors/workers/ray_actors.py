@@ -33,7 +33,7 @@ def unpack(message: bytes) -> Any:
     return pickle.loads(message)
 
 
-class Reply(NamedTuple):
+class WorkerReply(NamedTuple):
     """The value of a call, and the repairs that the worker has made since its last answer."""
 
     value: Any
@@ -42,12 +42,12 @@ class Reply(NamedTuple):
 
 def pack_answer(value: Any) -> bytes:
     """The message with which an actor answers a call."""
-    return pack(Reply(value, repairs.taken()))
+    return pack(WorkerReply(value, repairs.taken()))
 
 
 def unpack_answer(message: bytes) -> Any:
     """The value of an actor's answer; its repairs are reported by this process."""
-    reply: Reply = unpack(message)
+    reply: WorkerReply = unpack(message)
     repairs.hear(reply.repairs)
     return reply.value
 

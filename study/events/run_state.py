@@ -251,7 +251,7 @@ def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
     """By target: hits and images of a unit at the end of its attack."""
     import polars as pl
 
-    from study.analysis.transfer import succeeded
+    from study.analysis.rates import succeeded
 
     if not event.rows.num_rows:
         return {}

@@ -6,7 +6,7 @@ import io
 
 import polars as pl
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.results.run_reader import open_run
 
 MOST_ROWS = 10_000

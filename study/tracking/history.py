@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from study.analysis.intervals import wilson
-from study.analysis.transfer import hits
+from study.analysis.rates import hits
 
 if TYPE_CHECKING:
     from study.planning.plan import Craft, Plan

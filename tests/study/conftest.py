@@ -54,5 +54,5 @@ def crashing():
         return json.loads(process.stdout.readline())
 
     yield run
-    process.stdin.close()
-    process.wait(20)
+    process.kill()
+    process.wait()

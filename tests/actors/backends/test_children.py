@@ -20,7 +20,7 @@ from actors.backends.local_ray import LocalRay
 from actors.workers import code_digest
 from study.errors import StudyError
 from study.process import children as processes
-from study.storage import s3
+from study.storage import s3_path
 from tests.conftest import ROOT
 from tests.processes import alive, descendants, finish, gone
 from tests.services import FakeService, by_brightness
@@ -359,7 +359,7 @@ def test_a_store_is_known_while_ray_starts(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a")
     with LocalRay(grace_seconds=0.1).starting():
         assert "AWS_SECRET_ACCESS_KEY" not in os.environ
-        assert s3.scan_options()["aws_secret_access_key"] == "a"
+        assert s3_path.scan_options()["aws_secret_access_key"] == "a"
 
 
 def test_a_worker_with_the_driver_s_code_says_what_it_computes_on():

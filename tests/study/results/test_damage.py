@@ -14,11 +14,13 @@ import yaml
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.errors import StudyError
 from study.planning import resume
 from study.results import integrity, kept_images, scanning
 from study.results.verify import verify
+from study.storage import part_file
 from study.storage.run_folder import RunFolder
 from tests.conftest import rows
 
@@ -189,14 +191,14 @@ def test_kept_images_are_compared_before_they_are_shown(launched, run, undisturb
     assert rows(run).equals(rows(undisturbed / "grown"))
 
 
-def test_rows_that_were_made_from_damaged_images_are_named_and_mended(launched, run, undisturbed, monkeypatch):
+def test_rows_from_damaged_images_are_named_and_repaired(launched, run, undisturbed, monkeypatch):
     zeroed(run)
-    monkeypatch.setattr(kept_images, "_must_be_whole", lambda part: None)  # what launches did before they compared
+    monkeypatch.setattr(part_file, "damage", lambda part: None)  # older launches did not check kept images
     assert launched(run, target=True)[0] == 0
     monkeypatch.undo()
     assert not rows(run).equals(rows(undisturbed / "grown"))
     (finding,) = [one for one in verify(run).findings if one.kind == "damaged"]
-    assert "rows of its" in finding.what
+    assert "the rows of its" in finding.what
     follow(run, finding)
     assert launched(run, target=True)[0] == 0
     assert verify(run).whole

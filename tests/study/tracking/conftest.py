@@ -17,7 +17,8 @@ import yaml
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.storage.run_folder import RunFolder
 from study.tracking.client import TrackingClient
 from study.tracking.run_files import Logged, logged_path
