@@ -1,4 +1,4 @@
-"""A launch beside which a W&B run may be kept: who watches it, and what a complete study still has to send."""
+"""Tracking of one launch: begins and ends it, and tracks a complete study from its rows."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrackingSession:
-    """`display` is told of everything: the front, and the tracker where there is one."""
+    """`display` receives all events and passes them to the terminal, and to the tracker if there is one."""
 
     display: Observer
     tracker: TrackingClient | None
 
     def complete(self, plan: Plan, models: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
-        """There is nothing to run: the tracker sends what W&B lacks, all of it from the parts."""
+        """Log what W&B lacks of a complete study, from its rows."""
         if self.tracker is None:
             return
         totals = unit_progress(plan, {}).totals
@@ -49,13 +49,13 @@ class TrackingSession:
         alone.ended(Ended(0, 0, 0, 0.0))
 
     def ended(self, status: int) -> None:
-        """End the W&B run, and wait for its process."""
+        """End the W&B run with a status, and wait for the tracking process."""
         if self.tracker is not None:
             Observers(_Lines(self.display), [self.tracker]).ended(Ended(status, None, 0, 0.0))
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
-        """However this is left, W&B has ended: a backend that is closed afterwards finds nothing of it."""
+        """On leaving, end the tracking process, so that none of its processes are left when the backend is closed."""
         try:
             yield
         finally:
@@ -64,7 +64,7 @@ class TrackingSession:
 
 
 class _Lines(Observer):
-    """Only what is said: the front has nothing to show of a launch that runs nothing."""
+    """Passes messages only: a launch that runs nothing has no events for the terminal."""
 
     def __init__(self, front: Observer) -> None:
         self._front = front
@@ -75,7 +75,7 @@ class _Lines(Observer):
 
 @contextlib.contextmanager
 def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display) -> Iterator[TrackingSession]:
-    """The watch of one launch. Its tracker is over when the context is left. StudyError for an unknown mode."""
+    """The tracking of one launch, which ends with the context. Raises StudyError for an unknown mode."""
     chosen = mode(spec.tracking, order.wandb, os.environ)
     if chosen == "disabled":
         yield TrackingSession(front, None)

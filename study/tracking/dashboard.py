@@ -19,31 +19,31 @@ _KEY = "set WANDB_API_KEY, or run `wandb login` once"
 
 
 def dashboard(run: str, console: Console) -> None:
-    """Make the workspace of the run in folder `run`, and print its address.
+    """Make a workspace for the run in folder `run`, and print its URL.
 
-    Raises StudyError where the study was not tracked, the extra is not installed, there is no key, or W&B refuses.
+    Raises StudyError if the study was not tracked, a package or the key is missing, or W&B refuses.
     """
     spec = open_run(run).spec
     if not RunFolder(run).tracked.is_file():
         raise StudyError(
             f"{run} was never tracked",
-            todo="launch it with --wandb online: of a complete study too, that sends all there is",
+            todo="launch it with --wandb online: that logs a complete study too",
         )
     for package in ("wandb", "wandb_workspaces"):
         if importlib.util.find_spec(package) is None:
             raise StudyError(f"a dashboard needs the package {package}", todo="pip install 'study[dashboard]'")
     if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
         raise StudyError(
-            "a dashboard is made by W&B's server, and WANDB_MODE says that nothing goes there",
-            todo="unset WANDB_MODE, once the run is uploaded",
+            "W&B's server makes the dashboard, and WANDB_MODE says that nothing goes there",
+            todo="upload the run, then unset WANDB_MODE",
         )
     try:
         address = _saved(spec)
     except StudyError:
         raise
-    except Exception as error:  # noqa: BLE001 - the client has no errors of one kind; what it says is all there is
+    except Exception as error:  # noqa: BLE001 - W&B raises errors of many kinds
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StudyError(f"W&B did not make the dashboard: {said}", todo=f"see that it is reached; {_KEY}") from None
+        raise StudyError(f"W&B did not make the dashboard: {said}", todo=f"check the network; {_KEY}") from None
     exactly(console, address)
 
 
@@ -66,7 +66,7 @@ def _saved(spec: Spec) -> str:
 
 
 def sections(spec: Spec) -> list[Any]:
-    """What stands on the page: the matrix, the rates of each experiment, how fast it goes, and what went wrong."""
+    """Sections of the page: matrix, success rates of each experiment, speed, failures."""
     import wandb_workspaces.reports.v2 as reports
     from wandb_workspaces import workspaces
 

@@ -60,7 +60,9 @@ class Outline:
     @classmethod
     def of(cls, plan: Plan) -> Outline:
         crafts = list(plan.crafts.values())
-        cells, names, sums = [], [], dict[str, list[int]]()
+        cells: list[tuple[str, str, int, float | None, int, int, int]] = []
+        names: list[str] = []
+        sums: dict[str, list[int]] = {}
         for number, craft in enumerate(crafts):
             experiments = _experiments(plan.spec, craft)
             points = [(craft.recipe.steps, None)] if craft.recipe.budget.minimal else craft.recipe.points
@@ -73,10 +75,12 @@ class Outline:
                     if target in targets:
                         key = f"transfer/{experiment}-{craft.goal}/{craft.relations[target]}_box"
                         sums.setdefault(key, []).append(len(cells) - 1)
-        schema = {"craft": pl.String, "target": pl.String, "steps": pl.Int32, "budget": pl.Float64}
-        numbers = dict.fromkeys(("number", "column", "cell"), pl.Int64)
+        schema: dict[str, type[pl.DataType]] = {
+            "craft": pl.String, "target": pl.String, "steps": pl.Int32, "budget": pl.Float64,
+            "number": pl.Int64, "column": pl.Int64, "cell": pl.Int64,
+        }  # fmt: skip
         return cls(
-            cells=pl.DataFrame(cells, schema=schema | numbers, orient="row"),
+            cells=pl.DataFrame(cells, schema=schema, orient="row"),
             names=_unique(names),
             sums=sums,
             searches=[craft.id for craft in crafts if craft.recipe.budget.minimal],

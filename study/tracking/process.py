@@ -25,7 +25,7 @@ from study.tracking.run_files import Logged, logged_path
 from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
 
-_RESULTS_SECONDS = 8.0
+RESULTS_SECONDS = 8.0
 """Time for tables, picture and report after the last unit; what is not ready then is left out."""
 
 
@@ -68,12 +68,13 @@ class RunLog:
             self.replay()
         self.live(end.live)
         results = Results(self._begin, self._tracker, self._logged.step + 1)
-        results.join(_RESULTS_SECONDS)
-        if results.trouble:
-            self._connection.send(Trouble(results.trouble))
+        results.join(RESULTS_SECONDS)
+        trouble = results.trouble
         self.close(end.status)
         self._logged.unsent = False
         self._logged.write(self._path)
+        if trouble:
+            self._connection.send(Trouble(trouble))
 
     def close(self, status: int) -> None:
         """End the run as it is."""
@@ -104,7 +105,7 @@ class Results(threading.Thread):
     def trouble(self) -> str:
         """Why something is missing; empty if nothing is."""
         if self.is_alive():
-            return f"left out because {_RESULTS_SECONDS:.0f} s were not enough: {self._doing} and what follows it"
+            return f"left out because {RESULTS_SECONDS:.0f} s were not enough: {self._doing} and what follows it"
         return f"{self._doing} was not uploaded: {self._error}" if self._error else ""
 
     def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether a study is tracked, and where: the spec, the command line and the environment, in one answer."""
+"""Settings of tracking, from the command line, the spec and the environment."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Words = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Tracking(Frozen):
-    """Where the study is tracked: no pixel and no row depends on it.
+    """Where the study is tracked. No pixel and no result row depends on it.
 
-    `wandb` is `online`, `offline` (files that `wandb sync` uploads later) or `disabled`; left out, the environment's
-    `WANDB_MODE` decides, and nothing is tracked where that is not set either. `project` is `WANDB_PROJECT` or `study`
-    unless given, `entity` the one that the key belongs to. `group` puts several studies together.
+    `wandb` is `online`, `offline` (files that `wandb sync` uploads later) or `disabled`. Without it the variable
+    `WANDB_MODE` decides, and without both nothing is tracked. `project` defaults to `WANDB_PROJECT`, then to `study`;
+    `entity` defaults to the owner of the key. W&B shows studies with the same `group` together.
     """
 
     wandb: Mode | None = None
@@ -37,7 +37,7 @@ class Tracking(Frozen):
 
 
 def check(given: str) -> Mode:
-    """`given` as a mode. Raises StudyError where there is none of that name."""
+    """Check the name of a mode. Raises StudyError if there is no such mode."""
     for mode in MODES:
         if given == mode:
             return mode
@@ -45,10 +45,9 @@ def check(given: str) -> Mode:
 
 
 def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) -> Mode:
-    """What is asked for on the command line, else in the spec, else by `WANDB_MODE`; else `disabled`.
+    """The mode from the command line, else from the spec, else from `WANDB_MODE`; else `disabled`.
 
-    A key alone asks for nothing: a study that nobody wanted to upload stays on its machine. A value of `WANDB_MODE`
-    that is none of the three (W&B has others, for its own tests) counts as `disabled`.
+    A key alone uploads nothing. A value of `WANDB_MODE` that is none of the three (W&B has others) means `disabled`.
     """
     if asked is not None:
         return check(asked)
@@ -59,5 +58,5 @@ def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) 
 
 
 def project(tracking: Tracking, environment: Mapping[str, str]) -> str:
-    """The W&B project that the run belongs to."""
+    """The W&B project of the run."""
     return tracking.project or environment.get("WANDB_PROJECT") or "study"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -67,11 +68,12 @@ def units(tiny_run):
 
 
 def opened(begin, tracker):
-    return RunLog(begin, tracker, multiprocessing.Pipe()[0])
+    return RunLog(begin, tracker, multiprocessing.Pipe(duplex=False)[1])
 
 
-def test_launches_continue_each_other(begin, units, tmp_path):
+def test_launches_continue_each_other(begin, units, tmp_path, monkeypatch):
     """A unit that is done again is not logged again; live rows stand between; the last launch has all results."""
+    monkeypatch.setattr("study.tracking.process.RESULTS_SECONDS", 300.0)
     first, second = Remembers(tmp_path / "a"), Remembers(tmp_path / "b")
     log = opened(begin, first)
     for unit in units[:9]:
@@ -99,7 +101,7 @@ def test_launches_continue_each_other(begin, units, tmp_path):
 def test_the_server_decides_what_it_is_sent(begin, units, tmp_path):
     Logged(20_000, ["somewhere"]).write(logged_path(tmp_path, "tiny-0"))
     tracker = Remembers(tmp_path, on_server=5 * STRIDE + 3)
-    log = opened(begin, tracker)
+    log = opened(replace(begin, run=replace(begin.run, online=True)), tracker)
     log.replay()
     assert min(tracker.rows) == 6 * STRIDE
     assert Logged.read(logged_path(tmp_path, "tiny-0")) == Logged(max(tracker.rows), [], unsent=True)
