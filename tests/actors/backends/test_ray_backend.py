@@ -56,7 +56,7 @@ def assert_error(run: Path, printed: str, error: str) -> None:
 
 
 def assert_stopped(run: Path, printed: str, path: Path, status: int) -> None:
-    assert f"stopped; what is finished is kept. Go on with: study launch {path} --output {run}" in printed
+    assert f"stopped; finished work is kept. Continue with: study launch {path} --output {run}" in printed
     assert "Traceback" not in printed
     written = json.loads((run / "status.json").read_text())
     assert (written["ended"], written["status"]) == (True, status)
