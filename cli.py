@@ -198,8 +198,8 @@ def launch(
 
     Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
-    from actors.launch.launch import LaunchOptions
     from actors.launch.launch import launch as run_study
+    from actors.launch.options import LaunchOptions
     from study.terminal import style
 
     options = LaunchOptions(

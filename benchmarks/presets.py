@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.planning.relation import MARKS
 from study.results import scanning
 

@@ -31,9 +31,12 @@ from rich.console import Console
 
 from actors.backends.interface import Ref
 from actors.backends.ray_backend import RayBackend
-from actors.execution.driver import Driver
+from actors.execution.attack_runs import AttackRuns
+from actors.execution.driver import Progress, drive
+from actors.execution.row_sink import RowSink
 from actors.execution.runtime import Runtime
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from actors.resources import placement
 from actors.scheduling.limits import Limits
 from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
@@ -160,14 +163,17 @@ def through_the_loop(backend: RayBackend, units: int) -> Loop:
         run.claim()
         writer = Writer(run, flush_seconds=1, metadata={})
         display = Observer()
-        display.begin({"x": units})
-        driver = Driver(plan, NoImages(backend), writer, Runtime(backend, scheduler, display, interrupt))
+        runtime, images = Runtime(backend, scheduler, display, interrupt), NoImages(backend)
+        rows = RowSink(plan, writer, images, backend)
+        progress = Progress({"x": units}, {}, units)
+        attacks = AttackRuns(plan, images, rows, runtime, progress=progress, done={}, rmsd={})
         begun = time.perf_counter()
-        outcome = driver.run({}, {})
+        drive(attacks, runtime)
+        outcome = attacks.outcome
         seconds = time.perf_counter() - begun
         assert outcome.finished == units, outcome.failures[:1]
-        rows = pl.scan_parquet(run.results).select(pl.len()).collect().item()
-        assert rows == units, f"{rows} rows for {units} units"
+        written = pl.scan_parquet(run.results).select(pl.len()).collect().item()
+        assert written == units, f"{written} rows for {units} units"
         run.release()
     scheduler.stop()
     return Loop(units, units / seconds, memory_mib())

@@ -19,9 +19,10 @@ from runtime import Seen
 
 from actors.backends.ray_backend import RayBackend
 from actors.backends.simulated import Machines
-from actors.estimates.forecast import imagined, simulate
 from actors.estimates.profiling import profile
-from actors.launch.launch import LaunchOptions, launch
+from actors.estimates.simulation import plan_without_images, simulate
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
 
@@ -66,7 +67,7 @@ def main() -> None:
         costs = profile(file, Path(folder) / "profile.json", quiet, lambda: RayBackend("local"), allow_code=False)
         for shape in SHAPES:
             spec.write_text(text_of(shape))
-            plan = imagined(resolve(parse(spec.read_text(), str(spec))).spec, 16)
+            plan = plan_without_images(resolve(parse(spec.read_text(), str(spec))).spec, 16)
             forecast = simulate(plan, costs, Machines(2, gpus=False))
             seen = Seen()
             status = launch(LaunchOptions(spec, Path(folder) / plan.spec.study), quiet, seen.start)

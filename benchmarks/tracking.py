@@ -24,7 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -33,7 +35,9 @@ from rich.console import Console
 
 import actors.launch.launch
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
+from actors.launch.tracking_session import TrackingSession
 from study.events.observer import Ended, Observer, Observers, Started
 from study.tracking.tracker import Tracker
 
@@ -99,18 +103,19 @@ def spec(steps: int) -> dict[str, object]:
 def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
     """Seconds of the units, and of the shutdown."""
     clock, console = Clock(), Console(file=io.StringIO())
-    begin = actors.launch._Study.run
+    usual = actors.launch.launch.tracked
 
-    def watched(study: actors.launch._Study, *arguments: object) -> int:
-        study.display = Observers(clock, [study.display])
-        return begin(study, *arguments)
+    @contextlib.contextmanager
+    def watched(*arguments: Any) -> Iterator[TrackingSession]:
+        with usual(*arguments) as session:
+            yield replace(session, display=Observers(clock, [session.display]))
 
-    actors.launch._Study.run = watched
+    actors.launch.launch.tracked = watched
     try:
         tracked = "online" if mode == "hostile" else mode
         status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
     finally:
-        actors.launch._Study.run = begin
+        actors.launch.launch.tracked = usual
     assert status == 0, console.file.getvalue()[-2000:]
     return clock.over - clock.begun, time.monotonic() - clock.over
 

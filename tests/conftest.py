@@ -18,7 +18,8 @@ from rich.console import Console
 import actors.launch.launch
 import cli
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
 from study.process.command import status_of

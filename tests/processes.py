@@ -26,9 +26,12 @@ def start(*words, folder=ROOT, **more) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen, seconds: float = 240) -> tuple[int, str]:
     """Its exit status and its output, once it has ended."""
-    printed, _ = process.communicate(timeout=seconds)
+    try:
+        printed, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
     return process.returncode, printed
 
 
@@ -90,7 +93,10 @@ def parts(run: Path) -> int:
 
 
 def wait_for_parts(run: Path, count: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
+    """Wait until a launch has published `count` parts; a launch that does not is killed."""
+    deadline = time.monotonic() + 240
     while parts(run) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert parts(run) >= count, process.communicate(timeout=30)[0] if process.poll() is not None else "no rows in time"
+    if parts(run) < count:
+        process.kill()
+        raise AssertionError(f"no rows in time: {process.communicate(timeout=60)[0]}")

@@ -179,7 +179,7 @@ SPECS = {
     ),
     "more images than there are": (
         swap("count: 10", "count: 1000"),
-        ["1000 images are wanted, and only 20 of 20", "images.count up to 20"],
+        ["1,000 images are needed, but only 20 of 20", "images.count up to 20"],
     ),
 }
 

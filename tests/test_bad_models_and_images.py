@@ -38,9 +38,9 @@ def images(**keys):
 
 MODELS = {
     "an unknown short name": (
-        models(b="resnet51"), ["'resnet51' names no network", "models.b", "resnet56 (the nearest)"],
+        models(b="resnet51"), ["'resnet51' is not a network", "models.b", "resnet56 (the nearest)"],
     ),
-    "weights that no zoo has": (models(b="inceptionv3_ens3"), ["no weights of inceptionv3_ens3", "no zoo has its weights"]),
+    "weights that no zoo has": (models(b="inceptionv3_ens3"), ["inceptionv3_ens3", "no zoo has its weights"]),
     "a zoo's moving default": (models(b="torchvision:resnet18/DEFAULT"), ["DEFAULT", "models.b", "IMAGENET1K_V1"]),
     "a host that is gone": (
         models(b="pretrainedmodels:senet154/imagenet"), ["data.lip6.fr", "models.b", "timm:legacy_senet154.in1k"],
@@ -57,7 +57,7 @@ MODELS = {
         models(b={"network": "python:os:getcwd", "size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}),
         ["--allow-code", "models.b"],
     ),
-    "no origin": (models(b={"size": 32}), ["one of network, model and remote, and this has none", "models.b"]),
+    "no origin": (models(b={"size": 32}), ["one of network, model and remote; this one has none", "models.b"]),
     "two origins": (models(b={"network": "resnet50", "model": "a"}), ["network and model", "models.b"]),
     "an unknown transform": (
         models(b={"model": "a", "transform": {"jpg": 75}}), ["'jpg'", "models.b.transform", "jpeg (the nearest)"],

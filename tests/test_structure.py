@@ -100,7 +100,7 @@ def test_help_and_specs_need_neither_torch_nor_ray():
     code = (
         "import sys, cli; from pathlib import Path; from study.spec import schema;"
         "schema.load(Path('specs/quickstart.yaml'));"
-        "print(sorted({'torch', 'ray', 'timm', 'polars', 'requests', 'httpx', 'jinja2'} & set(sys.modules)))"
+        "print(sorted({'torch', 'ray', 'timm', 'polars', 'httpx', 'tenacity', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,1 +1,1 @@
-"""`study plan` and `study profile`: how long a study takes, predicted and measured."""
+"""`study plan` and `study profile`: how much work a spec has, and how long it takes."""

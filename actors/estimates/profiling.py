@@ -1,4 +1,4 @@
-"""`study profile`: what a gradient, a prediction and a load cost, measured with all workers at work at once."""
+"""`study profile`: measure gradients, predictions and model loads, while all workers are busy at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def profile(
 ) -> Costs:
     """Measure the models of a spec and write `profile.json`, which `study plan --on` reads.
 
-    Images are noise: what they show changes no time. Services are not asked: theirs is the rate of the spec.
-    Raises StudyError, before anything starts, where a model cannot be had or is code that `allow_code` does not allow.
+    The images are noise, because their content changes no time. A service is not called: its time is the rate in the
+    spec. Raises StudyError, before workers start, where a model is missing, or is code and `allow_code` is False.
     """
     from study.models.check import check_models
 
@@ -61,13 +61,13 @@ def _profile(
     spec = file.spec
     backend = bounded(start, CallTimeouts.of(spec.run), interrupt, lambda error: None)
     try:
-        wish = placement.WorkerOptions(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
-        crew = placement.plan_workers(backend.machines(), None, wish)
-        kit = WorkerConfig(
+        options = placement.WorkerOptions(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
+        pool = placement.plan_workers(backend.machines(), None, options)
+        config = WorkerConfig(
             spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code
         )
-        measured = _Measured(backend, crew, file, interrupt.check)
-        scheduler = Scheduler(backend, crew, kit, limits=Limits(start_seconds=spec.run.start_seconds))
+        stopwatch = _Stopwatch(backend, pool, file, interrupt.check)
+        scheduler = Scheduler(backend, pool, config, limits=Limits(start_seconds=spec.run.start_seconds))
         scheduler.start(interrupt.check)
         measured_on = "; ".join(scheduler.hardware)
         gradient, predict, load = {}, {}, {}
@@ -75,12 +75,12 @@ def _profile(
             if model.remote is not None:
                 predict[name], load[name] = 1 / model.remote.rate, 0.0
                 continue
-            predict[name], load[name] = measured.of(scheduler, name, "predict")
+            predict[name], load[name] = stopwatch.measure(scheduler, name, "predict")
             if name in spec.sources():
-                gradient[name], _ = measured.of(scheduler, name, "craft")
+                gradient[name], _ = stopwatch.measure(scheduler, name, "craft")
     finally:
         backend.close()
-    costs = Costs(gradient, predict, load, hardware=f"{crew.resources.device}: {measured_on}")
+    costs = Costs(gradient, predict, load, hardware=f"{pool.resources.device}: {measured_on}")
     path = output or Path("runs") / spec.study / "profile.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(costs), indent=2) + "\n")
@@ -89,29 +89,29 @@ def _profile(
         shown = [f"{1000 * costs.gradient[name]:.1f} ms" if name in costs.gradient else "–"]
         table.add_row(name, *shown, f"{1000 * costs.predict[name]:.1f} ms", f"{costs.load[name]:.1f} s")
     console.print(table)
-    workers = counted(crew.workers, "worker")
-    line = f"of one image, with {workers} at work at once on {costs.hardware}: {path}"
+    workers = counted(pool.workers, "worker")
+    line = f"per image, with {workers} busy on {costs.hardware}: {path}"
     say(console, line)
     return costs
 
 
-class _Measured:
-    """Seconds of calls, as the workers themselves count them."""
+class _Stopwatch:
+    """Measures calls, in seconds that the workers report."""
 
-    def __init__(self, backend: Backend, crew: placement.WorkerPool, file: SpecFile, check: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, pool: placement.WorkerPool, file: SpecFile, check: Callable[[], None]) -> None:
         self._check = check
         images = file.spec.images
-        size = numerics.pass_size(file.spec.numerics.batch, crew.resources.device)
+        size = numerics.pass_size(file.spec.numerics.batch, pool.resources.device)
         count = -(-min(16, file.spec.run.shard) // size) * size
         noise = np.random.default_rng(0).integers(0, 256, (count, images.channels, images.size, images.size), np.uint8)
         self._pixels = backend.put(noise)
         self._count = count
-        self._workers = crew.workers
+        self._workers = pool.workers
         self._batch = file.spec.numerics.batch
         self._attack = Attack.model_validate(keys_of("igsm", {"steps": _STEPS}))
 
-    def of(self, scheduler: Scheduler, name: str, method: str) -> tuple[float, float]:
-        """Seconds of an image's gradient or prediction, and of loading the model."""
+    def measure(self, scheduler: Scheduler, name: str, method: str) -> tuple[float, float]:
+        """Seconds of a gradient (`craft`) or a prediction (`predict`) of one image, and of loading the model."""
         ids = tuple(str(number) for number in range(self._count))
         zeros = (0,) * self._count
         for number in range(_ROUNDS * self._workers):

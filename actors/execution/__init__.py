@@ -1,1 +1,1 @@
-"""The driver of a study: attack runs, the clean pass, and probes."""
+"""Carries work out: attack runs, clean predictions and probes, through one loop."""

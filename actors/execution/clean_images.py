@@ -1,4 +1,4 @@
-"""Clean images on their way from the files to where actors can read them: the only pixels that the driver sees."""
+"""Clean images: read from their files, checked, and put where workers can read them."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ from study.planning.plan import Plan, Unit
 
 
 class Images(Protocol):
-    """Where what a unit is crafted from comes from."""
+    """The source of clean images."""
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
-        """The unit's images, and behind them those of a pool, or those that another tool has made of them."""
+        """The images of a unit, followed by those of its pool, or by the precomputed adversarial images."""
+
+    def some(self, shard: Shard) -> Ref:
+        """The images of a shard that has only some of the images of a shard of the plan."""
 
     def pixels(self, shard: Shard) -> NDArray[np.uint8]:
-        """The images of a shard, for the driver itself."""
+        """The images of a shard, read-only `uint8` (N, C, H, W), for the driver itself."""
 
 
 class CleanImages:
-    """Reads images when the first unit that needs them is given out, and checks that they are what they were.
+    """Reads images when the first unit that needs them starts, and checks their digests.
 
-    As many shards are kept where actors can read them as the budget holds; those used longest ago are read again.
+    Workers can read as many shards as fit into the budget `run.clean_mib`. The shard that was used longest ago makes
+    room for another, and is read again when a unit needs it.
     """
 
     def __init__(
         self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: PixelBudgets | None = None
     ) -> None:
-        """`files` say where images lie, by id; `budgets` are those of the object stores, if not the spec's."""
+        """`files` are the images' files, by image id; `budgets` are those of the spec unless given."""
         self._images = plan.spec.images
         self._files = files
         self._backend = backend
-        self._most = (budgets or pixel_budgets(plan.spec)).clean
+        self._most_bytes = (budgets or pixel_budgets(plan.spec)).clean
         self._largest = max(len(shard.images) for shard in plan.shards) * self._images.bytes
         self._held: OrderedDict[tuple[object, ...], Ref] = OrderedDict()
         self._pooled: dict[str, NDArray[np.uint8]] = {}
@@ -52,15 +56,13 @@ class CleanImages:
         if made is None:
             return self._shard(unit.shard, pool, (unit.shard.index, len(pool)))
         exact = self._images.model_copy(update={"fit": "exact"})
-        theirs = [decoding.read(made[one.image], exact) for one in unit.shard.images]
-        return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *theirs]))
+        adversarial = [decoding.read(made[one.image], exact) for one in unit.shard.images]
+        return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *adversarial]))
 
     def pixels(self, shard: Shard) -> NDArray[np.uint8]:
-        """The images of a shard, read-only `uint8` (N, C, H, W), for the driver itself."""
         return self._backend.pixels(self._shard(shard, (), (shard.index, 0)))
 
     def some(self, shard: Shard) -> Ref:
-        """The images of a part of a shard."""
         return self._shard(shard, (), tuple(one.image for one in shard.images))
 
     def _shard(self, shard: Shard, pool: Sequence[Selected], key: tuple[object, ...]) -> Ref:
@@ -71,7 +73,7 @@ class CleanImages:
             own = [self._read(one) for one in shard.images]
             self._held[key] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
             size = self._largest + len(pool) * self._images.bytes
-            while len(self._held) > max(1, self._most // size):
+            while len(self._held) > max(1, self._most_bytes // size):
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
@@ -81,11 +83,11 @@ class CleanImages:
 
 
 def unchanged(image: Selected, file: Stored, images: Prepared) -> NDArray[np.uint8]:
-    """The pixels of a selected image, `uint8` (C, H, W). StudyError where they are not what they were."""
+    """Read a selected image, `uint8` (C, H, W). Raises StudyError where its pixels changed since it was selected."""
     read = decoding.read(file, images)
     if decoding.digest(read) != image.digest:
         raise StudyError(
-            f"the image {file} is not what it was when the study began",
-            todo="bring the old file back, or launch into a new folder with --output",
+            f"the image {file} has changed since the study began",
+            todo="restore the old file, or launch into a new folder with --output",
         )
     return read

@@ -1,51 +1,56 @@
-"""The RMSD of reference crafts, which others' budgets are matched to: known image by image, as their units end."""
+"""Matched budgets: an attack that takes the RMSD of a reference attack waits until that RMSD is known."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from actors.execution.remaining_units import RemainingUnits
+from study.images.selection import Shard
 from study.planning.plan import Craft, Plan, Unit
 
+Ready = tuple[Craft, list[Shard]]
+"""A craft, and the shards on which it can run now."""
 
-class Matching:
-    """What is known of the references of a plan."""
 
-    def __init__(self, plan: Plan, rmsd: Mapping[str, Mapping[str, float]]) -> None:
-        """`rmsd` is what rows tell, by reference craft and image."""
+class ReferenceRmsd:
+    """The RMSD of each image of the reference crafts of a plan, as far as it is known."""
+
+    def __init__(self, plan: Plan, known: Mapping[str, Mapping[str, float]]) -> None:
+        """`known` is what rows hold: RMSD by reference craft and image, in pixel values 0..255."""
         self._plan = plan
-        self._rmsd = {reference: dict(rmsd.get(reference, {})) for reference in references(plan)}
+        self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
         self._means: dict[str, float] = {}
 
-    def __contains__(self, craft: Craft) -> bool:
-        """Whether some other craft's budget is matched to this one."""
-        return craft.id in self._rmsd
+    def is_reference(self, craft: Craft) -> bool:
+        """Whether the budget of another craft is matched to this one."""
+        return craft.id in self._known
 
     def learn(self, unit: Unit, rmsd: Sequence[float]) -> bool:
-        """A unit of a reference has ended, with the RMSD of each of its images; False where that was known."""
-        known = self._rmsd[unit.craft.id]
+        """Note the RMSD of each image of a reference's unit; return False where all of them were known."""
+        known = self._known[unit.craft.id]
         images = [one.image for one in unit.shard.images]
         new = not all(one in known for one in images)
         known.update(zip(images, rmsd, strict=True))
         return new
 
     def complete(self, craft: Craft) -> bool:
-        """Whether the RMSD that the budget of a craft is matched to is known for all images; True if it is to none."""
+        """Whether a craft needs no reference, or the RMSD of its reference is known for all images."""
         if craft.reference is None or craft.reference in self._means:
             return True
-        known = self._rmsd[craft.reference]
+        known = self._known[craft.reference]
         return all(one.image in known for shard in self._plan.shards for one in shard.images)
 
     def ready(self, unit: Unit) -> bool:
-        """Whether a unit can be crafted now."""
+        """Whether the budget of a unit is known."""
         return unit.craft.reference is None or self.of(unit) is not None
 
     def of(self, unit: Unit) -> tuple[float, ...] | None:
-        """The RMSD that each image of a unit is to have; None where its budget is not matched, or not known yet."""
+        """The RMSD to match for each image of a unit; None where its budget is not matched, or not known yet."""
         craft = unit.craft
         if craft.reference is None:
             return None
-        known = self._rmsd[craft.reference]
+        known = self._known[craft.reference]
         images = [one.image for one in unit.shard.images]
         if craft.recipe.budget.by == "image":
             return tuple(known[one] for one in images) if all(one in known for one in images) else None
@@ -53,11 +58,54 @@ class Matching:
             return None
         if craft.reference not in self._means:
             everyone = [one.image for shard in self._plan.shards for one in shard.images]
-            # fsum is exact: the mean does not depend on the order in which units ended.
+            # fsum is exact: the mean does not depend on the order in which units end.
             self._means[craft.reference] = math.fsum(known[one] for one in everyone) / len(everyone)
         return (self._means[craft.reference],) * len(images)
 
 
+class Dependencies:
+    """The order of the crafts of a plan: which units can run at the start, and which once a reference has run."""
+
+    def __init__(self, plan: Plan, remaining: RemainingUnits, rmsd: ReferenceRmsd) -> None:
+        self._plan = plan
+        self._remaining = remaining
+        self._rmsd = rmsd
+        self._waiting: dict[str, list[Craft]] = {}
+
+    def start(self) -> Iterator[Ready]:
+        """The units whose budgets are known now; all others wait for `released`."""
+        for craft in self._plan.crafts.values():
+            complete = self._rmsd.complete(craft)
+            if not complete:
+                assert craft.reference is not None, "only crafts with a matched budget wait"
+                self._waiting.setdefault(craft.reference, []).append(craft)
+            if complete or _by_image(craft):
+                yield craft, [unit.shard for unit in self._remaining.to_craft(craft) if self._rmsd.ready(unit)]
+
+    def released(self, reference: Unit) -> Iterator[Ready]:
+        """The units that waited for the RMSD of this unit, or of the last unit of its craft."""
+        waiting, self._waiting[reference.craft.id] = self._waiting.get(reference.craft.id, []), []
+        for craft in waiting:
+            complete = self._rmsd.complete(craft)
+            if _by_image(craft) or not complete:
+                self._waiting[reference.craft.id].append(craft)
+            if _by_image(craft) or complete:
+                on = [reference.shard] if _by_image(craft) else None
+                yield craft, [unit.shard for unit in self._remaining.to_craft(craft, on)]
+
+    def blocked(self) -> Iterator[Unit]:
+        """The units that cannot run, because their reference is not complete."""
+        for crafts in self._waiting.values():
+            for craft in crafts:
+                for unit in self._remaining.to_craft(craft):
+                    if not self._rmsd.ready(unit):
+                        yield unit
+
+
 def references(plan: Plan) -> set[str]:
-    """Crafts whose RMSD some other's budget is matched to."""
+    """The ids of the crafts whose RMSD the budgets of others are matched to."""
     return {craft.reference for craft in plan.crafts.values() if craft.reference is not None}
+
+
+def _by_image(craft: Craft) -> bool:
+    return craft.recipe.budget.by == "image"

@@ -1,4 +1,4 @@
-"""What everything that runs work is given: where it runs, who carries it out, who watches, who may stop it."""
+"""The surroundings of a workload: backend, scheduler, observers, interrupt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from study.process.interrupt import Interrupt
 
 @dataclass(frozen=True)
 class Runtime:
-    """A started crew with its surroundings."""
+    """Started workers with their surroundings. `budgets` are those of the object stores; None: those of the spec."""
 
     backend: Backend
     scheduler: Scheduler
     display: Observer
     interrupt: Interrupt
     budgets: PixelBudgets | None = None
-    """What object stores hold, where that is less than the spec asks for."""

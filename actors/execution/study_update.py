@@ -1,8 +1,9 @@
-"""A launch of a changed spec into the folder of an earlier one: what has to be asked of models and images first."""
+"""A launch of a changed spec into an existing run folder: the clean predictions that it needs before a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import EllipsisType
 
 from actors.execution import clean_pass
@@ -13,58 +14,77 @@ from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Plan
 from study.planning.spec_diff import Changes, listing, more_images, unasked
-from study.spec.schema import SpecFile
+from study.spec.schema import Spec, SpecFile
 from study.storage.run_folder import RunFolder
+from study.terminal.screen import counted
 
 
+@dataclass(frozen=True)
 class StudyUpdate:
-    """What one launch adds to a run that has begun."""
+    """What a launch adds to the selection of earlier launches.
 
-    def __init__(self, file: SpecFile, folder: RunFolder, changes: Changes, say: Callable[[str], None]) -> None:
-        self._file = file
-        self._spec = file.spec
-        self._folder = folder
-        self._changes = changes
-        self._say = say
-        self._more = False
+    Attributes:
+        before: Their selection.
+        changes: The differences between their spec and this one.
+        models: Models that have not predicted the selected images.
+        images: Whether further images are wanted.
+    """
 
-    def due(self, selection: Selection) -> bool:
-        """Whether new models or further images have to be asked before there is a plan. Raises StudyError where fewer
-        images are wanted than are selected."""
-        found: list[Candidate] | None = None
-        if self._spec.images.count is None:
-            try:
-                found = candidates(self._spec.images, self._spec.seed)
-            except StudyError as error:
-                self._say(f"whether the image set has grown is not known: {error.what}")
-        self._more = more_images(self._file, selection, found, self._folder)
-        return self._more or bool(unasked(self._spec, selection))
+    spec: Spec
+    folder: RunFolder
+    before: Selection
+    changes: Changes
+    models: tuple[str, ...]
+    images: bool
 
-    def carry_out(self, before: Selection, found: Sequence[Candidate], runtime: Runtime) -> Selection:
-        """Ask what is due, and write down what came of it. Raises Interrupted before anything is written."""
-        if not (self._more or unasked(self._spec, before)):
-            self.settle(before)
-            return before
-        after = clean_pass.extend(self._spec, before, found, runtime, more=self._more)
-        self.settle(after, listing(self._spec, found) if self._more else ...)
-        if len(after.shards) > len(before.shards):
-            self._tell_anew(before, after)
+    @property
+    def needs_clean_pass(self) -> bool:
+        """Whether models must predict clean images before there is a plan."""
+        return self.images or bool(self.models)
+
+    def carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Selection:
+        """Run the clean pass that is needed, and record the result. Raises Interrupted before anything is written."""
+        say = runtime.display.say
+        if not self.needs_clean_pass:
+            self.record(self.before, say)
+            return self.before
+        after = clean_pass.extend(self.spec, self.before, found, runtime, more=self.images)
+        self.record(after, say, listing(self.spec, found) if self.images else ...)
+        if len(after.shards) > len(self.before.shards):
+            _report_replaced(self.spec, self.before, after, say)
         return after
 
-    def settle(self, selection: Selection, asked: str | EllipsisType | None = ...) -> None:
-        """Put the spec, and what was selected for it, in place of what is there."""
-        if self._changes:
-            self._say(f"since the last launch: {self._changes.line()}")
-        resume.extend(self._spec, selection, self._folder, asked)
+    def record(self, selection: Selection, say: Callable[[str], None], asked: str | EllipsisType | None = ...) -> None:
+        """Replace the spec and the selection in the run folder."""
+        if self.changes:
+            say(f"since the last launch: {self.changes.line()}")
+        resume.extend(self.spec, selection, self.folder, asked)
 
-    def _tell_anew(self, before: Selection, after: Selection) -> None:
-        """Crafts that depend on all images are others once there are more."""
-        digests = {name: model["digest"] for name, model in after.models.items()}
-        old = Plan(self._spec, digests, before.shards).crafts
-        changed = old.keys() - Plan(self._spec, digests, after.shards).crafts.keys()
-        if changed:
-            attacks = ", ".join(dict.fromkeys(craft.attack for name, craft in old.items() if name in changed))
-            self._say(
-                f"{len(changed)} crafts depend on all images ({attacks}): they are crafted anew, under new ids; rows "
-                "of the old ones stay in results/, and reports leave them out"
-            )
+
+def find_update(
+    file: SpecFile, folder: RunFolder, before: Selection, changes: Changes, say: Callable[[str], None]
+) -> StudyUpdate:
+    """Compare a spec with the selection `before`. Raises StudyError where it wants fewer images than are selected."""
+    spec = file.spec
+    found: list[Candidate] | None = None
+    if spec.images.count is None:
+        try:
+            found = candidates(spec.images, spec.seed)
+        except StudyError as error:
+            say(f"the image set cannot be read, so new images in it are not noticed: {error.what}")
+    more = more_images(file, before, found, folder)
+    return StudyUpdate(spec, folder, before, changes, tuple(unasked(spec, before)), more)
+
+
+def _report_replaced(spec: Spec, before: Selection, after: Selection, say: Callable[[str], None]) -> None:
+    """Say which attack runs depend on all images, and so are others once there are more images."""
+    digests = {name: model["digest"] for name, model in after.models.items()}
+    old = Plan(spec, digests, before.shards).crafts
+    changed = old.keys() - Plan(spec, digests, after.shards).crafts.keys()
+    if changed:
+        attacks = ", ".join(dict.fromkeys(craft.attack for name, craft in old.items() if name in changed))
+        runs = "depends on all images and runs" if len(changed) == 1 else "depend on all images and run"
+        say(
+            f"{counted(len(changed), 'attack run')} ({attacks}) {runs} again, under new ids; the old rows stay in "
+            "results/, and reports leave them out"
+        )

@@ -1,1 +1,1 @@
-"""`study launch`: from a spec to a finished run folder."""
+"""`study launch`: prepare, select, execute, summarise."""

@@ -1,21 +1,17 @@
-"""What a launch has to do, and what its rows depend on beside their columns."""
+"""How many units of a plan are done, by experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Container
 
+from actors.execution.driver import Progress
 from study.planning.plan import Finished, Plan
-from study.reproducibility import float_environment
-from study.reproducibility.float_environment import Arithmetic
-from study.spec.schema import Spec
 
 
-def steps(
-    plan: Plan, finished: Finished, kept: Container[str] | None = None
-) -> tuple[Mapping[str, int], Mapping[str, int], int]:
-    """Units in all and units done, by experiment; and how many are left.
+def unit_progress(plan: Plan, finished: Finished, kept: Container[str] | None = None) -> Progress:
+    """Count the units of each experiment.
 
-    Units whose rows are there and whose images are not `kept` are left, where the spec keeps images.
+    Where the spec keeps images, a unit with all rows but without `kept` images is left (ids; None: rows alone decide).
     """
     totals: dict[str, int] = {}
     for craft in plan.crafts.values():
@@ -26,20 +22,4 @@ def steps(
         left += 1
         for name in unit.craft.experiments:
             done[name] -= 1
-    return totals, done, left
-
-
-def provenance(spec: Spec, workers: Collection[Arithmetic]) -> dict[str, str]:
-    """What rows depend on beside their columns, and what `workers` compute with; it stands in every part's metadata."""
-    import torch
-
-    import study
-
-    return {
-        "study": spec.study,
-        "version": study.__version__,
-        "torch": str(torch.__version__),
-        "hardware": "; ".join(sorted({one.processor for one in workers})),
-        "arithmetic": float_environment.text(workers),
-        "numerics": spec.numerics.model_dump_json(),
-    }
+    return Progress(totals, done, left)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from actors.launch.launch_summary import again
-from actors.launch.progress import steps
+from actors.launch.options import LaunchOptions
+from actors.launch.progress import unit_progress
 from study.events.observer import Ended, Observer, Observers, Started
 from study.planning.plan import Plan
 from study.spec.schema import Spec
@@ -17,7 +17,6 @@ from study.storage.run_folder import RunFolder
 from study.tracking.settings import mode
 
 if TYPE_CHECKING:
-    from actors.launch.launch import LaunchOptions
     from study.tracking.tracker import Tracker
 
 
@@ -32,7 +31,7 @@ class TrackingSession:
         """There is nothing to run: the tracker sends what W&B lacks, all of it from the parts."""
         if self.tracker is None:
             return
-        totals, _, _ = steps(plan, {})
+        totals = unit_progress(plan, {}).totals
         event = Started(
             plan=plan,
             folder=str(folder.path),
@@ -82,7 +81,7 @@ def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Observer
         return
     from study.tracking.tracker import Tracker, TrackingOptions
 
-    online = again(replace(order, wandb="online"))
+    online = replace(order, wandb="online").command()
     tracker = Tracker(TrackingOptions(chosen, spec, os.environ, online), folder, front.say)
     watch = TrackingSession(Observers(front, [tracker]), tracker)
     with watch.ending():

@@ -1,4 +1,4 @@
-"""A part of a plan: some experiments of it, or so many units, to be done now. The rest stays for another launch."""
+"""`--only` and `--limit`: the part of a plan that this launch runs. The rest is left for another launch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from study.spec.schema import SpecFile
 
 
 def check(file: SpecFile, only: Sequence[str]) -> None:
-    """Raises StudyError where the spec has no such experiment."""
+    """Check the experiments that `--only` names. Raises StudyError where the spec lacks one."""
     for name in only:
         if name not in file.spec.experiments:
             raise StudyError(
@@ -22,28 +22,28 @@ def check(file: SpecFile, only: Sequence[str]) -> None:
 
 
 def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -> Finished:
-    """`done`, and with it all that is not to be done now: what is not of the experiments `only` (none: all of them),
-    and all but the first `limit` units that are left.
+    """Count the units outside the chosen part as done: `done` itself where the whole plan is chosen.
 
-    A plan has references before what is matched to them: so the first units can be done without the others.
+    The part has the experiments `only` (none: all), and of these the first `limit` units that are left. A plan lists
+    references before the attack runs that are matched to them, so the first units never wait for later ones.
     """
     if not only and limit is None:
         return done
-    within = _Closed(plan, done, only, None)
+    within = _OutsideDone(plan, done, only, None)
     if limit is None:
         return within
     first = frozenset(unit.id for unit in itertools.islice(plan.units(within), limit))
-    return _Closed(plan, done, only, first)
+    return _OutsideDone(plan, done, only, first)
 
 
-class _Closed(Mapping[str, Collection[str]]):
-    """Made anew at every look: there may be millions of units, and few of them are looked at twice."""
+class _OutsideDone(Mapping[str, Collection[str]]):
+    """The targets that each unit is done with. Computed at each access: a plan may have millions of units."""
 
     def __init__(self, plan: Plan, done: Finished, only: Sequence[str], first: Collection[str] | None) -> None:
         self._plan = plan
         self._done = done
         self._first = first
-        self._open = {
+        self._wanted = {
             craft.id: {
                 target
                 for name in craft.experiments
@@ -55,14 +55,14 @@ class _Closed(Mapping[str, Collection[str]]):
 
     def __getitem__(self, unit: str) -> Collection[str]:
         craft = self._plan.crafts[unit.rpartition(".")[0]]
-        wanted = self._open[craft.id] if self._first is None or unit in self._first else set()
-        return {*self._done.get(unit, ()), *(set(craft.targets) - wanted)}
+        inside = self._wanted[craft.id] if self._first is None or unit in self._first else set()
+        return {*self._done.get(unit, ()), *(set(craft.targets) - inside)}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._done)
 
     def __bool__(self) -> bool:
-        # Also where nothing is done yet, much is closed.
+        # Even where no unit is done, some are outside.
         return True
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
-"""How sure a rate is, without assuming that rows are independent: images are drawn again, with all that is theirs."""
+"""Bootstrap intervals of rates, which resample images with all their rows and so assume no independent rows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,32 +12,31 @@ from numpy.typing import NDArray
 
 from study.analysis.cell_counts import check_keys, sources_as_text
 from study.analysis.intervals import normal_quantile
-from study.analysis.transfer import CELL, Among, hits
+from study.analysis.rates import CELL_WITHOUT_SEED, Among, hits
 from study.errors import StudyError
 
-_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
-_PAIR = tuple(key for key in _WITHOUT_SEED if key not in {"attack", "steps", "budget"})
+_PAIR = tuple(key for key in CELL_WITHOUT_SEED if key not in {"attack", "steps", "budget"})
 _AT_ONCE = 64
-"""Draws that are held together: 5,000 images take 2.5 MB."""
+"""Draws held in memory together: 2.5 MB for 5,000 images."""
 
 
 def bootstrap_rates(
     rows: pl.LazyFrame,
     *,
     top: int = 1,
-    by: Sequence[str] = _WITHOUT_SEED,
+    by: Sequence[str] = CELL_WITHOUT_SEED,
     among: Among = "all",
     draws: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image: an image is drawn with its
-    rows of every seed that is counted together.
+    """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image: a drawn image brings its rows
+    of all seeds that count together.
 
-    Columns: the keys; `images`, `uint32`, distinct ones that count; `success`, `low`, `high`, `float64` 0..1. An
-    interval is the `(1 ± confidence) / 2` quantile of `draws` rates, linearly interpolated. Draws are numpy's from
-    `seed`, the same for all cells with as many images: draw by draw `integers(0, n, n)` picks among the image
-    ids in string order.
+    Columns: the keys; `images`, `uint32`, distinct images that count; `success`, `low`, `high`, `float64` 0..1. The
+    interval ends are the `(1 ± confidence) / 2` quantiles of `draws` rates, linearly interpolated. Each draw is numpy's
+    `integers(0, n, n)` from `seed`, an index into the n image ids in string order; cells with equally many images share
+    their draws.
     """
     check_keys(rows, by)
     cells = _by_image(rows, hits(rows, top=top, among=among), by)
@@ -56,18 +56,17 @@ def paired_differences(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """How much more often the attack `first` succeeds than `second`, on the images that both have rows of.
+    """The success rate of the attack `first` minus that of `second`, on the images for which both have rows.
 
-    Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1: rate of `first` minus rate of
-    `second`, with a bootstrap interval as `bootstrap_rates` draws it, both attacks on the same drawn images. It is
-    paired, and so narrower than two intervals of their own. Raises StudyError where an attack has several points
-    (`steps`, `budget`) in a cell: filter `rows` to one, or add them to `by`.
+    Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1, with a bootstrap interval as in
+    `bootstrap_rates`. Both attacks use the same drawn images, so that the interval is narrower than two separate ones.
+    Raises StudyError if an attack has no rows, or several points (`steps`, `budget`) in a cell.
     """
     check_keys(rows, by)
     known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()
     for name in (first, second):
         if name not in known:
-            raise StudyError(f"no row is of an attack '{name}'", accepted=", ".join(known) or "there are no rows")
+            raise StudyError(f"no rows of the attack '{name}'", accepted=", ".join(known) or "any attack with rows")
     both = []
     for name in (first, second):
         own = rows.filter(pl.col("attack") == name)
@@ -78,8 +77,8 @@ def paired_differences(
         if not searched and points.select(by).is_duplicated().any():
             raise StudyError(
                 f"'{name}' has several points in a cell",
-                accepted="one number of steps and one budget",
-                todo="filter the rows to one point, or add 'steps' and 'budget' to the keys",
+                accepted="one number of steps and one budget in each cell",
+                todo="filter the rows to one point, or add 'steps' and 'budget' to the keys (by=)",
             )
         both.append(_by_image(own, hits(own, top=top, among=among), by))
     weighed = {}
@@ -90,13 +89,24 @@ def paired_differences(
     return _frame(weighed, _intervals(weighed, draws, seed, confidence), rows, by, "difference")
 
 
+def interval_of_mean(
+    values: NDArray[np.float64], *, draws: int = 2000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of `values` (N,), one per image in the order of image ids."""
+    if len(values) == 0:
+        return math.nan, math.nan
+    means = np.concatenate([times @ values for times in draw_counts(len(values), draws, seed)]) / len(values)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 _Key = tuple[Any, ...]
 _Weighed = Mapping[_Key, NDArray[np.int64]]
-"""By cell: (images, 2) hits and rows of each image, or (images, 4) those of two attacks."""
+"""By cell: hits and rows of each image (images, 2), or of two attacks (images, 4)."""
 
 
 def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_Key, pl.DataFrame]:
-    """For each cell its images in string order, how many rows each has that count, and how many succeed."""
+    """By cell, its images in string order, with the number of rows that count and of those that succeed."""
     counted = (
         rows.with_columns(hit.alias("hit"))
         .filter(pl.col("hit").is_not_null())
@@ -111,7 +121,7 @@ def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_K
 
 
 def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> dict[_Key, tuple[float, float]]:
-    """The ends of every cell's interval: cells with as many images share their draws."""
+    """The interval of every cell. Cells with equally many images share their draws."""
     normal_quantile(confidence)
     if draws < 1:
         raise StudyError(f"{draws} draws give no interval", accepted="1 or more; 2,000 are usual")
@@ -121,8 +131,8 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
     found: dict[_Key, tuple[float, float]] = {}
     for size, keys in sizes.items():
         columns = np.concatenate([weighed[key] for key in keys], axis=1).astype(np.float64)
-        # Every image has a row, so that whatever is drawn, no sum of rows is 0.
-        drawn = np.concatenate([_rates(times @ columns, len(keys)) for times in _multiplicities(size, draws, seed)])
+        # Every image has a row, so that no draw has a sum of rows of 0.
+        drawn = np.concatenate([_rates(times @ columns, len(keys)) for times in draw_counts(size, draws, seed)])
         ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         found.update({key: (low, high) for key, low, high in zip(keys, *ends.tolist(), strict=True)})
     return found
@@ -131,7 +141,7 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
 def _frame(
     weighed: _Weighed, ends: Mapping[_Key, tuple[float, float]], rows: pl.LazyFrame, by: Sequence[str], name: str
 ) -> pl.DataFrame:
-    """Keys, of the types that they have in `rows`, number of images, the rate or difference and its interval."""
+    """Keys with their types in `rows`, the number of images, the rate or difference, and its interval."""
     cells = [
         (*key, len(one), float(_rates(one.sum(0, dtype=np.float64)[None], 1)[0, 0]), *ends[key])
         for key, one in weighed.items()
@@ -144,14 +154,14 @@ def _frame(
 
 
 def _rates(sums: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Sums (draws, cells * 2 or 4) to rates (draws, cells)."""
+    """Rates (draws, cells) from sums (draws, cells * 2), or differences from sums (draws, cells * 4)."""
     split = sums.reshape(len(sums), cells, -1)
     rate = split[..., 0] / split[..., 1]
     return rate if split.shape[2] == 2 else rate - split[..., 2] / split[..., 3]
 
 
-def _multiplicities(images: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is drawn, float64 (draws, images), some draws at a time."""
+def draw_counts(images: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each draw picks each image: float64 (draws, images), in batches of draws."""
     generator = np.random.default_rng(seed)
     for start in range(0, draws, _AT_ONCE):
         some = range(start, min(start + _AT_ONCE, draws))

@@ -1,4 +1,4 @@
-"""Counts by cell, over many millions of rows: craft by craft first, what belongs to a craft joined afterwards."""
+"""Counts by cell over many millions of rows: first by craft, then joined with the columns that a craft decides."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import polars as pl
 from study.errors import StudyError, names
 from study.planning.relation import RELATIONS
 
-_OF_CRAFT = ("sources", "attack", "goal", "seed")
-"""What a craft's id decides: read from one unit of each craft, for strings and lists are what a scan pays for."""
+_CRAFT_COLUMNS = ("sources", "attack", "goal", "seed")
+"""Columns that a craft determines, read from one unit per craft: strings and lists are slow to scan."""
 
 _STEPS = 2.0**48
-"""RMSDs are added in so many whole steps of a pixel value, as fine as float64 is: sums of whole numbers are the same in
-whatever order threads come to them."""
+"""Integer steps per pixel value in which RMSDs are summed, as fine as float64: integer sums do not depend on the order
+of threads."""
 
 
 def sources_as_text(by: Sequence[str]) -> list[pl.Expr]:
-    """The keys, with the source models in one string, joined by `+`."""
+    """The keys, with the source models joined by `+`."""
     return [pl.col("sources").list.join("+") if key == "sources" else pl.col(key) for key in by]
 
 
 def check_keys(rows: pl.LazyFrame, by: Sequence[str]) -> None:
-    """StudyError where a key is no column."""
+    """StudyError for a key that is no column."""
     columns = rows.collect_schema().names()
     for key in by:
         if key not in columns:
@@ -31,14 +31,15 @@ def check_keys(rows: pl.LazyFrame, by: Sequence[str]) -> None:
 
 
 def has_services(rows: pl.LazyFrame) -> bool:
-    """Whether a remote service is among the targets. Statistics of the parts answer it: no page is read."""
+    """Whether a remote service is among the targets. The statistics of the parts answer this without reading rows."""
     return not rows.filter(pl.col("top1").is_null()).select("top1").head(1).collect().is_empty()
 
 
 def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool) -> pl.DataFrame:
-    """One row per cell of `by`, sorted: its keys, `images` and `hits` (`uint32`), mean `rmsd` over what counts (null
-    where nothing does), `relation` (null where its rows have several). A row counts where `hit` is not null, which it
-    never is if `every` row counts.
+    """One row per cell of `by`, sorted: its keys, `images` and `hits` (`uint32`), mean `rmsd`, and `relation`.
+
+    They are over rows whose `hit` is not null. `rmsd` is null without such rows; `relation` is null if a cell has
+    several. `every` asserts that no `hit` is null, which makes counting faster.
     """
     check_keys(rows, by)
     whole = rows.with_columns(hit.alias("hit"))
@@ -47,9 +48,9 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
     rmsd = steps.sum() if every else steps.filter(pl.col("hit").is_not_null()).sum()
     kinds = [(pl.col("relation") == kind).any().alias(kind) for kind in RELATIONS]
     sums = [images.alias("images"), pl.col("hit").sum().alias("hits"), rmsd, *kinds]
-    own = [key for key in by if key in _OF_CRAFT]
+    own = [key for key in by if key in _CRAFT_COLUMNS]
     if own:
-        # A unit is in the parts for ever, whereas the place of a row in them is not.
+        # Units identify rows permanently; the position of a row changes when parts are compacted.
         keys = list(dict.fromkeys(["craft", *(key for key in by if key not in own)]))
         cells = whole.group_by(keys).agg(*sums, pl.col("unit").first()).collect(engine="streaming")
         units = cells["unit"].unique().implode()
@@ -71,7 +72,7 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
 
 
 def _one_relation() -> pl.Expr:
-    """The one of RELATIONS whose column is true; null where several are."""
+    """The one of RELATIONS whose column is true; null if several are."""
     alone = pl.sum_horizontal(pl.col(RELATIONS).cast(pl.UInt8)) == 1
     kind = pl.coalesce(pl.when(kind).then(pl.lit(kind)) for kind in RELATIONS)
     return pl.when(alone).then(kind).alias("relation")

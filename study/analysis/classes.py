@@ -1,4 +1,4 @@
-"""Answers by label: success per class, and which wrong labels a target gives."""
+"""Success by true label, and the wrong labels that targets give most often."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import polars as pl
 
 from study.analysis.cell_counts import check_keys, sources_as_text
-from study.analysis.transfer import Among, success_rates
+from study.analysis.rates import Among, success_rates
 from study.errors import StudyError
 from study.images.labels import LabelSet
 
-_WHOLE = ("attack", "goal", "target")
+_KEYS = ("attack", "goal", "target")
 
 
 def per_class(
@@ -19,13 +19,13 @@ def per_class(
     labels: LabelSet,
     *,
     top: int = 1,
-    by: Sequence[str] = _WHOLE,
+    by: Sequence[str] = _KEYS,
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates per true label: those of `success_rates` by (`by`, `label`), and `name`, what people call it.
+    """Success rates by true label: `success_rates` by (`by`, `label`), with the `name` of the label.
 
-    `labels` are the study's (`spec.labels`). Labels without images have no rows.
+    `labels` is the label set of the study (`spec.labels`). Labels without images have no rows.
     """
     cells = success_rates(rows, top=top, by=(*by, "label"), among=among, confidence=confidence)
     return cells.with_columns(_named(cells["label"], labels)).select(
@@ -36,16 +36,16 @@ def per_class(
 def wrong_labels(
     rows: pl.LazyFrame, labels: LabelSet, *, most: int = 5, by: Sequence[str] = ("target",)
 ) -> pl.DataFrame:
-    """The labels that a target gives most often to adversarial images they are wrong for (Liu et al. 2017, table 32).
+    """The `most` frequent wrong labels that targets give to adversarial images: Liu et al. 2017, table 32.
 
-    Columns: the keys; `rank` (`uint32`, from 1; up to `most`; of equally frequent labels the lower comes first);
-    `label` (`int32`), `name`; `images` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all
-    rows of the cell with a wrong one). A target label that is reached is a wrong one too: filter by `goal`. Remote
-    services have labels of their own and are left out.
+    Columns: the keys; `rank` (`uint32`, from 1; of equally frequent labels the lower comes first); `label` (`int32`),
+    `name`; `images` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of the cell with
+    a wrong label). In targeted rows the target label is a wrong label too: filter by `goal`. Remote services have their
+    own labels and are left out.
     """
     check_keys(rows, by)
     if most < 1:
-        raise StudyError(f"the {most} most frequent labels are none", accepted="1 or more")
+        raise StudyError(f"{most} is no number of labels", accepted="1 or more")
     wrong = rows.filter(pl.col("top1").is_not_null(), pl.col("top1") != pl.col("label"))
     counted = wrong.group_by(*sources_as_text(by), "top1").agg(pl.len().alias("images")).collect(engine="streaming")
     total, place = pl.col("images").sum(), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32)

@@ -1,8 +1,7 @@
-"""What of a run's rows an experiment is about, cell by cell: every table, figure and mean of an experiment begins here.
+"""The cells of an experiment, on which all its tables, figures and means are based.
 
-Experiments share crafts: one may ask for three seeds of what another asks for one seed of, and one may show its images
-to targets that another does not name. So a number of an experiment is of its own attacks, sources, goals, seeds and
-targets alone.
+Experiments share crafts: one may use three seeds of a craft and another one seed, or other targets. A number of an
+experiment therefore covers only its own attacks, sources, goals, seeds and targets.
 """
 
 from __future__ import annotations
@@ -13,28 +12,30 @@ from typing import TypeVar
 import polars as pl
 
 from study.analysis.intervals import wilson
-from study.analysis.transfer import Among, success_rates
+from study.analysis.rates import Among, success_rates
 from study.errors import StudyError, names
 from study.spec.schema import Spec
 
 POINT = ("sources", "attack", "goal", "steps", "level", "target")
-"""What makes a number of a table: everything but the seed."""
+"""The keys of a number in a table: those of a cell, except the seed."""
 
 Frame = TypeVar("Frame", pl.LazyFrame, pl.DataFrame)
 
 
 def with_level(rows: pl.LazyFrame, spec: Spec) -> pl.LazyFrame:
-    """`rows` with a column `level`: the budget, but null where each target searched for its own (`budget.minimal`)."""
+    """`rows` with a column `level`: the budget, or null if each target searched for its own (`budget.minimal`)."""
     searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
     budget = pl.col("budget")
-    # Where nothing is searched, the name of the attack need not be read.
+    # Without a search, the column `attack` need not be read.
     level = pl.when(~pl.col("attack").is_in(searched)).then(budget) if searched else budget
     return rows.with_columns(level.alias("level"))
 
 
 def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = None) -> Frame:
-    """The rows, or cells (with `sources` as text), that an experiment of the spec is about: of its attacks, sources,
-    goals (or the one), seeds and targets. Raises StudyError where the spec has no such experiment."""
+    """The rows or cells of an experiment: of its attacks, sources, goals (or one goal), seeds and targets.
+
+    Cells have `sources` as text. Raises StudyError for an unknown experiment.
+    """
     if experiment not in spec.experiments:
         raise StudyError(f"there is no experiment '{experiment}'", accepted=names(list(spec.experiments), experiment))
     one = spec.experiments[experiment]
@@ -52,18 +53,17 @@ def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = 
 def cells(
     rows: pl.LazyFrame, spec: Spec, *, top: int = 1, among: Among = "all", also: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Every cell of the rows, seed by seed: POINT, `seed` and the keys in `also`, then the columns of
-    `success_rates`."""
+    """Every cell of the rows, seed by seed: `also`, POINT and `seed`, then the columns of `success_rates`."""
     return success_rates(with_level(rows, spec), top=top, by=(*also, *POINT, "seed"), among=among)
 
 
 def averaged(seeds: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
-    """Cells of single seeds, as `cells` gives them, to one row for each POINT, sorted.
+    """The cells of `cells` averaged over seeds: one row per POINT, sorted.
 
-    Columns: the keys, `seeds`; `images` (`uint32`, clean ones: those of one seed, for seeds show the same ones);
-    `success` (mean of the seeds' rates, 0..1), `low` and `high` (Wilson, each image counted once), `std` (sample
-    standard deviation of the seeds' rates; null of one seed), `rmsd` (mean of the seeds' means, pixel values),
-    `relation`; `gradients` (of one image) where the cells have them. Where nothing counts, `success` is null.
+    Columns: the keys, `seeds`; `images` (`uint32`, clean images, once for all seeds); `success` (mean of the seeds'
+    rates, 0..1; null without images), `low` and `high` (Wilson, each image counted once), `std` (sample standard
+    deviation of the seeds' rates; null for one seed), `rmsd` (mean of the seeds' means, pixel values), `relation`;
+    `gradients` (per image) if the cells have them.
     """
     counted = pl.col("images") > 0
     costs = [pl.col("gradients").max()] if "gradients" in seeds.columns else []

@@ -1,7 +1,8 @@
-"""How sure a rate is: Wilson intervals."""
+"""Wilson intervals of rates."""
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import polars as pl
@@ -10,31 +11,42 @@ from study.errors import StudyError
 
 
 def normal_quantile(confidence: float) -> float:
-    """How many standard deviations a two-sided interval of this confidence (0..1, both excluded) is wide, each way."""
+    """Half the width of a two-sided normal interval, in standard deviations. StudyError unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
-        raise StudyError(f"{confidence} is no confidence", accepted="a number between 0 and 1, such as 0.95")
+        raise StudyError(f"{confidence} is no confidence level", accepted="a number between 0 and 1, such as 0.95")
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def wilson(hits: pl.Expr, images: pl.Expr, confidence: float = 0.95) -> tuple[pl.Expr, pl.Expr]:
-    """The lower and the upper end, `float64` 0..1, of Wilson's score interval (1927) for `hits` of `images`.
+    """The ends, `float64` 0..1, of Wilson's score interval (1927) for `hits` of `images`; null without images.
 
-    Both are null where there are no images. An interval is about a rate of independent images: where several seeds of
-    the same images are counted together it is too narrow, and `bootstrap_rates` is not.
+    It assumes independent images. It is too narrow if several seeds of the same images count together; then use
+    `bootstrap_rates`.
     """
     z = normal_quantile(confidence)
     hit, count = hits.cast(pl.Float64), images.cast(pl.Float64)
     centre = (hit + z * z / 2) / (count + z * z)
     half = z * (hit * (count - hit) / count + z * z / 4).sqrt() / (count + z * z)
     some = count > 0
-    # At the ends the two terms are equal, and their rounding is not.
+    # At 0 and 1 the two terms are equal in theory, but not after rounding.
     low = pl.when(some).then(pl.when(hit == 0).then(0.0).otherwise(centre - half))
     high = pl.when(some).then(pl.when(hit == count).then(1.0).otherwise(centre + half))
     return low, high
 
 
+def interval_of_rate(hits: float, images: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of `hits`, possibly fractional, of `images`; NaN without images."""
+    if images == 0:
+        return math.nan, math.nan
+    z = normal_quantile(confidence)
+    centre = (hits + z * z / 2) / (images + z * z)
+    half = z * math.sqrt(max(0.0, hits * (images - hits)) / images + z * z / 4) / (images + z * z)
+    return (0.0 if hits <= 0 else centre - half), (1.0 if hits >= images else centre + half)
+
+
 def with_rate(cells: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
-    """`cells` with the rate of `hits` among `images` (null where there are none), and its ends `low` and `high`."""
+    """`cells` with the rate of `hits` of `images` in the column `name`, and its interval `low` and `high`; null without
+    images."""
     low, high = wilson(pl.col("hits"), pl.col("images"), confidence)
     rate = pl.when(pl.col("images") > 0).then(pl.col("hits") / pl.col("images")).alias(name)
     rest = [column for column in ("rmsd", "relation") if column in cells.columns]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import polars as pl
 
 from study.analysis.experiments import averaged, cells, of_experiment
-from study.analysis.transfer import Among
+from study.analysis.rates import Among
 from study.errors import StudyError
 from study.spec.schema import Spec
 
@@ -21,19 +22,18 @@ def transfer_matrix(
     top: int = 1,
     among: Among = "all",
 ) -> pl.DataFrame:
-    """The success rates of an experiment, a row for its sources and a column for each of its targets, as the papers
-    print them.
+    """The success rates of an experiment as papers print them: a row per source set, a column per target.
 
-    Columns: `attack`, `sources` (joined by `+`), `steps`, `level` (the budget; null where it has none, or each target
-    searched for its own), `seeds`, `images` (`uint32`, clean images of one target: once, however many seeds show them),
-    `rmsd` (mean over all targets, pixel values; null where each target searched for its own, which `success_rates`
-    has), then a `float64` 0..1 for each target, null where there are no rows. In the order of the spec. `goal` may be
-    left out where the experiment has one only.
+    Columns: `attack`, `sources` (joined by `+`), `steps`, `level` (the budget; null if there is none, or if each target
+    searched for its own), `seeds`, `images` (`uint32`, clean images of one target, once for all seeds), `rmsd` (mean
+    over all targets, pixel values; null if each target searched for its own), then a `float64` 0..1 for each target,
+    null without rows. Rows are in the order of the spec. An experiment with two goals needs `goal`. Raises StudyError
+    for an unknown experiment or goal.
     """
     chosen = of_experiment(rows, spec, experiment)
     one = spec.experiments[experiment]
     if goal is None and len(set(one.goal)) > 1:
-        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="say which: goal=…")
+        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="choose one with goal=")
     wanted = goal or one.goal[0]
     if wanted not in one.goal:
         raise StudyError(f"'{experiment}' has no goal '{wanted}'", accepted=", ".join(one.goal))
@@ -56,27 +56,31 @@ def transfer_matrix(
 def leave_one_out(
     rows: pl.LazyFrame, spec: Spec, experiment: str, *, top: int = 1, among: Among = "all", confidence: float = 0.95
 ) -> pl.DataFrame:
-    """Every ensemble that leaves one model out, against that model: the diagonals of Liu et al. 2017, tables 3 and 4.
+    """Every ensemble against the one model that it leaves out: the diagonals of Liu et al. 2017, tables 3 and 4.
 
-    The models are those of the experiment's ensembles, together. Columns: `attack`, `goal`, `steps`, `level`, `target`
-    (the model left out), `sources`, then `seeds`, `images` and all else as `experiments.averaged` has them. In the
-    order of the keys; empty where the experiment has no such ensembles.
+    Columns: `attack`, `goal`, `steps`, `level`, `target` (the model left out), `sources`, then `seeds`, `images` and
+    the other columns of `experiments.averaged`, sorted by the keys. Empty for an experiment without such ensembles.
     """
-    sets = spec.source_sets(spec.experiments[experiment]) if experiment in spec.experiments else []
-    among_models = {name for one in sets for name in one}
-    pairs = [
-        ("+".join(one), *(among_models - set(one)))
-        for one in sets
-        if len(one) > 1 and len(among_models - set(one)) == 1
-    ]
     found = averaged(cells(of_experiment(rows, spec, experiment), spec, top=top, among=among), confidence)
-    diagonal = pl.DataFrame(pairs, schema={"sources": pl.String, "target": pl.String}, orient="row")
+    diagonal = pl.DataFrame(
+        list(left_out(spec, experiment).items()), schema={"sources": pl.String, "target": pl.String}, orient="row"
+    )
     keys = ["attack", "goal", "steps", "level", "target"]
     return (
         found.join(diagonal, on=["sources", "target"], how="semi")
         .select(*keys, "sources", pl.exclude(*keys, "sources"))
         .sort(*keys, "sources")
     )
+
+
+def left_out(spec: Spec, experiment: str) -> dict[str, str]:
+    """By ensemble (source models joined by `+`), the one model of all ensembles of the experiment that it leaves out.
+
+    Ensembles that leave out no model or several are not in it.
+    """
+    sets = spec.source_sets(spec.experiments[experiment])
+    models = set(itertools.chain(*sets))
+    return {"+".join(one): (models - set(one)).pop() for one in sets if 1 < len(one) == len(models) - 1}
 
 
 def _place(column: str, order: Sequence[str]) -> pl.Expr:

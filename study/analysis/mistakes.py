@@ -1,4 +1,4 @@
-"""Whether two targets say the same of an image, and whether they make the same mistake."""
+"""Agreement between targets: equal labels, and equal mistakes."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ import polars as pl
 from study.analysis.cell_counts import check_keys, sources_as_text
 from study.errors import StudyError, names
 
-_CRAFT = ("sources", "attack", "goal", "seed", "steps", "budget")
+_KEYS = ("sources", "attack", "goal", "seed", "steps", "budget")
 
 
-def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _CRAFT) -> pl.DataFrame:
-    """Every pair of targets on the adversarial images that both were shown.
+def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame:
+    """The agreement of every pair of targets on the adversarial images that both classified.
 
-    Columns: the keys; `first`, `second`, each unordered pair once, a target with itself too; `images`, `uint32`, that
-    both have a top-1 label of; `agree`, `uint32`, where it is the same; `both_wrong`, `uint32`, where both labels are
-    not the true one; `same_wrong`, `uint32`, where these are the same; `agreement` = `agree` / `images` and
-    `same_mistake` = `same_wrong` / `both_wrong`, `float64` 0..1, null where they would divide by 0.
+    Columns: the keys; `first`, `second`, each unordered pair once, including a target with itself; `images`, `uint32`,
+    images with a top-1 label of both; `agree`, `uint32`, images with equal labels; `both_wrong`, `uint32`, images that
+    both misclassify; `same_wrong`, `uint32`, images to which both give the same wrong label; `agreement` = `agree` /
+    `images` and `same_mistake` = `same_wrong` / `both_wrong`, `float64` 0..1, null for a denominator of 0.
 
-    `same_mistake` is that of Liu et al. 2017, tables 9, 26 and 27: over all adversarial images that both models get
-    wrong, the share that both give the same wrong label. In targeted rows the target label is a wrong label as well.
-    Remote services have labels of their own and are left out. A search of the minimal RMSD shows every target an image
-    of its own: such rows meet only where they ended at the same budget.
+    `same_mistake` is that of Liu et al. 2017, tables 9, 26 and 27. In targeted rows the target label is a wrong label
+    too. Remote services have their own labels and are left out. A search of the minimal RMSD gives every target its own
+    image: its rows are compared only if the searches ended at the same budget. Raises StudyError for the key `target`.
     """
     check_keys(rows, by)
     if "target" in by:
-        raise StudyError("pairs of targets are what is compared: 'target' cannot be a key as well")
+        raise StudyError("'target' cannot be a key, because pairs of targets are compared", todo="remove it from by=")
     local = rows.filter(pl.col("top1").is_not_null())
     targets = sorted(local.select(pl.col("target").unique()).collect()["target"].to_list())
-    said = {name: f"said {place}" for place, name in enumerate(targets)}
+    labels = {name: f"label {place}" for place, name in enumerate(targets)}
     per_image = local.group_by("craft", "steps", "budget", "image").agg(
         pl.col("label").first(),
         *(pl.col(key).first() for key in by if key not in {"craft", "steps", "budget", "image", "label"}),
-        *(pl.col("top1").filter(pl.col("target") == name).first().alias(column) for name, column in said.items()),
+        *(pl.col("top1").filter(pl.col("target") == name).first().alias(column) for name, column in labels.items()),
     )
     pairs = [(one, other) for place, one in enumerate(targets) for other in targets[place:]]
-    counts = [count for pair in enumerate(pairs) for count in _counts(*pair, said)]
+    counts = [count for pair in enumerate(pairs) for count in _counts(*pair, labels)]
     wide = per_image.group_by(sources_as_text(by)).agg(counts) if by else per_image.select(counts)
     cells = wide.collect(engine="streaming")
     parts = [
@@ -66,9 +65,9 @@ def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _CRAFT) -> pl.DataFram
 
 
 def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Sequence[str] = ()) -> pl.DataFrame:
-    """What `agreements` found as a symmetric matrix: `by`, `target`, then a column for each target, sorted.
+    """A column of `agreements` as a symmetric matrix: `by`, `target`, then a column for each target, sorted.
 
-    `value` is one of its columns. Raises StudyError where a pair has several values for one row of `by`.
+    Raises StudyError for an unknown column, and for a pair with several values in one row of `by`.
     """
     if value not in pairs.columns:
         raise StudyError(f"there is no column '{value}'", accepted=names(pairs.columns, value))
@@ -78,7 +77,7 @@ def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Se
     both = pl.concat([pairs, mirrored]).select(*by, pl.col("first").alias("target"), "second", value)
     if both.select(*by, "target", "second").is_duplicated().any():
         raise StudyError(
-            "a pair of targets has several values", todo="filter the pairs to one craft, or give keys (by=)"
+            "a pair of targets has several values", todo="filter the pairs to one craft, or add keys (by=)"
         )
     targets = sorted(set(both["target"]))
     wide = both.group_by([*by, "target"]).agg(
@@ -90,8 +89,8 @@ def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Se
 _COUNTS = ("images", "agree", "both_wrong", "same_wrong")
 
 
-def _counts(place: int, pair: tuple[str, str], said: dict[str, str]) -> list[pl.Expr]:
-    one, other, label = pl.col(said[pair[0]]), pl.col(said[pair[1]]), pl.col("label")
+def _counts(place: int, pair: tuple[str, str], labels: dict[str, str]) -> list[pl.Expr]:
+    one, other, label = pl.col(labels[pair[0]]), pl.col(labels[pair[1]]), pl.col("label")
     wrong = (one != label) & (other != label)
     found = ((one.is_not_null() & other.is_not_null()), one == other, wrong, wrong & (one == other))
     return [count.sum().alias(f"{name} {place}") for name, count in zip(_COUNTS, found, strict=True)]

@@ -1,4 +1,4 @@
-"""Success against something that varies, ready to plot; and the best that a number of gradients buys."""
+"""Success rates along a varying number, ready to plot; and the best attack within a number of gradients."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import polars as pl
 
 from study.analysis.experiments import with_level
-from study.analysis.transfer import Among, success_rates
+from study.analysis.rates import Among, success_rates
 from study.attacks.recipe import Attack
 from study.errors import StudyError, names
 from study.reproducibility.hashing import digest
 from study.spec.schema import Spec
 
 _KEYS = ("sources", "goal", "target")
-_OF_ROWS = ("steps", "budget", "gradients")
+_ROW_COLUMNS = ("steps", "budget", "gradients")
 
 
 def sweep(
@@ -28,16 +28,16 @@ def sweep(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success against `along`: `steps` (checkpoints), `budget` (a list of lengths), `gradients`, or a number of the
-    recipes, by its key: `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma`, `momentum` …
+    """Success rates along `steps` (checkpoints), `budget`, `gradients`, or a number of the recipes, named by its key:
+    `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma`, `momentum` …
 
-    Attacks whose recipes are alike but for that number are one line (and, where it is a budget's length, but for the
-    step's size; where it is `steps`, but for checkpoints), as are the points of one attack along `steps` or
-    `gradients`. Along a number of the recipe `steps` are a key of the line; `level` is one, but along a budget.
+    A line joins attacks whose recipes differ in that number only (along a budget, also in the step size; along `steps`,
+    also in checkpoints), and all points of an attack along `steps` or `gradients`. Along a number of the recipes,
+    `steps` is a key of the line; `level` is a key except along a budget.
 
-    Columns: the keys; `line` (the first of its attacks in the spec's order), `attack`; `steps` and `level` where they
-    are keys; `x` (`float64`: pixel values, or a count); then those of `success_rates`. Sorted by keys, line and x.
-    Attacks without that number are left out; StudyError where no recipe has it.
+    Columns: the keys; `line` (its first attack in the order of the spec), `attack`; `steps` and `level` if they are
+    keys; `x` (`float64`: pixel values, or a count); then those of `success_rates`. Sorted by keys, line and x. Attacks
+    without that number are left out. Raises StudyError if no recipe has it.
     """
     lines, values = _lines(spec, along)
     points = [name for name in ("steps", "level") if name != along and not (name == "level" and _is_budget(along))]
@@ -67,16 +67,16 @@ def best_within(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """The attack, at the point of it, that succeeds most often for at most `gradients` image gradients an image.
+    """The attack and point with the highest success rate among those that need at most `gradients` gradients per image.
 
-    One row per cell of `by` in which something costs so little: the keys; `attack`, `steps`, `level` (the budget; null
-    where each target searched for its own), `gradients` (`int32`, of one image: steps x sources x views, and those of
-    variance tuning); then the columns of `success_rates`. Of equal rates the one with fewer gradients wins, then the
-    first in the order of names, steps and budgets. Budgets of different lengths compete: filter `rows` first where
-    only like budgets shall.
+    One row per cell of `by` that has such a point: the keys; `attack`, `steps`, `level` (the budget; null if each
+    target searched for its own), `gradients` (`int32`, per image: steps x sources x views, plus those of variance
+    tuning); then the columns of `success_rates`. Of equal rates the one with fewer gradients wins, then the first by
+    name, steps and budget. Different budgets compete: filter `rows` to compare equal ones. Raises StudyError for
+    negative `gradients`.
     """
     if gradients < 0:
-        raise StudyError(f"{gradients} gradients are fewer than none", accepted="0 or more")
+        raise StudyError(f"{gradients} is no number of gradients", accepted="0 or more")
     affordable = with_level(rows.filter(pl.col("gradients") <= gradients), spec)
     point = ("attack", "steps", "level", "gradients")
     cells = success_rates(affordable, top=top, by=(*by, *point), among=among, confidence=confidence)
@@ -91,31 +91,29 @@ def _is_budget(along: str) -> bool:
 
 
 def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
-    """The line of every attack that `along` is of, and its value where that is a number of the recipe."""
+    """By attack, its line and its value of `along` (0 for columns of rows)."""
     lines: dict[str, str] = {}
     values: dict[str, float] = {}
     families: dict[str, str] = {}
     for name, recipe in spec.attacks.items():
-        value = None if along in _OF_ROWS else _number(recipe, along)
-        if along in _OF_ROWS or value is not None:
+        value = None if along in _ROW_COLUMNS else recipe_number(recipe, along)
+        if along in _ROW_COLUMNS or value is not None:
             lines[name] = families.setdefault(digest(_rest(recipe, along)), name)
             values[name] = value if isinstance(value, int | float) else 0.0
     if not lines:
-        raise StudyError(
-            f"no attack has a number '{along}'",
-            accepted=names([*_OF_ROWS, *sorted({key for one in spec.attacks.values() for key in _keys(one)})], along),
-        )
+        known = sorted({key for one in spec.attacks.values() for key in _keys(one)})
+        raise StudyError(f"no attack has a number '{along}'", accepted=names([*_ROW_COLUMNS, *known], along))
     return lines, values
 
 
-def _number(recipe: Attack, along: str) -> Any:
-    """The value of a key such as `skip_gradient.gamma`; None where the recipe has none, or no numbers."""
+def recipe_number(recipe: Attack, along: str) -> Any:
+    """The value of a key such as `skip_gradient.gamma`; None unless it is a number, or several lengths of a budget."""
     value: Any = recipe.model_dump(mode="json")
     for key in along.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, bool | str):
         return None
-    # A budget's length may be a list or a range of them.
+    # A budget may be a list or a range of lengths.
     return value if isinstance(value, int | float) or _is_budget(along) else None
 
 
@@ -123,11 +121,11 @@ def _keys(recipe: Attack) -> list[str]:
     """Every key of the recipe that holds a number."""
     dump = recipe.model_dump(mode="json")
     nested = [f"{key}.{inner}" for key, value in dump.items() if isinstance(value, dict) for inner in value]
-    return [key for key in (*dump, *nested) if _number(recipe, key) is not None]
+    return [key for key in (*dump, *nested) if recipe_number(recipe, key) is not None]
 
 
 def _rest(recipe: Attack, along: str) -> dict[str, Any]:
-    """The recipe without what varies along the line."""
+    """The recipe without the options that vary along the line."""
     dump: dict[str, Any] = recipe.model_dump(mode="json")
     if _is_budget(along):
         kind = recipe.budget.kind

@@ -18,7 +18,7 @@ from study.errors import StudyError
 from study.planning import resume
 from study.planning.plan import Plan
 from study.process.output import reader_has_gone
-from study.report.failures import of_launch
+from study.report.failures import failures_of_last_launch
 from study.results import scanning
 from study.storage import json_file, part_file
 from study.storage.run_folder import RunFolder
@@ -116,7 +116,7 @@ def status(folder: RunFolder) -> dict[str, Any]:
         }
     elif folder.begun:
         found["experiments"] = _counted(folder)
-    found["failures"] = len(of_launch(folder))
+    found["failures"] = len(failures_of_last_launch(folder))
     others = part_file.list_strays(folder.results)
     found["left_alone"] = part_file.describe_strays(others) if others else None
     return found

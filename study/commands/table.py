@@ -9,7 +9,8 @@ from rich.console import Console
 
 from study.errors import StudyError, names
 from study.report.tables import table_formats
-from study.report.tables.paper_table import Layout, TableOptions, layouts, rich
+from study.report.tables.layout import Layout
+from study.report.tables.paper_table import TableOptions, layouts
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
@@ -41,11 +42,11 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
         replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
         for one in layouts(finished.spec, finished.rows, options)
     ]
-    if not any(one.lines for one in made):
+    if not any(one.rows for one in made):
         raise StudyError(f"{run} has no rows of '{options.experiment}' yet", todo="launch the study first", status=1)
     if write is None:
         for layout in made:
-            console.print(rich(layout))
+            console.print(table_formats.rich(layout))
             for note in layout.notes:
                 say(console, note)
     elif options.to is None:

@@ -211,7 +211,7 @@ def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
     """By target, how many images of a unit succeed at its last point, and how many there are."""
     import polars as pl
 
-    from study.analysis.transfer import succeeded
+    from study.analysis.rates import succeeded
 
     if not event.rows.num_rows:
         return {}

@@ -230,7 +230,7 @@ def _unavailable(called: str, kind: str, error: Exception) -> StudyError:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the progress bars, retries and deprecation warnings of the zoos."""
-    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub", "httpx")]
+    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub", "httpx", "httpx2")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

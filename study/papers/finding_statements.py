@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from study.analysis.paired import Values
-from study.analysis.sweeps import _number as number_of
-from study.analysis.transfer import hits
+from study.analysis.rates import hits
+from study.analysis.significance import Values
+from study.analysis.sweeps import recipe_number
 from study.papers.finding_cells import PlannedCell, plain_of, select
 from study.papers.finding_spec import (
     Asymmetric,
@@ -171,7 +171,7 @@ def _monotone(said: Monotone, reader: Reader) -> Statement:
         column = pl.col(said.along)
         order = sorted(found[said.along].drop_nulls().unique().to_list())
     else:
-        numbers = {name: number_of(one, said.along) for name, one in reader.spec.attacks.items()}
+        numbers = {name: recipe_number(one, said.along) for name, one in reader.spec.attacks.items()}
         values = {name: float(one) for name, one in numbers.items() if isinstance(one, int | float)}
         column = pl.col("attack").replace_strict(values, default=None, return_dtype=pl.Float64)
         order = sorted({values[name] for name in found["attack"].unique() if name in values})

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from study.analysis import paired
-from study.analysis.paired import Values
+from study.analysis import bootstrap, intervals, significance
+from study.analysis.significance import Values
 from study.errors import StudyError
 from study.papers.finding_spec import Holds
 from study.papers.finding_statements import Measured, Reader, Side, Statement, measure
@@ -211,8 +211,8 @@ def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
 
     A cell on the other side counts there with p = 1: a clear one must not make it easier for the rest.
     """
-    bearing = paired.holm([one.p if _on_side(one, side) else 1.0 for one in cells])
-    against = paired.holm([1.0 if _on_side(one, side) else one.p for one in cells])
+    bearing = significance.holm([one.p if _on_side(one, side) else 1.0 for one in cells])
+    against = significance.holm([1.0 if _on_side(one, side) else one.p for one in cells])
     return [b if _on_side(one, side) else a for one, b, a in zip(cells, bearing, against, strict=True)]
 
 
@@ -281,10 +281,10 @@ def _known(value: object) -> object:
 def _turns(cells: Sequence[Measured]) -> dict[str, str]:
     """Of trends: the cells in which two neighbours clearly go the other way."""
     steps = [(one.name, pair, values) for one in cells for pair, values in one.steps]
-    adjusted = paired.holm([paired.difference(values) for *_, values in steps])
+    adjusted = significance.holm([significance.difference(values) for *_, values in steps])
     found: dict[str, str] = {}
     for (name, pair, values), p in zip(steps, adjusted, strict=True):
-        if p < _LEVEL and paired.interval_of_mean(values)[1] < 0:
+        if p < _LEVEL and bootstrap.interval_of_mean(values)[1] < 0:
             found.setdefault(name, f"{pair} go the other way, by {-values.mean():.3g} (p {p:.2g})")
     return found
 
@@ -295,11 +295,11 @@ def _one(name: str, counted: tuple[Sequence[str], Values], statement: Statement,
         return _Judged(name, 0, math.nan, math.nan, math.nan, 1.0, False, False, bound)
     effect = float(values.mean())
     if statement.rate:
-        low, high = paired.interval_of_rate(float(values.sum()), len(values))
-        p = paired.binomial(float(values.sum()), len(values), bound)
+        low, high = intervals.interval_of_rate(float(values.sum()), len(values))
+        p = significance.binomial(float(values.sum()), len(values), bound)
     else:
-        low, high = paired.interval_of_mean(values)
-        p = paired.difference(values, math.copysign(bound, effect) if apart else bound)
+        low, high = bootstrap.interval_of_mean(values)
+        p = significance.difference(values, math.copysign(bound, effect) if apart else bound)
     beyond, short = _beyond(statement.side, bound, low, high)
     return _Judged(name, len(values), effect, low, high, p, beyond, short, bound, turned, apart)
 

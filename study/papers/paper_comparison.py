@@ -8,7 +8,7 @@ import polars as pl
 
 from study.analysis.intervals import wilson
 from study.analysis.mistakes import agreements
-from study.analysis.transfer import clean_accuracies, success_rates
+from study.analysis.rates import clean_accuracies, success_rates
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import Model
 from study.spec.schema import Spec

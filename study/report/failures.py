@@ -1,4 +1,4 @@
-"""What the last launch of a run set aside: `RUN/failures.json`."""
+"""Failures that the last launch of a run recorded in `RUN/failures.json`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from study.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A unit, or one target of it, with its error."""
+class RecordedFailure:
+    """The error of a unit, or of one of its targets."""
 
     unit: str
     error: str
     target: str | None = None
 
 
-def of_launch(folder: RunFolder) -> list[Failure]:
-    """What was set aside; nothing where the last launch set nothing aside. StudyError where the file is damaged."""
+def failures_of_last_launch(folder: RunFolder) -> list[RecordedFailure]:
+    """The recorded failures; empty if there is no file. StudyError for a damaged file."""
     try:
         found = json_file.read(
-            folder.failures, dict[str, list[Failure]], todo="remove it; the next launch writes it anew"
+            folder.failures, dict[str, list[RecordedFailure]], todo="remove it; the next launch writes it again"
         )
     except FileNotFoundError:
         return []

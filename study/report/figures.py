@@ -1,4 +1,4 @@
-"""Figures of the report, drawn with matplotlib: the same rows give the same bytes, on the page and as files."""
+"""Figures of the report, drawn with matplotlib. The same rows give the same bytes, in the page and as files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from study.analysis.distances import minimal_cdf
+from study.analysis.minimal_rmsd import minimal_cdf
 from study.errors import StudyError
 from study.planning.relation import relation
-from study.report.html.curves import Points, mean
+from study.report.curves import Points, mean
 from study.spec.schema import Spec
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
-"""Okabe and Ito 2008: told apart by every kind of colour vision; markers and dashes say the same again."""
+"""Okabe and Ito 2008: distinct for every kind of colour vision. Markers and dashes differ as well."""
 _MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
 _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
@@ -34,7 +35,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    # Names of models and attacks are no formulas, whatever is in them.
+    # Names of models and attacks may contain $ and are never formulas.
     "text.parse_math": False,
     "axes.grid": True,
     "grid.color": "#dddddd",
@@ -45,14 +46,20 @@ _STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 
-Cells = pl.DataFrame
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page: `svg` is an element whose ids are unique in the page; text in it is escaped."""
+
+    svg: str
+    caption: str
 
 
 class Album:
-    """The figures of one report. Each is put into the page when it is added, and into `folder`, where there is one."""
+    """The figures of one report, also written as files into `folder` if there is one."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Raises StudyError where the folder cannot be made."""
+        """Raises StudyError if the folder cannot be made."""
         self._folder = folder
         self._names: set[str] = set()
         if folder is not None:
@@ -61,30 +68,31 @@ class Album:
             except OSError as error:
                 raise StudyError(f"{folder} cannot be made: {error.strerror}", todo="name another folder") from None
 
-    def add(self, name: str, figure: Figure | None, said: str = "") -> str:
-        """The figure as part of a page, `said` below it; nothing for None. Written as `<name>.svg` and `<name>.png`."""
+    def add(self, name: str, figure: Figure | None, caption: str = "") -> Drawing | None:
+        """The drawing of a figure, also written as `<name>.svg` and `<name>.png`; None for None.
+
+        Raises StudyError if a file cannot be written.
+        """
         if figure is None:
-            return ""
-        plain = re.sub(r"[^\w.+-]", "_", name)
-        while plain in self._names:
-            plain += "_"
-        self._names.add(plain)
+            return None
+        stem = re.sub(r"[^\w.+-]", "_", name)
+        while stem in self._names:
+            stem += "_"
+        self._names.add(stem)
         drawn = svg(figure)
         if self._folder is not None:
             try:
-                (self._folder / f"{plain}.svg").write_text(drawn, encoding="utf-8")
-                (self._folder / f"{plain}.png").write_bytes(png(figure))
+                (self._folder / f"{stem}.svg").write_text(drawn, encoding="utf-8")
+                (self._folder / f"{stem}.png").write_bytes(png(figure))
             except OSError as error:
-                raise StudyError(f"{self._folder / plain} cannot be written: {error.strerror}") from None
-        label = str(figure.get_label() or said or name)
-        shown = inlined(drawn, f"f{len(self._names)}-", label)
-        below = f"<figcaption>{html.escape(said)}</figcaption>" if said else ""
-        return f"<figure>{shown}{below}</figure>"
+                raise StudyError(f"{self._folder / stem} cannot be written: {error.strerror}") from None
+        label = str(figure.get_label() or caption or name)
+        return Drawing(inlined(drawn, f"f{len(self._names)}-", label), caption)
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Whoever draws within it draws names of models and labels as they are, as no formulas."""
+def names_as_text() -> Iterator[None]:
+    """Figures drawn within it show names of models and labels as they are, never as formulas."""
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}):
@@ -92,7 +100,7 @@ def plainly() -> Iterator[None]:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG, without a date."""
+    """The figure as an SVG file without a date."""
     from matplotlib import rc_context
 
     written = io.StringIO()
@@ -102,7 +110,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, 200 dots an inch, without the version of the library."""
+    """The figure as PNG with 200 dots per inch, without the version of the library."""
     from matplotlib import rc_context
 
     written = io.BytesIO()
@@ -111,19 +119,19 @@ def png(figure: Figure) -> bytes:
     return written.getvalue()
 
 
-def inlined(drawn: str, prefix: str, said: str) -> str:
-    """An SVG file as an element of a page: its ids begin with `prefix`, for a page has many."""
+def inlined(drawn: str, prefix: str, label: str) -> str:
+    """An SVG file as an element of a page, with `prefix` before its ids: a page has many figures."""
     element = drawn[drawn.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.S)
     element = re.sub(r'(?<= id=")', prefix, element)
     element = re.sub(r"(?<=url\(#)", prefix, element)
     element = re.sub(r'(?<=href="#)', prefix, element)
-    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(said)}"', 1)
+    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
 @contextmanager
 def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with its panels, drawn on in our style."""
+    """A figure with its panels; drawing within the context follows our style."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -139,10 +147,10 @@ def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure
         yield figure, panels[:columns]
 
 
-def success_by_rmsd(cells: Cells, names: Mapping[tuple[str, int, float | None], str], title: str) -> Figure | None:
-    """Black-box success against how far images moved: a point for each attack, point of it, and source set.
+def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
+    """Black-box success rate against RMSD: one mark per attack, attack point, and source set.
 
-    `cells` are those of `experiments.averaged`. None where fewer than two are black-box, or too many to tell apart.
+    `cells` are from `experiments.averaged`. None for fewer than two black-box means, or more than 2,000.
     """
     means = (
         cells.filter(pl.col("relation") == "black")
@@ -152,9 +160,8 @@ def success_by_rmsd(cells: Cells, names: Mapping[tuple[str, int, float | None], 
     )
     if not 2 <= means.height <= _MOST_POINTS:
         return None
-    attacks = list(dict.fromkeys(attack for attack, *_ in names))
-    with _blank(1, f"{title}: success beside RMSD", 5.2) as (figure, (axes,)):
-        for place, attack in enumerate(attacks):
+    with _blank(1, f"{title}: success against RMSD", 5.2) as (figure, (axes,)):
+        for place, attack in enumerate(dict.fromkeys(attacks)):
             mine = means.filter(attack=attack)
             if mine.height:
                 axes.scatter(
@@ -167,15 +174,15 @@ def success_by_rmsd(cells: Cells, names: Mapping[tuple[str, int, float | None], 
                     linewidths=0,
                 )
         _percent(axes)
-        axes.set_xlabel("RMSD, pixel values 0..255 (mean)")
-        axes.set_ylabel("success on black-box targets, %")
+        axes.set_xlabel("RMSD (mean), pixel values 0..255")
+        axes.set_ylabel("success rate on black-box targets, %")
         axes.set_xlim(0, 1.08 * max(means["rmsd"].to_list()) or 1)
         _legend(figure, [axes])
     return figure
 
 
 def curve(lines: Mapping[str, Points], along: str, title: str) -> Figure | None:
-    """A panel for each target, or one for the mean of all where they are many. None where no line has two points."""
+    """One panel per target, or one panel with their mean for more than six. None if no line has two points."""
     if len(lines) > _MOST_PANELS:
         lines = {"mean of all targets": _averaged(lines)}
     drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
@@ -193,18 +200,18 @@ def curve(lines: Mapping[str, Points], along: str, title: str) -> Figure | None:
             _percent(axes)
             axes.set_xlabel(along)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=along in {"steps", "gradients"}))
-        panels[0].set_ylabel("success, %")
+        panels[0].set_ylabel("success rate, %")
         _legend(figure, panels)
     return figure
 
 
 def _averaged(lines: Mapping[str, Points]) -> Points:
-    gathered: dict[str, dict[float, list[tuple[float, float, float]]]] = {}
+    collected: dict[str, dict[float, list[tuple[float, float, float]]]] = {}
     for of in lines.values():
         for name, points in of.items():
             for x, *rate in points:
-                gathered.setdefault(name, {}).setdefault(x, []).append((rate[0], rate[1], rate[2]))
-    return {name: [(x, *mean(there)) for x, there in sorted(of.items())] for name, of in gathered.items()}
+                collected.setdefault(name, {}).setdefault(x, []).append((rate[0], rate[1], rate[2]))
+    return {name: [(x, *mean(there)) for x, there in sorted(of.items())] for name, of in collected.items()}
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place: int, name: str) -> None:
@@ -216,19 +223,18 @@ def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def searches(rows: pl.LazyFrame, spec: Spec, drawn: Album, name: str, title: str) -> list[str]:
-    """The distribution of the smallest RMSD that fools a target: Liu et al. 2017, figure 1; one for each attack."""
+def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[tuple[str, Figure]]:
+    """By attack, the distribution of the smallest RMSD that fools each target: Liu et al. 2017, figure 1."""
     cdf = minimal_cdf(rows, spec)
-    parts = []
     for (attack,), mine in cdf.partition_by("attack", as_dict=True, maintain_order=True).items():
-        sources = mine["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
+        source_sets = mine["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
         targets = mine["target"].unique(maintain_order=True).to_list()[:_MOST_LINES]
-        with _blank(len(sources), f"{title}: smallest RMSD that succeeds, {attack}") as (figure, panels):
-            for axes, whose in zip(panels, sources, strict=True):
+        with _blank(len(source_sets), f"{title}: smallest RMSD that succeeds, {attack}") as (figure, panels):
+            for axes, sources in zip(panels, source_sets, strict=True):
                 for place, target in enumerate(targets):
-                    one = mine.filter(sources=whose, target=target)
+                    one = mine.filter(sources=sources, target=target)
                     if one.height:
-                        kind = relation(spec.models, whose.split("+") if whose else (), target)
+                        kind = relation(spec.models, sources.split("+") if sources else (), target)
                         axes.step(
                             [0.0, *one["rmsd"].to_list()],
                             [0.0, *(100 * one["share"]).to_list()],
@@ -238,39 +244,36 @@ def searches(rows: pl.LazyFrame, spec: Spec, drawn: Album, name: str, title: str
                             lw=1.4,
                             label=target + ("" if kind == "black" else f" ({kind}-box)"),
                         )
-                axes.set_title(f"on {whose}", fontsize=9)
-                axes.set_xlabel("RMSD, pixel values")
+                axes.set_title(f"sources: {sources}", fontsize=9)
+                axes.set_xlabel("RMSD, pixel values 0..255")
                 _percent(axes)
                 axes.legend(fontsize=8)
             panels[0].set_ylabel("images, %")
-        parts.append(drawn.add(f"{name}-{attack}-minimal", figure))
-    return parts
+        yield str(attack), figure
 
 
-def destruction(rates: Cells, shown: Mapping[str, str], title: str) -> Figure | None:
-    """The share of fooling images that a transformation sets right again, by `attack` (named as `shown`) and `target`.
+def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
+    """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack.
 
-    Kurakin et al. 2017; Wu et al. 2019 (smoothed gradients), figure 5. None where no attack fooled the plain model.
+    `rates` has `attack`, `target` and `destruction` (0..1, or null). None if every rate is null.
     """
     known = rates.drop_nulls("destruction")
     if known.is_empty():
         return None
     targets = known["target"].unique(maintain_order=True).to_list()
-    attacks = [attack for attack in shown if attack in set(known["attack"])][:_MOST_LINES]
-    with _blank(1, f"{title}: images that a transformation sets right again", 1.6 + 0.62 * len(targets)) as (
-        figure,
-        (axes,),
-    ):
-        for place, attack in enumerate(attacks):
+    drawn = [attack for attack in dict.fromkeys(attacks) if attack in set(known["attack"])][:_MOST_LINES]
+    wide = 1.6 + 0.62 * len(targets)
+    with _blank(1, f"{title}: images that a transformation restores", wide) as (figure, (axes,)):
+        for place, attack in enumerate(drawn):
             mine = dict(known.filter(attack=attack).select("target", "destruction").iter_rows())
-            beside = (place - (len(attacks) - 1) / 2) * 0.5 / max(1, len(attacks) - 1)
+            beside = (place - (len(drawn) - 1) / 2) * 0.5 / max(1, len(drawn) - 1)
             axes.plot(
                 [index + beside for index, target in enumerate(targets) if target in mine],
                 [100 * mine[target] for target in targets if target in mine],
                 _MARKERS[place % 8],
                 color=_COLOURS[place % len(_COLOURS)],
                 ms=6,
-                label=shown[attack],
+                label=attack,
             )
         axes.set_xticks(range(len(targets)), targets, rotation=30, ha="right")
         axes.set_ylabel("destruction rate, %")
@@ -284,7 +287,7 @@ def _percent(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One for all panels, of which none need have every line."""
+    """One legend for all panels: a panel may lack some lines."""
     known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""What makes the numbers of a run doubtful, in sentences: models that only guess, attacks that moved nothing."""
+"""Warnings about numbers of a run: models that only guess, and attacks that change no pixel."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from study.spec.schema import Spec
 
 
 def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[[], pl.DataFrame]) -> dict[str, Right]:
-    """By model, how often it is right about clean images, as far as that is known: services are left out.
+    """By model, its answers to clean images if they are known; without services.
 
-    `models` is what is recorded of each. `images`, which gives `images.parquet`, is asked only for runs that began
-    before counts were recorded: there selected images tell, unless they were selected by being right.
+    `models` are the records of the models. `images` returns `images.parquet`. It is read only for runs that began
+    before the counts were recorded, and only if the images were not selected by correct answers.
     """
     found = clean_accuracy.recorded(models)
     lacking = [name for name in spec.models if name not in found and name not in spec.services]
@@ -27,29 +27,32 @@ def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[
 
 
 def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for each model that is right about clean images no more often than a guess, and what may be wrong.
+    """A sentence for each model whose clean accuracy is no better than guessing, with a probable cause.
 
-    `models` is what is recorded of each. Random weights are left out: they are meant to guess.
+    `models` are the records of the models. Models with random weights are left out, because they are meant to guess.
     """
-    meant = {name for name, one in spec.models.items() if str(one.weights).startswith("random:")}
-    found = {name: right[name] for name in spec.models if name in right and name not in meant}
+    random = {name for name, one in spec.models.items() if str(one.weights).startswith("random:")}
+    found = {name: right[name] for name in spec.models if name in right and name not in random}
     return clean_accuracy.doubts(found, models, len(spec.labels))
 
 
 def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:
-    """A sentence for each attack of whose rows every RMSD is 0. `cells` are those of `experiments.cells`."""
+    """A sentence for each attack whose RMSD is 0 in all of its `cells`, which are from `experiments.cells`."""
     still = cells.group_by("attack").agg(pl.col("rmsd").max()).filter(pl.col("rmsd") == 0)["attack"].to_list()
-    return [f"attack '{name}' moved no pixel: {_cause(spec.attacks[name])}" for name in spec.attacks if name in still]
+    return [f"attack '{name}' changed no pixel: {_cause(spec.attacks[name])}" for name in spec.attacks if name in still]
 
 
 def _cause(recipe: Attack) -> str:
     if recipe.made is not None:
-        return "the images that were made elsewhere are the clean ones"
+        return "its precomputed images equal the clean images"
     levels = [one for one in recipe.budget.levels if one is not None]
     if levels and max(levels) <= 1:
-        of = ", ".join(f"{one:g}" for one in levels)
-        return f"its {recipe.budget.kind} is {of}, and pixel values are 0..255: what is 8/255 elsewhere is 8 here"
+        budgets = ", ".join(f"{one:g}" for one in levels)
+        return (
+            f"its {recipe.budget.kind} is {budgets}, but pixel values are 0..255: write 8 for a budget of 8/255 in "
+            "the range 0..1"
+        )
     return (
-        "its gradients were 0 for every image, or its steps were too small to survive rounding: see what its source "
-        "models say of clean images"
+        "its gradients were 0 for every image, or its steps were smaller than the rounding of pixel values. Check the "
+        "answers of its source models to clean images"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from study.analysis.transfer import hits
+from study.analysis.rates import hits
 from study.tracking.outline import Outline
 
 COLUMNS = (

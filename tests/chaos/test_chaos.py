@@ -19,7 +19,8 @@ from PIL import Image
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from tests.chaos.harness import Disturbed, Mix, Tally, compare, published, whole
 from tests.chaos.machines import Machines
 from tests.chaos.processes import Launched, until

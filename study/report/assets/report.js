@@ -6,12 +6,12 @@
     made.append(...inside);
     return made;
   };
-  const number = (said) => {
-    const found = parseFloat(said.replace(/,/g, ""));
+  const number = (text) => {
+    const found = parseFloat(text.replace(/,/g, ""));
     return Number.isNaN(found) ? null : found;
   };
 
-  // Numbers by value, words by language; what is missing stands last, whichever way.
+  // Numbers sort by value and words by language; missing values come last in both directions.
   const sort = (table, column, down) => {
     const body = table.tBodies[0];
     const lines = Array.from(body.rows).map((row) => [row.cells[column].textContent.trim(), row]);
@@ -44,8 +44,8 @@
   const filterable = (table, box) => {
     const rows = Array.from(table.tBodies[0].rows);
     if (rows.length < 6) return;
-    const said = make("span", { className: "note" });
-    const input = make("input", { type: "search", placeholder: "words that a line has", spellcheck: false });
+    const count = make("span", { className: "note" });
+    const input = make("input", { type: "search", placeholder: "words in the row", spellcheck: false });
     input.addEventListener("input", () => {
       const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       let left = 0;
@@ -54,10 +54,10 @@
         row.hidden = !wanted.every((word) => line.includes(word));
         left += row.hidden ? 0 : 1;
       });
-      said.textContent = wanted.length ? `${left} of ${rows.length} lines` : "";
-      said.setAttribute("aria-live", "polite");
+      count.textContent = wanted.length ? `${left} of ${rows.length} rows` : "";
+      count.setAttribute("aria-live", "polite");
     });
-    box.before(make("div", { className: "tools" }, make("label", {}, "Filter: ", input), said));
+    box.before(make("div", { className: "tools" }, make("label", {}, "Filter: ", input), count));
   };
 
   const tip = document.getElementById("tip");
@@ -73,7 +73,7 @@
     tip.style.top = `${below ? at.bottom + 6 : at.top - tip.offsetHeight - 6}px`;
   };
 
-  // One cell of a table is in the order of the tab key; arrows go from there.
+  // The tab key reaches one cell of a table; the arrow keys move from there.
   const walkable = (table) => {
     const cells = all("td[title]", table);
     cells.forEach((cell) => {
@@ -115,9 +115,9 @@
   });
   window.addEventListener("scroll", hide, { passive: true, capture: true });
 
-  const said = document.getElementById("gallery-data");
-  if (said) {
-    const { crafts, images } = JSON.parse(said.textContent);
+  const answers = document.getElementById("gallery-data");
+  if (answers) {
+    const { crafts, images } = JSON.parse(answers.textContent);
     const dialog = make("dialog");
     const shown = make("div");
     const close = make("button", { type: "button", textContent: "Close" });

@@ -1,1 +1,1 @@
-"""`study report`: a run as one HTML page."""
+"""The HTML report: data for its sections, and the templates that lay them out."""

@@ -1,22 +1,27 @@
-"""`study report`: a run as one HTML file that needs nothing else, neither a network nor this package."""
+"""`study report`: a run as one HTML file that works without a network and without this package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import hashlib
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
+import jinja2
 from rich.console import Console
 
 from study.errors import StudyError
 from study.report.figures import Album
-from study.report.html import sections as hooks
 from study.report.html import summary
-from study.report.html.compare import comparison
-from study.report.html.data import Gathered, gather
-from study.report.html.experiments import experiment, key
+from study.report.html.colours import LEVELS, ramp_css
+from study.report.html.comparison import comparison
+from study.report.html.components import CellBudget
+from study.report.html.experiment import experiment_results
+from study.report.html.findings import findings
 from study.report.html.gallery import gallery
-from study.report.html.page import Room, page, section, text
+from study.report.html.geometry import geometry
+from study.report.html.report_data import ReportData, read_report_data
 from study.results import integrity
 from study.storage.paths import storage_path
 from study.terminal.prose import say
@@ -24,7 +29,7 @@ from study.terminal.prose import say
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is asked for: where the page goes, a folder for its figures, a spec whose `published` has changed."""
+    """Options of `study report`: the file, a folder for its figures, and a spec whose `published` has changed."""
 
     to: Path | None = None
     figures: Path | None = None
@@ -32,67 +37,76 @@ class ReportOptions:
 
 
 @integrity.reads
-def report(run: str, order: ReportOptions, console: Console) -> None:
-    """Write the report of the run at `run` and say where it is. Raises StudyError where there is no run."""
-    gathered = gather(run, order.spec)
-    where = storage_path(run)
-    # An object store is no place that a browser opens: there the page lies where the command was given.
-    default = where / "report.html" if isinstance(where, Path) else Path(f"{gathered.spec.study}-report.html")
-    to = order.to or default
-    made = _made(gathered, order.figures)
-    _write(to, made)
-    said = f"{to}: {len(made.encode()) / 2**20:.1f} MiB, {gathered.count:,} rows"
-    say(console, said)
-    if order.figures is not None:
-        say(console, f"figures: {order.figures}")
+def report(run: str, options: ReportOptions, console: Console) -> None:
+    """Write the report of the run at `run` and print its path. Raises StudyError as `write` does."""
+    data = read_report_data(run, options.spec)
+    folder = storage_path(run)
+    # A browser cannot open an object store: the report of such a run goes into the current folder.
+    default = folder / "report.html" if isinstance(folder, Path) else Path(f"{data.spec.study}-report.html")
+    to = options.to or default
+    page = _page(data, options.figures)
+    _write(to, page)
+    say(console, f"{to}: {len(page.encode()) / 2**20:.1f} MiB, {data.row_count:,} rows")
+    if options.figures is not None:
+        say(console, f"figures: {options.figures}")
 
 
 @integrity.reads
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
-    """Write the report of the run in folder `run` to the file `to`; the same run gives the same bytes.
+    """Write the report of the run in folder `run` to the file `to`. The same run gives the same bytes.
 
-    `figures` is a folder for every figure as SVG and PNG; `spec` stands for the run's own, see `finished.opened`.
-    Raises StudyError where there is no run, it cannot be read, or the file cannot be written.
+    `figures` is a folder for every figure as SVG and PNG. `spec` replaces the run's own as in `run_reader.open_run`.
+    Raises StudyError for a missing or damaged run, and for files that cannot be written.
     """
-    _write(to, _made(gather(str(run), spec), figures))
+    _write(to, _page(read_report_data(str(run), spec), figures))
 
 
-def _write(to: Path, made: str) -> None:
+def _write(to: Path, page: str) -> None:
     try:
-        to.write_text(made, encoding="utf-8")
+        to.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StudyError(f"{to} cannot be written: {error.strerror}", todo="name another file with --to") from None
 
 
-def _made(gathered: Gathered, figures: Path | None) -> str:
-    room, drawn, spec = Room(), Album(figures), gathered.spec
-    parts = list(_sections(gathered, drawn, room))
-    titles = {
-        **{f"experiment-{name}": name for name in spec.experiments},
-        "models": "Models",
-        "findings": "Findings",
-        "comparison": "Papers",
-        "geometry": "Geometry",
-        "gallery": "Gallery",
-        "failures": "Failures",
-        "provenance": "Provenance",
-    }
-    nav = [(name, titles[name]) for name, part in parts if part and name in titles]
-    body = "\n".join(part for _, part in parts)
-    return page(f"{spec.study}: report", nav, body)
+def _page(data: ReportData, figures: Path | None) -> str:
+    """The report as HTML. Templates escape every value except figures, our style and our script.
+
+    The page's security policy contains the hash of our script, so that a browser runs no other one.
+    """
+    assets = files("study.report") / "assets"
+    script = (assets / "report.js").read_text(encoding="utf-8")
+    album = Album(figures)
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            study=data.spec.study,
+            style=(assets / "report.css").read_text(encoding="utf-8") + ramp_css(),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            budget=CellBudget(),
+            key_levels=range(0, LEVELS + 1, 5),
+            alert=summary.alert(data),
+            facts=summary.facts(data),
+            findings=findings(data),
+            experiments=[experiment_results(data, name, album) for name in data.spec.experiments],
+            papers=comparison(data),
+            geometry=geometry(data, album),
+            models=summary.models(data),
+            gallery=gallery(data),
+            failures=summary.failures(data),
+            provenance=summary.provenance(data),
+        )
+    )
 
 
-def _sections(gathered: Gathered, drawn: Album, room: Room) -> Iterator[tuple[str, str]]:
-    """Every part of the page with its name, in order; empty ones too."""
-    spec = gathered.spec
-    yield "top", f"<h1>{text(spec.study)}</h1>\n{summary.alert(gathered)}\n{summary.facts(gathered)}"
-    yield "findings", hooks.findings(gathered, room)
-    yield "key", key()
-    for name in spec.experiments:
-        yield f"experiment-{name}", experiment(gathered, name, drawn, room)
-    yield "comparison", comparison(gathered, room)
-    yield "geometry", hooks.geometry(gathered, drawn, room)
-    yield "models", section("models", "Models", [summary.models(gathered, room)])
-    yield "gallery", gallery(gathered, room)
-    yield "failures", section("failures", "Failures", [summary.failures(gathered, room)])
-    yield "provenance", section("provenance", "Provenance", summary.provenance(gathered, room))
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("study.report.html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment

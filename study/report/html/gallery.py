@@ -1,217 +1,211 @@
-"""Some images of a run: clean, adversarial, how they differ, and what every target says of them."""
+"""The gallery of the report: clean and adversarial images, their difference, and the answers of every target."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from study.analysis.transfer import succeeded
+from study.analysis.experiments import with_level
+from study.analysis.rates import succeeded
 from study.errors import StudyError
 from study.images import decoding
 from study.images.image_sets import candidates
 from study.images.selection import Selected
 from study.planning.relation import MARKS
-from study.report.html.data import Gathered
-from study.report.html.page import Cell, Room, Table, island, note, picture, section, text
+from study.report.html.components import HtmlTable, text_cells
+from study.report.html.report_data import ReportData
 from study.reproducibility.hashing import digest
+from study.results import kept_images
 from study.storage.run_folder import RunFolder
 
 _MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 8, 3 * 2**20
 _SMALL = 100
-"""Images of fewer pixels a side are shown without smoothing."""
+"""The page shows images with fewer pixels a side without smoothing."""
 
 Pixels = NDArray[np.uint8]
-Said = Mapping[str, Any]
-_HEAD = ["target", "clean", "adversarial", "success"]
+Answers = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
+"""By image, by craft, one row per target: target, clean answer, adversarial answer, success."""
 
 
-def gallery(gathered: Gathered, room: Room) -> str:
-    """The section; the same images whenever it is made, drawn by a hash of their ids."""
-    spec = gathered.spec
-    kept = _kept(gathered)
-    crafts = _crafts(gathered, set(kept["craft"].to_list()))
-    ids = set(kept["image"].to_list())
-    # Of two images, the one whose pixels were kept is shown.
-    order = sorted(gathered.images, key=lambda one: (one.image not in ids, digest(spec.seed, one.image, "gallery")))
+@dataclass(frozen=True)
+class Thumbnail:
+    """An image as base64 of lossless WebP; `craft` is its place among the crafts of the gallery, None if clean."""
+
+    data: str
+    alt: str
+    caption: str
+    craft: int | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of the gallery."""
+
+    label: str
+    image: str
+    thumbnails: Sequence[Thumbnail]
+    answers: HtmlTable
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """`answers` is data for the script of the page, which shows the answers to the attack that the reader selects."""
+
+    notes: Sequence[str]
+    cards: Sequence[Card]
+    answers: Mapping[str, Any]
+    pixelated: bool
+
+
+def gallery(data: ReportData) -> Gallery | None:
+    """The same images in every report of the run, drawn by a hash of their ids; None without rows."""
+    spec = data.spec
+    kept = kept_images.kept_pairs(RunFolder(data.run))
+    crafts = _crafts(data, set(kept["craft"]))
+    with_pixels = set(kept["image"])
+    order = sorted(data.images, key=lambda one: (one.image not in with_pixels, digest(spec.seed, one.image, "gallery")))
     images = order[:_MOST_IMAGES]
     if not crafts or not images:
-        return ""
-    clean, why = _clean(gathered, images)
-    deltas = _deltas(gathered, crafts, images) if kept.height and clean else {}
-    said = _said(gathered, crafts, images)
-    shots = _Shots(spec.images.size < _SMALL)
-    cards = [
-        _card(gathered, one, crafts, (clean.get(one.image), deltas, said.get(one.image, {})), (shots, room))
+        return None
+    clean, problem = _clean_pixels(data, images)
+    deltas = _deltas(data, list(crafts), images) if kept.height and clean else {}
+    answers = _answers(data, list(crafts), images)
+    thumbnails = _Thumbnails()
+    cards = []
+    for one in images:
+        label = spec.labels.words(one.label)[0]
+        shown = []
+        if one.image in clean:
+            own = {craft: deltas[craft, one.image] for craft in crafts if (craft, one.image) in deltas}
+            shown = thumbnails.of(label, clean[one.image], own, crafts)
+        first = next((rows for craft in crafts if (rows := answers.get(one.image, {}).get(craft))), [])
+        head = ["target", "clean", "adversarial", "success"]
+        table = HtmlTable(f"Answers to {one.image}", head, [text_cells(*row) for row in first])
+        cards.append(Card(label, one.image, shown, table))
+    notes = [
+        f"{len(images)} of {len(data.images):,} images, drawn by a hash of their ids.",
+        "Difference: grey means no change; the largest change of each image is stretched to the full range.",
+        problem,
+        "" if kept.height else "No adversarial pixels: a run keeps them with `run: {keep_images: true}` in its spec.",
+        "Some images are left out to keep this file small." if thumbnails.full else "",
+    ]
+    by_image = [
+        {place: rows for place, craft in enumerate(crafts) if (rows := answers.get(one.image, {}).get(craft))}
         for one in images
     ]
-    notes = [f"{len(images)} of {len(gathered.images):,} images, drawn by a hash of their ids."]
-    notes.append("Difference: grey where nothing changed; the largest change of each image is stretched to full range.")
-    notes += [why] if why else []
-    if not kept.height:
-        notes.append("No adversarial pixels: a run has them where its spec says `run: {keep_images: true}`.")
-    if shots.full:
-        notes.append("Some images are left out, to keep this file small.")
-    data = {
-        "crafts": [_named(gathered, one) for one in crafts],
-        "images": [
-            {place: rows for place, craft in enumerate(crafts) if (rows := said.get(one.image, {}).get(craft))}
-            for one in images
-        ],
-    }
-    parts = [*map(note, notes), f'<div class="gallery">{"".join(cards)}</div>', island("gallery-data", data)]
-    return section("gallery", "Gallery", parts)
+    for_script = {"crafts": list(crafts.values()), "images": by_image}
+    return Gallery([one for one in notes if one], cards, for_script, spec.images.size < _SMALL)
 
 
-class _Shots:
-    """Encodes images, until there are too many bytes of them."""
+@dataclass
+class _Thumbnails:
+    """Encodes images until they take `_MOST_BYTES` together."""
 
-    def __init__(self, small: bool) -> None:
-        self._classes = "pixels" if small else ""
-        self._bytes = 0
-        self.full = False
+    size: int = 0
+    full: bool = False
 
-    def add(self, image: Pixels, said: str, caption: str, craft: int | None = None) -> str:
-        """A button with the image (C, H, W)."""
-        encoded = _encoded(image)
-        if self._bytes + len(encoded) > _MOST_BYTES:
+    def of(self, label: str, clean: Pixels, deltas: Mapping[str, Pixels], crafts: Mapping[str, str]) -> list[Thumbnail]:
+        """The clean image (C, H, W), then the adversarial image and the difference of every craft."""
+        shown = [self._encode(clean, f"{label}, clean", "clean", None)]
+        for place, (craft, name) in enumerate(crafts.items()):
+            if craft not in deltas or deltas[craft].size != clean.size:
+                continue
+            adversarial = clean + deltas[craft].reshape(clean.shape)
+            difference, times = amplified(adversarial.astype(np.int16) - clean)
+            shown.append(self._encode(adversarial, f"{label}, adversarial: {name}", "adversarial", place))
+            alt = f"difference, amplified {times:.1f} times: {name}"
+            shown.append(self._encode(difference, alt, f"difference x {times:.1f}", place))
+        return [one for one in shown if one is not None]
+
+    def _encode(self, image: Pixels, alt: str, caption: str, craft: int | None) -> Thumbnail | None:
+        from PIL import Image
+
+        plain = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy()).convert("RGB")
+        written = io.BytesIO()
+        plain.save(written, format="webp", lossless=True, quality=80, method=4, exact=True)
+        if self.size + written.tell() > _MOST_BYTES:
             self.full = True
-            return ""
-        self._bytes += len(encoded)
-        mark = "" if craft is None else f' data-craft="{craft}"'
-        shown = picture(encoded, "webp", said, self._classes)
-        return f'<button type="button"{mark}>{shown}{text(caption)}</button>'
-
-
-def _encoded(image: Pixels) -> bytes:
-    """Lossless WebP."""
-    from PIL import Image
-
-    plain = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy()).convert("RGB")
-    written = io.BytesIO()
-    plain.save(written, format="webp", lossless=True, quality=80, method=4, exact=True)
-    return written.getvalue()
+            return None
+        self.size += written.tell()
+        return Thumbnail(base64.b64encode(written.getvalue()).decode(), alt, caption, craft)
 
 
 def amplified(delta: NDArray[np.int16]) -> tuple[Pixels, float]:
-    """A perturbation around middle grey, its largest change stretched to the ends; and how many times."""
+    """A perturbation around middle grey, with its largest change stretched to 127, and the factor."""
     most = int(np.abs(delta).max(initial=0))
     times = 127 / most if most else 1.0
     return np.clip(np.rint(128 + delta * times), 0, 255).astype(np.uint8), times
 
 
-def _card(
-    gathered: Gathered,
-    image: Selected,
-    crafts: Sequence[str],
-    known: tuple[Pixels | None, Mapping[tuple[str, str], Pixels], Mapping[str, Sequence[Sequence[str]]]],
-    into: tuple[_Shots, Room],
-) -> str:
-    clean, deltas, said = known
-    shots, room = into
-    name = gathered.spec.labels.words(image.label)[0]
-    shown = []
-    if clean is not None:
-        shown.append(shots.add(clean, f"{name}, clean", "clean"))
-        for place, craft in enumerate(crafts):
-            delta = deltas.get((craft, image.image))
-            if delta is None or delta.size != clean.size:
-                continue
-            adversarial = clean + delta.reshape(clean.shape)
-            difference, times = amplified(adversarial.astype(np.int16) - clean)
-            called = _named(gathered, craft)
-            shown.append(shots.add(adversarial, f"{name}, adversarial: {called}", "adversarial", place))
-            shown.append(
-                shots.add(difference, f"difference, {times:.1f} times: {called}", f"difference x {times:.1f}", place)
-            )
-    first = next((rows for craft in crafts if (rows := said.get(craft))), [])
-    lines = [[Cell(one) for one in row] for row in first]
-    table = Table(f"What the targets say of {image.image}", _HEAD, lines).html(room)
-    heading = f"<h3>{text(name)} <span class=note>{text(image.image)}</span></h3>"
-    return f'<div class="card">{heading}<div class="shots">{"".join(shown)}</div>{table}</div>'
-
-
-def _named(gathered: Gathered, craft: str) -> str:
-    one = gathered.crafts.row(by_predicate=pl.col("craft") == craft, named=True)
-    return f"{one['attack']} on {one['sources'] or 'elsewhere'}, {one['goal']}, seed {one['seed']}"
-
-
-def _crafts(gathered: Gathered, kept: set[str]) -> list[str]:
-    """A few crafts: those with pixels first, then as the experiments name their attacks, one of each before others."""
-    spec = gathered.spec
-    attacks = list(dict.fromkeys(name for one in spec.experiments.values() for name in one.attacks))
+def _crafts(data: ReportData, kept: set[str]) -> dict[str, str]:
+    """A few crafts with their names: first those with kept pixels, then one of every attack before a second one."""
+    attacks = list(dict.fromkeys(name for one in data.spec.experiments.values() for name in one.attacks))
     place = {name: at for at, name in enumerate(attacks)}
-    seen: dict[str, int] = {}
+    turns = dict.fromkeys(attacks, 0)
     ranked = []
-    for one in gathered.crafts.filter(pl.col("attack").is_in(attacks)).iter_rows(named=True):
-        turn = seen[one["attack"]] = seen.get(one["attack"], -1) + 1
-        ranked.append((one["craft"] not in kept, turn, place[one["attack"]], one["craft"]))
-    return [craft for *_, craft in sorted(ranked)[:_MOST_CRAFTS]]
+    for one in data.crafts.filter(pl.col("attack").is_in(attacks)).iter_rows(named=True):
+        name = f"{one['attack']} on {one['sources'] or 'elsewhere'}, {one['goal']}, seed {one['seed']}"
+        ranked.append((one["craft"] not in kept, turns[one["attack"]], place[one["attack"]], one["craft"], name))
+        turns[one["attack"]] += 1
+    return {craft: name for *_, craft, name in sorted(ranked)[:_MOST_CRAFTS]}
 
 
-def _clean(gathered: Gathered, images: Sequence[Selected]) -> tuple[dict[str, Pixels], str]:
-    """The clean pixels of those that are where the spec says and what they were; and why others are not here."""
-    spec, found = gathered.spec, {}
+def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[str, Pixels], str]:
+    """The clean pixels that can still be read and have not changed, and a sentence about images that are left out."""
+    spec, found = data.spec, {}
     try:
         files = {one.image: one.file for one in candidates(spec.images, spec.seed)}
         for one in images:
             if one.image in files:
-                read = decoding.read(files[one.image], spec.images)
-                if decoding.digest(read) == one.digest:
-                    found[one.image] = read
+                pixels = decoding.read(files[one.image], spec.images)
+                if decoding.digest(pixels) == one.digest:
+                    found[one.image] = pixels
     except StudyError as error:
         return found, f"Clean images are left out: {error.what}."
-    lacking = len(images) - len(found)
-    return found, f"{lacking} clean images are left out: not in the image set, or not as they were." if lacking else ""
+    absent = len(images) - len(found)
+    if not absent:
+        return found, ""
+    return found, f"Clean images left out, because they are missing or have changed: {absent}."
 
 
-def _kept(gathered: Gathered) -> pl.DataFrame:
-    """Craft and image of all pixels that the run keeps."""
-    from study.results import kept_images
-
-    return kept_images.kept_pairs(RunFolder(gathered.run))
-
-
-def _deltas(gathered: Gathered, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:
-    """By craft and image, how the finished image differs from the clean one, modulo 256, flat."""
-    from study.results import kept_images
-
-    rows = kept_images.deltas(RunFolder(gathered.run), crafts, [one.image for one in images])
+def _deltas(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:
+    """By craft and image, the flat difference between the adversarial and the clean image, modulo 256."""
+    rows = kept_images.deltas(RunFolder(data.run), crafts, [one.image for one in images])
     return {
         (craft, image): np.frombuffer(delta, dtype=np.uint8)
         for craft, image, delta in rows.select("craft", "image", "delta").iter_rows()
     }
 
 
-def _said(
-    gathered: Gathered, crafts: Sequence[str], images: Sequence[Selected]
-) -> dict[str, dict[str, list[list[str]]]]:
-    """By image, by craft, a line for each target: its name, what it says of the clean and of the adversarial image."""
-    spec = gathered.spec
-    chosen = gathered.rows.filter(
-        pl.col("craft").is_in(list(crafts)), pl.col("image").is_in([one.image for one in images])
-    ).with_columns(succeeded().alias("success"))
+def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]) -> Answers:
+    """The answers of the targets after the last step of each attack."""
+    spec = data.spec
+    ids = [one.image for one in images]
+    rows = with_level(data.finished.rows, spec).filter(pl.col("craft").is_in(crafts), pl.col("image").is_in(ids))
     columns = ("craft", "attack", "image", "steps", "level", "target", "relation", "clean_top1", "top1", "top5_prob")
-    rows = chosen.select(*columns, "names", "scores", "clean_names", "success").collect()
+    found = rows.select(*columns, "names", "clean_names", succeeded().alias("success")).collect()
     place = {name: at for at, name in enumerate(spec.models)}
-    found: dict[str, dict[str, list[list[str]]]] = {}
-    for one in sorted(rows.iter_rows(named=True), key=lambda row: place.get(row["target"], 0)):
+    answers: dict[str, dict[str, list[list[str]]]] = {}
+    for one in sorted(found.iter_rows(named=True), key=lambda row: place.get(row["target"], 0)):
         if (one["steps"], one["level"]) == spec.attacks[one["attack"]].points[-1]:
-            lines = found.setdefault(one["image"], {}).setdefault(one["craft"], [])
             target = one["target"] + MARKS.get(one["relation"], "")
-            lines.append([target, *_words(gathered, one), "yes" if one["success"] else "no"])
-    return found
+            row = [target, *_clean_and_adversarial(data, one), "yes" if one["success"] else "no"]
+            answers.setdefault(one["image"], {}).setdefault(one["craft"], []).append(row)
+    return answers
 
 
-def _words(gathered: Gathered, row: Said) -> tuple[str, str]:
-    """Clean and adversarial answer of a target, in words."""
+def _clean_and_adversarial(data: ReportData, row: Mapping[str, Any]) -> tuple[str, str]:
+    """The answers of a target to the clean and to the adversarial image, in words."""
     if row["names"] is not None:
         return ", ".join(row["clean_names"] or ["–"]), ", ".join(row["names"] or ["–"])
-    labels = gathered.spec.labels
+    labels = data.spec.labels
     clean = "–" if row["clean_top1"] is None else labels.words(row["clean_top1"])[0]
     now = "–" if row["top1"] is None else f"{labels.words(row['top1'])[0]} ({100 * row['top5_prob'][0]:.0f} %)"
     return clean, now

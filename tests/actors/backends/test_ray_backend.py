@@ -25,6 +25,7 @@ from tests.conftest import TINY, run_here
 from tests.processes import ROOT, STUDY, alive, child, descendants, finish, gone, parts, start, wait_for_parts
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LONG = """
 study: long
 images: {sample: foolbox, size: 48, keep: all, count: 20}
@@ -144,9 +145,8 @@ def cluster(*, dashboard: bool) -> Iterator[tuple[str, str]]:
     port, other = (random.Random(os.getpid() + dashboard).randrange(20000, 30000) + step for step in (0, 1))
     words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--dashboard-port={other}"]
     more = ["--disable-usage-stats", f"--include-dashboard={str(dashboard).lower()}", f"--object-store-memory={2**28}"]
-    ray = Path(sys.executable).with_name("ray")
     process = subprocess.Popen(
-        [str(ray), *words, *more],
+        [*RAY, *words, *more],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -206,12 +206,11 @@ def test_inside_a_submitted_job(tiny_run, spec_file, tmp_path):
     """No flag is needed there: the job's own environment says which cluster it is."""
     with cluster(dashboard=True) as (_, dashboard):
         spec = spec_file(TINY)
-        ray = Path(sys.executable).with_name("ray")
         entry = [*STUDY, "launch", str(spec), "--output", str(tmp_path / "run")]
         deadline = time.monotonic() + 60
         while True:
             submitted = subprocess.run(
-                [str(ray), "job", "submit", "--address", dashboard, "--", *entry],
+                [*RAY, "job", "submit", "--address", dashboard, "--", *entry],
                 capture_output=True,
                 text=True,
                 cwd=ROOT,

@@ -9,7 +9,7 @@ import yaml
 
 from actors.backends.in_process import InProcess
 from actors.backends.simulated import Costs, Machines
-from actors.estimates.forecast import imagined, simulate
+from actors.estimates.simulation import plan_without_images, simulate
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
 from tests.conftest import TINY
@@ -24,7 +24,7 @@ COSTS = Costs(
 def plan_of(count=40, **keys):
     spec = yaml.safe_load(TINY) | {"models": MODELS, "attacks": {}, "numerics": {"batch": 4}, "run": {"shard": 4}}
     spec |= {"experiments": {"x": {"attacks": ["igsm"], "sources": "each"}}} | keys
-    return imagined(resolve(parse(yaml.safe_dump(spec), "spec")).spec, count)
+    return plan_without_images(resolve(parse(yaml.safe_dump(spec), "spec")).spec, count)
 
 
 def test_one_worker_takes_the_sum_of_all_work():
@@ -106,12 +106,12 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     for machines in ("8x4xH100", "8xBANANA"):
         status, printed, error = door("plan", spec, "--on", machines)
         assert status == 2
-        assert f"say nothing of {machines.rpartition('x')[2]}" in error
+        assert f", not on {machines.rpartition('x')[2]}" in error
         assert measured["hardware"] in error
-        assert "workers at work" not in printed
+        assert "workers busy" not in printed
     status, printed, error = door("plan", spec, "--on", "8x4xH100", "--speed", "50")
     assert status == 0, error
-    assert "workers at work" in printed
+    assert "workers busy" in printed
     assert f"(costs of {measured['hardware']}, 50 times as fast as measured)" in printed
     profile = tmp_path / "h100.json"
     profile.write_text(json.dumps(measured | {"hardware": "NVIDIA H100 80GB HBM3"}))
@@ -120,7 +120,7 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     assert "8x4xH100 (costs of NVIDIA H100 80GB HBM3)" in printed
     status, _, error = door("plan", spec, "--on", "2xcpu", "--profile", profile)
     assert status == 2
-    assert "say nothing of cpu" in error
+    assert ", not on cpu" in error
     status, _, error = door("plan", spec, "--on", "lots")
     assert status == 2
     assert "64xH100" in error

@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.errors import StudyError
 from study.images.clean_accuracy import Right, doubts, tally
 from study.images.image_sets import ImageSet, candidates
@@ -65,7 +66,7 @@ def test_an_input_of_another_range_is_told_in_place_of_relaxing_the_rule(picture
     changed = {"models": {"lite0": wrong}, "images": listed(pictures, tmp_path, keep="correct-for-all")}
     with pytest.raises(StudyError) as raised:
         run_here(spec_file(BASE | changed), tmp_path / "run")
-    assert "right for all models" in raised.value.what
+    assert "classified correctly by all models" in raised.value.what
     assert "its mean 127.5 lies outside the range 0..1 of its input: `range: 255` would fit" in raised.value.todo
     assert "relax" not in raised.value.todo
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
-from actors.execution import probes as carried_out
+from actors.execution.probe_runs import ProbeRuns
 from actors.workers.worker import Worker
 from study.errors import StudyError
 from study.geometry import store
@@ -99,22 +99,22 @@ def test_what_is_done_is_not_asked_again(undisturbed, tmp_path, monkeypatch):
         asked.append(job.unit)
         return real(worker, pin, job, pixels)
 
-    handled, most = carried_out.Geometry._handle, 7
+    handled, most = ProbeRuns.handle, 7
 
-    def handle(driver, event):
+    def handle(probes, event):
         if len(asked) > most:
             raise Stop
-        handled(driver, event)
+        handled(probes, event)
 
     monkeypatch.setattr(Worker, "probe", probe)
-    monkeypatch.setattr(carried_out.Geometry, "_handle", handle)
+    monkeypatch.setattr(ProbeRuns, "handle", handle)
     with pytest.raises(Stop):
         run_here(undisturbed / "spec.yaml", run)
     spec = load(undisturbed / "spec.yaml").spec
     done = {unit for units in store.done(run, spec.geometry).values() for unit in units}
     assert done == set(asked[:most])
     asked.clear()
-    monkeypatch.setattr(carried_out.Geometry, "_handle", handled)
+    monkeypatch.setattr(ProbeRuns, "handle", handled)
     status, printed = run_here(undisturbed / "spec.yaml", run)
     assert status == 0, printed
     assert not done & set(asked)

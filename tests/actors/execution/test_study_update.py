@@ -12,7 +12,8 @@ import yaml
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.errors import StudyError
 from study.results import current_plan, scanning
 from study.results.verify import verify
@@ -191,11 +192,11 @@ def test_more_images_go_into_shards_of_their_own(grow):
     assert new.head(4).equals(old)
     assert new["shard"].to_list() == [0, 0, 1, 1, 2, 2, 3]
     assert "images.count 7 in place of 4" in printed
-    # Crafts that depend on all images are crafted anew, the others on the new images alone.
+    # Attacks that depend on all images run again on all of them, others on the new images alone.
     for _, attack, images in backend.crafts:
         assert attack in {"fgs", "mixed"} or not set(images) & set(old["image"]), attack
     assert {attack for _, attack, images in backend.crafts if set(images) & set(old["image"])} == {"fgs", "mixed"}
-    assert "depend on all images (fgs, mixed): they are crafted anew" in " ".join(printed.split())
+    assert "(fgs, mixed) depend on all images and run again, under new ids" in " ".join(printed.split())
     stale = before.filter(pl.col("attack").is_in(["fgs", "mixed"]))
     assert rows(grow.folder).height == before.height / 4 * 7 + stale.height
     assert not set(current_plan.rows(RunFolder(grow.folder)).collect()["craft"]) & set(stale["craft"])
@@ -251,7 +252,7 @@ def test_an_image_that_a_new_model_gets_wrong_stays(grow):
 
     grow(right)
     _, printed = grow(and_wrong)
-    assert "c is wrong about 1 of the 1 clean images that were selected before it was there: they stay" in printed
+    assert "c misclassifies 1 of the 1 clean image selected before it was added. The images stay" in printed
     clean = pl.read_parquet(grow.folder / "images.parquet").explode("clean").unnest("clean")
     assert set(clean["model"]) == {"a", "c"}
     added = rows(grow.folder).filter(target="c")
@@ -303,7 +304,7 @@ def test_a_search_has_no_images_to_keep(grow):
         spec["models"]["c"] = C
 
     _, printed = grow(keeping(search))
-    assert "searches of the minimal RMSD have no images to keep" in printed
+    assert "searches of the minimal RMSD keep no images" in printed
     assert not list((grow.folder / "kept").iterdir())
     assert "2 units crafted, 0 shown" in grow(keeping(and_target))[1]
     grow(and_target, folder="whole")

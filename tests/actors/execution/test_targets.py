@@ -202,4 +202,4 @@ def test_keep_by_name(spec_file, tmp_path, clean):
     status, printed = run_here(spec_file(changed(images=images)), tmp_path / "run")
     assert status == 0, printed
     assert set(pl.read_parquet(tmp_path / "run" / "images.parquet")["image"]) == right
-    assert f"{len(right)} of 20 images are right for a" in printed
+    assert f"{len(right)} of 20 images are classified correctly by a" in printed

@@ -118,7 +118,8 @@ def test_a_finished_run_says_so(tiny_run, spec_file, tmp_path):
 
     from rich.console import Console
 
-    from actors.launch.launch import LaunchOptions, launch
+    from actors.launch.launch import launch
+    from actors.launch.options import LaunchOptions
 
     printed = io.StringIO()
     assert launch(LaunchOptions(spec_file(TINY), tiny_run), Console(file=printed, width=120), never) == 0
@@ -169,7 +170,8 @@ def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number
 
     from rich.console import Console
 
-    from actors.launch.launch import LaunchOptions, launch
+    from actors.launch.launch import launch
+    from actors.launch.options import LaunchOptions
 
     printed = io.StringIO()
     spec, run = spec_file(TINY), tmp_path / "run"
@@ -200,7 +202,8 @@ def test_a_poison_unit_is_set_aside(tiny_run, spec_file, tmp_path):
 
     from rich.console import Console
 
-    from actors.launch.launch import LaunchOptions, launch
+    from actors.launch.launch import launch
+    from actors.launch.options import LaunchOptions
     from study.images import decoding
     from study.images.image_sets import candidates
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import yaml
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.errors import StudyError
 from study.images.labels import label_set
 from study.models import Model, loading
@@ -98,7 +98,7 @@ def test_it_is_scored_by_its_own_words(quiet):
     assert cells.height == 4
     for cell in cells.iter_rows(named=True):
         assert cell["success"] == pytest.approx(np.mean(hits[cell["attack"], cell["goal"]]))
-    assert "service: asked about 6 clean images" in printed
+    assert "service: predicting 6 clean images" in printed
     assert found.filter(target="a")["names"].is_null().all()
 
 

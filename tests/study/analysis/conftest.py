@@ -1,4 +1,4 @@
-"""One real run of many attacks, goals, seeds and points; and rows made by hand."""
+"""A real run with several attacks, goals, seeds and points, and rows built by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ attacks:
   fg-minimal: {budget: {minimal: {from: 4, to: 40, by: 6}}}
 experiments:
   single: {attacks: [mi, pgd, fgsm], sources: {each: [a, c]}, goal: [untargeted, targeted]}
-  gamma: {attacks: [sgm-half, sgm-fifth], sources: [a]}
+  gamma: {attacks: [sgm-half, sgm-fifth], sources: [c]}
   search: {attacks: [fg-minimal], sources: [a], goal: [untargeted, targeted]}
   ensembles: {attacks: [mi], sources: leave-one-out, seeds: 3}
 numerics: {batch: 5, threads: 1}
@@ -54,7 +54,7 @@ def scanned(run) -> pl.LazyFrame:
 
 @pytest.fixture(scope="session")
 def loop(run) -> list[dict]:
-    """The rows as dictionaries, sources joined, with what a naive reader says of them."""
+    """The rows as dictionaries with joined sources, and naive judgements of success and correctness."""
     found = scanning.scan(run).collect().to_dicts()
     for row in found:
         row["sources"] = "+".join(row["sources"])
@@ -72,7 +72,7 @@ def spec():
 
 @pytest.fixture(scope="session")
 def by_hand():
-    """Makes rows of the schema from what they differ in."""
+    """Builds rows of the schema from the columns in which they differ."""
 
     def make(*changes: dict) -> pl.LazyFrame:
         plain = {

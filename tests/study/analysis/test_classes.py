@@ -39,7 +39,7 @@ def test_wrong_labels(scanned, spec, loop, by):
         assert [row["name"] for row in left[key]] == [spec.labels.words(label)[0] for label, _ in expected]
 
 
-def test_ties_and_corners(by_hand):
+def test_ties_and_missing_images(by_hand):
     labels = label_set([f"label {index}" for index in range(10)])
     said = [[9, 1, 2, 4, 5], [4, 1, 2, 5, 6], [3, 1, 2, 5, 6]]
     rows = by_hand(*({"image": str(at), "top5": top5} for at, top5 in enumerate(said)))
@@ -48,5 +48,5 @@ def test_ties_and_corners(by_hand):
     assert analysis.wrong_labels(rows, labels, most=1)["label"].to_list() == [4]
     assert analysis.wrong_labels(by_hand(), labels).columns == found.columns
     assert analysis.per_class(by_hand(), labels).is_empty()
-    with pytest.raises(StudyError, match="0 most"):
+    with pytest.raises(StudyError, match="0 is no number"):
         analysis.wrong_labels(rows, labels, most=0)

@@ -1,4 +1,4 @@
-"""Wilson against scipy; the bootstrap against a naive one with the same draws."""
+"""Wilson intervals against scipy, and the bootstrap against a naive one with the same draws."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def test_wilson(confidence):
         assert 0 <= least <= hits / images <= most <= 1
 
 
-def test_wilson_of_nothing():
+def test_wilson_without_images():
     low, high = analysis.wilson(pl.lit(0), pl.lit(0))
     assert pl.select(low.alias("low"), high.alias("high")).rows() == [(None, None)]
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95])
-def test_no_confidence(confidence):
+def test_invalid_confidence(confidence):
     with pytest.raises(StudyError, match="no confidence"):
         analysis.wilson(pl.lit(1), pl.lit(2), confidence)
 
 
 def naive(cells: list[list[dict]], draws: int, seed: int, confidence: float) -> tuple[float, float, float]:
-    """The rate of one cell, or the difference of two on their images; its interval from drawn lists of rows."""
+    """The rate of a cell, or the difference of two on their shared images, and the interval from resampled rows."""
     each = [grouped(cell, "image") for cell in cells]
     images = sorted(set.intersection(*(set(one) for one in each)))
     random = np.random.default_rng(seed)
@@ -74,15 +74,15 @@ def test_paired_differences(scanned, loop):
         assert (row["difference"], row["low"], row["high"]) == pytest.approx(naive([mi[key], pgd[key]], 100, 1, 0.95))
 
 
-def test_points_are_not_mixed(scanned):
+def test_several_points_in_a_cell_are_refused(scanned):
     with pytest.raises(StudyError, match="several points"):
         analysis.paired_differences(scanned, "mi", "pgd")
-    with pytest.raises(StudyError, match="no row is of an attack 'di'"):
+    with pytest.raises(StudyError, match="no rows of the attack 'di'"):
         analysis.paired_differences(scanned, "mi", "di")
 
 
-def test_seeds_of_an_image_stay_together(by_hand):
-    """Twice the same outcomes are no more images: the interval stays as wide, where Wilson's shrinks."""
+def test_resampling_keeps_the_seeds_of_an_image_together(by_hand):
+    """Duplicate outcomes add no images: the bootstrap interval keeps its width, whereas Wilson's shrinks."""
     once = [{"image": str(image), "top5": [3 if image % 3 else 1, 7, 8, 9, 5]} for image in range(30)]
     both = [{**row, "seed": seed} for row in once for seed in (0, 1)]
     one, two = (analysis.bootstrap_rates(by_hand(*rows), by=("target",)).to_dicts()[0] for rows in (once, both))
@@ -91,7 +91,7 @@ def test_seeds_of_an_image_stay_together(by_hand):
     assert widths[1]["high"] - widths[1]["low"] < widths[0]["high"] - widths[0]["low"]
 
 
-def test_bootstrap_of_all_and_of_nothing(by_hand):
+def test_bootstrap_of_a_single_outcome_and_of_no_rows(by_hand):
     fooled = by_hand(*({"image": str(image)} for image in range(4)))
     (row,) = analysis.bootstrap_rates(fooled, draws=10).to_dicts()
     assert (row["success"], row["low"], row["high"]) == (1, 1, 1)

@@ -52,7 +52,7 @@ def test_leave_one_out(scanned, spec, loop):
     assert analysis.leave_one_out(scanned, spec, "gamma").is_empty()
 
 
-def test_a_search_has_no_level(scanned, spec):
+def test_searches_have_no_level(scanned, spec):
     found = analysis.transfer_matrix(scanned, spec, "search", goal="untargeted")
     assert found["level"].to_list() == [None]
     assert found["images"].to_list() == [10]
@@ -63,11 +63,11 @@ def test_a_search_has_no_level(scanned, spec):
     ("experiment", "goal", "match"),
     [("singel", None, "no experiment 'singel'"), ("single", None, "two goals"), ("gamma", "targeted", "no goal")],
 )
-def test_what_is_not_there(scanned, spec, experiment, goal, match):
+def test_unknown_experiments_and_goals(scanned, spec, experiment, goal, match):
     with pytest.raises(StudyError, match=match):
         analysis.transfer_matrix(scanned, spec, experiment, goal=goal)
 
 
-def test_nothing_yet(by_hand, spec):
+def test_no_rows(by_hand, spec):
     assert analysis.transfer_matrix(by_hand(), spec, "gamma").columns[-3:] == ["a", "b", "c"]
     assert analysis.leave_one_out(by_hand(), spec, "ensembles").is_empty()

@@ -34,7 +34,7 @@ def test_agreements(scanned, loop, by):
     assert whole == set(itertools.combinations_with_replacement("abc", 2))
 
 
-def test_a_matrix_is_symmetric(scanned):
+def test_agreement_matrix_is_symmetric(scanned):
     pairs = analysis.agreements(scanned, by=("attack",))
     wide = analysis.agreement_matrix(pairs, "agreement", by=("attack",))
     values = {(row["attack"], row["target"], name): row[name] for row in wide.to_dicts() for name in "abc"}
@@ -48,7 +48,7 @@ def test_a_matrix_is_symmetric(scanned):
         analysis.agreement_matrix(pairs, "sameness")
 
 
-def test_corners(by_hand):
+def test_pairs_without_common_mistakes(by_hand):
     far = {"target": "far", "top5": [], "top5_prob": [], "names": ["dog"], "clean_names": ["cat"]}
     right = [3, 1, 2, 4, 5]
     rows = by_hand(

@@ -9,7 +9,7 @@ import polars as pl
 from study.analysis.robustness import destruction_rates
 
 
-def test_against_a_naive_loop():
+def test_destruction_rates():
     draw = random.Random(1)
     rows = []
     for craft in ("one", "two"):

@@ -1,7 +1,7 @@
-"""docs/analysis.md runs, block after block, and prints what it shows.
+"""Every code block of docs/analysis.md runs and prints the output that the page shows.
 
-What stands under `text` is the same on every machine. Under `output` stand numbers of one machine: there every other
-one prints as many lines, with the same words in their heads.
+`text` blocks are the same on every machine. `output` blocks hold numbers of one machine: other machines print as many
+lines, with the same column names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _own_tables():
 
 
 @pytest.mark.usefixtures("_own_tables")
-def test_the_page_runs(tmp_path, monkeypatch):
+def test_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ((_, study), *blocks) = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     (tmp_path / "tutorial.yaml").write_text(study)
@@ -40,7 +40,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     said = ""
     for kind, text in blocks:
         if kind == "python":
-            assert not said, f"the page does not show what is printed: {said}"
+            assert not said, f"the page does not show this output: {said}"
             seen = io.StringIO()
             with contextlib.redirect_stdout(seen):
                 exec(compile(text, str(PAGE), "exec"), namespace)

@@ -226,7 +226,7 @@ def test_decompression_bomb(tmp_path, monkeypatch):
 def test_long_and_narrow(tmp_path):
     """Enlarged, it would fill the memory."""
     Image.new("L", (60_000, 1)).save(tmp_path / "x.png")
-    with pytest.raises(StudyError, match="too long and narrow .60000 x 1 pixels"):
+    with pytest.raises(StudyError, match=r"too long and narrow .60000 x 1 pixels"):
         decoding.read(FileImage(tmp_path / "x.png"), ImageSet(folder="x", size=224))
     squashed = decoding.read(FileImage(tmp_path / "x.png"), ImageSet(folder="x", size=224, fit="squash"))
     assert squashed.shape == (3, 224, 224)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from study.analysis import paired
+from study.analysis import bootstrap, significance
 from study.errors import StudyError
 from study.papers.findings import CELLS, FINDINGS, evaluate
 from study.spec.schema import resolve
@@ -369,14 +369,14 @@ def test_binomial_and_mcnemar_against_scipy():
     for images, share in ((10, 0.5), (37, 0.1), (60, 0.85)):
         for hits in range(images + 1):
             tails = [stats.binomtest(hits, images, share, alternative=side).pvalue for side in ("less", "greater")]
-            assert paired.binomial(hits, images, share) == pytest.approx(min(1, 2 * min(tails)), abs=1e-12)
+            assert significance.binomial(hits, images, share) == pytest.approx(min(1, 2 * min(tails)), abs=1e-12)
     for one, other in ((0, 0), (3, 0), (7, 2), (10, 10)):
         expected = stats.binomtest(one, one + other, 0.5).pvalue if one + other else 1.0
-        assert paired.mcnemar(one, other) == pytest.approx(expected)
-    assert paired.binomial(2.5, 10, 0.5) == paired.binomial(3, 10, 0.5)
-    assert paired.binomial(7.5, 10, 0.5) == paired.binomial(7, 10, 0.5)
-    assert paired.binomial(0, 10, 0.0) == 1.0
-    assert paired.binomial(1, 10, 0.0) == 0.0
+        assert significance.mcnemar(one, other) == pytest.approx(expected)
+    assert significance.binomial(2.5, 10, 0.5) == significance.binomial(3, 10, 0.5)
+    assert significance.binomial(7.5, 10, 0.5) == significance.binomial(7, 10, 0.5)
+    assert significance.binomial(0, 10, 0.0) == 1.0
+    assert significance.binomial(1, 10, 0.0) == 0.0
 
 
 def test_sign_flips_against_scipy():
@@ -385,25 +385,25 @@ def test_sign_flips_against_scipy():
         abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in itertools.product((1, -1), repeat=9)
     ]
     seen = abs(values.sum())
-    assert paired.sign_flips(values) == pytest.approx(np.mean([one >= seen - 1e-12 for one in every]))
+    assert significance.sign_flips(values) == pytest.approx(np.mean([one >= seen - 1e-12 for one in every]))
     many = np.random.default_rng(3).normal(0.25, 1, 80)
     known = stats.permutation_test(
         (many,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(0)
     )
-    assert paired.sign_flips(many) == pytest.approx(known.pvalue, abs=0.01)
-    assert paired.sign_flips(many + 3, 3.0) == pytest.approx(paired.sign_flips(many), abs=1e-9)
-    assert paired.sign_flips(np.zeros(0)) == 1.0
+    assert significance.sign_flips(many) == pytest.approx(known.pvalue, abs=0.01)
+    assert significance.sign_flips(many + 3, 3.0) == pytest.approx(significance.sign_flips(many), abs=1e-9)
+    assert significance.sign_flips(np.zeros(0)) == 1.0
 
 
 def test_bootstrap_interval_and_holm():
     values = np.random.default_rng(4).normal(1, 2, 100)
-    low, high = paired.interval_of_mean(values)
+    low, high = bootstrap.interval_of_mean(values)
     known = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0))
     assert (low, high) == pytest.approx(tuple(known.confidence_interval), abs=0.06)
-    assert all(math.isnan(one) for one in paired.interval_of_mean(np.zeros(0)))
+    assert all(math.isnan(one) for one in bootstrap.interval_of_mean(np.zeros(0)))
     given = [0.01, 0.04, 0.03, 0.005]
-    assert paired.holm(given) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert paired.holm([]) == []
+    assert significance.holm(given) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([]) == []
 
 
 @pytest.mark.parametrize(

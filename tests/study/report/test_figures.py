@@ -1,4 +1,4 @@
-"""Figures: what is on a line, and that names can do no harm in them."""
+"""Figures: the points of lines, and escaping of names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from study.report import figures
-from study.report.html.curves import curves
+from study.report.curves import curves
 from study.spec.schema import resolve
 from study.spec.yaml_document import parse
 
@@ -65,12 +65,12 @@ def test_steps_and_gradients():
     found = drawn(cells)
     assert [(x, round(rate, 9)) for x, rate, *_ in found["steps"]["c"]["b"]] == [(1, 0.2), (2, 0.3), (4, 0.5)]
     means = [(x, round(rate, 9)) for x, rate, *_ in found["gradients"]["c"]["mi"]]
-    assert means == [(1, 0.15), (2, 0.25), (4, 0.45)], "of several attacks, means over sources"
-    assert set(found["steps"]) == {"c"}, "white-box cells are on no line"
+    assert means == [(1, 0.15), (2, 0.25), (4, 0.45)], "several attacks have means over sources"
+    assert set(found["steps"]) == {"c"}, "lines have no white-box cells"
     assert [x for x, *_ in found["gradients"]["c"]["mi"]] == [1, 2, 4]
 
 
-def test_what_else_an_attack_has_several_of_is_on_no_line():
+def test_a_line_varies_in_one_number():
     cells = [cell("a", "c", "fgsm", (1, level), level / 10) for level in (2.0, 4.0)]
     cells += [cell("a", "c", "mi", (steps, 16.0), 0.5) for steps in (1, 2, 4)]
     found = drawn(cells)
@@ -83,23 +83,23 @@ def test_one_cell_has_its_interval_and_a_mean_has_none():
     assert found["budget"]["c"]["fgsm"] == [(2, 0.2, 0.1, pytest.approx(0.3)), (4, 0.6, 0.5, 0.7)]
 
 
-def test_a_number_of_the_recipes():
+def test_line_along_a_number_of_the_recipes():
     success = {"weak": 0.7, "middle": 0.6, "strong": 0.3}
     found = drawn([cell("a", "c", name, (10, 16.0), rate) for name, rate in success.items()])
     points = [(0.2, 0.7), (0.5, 0.6), (0.8, 0.3)]
     assert [(x, rate) for x, rate, *_ in found["skip_gradient.gamma"]["c"]["weak"]] == points
     assert "momentum" not in found
     both = [cell(whose, "c", name, (10, 16.0), rate) for name, rate in success.items() for whose in "ab"]
-    assert set(drawn(both)["skip_gradient.gamma"]["c"]) == {"a", "b"}, "one line for each source"
+    assert set(drawn(both)["skip_gradient.gamma"]["c"]) == {"a", "b"}, "one line per source"
 
 
-def test_two_numbers_of_a_recipe_are_no_curve():
+def test_two_values_are_no_curve():
     spec = resolve(parse(SPEC.replace("weak, middle, strong", "weak, strong"), "spec.yaml")).spec
     cells = [cell("a", "c", name, (10, 16.0), 0.5) for name in ("weak", "strong")]
     assert "skip_gradient.gamma" not in dict(curves(pl.DataFrame(cells), spec, spec.experiments["one"]))
 
 
-def test_an_experiment_about_sources_alone_is_drawn():
+def test_experiment_without_black_box_targets_is_drawn():
     found = drawn([cell("a", "a", "fgsm", (1, level), level / 10) for level in (2.0, 4.0)])
     assert [(x, rate) for x, rate, *_ in found["budget"]["a"]["fgsm"]] == [(2, 0.2), (4, 0.4)]
 
@@ -109,7 +109,7 @@ def test_a_line_needs_two_points():
     assert figures.curve({}, "steps", "t") is None
 
 
-def test_names_are_text():
+def test_names_are_escaped():
     points = [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]
     figure = figures.curve({ODD: {ODD: points, "other": points}}, ODD, ODD)
     assert figure is not None
@@ -125,7 +125,7 @@ def test_names_are_text():
     assert used <= set(ids)
 
 
-def test_the_same_cells_give_the_same_bytes(tmp_path):
+def test_same_cells_give_same_bytes(tmp_path):
     points = {"t": {"mi": [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]}}
     for name in ("one", "two"):
         album = figures.Album(tmp_path / name)
@@ -136,10 +136,10 @@ def test_the_same_cells_give_the_same_bytes(tmp_path):
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
 
 
-def test_destruction_rates_are_where_they_belong():
+def test_destruction_figure():
     schema = {"attack": pl.String, "target": pl.String, "destruction": pl.Float64}
     rows = [("mi", "jpeg", 0.25), ("mi", "blur", 0.5), ("fgsm", "jpeg", None), ("fgsm", "blur", 0.125)]
-    figure = figures.destruction(pl.DataFrame(rows, schema=schema, orient="row"), {"mi": "mi", "fgsm": "fgsm"}, "t")
+    figure = figures.destruction(pl.DataFrame(rows, schema=schema, orient="row"), ["mi", "fgsm"], "t")
     assert figure is not None
     (axes,) = figure.axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["jpeg", "blur"]
@@ -147,4 +147,4 @@ def test_destruction_rates_are_where_they_belong():
         line.get_label(): [*zip(map(round, line.get_xdata()), line.get_ydata(), strict=True)] for line in axes.lines
     }
     assert points == {"mi": [(0, 25.0), (1, 50.0)], "fgsm": [(1, 12.5)]}
-    assert figures.destruction(pl.DataFrame(schema=schema), {}, "t") is None
+    assert figures.destruction(pl.DataFrame(schema=schema), [], "t") is None

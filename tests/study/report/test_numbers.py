@@ -1,4 +1,4 @@
-"""Numbers of experiments that share crafts, against loops over the rows: in `show`, tables, reports, W&B and README."""
+"""Numbers of experiments that share crafts, against loops over the rows: in `study show`, tables, reports and W&B."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from study.planning.plan import Plan
 from study.planning.resume import selected
 from study.report import plausibility
 from study.report.figures import Album
-from study.report.html.data import gather
-from study.report.html.experiments import experiment as section
-from study.report.html.page import Room
+from study.report.html.experiment import experiment_results
+from study.report.html.report_data import read_report_data
 from study.report.tables import paper_table, table_formats
 from study.report.tables.matrices import matrices
 from study.report.tables.paper_table import TableOptions
@@ -45,7 +44,7 @@ def hit(row):
 
 
 def share(frame, **wanted):
-    """The mean over seeds of the share of successes, by a loop; and how many images one seed has."""
+    """The mean success rate over seeds by a loop, the numbers of images of the seeds, and the number of seeds."""
     seeds = {}
     for row in frame.filter(**wanted).iter_rows(named=True):
         seeds.setdefault(row["seed"], []).append(hit(row))
@@ -60,8 +59,8 @@ def printed_matrix(run, name, goal):
     return [str(column.header) for column in table.columns], [dict(zip([str(c.header) for c in table.columns], line, strict=True)) for line in zip(*columns, strict=True)]  # fmt: skip # noqa: E501
 
 
-def test_show_gives_an_experiment_its_own_seeds(many_run, frame):
-    """`one` asks for seed 0 of what `many` asks for three seeds of."""
+def test_show_uses_the_seeds_of_the_experiment(many_run, frame):
+    """`one` uses seed 0 of crafts of which `many` uses three seeds."""
     heading, lines = printed_matrix(many_run, "one", "untargeted")
     assert "seeds" not in heading
     assert [line["images"] for line in lines if line["source models"]] == ["4"] * 4
@@ -75,7 +74,7 @@ def test_show_gives_an_experiment_its_own_seeds(many_run, frame):
 
 
 @pytest.mark.parametrize(("name", "goal"), [("one", "untargeted"), ("many", "targeted")])
-def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, goal):
+def test_all_readers_use_the_rows_of_the_experiment(many_run, frame, name, goal):
     finished = open_run(str(many_run))
     spec = finished.spec
     own = frame.filter(pl.col("seed").is_in(spec.seeds_of(spec.experiments[name])), goal=goal)
@@ -102,23 +101,23 @@ def test_every_reader_gives_an_experiment_its_own_rows(many_run, frame, name, go
         assert (row["images"], row["seeds"], row[one["target"]]) == (4, seeds, pytest.approx(rate))
 
 
-def test_every_target_of_a_search_has_an_rmsd_of_its_own(many_run, frame):
+def test_every_target_of_a_search_has_its_own_rmsd(many_run, frame):
     finished = open_run(str(many_run))
     (layout,) = paper_table.layouts(finished.spec, finished.rows, TableOptions("smallest"))
     found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(table_formats.csv([layout])))}
     expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
     assert found == {target: pytest.approx(rmsd) for target, rmsd in expected.iter_rows()}
-    assert len({round(rmsd, 6) for rmsd in found.values()}) > 1, "or one number for all would do"
-    (line,) = layout.lines
-    assert line.moved == f"{min(found.values()):.2f} to {max(found.values()):.2f}"
-    gathered = gather(str(many_run))
-    page = section(gathered, "smallest", Album(None), Room())
-    for rmsd in found.values():
-        assert f"RMSD {rmsd:.2f}" in page
+    assert len({round(rmsd, 6) for rmsd in found.values()}) > 1, "otherwise the test could not tell targets apart"
+    (row,) = layout.rows
+    assert row.rmsd_text == f"{min(found.values()):.2f} to {max(found.values()):.2f}"
+    (goal,) = experiment_results(read_report_data(str(many_run)), "smallest", Album()).goals
+    tips = {target: cell.tip for target, cell in zip(goal.matrix.head, goal.matrix.rows[0], strict=True)}
+    for target, rmsd in found.items():
+        assert f"RMSD {rmsd:.2f}" in tips[target]
 
 
-def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):
-    """W&B's sums: those of an experiment's own crafts and targets, each relation apart."""
+def test_means_on_wandb_do_not_mix_relations(many_run, frame):
+    """Means on W&B cover the crafts and targets of the experiment, separately for each relation."""
     finished = open_run(str(many_run))
     known = selected(RunFolder(many_run))
     plan = Plan(finished.spec, {name: one["digest"] for name, one in known.models.items()}, known.shards)
@@ -143,17 +142,17 @@ def test_no_mean_of_black_box_cells_has_others_in_it(many_run, frame):
             assert last.get(key, 0) == pytest.approx(np.mean(mine) if mine else 0)
 
 
-def test_an_attack_that_moved_no_pixel_is_named(many_run):
+def test_warning_for_attacks_that_change_no_pixel(many_run):
     finished = open_run(str(many_run))
     assert plausibility.of_attacks(finished.spec, cells(finished.rows, finished.spec)) == []
     still = finished.rows.with_columns(rmsd=pl.when(attack="fgsm").then(0.0).otherwise("rmsd"))
     (line,) = plausibility.of_attacks(finished.spec, cells(still, finished.spec))
-    assert line.startswith("attack 'fgsm' moved no pixel: its gradients were 0")
+    assert line.startswith("attack 'fgsm' changed no pixel: its gradients were 0")
     tiny = finished.spec.attacks["pgd"]
     small = tiny.model_copy(update={"budget": tiny.budget.model_copy(update={"epsilon": 0.0314})})
     spec = finished.spec.model_copy(update={"attacks": {**finished.spec.attacks, "pgd": small}})
     (line,) = plausibility.of_attacks(spec, cells(finished.rows.with_columns(rmsd=0.0).filter(attack="pgd"), spec))
-    assert line.startswith("attack 'pgd' moved no pixel: its epsilon is 0.0314, and pixel values are 0..255")
+    assert line.startswith("attack 'pgd' changed no pixel: its epsilon is 0.0314, but pixel values are 0..255")
 
 
 def test_clean_accuracy_is_in_every_table(tiny_run):
@@ -180,8 +179,8 @@ def test_clean_accuracy_is_in_every_table(tiny_run):
         assert float(one["clean"]) == 10 * expected[one["target"]]
 
 
-def test_a_run_whose_launch_counted_nothing_has_the_accuracy_of_its_images(many_run):
-    """Of runs of earlier versions: nothing was selected, so that selected images are those that were asked about."""
+def test_runs_without_recorded_counts_use_selected_images(many_run):
+    """Earlier versions recorded no counts. With `keep: all` the selected images are all images of the clean pass."""
     spec = open_run(str(many_run)).spec
     models = {name: {"digest": "x"} for name in spec.models}
     found = plausibility.known(spec, models, lambda: pl.read_parquet(many_run / "images.parquet"))
@@ -191,5 +190,5 @@ def test_a_run_whose_launch_counted_nothing_has_the_accuracy_of_its_images(many_
     assert plausibility.known(chosen, models, lambda: pl.read_parquet(many_run / "images.parquet")) == {}
 
 
-def test_the_rows_that_readers_start_from_are_those_of_the_plan(many_run):
+def test_readers_start_from_the_rows_of_the_plan(many_run):
     assert current_plan.rows(str(many_run)).collect().height == rows(many_run).height

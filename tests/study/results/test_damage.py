@@ -14,7 +14,8 @@ import yaml
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.errors import StudyError
 from study.planning import resume
 from study.results import integrity, kept_images, scanning

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from rich.console import Console
 
 import actors.launch.launch
 from actors.backends.in_process import InProcess
-from actors.launch.launch import LaunchOptions, launch
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
 from study.events.observer import Observer, Observers
 from study.tracking import logs
 from tests.conftest import TINY
@@ -65,13 +68,14 @@ def tracked(tmp_path, monkeypatch):
         printed = io.StringIO()
         with monkeypatch.context() as patched:
             if kill:
-                begin = actors.launch._Study.run
+                usual = actors.launch.launch.tracked
 
-                def killed(study, *arguments):
-                    study.display = _Eager(study.display, _Killer(kill))
-                    return begin(study, *arguments)
+                @contextlib.contextmanager
+                def killed(*arguments):
+                    with usual(*arguments) as session:
+                        yield replace(session, display=_Eager(session.display, _Killer(kill)))
 
-                patched.setattr(actors.launch._Study, "run", killed)
+                patched.setattr(actors.launch.launch, "tracked", killed)
                 patched.setattr("study.tracking.tracker.Tracker.close", _gone if hard else _left)
             try:
                 order = LaunchOptions(spec, folder, wandb=mode)

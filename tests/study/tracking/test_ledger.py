@@ -83,7 +83,7 @@ def test_history_does_not_depend_on_the_order_of_units(outline, by_unit, seed):
 
 
 def test_a_row_of_history_says_what_the_analysis_says(tiny_run, outline, by_unit):
-    from study.analysis.transfer import success_rates
+    from study.analysis.rates import success_rates
     from study.results import scanning
 
     ledger = Ledger(outline)

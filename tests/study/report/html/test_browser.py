@@ -1,4 +1,4 @@
-"""The report in a real browser, without a display and without a network: it opens, sorts, filters, shows, prints."""
+"""The report in a real browser, without a display or a network: opening, sorting, filtering, images, printing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """Opens a file; what the page complained of and asked for is looked at when the test is over."""
+    """Opens a file. The test fails at its end if a page logged an error or requested another file."""
     contexts, complaints = [], []
 
     def look(path: Path, **options):
@@ -95,7 +95,7 @@ def test_filtering(opened, tiny_report):
     assert set(column(table, 1)) == {"optimization", "mi"}
     table.get_by_role("searchbox").fill("fgs b")
     assert column(table, 1) == ["fgs"]
-    assert table.get_by_text("1 of 12 lines").is_visible()
+    assert table.get_by_text("1 of 12 rows").is_visible()
     table.get_by_role("searchbox").fill("")
     assert column(table, 1) == everything
 
@@ -133,7 +133,7 @@ def test_gallery(opened, hostile_report):
     assert dialog.is_hidden()
 
 
-def test_what_targets_say_follows_the_attack(opened, tiny_report):
+def test_answers_follow_the_selected_attack(opened, tiny_report):
     page = opened(tiny_report)
     card = page.locator(".card").first
     said = page.evaluate("JSON.parse(document.getElementById('gallery-data').textContent)")
@@ -143,7 +143,7 @@ def test_what_targets_say_follows_the_attack(opened, tiny_report):
         assert shown == said["images"][0][craft]
 
 
-def test_markup_in_names_does_nothing(opened, hostile_report):
+def test_markup_in_names_does_not_run(opened, hostile_report):
     page = opened(hostile_report)
     for select in page.locator("select").all():
         select.select_option(index=1)
@@ -153,14 +153,14 @@ def test_markup_in_names_does_nothing(opened, hostile_report):
 
 @pytest.mark.parametrize("size", [(390, 844), (1280, 900)], ids=["phone", "desktop"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_wide_tables_scroll_in_their_own_box(opened, tiny_report, size, scheme):
+def test_wide_tables_scroll_within_the_page(opened, tiny_report, size, scheme):
     page = opened(tiny_report, viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     for each in page.locator("details").all():
         each.evaluate("one => { one.open = true; }")
     assert page.evaluate("document.documentElement.scrollWidth") == size[0]
 
 
-def test_print_has_everything_but_the_tools(opened, tiny_report):
+def test_print_hides_controls_only(opened, tiny_report):
     page = opened(tiny_report)
     page.emulate_media(media="print")
     assert page.get_by_role("searchbox").count() == 0
@@ -169,7 +169,7 @@ def test_print_has_everything_but_the_tools(opened, tiny_report):
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_without_scripts_everything_is_there(browser, tiny_report):
+def test_page_is_complete_without_scripts(browser, tiny_report):
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()
     page.goto(tiny_report.as_uri())

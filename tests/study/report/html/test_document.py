@@ -1,4 +1,4 @@
-"""The report as a file: its numbers against a loop over the rows, escaping, sameness, what it says is missing."""
+"""The report as a file: numbers against a loop over the rows, escaping, reproducibility, missing rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from PIL import Image
 
 from study.analysis.experiments import averaged
 from study.errors import StudyError
-from study.report.html import gallery
-from study.report.html.data import gather
+from study.report.html import components, gallery
 from study.report.html.document import write
+from study.report.html.report_data import read_report_data
 from tests.conftest import TINY, rows, run_here
 
 HOSTILE = "</script><script>window.harmed=1</script>"
@@ -27,7 +27,7 @@ QUOTED = '"a" & <b onmouseover="window.harmed=2">'
 
 
 class Tables(html.parser.HTMLParser):
-    """Every table of a page by its caption: lines of (text, tip); the elements and ids that were opened."""
+    """Every table of a page by its caption: rows of (text, tip); the elements, ids and attributes of the page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def hit(one) -> bool:
 
 
 @pytest.mark.parametrize("goal", ["untargeted", "targeted"])
-def test_matrices_are_those_of_the_rows(tiny_run, report, goal):
+def test_matrices_agree_with_the_rows(tiny_run, report, goal):
     head, *lines, clean = Tables(report).tables[f"single, {goal}"]
     assert [said for said, _ in head] == ["attack", "sources", "images", "RMSD", "a", "b", "c"]
     assert len(lines) == 12
@@ -108,7 +108,7 @@ def test_leave_one_out(tiny_run, report):
         assert mean == f"{100 * sum(rates) / 3:.1f}"
 
 
-def test_one_file_that_needs_no_other(report):
+def test_page_needs_no_other_file(report):
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", report)
     assert "default-src 'none'" in report
     assert "@import" not in report
@@ -119,11 +119,11 @@ def test_one_file_that_needs_no_other(report):
 
 def test_summary(tiny_run, report):
     everything = rows(tiny_run)
-    # What an image costs: the gradients at the end of its attack, once, however many targets it was shown to.
+    # An image costs the gradients of its whole attack once, however many targets classify it.
     images = everything.group_by("craft", "image").agg(pl.col("gradients").max())
     for name, count in {
         "rows": everything.height,
-        "crafts": everything["craft"].n_unique(),
+        "attack runs": everything["craft"].n_unique(),
         "units": everything["unit"].n_unique(),
         "image gradients": images["gradients"].sum(),
     }.items():
@@ -133,7 +133,17 @@ def test_summary(tiny_run, report):
         assert model["digest"] in report
 
 
-def test_the_same_run_gives_the_same_bytes(tiny_run, report, tmp_path):
+def test_long_tables_are_cut_and_come_with_code(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(components, "_MOST_ROWS", 5)
+    page = written(tiny_run, tmp_path)
+    assert "The first 5 of 13 rows." in page
+    found = {html.unescape(code) for code in re.findall("<pre[^>]*>(from study import .*?)</pre>", page, re.S)}
+    assert {code.splitlines()[-1].partition("(")[0] for code in found} >= {"analysis.transfer_matrix", "rows.head"}
+    for code in found:
+        exec(code, {})
+
+
+def test_same_run_gives_same_bytes(tiny_run, report, tmp_path):
     assert written(tiny_run, tmp_path, figures=tmp_path / "one") == report
     assert written(tiny_run, tmp_path, figures=tmp_path / "two") == report
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
@@ -142,32 +152,32 @@ def test_the_same_run_gives_the_same_bytes(tiny_run, report, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_what_is_missing_and_what_failed(tiny_run, tmp_path):
+def test_missing_rows_and_failures(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    before = gather(str(run)).count
+    before = read_report_data(str(run)).row_count
     lost = sorted((run / "results").iterdir())[0]
     fewer = pl.read_parquet(lost).height
     lost.unlink()
     failures = [{"unit": "u1", "target": None, "error": "boom <b>&\nsecond line"}]
     (run / "failures.json").write_text(json.dumps({"failures": failures}))
-    found = gather(str(run))
-    assert found.count == before - fewer
-    have = sum(have for have, _ in found.missing.values())
-    planned = sum(planned for _, planned in found.missing.values())
+    found = read_report_data(str(run))
+    assert found.row_count == before - fewer
+    have = sum(have for have, _ in found.progress.values())
+    planned = sum(planned for _, planned in found.progress.values())
     assert planned == before
     assert have == before - fewer
     page = written(run, tmp_path)
     alert = page[page.index('class="alert"') :]
     assert page.index('class="alert"') < page.index("<h2>")
     assert "This run is not complete." in alert
-    assert Tables(page).tables["Set aside by the last launch"][1][2][0] == "boom <b>&\nsecond line"
+    assert Tables(page).tables["Failures of the last launch"][1][2][0] == "boom <b>&\nsecond line"
 
 
 def test_seeds(tmp_path, spec_file):
     spec = spec_file({"experiments": {"one": {"attacks": ["mi"], "sources": ["a"], "seeds": [1, 2, 3]}}})
     assert run_here(spec, tmp_path / "run")[0] == 0
-    (mine,) = averaged(gather(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
+    (mine,) = averaged(read_report_data(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
     each = [
         np.mean([hit(one) for one in part.iter_rows(named=True)])
         for part in rows(tmp_path / "run").filter(target="b").partition_by("seed")
@@ -179,7 +189,7 @@ def test_seeds(tmp_path, spec_file):
 
 @pytest.fixture(scope="session")
 def hostile_run(tmp_path_factory) -> Path:
-    """A run whose labels and paths are markup."""
+    """A run whose labels and paths contain markup."""
     folder = tmp_path_factory.mktemp("hostile")
     draw = np.random.default_rng(0)
     lines = []
@@ -210,23 +220,23 @@ def hostile_run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def test_names_that_are_markup_are_text(hostile_run, tmp_path):
+def test_markup_in_names_is_escaped(hostile_run, tmp_path):
     page = written(hostile_run, tmp_path)
     found = Tables(page)
     assert "onmouseover" not in found.attributes
-    assert found.elements.count("script") == 2, "the data of the gallery, and our own"
+    assert found.elements.count("script") == 2, "the data of the gallery, and our script"
     assert "<script>window.harmed" not in page
-    assert found.tables["Set aside by the last launch"][1] == [(HOSTILE, ""), (QUOTED, ""), (HOSTILE, "")]
+    assert found.tables["Failures of the last launch"][1] == [(HOSTILE, ""), (QUOTED, ""), (HOSTILE, "")]
     data = re.search(r'<script type="application/json" id="gallery-data">(.*?)</script>', page, re.S)
     said = json.loads(data[1])
     assert len(said["images"]) == 2
     assert {"yes", "no"} >= {line[3] for lines in said["images"] for each in lines.values() for line in each}
-    assert len(re.findall("script&gt;&lt;script&gt;window.harmed=3&lt;", page)) >= 2, "the ids of the images"
+    assert len(re.findall("script&gt;&lt;script&gt;window.harmed=3&lt;", page)) >= 2, "in the ids of the images"
 
 
 def test_kept_images_are_in_the_gallery(hostile_run, tmp_path):
     page = written(hostile_run, tmp_path)
-    # Of each of two images: clean, and adversarial and difference of two crafts.
+    # For each of two images: one clean, and an adversarial and a difference image for each of two crafts.
     assert page.count("data:image/webp") == 2 * (1 + 2 * 2)
     assert page.count('data-craft="1"') == 4
 
@@ -238,7 +248,7 @@ def test_amplified_difference():
     np.testing.assert_array_equal(gallery.amplified(np.zeros((1, 2, 2), np.int16))[0], 128)
 
 
-def test_clean_images_that_are_gone(tiny_run, tmp_path, monkeypatch):
+def test_missing_clean_images(tiny_run, tmp_path, monkeypatch):
     def gone(images, seed):
         raise StudyError("the folder is gone")
 
@@ -248,7 +258,7 @@ def test_clean_images_that_are_gone(tiny_run, tmp_path, monkeypatch):
     assert "data:image" not in page
 
 
-def test_the_door(door, tiny_run, tmp_path):
+def test_command(door, tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     status, printed, error = door("report", run)
@@ -282,15 +292,15 @@ def test_findings_and_geometry(tmp_path, spec_file):
     assert status == 0, printed
     page = written(tmp_path / "run", tmp_path, figures=tmp_path / "figures")
     tables = Tables(page).tables
-    assert tables["What is claimed, and what the rows say"][1][1][0] == "on <itself> an attack succeeds"
+    assert tables["Claims and evidence"][1][1][0] == "on <itself> an attack succeeds"
     shown = {line[0][0]: [said for said, _ in line[1:]] for line in tables["angles: gradients"][1:]}
     angles = pl.read_parquet(tmp_path / "run" / "geometry" / "angles" / "*.parquet").filter(first="a", second="b")
     assert shown["a"][1] == shown["b"][0] == f"{angles['cosine'].mean():.3f}"
     assert {one.name for one in (tmp_path / "figures").glob("geometry-*.svg")} >= {"geometry-angles-matrix.svg"}
 
 
-def test_the_report_compares_what_study_compare_compares(tmp_path, spec_file, door):
-    """Cosines are rows of a probe: both find them."""
+def test_report_and_study_compare_agree(tmp_path, spec_file, door):
+    """Both find the cosines of a probe."""
     small = {"resnet152": ("timm:test_resnet", 1), "vgg16": ("torchvision:squeezenet1_1", 2)}
     changes = {
         "models": {

@@ -1,4 +1,4 @@
-"""What `study show` prints."""
+"""The output of `study show`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from study.analysis.transfer import success_rates
+from study.analysis.rates import success_rates
 from study.commands.show import print_run
 from study.results import scanning
 
@@ -26,4 +26,4 @@ def test_show(tiny_run):
     (line,) = [line for line in text.splitlines() if "b + c" in line and line.split()[0] == "mi"]
     assert line.split()[1:] == ["b", "+", "c", "10", f"{rates['rmsd'][0]:.2f}", *cells.split()]
     assert "white-box" in text
-    assert "no longer gives their true label" in text
+    assert "adversarial images that the target misclassifies" in text

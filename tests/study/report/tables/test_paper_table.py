@@ -1,4 +1,4 @@
-"""`study table` and `study compare`: what they write, parsed back and compared with a loop over the rows."""
+"""`study table` and `study compare`: their output, parsed and compared with a loop over the rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from study.report.tables import paper_table, table_formats
-from study.report.tables.paper_table import Layout, Line, Number, TableOptions
+from study.report.tables.layout import Layout, TableRate, TableRow
+from study.report.tables.paper_table import TableOptions
 from study.results.run_reader import open_run
 from tests.conftest import TINY, rows
 
@@ -30,8 +31,8 @@ def rate(frame: pl.DataFrame, top: int, metric: str) -> float:
 
 
 def numbers_of(layout: Layout):
-    for line in layout.lines:
-        for target, one in zip(layout.targets, line.numbers, strict=True):
+    for line in layout.rows:
+        for target, one in zip(layout.targets, line.rates, strict=True):
             yield line, target, one
 
 
@@ -42,7 +43,7 @@ def layouts(tiny_run) -> list[Layout]:
 
 
 @pytest.mark.parametrize(("top", "metric"), [(1, "success"), (5, "success"), (5, "accuracy"), (1, "match")])
-def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
+def test_layouts_agree_with_the_rows(tiny_run, top, metric):
     finished = open_run(str(tiny_run))
     goal = "targeted" if metric == "match" else "untargeted"
     experiment = finished.spec.experiments["single"].model_copy(update={"goal": (goal,)})
@@ -54,15 +55,15 @@ def test_numbers_are_those_of_the_rows(tiny_run, top, metric):
         assert (one.images, one.seeds, one.std) == (10, 1, None)
         assert one.value == pytest.approx(rate(mine, top, metric))
         assert (one.relation == "white") == (target == line.sources)
-        assert line.rmsd[0] == pytest.approx(mine["rmsd"].mean())
-    assert len(layout.lines) == 12
+        assert one.rmsd == pytest.approx(mine["rmsd"].mean())
+    assert len(layout.rows) == 12
 
 
 def unescaped(text: str) -> str:
     return re.sub(r"\\([\\`*_\[\]<>|])", r"\1", text)
 
 
-def test_markdown_parsed_back(layouts):
+def test_markdown(layouts):
     text = table_formats.markdown(layouts)
     parts = re.split(r"^\*\*.*\*\*$", text, flags=re.M)[1:]
     assert len(parts) == 2
@@ -72,10 +73,10 @@ def test_markdown_parsed_back(layouts):
         assert [unescaped(cell) for cell in heading] == ["attack", "sources", "RMSD", *layout.targets]
         assert all(re.fullmatch(r"-{3}:?", cell) for cell in rule)
         attack = ""
-        for line, (section, sources, moved, *cells) in zip(layout.lines, body, strict=True):
+        for line, (section, sources, moved, *cells) in zip(layout.rows, body, strict=True):
             attack = unescaped(section) or attack
-            assert (attack, sources.replace(" + ", "+"), moved) == (line.variant, line.sources, line.moved)
-            for one, cell in zip(line.numbers, cells, strict=True):
+            assert (attack, sources.replace(" + ", "+"), moved) == (line.variant, line.sources, line.rmsd_text)
+            for one, cell in zip(line.rates, cells, strict=True):
                 assert cell.endswith(r"\*") == (one.relation == "white")
                 assert cell.startswith("**") == one.best
                 assert cell.strip("*\\") == one.text()
@@ -86,7 +87,7 @@ def latex_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in body[1].splitlines()]
 
 
-def test_latex_parsed_back(layouts):
+def test_latex(layouts):
     text = table_formats.latex(layouts)
     for layout, part in zip(layouts, text.split(r"\begin{table}")[1:], strict=True):
         lines = latex_rows(part)
@@ -95,10 +96,10 @@ def test_latex_parsed_back(layouts):
         assert lines[1][1:] == ["RMSD", *layout.targets]
         body = [line for line in lines[2:-1] if line != [r"\midrule"]]
         sections = [re.findall(r"\\textit\{(.*)\}\}", line[0])[0] for line in body if len(line) == 1]
-        assert sections == list(dict.fromkeys(line.variant for line in layout.lines))
-        for line, (sources, moved, *cells) in zip(layout.lines, [one for one in body if len(one) > 1], strict=True):
-            assert (sources.replace(" + ", "+"), moved) == (line.sources, line.moved)
-            for one, cell in zip(line.numbers, cells, strict=True):
+        assert sections == list(dict.fromkeys(line.variant for line in layout.rows))
+        for line, (sources, moved, *cells) in zip(layout.rows, [one for one in body if len(one) > 1], strict=True):
+            assert (sources.replace(" + ", "+"), moved) == (line.sources, line.rmsd_text)
+            for one, cell in zip(line.rates, cells, strict=True):
                 assert cell.endswith("$^{*}$") == (one.relation == "white")
                 assert cell.startswith(r"\textbf{") == one.best
                 assert cell.removesuffix("$^{*}$").removeprefix(r"\textbf{").removesuffix("}") == one.text()
@@ -106,12 +107,13 @@ def test_latex_parsed_back(layouts):
         assert part.count(r"\begin{") + 1 == part.count(r"\end{")
 
 
-def test_what_latex_would_read_as_commands_is_escaped():
+def test_latex_escapes_its_commands():
     assert table_formats.escaped(r"50%_a&b#$x^~\{}") == (
         r"50\%\_a\&b\#\$x\textasciicircum{}\textasciitilde{}\textbackslash{}\{\}"
     )
-    line = Line("a_b", "a_b", "x_1+y", (1.0, 2.0), (Number(1.0, 0.5, 1000, 2, "black", 1.0), None))
-    layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2"), (line,))
+    rates = (TableRate(1.0, 0.5, 1000, 2, "black", 1.0), TableRate(1.0, None, 1000, 1, "black", 2.0), None)
+    line = TableRow("a_b", "a_b", "x_1+y", rates)
+    layout = Layout("e_1", "untargeted", "success", 1, ("t_1", "t_2", "t_3"), (line,))
     text = table_formats.latex([layout])
     for part in (r"\textit{a\_b}", r"x\_1 + y", r"t\_1", r"1.0 $\pm$ 0.5", "1.00 to 2.00", "--", r"e\_1, untargeted"):
         assert part in text
@@ -119,7 +121,7 @@ def test_what_latex_would_read_as_commands_is_escaped():
     assert "over 2 seeds" in text
 
 
-def test_csv_parsed_back(layouts):
+def test_csv(layouts):
     found = list(csv.DictReader(io.StringIO(table_formats.csv(layouts))))
     expected = [(layout, *one) for layout in layouts for one in numbers_of(layout)]
     for row, (layout, line, target, one) in zip(found, expected, strict=True):
@@ -129,23 +131,23 @@ def test_csv_parsed_back(layouts):
         assert (row["relation"], row["best"] == "true", float(row["rmsd"])) == (one.relation, one.best, one.rmsd)
 
 
-def test_the_best_is_black_box_and_of_the_same_sources(layouts):
+def test_best_is_black_box_and_on_the_same_sources(layouts):
     for layout in layouts:
         for line, target, one in numbers_of(layout):
             at = layout.targets.index(target)
-            rivals = [other.numbers[at] for other in layout.lines if other.sources == line.sources]
+            rivals = [other.rates[at] for other in layout.rows if other.sources == line.sources]
             strongest = max(other.value for other in rivals)
             assert one.best == (one.black and one.value == strongest)
-    single = [replace(line, variant="mi") for line in layouts[0].lines if line.attack == "mi"]
+    single = [replace(line, variant="mi") for line in layouts[0].rows if line.attack == "mi"]
     for metric, strongest in (("success", max), ("accuracy", min)):
-        marked = paper_table._with_best(single, metric)
+        marked = paper_table.with_best(single, metric)
         for at in range(3):
-            black = [line.numbers[at] for line in marked if line.numbers[at].black]
+            black = [line.rates[at] for line in marked if line.rates[at].black]
             assert {one.value for one in black if one.best} == {strongest(one.value for one in black)}
-            assert not any(line.numbers[at].best for line in marked if not line.numbers[at].black)
+            assert not any(line.rates[at].best for line in marked if not line.rates[at].black)
 
 
-def test_seeds_have_a_mean_and_a_spread(tiny_run):
+def test_seeds_have_a_mean_and_a_standard_deviation(tiny_run):
     finished = open_run(str(tiny_run))
     spec = finished.spec.model_copy(update={"seeds": (7, 8)})
     again = finished.rows.with_columns(
@@ -164,7 +166,7 @@ def test_seeds_have_a_mean_and_a_spread(tiny_run):
         assert one.seeds == 2
 
 
-def test_the_command(door, tiny_run, tmp_path):
+def test_table_command(door, tiny_run, tmp_path):
     status, printed, error = door("table", tiny_run, "--experiment", "single", "--top", "5")
     assert status in (0, None), error
     assert "single, untargeted, top-5 success" in printed
@@ -209,8 +211,8 @@ def test_compare(door, tiny_run, tmp_path):
 NAMED = {"a": "resnet152", "b": "vgg16", "c": "googlenet"}
 
 
-def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
-    """The tiny run under the papers' names: a copy in which models are called so."""
+def test_compare_agrees_with_the_rows(door, tiny_run, tmp_path):
+    """A copy of the tiny run whose models have the names of the paper."""
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     text = (run / "spec.yaml").read_text()
@@ -226,7 +228,7 @@ def test_compare_has_the_numbers_of_the_rows(door, tiny_run, tmp_path):
             pl.col("target").replace(NAMED), pl.col("sources").list.eval(pl.element().replace(NAMED))
         )
         frame.write_parquet(part)
-    (run / "digests.json").unlink()  # of the files as they were
+    (run / "digests.json").unlink()  # digests of the original files
     status, printed, error = door("compare", run, "--json")
     assert status in (0, None), error
     found = json.loads(printed)

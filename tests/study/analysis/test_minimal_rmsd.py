@@ -42,7 +42,7 @@ def test_minimal_summary(scanned, spec, loop, by):
             assert row[f"rmsd_{100 * share:g}"] == (reached[needed - 1] if needed <= len(reached) else None)
 
 
-def test_none_succeeds(by_hand, spec):
+def test_search_without_success(by_hand, spec):
     search = {"attack": "fg-minimal", "steps": 1}
     never = by_hand(*({**search, "image": str(at), "top5": [3, 1, 2, 4, 5]} for at in range(3)))
     assert analysis.minimal_cdf(never, spec).is_empty()

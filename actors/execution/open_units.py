@@ -1,0 +1,75 @@
+"""Units whose adversarial images exist and wait for the answers of targets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from actors.backends.interface import Ref
+from study.planning.plan import Unit
+from study.results.schema import PixelDistances, TargetAnswers
+from study.spec.schema import Spec
+
+
+@dataclass(eq=False)
+class OpenUnit:
+    """A unit whose images are shown to targets.
+
+    Attributes:
+        distances: How far each image moved.
+        pixels: The adversarial images, where workers can read them.
+        waiting_for: Targets that have neither answered nor failed.
+        seconds: Time that the worker crafted for; 0 for kept images.
+        kept: Whether the images were kept by an earlier launch, and no attack ran.
+        answers: Those of targets so far.
+    """
+
+    unit: Unit
+    distances: PixelDistances
+    pixels: Ref
+    waiting_for: set[str]
+    seconds: float = 0.0
+    kept: bool = False
+    answers: list[TargetAnswers] = field(default_factory=list)
+
+
+class OpenUnits:
+    """The open units of a launch, the bytes of their images, and how often the images of each were lost."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._image_bytes = spec.images.bytes
+        self._attempts = spec.run.attempts
+        self._open: dict[str, OpenUnit] = {}
+        self._losses: Counter[str] = Counter()
+        self.bytes = 0
+        self.most_bytes = 0
+        """The highest value of `bytes` so far."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, opened: OpenUnit) -> bool:
+        """Whether this very opening of the unit still counts: a late answer to a lost one does not."""
+        return self._open.get(opened.unit.id) is opened
+
+    def open(self, opened: OpenUnit) -> None:
+        self._open[opened.unit.id] = opened
+        self.bytes += self._bytes(opened.unit)
+        self.most_bytes = max(self.most_bytes, self.bytes)
+
+    def close(self, opened: OpenUnit) -> None:
+        del self._open[opened.unit.id]
+        self.bytes -= self._bytes(opened.unit)
+
+    def retry(self, opened: OpenUnit) -> bool:
+        """Close a unit whose images are lost; return False, and leave it open, where they were lost too often."""
+        if self._losses[opened.unit.id] >= self._attempts:
+            return False
+        self._losses[opened.unit.id] += 1
+        self.close(opened)
+        return True
+
+    def _bytes(self, unit: Unit) -> int:
+        budget, points = unit.craft.recipe.budget, unit.craft.recipe.points
+        # A search of the minimal RMSD has one direction an image, of 8 bytes a value.
+        return len(unit.shard.images) * self._image_bytes * (8 if budget.minimal else len(points))

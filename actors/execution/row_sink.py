@@ -1,0 +1,81 @@
+"""The rows of finished units on their way to the run folder, and their images where the run keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import pyarrow as pa
+
+from actors.backends.interface import Backend
+from actors.execution.clean_images import Images
+from actors.execution.driver import Sink
+from actors.execution.open_units import OpenUnit
+from study.models.services.label_names import names_of_label
+from study.planning.plan import Plan
+from study.results.kept_images import KeepingWriter
+from study.results.schema import WantedNames, table
+from study.results.writer import Writer
+
+
+class Rows(Protocol):
+    """Takes units whose targets have all answered or failed."""
+
+    @property
+    def sinks(self) -> Collection[Sink]:
+        """The buffers of rows."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of images that are not published yet."""
+
+    def keep(self, opened: OpenUnit) -> None:
+        """Keep the images of a unit, before its rows. Raises PixelsLost."""
+
+    def write(self, opened: OpenUnit) -> pa.Table | None:
+        """Write the rows of a unit and return them; None where no target has answered."""
+
+
+class RowSink:
+    """Writes to a run folder. A `KeepingWriter` keeps images too: each batch is fetched once, written and dropped."""
+
+    def __init__(self, plan: Plan, writer: Writer, images: Images, backend: Backend) -> None:
+        """`images` are the clean ones, which kept images are stored relative to."""
+        self._writer = writer
+        self._keeping = writer if isinstance(writer, KeepingWriter) else None
+        self._images = images
+        self._backend = backend
+        self._wanted = _wanted(plan)
+
+    @property
+    def sinks(self) -> Collection[Sink]:
+        return (self._writer,)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._keeping.waiting_bytes if self._keeping else 0
+
+    def keep(self, opened: OpenUnit) -> None:
+        unit = opened.unit
+        if self._keeping is not None and not opened.kept and unit.craft.keepable:
+            pixels = self._backend.pixels(opened.pixels)
+            self._keeping.keep(unit, opened.distances, self._images.pixels(unit.shard), pixels)
+
+    def write(self, opened: OpenUnit) -> pa.Table | None:
+        if not opened.answers:
+            return None
+        order = {target: index for index, target in enumerate(opened.unit.targets)}
+        answers = sorted(opened.answers, key=lambda one: order[one.target])
+        rows = table(opened.unit, opened.distances, answers, self._wanted)
+        self._writer.add(rows)
+        return rows
+
+
+def _wanted(plan: Plan) -> WantedNames:
+    """The names that each remote service has for the target labels of the images."""
+    labels = {one.target_label for shard in plan.shards for one in shard.images}
+    return {
+        name: {label: names_of_label(model.remote.names, plan.spec.labels, label) for label in labels}
+        for name, model in plan.spec.models.items()
+        if model.remote is not None
+    }

@@ -1,0 +1,85 @@
+"""The first step of a launch: find out what earlier launches left to do, and check models and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from actors.execution.study_update import StudyUpdate, find_update
+from actors.launch.options import LaunchOptions
+from actors.launch.study_plan import StudyPlan, plan_study
+from actors.resources.worker_pool import MemoryEstimate
+from study.errors import StudyError
+from study.images.image_sets import Candidate, candidates
+from study.planning import resume
+from study.planning.spec_diff import Changes
+from study.results import current_plan, scanning
+from study.spec.schema import Spec, SpecFile
+from study.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class PreparedLaunch:
+    """What a launch knows before workers start.
+
+    Attributes:
+        update: What the spec adds to the selection of earlier launches; None where nothing is selected yet.
+        plan: The plan; None where the clean pass must run first.
+        left: Units to do; None where there is no plan yet.
+    """
+
+    options: LaunchOptions
+    file: SpecFile
+    folder: RunFolder
+    update: StudyUpdate | None = None
+    plan: StudyPlan | None = None
+    left: int | None = None
+
+    @property
+    def spec(self) -> Spec:
+        return self.file.spec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The candidate images, and the estimate of the memory that the work needs: it is under way in a thread."""
+
+    candidates: Sequence[Candidate]
+    estimate: MemoryEstimate
+
+
+def prepare(
+    options: LaunchOptions, file: SpecFile, folder: RunFolder, changes: Changes, say: Callable[[str], None]
+) -> PreparedLaunch:
+    """Compare the spec with its run folder, which this launch holds. A complete study gets the spec of this launch.
+
+    Raises StudyError where the folder is damaged, or the spec wants fewer images than are selected.
+    """
+    selection = resume.selected(folder)
+    if selection is None:
+        return PreparedLaunch(options, file, folder)
+    update = find_update(file, folder, selection, changes, say)
+    if update.needs_clean_pass:
+        return PreparedLaunch(options, file, folder, update)
+    plan = plan_study(file.spec, selection)
+    left = plan.left(folder)
+    if not left:
+        update.record(selection, say)
+        current_plan.record(plan.attacks, scanning.done(folder.path), folder)
+    return PreparedLaunch(options, file, folder, update, plan, left)
+
+
+def check_inputs(launch: PreparedLaunch) -> Inputs:
+    """Check models and images as far as that is cheap, so that errors appear before workers start.
+
+    Raises StudyError with the place in the spec.
+    """
+    from study.models.check import check_models
+
+    spec, file, allow_code = launch.spec, launch.file, launch.options.allow_code
+    check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
+    try:
+        found = candidates(spec.images, spec.seed, targeted=spec.targeted)
+    except StudyError as error:
+        raise error.located(file.where("images")) from None
+    return Inputs(found, MemoryEstimate(spec, allow_code=allow_code))

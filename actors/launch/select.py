@@ -1,0 +1,24 @@
+"""The second step of a launch: the clean pass, which selects images and records what each model predicts for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.execution import clean_pass
+from actors.execution.runtime import Runtime
+from actors.launch.prepare import PreparedLaunch
+from study.images.image_sets import Candidate
+from study.images.selection import Selection
+from study.planning import resume, spec_diff
+
+
+def select(launch: PreparedLaunch, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
+    """Return the selection of earlier launches, with what the spec adds to it; it is recorded in the run folder.
+
+    Raises StudyError where too few images are admitted or a model cannot predict, and Interrupted.
+    """
+    if launch.update is not None:
+        return launch.update.carry_out(candidates, runtime)
+    selection = clean_pass.run(launch.spec, candidates, runtime)
+    resume.record(launch.spec, selection, launch.folder, spec_diff.listing(launch.spec, candidates))
+    return selection

@@ -1,0 +1,38 @@
+"""The plan of a study whose images are selected: its attack runs and its probes, and how many units are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from study.geometry import store as probe_store
+from study.geometry.plan import GeometryPlan
+from study.images.selection import Selection
+from study.planning.plan import Plan
+from study.results import scanning
+from study.results.kept_images import KeptImages
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The selected images, and the plans that they lead to."""
+
+    selection: Selection
+    attacks: Plan
+    probes: GeometryPlan
+
+    def left(self, folder: RunFolder) -> int:
+        """Units that lack rows, or images that the run is to keep, and units of probes that lack rows."""
+        finished = probe_store.done(folder.path, self.probes.spec.geometry)
+        units = self.attacks.units(scanning.done(folder.path), kept=KeptImages(folder).units)
+        return sum(1 for _ in units) + sum(1 for _ in self.probes.units(finished))
+
+
+def plan_study(spec: Spec, selection: Selection) -> StudyPlan:
+    """Make both plans; the files of precomputed images are hashed for that.
+
+    Raises StudyError where a precomputed image is missing, or a probe names an image that is not selected.
+    """
+    digests = {name: model["digest"] for name, model in selection.models.items()}
+    return StudyPlan(selection, Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards))

@@ -1,0 +1,101 @@
+"""The last step of a launch: what is done, what it cost, where the results are, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import replace
+
+from actors.execution.driver import Failure, Outcome
+from actors.launch.options import LaunchOptions
+from actors.launch.prepare import PreparedLaunch
+from actors.launch.study_plan import StudyPlan
+from study.commands.show import print_so_far
+from study.events import repairs
+from study.events.observer import Ended
+from study.terminal import Display
+from study.terminal.screen import amount, counted
+
+COMPLETE, INCOMPLETE = 0, 1
+"""Exit statuses."""
+
+_SHOWN_FAILURES = 3
+
+
+def summarise(
+    launch: PreparedLaunch, plan: StudyPlan, outcome: Outcome, display: Display, *, device: str, begun: float
+) -> Ended:
+    """Print how a launch ended, and write failures.json where units failed.
+
+    `device` is that of the workers; `begun` is when the launch began, by the monotonic clock.
+    """
+    if counts := display.repairs:
+        display.say(repairs.summary(counts))
+    if outcome.interrupted is not None:
+        return replace(stopped(launch.options, display, outcome.interrupted), left=plan.left(launch.folder))
+    display.settle()
+    print_so_far(launch.spec, plan.selection, launch.folder, display.console)
+    left, failures = plan.left(launch.folder), outcome.failures
+    _print_cost(launch, display, device)
+    folder, seconds = launch.folder, time.monotonic() - begun
+    if failures:
+        folder.write_json(folder.failures, {"failures": [vars(failure) for failure in failures]})
+        _print_failures(launch, failures, display)
+    else:
+        folder.failures.unlink(missing_ok=True)
+    if not failures and not left:
+        _print_next(launch, display)
+        display.verdict(f"complete in {seconds:.0f} s: {folder.path}")
+        return Ended(COMPLETE, 0, 0, seconds)
+    if not failures and launch.options.partial:
+        display.say(f"the rest: {launch.options.command(whole=True)}")
+        display.verdict(f"done as asked in {seconds:.0f} s; {_units_are_left(left)}: {folder.path}")
+    else:
+        display.verdict(f"incomplete after {seconds:.0f} s: {_units_are_left(left)}: {folder.path}")
+    return Ended(INCOMPLETE, left, len(failures), seconds)
+
+
+def already_complete(launch: PreparedLaunch, display: Display) -> None:
+    """Print the tables of a study that has nothing left to do."""
+    selection = launch.plan.selection if launch.plan is not None else None
+    print_so_far(launch.spec, selection, launch.folder, display.console)
+    display.verdict(f"{launch.spec.study}: already complete, nothing to do: {launch.folder.path}")
+
+
+def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
+    """Print how to continue a launch that a signal has stopped, with the exit `status` of that signal."""
+    display.settle()
+    display.verdict(f"stopped; what is finished is kept. Go on with: {options.command()}")
+    return Ended(status, None, 0, 0.0)
+
+
+def _print_cost(launch: PreparedLaunch, display: Display, device: str) -> None:
+    """Image gradients, and the time that workers crafted for; workers that share a GPU count for a share of it."""
+    if not display.gradients:
+        return
+    run, gpu = launch.spec.run, not device.startswith("cpu")
+    share = 1 / (run.actors_per_gpu or 1) if gpu else launch.spec.numerics.threads
+    hours, unit = display.seconds_crafting * share / 3600, "GPU-hours" if gpu else "core-hours"
+    display.say(
+        f"cost:     {amount(display.gradients)} image gradients, {hours:.3g} {unit} of crafting, in this launch"
+    )
+
+
+def _print_failures(launch: PreparedLaunch, failures: list[Failure], display: Display) -> None:
+    for failure in failures[:_SHOWN_FAILURES]:
+        on = f" on {failure.target}" if failure.target else ""
+        display.say(f"  failed: {failure.unit}{on}: {(failure.error.splitlines() or ['?'])[0]}")
+    display.say(f"  {counted(len(failures), 'failure')}, in full: {launch.folder.failures}")
+    display.say(f"  once the cause is fixed: {launch.options.command()}")
+
+
+def _print_next(launch: PreparedLaunch, display: Display) -> None:
+    run = shlex.quote(str(launch.folder.path))
+    name = next(iter(launch.spec.experiments))
+    display.say(f"again:    study show {run}")
+    display.say(f"a table:  study table {run} --experiment {shlex.quote(name)} --format markdown")
+    display.say(f"polars:   pl.scan_parquet({launch.folder.scanned!r})")
+
+
+def _units_are_left(left: int) -> str:
+    return f"{counted(left, 'unit')} {'is' if left == 1 else 'are'} left"

@@ -1,0 +1,35 @@
+"""Workers for a launch: as many as machines and memory allow, started, behind one scheduler."""
+
+from __future__ import annotations
+
+from actors.backends.interface import Backend
+from actors.execution.runtime import Runtime
+from actors.launch.prepare import Inputs, PreparedLaunch
+from actors.resources.worker_pool import fit_budgets, plan_pool
+from actors.scheduling.limits import Limits
+from actors.scheduling.scheduler import Scheduler
+from actors.workers.worker_config import worker_config
+from study.events.observer import Observer
+from study.events.repairs import repaired
+from study.process.interrupt import Interrupt
+from study.reproducibility import float_environment
+
+
+def start_workers(
+    launch: PreparedLaunch, inputs: Inputs, backend: Backend, display: Observer, interrupt: Interrupt
+) -> Runtime:
+    """Start workers and wait for them. Raises StudyError where memory or time is too short, and Interrupted."""
+    spec, say = launch.spec, display.say
+    pool = plan_pool(spec, backend, inputs.estimate, say)
+    scheduler = Scheduler(
+        backend,
+        pool,
+        worker_config(spec, launch.folder, allow_code=launch.options.allow_code),
+        limits=Limits.of(spec.run),
+        elastic=spec.run.actors is None,
+        say=lambda line: repaired("actor", line),
+    )
+    runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
+    scheduler.start(interrupt.check)
+    float_environment.compare(launch.folder, scheduler.arithmetics, say)
+    return runtime

@@ -1,0 +1,122 @@
+"""Lines of the report's curves: success rates of attacks whose recipes differ in one number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from study.spec.schema import Experiment, Spec
+
+_MOST_SETS = 8
+"""A figure draws one line per source set for at most this many sets."""
+
+Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
+"""By line, its points: x, success rate, and its interval (0..1; NaN for a mean of several cells)."""
+
+_Members = Mapping[str, tuple[str, float | None]]
+"""By attack, its line and its x; x is None if each point of the attack has its own."""
+
+
+def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
+    """What to draw success against (`steps`, `gradients`, `budget`, or the key of a number), and by target the lines.
+
+    A line joins attacks whose recipes differ in that number only. Lines use black-box cells if there are any, and the
+    mean over source sets. `cells` are from `experiments.averaged`.
+    """
+    used = cells.filter(relation="black") if transferred(cells) else cells
+    attacks = list(dict.fromkeys(experiment.attacks))
+    stepped = [name for name in attacks if spec.attacks[name].checkpoints]
+    if stepped:
+        yield "steps", _lines(used, {name: (name, None) for name in stepped}, "steps", spec)
+        if len(attacks) > 1:
+            yield "gradients", _lines(used, {name: (name, None) for name in attacks}, "gradients", spec)
+    for along, members in _families(spec, attacks).items():
+        yield along, _lines(used, members, "level" if along == "budget" else None, spec)
+
+
+def transferred(cells: pl.DataFrame) -> bool:
+    """Whether any cell is black-box: an experiment may name its sources as its only targets."""
+    return bool((cells["relation"] == "black").any())
+
+
+def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
+    """By the key of a number, the attacks whose recipes differ in that number only."""
+    dumps = {name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "made"}) for name in attacks}
+    flat = {name: dict(_flat(dump)) for name, dump in dumps.items()}
+    families: dict[str, dict[str, tuple[str, float | None]]] = {}
+    numbers = dict.fromkeys(key for one in flat.values() for key, value in one.items() if _is_number(value))
+    for key in ["budget", *(key for key in numbers if not key.startswith("budget") and key != "step_size")]:
+        groups: dict[str, list[str]] = {}
+        for name, one in flat.items():
+            if spec.attacks[name].budget.minimal is None and (key == "budget" or _is_number(one.get(key))):
+                groups.setdefault(_rest(one, key, spec.attacks[name].budget.kind), []).append(name)
+        for group in groups.values():
+            levels = spec.attacks[group[0]].budget.levels
+            if key == "budget":
+                drawn = len(levels) > 1 if len(group) == 1 else levels[0] is not None
+            else:
+                # Two values are rows of a table; a curve needs three.
+                drawn = len(group) > 2
+            if drawn:
+                members = {name: (group[0], None if key == "budget" else float(flat[name][key])) for name in group}
+                families.setdefault(key, {}).update(members)
+    return families
+
+
+def _rest(flat: Mapping[str, Any], key: str, kind: str) -> str:
+    """The recipe without the number that varies."""
+    hidden = ("budget", "step_size") if key == "budget" else (key,)
+    rest = {one: value for one, value in flat.items() if not one.startswith(hidden)}
+    return json.dumps([rest, kind], sort_keys=True)
+
+
+def _flat(dump: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in dump.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spec) -> Mapping[str, Points]:
+    """By target, the points of every line; x is a column of the cells, or the members' own.
+
+    If there is only one line, it is split into one per source set, for up to eight sets.
+    """
+    names = list(dict.fromkeys(line for line, _ in members.values()))
+    sets = list(dict.fromkeys(cells["sources"]))
+    by_source = len(names) == 1 and 1 < len(sets) <= _MOST_SETS
+    rates: dict[str, dict[str, dict[float, list[tuple[float, float, float]]]]] = {}
+    for cell in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
+        line, place = members[cell["attack"]]
+        steps, level = spec.attacks[cell["attack"]].points[-1]
+        # Along one number, an attack with several steps or budgets is shown at its last ones.
+        if (column != "level" and cell["level"] != level) or (column in (None, "level") and cell["steps"] != steps):
+            continue
+        x = place if column is None else cell[column]
+        if x is not None:
+            points = rates.setdefault(cell["target"], {}).setdefault(cell["sources"] if by_source else line, {})
+            points.setdefault(float(x), []).append((cell["success"], cell["low"], cell["high"]))
+    return {
+        target: {
+            line: [(x, *mean(there)) for x, there in sorted(rates[target][line].items())]
+            for line in (sets if by_source else names)
+            if line in rates[target]
+        }
+        for target in spec.models
+        if target in rates
+    }
+
+
+def mean(rates: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """The mean rate and its interval: unchanged for a single rate, NaN for several."""
+    if len(rates) == 1:
+        return rates[0]
+    return sum(rate for rate, *_ in rates) / len(rates), float("nan"), float("nan")

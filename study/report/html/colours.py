@@ -1,0 +1,46 @@
+"""Colours of rates in tables: one hue from light to dark, with text that contrasts with each step."""
+
+from __future__ import annotations
+
+Colour = tuple[int, int, int]
+
+LEVELS = 50
+"""Steps of the ramp from 0 to 1: 2 % each."""
+_ANCHORS: tuple[Colour, ...] = ((247, 251, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
+"""One hue, so that the steps differ in greyscale and for every kind of colour vision."""
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+
+
+def ramp(share: float) -> Colour:
+    """The background for a share; shares outside 0..1 are clipped."""
+    place = min(max(share, 0.0), 1.0) * (len(_ANCHORS) - 1)
+    low = min(int(place), len(_ANCHORS) - 2)
+    ends = zip(_ANCHORS[low], _ANCHORS[low + 1], strict=True)
+    red, green, blue = (round(start + (end - start) * (place - low)) for start, end in ends)
+    return red, green, blue
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever contrasts more with the background: the ratio is always at least 4.5."""
+    return max((_BLACK, _WHITE), key=lambda colour: contrast(colour, background))
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """The contrast ratio of WCAG 2.1, 1..21."""
+    bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: Colour) -> float:
+    parts = [channel / 255 for channel in colour]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def ramp_css() -> str:
+    """CSS classes `h0` to `h50`, one for each step of the ramp."""
+    steps = [ramp(level / LEVELS) for level in range(LEVELS + 1)]
+    return "\n".join(
+        f".h{level}{{background:rgb{colour};color:rgb{text_colour(colour)}}}".replace(" ", "")
+        for level, colour in enumerate(steps)
+    )

@@ -1,0 +1,190 @@
+"""The section of one experiment: transfer matrices, ensembles against the model they leave out, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from study.analysis.experiments import averaged
+from study.analysis.matrix import left_out
+from study.analysis.robustness import destruction_rates
+from study.papers.finding_cells import plain_of
+from study.planning.relation import MARKS
+from study.report import figures
+from study.report.curves import curves, transferred
+from study.report.html.components import MISSING, HtmlTable, TableCell, number_cell, percent_cell, text_cells
+from study.report.html.mistakes import mistakes
+from study.report.html.report_data import ReportData
+from study.report.matrix_rows import attack_points, matrix_rows
+from study.report.wording import (
+    CLEAN_ACCURACY,
+    RMSD,
+    SERVICE_SUCCESS,
+    SUCCESS_RATE,
+    rate_decimals,
+    rmsd_range,
+)
+
+_SCATTER_NOTE = "One mark per attack (with its checkpoint or budget) and source set: the mean over black-box targets."
+_CURVE_NOTE = "A line is the mean over several source sets, or one source set with its 95 % interval."
+_DESTRUCTION_NOTE = (
+    "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
+    "model classifies correctly after the transformation. Lower means that the attack survives."
+)
+
+
+@dataclass(frozen=True)
+class GoalResults:
+    """The results for one goal of an experiment."""
+
+    matrix: HtmlTable
+    ensembles: HtmlTable | None
+    drawings: Sequence[figures.Drawing]
+
+
+@dataclass(frozen=True)
+class ExperimentResults:
+    """The section of an experiment: `goals` has those with rows, `mistakes` titled tables that the page folds."""
+
+    name: str
+    summary: str
+    goals: Sequence[GoalResults]
+    mistakes: Sequence[tuple[str, HtmlTable]]
+
+
+def experiment_results(data: ReportData, name: str, album: figures.Album) -> ExperimentResults:
+    experiment = data.spec.experiments[name]
+    have, planned = data.progress[name]
+    attacks, goals = dict.fromkeys(experiment.attacks), dict.fromkeys(experiment.goal)
+    summary = f"{', '.join(attacks)}; {' and '.join(goals)}; {have:,} of {planned:,} rows."
+    all_cells = averaged(data.cells_of(name))
+    results = []
+    for goal in goals:
+        cells = all_cells.filter(goal=goal)
+        if not cells.is_empty():
+            tables = _matrix(data, name, goal, cells), _ensembles(data, name, goal, cells)
+            results.append(GoalResults(*tables, _drawings(data, name, goal, cells, album)))
+    return ExperimentResults(name, summary, results, list(mistakes(data, name)))
+
+
+def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable:
+    """Rows are source sets at each point of each attack, columns are targets."""
+    spec, experiment = data.spec, data.spec.experiments[name]
+    targets = spec.targets(experiment)
+    rows = []
+    for row in matrix_rows(spec, name, goal, cells):
+        images = max(cell["images"] for cell in row.cells if cell)
+        first = text_cells(row.variant, row.sources.replace("+", " + "))
+        rows.append([*first, number_cell(images), _rmsd_cell(row.cells), *map(rate_cell, row.cells)])
+    notes = [f"{SUCCESS_RATE[goal]}.", f"{RMSD}."]
+    if (seeds := int(str(cells["seeds"].max()))) > 1:
+        notes[0] = f"{SUCCESS_RATE[goal]}; mean of {seeds} seeds ± standard deviation."
+    if set(targets) & set(spec.services):
+        notes.append(f"{SERVICE_SUCCESS}.")
+    if any(target in data.finished.clean for target in targets):
+        rows.append(_clean_row(data, targets))
+        notes.append(f"{CLEAN_ACCURACY}.")
+    code = data.code(f"analysis.transfer_matrix(rows, spec, {name!r}, goal={goal!r})")
+    head = ["attack", "sources", "images", "RMSD", *targets]
+    return HtmlTable(f"{name}, {goal}", head, rows, code, grid=True, notes=notes)
+
+
+def _clean_row(data: ReportData, targets: Sequence[str]) -> list[TableCell]:
+    """The last row of a matrix: the clean accuracy of each target."""
+    known = [data.finished.clean.get(target) for target in targets]
+    images = max(one.images for one in known if one is not None)
+    rates = [
+        TableCell(
+            f"{100 * one.share:.0f}", number=True, tip=f"{one.right:,} of {one.images:,} clean images are correct"
+        )
+        if one is not None and one.images
+        else MISSING
+        for one in known
+    ]
+    return [*text_cells("clean images", ""), number_cell(images), TableCell("", number=True), *rates]
+
+
+def rate_cell(cell: Mapping[str, Any] | None) -> TableCell:
+    """A success rate in percent, with its interval, images and RMSD as the tip."""
+    if cell is None:
+        return MISSING
+    images, value, std, relation = cell["images"], 100 * cell["success"], cell["std"], cell["relation"]
+    decimals = rate_decimals(images)
+    text = f"{value:.{decimals}f}" + ("" if std is None else f" ± {100 * std:.{max(1, decimals)}f}")
+    seeds = f", {cell['seeds']} seeds" if cell["seeds"] > 1 else ""
+    interval = f"95 %: {100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
+    tip = f"{value:.2f} % of {images:,} images{seeds}; {interval}; RMSD {cell['rmsd']:.2f}"
+    tip += "" if relation == "black" else f"; {relation}-box"
+    return TableCell(text + MARKS.get(relation, ""), cell["success"], tip, relation=relation)
+
+
+def _rmsd_cell(cells: Sequence[Mapping[str, Any] | None]) -> TableCell:
+    return TableCell(rmsd_range([cell["rmsd"] for cell in cells if cell is not None]), number=True)
+
+
+def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
+    """Every ensemble against the model that it leaves out: the diagonals of Liu et al. 2017, tables 3 and 4."""
+    targets = left_out(data.spec, name)
+    if not targets:
+        return None
+    diagonal = cells.filter(pl.col("target") == pl.col("sources").replace_strict(targets, default=None))
+    known = {(one["attack"], one["steps"], one["level"], one["target"]): one for one in diagonal.iter_rows(named=True)}
+    held_out = [model for model in data.spec.models if model in targets.values()]
+    rows = []
+    for shown, attack, steps, level in attack_points(data.spec, data.spec.experiments[name].attacks):
+        found = [known.get((attack, steps, level, target)) for target in held_out]
+        rates = [cell["success"] for cell in found if cell is not None]
+        if rates:
+            mean = percent_cell(sum(rates) / len(rates), decimals=1)
+            rows.append([TableCell(shown), _rmsd_cell(found), *map(rate_cell, found), mean])
+    if not rows:
+        return None
+    notes = ["The column names the target; the sources are all other models of the ensemble."]
+    head = ["attack", "RMSD", *(f"without {target}" for target in held_out), "mean"]
+    title = f"{name}, {goal}: ensembles against the model they leave out"
+    code = data.code(f"analysis.leave_one_out(rows, spec, {name!r})")
+    return HtmlTable(title, head, rows, code, grid=True, notes=notes)
+
+
+def _drawings(
+    data: ReportData, name: str, goal: str, cells: pl.DataFrame, album: figures.Album
+) -> list[figures.Drawing]:
+    spec, experiment = data.spec, data.spec.experiments[name]
+    title = f"{name}, {goal}" if transferred(cells) else f"{name}, {goal}, white-box"
+    drawn = [album.add(f"{name}-{goal}-rmsd", figures.success_by_rmsd(cells, experiment.attacks, title), _SCATTER_NOTE)]
+    for along, lines in curves(cells, spec, experiment):
+        figure = figures.curve(lines, along, title)
+        drawn.append(album.add(f"{name}-{goal}-{along.replace('.', '-')}", figure, _CURVE_NOTE))
+    if goal == "untargeted":
+        figure = figures.destruction(_destruction(data, name), experiment.attacks, title)
+        drawn.append(album.add(f"{name}-{goal}-destruction", figure, _DESTRUCTION_NOTE))
+    if any(spec.attacks[attack].budget.minimal is not None for attack in experiment.attacks):
+        for attack, figure in figures.searches(data.rows_of(data.cells_of(name, goal)), spec, title):
+            drawn.append(album.add(f"{name}-{goal}-{attack}-minimal", figure))
+    return [drawing for drawing in drawn if drawing is not None]
+
+
+def _destruction(data: ReportData, name: str) -> pl.DataFrame:
+    """Destruction rates by attack and transformed target, after the last step of each attack.
+
+    Only for transformed targets whose untransformed model is a target of the experiment too.
+    """
+    spec, experiment = data.spec, data.spec.experiments[name]
+    targets = spec.targets(experiment)
+    plain = {target: of for target in targets if (of := plain_of(spec, target)) is not None and of in targets}
+    if not plain:
+        return pl.DataFrame(schema={"attack": pl.String, "target": pl.String, "destruction": pl.Float64})
+    last = {attack: spec.attacks[attack].points[-1] for attack in experiment.attacks}
+    ended = pl.any_horizontal(
+        (pl.col("attack") == attack)
+        & (pl.col("steps") == steps)
+        & pl.col("budget").eq_missing(pl.lit(level, pl.Float64))
+        for attack, (steps, level) in last.items()
+    )
+    rows = data.rows_of(data.cells_of(name, "untargeted")).filter(ended)
+    order = {target: place for place, target in enumerate(spec.models)}
+    found = destruction_rates(rows, plain, by=("attack", "target"))
+    return found.sort(pl.col("target").replace_strict(order, return_dtype=pl.Int64))

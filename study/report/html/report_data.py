@@ -1,0 +1,148 @@
+"""The data behind a report: the cells of a run, counted once, and the records that accompany its rows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from study.analysis import experiments
+from study.images.selection import Selected
+from study.report.failures import RecordedFailure, failures_of_last_launch
+from study.results import scanning
+from study.results.run_reader import RunData, open_run
+from study.results.schema import SCHEMA_VERSION
+from study.spec.schema import Experiment, Spec
+from study.storage import part_file
+from study.storage.paths import StoragePath
+from study.storage.run_folder import RunFolder
+from study.storage.s3_path import S3Path, scan_options
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A run as its report shows it.
+
+    `cells` has one row per craft, point and target: `craft`, `sources` (joined by `+`), `attack`, `goal`, `seed`,
+    `steps`, `level` (the budget; null if each target searched for its own), `gradients` (per image), `target`, then the
+    columns of `success_rates`. `units` counts the units with rows. `provenance` has each distinct metadata record of
+    the parts once.
+    """
+
+    run: str
+    finished: RunData
+    cells: pl.DataFrame
+    units: int
+    provenance: Sequence[Mapping[str, str]]
+    failures: Sequence[RecordedFailure]
+
+    @property
+    def spec(self) -> Spec:
+        return self.finished.spec
+
+    @property
+    def images(self) -> list[Selected]:
+        """The selected images."""
+        return [image for shard in self.finished.selection.shards for image in shard.images]
+
+    @property
+    def row_count(self) -> int:
+        return int(self.cells["images"].sum())
+
+    @cached_property
+    def crafts(self) -> pl.DataFrame:
+        """`craft`, `sources`, `attack`, `goal`, `seed`, and `gradients`: the cost of all its images that have rows."""
+        keys = ["craft", "sources", "attack", "goal", "seed"]
+        cost = pl.col("gradients").max() * pl.col("images").max()
+        return self.cells.group_by(keys).agg(cost.alias("gradients")).sort(keys)
+
+    def cells_of(self, experiment: str, goal: str | None = None) -> pl.DataFrame:
+        """The cells of an experiment, or of one of its goals."""
+        return experiments.of_experiment(self.cells, self.spec, experiment, goal)
+
+    def rows_of(self, cells: pl.DataFrame, crafts: Sequence[str] | None = None) -> pl.LazyFrame:
+        """The rows behind `cells`, or behind some of their crafts.
+
+        A filter that would keep every row is left out, because it would still read a column.
+        """
+        rows = self.finished.rows
+        wanted = set(cells["craft"] if crafts is None else crafts)
+        targets = set(cells["target"])
+        if len(wanted) < self.cells["craft"].n_unique():
+            rows = rows.filter(pl.col("craft").is_in(sorted(wanted)))
+        if len(targets) < self.cells["target"].n_unique():
+            rows = rows.filter(pl.col("target").is_in(sorted(targets)))
+        return rows
+
+    @cached_property
+    def progress(self) -> Mapping[str, tuple[int, int]]:
+        """By experiment, existing and planned rows, including those of attacks that its budgets are matched to."""
+        keys = ("sources", "attack", "goal", "seed", "steps", "level", "target")
+        images = {tuple(cell[key] for key in keys): cell["images"] for cell in self.cells.iter_rows(named=True)}
+        selected, found = self.finished.selected, {}
+        for name, experiment in self.spec.experiments.items():
+            planned = list(self._planned(experiment))
+            found[name] = (sum(min(images.get(key, 0), selected) for key in planned), len(planned) * selected)
+        return found
+
+    def _planned(self, experiment: Experiment) -> Iterator[tuple[object, ...]]:
+        spec = self.spec
+        attacks = list(dict.fromkeys(experiment.attacks))
+        # The list grows: the attack that a budget is matched to may be matched to another one.
+        for name in attacks:
+            to = spec.attacks[name].budget.to
+            if to is not None and to not in attacks:
+                attacks.append(to)
+            for sources, goal, seed, (steps, level), target in itertools.product(
+                spec.source_sets(experiment),
+                dict.fromkeys(experiment.goal),
+                spec.seeds_of(experiment),
+                spec.attacks[name].points,
+                spec.targets(experiment),
+            ):
+                yield ("+".join(sources), name, goal, seed, steps, level, target)
+
+    def code(self, line: str) -> str:
+        """Python that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""
+        return (
+            "from study import analysis\nfrom study.results.run_reader import open_run\n"
+            f"run = open_run({self.run!r})\nrows, spec = run.rows, run.spec\n{line}"
+        )
+
+
+def read_report_data(run: str, spec: Path | None = None) -> ReportData:
+    """Read the run at `run`; `spec` replaces its spec as in `open_run`. StudyError for a missing or damaged run."""
+    finished = open_run(run, spec)
+    cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
+    units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")
+    failures = failures_of_last_launch(RunFolder(run))
+    return ReportData(run, finished, cells, int(units["unit"].sum()), _provenance(run), failures)
+
+
+def _provenance(run: str) -> list[Mapping[str, str]]:
+    """Each distinct metadata record of the parts, in their order, with the times when its parts were published."""
+    records: dict[str, dict[str, str]] = {}
+    written: dict[str, list[int]] = {}
+    for part in scanning.parts(run):
+        name = part_file.parse_name(part.name)
+        if name is None or name.version > SCHEMA_VERSION:
+            continue
+        record = {key: value for key, value in sorted(_metadata(part).items()) if key != "ARROW:schema"}
+        records.setdefault(json.dumps(record), record)
+        written.setdefault(json.dumps(record), []).append(name.written)
+    for key, times in written.items():
+        first, last = (f"{datetime.fromtimestamp(at / 1e9, UTC):%Y-%m-%d %H:%M}" for at in (min(times), max(times)))
+        count = f"{len(times):,} part{'s' if len(times) > 1 else ''}"
+        records[key]["published"] = f"{first} to {last} UTC, {count}"
+    return list(records.values())
+
+
+def _metadata(part: StoragePath) -> dict[str, str]:
+    remote = isinstance(part, S3Path)
+    return dict(pl.read_parquet_metadata(str(part), storage_options=scan_options() if remote else None))

@@ -1,0 +1,41 @@
+"""Words and number formats that tables share: definitions of the rates, names of attacks, decimals, RMSD ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from study.attacks import Attack
+
+SUCCESS_RATE: Mapping[str, str] = {
+    "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
+    "targeted": "Targeted success rate (%): adversarial images that the target classifies as the target label",
+}
+"""By goal."""
+
+SERVICE_SUCCESS = (
+    "Remote service: an untargeted image succeeds if the service returns none of the labels that it returned for the "
+    "clean image; a targeted image succeeds if it returns the target label"
+)
+CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
+RMSD = "RMSD: mean over images, in pixel values 0..255"
+
+
+def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:
+    """The attack, with its steps if it has checkpoints and its budget if it has several."""
+    parts = [attack]
+    if recipe.checkpoints:
+        parts.append(f"{steps} step{'s' if steps > 1 else ''}")
+    if len(recipe.budget.levels) > 1:
+        parts.append(f"{recipe.budget.kind} {level:g}")
+    return ", ".join(parts)
+
+
+def rate_decimals(images: int) -> int:
+    """The decimals of a percentage that `images` images support."""
+    return 0 if images <= 100 else 1 if images <= 1000 else 2
+
+
+def rmsd_range(values: Sequence[float]) -> str:
+    """The RMSD of a row, or its range over targets if each of them searched for its own."""
+    low, high = min(values), max(values)
+    return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
