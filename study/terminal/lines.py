@@ -20,7 +20,7 @@ _MOST_REPAIRS = 20
 _SHOWN_EXPERIMENTS = 6
 
 
-class Progress(Observer):
+class ProgressLines(Observer):
     """How far it is: a line every ten seconds, after five minutes one a minute, and one at the end."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Progress(Observer):
         self._write("; ".join(parts))
 
 
-class Lines(Progress):
+class Lines(ProgressLines):
     """Progress, whatever is said, and what is set aside, each line with the time."""
 
     def __init__(
