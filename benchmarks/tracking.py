@@ -1,13 +1,13 @@
-"""The cost of tracking: a study with and without it, in turns, in this process. Prints JSON last.
+"""What tracking costs: a study with and without it, in turns, in this process. Prints JSON last.
 
     python benchmarks/tracking.py [--rounds 5] [--steps 40]
 
-The same small study is launched repeatedly: not tracked, tracked offline, and tracked online with a server that hangs
-up, delays and corrupts its answers; each round begins with another of the three. The measure is the time from the first
-unit to the last row on disk; the longest shutdown is printed with it. `ratio_…`, tracked to not tracked, is a median
-over rounds and varies with the speed of the machine. Its two causes vary less: `held_seconds`, which the driver spends
-in the tracker, and the processor time of W&B's processes. `most_percent` is the sum of both as a share of the study's
-time, as if no core was free for them.
+The same small study is launched again and again: not tracked, tracked offline, and tracked online with a server that
+hangs up, delays and corrupts its answers; each round begins with another of the three. What counts is the time from
+the first unit to the last row on disk; the longest end is printed beside it. `ratio_…` is the median over rounds of
+tracked to not tracked; it scatters as the machine's speed does. What can add up to it scatters less: `held_seconds`
+that the driver spends on telling the tracker, and the processor time of W&B's processes. `most_percent` is both over
+the time of the study, as if no core was ever free for them.
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
 import yaml
 from rich.console import Console
 
-import actors.launch.launch
 from actors.backends.in_process import InProcess
 from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
-from actors.launch.tracking_session import TrackingSession
-from study.events.observer import Ended, Observer, Observers, Started
-from study.tracking.tracker import Tracker
+from study.events.observer import Started
+from study.terminal import Display
+from study.tracking.client import TrackingClient
 
 MODES = ("disabled", "offline", "hostile")
 _SERVER = Path(__file__).resolve().parents[1] / "tests" / "study" / "tracking" / "service.py"
@@ -50,8 +47,8 @@ class Held:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for name in ("started", "finished", "failed", "state"):
-            setattr(Tracker, name, self._timed(getattr(Tracker, name)))
+        for name in ("started", "finished", "state"):
+            setattr(TrackingClient, name, self._timed(getattr(TrackingClient, name)))
 
     def _timed(self, method: Callable[..., None]) -> Callable[..., None]:
         def call(*arguments: object) -> None:
@@ -62,23 +59,26 @@ class Held:
         return call
 
 
-class Clock(Observer):
-    """The times at which units began and ended."""
+class Clock:
+    """When the units of a launch began and ended: the times at which the display was told."""
 
     def __init__(self) -> None:
         self.begun = self.over = 0.0
+        started, end = Display.started, Display.end
 
-    def started(self, event: Started) -> None:
-        self.begun = time.monotonic()
+        def timed_start(display: Display, event: Started) -> None:
+            self.begun = time.monotonic()
+            started(display, event)
 
-    def end(self) -> None:
-        self.over = time.monotonic()
+        def timed_end(display: Display) -> None:
+            self.over = time.monotonic()
+            end(display)
 
-    def ended(self, event: Ended) -> None: ...
+        Display.started, Display.end = timed_start, timed_end  # type: ignore[method-assign]
 
 
 def spec(steps: int) -> dict[str, object]:
-    """A study of about a hundred units that take hundredths of a second each."""
+    """Some hundred units, each of some hundredths of a second."""
     return {
         "study": "tracking",
         "images": {"sample": "foolbox", "size": 64, "keep": "all", "count": 16},
@@ -100,35 +100,24 @@ def spec(steps: int) -> dict[str, object]:
     }
 
 
-def timed(file: Path, folder: Path, mode: str) -> tuple[float, float]:
-    """Seconds of the units, and of the shutdown."""
-    clock, console = Clock(), Console(file=io.StringIO())
-    usual = actors.launch.launch.tracked
-
-    @contextlib.contextmanager
-    def watched(*arguments: Any) -> Iterator[TrackingSession]:
-        with usual(*arguments) as session:
-            yield replace(session, display=Observers(clock, [session.display]))
-
-    actors.launch.launch.tracked = watched
-    try:
-        tracked = "online" if mode == "hostile" else mode
-        status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
-    finally:
-        actors.launch.launch.tracked = usual
+def timed(clock: Clock, file: Path, folder: Path, mode: str) -> tuple[float, float]:
+    """Seconds of the units, and of what came after them."""
+    console = Console(file=io.StringIO())
+    tracked = "online" if mode == "hostile" else mode
+    status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
     assert status == 0, console.file.getvalue()[-2000:]
     return clock.over - clock.begun, time.monotonic() - clock.over
 
 
 def _cpu_of_children() -> float:
-    """CPU seconds of the processes of W&B, its service included."""
+    """CPU seconds of the processes that W&B ran in, its service included."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager
 def hostile(seed: int) -> Iterator[None]:
-    """From here on, "online" is a local server that drops, delays and corrupts most of its answers."""
+    """Online means a server of its own from here on, which drops, delays and corrupts most of what it answers."""
     with subprocess.Popen(
         [sys.executable, str(_SERVER), str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -143,7 +132,7 @@ def hostile(seed: int) -> Iterator[None]:
 
 
 def rows(folder: Path) -> pl.DataFrame:
-    """All rows of a study, sorted."""
+    """All that a study found, in one order."""
     found = pl.read_parquet(folder / "results" / "*.parquet")
     return found.sort("craft", "seed", "steps", "image", "target")
 
@@ -154,19 +143,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    held = Held()
+    held, clock = Held(), Clock()
     took: dict[str, list[float]] = {mode: [] for mode in MODES}
     ends: dict[str, list[float]] = {mode: [] for mode in MODES}
     holding, working, same = [], [], []
     with tempfile.TemporaryDirectory() as scratch, hostile(1):
         file = Path(scratch) / "spec.yaml"
         file.write_text(yaml.safe_dump(spec(given.steps)))
-        timed(file, Path(scratch) / "warm", "disabled")
+        timed(clock, file, Path(scratch) / "warm", "disabled")
         expected = rows(Path(scratch) / "warm")
         for turn in range(given.rounds):
             for mode in MODES[turn % len(MODES) :] + MODES[: turn % len(MODES)]:
                 before, used, folder = held.seconds, _cpu_of_children(), Path(scratch) / f"{turn}-{mode}"
-                units, end = timed(file, folder, mode)
+                units, end = timed(clock, file, folder, mode)
                 took[mode].append(units)
                 ends[mode].append(end)
                 same.append(rows(folder).equals(expected))

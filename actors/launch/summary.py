@@ -13,6 +13,7 @@ from actors.launch.study_plan import StudyPlan
 from study.commands.show import print_so_far
 from study.events import repairs
 from study.events.observer import Ended
+from study.process.interrupt import stopped_message
 from study.terminal import Display
 from study.terminal.screen import amount, counted
 
@@ -65,7 +66,7 @@ def already_complete(launch: PreparedLaunch, display: Display) -> None:
 def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
     """Print how to continue a launch that a signal has stopped, with the exit `status` of that signal."""
     display.settle()
-    display.verdict(f"stopped; what is finished is kept. Go on with: {options.command()}")
+    display.verdict(stopped_message(options.command()))
     return Ended(status, None, 0, 0.0)
 
 

@@ -14,10 +14,11 @@ from study.events.observer import Ended, Observer, Observers, Started
 from study.planning.plan import Plan
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
+from study.terminal import Display
 from study.tracking.settings import mode
 
 if TYPE_CHECKING:
-    from study.tracking.tracker import Tracker
+    from study.tracking.client import TrackingClient
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TrackingSession:
     """`display` is told of everything: the front, and the tracker where there is one."""
 
     display: Observer
-    tracker: Tracker | None
+    tracker: TrackingClient | None
 
     def complete(self, plan: Plan, models: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
         """There is nothing to run: the tracker sends what W&B lacks, all of it from the parts."""
@@ -73,16 +74,16 @@ class _Lines(Observer):
 
 
 @contextlib.contextmanager
-def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Observer) -> Iterator[TrackingSession]:
+def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display) -> Iterator[TrackingSession]:
     """The watch of one launch. Its tracker is over when the context is left. StudyError for an unknown mode."""
     chosen = mode(spec.tracking, order.wandb, os.environ)
     if chosen == "disabled":
         yield TrackingSession(front, None)
         return
-    from study.tracking.tracker import Tracker, TrackingOptions
+    from study.tracking.client import TrackingClient, TrackingOptions
 
     online = replace(order, wandb="online").command()
-    tracker = Tracker(TrackingOptions(chosen, spec, os.environ, online), folder, front.say)
+    tracker = TrackingClient(TrackingOptions(chosen, spec, os.environ, online), folder, front.run_state, front.say)
     watch = TrackingSession(Observers(front, [tracker]), tracker)
     with watch.ending():
         yield watch

@@ -1,4 +1,4 @@
-"""One JSON object on each line, for programs: docs/events.schema.json says what it holds, docs/events.md why."""
+"""JSON events, one per line, for programs: docs/events.schema.json is their schema, docs/events.md describes them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _STATE_SECONDS = 5.0
 
 
 class Events(Observer):
-    """Events as they come; how the loop stands, every five seconds."""
+    """Writes each event at once, and the state every five seconds."""
 
     def __init__(
-        self, out: Callable[[], IO[str]], board: RunState, clock: Callable[[], float] = time.monotonic
+        self, out: Callable[[], IO[str]], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`out` gives the stream to write to, at every line: it may change once."""
+        """`out` returns the stream, which can change once."""
         self._out = out
-        self._board = board
+        self._state = state
         self._clock = clock
         self._told: float | None = None
 
@@ -32,10 +32,10 @@ class Events(Observer):
         self._write("said", text=line)
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        self._write("begun", totals=dict(totals), done=dict(self._board.done))
+        self._write("begun", totals=dict(totals), done=dict(self._state.done))
 
     def end(self) -> None:
-        self._write("over", done=dict(self._board.done))
+        self._write("over", done=dict(self._state.done))
 
     def started(self, event: Started) -> None:
         self._write(
@@ -82,7 +82,7 @@ class Events(Observer):
         if self._told is not None and now - self._told < _STATE_SECONDS:
             return
         self._told = now
-        self._write("state", **state(self._board))
+        self._write("state", **self._state.as_dict())
 
     def ended(self, event: Ended) -> None:
         self._write(
@@ -90,7 +90,7 @@ class Events(Observer):
         )
 
     def refused(self, error: StudyError) -> None:
-        """The launch ends with an error, which standard error has too."""
+        """Write the error that ends the launch; it is printed on standard error too."""
         parts = {"what": error.what, "where": error.where, "accepted": error.accepted, "todo": error.todo}
         self._write("error", status=error.status, **parts)
 
@@ -99,43 +99,3 @@ class Events(Observer):
         out = self._out()
         out.write(json.dumps({"event": event, "time": stamp, **said}) + "\n")
         out.flush()
-
-
-def state(board: RunState) -> dict[str, Any]:
-    """How a launch stands, as plain data: what `state` events and status.json have in common."""
-    seen, rates = board.loop, board.rates
-    left = board.seconds_left
-    return {
-        "phase": board.phase,
-        "totals": dict(board.totals),
-        "done": dict(board.done),
-        "left": board.left,
-        "seconds": round(board.elapsed, 3),
-        "seconds_left": None if left is None else round(left, 1),
-        "units_per_second": round(rates.units, 6),
-        "images_per_second": round(rates.images, 6),
-        "gradients_per_second": round(rates.gradients, 6),
-        "gradients": board.gradients,
-        "failures": board.set_aside,
-        "last_failure": board.last_failure or None,
-        "repairs": dict(board.repairs),
-        "slots": [
-            {
-                "id": slot.id,
-                "role": slot.role,
-                "up": slot.up,
-                "holds": list(slot.holds),
-                "queued": slot.queued,
-                "doing": slot.doing,
-                "busy_share": round(slot.busy_share, 4),
-            }
-            for slot in (seen.slots if seen else ())
-        ],
-        "waiting_crafts": seen.waiting_crafts if seen else 0,
-        "waiting_batches": seen.waiting_batches if seen else 0,
-        "waiting_bytes": seen.waiting_bytes if seen else 0,
-        "calls": seen.calls if seen else 0,
-        "failed_calls": seen.failed_calls if seen else 0,
-        "lost_actors": seen.lost_actors if seen else 0,
-        "repeated": seen.repeated if seen else 0,
-    }

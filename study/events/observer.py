@@ -1,4 +1,4 @@
-"""What those who watch a study are told: terminal, tracker, log. They are never asked, and cannot change or stop it."""
+"""Events of a launch, and the observers that receive them: terminal, tracking, log. Observers cannot change a study."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """Images are selected, the plan is made, and units are about to be given out.
+    """The plan is made, and the first unit is about to start.
 
     Attributes:
         folder: The run folder, or its address.
         models: Digest, size and parameters of every model, by name, as in `models.json`.
         totals: Units in all, by experiment.
         finished: Units that earlier launches finished, by experiment.
-        left: Units that this launch has to do.
+        left: Units that are left to do.
         workers: Actors that craft and predict.
         device: What they run on: `cpu` or `cuda:0`.
-        backend: Where, for people.
+        backend: Name of the backend, for people.
     """
 
     plan: Plan
@@ -42,9 +42,9 @@ class Started:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """A unit whose targets have all answered, or failed: its rows go to the store now.
+    """All targets of a unit have answered or failed, and its rows go to the store.
 
-    `seconds` are those that its worker crafted for, loading left out; `gradients` the image gradients that it took.
+    `seconds`: time of its attack on the worker, without loading; `gradients`: its number of image gradients.
     """
 
     unit: Unit
@@ -55,7 +55,7 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """A unit, or one target of it, is set aside; `traceback` is for the log, where an exception was raised."""
+    """A unit failed, or one target of it. `traceback` is for the log; None if no exception was raised."""
 
     unit: Unit
     target: str | None
@@ -65,7 +65,7 @@ class UnitFailed:
 
 @dataclass(frozen=True)
 class SlotState:
-    """An actor: what it holds, the calls in its queue, what the first of them is, and its share of time at work."""
+    """An actor: its models, the length of its queue, the first call in it, and its share of time at work (0..1)."""
 
     id: int
     role: str
@@ -78,16 +78,16 @@ class SlotState:
 
 @dataclass(frozen=True)
 class State:
-    """How the loop stands, about once a second.
+    """The state of the scheduler, about once a second.
 
     Attributes:
-        waiting_crafts: Units that could be given out.
-        waiting_batches: Calls that are to show batches to targets.
-        waiting_bytes: Of batches that wait for targets.
-        calls: Answered since the launch began.
-        failed_calls: Calls that raised, each time they did.
+        waiting_crafts: Units that wait for an actor.
+        waiting_batches: Batches that wait for targets.
+        waiting_bytes: Size of these batches.
+        calls: Calls answered since the launch began.
+        failed_calls: Calls that raised, counted each time.
         lost_actors: Actors that died and were replaced.
-        repeated: Calls that were made again on another actor because they took too long.
+        repeated: Calls that were repeated on another actor because they took too long.
     """
 
     slots: Sequence[SlotState]
@@ -102,8 +102,8 @@ class State:
 
 @dataclass(frozen=True)
 class Ended:
-    """The launch is over: `status` as of the process, `left` units (None: no images are selected yet), `failures` set
-    aside, `seconds` since it began."""
+    """The launch is over: exit `status`, units `left` (None if no images are selected), number of `failures`, `seconds`
+    since it began."""
 
     status: int
     left: int | None
@@ -112,41 +112,41 @@ class Ended:
 
 
 class Observer:
-    """Told what happens; a watcher overrides what it cares about."""
+    """Receives events; each observer overrides the methods that it needs."""
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """A message for people."""
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Work of so many steps by name (an experiment, or the clean pass), some of it done already."""
+        """Counted work begins: steps in all and steps done, by name (an experiment, or the clean pass)."""
 
     def advance(self, names: Iterable[str]) -> None:
-        """One more step of each of `names`."""
+        """One more step is done for each of `names`."""
 
     def end(self) -> None:
-        """All that was begun is over, finished or not."""
+        """The counted work is over, finished or not."""
 
     def started(self, event: Started) -> None:
-        """Before the first unit of a launch."""
+        """The first unit is about to start."""
 
     def finished(self, event: UnitDone) -> None:
-        """For every unit that has rows."""
+        """A unit has rows."""
 
     def failed(self, event: UnitFailed) -> None:
-        """For everything that is set aside."""
+        """A unit, or one target of it, failed."""
 
     def repaired(self, event: Repair) -> None:
-        """Something went wrong, and was mended without anyone's help."""
+        """The program repaired something."""
 
     def state(self, event: State) -> None:
-        """About once a second while units are worked on."""
+        """The state of the scheduler, about once a second."""
 
     def ended(self, event: Ended) -> None:
-        """Last of all, whatever the end, once a launch has begun."""
+        """The launch is over: the last event."""
 
 
 class Observers(Observer):
-    """Several watchers, the terminal first. Another that fails is named there, and not called again."""
+    """Passes events to several observers, the terminal first. If another one raises, it is removed and named there."""
 
     def __init__(self, first: Observer, others: Sequence[Observer]) -> None:
         self._first = first
@@ -181,9 +181,9 @@ class Observers(Observer):
 
     def _tell(self, what: str, *arguments: Any) -> None:
         getattr(self._first, what)(*arguments)
-        for watcher in list(self._others):
+        for observer in list(self._others):
             try:
-                getattr(watcher, what)(*arguments)
-            except Exception as error:  # noqa: BLE001 - whoever watches must not be able to stop a study
-                self._others.remove(watcher)
-                repaired("watcher", f"{type(watcher).__name__} has failed and is left out from now on: {error!r}")
+                getattr(observer, what)(*arguments)
+            except Exception as error:  # noqa: BLE001 - an observer must not stop a study
+                self._others.remove(observer)
+                repaired("watcher", f"{type(observer).__name__} failed and receives no more events: {error!r}")

@@ -1,6 +1,6 @@
-"""Repairs: what went wrong and was mended by the program itself. Each is told through `repaired`, and in that one word.
+"""Repairs: problems that the program solved itself. Each is reported through `repaired`, with that word.
 
-An undisturbed run repairs nothing: tests look for the word in everything that a launch leaves behind.
+An undisturbed run repairs nothing: tests search all output of a launch for the word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_WAITING = 10_000
 
 
 class Repair(NamedTuple):
-    """One repair: what kind of thing was mended, and what happened, in a sentence."""
+    """One repair: the kind of thing that was repaired, and a sentence on what happened."""
 
     kind: Kind
     what: str
@@ -30,17 +30,17 @@ class Repair(NamedTuple):
         return f"{WORD}: {self.kind}: {self.what}"
 
 
-# A deque takes and gives from several threads at once.
+# A deque is safe to use from several threads.
 _waiting: deque[Repair] = deque(maxlen=_MOST_WAITING)
 
 
 def repaired(kind: Kind, what: str) -> None:
-    """Tell of one repair, from any thread: a worker's go to the driver with its next answer, the driver's to people."""
+    """Report one repair, from any thread. A worker sends its repairs to the driver with its next answer."""
     _waiting.append(Repair(kind, what))
 
 
 def taken() -> list[Repair]:
-    """The repairs of this process that were not taken before. Whoever takes them tells them."""
+    """Take the repairs of this process that were not taken before. The caller reports them."""
     found = []
     while _waiting:
         found.append(_waiting.popleft())
@@ -48,10 +48,10 @@ def taken() -> list[Repair]:
 
 
 def hear(repairs: Iterable[Repair]) -> None:
-    """Take over what another process has taken."""
+    """Add repairs that another process has taken."""
     _waiting.extend(repairs)
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    """One line about a launch: how many repairs of each kind."""
+    """One line with the number of repairs of each kind."""
     return f"{WORD} in this launch: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""What is known of a running study, as numbers: every display is a view of it. Nothing is printed here."""
+"""The state of a launch as numbers. Displays are views of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
 from study.events.repairs import Repair
@@ -16,12 +17,12 @@ _MOST_MARKS = 600
 _MOST_ROWS = 12
 _STARTING = "starting actors"
 _FORWARD = 1 / 3
-"""What a prediction costs, in gradients."""
+"""Cost of a prediction, in gradients."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Per second, over the last minutes."""
+    """Per second, over the last five minutes."""
 
     units: float = 0.0
     images: float = 0.0
@@ -30,7 +31,7 @@ class Rates:
 
 @dataclass
 class Tally:
-    """Successes of one craft at its last point, by target: hits and images that were counted, in this launch."""
+    """Successes of one craft at the end of its attack in this launch: hits and images, by target."""
 
     sources: str
     attack: str
@@ -42,7 +43,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Mark:
-    """How far the launch was at some time."""
+    """The progress at one time."""
 
     at: float
     units: int
@@ -52,7 +53,7 @@ class _Mark:
 
 
 class RunState(Observer):
-    """Numbers of one launch. Told like any watcher, before its views; who reads from another thread holds `lock`."""
+    """The numbers of one launch. It receives events before the views do. Hold `lock` to read from another thread."""
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -80,13 +81,13 @@ class RunState(Observer):
         return self._clock() - self._begun
 
     def say(self, line: str) -> None:
-        """While nothing is counted yet, the last line is what goes on."""
+        """Before counted work begins, the last message is the phase."""
         with self.lock:
             if not self.totals and self.launched is None:
                 self.phase = line
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Work of so many steps by name begins, some of it done already."""
+        """Counted work begins."""
         with self.lock:
             self.totals, self.done = dict(totals), {name: (done or {}).get(name, 0) for name in totals}
             self.phase = "crafting" if self.launched is not None else next(iter(totals), _STARTING)
@@ -94,27 +95,27 @@ class RunState(Observer):
             self._mark()
 
     def advance(self, names: Iterable[str]) -> None:
-        """One more step of each of `names`."""
+        """One more step is done for each of `names`."""
         with self.lock:
             for name in names:
                 self.done[name] = self.done.get(name, 0) + 1
 
     def end(self) -> None:
-        """What was begun is over."""
+        """The counted work is over."""
         with self.lock:
             self.phase = "finishing" if self.launched is not None else _STARTING
             if self.launched is None:
                 self.totals, self.done = {}, {}
 
     def started(self, event: Started) -> None:
-        """Units are about to be given out."""
+        """The first unit is about to start."""
         with self.lock:
             self.launched = event
             plan = event.plan
             whole = sum(_work(one.gradients, len(one.targets)) for one in plan.crafts.values())
             images = sum(len(shard.images) for shard in plan.shards)
             units = len(plan.crafts) * len(plan.shards)
-            # Which units are left is not known here, only how many: they are taken to cost what units do on average.
+            # Only the number of units left is known here: each counts with the average cost.
             self._work_left = whole * images * event.left / max(units, 1)
 
     def finished(self, event: UnitDone) -> None:
@@ -139,7 +140,7 @@ class RunState(Observer):
             self._mark()
 
     def failed(self, event: UnitFailed) -> None:
-        """Something is set aside."""
+        """A unit, or one target of it, failed."""
         with self.lock:
             self.set_aside += 1
             self._units_lost += event.target is None
@@ -147,12 +148,12 @@ class RunState(Observer):
             self.last_failure = f"{event.unit.id}{f' on {event.target}' if event.target else ''}: {said}"
 
     def repaired(self, event: Repair) -> None:
-        """Something was mended."""
+        """The program repaired something."""
         with self.lock:
             self.repairs[event.kind] += 1
 
     def state(self, event: State) -> None:
-        """How the loop stands."""
+        """The state of the scheduler."""
         with self.lock:
             self.loop = event
 
@@ -163,23 +164,23 @@ class RunState(Observer):
 
     @property
     def last(self) -> list[Tally]:
-        """Crafts with the success of each target so far, the one that had news last first."""
+        """Crafts with the success of each target so far, the latest first."""
         return list(reversed(self._rows.values()))
 
     @property
     def left(self) -> int | None:
-        """Units that this launch has still to do; None before it is known."""
+        """Units that this launch still has to do; None until the first unit starts."""
         return None if self.launched is None else max(0, self.launched.left - self.units - self._units_lost)
 
     @property
     def share(self) -> float:
-        """How much is done of what was begun, 0..1."""
+        """Share of the counted work that is done, 0..1."""
         total = sum(self.totals.values())
         return min(1.0, sum(self.done.values()) / total) if total else 0.0
 
     @property
     def rates(self) -> Rates:
-        """Over the last minutes; zeros before there is anything to measure."""
+        """Rates over the last minutes; zeros before the first unit."""
         first, seconds = self._window()
         if first is None or seconds <= 0:
             return Rates()
@@ -188,11 +189,50 @@ class RunState(Observer):
 
     @property
     def seconds_left(self) -> float | None:
-        """About how long the rest takes, by its gradients and predictions; None before there is anything to go by."""
+        """Estimate of the time left, from gradients and predictions; None before the first unit."""
         first, seconds = self._window()
         if first is None or self._work_left is None or seconds <= 0 or self.work <= first.work:
             return None
         return max(0.0, self._work_left - self.work) * seconds / (self.work - first.work)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers as plain data: `state` events and status.json hold them."""
+        seen, rates = self.loop, self.rates
+        left = self.seconds_left
+        return {
+            "phase": self.phase,
+            "totals": dict(self.totals),
+            "done": dict(self.done),
+            "left": self.left,
+            "seconds": round(self.elapsed, 3),
+            "seconds_left": None if left is None else round(left, 1),
+            "units_per_second": round(rates.units, 6),
+            "images_per_second": round(rates.images, 6),
+            "gradients_per_second": round(rates.gradients, 6),
+            "gradients": self.gradients,
+            "failures": self.set_aside,
+            "last_failure": self.last_failure or None,
+            "repairs": dict(self.repairs),
+            "slots": [
+                {
+                    "id": slot.id,
+                    "role": slot.role,
+                    "up": slot.up,
+                    "holds": list(slot.holds),
+                    "queued": slot.queued,
+                    "doing": slot.doing,
+                    "busy_share": round(slot.busy_share, 4),
+                }
+                for slot in (seen.slots if seen else ())
+            ],
+            "waiting_crafts": seen.waiting_crafts if seen else 0,
+            "waiting_batches": seen.waiting_batches if seen else 0,
+            "waiting_bytes": seen.waiting_bytes if seen else 0,
+            "calls": seen.calls if seen else 0,
+            "failed_calls": seen.failed_calls if seen else 0,
+            "lost_actors": seen.lost_actors if seen else 0,
+            "repeated": seen.repeated if seen else 0,
+        }
 
     def _window(self) -> tuple[_Mark | None, float]:
         now = self._clock()
@@ -208,7 +248,7 @@ class RunState(Observer):
 
 
 def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
-    """By target, how many images of a unit succeed at its last point, and how many there are."""
+    """By target: hits and images of a unit at the end of its attack."""
     import polars as pl
 
     from study.analysis.rates import succeeded
@@ -226,5 +266,5 @@ def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
 
 
 def _work(gradients: int, targets: int) -> float:
-    """What an image of a craft costs, in gradients."""
+    """Cost of one image of a craft, in gradients."""
     return gradients + _FORWARD * targets

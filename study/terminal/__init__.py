@@ -1,4 +1,4 @@
-"""What a person sees of a running study: live on a terminal, lines elsewhere, events for programs, a log for later."""
+"""Output of a launch: a live view on a terminal, lines elsewhere, JSON events for programs, and a log."""
 
 from study.terminal.display import Display, Style, style
 

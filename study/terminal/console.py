@@ -1,4 +1,4 @@
-"""The console that everything for people is printed on."""
+"""The console for all output for people."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from study.safe_text import visible
 
 
 class Console(console.Console):
-    """rich's console, which writes out control characters of the text that it is given.
+    """rich's console, which shows control characters in text and does not send them to the terminal.
 
-    File names, labels and what services answer come from elsewhere: a terminal shows them and does not obey them.
-    rich's own control sequences (colours, the live view) pass.
+    File names, labels and answers of services can contain them. rich's own control sequences (colours, the live view)
+    pass.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Before rich measures the text, so that tables are as wide as what they show."""
+        """Escape before rich measures the text, so that tables have the right width."""
         return super().render_str(visible(text), **options)
 
     def render(

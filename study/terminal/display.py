@@ -1,4 +1,4 @@
-"""The front of a launch: the view that suits where it prints, and behind it the log and status.json of the run."""
+"""The display of a launch: a view that suits the output, the log, and status.json of the run."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ How = Literal["shown", "quiet", "json"]
 
 @dataclass(frozen=True)
 class Style:
-    """What was asked on the command line: a view for people, next to nothing, or events for programs."""
+    """The kind of output: a view for people, only failures, or JSON events."""
 
     how: How = "shown"
 
 
 def style(*, quiet: bool, json: bool) -> Style:
-    """What two switches come to. Raises StudyError where both are given."""
+    """The style that `--quiet` and `--json` ask for. Raises StudyError if both are given."""
     if quiet and json:
         raise StudyError("--quiet and --json exclude each other", accepted="one of them", todo="leave one out")
     return Style("quiet" if quiet else "json" if json else "shown")
 
 
 class Display(Observer):
-    """Everything that a launch says goes through it. Entered before the spec is read, left when all is over.
+    """Passes all events and lines of a launch to the view, the log and status.json.
 
-    `attach` comes once the run folder is held: from then on there are a log and a status, and whatever libraries print
-    goes to the log, if `console` is this process's standard output.
+    Enter it before the spec is read. Call `attach` once the run folder is claimed: the log and status.json begin, and
+    output of libraries goes to the log if `console` is the standard output of this process.
     """
 
     def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
@@ -58,17 +58,17 @@ class Display(Observer):
         self._printer = console
         self._stderr: IO[str] | None = None
         self._open = contextlib.ExitStack()
-        self._board = RunState("study")
+        self.run_state = RunState("study")
         self._view = self._chosen(self._how)
-        self._all: list[Observer] = [self._board, self._view]
+        self._all: list[Observer] = [self.run_state, self._view]
         self._log: Log | None = None
         self._status: StatusFile | None = None
         self._refused: StudyError | None = None
         self.console: AnyConsole = console if self._how == "shown" else Console(quiet=True)
-        """What tables are printed to: nowhere, where nobody asked for them."""
+        """The console for tables: a silent one if the output is quiet or JSON."""
 
     def __enter__(self) -> Display:
-        repairs.taken()  # what this process mended before has been told, or was not about a launch
+        repairs.taken()  # repairs from before the launch
         return self
 
     def __exit__(
@@ -85,20 +85,20 @@ class Display(Observer):
             self._open.close()
 
     def attach(self, study: str, folder: RunFolder, credentials: Sequence[str] = ()) -> None:
-        """The run is held: log, status and the live view begin. `credentials` are variables whose values are secret."""
-        self._board.study = study
+        """Begin the log, status.json and the live view. The log hides values of the variables in `credentials`."""
+        self.run_state.study = study
         self._log = log = Log(path_of(folder), secrets(credentials, os.environ), self._view.say)
         self._open.callback(log.close)
         log.write(f"{study} is launched into {folder.path}, process {os.getpid()}")
         self._divert(log)
-        self._status = StatusFile(folder, self._board, self.say)
-        self._all += [log, ProgressLines(log.write, self._board), self._status]
+        self._status = StatusFile(folder, self.run_state, self.say)
+        self._all += [log, ProgressLines(log.write, self.run_state), self._status]
         if isinstance(self._view, Live):
             self._view.open()
         self._hear()
 
     def refused(self, error: StudyError) -> None:
-        """The launch ends with an error: now, for those who ask, whatever the way out may still bring."""
+        """Report the error that ends the launch, before the backend is closed."""
         self._refused = error
         for one in (self._view, self._status):
             if isinstance(one, Events | StatusFile):
@@ -107,34 +107,34 @@ class Display(Observer):
             self._log.write(f"error: {error}")
 
     def settle(self) -> None:
-        """The live view is taken away: what follows are tables and last words."""
+        """Remove the live view: tables and last lines follow."""
         if isinstance(self._view, Live):
             self._view.close()
 
     def verdict(self, line: str) -> None:
-        """The line that is printed even where hardly anything is."""
+        """Print the last line of a launch, also if the output is quiet."""
         self.say(line)
         if self._how == "quiet":
             prose.say(self._printer, line)
 
     @property
     def gradients(self) -> int:
-        """Image gradients that this launch took."""
-        return self._board.gradients
+        """Number of image gradients of this launch."""
+        return self.run_state.gradients
 
     @property
     def seconds_crafting(self) -> float:
-        """Those that workers crafted for in this launch, loading and predicting left out."""
-        return self._board.seconds_crafting
+        """Seconds that workers spent on attacks in this launch, without loading and prediction."""
+        return self.run_state.seconds_crafting
 
     @property
     def repairs(self) -> dict[str, int]:
-        """How much was mended in this launch, by kind."""
+        """Number of repairs in this launch, by kind."""
         self._hear()
-        return dict(self._board.repairs)
+        return dict(self.run_state.repairs)
 
     def _hear(self) -> None:
-        """Pass on what was mended since: any thread may mend something, and one alone tells people."""
+        """Pass on repairs. Any thread can make them; only the driver's thread calls this."""
         if self._log is not None:
             for repair in repairs.taken():
                 for one in self._all:
@@ -155,7 +155,7 @@ class Display(Observer):
             one.advance(given)
 
     def end(self) -> None:
-        # The views first: what was done is told before the board forgets it.
+        # Views first: the run state forgets its counts at the end.
         for one in reversed(self._all):
             one.end()
 
@@ -182,21 +182,21 @@ class Display(Observer):
             one.ended(event)
 
     def _chosen(self, how: How) -> Observer:
-        """The view that suits what was asked, and where it goes."""
+        """The view for a style and for the console."""
         console = self._printer
         if how == "json":
-            return Events(lambda: self._printer.file, self._board)
+            return Events(lambda: self._printer.file, self.run_state)
         if how == "quiet":
-            return Quiet(self._errors, self._board)
+            return Quiet(self._errors, self.run_state)
         if console.is_terminal and not console.is_dumb_terminal:
-            return Live(lambda: self._printer, self._board)
-        return Lines(lambda: self._printer, self._board)
+            return Live(lambda: self._printer, self.run_state)
+        return Lines(lambda: self._printer, self.run_state)
 
     def _errors(self, line: str) -> None:
         print(visible(line), file=self._stderr, flush=True)
 
     def _divert(self, log: Log) -> None:
-        """Libraries print into the log from now on; what is ours goes where it did, through descriptors of its own."""
+        """Send output of libraries to the log; our own output keeps its destination through copied descriptors."""
         if not _is_ours(self._printer):
             return
         out, err = (self._open.enter_context(_copied(number)) for number in (1, 2))
@@ -207,11 +207,10 @@ class Display(Observer):
 
 
 class _Apart(Console):
-    """A console on a descriptor of its own, which asks that descriptor how large the terminal is.
+    """A console on a descriptor of its own, whose size is the size of that terminal.
 
-    COLUMNS and LINES do not count on a terminal that answers: shells and readline export what was true at some time,
-    and a view that is wider than its terminal leaves ghosts of itself behind. The cursor is never hidden: nobody would
-    show it again after a kill.
+    COLUMNS and LINES are ignored if the terminal reports a size: shells export values that can be out of date, and a
+    view that is wider than its terminal leaves traces. The cursor is never hidden: after a kill it would stay hidden.
     """
 
     def __init__(self, like: AnyConsole, stream: IO[str]) -> None:
@@ -229,7 +228,7 @@ class _Apart(Console):
 
     @size.setter
     def size(self, new: tuple[int, int]) -> None:
-        raise AttributeError("the size of a terminal is what it says")
+        raise AttributeError("the terminal decides its size")
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
@@ -237,7 +236,7 @@ class _Apart(Console):
 
 @contextlib.contextmanager
 def _copied(number: int) -> Iterator[IO[str]]:
-    """A stream that writes where descriptor `number` leads now, and goes on to when that is led elsewhere."""
+    """A stream to the present destination of descriptor `number`, which stays when the descriptor is redirected."""
     usual = sys.__stdout__ if number == 1 else sys.__stderr__
     encoding = getattr(usual, "encoding", None) or "utf-8"
     raw = io.BufferedWriter(LossyFile(os.dup(number), "w"))
@@ -246,7 +245,7 @@ def _copied(number: int) -> Iterator[IO[str]]:
 
 
 def _is_ours(console: AnyConsole) -> bool:
-    """Whether a console prints to this process's standard output, and not into a test or a file of its own."""
+    """Whether a console prints to the standard output of this process."""
     try:
         return console.file.fileno() == 1 and sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Lines for a log file: each with the time, progress at a bounded rate. And next to none, where that was asked for."""
+"""Views that print lines: with times and progress at a bounded rate, or failures only."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SHOWN_EXPERIMENTS = 6
 
 
 class ProgressLines(Observer):
-    """How far it is: a line every ten seconds, after five minutes one a minute, and one at the end."""
+    """Progress: a line every ten seconds, after five minutes one every minute, and one at the end."""
 
     def __init__(
-        self, write: Callable[[str], None], board: RunState, clock: Callable[[], float] = time.monotonic
+        self, write: Callable[[str], None], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write = write
-        self._board = board
+        self._state = state
         self._clock = clock
         self._last = clock()
 
@@ -35,7 +35,7 @@ class ProgressLines(Observer):
         self._last = self._clock()
 
     def advance(self, names: Iterable[str]) -> None:
-        finished = all(self._board.done[name] >= total for name, total in self._board.totals.items())
+        finished = all(self._state.done[name] >= total for name, total in self._state.totals.items())
         if finished or self._clock() - self._last >= self._between():
             self._tell()
 
@@ -44,35 +44,35 @@ class ProgressLines(Observer):
             self._tell()
 
     def _between(self) -> float:
-        return _FIRST_SECONDS if self._board.elapsed < _LONG_SECONDS else _LATER_SECONDS
+        return _FIRST_SECONDS if self._state.elapsed < _LONG_SECONDS else _LATER_SECONDS
 
     def _tell(self) -> None:
         self._last = self._clock()
-        board = self._board
-        shown = [name for name in board.totals if board.done[name] < board.totals[name]] or list(board.totals)
-        counts = ", ".join(f"{name} {board.done[name]:,}/{board.totals[name]:,}" for name in shown[:_SHOWN_EXPERIMENTS])
+        state = self._state
+        shown = [name for name in state.totals if state.done[name] < state.totals[name]] or list(state.totals)
+        counts = ", ".join(f"{name} {state.done[name]:,}/{state.totals[name]:,}" for name in shown[:_SHOWN_EXPERIMENTS])
         if len(shown) > _SHOWN_EXPERIMENTS:
             counts += f", … ({counted(len(shown), 'experiment')})"
-        parts = [f"{100 * board.share:.0f} %", counts]
-        if board.rates.gradients:
-            parts.append(f"{amount(board.rates.gradients)} gradients/s")
-        if board.seconds_left:
-            parts.append(f"about {duration(board.seconds_left)} left")
-        if board.set_aside:
-            parts.append(f"{board.set_aside:,} set aside")
-        if board.loop is not None and board.loop.lost_actors:
-            parts.append(counted(board.loop.lost_actors, "lost actor"))
+        parts = [f"{100 * state.share:.0f} %", counts]
+        if state.rates.gradients:
+            parts.append(f"{amount(state.rates.gradients)} gradients/s")
+        if state.seconds_left:
+            parts.append(f"about {duration(state.seconds_left)} left")
+        if state.set_aside:
+            parts.append(f"{state.set_aside:,} set aside")
+        if state.loop is not None and state.loop.lost_actors:
+            parts.append(counted(state.loop.lost_actors, "lost actor"))
         self._write("; ".join(parts))
 
 
 class Lines(ProgressLines):
-    """Progress, whatever is said, and what is set aside, each line with the time."""
+    """Progress, messages, failures and repairs, each line with the time."""
 
     def __init__(
-        self, printer: Callable[[], Console], board: RunState, clock: Callable[[], float] = time.monotonic
+        self, printer: Callable[[], Console], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`printer` gives the console to print to: it may change once."""
-        super().__init__(self.say, board, clock)
+        """`printer` returns the console, which can change once."""
+        super().__init__(self.say, state, clock)
         self._printer = printer
         self._failures = 0
 
@@ -83,21 +83,21 @@ class Lines(ProgressLines):
     def failed(self, event: UnitFailed) -> None:
         self._failures += 1
         if self._failures <= _MOST_FAILURES:
-            self.say(f"set aside: {self._board.last_failure}")
+            self.say(f"set aside: {self._state.last_failure}")
         if self._failures == _MOST_FAILURES:
             self.say("further failures are counted, and listed in failures.json at the end")
 
     def repaired(self, event: Repair) -> None:
-        for line in told(event, self._board):
+        for line in told(event, self._state):
             self.say(line)
 
 
 class Quiet(Observer):
-    """Nothing but what went wrong, on standard error, and the last line."""
+    """Failures and repairs only, on standard error."""
 
-    def __init__(self, print_error: Callable[[str], None], board: RunState) -> None:
+    def __init__(self, print_error: Callable[[str], None], state: RunState) -> None:
         self._print = print_error
-        self._board = board
+        self._state = state
         self._failures = 0
 
     def failed(self, event: UnitFailed) -> None:
@@ -110,13 +110,13 @@ class Quiet(Observer):
             self._print("further failures are listed in failures.json at the end")
 
     def repaired(self, event: Repair) -> None:
-        for line in told(event, self._board):
+        for line in told(event, self._state):
             self._print(line)
 
 
-def told(event: Repair, board: RunState) -> list[str]:
-    """What is printed of a repair that `board` has counted: the first of a launch, one by one."""
-    count = board.repairs.total()
+def told(event: Repair, state: RunState) -> list[str]:
+    """The lines to print for a repair that `state` has counted: the first 20 of a launch are printed."""
+    count = state.repairs.total()
     if count > _MOST_REPAIRS:
         return []
     return [str(event), *(["further repairs are counted, and told in study.log"] if count == _MOST_REPAIRS else [])]

@@ -1,4 +1,4 @@
-"""The live view: lines that stay above, the board below, redrawn four times a second. Resizing draws all anew."""
+"""The live view: messages above, the run state below, redrawn four times a second and when the terminal is resized."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _REMEMBERED = 200
 
 
 class Live(Observer):
-    """For a terminal that can move its cursor."""
+    """A view for terminals that can move the cursor."""
 
-    def __init__(self, printer: Callable[[], Console], board: RunState) -> None:
-        """`printer` gives the console to print to: it may change once, before `open`."""
+    def __init__(self, printer: Callable[[], Console], state: RunState) -> None:
+        """`printer` returns the console, which can change once, before `open`."""
         self._printer = printer
-        self._board = board
+        self._state = state
         self._lock = threading.RLock()
         self._said: deque[str] = deque(maxlen=_REMEMBERED)
         self._region: Region | None = None
@@ -41,7 +41,7 @@ class Live(Observer):
         return self._printer()
 
     def open(self) -> None:
-        """Begin to draw."""
+        """Start drawing."""
         with self._lock:
             self._size = self._console.size
             self._begin_region()
@@ -49,7 +49,7 @@ class Live(Observer):
         self._thread.start()
 
     def close(self) -> None:
-        """Take the board away; what was said stays."""
+        """Remove the run state from the terminal; messages stay."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -63,7 +63,7 @@ class Live(Observer):
             self._print(line)
 
     def repaired(self, event: Repair) -> None:
-        for line in told(event, self._board):
+        for line in told(event, self._state):
             self.say(line)
 
     def _print(self, line: str) -> None:
@@ -78,7 +78,7 @@ class Live(Observer):
                     self._region.update(self._drawn(), refresh=True)
 
     def _start_over(self) -> None:
-        """A terminal that has another size has wrapped or cut what stood there: nobody knows where the cursor is."""
+        """Draw again after a resize: the terminal has wrapped lines, and the position of the cursor is unknown."""
         self._end_region()
         self._size = self._console.size
         self._console.control(Control.clear(), Control.home())
@@ -87,7 +87,7 @@ class Live(Observer):
         self._begin_region()
 
     def _fitting(self) -> list[str]:
-        """The last lines that were said, as many as stand above the board."""
+        """The last messages that fit above the run state."""
         width, height = self._size
         room, chosen = height - len(self._drawn().renderables) - 2, deque[str]()
         for line in reversed(self._said):
@@ -101,8 +101,8 @@ class Live(Observer):
         width, height = self._console.size
         ascii_only = self._console.options.ascii_only
         # A line as wide as the terminal, or as many as it is high, would make it scroll.
-        with self._board.lock:
-            rows = screen.lines(self._board, width - 1, min(height - 2, _MOST_ROWS), ascii_only=ascii_only)
+        with self._state.lock:
+            rows = screen.lines(self._state, width - 1, min(height - 2, _MOST_ROWS), ascii_only=ascii_only)
         return Group(*rows)
 
     def _begin_region(self) -> None:

@@ -1,4 +1,4 @@
-"""RUN/study.log: every line that a study says, with the time, and what libraries print."""
+"""RUN/study.log: all messages of a study with the time, and output of libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_SECRET = 6
 
 
 def path_of(folder: RunFolder) -> Path:
-    """The log of a run, always on this machine: in its folder, or in the cache where the run is in an object store."""
+    """Path of the log, on this machine: in the run folder, or in the user's cache if the run is in an object store."""
     if isinstance(folder.path, S3Path):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return home / "study" / "logs" / folder.path.bucket / folder.path.key / "study.log"
@@ -31,7 +31,7 @@ def path_of(folder: RunFolder) -> Path:
 
 
 def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """What must not be written: the values of the variables in `named`, and of all that look like secrets."""
+    """Values that must stay out of the log: of the variables in `named`, and of all variables with a secret's name."""
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
         if len(value) >= _LEAST_SECRET and looks_secret(name):
@@ -40,7 +40,7 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
 
 
 class Log(Observer):
-    """Appends to the file at `path`. Where it cannot be written, `complain` is told once; no more is tried."""
+    """Appends to the file at `path`. If that fails, calls `complain` once and writes no more."""
 
     def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:
         self._path = path
@@ -49,18 +49,18 @@ class Log(Observer):
         self._file: TextIO | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Whatever shares this descriptor appends too: lines of others may stand between ours, but over none.
+            # Other users of this descriptor append too: no line overwrites another.
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             self._give_up(error)
 
     @property
     def descriptor(self) -> int | None:
-        """Of the file; None where it cannot be written."""
+        """File descriptor of the log; None if it cannot be written."""
         return None if self._file is None else self._file.fileno()
 
     def write(self, text: str, source: str = "study") -> None:
-        """Each line of `text` with the time and `source`, without secrets, control characters written out."""
+        """Write each line of `text` with the time and `source`; secrets are removed, control characters are shown."""
         for secret in self._hidden:
             text = text.replace(secret, "…")
         text = visible(text)
@@ -73,7 +73,7 @@ class Log(Observer):
                 self._give_up(error)
 
     def close(self) -> None:
-        """No line comes after this."""
+        """Close the file."""
         if self._file is not None:
             file, self._file = self._file, None
             with contextlib.suppress(OSError):
@@ -97,11 +97,11 @@ class Log(Observer):
 
     def _give_up(self, error: Exception) -> None:
         self._file = None
-        self._complain(f"the log {self._path} cannot be written, and is not from now on: {error}")
+        self._complain(f"the log {self._path} cannot be written, so this launch has no further log: {error}")
 
 
 class _Stream(io.TextIOBase):
-    """Stands for sys.stdout or sys.stderr: whole lines go to the log."""
+    """Replaces sys.stdout or sys.stderr: whole lines go to the log."""
 
     def __init__(self, log: Log, source: str) -> None:
         self._log = log
@@ -124,7 +124,7 @@ class _Stream(io.TextIOBase):
 
 
 class _Handler(logging.Handler):
-    """Python's own logging, warnings among it."""
+    """Passes Python's log records and warnings to the log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -136,7 +136,7 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def diverted(log: Log) -> Iterator[None]:
-    """Let everything that anybody prints in this process, C++ included, end in `log`, until this is left."""
+    """While entered, send all output of this process, also of C++ code, to `log`."""
     descriptor = log.descriptor
     if descriptor is None:
         yield

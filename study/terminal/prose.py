@@ -1,4 +1,4 @@
-"""A line for people: broken between words where a terminal is too narrow, unless somebody may want to copy it."""
+"""Lines for people: wrapped between words on a narrow terminal, unless they contain a command, path or code."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rich.console import Console
 from study.safe_text import visible
 
 _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\bpl\.")
-"""Commands, paths and code: a terminal that breaks such a line itself still copies it as one."""
+"""Commands, paths and code: if the terminal wraps such a line itself, it can still be copied as one line."""
 
 
 def say(console: Console, line: str) -> None:
-    """Print `line` as it is, without markup. Into a file it is never broken."""
+    """Print `line` without markup. In a file it is never wrapped."""
     exactly(console, "\n".join(fitted(line, console.width)) if console.is_terminal else line)
 
 
 def exactly(console: Console, text: str, end: str = "\n") -> None:
-    """Print `text` character for character: for programs, and for what is copied."""
+    """Print `text` exactly, for programs and for copying."""
     console.print(visible(text), markup=False, highlight=False, soft_wrap=True, end=end)
 
 
 def fitted(line: str, width: int) -> list[str]:
-    """The lines that a line of text is shown as in `width` cells; what follows the first is indented as that is."""
+    """Wrap a line to `width` cells; all lines have the indent of the first."""
     if cell_len(line) <= width or _COPIED.search(line):
         return [line]
     indent = line[: len(line) - len(line.lstrip())]

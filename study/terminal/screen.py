@@ -1,4 +1,4 @@
-"""A board as lines of text that fit: into 60 columns or 200, into 10 rows or 100."""
+"""The run state as lines of text that fit any width and height."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MOST_SLOTS = 4
 _LEAST_BAR = 8
 
 
-def lines(board: RunState, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
-    """At most `height` lines of at most `width` cells. What counts most comes first."""
+def lines(state: RunState, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
+    """At most `height` lines of at most `width` cells, the most important first."""
     width, height = max(width, 20), max(height, 1)
-    found = [_head(board, width)]
+    found = [_head(state, width)]
     spare = height - 1
-    if board.totals and spare > 0:
-        bars = _experiments(board, width, max(1, min(len(board.totals), spare // 2)), ascii_only=ascii_only)
+    if state.totals and spare > 0:
+        bars = _experiments(state, width, max(1, min(len(state.totals), spare // 2)), ascii_only=ascii_only)
         found += bars
         spare -= len(bars)
-    for more in (_rate(board), _trouble(board), *_slots(board, max(0, spare // 2)), *_last(board, width)):
+    for more in (_rate(state), _trouble(state), *_slots(state, max(0, spare // 2)), *_last(state, width)):
         if more is not None and len(found) < height:
             found.append(more)
     for line in found:
@@ -35,7 +35,7 @@ def lines(board: RunState, width: int, height: int, *, ascii_only: bool = False)
 
 
 def duration(seconds: float) -> str:
-    """`0:07`, `12:34`, `3:05:00`; days where there are any."""
+    """`0:07`, `12:34`, `3:05:00`, `2 d 3:05:00`."""
     whole = max(0, round(seconds))
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3600)
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(number: float) -> str:
-    """A number in four digits or so: `0.05`, `1.2`, `88`, `5,760`, `1.2 M`."""
+    """A number with about four digits: `0.05`, `1.2`, `88`, `5,760`, `1.2 M`."""
     if number >= 1e6:
         return f"{number / 1e6:,.1f} M"
     if number >= 10 or number == 0:
@@ -58,44 +58,44 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _head(board: RunState, width: int) -> Text:
-    text = Text(board.study, style="bold")
-    elapsed = duration(board.elapsed)
-    if not board.totals:
-        return text.append(f"  {elapsed}  {board.phase}", style="not bold")
-    text.append(f"  {math.floor(100 * board.share)} %", style="not bold green")
-    left = board.seconds_left
+def _head(state: RunState, width: int) -> Text:
+    text = Text(state.study, style="bold")
+    elapsed = duration(state.elapsed)
+    if not state.totals:
+        return text.append(f"  {elapsed}  {state.phase}", style="not bold")
+    text.append(f"  {math.floor(100 * state.share)} %", style="not bold green")
+    left = state.seconds_left
     rest = [elapsed]
-    if board.launched is not None:
-        if board.phase == "crafting":
+    if state.launched is not None:
+        if state.phase == "crafting":
             rest.append("about " + duration(left) + " left" if left is not None else "time left: not known yet")
     else:
-        rest.append(board.phase)
+        rest.append(state.phase)
     return text.append("  " + ", ".join(rest), style="not bold")
 
 
-def _experiments(board: RunState, width: int, most: int, *, ascii_only: bool) -> list[Text]:
-    """A bar for each; where they are too many, those that are under way, and how many others there are."""
-    names = list(board.totals)
+def _experiments(state: RunState, width: int, most: int, *, ascii_only: bool) -> list[Text]:
+    """A bar for each experiment. If there are too many: those in progress, and the number of others."""
+    names = list(state.totals)
     shown = names
     if len(names) > most:
-        under_way = [name for name in names if 0 < board.done[name] < board.totals[name]]
-        order = dict.fromkeys([*under_way, *(name for name in names if not board.done[name]), *names])
+        under_way = [name for name in names if 0 < state.done[name] < state.totals[name]]
+        order = dict.fromkeys([*under_way, *(name for name in names if not state.done[name]), *names])
         chosen = set(list(order)[: max(1, most - 1)])
         shown = [name for name in names if name in chosen]
     label = min(max(cell_len(name) for name in shown), max(10, width // 3))
-    counts = {name: f"{board.done[name]:,}/{board.totals[name]:,}" for name in shown}
+    counts = {name: f"{state.done[name]:,}/{state.totals[name]:,}" for name in shown}
     numbers = max(len(one) for one in counts.values())
     room = width - label - numbers - 5
     found = []
     for name in shown:
         line = Text(f"  {_cut(name, label)}  {counts[name]:>{numbers}} ")
         if room >= _LEAST_BAR:
-            line.append_text(_bar(board.done[name], board.totals[name], min(room, 40), ascii_only=ascii_only))
+            line.append_text(_bar(state.done[name], state.totals[name], min(room, 40), ascii_only=ascii_only))
         found.append(line)
     hidden = len(names) - len(shown)
     if hidden:
-        complete = sum(board.done[name] >= board.totals[name] for name in names if name not in shown)
+        complete = sum(state.done[name] >= state.totals[name] for name in names if name not in shown)
         found.append(Text(f"  {counted(hidden, 'more experiment')}, {complete} of them complete", style="dim"))
     return found
 
@@ -106,41 +106,41 @@ def _bar(done: int, total: int, room: int, *, ascii_only: bool) -> Text:
     return Text(mark[0] * full, style="green").append(mark[1] * (room - full), style="bright_black")
 
 
-def _rate(board: RunState) -> Text | None:
-    if board.launched is None:
+def _rate(state: RunState) -> Text | None:
+    if state.launched is None:
         return None
-    rates = board.rates
+    rates = state.rates
     if not rates.units:
         return Text("  nothing is finished yet", style="dim")
     parts = ((rates.units, "units"), (rates.images, "images"), (rates.gradients, "gradients"))
     return Text("  " + ", ".join(f"{amount(rate)} {what}/s" for rate, what in parts))
 
 
-def _trouble(board: RunState) -> Text | None:
-    """What went wrong so far, in one line; None where nothing did."""
-    said, state = [], board.loop
-    if board.set_aside:
-        said.append(f"{board.set_aside:,} set aside")
-    if state is not None:
+def _trouble(state: RunState) -> Text | None:
+    """Failures so far in one line; None if there are none."""
+    said, loop = [], state.loop
+    if state.set_aside:
+        said.append(f"{state.set_aside:,} set aside")
+    if loop is not None:
         for count, what in (
-            (state.lost_actors, "lost actor"),
-            (state.failed_calls, "failed call"),
-            (state.repeated, "repeated call"),
+            (loop.lost_actors, "lost actor"),
+            (loop.failed_calls, "failed call"),
+            (loop.repeated, "repeated call"),
         ):
             if count:
                 said.append(counted(count, what))
     if not said:
         return None
-    line = Text("  " + ", ".join(said), style="red" if board.set_aside else "yellow")
-    return line.append(f"; last: {board.last_failure}" if board.last_failure else "", style="default")
+    line = Text("  " + ", ".join(said), style="red" if state.set_aside else "yellow")
+    return line.append(f"; last: {state.last_failure}" if state.last_failure else "", style="default")
 
 
-def _slots(board: RunState, most: int) -> Iterator[Text]:
-    """A line for each actor where they are few; else how many hold what."""
-    if board.loop is None or not board.loop.slots or most < 1:
+def _slots(state: RunState, most: int) -> Iterator[Text]:
+    """A line for each actor if there are few; otherwise the number of actors by the models that they hold."""
+    if state.loop is None or not state.loop.slots or most < 1:
         return
-    slots = board.loop.slots
-    waiting = board.loop.waiting_batches
+    slots = state.loop.slots
+    waiting = state.loop.waiting_batches
     up = [slot for slot in slots if slot.up]
     busy = sum(slot.busy_share for slot in up) / max(len(up), 1)
     head = f"  {len(up)} of {counted(len(slots), 'actor')} up, {100 * busy:.0f} % at work"
@@ -167,8 +167,8 @@ def _slot(slot: SlotState) -> Text:
     return line.append(f"  (holds {', '.join(slot.holds)})" if slot.holds else "", style="dim")
 
 
-def _last(board: RunState, width: int) -> Iterator[Text]:
-    last = board.last
+def _last(state: RunState, width: int) -> Iterator[Text]:
+    last = state.last
     if not last:
         return
     yield Text("  last finished, % success so far (* white-box)", style="dim")
@@ -177,7 +177,7 @@ def _last(board: RunState, width: int) -> Iterator[Text]:
 
 
 def _tally(tally: Tally, width: int) -> Text:
-    """`mi  lite0 targeted   lite0 100*  lite1 75`: as many targets as there is room for, then how many more."""
+    """`mi  lite0 targeted   lite0 100*  lite1 75`: the targets that fit, then the number of others."""
     goal = "" if tally.goal == "untargeted" else f" {tally.goal}"
     name = f"{tally.attack}  {tally.sources}{goal}"
     line = Text(f"    {_cut(name, max(16, width // 3))} ")
@@ -194,5 +194,5 @@ def _tally(tally: Tally, width: int) -> Text:
 
 
 def _cut(text: str, width: int) -> str:
-    """In just so many cells, with an ellipsis where it is too long."""
+    """Text of exactly `width` cells, with an ellipsis if it was longer."""
     return text + " " * (width - cell_len(text)) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

@@ -1,4 +1,4 @@
-"""RUN/status.json: how a launch stands, for `study status` in another terminal. Written by the driver, now and then."""
+"""RUN/status.json: the state of a launch, for `study status` in another terminal. The driver writes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from study.errors import StudyError
-from study.events.json_lines import state
 from study.events.observer import Ended, Observer, Started, State
 from study.events.run_state import RunState
 from study.storage.paths import StoragePath
@@ -22,25 +21,25 @@ _SECONDS, _SECONDS_AWAY = 3.0, 30.0
 
 
 def path_of(folder: RunFolder) -> StoragePath:
-    """Where it lies."""
+    """Path of status.json."""
     return folder.path / "status.json"
 
 
 class StatusFile(Observer):
-    """Writes what the board of a launch says, every three seconds, every thirty into an object store, and at the end.
+    """Writes the run state every 3 s (30 s into an object store), and at the end.
 
-    Where it cannot be written, `complain` is told so, once: a study does not end for that.
+    If that fails, calls `complain` once and writes no more; the study goes on.
     """
 
     def __init__(
         self,
         folder: RunFolder,
-        board: RunState,
+        state: RunState,
         complain: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
-        self._board = board
+        self._state = state
         self._complain = complain
         self._clock = clock
         self._between = _SECONDS_AWAY if isinstance(folder.path, S3Path) else _SECONDS
@@ -59,7 +58,7 @@ class StatusFile(Observer):
         self._write(ended=True, status=event.status, units_left=event.left)
 
     def refused(self, error: StudyError) -> None:
-        """The launch ends with an error."""
+        """Record the error that ends the launch."""
         self._write(ended=True, status=error.status, error=str(error))
 
     def _write(self, **said: Any) -> None:
@@ -67,7 +66,7 @@ class StatusFile(Observer):
         if self._broken:
             return
         data = {
-            "study": self._board.study,
+            "study": self._state.study,
             "process": os.getpid(),
             "host": socket.gethostname(),
             "begun": self._begun,
@@ -76,11 +75,11 @@ class StatusFile(Observer):
             "status": None,
             "units_left": None,
             "error": None,
-            **state(self._board),
+            **self._state.as_dict(),
             **said,
         }
         try:
             self._folder.publish(path_of(self._folder), (json.dumps(data, indent=1) + "\n").encode())
         except StudyError as error:
             self._broken = True
-            self._complain(f"status.json is not written from now on: {error.what}")
+            self._complain(f"status.json cannot be written, and stays as it is: {error.what}")

@@ -1,1 +1,1 @@
-"""A study's page on Weights & Biases: what the driver tells, and the process that carries it there."""
+"""Live tracking: the driver passes events to a process that logs them to Weights & Biases."""

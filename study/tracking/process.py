@@ -1,299 +1,194 @@
-"""The process that W&B runs in, beside the driver: what it does, or does not get done, stops no study.
+"""The process that logs a study beside the driver: if the tracking service hangs or crashes, only this process does.
 
-It reads messages from its standard input until `end`, or until nobody is there to write any, and counts rows: those
-that it is sent, and those in the run's Parquet parts. W&B's own output goes where standard error goes.
+    python -m study.tracking.process DESCRIPTOR
+
+It receives messages from the connection behind the file descriptor until `End`, or until the driver is gone. Its exit
+status is 0 if all data is written, and uploaded if the run is online.
 """
 
 from __future__ import annotations
 
-import io
+import json
 import os
-import select
-import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from study.errors import StudyError
-from study.tracking import frames, logs, server
-from study.tracking.ledger import Ledger
-from study.tracking.numbers import Speed
-from study.tracking.outline import STRIDE, Outline
-from study.tracking.page import Aside, Page, one_line
-from study.tracking.tallies import Tallies
+import polars as pl
 
-_INIT_SECONDS, _FINISH_SECONDS, _TEARDOWN_SECONDS = 60.0, 8.0, 4.0
-_MOST_INBOX = 64 * 2**20
-_PULSE = 0.5
-_ended = threading.Event()
+from study.tracking.history import History, Row
+from study.tracking.messages import Begin, End, Live, Ready, Rows, Trouble
+from study.tracking.run_files import Logged, logged_path
+from study.tracking.tracker import STRIDE, Tracker
+from study.tracking.wandb_tracker import WandbTracker
+
+_RESULTS_SECONDS = 8.0
+"""Time for tables, picture and report after the last unit; what is not ready then is left out."""
 
 
-class Inbox:
-    """What the driver has sent, read by a thread: rows as they are, until somebody counts them."""
+class RunLog:
+    """Logs rows of history and live rows at ascending steps, and keeps the last step in a file."""
 
-    def __init__(self, pipe: BinaryIO) -> None:
-        self._pipe = pipe
-        self._lock = threading.Lock()
-        self._rows: list[bytes] = []
-        self._bytes = 0
-        self.speed = Speed()
-        self.state: dict[str, Any] = {}
-        self.failures = 0
-        self.missed = False
-        self.status: int | None = None
-        self.over = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+    def __init__(self, begin: Begin, tracker: Tracker, connection: Connection) -> None:
+        self._begin = begin
+        self._tracker = tracker
+        self._connection = connection
+        self._path = logged_path(begin.run.folder, begin.run.id)
+        self._logged = Logged.read(self._path)
+        on_server = tracker.begin(begin.run)
+        if on_server is not None:
+            # What the server lacks is logged again from the result rows: offline folders need no upload any more.
+            self._logged = Logged(step=on_server, unsent=True)
+            self._logged.write(self._path)
+        self._history = History(begin.outline, max(self._logged.step, 0) // STRIDE)
 
-    def _read(self) -> None:
-        while (frame := frames.read(self._pipe)) is not None:
-            if frame.kind == "rows":
-                self.speed.add(frame.data["images"], frame.data["gradients"])
-                with self._lock:
-                    # What is too much to hold is in the Parquet parts, or will be.
-                    self.missed = self.missed or self._bytes > _MOST_INBOX
-                    if not self.missed:
-                        self._rows.append(frame.content)
-                        self._bytes += len(frame.content)
-            elif frame.kind == "state":
-                self.state = frame.data
-            elif frame.kind == "failed":
-                self.failures += 1
-            elif frame.kind == "missed":
-                self.missed = True
-            elif frame.kind == "end":
-                self.status = frame.data["status"]
-                break
-        self.over.set()
+    def add(self, rows: pl.LazyFrame) -> None:
+        """Log the rows of history that result rows lead to."""
+        for row in self._history.add(rows):
+            self._write(row, int(row["units"]) * STRIDE)
 
-    def take(self) -> list[bytes]:
-        """The rows that have come since, each unit's in the format of an Arrow stream."""
-        with self._lock:
-            rows, self._rows, self._bytes = self._rows, [], 0
-        return rows
+    def replay(self) -> None:
+        """Add all result rows of the run folder."""
+        from study.results import current_plan
+
+        self.add(current_plan.rows(self._begin.results))
+
+    def live(self, row: Row) -> None:
+        """Log a live row, if there is a step left before the next row of history."""
+        step = self._logged.step + 1
+        if step % STRIDE:
+            self._write({**row, "live/units_done": int(self._history.done.sum())}, step)
+
+    def finish(self, end: End) -> None:
+        """Log the tables and artifacts, and end the run."""
+        if end.replay:
+            self.replay()
+        self.live(end.live)
+        results = Results(self._begin, self._tracker, self._logged.step + 1)
+        results.join(_RESULTS_SECONDS)
+        if results.trouble:
+            self._connection.send(Trouble(results.trouble))
+        self.close(end.status)
+        self._logged.unsent = False
+        self._logged.write(self._path)
+
+    def close(self, status: int) -> None:
+        """End the run as it is."""
+        self._tracker.finish(status)
+
+    def _write(self, row: Mapping[str, float | int], step: int) -> None:
+        self._tracker.log(row, step)
+        self._logged.step = step
+        folder = str(self._tracker.files)
+        if not self._begin.run.online and folder not in self._logged.offline:
+            self._logged.offline.append(folder)
+        self._logged.write(self._path)
 
 
-@dataclass(frozen=True)
-class Begin:
-    """What the first message says."""
+class Results(threading.Thread):
+    """Logs the final tables and artifacts: in a thread, because the service may ask its server about them and wait."""
 
-    mode: str
-    id: str
-    name: str
-    project: str
-    entity: str | None
-    group: str | None
-    tags: tuple[str, ...]
-    run: str
-    """The run folder, or its address."""
-    folder: str
-    """Where W&B's files go."""
-    config: dict[str, Any]
-    outline: dict[str, Any]
-    replay: bool
-    """Whether there are Parquet parts to begin with."""
-    left: int
-    """Units that this launch has to do."""
+    def __init__(self, begin: Begin, tracker: Tracker, step: int) -> None:
+        super().__init__(daemon=True)
+        self._begin = begin
+        self._tracker = tracker
+        self._step = step
+        self._doing = "the table"
+        self._error = ""
+        self.start()
+
+    @property
+    def trouble(self) -> str:
+        """Why something is missing; empty if nothing is."""
+        if self.is_alive():
+            return f"left out because {_RESULTS_SECONDS:.0f} s were not enough: {self._doing} and what follows it"
+        return f"{self._doing} was not uploaded: {self._error}" if self._error else ""
+
+    def run(self) -> None:
+        try:
+            self._log()
+        except Exception as error:  # noqa: BLE001 - the history is logged in any case
+            traceback.print_exc()
+            self._error = one_line(error)
+
+    def _log(self) -> None:
+        from study.report.html import document
+        from study.tracking import final_results
+
+        name, folder = self._begin.run.id, self._begin.run.folder / "artifacts"
+        folder.mkdir(exist_ok=True)
+        cells, picture, spec = (folder / file for file in ("cells.csv", "matrix.png", "spec.json"))
+        table = final_results.cells(self._begin.results)
+        table.write_csv(cells)
+        picture.write_bytes(final_results.matrix(table))
+        spec.write_text(json.dumps(self._begin.run.config["spec"], indent=2) + "\n")
+        self._tracker.log_results(table.head(final_results.MOST_ROWS), picture, self._step)
+        self._doing = f"the artifact study-{name}"
+        self._tracker.log_artifact(f"study-{name}", "results", [cells, picture, spec])
+        self._doing = f"the artifact report-{name}"
+        document.write(Path(self._begin.results), folder / "report.html")
+        self._tracker.log_artifact(f"report-{name}", "report", [folder / "report.html"])
 
 
 def main() -> None:
-    """Track one launch. Exit status 0 where all is written, and uploaded if it was to be."""
-    parent = os.getppid()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    prepare(lambda: bool(select.select([0], [], [], 0)[0]))
-    first = frames.read(sys.stdin.buffer)
-    if first is None:
-        return
-    begin = Begin(**first.data)
-    inbox = Inbox(sys.stdin.buffer)
-
-    def tell(kind: str, data: Any) -> None:
-        try:
-            frames.write(answers, kind, data)
-        except OSError:
-            inbox.over.set()
-
+    connection = Connection(int(sys.argv[1]))
+    WandbTracker.load()
     status = 1
     try:
-        status = _track(begin, inbox, tell, parent)
-    except StudyError as error:
-        tell("trouble", str(error))
-    except Exception as error:  # noqa: BLE001 - the driver says it, and decides what to do
+        status = _track(connection)
+    except EOFError:
+        pass  # the driver is gone
+    except Exception as error:  # noqa: BLE001 - the driver prints it, and decides what to do
         traceback.print_exc()
-        tell("trouble", one_line(error))
+        connection.send(Trouble(one_line(error)))
     finally:
         sys.stdout.flush()
-        end_service()
+        # Threads of W&B that hang must not keep the process alive.
         os._exit(status)
 
 
-def _track(begin: Begin, inbox: Inbox, tell: Callable[[str, Any], None], parent: int) -> int:
-    outline = Outline.from_data(begin.outline)
-    tallies, ledger = Tallies(outline), Ledger(outline)
-    folder = Path(begin.folder)
-    before = logs.logged(folder, begin.id)
-    last = max((one.last_step for one in before), default=-1)
-    if begin.mode == "offline" and not begin.left and last >= outline.units * STRIDE:
+def _track(connection: Connection) -> int:
+    begin: Begin = connection.recv()
+    before = Logged.read(logged_path(begin.run.folder, begin.run.id))
+    if not begin.run.online and not begin.left and before.step >= begin.outline.units * STRIDE:
         return 0
-    run = _init(begin, folder)
-    if begin.mode == "online":
-        # The server knows best; what it does not have is counted again, so that older folders need no upload.
-        last = int(run.starting_step) - 1
-        for one in before:
-            (one.folder / logs.UPLOADED).touch()
-    tell("ready", {"url": run.url, "folder": str(Path(run.dir).parent), "service": getattr(_service(), "pid", None)})
-
-    def count() -> None:
-        rows = inbox.take()
-        if rows:
-            ledger.add(tallies.of(_frame(rows).lazy()))
-
-    def scan() -> None:
-        from study.results import current_plan
-
-        inbox.missed = False
-        ledger.add(tallies.of(current_plan.rows(begin.run)))
-
-    prepare(lambda: False)
+    tracker = WandbTracker()
+    log = RunLog(begin, tracker, connection)
+    connection.send(Ready(tracker.address))
     if begin.replay:
-        scan()
-    page = Page(run, outline, ledger, last, Aside(tell))
-    while not inbox.over.wait(_PULSE) and os.getppid() == parent:
-        count()
-        page.catch_up()
-        page.present(inbox.speed, inbox.state, inbox.failures)
-    count()
-    if inbox.missed:
-        scan()
-    page.catch_up()
-    if inbox.status is None:
-        # The driver died: what is written so far is kept, and the next launch goes on behind it.
-        run.finish(exit_code=1)
-        return 1
-    page.conclude(inbox.state, inbox.speed, inbox.failures)
-    made = Path(run.dir).parent / "artifact"
-    page.upload(f"study-{begin.id}", {"spec.json": lambda: _json(begin.config["spec"])}, made)
-    page.upload_report(f"report-{begin.id}", begin.run, made)
-    run.finish(exit_code=inbox.status)
-    _written(Path(run.dir).parent / f"run-{begin.id}.wandb", page.last)
-    if begin.mode == "online" and server.has(run, page.last):
-        (Path(run.dir).parent / logs.UPLOADED).touch()
-    return 0
-
-
-def prepare(asked: Callable[[], bool]) -> None:
-    """Load what the end needs while the backend starts and units are worked on, for nobody waits for it then; no more
-    of it once something else is `asked`."""
-    for load in (_load_wandb, _load_report, _draw):
-        if asked():
-            return
-        load()
-
-
-def _load_wandb() -> None:
-    import wandb  # noqa: F401
+        log.replay()
+    _load_report()
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            log.close(1)
+            return 1
+        if isinstance(message, Rows):
+            log.add(pl.DataFrame(message.rows).lazy())
+        elif isinstance(message, Live):
+            log.live(message.row)
+        elif isinstance(message, End):
+            log.finish(message)
+            return 0
 
 
 def _load_report() -> None:
-    from study.report.html import document  # noqa: F401
-
-
-def _draw() -> None:
-    """The first figure finds fonts, and makes a cache of them where there is none."""
+    """Import the report and draw a figure: the first figure searches for fonts. Saves time after the last unit."""
     from matplotlib.figure import Figure
 
     from study.report import figures
+    from study.report.html import document  # noqa: F401
 
-    drawn = Figure(label="nothing")
-    drawn.subplots()
-    figures.svg(drawn)
-
-
-def _written(log: Path, last: int) -> None:
-    """Raises StudyError where W&B's service has not written all that it was given: it may have died unnoticed."""
-    process = _service()
-    alive = process is not None and process.poll() is None
-    end_service()
-    there = logs.reach(log)[1]
-    if not alive or there < last:
-        raise StudyError(f"W&B's service has died; its log ends at step {there} of {last}")
+    figures.svg(Figure())
 
 
-def _frame(rows: list[bytes]) -> Any:
-    import polars as pl
-
-    return pl.concat([pl.read_ipc_stream(io.BytesIO(content)) for content in rows])
-
-
-def _init(begin: Begin, folder: Path) -> Any:
-    import wandb
-
-    settings = wandb.Settings(
-        mode="online" if begin.mode == "online" else "offline",
-        root_dir=str(folder),
-        silent=True,
-        console="off",
-        disable_git=True,
-        disable_code=True,
-        save_code=False,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-        x_transaction_log_flush_interval=1.0,
-        init_timeout=_INIT_SECONDS,
-        login_timeout=5.0,
-        finish_timeout=_FINISH_SECONDS,
-        finish_timeout_raises=True,
-    )
-    run = wandb.init(
-        project=begin.project,
-        entity=begin.entity,
-        group=begin.group,
-        tags=list(begin.tags),
-        id=begin.id,
-        name=begin.name,
-        job_type="study",
-        resume="allow",
-        settings=settings,
-    )
-    run.config.update(begin.config, allow_val_change=True)  # type: ignore[no-untyped-call]
-    return run
-
-
-def _json(data: Any) -> bytes:
-    import json
-
-    return (json.dumps(data, indent=2) + "\n").encode()
-
-
-def _service() -> subprocess.Popen[bytes] | None:
-    """W&B's own service, which this process started."""
-    from wandb.sdk import wandb_setup
-
-    connection = getattr(wandb_setup.singleton(), "_connection", None)
-    process: subprocess.Popen[bytes] | None = getattr(getattr(connection, "_proc", None), "_process", None)
-    return process
-
-
-def end_service() -> None:
-    """See to it that W&B's service does not outlive this process, and has written all that it was given.
-
-    It closes its log after a run has finished, when it is asked to go: killed at once, it would lose the end.
-    """
-    if _ended.is_set() or "wandb" not in sys.modules:
-        return
-    _ended.set()
-    import wandb
-
-    process = _service()
-    asked = threading.Thread(target=wandb.teardown, args=(0,), daemon=True)
-    asked.start()
-    asked.join(_TEARDOWN_SECONDS)
-    if process is not None and process.poll() is None:
-        process.kill()
+def one_line(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:300]}"
 
 
 if __name__ == "__main__":

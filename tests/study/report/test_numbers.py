@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 
 import numpy as np
 import polars as pl
@@ -27,10 +26,7 @@ from study.report.tables.paper_table import TableOptions
 from study.results import current_plan
 from study.results.run_reader import open_run
 from study.storage.run_folder import RunFolder
-from study.tracking.ledger import Ledger
-from study.tracking.numbers import Content
-from study.tracking.outline import Outline
-from study.tracking.tallies import Tallies
+from study.tracking.history import History, Outline
 from tests.conftest import rows
 
 
@@ -121,12 +117,9 @@ def test_means_on_wandb_do_not_mix_relations(many_run, frame):
     finished = open_run(str(many_run))
     known = selected(RunFolder(many_run))
     plan = Plan(finished.spec, {name: one["digest"] for name, one in known.models.items()}, known.shards)
-    outline = Outline.from_data(json.loads(json.dumps(Outline.of(plan).data())))
-    ledger = Ledger(outline)
-    ledger.add(Tallies(outline).of(finished.rows))
     last: dict[str, float] = {}
-    for due in ledger.due():
-        last |= Content(outline).row(due)
+    for row in History(Outline.of(plan), 0).add(finished.rows):
+        last |= row
     for name, targets, seeds in (("one", ["a", "b"], [0]), ("many", ["a", "a-jpeg", "b", "c"], [0, 1, 2])):
         attacks = finished.spec.experiments[name].attacks
         ended = frame.filter(

@@ -1,4 +1,4 @@
-"""A small study that is launched here and tracked, and what W&B's own files say of it."""
+"""A small study that is launched here and tracked, and a server that receives what `wandb sync` uploads of it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import contextlib
 import io
 import json
 import os
-from dataclasses import replace
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
-import actors.launch.launch
 from actors.backends.in_process import InProcess
 from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
-from study.events.observer import Observer, Observers
-from study.tracking import logs
+from study.storage.run_folder import RunFolder
+from study.tracking.client import TrackingClient
+from study.tracking.run_files import Logged, logged_path
 from tests.conftest import TINY
+from tests.study.tracking.service import KEY, Service, serving
 
 SMALL = yaml.safe_load(TINY) | {
     "study": "small",
@@ -38,25 +42,14 @@ SMALL = yaml.safe_load(TINY) | {
 
 
 class Killed(BaseException):
-    """In place of a kill: nothing of the tracker's is ended in order."""
-
-
-class _Killer(Observer):
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def finished(self, event: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
+    """Ends a launch in place of a kill."""
 
 
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
-    """Launches the small study into a folder, and returns the status and what was printed.
+    """Launches the small study into a folder; returns the status and what was printed.
 
-    `kill` units are finished before it is killed, and its W&B process with it, if `hard`; a process that is left alone
-    sees that its driver has gone.
+    `kill`: after this number of units the launch and its tracking process are killed.
     """
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -64,22 +57,13 @@ def tracked(tmp_path, monkeypatch):
     spec = tmp_path / "small.yaml"
     spec.write_text(yaml.safe_dump(SMALL))
 
-    def run(folder: Path, mode: str = "offline", *, kill: int = 0, hard: bool = True) -> tuple[int | None, str]:
+    def run(folder: Path, mode: str = "offline", *, kill: int = 0) -> tuple[int | None, str]:
         printed = io.StringIO()
         with monkeypatch.context() as patched:
             if kill:
-                usual = actors.launch.launch.tracked
-
-                @contextlib.contextmanager
-                def killed(*arguments):
-                    with usual(*arguments) as session:
-                        yield replace(session, display=_Eager(session.display, _Killer(kill)))
-
-                patched.setattr(actors.launch.launch, "tracked", killed)
-                patched.setattr("study.tracking.tracker.Tracker.close", _gone if hard else _left)
+                patched.setattr(TrackingClient, "finished", _killing(kill))
             try:
-                order = LaunchOptions(spec, folder, wandb=mode)
-                status = launch(order, Console(file=printed, width=300), InProcess)
+                status = launch(LaunchOptions(spec, folder, wandb=mode), Console(file=printed, width=300), InProcess)
             except Killed:
                 status = None
         return status, printed.getvalue()
@@ -87,59 +71,52 @@ def tracked(tmp_path, monkeypatch):
     return run
 
 
-class _Eager(Observers):
-    """Unlike others, the second may stop the study."""
+def _killing(units: int):
+    finished, left = TrackingClient.finished, [units]
 
-    def __init__(self, first: Observer, second: Observer) -> None:
-        super().__init__(first, [])
-        self._second = second
+    def killed(client, event):
+        finished(client, event)
+        left[0] -= 1
+        if not left[0]:
+            client.kill()
+            raise Killed
 
-    def finished(self, event: object) -> None:
-        super().finished(event)
-        self._second.finished(event)
-
-
-def _gone(tracker) -> None:
-    if tracker._worker is not None:
-        tracker._worker.kill()
-    tracker._worker, tracker._over = None, True
+    return killed
 
 
-def _left(tracker) -> None:
-    if tracker._worker is not None:
-        tracker._worker._process.stdin.close()
-        tracker._worker._process.wait(20)
-    tracker._worker, tracker._over = None, True
+def wandb_id(run: str | Path) -> str:
+    return json.loads(RunFolder(run).tracked.read_text())["id"]
 
 
-def wandb_id(run: Path) -> str:
-    return json.loads((run / "tracked.json").read_text())["id"]
+def logged(run: str | Path) -> Logged:
+    return Logged.read(logged_path(RunFolder(run).tracking, wandb_id(run)))
 
 
-def records(run: Path) -> list:
-    """All that W&B has written about a run, launch after launch."""
-    return [record for one in logs.logged(run / "tracking", wandb_id(run)) for record in logs.records(one.log)]
-
-
-def history(run: Path) -> list[dict]:
-    rows = []
-    for record in records(run):
-        if record.HasField("history"):
-            row: dict = {}
-            for item in record.history.item:
-                *path, key = item.nested_key or [item.key]
-                inside = row
-                for name in path:
-                    inside = inside.setdefault(name, {})
-                inside[key] = json.loads(item.value_json)
-            rows.append(row)
-    return rows
+@contextlib.contextmanager
+def synced(run: str | Path, command: str | None = None) -> Iterator[Service]:
+    """The server after `command`, which a launch has printed, or after `wandb sync` of all offline folders of `run`."""
+    words = shlex.split(command) if command else ["wandb", "sync", *logged(run).offline]
+    words[:1] = [sys.executable, "-m", "wandb"]
+    with serving() as (service, address):
+        environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "0"}
+        # W&B writes logs into the working folder.
+        here = RunFolder(run).tracking
+        subprocess.run(words, env=environment, cwd=here, check=True, capture_output=True, timeout=120)
+        yield service
 
 
 def content(rows: list[dict]) -> list[dict]:
-    """The rows that depend on nothing but the study."""
+    """The rows of history, without time."""
     return [
         {key: value for key, value in row.items() if key not in {"_timestamp", "_runtime"}}
         for row in rows
         if "units" in row
     ]
+
+
+def last_values(rows: list[dict]) -> dict:
+    """The last value of each metric of the history."""
+    found: dict = {}
+    for row in content(rows):
+        found |= row
+    return found

@@ -1,39 +1,21 @@
-"""A study that is tracked offline: what W&B's own file has of it, after kills too, and what `wandb sync` makes."""
+"""A study that is tracked offline: what `wandb sync` uploads of it, after kills too."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from study.results.run_reader import open_run
-from study.tracking import logs
-from tests.study.tracking.conftest import content, history, records, wandb_id
-from tests.study.tracking.service import KEY, serving
-
-
-@pytest.fixture(scope="module")
-def sync(tmp_path_factory):
-    """Runs the command that a launch has printed, and returns the history that the server has then."""
-
-    def run(printed: str, name: str) -> list[dict]:
-        (command,) = re.findall(r"W&B: upload it with: (wandb sync .*)", printed)
-        words = shlex.split(command)
-        words[0] = str(Path(sys.executable).parent / "wandb")
-        with serving() as (service, address):
-            environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "0"}
-            # W&B writes its logs to where it is called from.
-            here = tmp_path_factory.mktemp("sync")
-            subprocess.run(words, env=environment, cwd=here, check=True, capture_output=True, timeout=120)
-            return service.history(name)
-
-    return run
+from tests.conftest import ROOT
+from tests.study.tracking.conftest import content, last_values, logged, synced, wandb_id
+from tests.undisturbed.undisturbed import who_holds_files_of
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +35,23 @@ def _services() -> set[int]:
     return found
 
 
-def test_everything_is_in_the_file(tracked, tmp_path, services):
+def _without_empty(data):
+    """W&B uploads no empty mapping of a config."""
+    if not isinstance(data, dict):
+        return data
+    return {key: _without_empty(value) for key, value in data.items() if value != {}}
+
+
+def test_everything_is_there(tracked, tmp_path, services):
     run = tmp_path / "run"
     status, printed = tracked(run)
     assert status == 0, printed
     assert "Traceback" not in printed
-    rows = history(run)
+    assert _services() <= services
+    (command,) = re.findall(r"W&B: upload it with: (wandb sync .*)", printed)
+    name = wandb_id(run)
+    with synced(run, command) as service:
+        rows, there = service.history(name), service.run(name)
     steps = [row["_step"] for row in rows]
     assert steps == sorted(set(steps))
     assert [(row["_step"], row["units"]) for row in content(rows)] == [(1000 * n, n) for n in range(1, 37)]
@@ -70,55 +63,68 @@ def test_everything_is_in_the_file(tracked, tmp_path, services):
         "live/images_per_second", "live/gradients_per_second", "live/failures", "live/seconds",
     ):  # fmt: skip
         assert wanted in keys, wanted
-    everything = records(run)
-    (begun,) = [record.run for record in everything if record.HasField("run")]
-    assert (begun.run_id, begun.project) == (wandb_id(run), "study")
-    config = {
-        update.key or update.nested_key[0]: json.loads(update.value_json)
-        for record in everything
-        for part in (record.run.config.update, record.config.update)
-        for update in part
-    }
-    spec = open_run(str(run)).spec
-    assert config["spec"] == spec.model_dump(mode="json")
-    assert config["models"] == json.loads((run / "models.json").read_text())
-    assert {"torch", "study", "wandb", "python"} <= set(config["versions"])
-    artifacts = {record.artifact.name: record.artifact for record in everything if record.HasField("artifact")}
-    assert {entry.path for entry in artifacts[f"study-{wandb_id(run)}"].manifest.contents} == {
-        "cells.csv", "matrix.png", "spec.json",
-    }  # fmt: skip
-    assert f"run-{wandb_id(run)}-matrix" in artifacts
-    assert "report" in {artifact.type for artifact in artifacts.values()}
-    assert everything[-1].HasField("exit")
-    assert everything[-1].exit.exit_code == 0
-    assert _services() <= services
+    config = there["config"]
+    spec = open_run(str(run)).spec.model_dump(mode="json")
+    assert config["spec"]["value"] == _without_empty(spec)
+    assert json.loads(there["artifacts"][f"study-{name}"]["files"]["spec.json"]) == spec
+    assert config["models"]["value"] == json.loads((run / "models.json").read_text())
+    assert {"torch", "study", "wandb", "python"} <= set(config["versions"]["value"])
+    results = there["artifacts"][f"study-{name}"]["files"]
+    assert {"cells.csv", "matrix.png", "spec.json"} <= set(results)
+    assert {artifact["type"] for artifact in there["artifacts"].values()} >= {"results", "report", "run_table"}
+    assert there["exit"] == 0
 
 
-def test_history_after_three_kills_is_that_of_an_undisturbed_run(tracked, tmp_path, sync):
+def test_history_after_kills_goes_on_where_it_was(tracked, tmp_path):
+    """The tracking process is killed with its driver, then the driver alone, and the last launch completes the rest."""
     calm, run = tmp_path / "calm", tmp_path / "run"
     assert tracked(calm)[0] == 0
-    for kill, hard in ((5, True), (6, False), (4, True)):
-        assert tracked(run, kill=kill, hard=hard)[0] is None
+    assert tracked(run, kill=9)[0] is None
+    _kill_driver(tmp_path / "small.yaml", run, after=6)
+    first_launches = logged(run).step
+    assert first_launches > 9 * 1000
     status, printed = tracked(run)
     assert status == 0, printed
-    assert content(history(run)) == content(history(calm))
-    steps = [row["_step"] for row in history(run)]
+    with synced(run) as service:
+        found = service.history(wandb_id(run))
+    with synced(calm) as service:
+        expected = service.history(wandb_id(calm))
+    steps = [row["_step"] for row in found]
     assert steps == sorted(set(steps))
-    uploaded = sync(printed, wandb_id(run))
-    assert content(uploaded) == content(history(run))
+    units = [row["units"] for row in content(found)]
+    assert units == sorted(set(units)), "nothing is logged twice"
+    # A kill of all processes at once loses what W&B had not written yet; what is logged after it is complete.
+    after = first_launches // 1000 + 1
+    assert units[units.index(after) :] == list(range(after, 37))
+    assert last_values(found) == pytest.approx(last_values(expected))
 
 
-@pytest.mark.slow
-def test_a_log_that_has_lost_its_end_is_continued_where_it_ends(tracked, tmp_path):
-    calm, run = tmp_path / "calm", tmp_path / "run"
-    assert tracked(calm)[0] == 0
-    assert tracked(run, kill=15, hard=False)[0] is None
-    (first,) = logs.logged(run / "tracking", wandb_id(run))
-    first.log.write_bytes(first.log.read_bytes()[: first.log.stat().st_size * 2 // 3])
-    (shorter,) = logs.logged(run / "tracking", wandb_id(run))
-    assert 0 < shorter.last_step < first.last_step
-    assert tracked(run)[0] == 0
-    assert content(history(run)) == content(history(calm))
+def _kill_driver(spec: Path, run: Path, *, after: int) -> None:
+    """Launch in a process of its own, which is killed once `after` units are finished; wait until W&B has ended."""
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from rich.console import Console
+from actors.backends.in_process import InProcess
+from actors.launch.launch import LaunchOptions, launch
+from study.tracking.client import TrackingClient
+finished, units = TrackingClient.finished, []
+def killed(client, event):
+    finished(client, event)
+    units.append(event)
+    if len(units) == {after}:
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+TrackingClient.finished = killed
+launch(LaunchOptions(Path({str(spec)!r}), Path({str(run)!r}), wandb="offline"), Console(), InProcess)
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 30
+    while who_holds_files_of(run):
+        assert time.monotonic() < deadline, "the tracking process goes on"
+        time.sleep(0.1)
 
 
 def test_a_complete_study_is_tracked_from_its_rows_and_not_twice(tracked, tmp_path):
@@ -128,6 +134,7 @@ def test_a_complete_study_is_tracked_from_its_rows_and_not_twice(tracked, tmp_pa
     status, printed = tracked(run)
     assert status == 0
     assert "already complete" in printed
-    assert [row["units"] for row in content(history(run))] == list(range(1, 37))
+    with synced(run) as service:
+        assert [row["units"] for row in content(service.history(wandb_id(run)))] == list(range(1, 37))
     tracked(run)
-    assert len(logs.logged(run / "tracking", wandb_id(run))) == 1
+    assert len(logged(run).offline) == 1

@@ -9,7 +9,7 @@ import time
 import polars as pl
 import pytest
 
-from study.tracking.tracker import END_SECONDS
+from study.tracking.client import END_SECONDS, TrackingClient
 from tests.conftest import rows
 from tests.study.tracking.conftest import content, wandb_id
 from tests.study.tracking.service import KEY, hostile, serving
@@ -38,17 +38,15 @@ def dead(what):
 @pytest.fixture
 def from_here(tracked, monkeypatch, tmp_path):
     """`tracked`, with the seconds that the end took."""
-    from study.tracking.tracker import Tracker
-
     took = []
-    end = Tracker._end
+    ended = TrackingClient.ended
 
-    def timed(self, status):
+    def timed(client, event):
         begun = time.monotonic()
-        end(self, status)
+        ended(client, event)
         took.append(time.monotonic() - begun)
 
-    monkeypatch.setattr(Tracker, "_end", timed)
+    monkeypatch.setattr(TrackingClient, "ended", timed)
 
     def run(*arguments, **more):
         took.clear()
@@ -82,7 +80,7 @@ def test_a_study_online(tracked, service, tmp_path):
 
 def test_a_study_online_and_online_again_after_a_kill(tracked, service, tmp_path):
     run = tmp_path / "run"
-    assert tracked(run, "online", kill=9, hard=False)[0] is None
+    assert tracked(run, "online", kill=9)[0] is None
     status, printed = tracked(run, "online")
     assert status == 0, printed
     assert f"W&B: {service.address}/" in printed

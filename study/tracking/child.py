@@ -1,0 +1,122 @@
+"""The tracking process as the driver sees it: a bounded queue into it, its answers, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from study.process import children
+from study.tracking.messages import Message, Ready, Rows, Trouble
+
+MOST_WAITING = 64 * 2**20
+"""Bytes of rows that wait for the process. Further rows are left out, and read from the Parquet parts later."""
+
+
+class TrackingProcess:
+    """Blocks its caller in `wait_ready` and `wait` only."""
+
+    def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
+        """Start the process; what it prints goes to `log`. Raises OSError if it cannot be started."""
+        self._connection, theirs = multiprocessing.Pipe()
+        with theirs, log.open("ab") as output:
+            self._process = children.start(
+                [*children.module_command("study.tracking.process"), str(theirs.fileno())],
+                kind,
+                environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(theirs.fileno(),),
+            )
+        self._ready = False
+        self._lines: list[str] = []
+        self.dropped = False
+        """Whether rows were left out."""
+        self._queue: deque[Message | None] = deque()
+        self._changed = threading.Condition()
+        self._waiting = 0
+        threading.Thread(target=self._send_all, daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, message: Message) -> None:
+        """Queue a message; rows that exceed `MOST_WAITING` are left out."""
+        size = _size(message)
+        with self._changed:
+            if size and self._waiting + size > MOST_WAITING:
+                self.dropped = True
+                return
+            self._queue.append(message)
+            self._waiting += size
+            self._changed.notify()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the run of the tracking service has begun."""
+        self._receive()
+        return self._ready
+
+    def lines(self) -> list[str]:
+        """The lines for people that have come since the last call: the URL of the run, and what is wrong."""
+        self._receive()
+        found, self._lines = self._lines, []
+        return found
+
+    def wait_ready(self, seconds: float) -> bool:
+        """Wait until the run has begun, or the process has ended; returns `ready`."""
+        deadline = time.monotonic() + seconds
+        while not self.ready and self.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.ready
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait for the end of the process; returns its exit status, None if it is still running."""
+        with contextlib.suppress(OSError):
+            # The study's own work is done: the process may have the processor now.
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
+        try:
+            return self._process.wait(max(seconds, 0.1))
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End the process at once. The service process that W&B started in it ends when it sees that."""
+        self._process.kill()
+        self._process.wait()
+        with self._changed:
+            self._queue.append(None)
+            self._changed.notify()
+
+    def _receive(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while self._connection.poll():
+                answer = self._connection.recv()
+                self._ready |= isinstance(answer, Ready)
+                text = answer.text if isinstance(answer, Trouble) else answer.address
+                self._lines += [text] if text else []
+
+    def _send_all(self) -> None:
+        """Send the queue, in a thread. Ends with the process."""
+        with contextlib.suppress(OSError):
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._queue)
+                    message = self._queue.popleft()
+                if message is None:
+                    return
+                self._connection.send(message)
+                with self._changed:
+                    self._waiting -= _size(message)
+
+
+def _size(message: Message | None) -> int:
+    return int(message.rows.nbytes) if isinstance(message, Rows) else 0

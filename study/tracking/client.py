@@ -1,0 +1,230 @@
+"""The driver's side of tracking: passes events to the tracking process, and waits for it only at the very end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from study.errors import StudyError
+from study.events.observer import Ended, Observer, Started, State, UnitDone
+from study.events.repairs import repaired
+from study.events.run_state import RunState
+from study.process import children
+from study.spec.schema import Spec
+from study.storage.run_folder import RunFolder
+from study.storage.s3_path import S3Path
+from study.tracking.child import TrackingProcess
+from study.tracking.history import COLUMNS, Outline
+from study.tracking.live import live_row
+from study.tracking.messages import Begin, End, Live, Rows
+from study.tracking.run_files import Logged, logged_path, run_id
+from study.tracking.settings import Mode, project
+from study.tracking.tracker import RunInfo
+from study.tracking.wandb_tracker import upload_command
+
+END_SECONDS = 20.0
+"""The longest that the end may take."""
+
+_READY_SECONDS = 5.0
+"""The part of it that an online run may take that has not begun when the study ends; twice that if the launch had no
+units to do, and W&B no time to begin."""
+
+_LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
+"""Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
+
+_PACKAGES = ("study", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """Where a launch is tracked. `relaunch`: the command that launches the study again, online."""
+
+    mode: Mode
+    spec: Spec
+    environment: Mapping[str, str]
+    relaunch: str
+
+
+class TrackingClient(Observer):
+    """Tracks the launches of a study in one W&B run.
+
+    If the process dies, or an online run cannot begin, another process goes on offline, once: the result rows in the
+    run folder have all that it needs.
+    """
+
+    def __init__(
+        self,
+        options: TrackingOptions,
+        folder: RunFolder,
+        state: RunState,
+        say: Callable[[str], None],
+        end_seconds: float = END_SECONDS,
+    ) -> None:
+        """`state` is updated before this observer; `say` prints a line for people."""
+        self._options = options
+        self._folder = folder
+        self._state = state
+        self._say = say
+        self._end_seconds = end_seconds
+        self._log = folder.tracking / "wandb.log"
+        self._begin: Begin | None = None
+        self._restarted = self._over = False
+        self._live_at = time.monotonic()
+        self._process: TrackingProcess | None = None
+        with contextlib.suppress(OSError):
+            # It imports W&B while the backend starts. If it cannot start, `started` tries again and says why.
+            self._process = self._new_process()
+
+    def started(self, event: Started) -> None:
+        spec, plan = self._options.spec, event.plan
+        try:
+            run = run_id(self._folder, plan)
+        except StudyError as error:
+            self._say(f"W&B: this launch is not tracked: {error.what}; {error.todo}")
+            return
+        info = RunInfo(
+            id=run,
+            name=spec.study,
+            project=project(spec.tracking, self._options.environment),
+            entity=spec.tracking.entity,
+            group=spec.tracking.group,
+            tags=spec.tracking.tags,
+            config=_config(event),
+            folder=self._folder.tracking,
+            online=self._options.mode == "online",
+        )
+        replay = any(event.finished.values())
+        self._begin = Begin(info, event.folder, Outline.of(plan), replay=replay, left=event.left)
+        self._start()
+
+    def finished(self, event: UnitDone) -> None:
+        if self._process is not None:
+            self._process.send(Rows(event.rows.select(COLUMNS)))
+
+    def state(self, event: State) -> None:
+        self._print_lines()
+        if self._process is not None and not self._process.alive:
+            self._restart()
+        if time.monotonic() - self._live_at >= max(_LIVE_SECONDS, _LIVE_SHARE * self._state.elapsed):
+            self._live_at = time.monotonic()
+            if self._process is not None:
+                self._process.send(Live(live_row(self._state)))
+
+    def ended(self, event: Ended) -> None:
+        self._end(event.status)
+
+    def close(self) -> None:
+        """End the run as failed, unless `ended` was called."""
+        self._end(1)
+
+    def kill(self) -> None:
+        """End the process at once; what it has not logged, the next launch logs."""
+        self._over = True
+        if self._process is not None:
+            self._process.kill()
+        self._process = None
+
+    def _new_process(self) -> TrackingProcess:
+        self._folder.tracking.mkdir(parents=True, exist_ok=True)
+        in_store = isinstance(self._folder.path, S3Path)
+        kind = children.TRACKER_OF_STORE if in_store else children.TRACKER
+        given = children.environment(kind, self._options.environment, self._options.spec.credentials)
+        return TrackingProcess(self._log, kind, given)
+
+    def _start(self) -> None:
+        assert self._begin is not None, "a process is started for a run"
+        self._process = self._process or self._new_process()
+        self._process.send(self._begin)
+
+    def _restart(self) -> None:
+        """Go on in another process, offline, once."""
+        assert self._process is not None, "there is a process to replace"
+        assert self._begin is not None, "its run is known"
+        self._print_lines()
+        self._process.kill()
+        self._process = None
+        if self._restarted:
+            self._say(f"W&B: this launch is no longer tracked; see {self._log}")
+            return
+        self._restarted = True
+        online = self._begin.run.online
+        how = "was not reached, so the study is tracked offline from now on" if online else "is begun once more"
+        repaired("tracking", f"W&B {how} ({self._log} says more)")
+        self._begin = replace(self._begin, run=replace(self._begin.run, online=False), replay=True)
+        self._start()
+
+    def _print_lines(self) -> None:
+        for line in self._process.lines() if self._process is not None else ():
+            self._say(f"W&B: {line}")
+
+    def _end(self, status: int) -> None:
+        if self._over:
+            return
+        if self._begin is None:
+            self.kill()
+            return
+        deadline = time.monotonic() + self._end_seconds
+        ready_seconds = _READY_SECONDS * (1 if self._begin.left else 2)
+        if self._begin.run.online and self._process is not None and not self._process.wait_ready(ready_seconds):
+            self._restart()
+        code = self._finish(status, deadline)
+        if code and not self._begin.run.online and not self._restarted:
+            self._restart()
+            code = self._finish(status, deadline)
+        self._print_lines()
+        self.kill()
+        if code != 0:
+            self._say(f"W&B: not all of it is logged ({self._log} says more); the next launch adds what is missing")
+        self._say_how_to_upload(self._begin.run.id)
+
+    def _finish(self, status: int, deadline: float) -> int | None:
+        """Ask the process to end the run; returns its exit status, None if it does not end in time."""
+        if self._process is None:
+            return None
+        replay = self._process.dropped or self._restarted
+        self._process.send(End(status, live_row(self._state), replay=replay))
+        return self._process.wait(deadline - time.monotonic())
+
+    def _say_how_to_upload(self, run: str) -> None:
+        try:
+            logged = Logged.read(logged_path(self._folder.tracking, run))
+        except StudyError as error:
+            self._say(f"W&B: {error}")
+            return
+        upload = upload_command([Path(folder) for folder in logged.offline])
+        if logged.unsent:
+            # `wandb sync` would send all of it, and not only what the server lacks.
+            self._say(f"W&B: the server may not have all of it; this sends what it lacks: {self._options.relaunch}")
+        elif upload is not None:
+            self._say(f"W&B: upload it with: {upload}")
+
+
+def _config(event: Started) -> dict[str, Any]:
+    """The config of the run: resolved spec, models, versions of packages, size of the plan, and where it runs."""
+    versions = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    plan = event.plan
+    return {
+        "spec": plan.spec.model_dump(mode="json"),
+        "models": {name: dict(model) for name, model in event.models.items()},
+        "versions": versions,
+        "plan": {
+            "crafts": len(plan.crafts),
+            "shards": len(plan.shards),
+            "images": sum(len(shard.images) for shard in plan.shards),
+        },
+        "launch": {
+            "folder": event.folder,
+            "backend": event.backend,
+            "workers": event.workers,
+            "device": event.device,
+        },
+    }

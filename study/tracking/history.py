@@ -1,0 +1,208 @@
+"""The history of a study: success rates of each cell after each finished unit, as rows of numbers by metric name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from study.analysis.intervals import wilson
+from study.analysis.rates import hits
+
+if TYPE_CHECKING:
+    from study.planning.plan import Craft, Plan
+    from study.spec.schema import Spec
+
+COLUMNS = (
+    *("craft", "unit", "goal", "steps", "budget", "label", "target_label", "target", "clean_top1", "top1", "top5"),
+    *("names", "clean_names", "wanted_names", "rmsd"),
+)
+"""The columns of a result row that the history needs."""
+
+MOST_CURVES = 400
+"""With more cells than this, cells get no curves: W&B's pages become slow. Tables and sums stay."""
+
+_MOST_ROWS = 1000
+
+Row = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The part of a plan that the history needs. It is pickled and sent to the tracking process.
+
+    Attributes:
+        cells: One row per (craft, target, point): `craft` (id), `target`, `steps`, `budget` (null where the attack
+            searches for it), and the numbers of the craft (`number`), of its target (`column`), and of the cell
+            (`cell`).
+        names: Name of each cell in metrics, unique.
+        sums: Numbers of the cells that are added up under one metric name.
+        searches: Ids of crafts that search for the budget.
+        gradients: Image gradients of one image, by craft.
+        targets: Number of targets, by craft.
+        shards: Number of images, by shard.
+    """
+
+    cells: pl.DataFrame
+    names: list[str]
+    sums: Mapping[str, list[int]]
+    searches: list[str]
+    gradients: list[int]
+    targets: list[int]
+    shards: list[int]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Outline:
+        crafts = list(plan.crafts.values())
+        cells, names, sums = [], [], dict[str, list[int]]()
+        for number, craft in enumerate(crafts):
+            experiments = _experiments(plan.spec, craft)
+            points = [(craft.recipe.steps, None)] if craft.recipe.budget.minimal else craft.recipe.points
+            for column, target in enumerate(craft.targets):
+                for steps, budget in points:
+                    cells.append((craft.id, target, steps, budget, number, column, len(cells)))
+                    names.append(_name(craft, target, None if len(points) == 1 else (steps, budget)))
+                # The last point is the end of the attack.
+                for experiment, targets in experiments.items():
+                    if target in targets:
+                        key = f"transfer/{experiment}-{craft.goal}/{craft.relations[target]}_box"
+                        sums.setdefault(key, []).append(len(cells) - 1)
+        schema = {"craft": pl.String, "target": pl.String, "steps": pl.Int32, "budget": pl.Float64}
+        numbers = dict.fromkeys(("number", "column", "cell"), pl.Int64)
+        return cls(
+            cells=pl.DataFrame(cells, schema=schema | numbers, orient="row"),
+            names=_unique(names),
+            sums=sums,
+            searches=[craft.id for craft in crafts if craft.recipe.budget.minimal],
+            gradients=[craft.gradients for craft in crafts],
+            targets=[len(craft.targets) for craft in crafts],
+            shards=[len(shard.images) for shard in plan.shards],
+        )
+
+    @property
+    def units(self) -> int:
+        """Number of units of the plan."""
+        return len(self.gradients) * len(self.shards)
+
+
+class History:
+    """Adds up result rows, each (unit, target) once, and yields rows of history.
+
+    The row about n units holds `units`, `images` and `gradients` so far; `transfer/<experiment>-<goal>/black_box`,
+    `grey_box` and `white_box`: success over all crafts of an experiment at the end of the attack; and for each cell
+    that has changed since the row before, `success/<cell>`, `success_low/<cell>`, `success_high/<cell>` (Wilson,
+    95 %) and `rmsd/<cell>` (pixel values 0..255). Each n is yielded once; of a study of more than 1,000 units, every
+    k-th n.
+    """
+
+    def __init__(self, outline: Outline, logged: int) -> None:
+        """`logged`: number of units that the last row of earlier launches is about. The first row has all cells."""
+        self._outline = outline
+        self._logged = logged
+        self._every = -(-outline.units // _MOST_ROWS)
+        self._targets = np.repeat(outline.targets, len(outline.shards))
+        self._images = np.tile(outline.shards, len(outline.gradients))
+        self._gradients = np.repeat(outline.gradients, len(outline.shards)) * self._images
+        self._have = np.zeros((outline.units, max(outline.targets, default=0)), dtype=np.bool_)
+        self.done: NDArray[np.bool_] = np.zeros(outline.units, dtype=np.bool_)
+        """For each unit of the plan, whether all its targets have answered."""
+        self._counts = np.zeros((len(outline.names), 3))  # images, successes, sum of RMSD
+        self._changed = np.ones(len(outline.names), dtype=np.bool_)
+
+    def add(self, rows: pl.LazyFrame) -> Iterator[Row]:
+        """Take result rows with `COLUMNS`. Rows of other plans, and rows that were added before, are left out."""
+        counted = self._counted(rows).with_columns(piece=(pl.col("unit").rank("dense") - 1) // self._every)
+        for piece in counted.partition_by("piece", maintain_order=True):
+            self._add(piece)
+            units = int(self.done.sum())
+            if units >= self._logged + self._every or (units == self._outline.units > self._logged):
+                self._logged = units
+                yield self._row()
+
+    def _counted(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        """Sums over the images of each unit and cell, sorted by unit."""
+        outline = self._outline
+        searched = pl.col("craft").is_in(outline.searches)
+        # `<craft>.0007-<digest>`: the number of the shard stands between the last full stop and the last hyphen.
+        shard = pl.col("unit").str.extract(r"\.(\d+)-[^.-]*$", 1).cast(pl.Int64, strict=False)
+        return (
+            rows.with_columns(hit=hits(rows), budget=pl.when(searched).then(None).otherwise("budget"))
+            .group_by("craft", "unit", "target", "steps", "budget")
+            .agg(pl.len().alias("images"), pl.col("hit").sum(), pl.col("rmsd").sum())
+            .collect(engine="streaming")
+            .join(outline.cells, on=["craft", "target", "steps", "budget"], nulls_equal=True)
+            .with_columns(shard=shard)
+            .filter(pl.col("shard") < len(outline.shards))
+            .with_columns(unit=pl.col("number") * len(outline.shards) + pl.col("shard"))
+            .sort("unit", "cell")
+        )
+
+    def _add(self, counted: pl.DataFrame) -> None:
+        units, columns = counted["unit"].to_numpy(), counted["column"].to_numpy()
+        fresh = ~self._have[units, columns]
+        self._have[units, columns] = True
+        self.done[units] = self._have[units].sum(axis=1) == self._targets[units]
+        cells = counted["cell"].to_numpy()[fresh]
+        np.add.at(self._counts, cells, counted.select("images", "hit", "rmsd").to_numpy()[fresh])
+        self._changed[cells] = True
+
+    def _row(self) -> Row:
+        done, counts = self.done, self._counts
+        row: Row = {
+            "units": int(done.sum()),
+            "images": int(self._images[done].sum()),
+            "gradients": int(self._gradients[done].sum()),
+        }
+        for name, cells in self._outline.sums.items():
+            images, successes, _ = counts[cells].sum(axis=0).tolist()
+            if images:
+                row[name] = successes / images
+        changed = np.flatnonzero(self._changed & (counts[:, 0] > 0))
+        self._changed[:] = False
+        if len(counts) <= MOST_CURVES:
+            low, high = wilson(pl.col("hits"), pl.col("images"))
+            rates = pl.DataFrame(counts[changed], schema=["images", "hits", "moved"]).select(
+                success=pl.col("hits") / pl.col("images"),
+                success_low=low,
+                success_high=high,
+                rmsd=pl.col("moved") / pl.col("images"),
+            )
+            for cell, rate in zip(changed, rates.iter_rows(named=True), strict=True):
+                row |= {f"{metric}/{self._outline.names[cell]}": value for metric, value in rate.items()}
+        return row
+
+
+def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
+    """Targets, by experiment, of the experiments that name the craft. Those that only match a budget to it do not."""
+    return {
+        name: spec.targets(one)
+        for name, one in spec.experiments.items()
+        if craft.attack in one.attacks
+        and craft.goal in one.goal
+        and craft.seed in spec.seeds_of(one)
+        and craft.sources in spec.source_sets(one)
+    }
+
+
+def _name(craft: Craft, target: str, point: tuple[int, float | None] | None) -> str:
+    """The name of a cell in metrics: letters, digits, `_`, `+` and `-`, and one `/` before the target."""
+    sources = "+".join(craft.sources) or "elsewhere"
+    words = [sources, craft.attack, craft.goal, f"s{craft.seed}"]
+    words += [] if point is None else [f"{one:g}" for one in point if one is not None]
+    return "/".join(re.sub(r"[^A-Za-z0-9_+-]", "_", part) for part in ("-".join(words), target))
+
+
+def _unique(names: list[str]) -> list[str]:
+    """The same names; the second and later uses of a name get a number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return found

@@ -1,0 +1,62 @@
+"""Messages between the driver and the tracking process. `multiprocessing.connection` pickles them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from study.tracking.history import Outline, Row
+from study.tracking.tracker import RunInfo
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The first message. `results` is the run folder or its address; `replay`: count its rows first; `left`: number of
+    units that the launch has to do."""
+
+    run: RunInfo
+    results: str
+    outline: Outline
+    replay: bool
+    left: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The result rows of a unit, with `history.COLUMNS`."""
+
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class Live:
+    """The state of the launch, as metrics."""
+
+    row: Row
+
+
+@dataclass(frozen=True)
+class End:
+    """The last message. `replay`: rows are missing here, count those of the run folder."""
+
+    status: int
+    live: Row
+    replay: bool
+
+
+Message = Begin | Rows | Live | End
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The run has begun."""
+
+    address: str | None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A line for people."""
+
+    text: str
