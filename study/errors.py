@@ -67,7 +67,7 @@ def names(accepted: Iterable[str], given: object = None, most: int = 12) -> str:
     """The accepted names for an error text, the nearest to `given` first; only a few if there are more than `most`."""
     known = list(accepted)
     if not known:
-        return "nothing: there is none"
+        return "nothing (the list is empty)"
     near = difflib.get_close_matches(str(given), known, n=4, cutoff=0.5) if given is not None else []
     rest = [name for name in known if name not in near]
     shown = near + (rest if len(known) <= most else rest[: max(0, 4 - len(near))])

@@ -180,7 +180,7 @@ def test_no_network_depends_on_shards(name, numerics, request):
         reason = "on several threads PyTorch rounds attention of a single query by the row; docs/concepts.md says so"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     at = worker({"m": ARCHITECTURES[name]}, numerics)
-    (model,) = at._pinned.get(ModelRequest({"m": None}))
+    (model,) = at._cache.get(ModelRequest({"m": None}))
     clean = images(model.preprocessing.size)
     assert not any(parted(at, recipe("fg-minimal"), clean, SHARDS, "m").values())
     assert not predictions_parted(at, "m", int(str(numerics["batch"])), clean, SHARDS)

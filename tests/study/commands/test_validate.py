@@ -46,7 +46,7 @@ def test_what_would_stop_a_launch(door, spec_file, changes, says):
     spec = spec_file(changes | {"attacks": {"mi": {"steps": 2}}, "experiments": experiments})
     status, printed, error = door("validate", spec)
     assert status == 2
-    assert "is a study" not in printed
+    assert "is valid" not in printed
     for part in says:
         assert part in error
 
