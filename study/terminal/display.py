@@ -24,7 +24,7 @@ from study.safe_text import visible
 from study.storage.run_folder import RunFolder
 from study.terminal import prose
 from study.terminal.console import Console
-from study.terminal.lines import Lines, Progress, Quiet
+from study.terminal.lines import Lines, ProgressLines, Quiet
 from study.terminal.live import Live
 from study.terminal.log import Log, diverted, path_of, secrets
 from study.terminal.status import StatusFile
@@ -92,7 +92,7 @@ class Display(Observer):
         log.write(f"{study} is launched into {folder.path}, process {os.getpid()}")
         self._divert(log)
         self._status = StatusFile(folder, self.run_state, self.say)
-        self._all += [log, Progress(log.write, self.run_state), self._status]
+        self._all += [log, ProgressLines(log.write, self.run_state), self._status]
         if isinstance(self._view, Live):
             self._view.open()
         self._hear()

@@ -20,7 +20,7 @@ _MOST_REPAIRS = 20
 _SHOWN_EXPERIMENTS = 6
 
 
-class Progress(Observer):
+class ProgressLines(Observer):
     """Progress: a line every ten seconds, after five minutes one every minute, and one at the end."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Progress(Observer):
         self._write("; ".join(parts))
 
 
-class Lines(Progress):
+class Lines(ProgressLines):
     """Progress, messages, failures and repairs, each line with the time."""
 
     def __init__(

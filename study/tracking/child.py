@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from study.process import children
-from study.tracking.messages import Message, Ready, Rows, Trouble
+from study.tracking.messages import Message, Ready, Trouble, UnitRows
 
 MOST_WAITING = 64 * 2**20
 """Bytes of rows that wait for the process. Further rows are left out, and read from the Parquet parts later."""
@@ -119,4 +119,4 @@ class TrackingProcess:
 
 
 def _size(message: Message | None) -> int:
-    return int(message.rows.nbytes) if isinstance(message, Rows) else 0
+    return int(message.rows.nbytes) if isinstance(message, UnitRows) else 0

@@ -22,7 +22,7 @@ from study.storage.s3_path import S3Path
 from study.tracking.child import TrackingProcess
 from study.tracking.history import COLUMNS, Outline
 from study.tracking.live import live_row
-from study.tracking.messages import Begin, End, Live, Rows
+from study.tracking.messages import Begin, End, LiveMetrics, UnitRows
 from study.tracking.run_files import Logged, logged_path, run_id
 from study.tracking.settings import Mode, project
 from study.tracking.tracker import RunInfo
@@ -105,7 +105,7 @@ class TrackingClient(Observer):
 
     def finished(self, event: UnitDone) -> None:
         if self._process is not None:
-            self._process.send(Rows(event.rows.select(COLUMNS)))
+            self._process.send(UnitRows(event.rows.select(COLUMNS)))
 
     def state(self, event: State) -> None:
         self._print_lines()
@@ -114,7 +114,7 @@ class TrackingClient(Observer):
         if time.monotonic() - self._live_at >= max(_LIVE_SECONDS, _LIVE_SHARE * self._state.elapsed):
             self._live_at = time.monotonic()
             if self._process is not None:
-                self._process.send(Live(live_row(self._state)))
+                self._process.send(LiveMetrics(live_row(self._state)))
 
     def ended(self, event: Ended) -> None:
         self._end(event.status)

@@ -23,14 +23,14 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Rows:
+class UnitRows:
     """The result rows of a unit, with `history.COLUMNS`."""
 
     rows: pa.Table
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveMetrics:
     """The state of the launch, as metrics."""
 
     row: Row
@@ -45,7 +45,7 @@ class End:
     replay: bool
 
 
-Message = Begin | Rows | Live | End
+Message = Begin | UnitRows | LiveMetrics | End
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from study.tracking.history import History, Row
-from study.tracking.messages import Begin, End, Live, Ready, Rows, Trouble
+from study.tracking.messages import Begin, End, LiveMetrics, Ready, Trouble, UnitRows
 from study.tracking.run_files import Logged, logged_path
 from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
@@ -168,9 +168,9 @@ def _track(connection: Connection) -> int:
         except EOFError:
             log.close(1)
             return 1
-        if isinstance(message, Rows):
+        if isinstance(message, UnitRows):
             log.add(pl.DataFrame(message.rows).lazy())
-        elif isinstance(message, Live):
+        elif isinstance(message, LiveMetrics):
             log.live(message.row)
         elif isinstance(message, End):
             log.finish(message)

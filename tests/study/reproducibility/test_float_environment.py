@@ -37,7 +37,7 @@ def said(folder, *workers):
 
 
 def test_it_is_read_where_it_is_computed():
-    code = "from study import arithmetic; print(arithmetic.text([arithmetic.here('cpu')]))"
+    code = "from study.reproducibility import float_environment as f; print(f.text([f.here('cpu')]))"
     given = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "3"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | given, cwd=ROOT, capture_output=True, text=True, check=True

@@ -154,9 +154,9 @@ def test_compacting(door, uploaded, undisturbed):
 @pytest.mark.parametrize("nth", range(6))
 def test_a_compaction_that_is_cut(proxy, uploaded, undisturbed, monkeypatch, nth):
     """Only the first `nth` PUTs and DELETEs after the claim reach the store; a whole compaction has five."""
-    monkeypatch.setattr(s3_path, "TIMEOUT_SECONDS", 0.5)
     folder = RunFolder(uploaded)
     folder.claim()
+    monkeypatch.setattr(s3_path, "TIMEOUT_SECONDS", 1.0)
     writes = []
 
     def cut(line):
@@ -172,6 +172,7 @@ def test_a_compaction_that_is_cut(proxy, uploaded, undisturbed, monkeypatch, nth
     except StudyError:
         whole = False
     proxy.cut = lambda line: None
+    monkeypatch.setattr(s3_path, "TIMEOUT_SECONDS", 30.0)
     folder.release()
     assert whole == (nth >= 5), writes
     assert scanning.scan(uploaded).collect().sort("unit", "target").equals(undisturbed)
@@ -285,7 +286,7 @@ def test_the_answer_to_a_renewal_may_be_lost(proxy, run):
     while len(lost) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.6)
-    folder.storage._check()
+    folder.publish(folder.path / "file", b"the lease holds")
     folder.release()
 
 
