@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from study.errors import StudyError
-from study.papers.finding_spec import Boxes, Selection
+from study.papers.finding_spec import Boxes, CellSelection
 from study.planning.relation import relation
 from study.spec.schema import Spec
 
@@ -27,7 +27,7 @@ class PlannedCell:
         return (self.sources, self.attack, self.goal, self.target)
 
 
-def select(spec: Spec, selection: Selection, *, every_step: bool = False) -> list[PlannedCell]:
+def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) -> list[PlannedCell]:
     """Return the planned cells of a selection, each once, in the order of the spec.
 
     With `every_step`, all checkpoints of an attack count; otherwise only its last step. Raises StudyError if the

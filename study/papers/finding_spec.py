@@ -23,7 +23,7 @@ Holds = Literal["each", "average", "some"]
 Boxes = Literal["black", "grey", "white", "any"]
 
 
-class Selection(Frozen):
+class CellSelection(Frozen):
     """Planned cells: those of all experiments, or of one `experiment`, narrowed by the other keys.
 
     - `sources`: a list of models and of lists of models, as in an experiment;
@@ -53,7 +53,7 @@ class CellCheck(Frozen):
 class Rate(CellCheck):
     """The share of images that succeed is `above` or `below` a number."""
 
-    of: Selection
+    of: CellSelection
     top: Top = 1
     below: Share | None = None
     above: Share | None = None
@@ -72,8 +72,8 @@ class Compare(CellCheck):
     With `equal: gradients` the finding is decided only if both need the same number of gradients for an image.
     """
 
-    better: Selection
-    than: Selection
+    better: CellSelection
+    than: CellSelection
     by: Share = 0.0
     top: Top = 1
     equal: Literal["gradients"] | None = None
@@ -86,8 +86,8 @@ class Rmsd(CellCheck):
     search, which is less than the RMSD that it needs.
     """
 
-    less: Selection
-    than: Selection
+    less: CellSelection
+    than: CellSelection
     by: Annotated[float, Field(ge=0, le=255)] = 0.0
 
 
@@ -97,7 +97,7 @@ class Asymmetric(CellCheck):
     `pairs` are pairs of models; absent, all pairs with rows in both directions.
     """
 
-    of: Selection
+    of: CellSelection
     pairs: Annotated[tuple[Names, ...], Field(strict=False, min_length=1)] | None = None
     by: Share = 0.0
     top: Top = 1
@@ -119,7 +119,7 @@ class Monotone(CellCheck):
     recipes, such as `skip_gradient.gamma`, which orders the selected attacks.
     """
 
-    of: Selection
+    of: CellSelection
     along: str
     order: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = None
     direction: Literal["rising", "falling"]
@@ -147,8 +147,8 @@ class Destruction(CellCheck):
     transform; the spec must have the same models without it.
     """
 
-    lower: Selection
-    than: Selection
+    lower: CellSelection
+    than: CellSelection
     by: Share = 0.0
 
 
@@ -188,11 +188,11 @@ class Check(Frozen):
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
-    def selections(self) -> dict[str, Selection]:
+    def selections(self) -> dict[str, CellSelection]:
         """Its selections, by key."""
         statement = getattr(self, self.kind)
         found = {name: getattr(statement, name) for name in type(statement).model_fields}
-        return {name: one for name, one in found.items() if isinstance(one, Selection)}
+        return {name: one for name, one in found.items() if isinstance(one, CellSelection)}
 
 
 class Finding(Frozen):

@@ -15,6 +15,7 @@ from study.analysis.sweeps import recipe_number
 from study.papers.finding_cells import PlannedCell, select, without_transform
 from study.papers.finding_spec import (
     Asymmetric,
+    CellSelection,
     Check,
     Compare,
     Cosine,
@@ -23,7 +24,6 @@ from study.papers.finding_spec import (
     Monotone,
     Rate,
     Rmsd,
-    Selection,
 )
 from study.spec.schema import Spec
 
@@ -71,7 +71,9 @@ class Reader:
         self.rows = rows
         self._images = rows.select(pl.col("image").n_unique()).collect().item() if images is None else images
 
-    def read(self, selection: Selection, value: pl.Expr, *, every_step: bool = False) -> tuple[pl.DataFrame, list[str]]:
+    def read(
+        self, selection: CellSelection, value: pl.Expr, *, every_step: bool = False
+    ) -> tuple[pl.DataFrame, list[str]]:
         """Return the rows of a selection, and the names of cells with missing rows.
 
         Columns: those of the attack run and target (`sources` as text), image, steps, budget, gradients, value.

@@ -44,7 +44,9 @@ def transferred(cells: pl.DataFrame) -> bool:
 
 def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
     """By the key of a number, the attacks whose recipes differ in that number only."""
-    dumps = {name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "precomputed"}) for name in attacks}
+    dumps = {
+        name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "precomputed"}) for name in attacks
+    }
     flat = {name: dict(_flat(dump)) for name, dump in dumps.items()}
     families: dict[str, dict[str, tuple[str, float | None]]] = {}
     numbers = dict.fromkeys(key for one in flat.values() for key, value in one.items() if _is_number(value))
