@@ -14,7 +14,7 @@ from study.images.image_sets import Ranked
 from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
-from study.papers.finding_spec import Finding, Selection
+from study.papers.finding_spec import Finding, CellSelection
 from study.spec.schema import Experiment, Sources, Spec
 from study.spec.yaml_document import Document, Place
 
@@ -251,7 +251,7 @@ class Validation:
         for key, selection in finding.check.selections.items():
             self._selection(selection, (*place, key))
 
-    def _selection(self, selection: Selection, place: Place) -> None:
+    def _selection(self, selection: CellSelection, place: Place) -> None:
         spec = self._spec
         if selection.experiment is not None:
             self._known(selection.experiment, spec.experiments, "experiment", (*place, "experiment"))
