@@ -14,7 +14,7 @@ from study.images.image_sets import Ranked
 from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
-from study.papers.finding_spec import Finding, CellSelection
+from study.papers.finding_spec import CellSelection, Finding
 from study.spec.schema import Experiment, Sources, Spec
 from study.spec.yaml_document import Document, Place
 
