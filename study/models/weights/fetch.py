@@ -35,7 +35,6 @@ _MAX_FAILURES = 5
 _WAIT_SECONDS = 1.0
 _MAX_WAIT_SECONDS = 60.0
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
-_CHUNK_BYTES = 2**18
 _PROGRESS_BYTES = 2**20
 """An attempt that downloads this many bytes does not count as a failure."""
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -244,7 +243,8 @@ class _Download:
             with client.stream("GET", self.url, headers=headers) as response:
                 total = self._begin(response, have)
                 with self.part.open("ab") as opened:
-                    for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    # Without a chunk size: httpx would drop an incomplete chunk when the connection breaks.
+                    for chunk in response.iter_bytes():
                         opened.write(chunk)
                         self._progress(self.name, opened.tell(), total)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -129,7 +129,7 @@ def test_the_next_call_goes_on(host, tmp_path):
     with pytest.raises(StudyError, match="700,000 bytes are kept") as raised:
         fetch.fetch(file)
     assert "127.0.0.1" in raised.value.what
-    assert len(host.asked) == 1 + fetch._ATTEMPTS - 1
+    assert len(host.asked) == 1 + fetch._MAX_FAILURES - 1
     assert _beside(file) == {".part", ".part.etag", ".lock"}
     host.drops, host.asked, heard = [], [], []
     assert fetch.fetch(host.file(tmp_path), say=heard.append).path.read_bytes() == CONTENT
@@ -160,7 +160,7 @@ def test_a_host_that_always_breaks_off_is_given_up(host, tmp_path):
     host.ranges, host.drops = False, [2_000_000] * 50
     with pytest.raises(StudyError, match="2,000,000 of 3,000,000 bytes"):
         fetch.fetch(host.file(tmp_path))
-    assert len(host.asked) <= fetch._ATTEMPTS + 1
+    assert len(host.asked) <= fetch._MAX_FAILURES + 1
 
 
 def test_a_part_that_is_longer_than_the_file(host, tmp_path):

@@ -64,7 +64,7 @@ def test_a_prefix_of_all_names_is_taken_off(state, prefix):
 
 def test_a_prefix_of_some_names_is_left(state):
     mixed = {("module." if "conv" in name else "") + name: value for name, value in state.items()}
-    with pytest.raises(StudyError, match=r"2 tensors are missing \(first: conv.bias\); 2 have no place"):
+    with pytest.raises(StudyError, match=r"2 tensors are missing \(first: conv.bias\); 2 tensors are unknown"):
         loaded(mixed)
 
 
@@ -83,7 +83,7 @@ def test_other_floats_become_float32(state, dtype):
 
 
 def test_whole_numbers_are_no_weights(state):
-    with pytest.raises(StudyError, match=r"1 hold torch.int8, not floats \(first: conv.weight\)"):
+    with pytest.raises(StudyError, match=r"1 tensor is of torch.int8 in place of floats \(first: conv.weight\)"):
         loaded(state | {"conv.weight": torch.zeros(4, 3, 3, 3, dtype=torch.int8)})
 
 
