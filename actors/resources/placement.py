@@ -155,7 +155,7 @@ def _on_cores(
         needed = options.workers * options.threads
         raise StudyError(
             f"{options.workers} workers with {threads} each need {needed} cores, and there are {cores:g}",
-            accepted=f"at most {by_cores} workers with {threads} each here",
+            accepted=f"at most {by_cores} workers with {threads} each on these machines",
             todo="lower run.actors or numerics.threads, or give --address of a larger cluster",
         )
     if not by_cores:
@@ -192,7 +192,7 @@ def _on_gpus(
 
 
 def _capacity(needs: Needs | None, options: WorkerOptions, memory: float | None) -> ModelCapacity:
-    """The models that a worker with `memory` bytes can hold beside the memory of a running call."""
+    """The models that a worker with `memory` bytes can hold in addition to the memory of a running call."""
     if options.models is not None or needs is None or memory is None:
         return ModelCapacity(options.models or MOST_MODELS)
     left = _USABLE * memory - _PROCESS - needs.working

@@ -18,7 +18,7 @@ from study.events.repairs import repaired
 from study.reproducibility.float_environment import Arithmetic
 
 _RESIZE_SECONDS = 10.0
-"""Time between two looks at the machines."""
+"""Time between two checks of the machines."""
 
 _LOST_SECONDS = 40.0
 """How long all workers and their machines may be gone before the study ends: a machine may come back."""
@@ -132,8 +132,7 @@ class ActorSupervisor:
             slot.lineage.starts += not slot.up
         if self._unproven_deaths > self._limits.attempts:
             raise StudyError(
-                f"{self._unproven_deaths} {slot.role} actors in a row died before they did anything: "
-                f"{first_line(error)}",
+                f"{self._unproven_deaths} {slot.role} actors in a row died before they answered: {first_line(error)}",
                 todo="check Ray's logs and the free memory on the machines; published results are kept",
                 status=1,
             ) from error
@@ -267,7 +266,7 @@ class ActorSupervisor:
         gone = now - self._no_worker_since
         if self._shortage.deadline is not None or gone <= min(_LOST_SECONDS, self._limits.start_seconds):
             return
-        # Starting workers may take long; without a machine for them, waiting is in vain.
+        # Starting workers may take long; without a machine for them, waiting does not help.
         fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
         patience = self._limits.start_seconds if fitting else _LOST_SECONDS
         if gone > patience:

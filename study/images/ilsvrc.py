@@ -91,7 +91,7 @@ def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
             wordnet_ids = _wordnet_ids(file) if wordnet_ids is None else wordnet_ids
             if int(text) not in wordnet_ids:
                 raise StudyError(
-                    f"'{text}' is not a number of the development kit",
+                    f"'{text}' is not a class number of the development kit",
                     where=where,
                     accepted="1 to 1000, as meta.mat numbers the WordNet ids",
                     todo="for numbers that count from 0, give `images: list:` with the names of the images",

@@ -43,7 +43,7 @@ def _planned(folder: RunFolder) -> set[str] | None:
     """The crafts of the present plan; None if every row belongs to one of them."""
     try:
         found = json_file.read(
-            folder.planned, _Planned, todo="remove it and launch the study again, which writes it anew"
+            folder.planned, _Planned, todo="remove it and launch the study again, which writes it again"
         )
     except FileNotFoundError:
         return None

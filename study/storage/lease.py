@@ -152,7 +152,7 @@ class Lease:
     def _in_use(self, content: bytes) -> StudyError:
         return StudyError(
             f"{self._run} is in use by {_holder(content) or 'another driver'}, which renews its lease: "
-            f"it now ends {_until(content)}",
+            f"the lease now ends {_until(content)}",
             todo="wait until that driver ends, stop it, or choose another place with --output",
         )
 

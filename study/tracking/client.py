@@ -66,7 +66,7 @@ class TrackingClient(Observer):
         say: Callable[[str], None],
         end_seconds: float = END_SECONDS,
     ) -> None:
-        """`state` is updated before this observer; `say` prints a line for people."""
+        """`state` is updated before this observer; `say` prints a line for the user."""
         self._options = options
         self._folder = folder
         self._state = state
@@ -124,7 +124,7 @@ class TrackingClient(Observer):
         self._end(1)
 
     def kill(self) -> None:
-        """End the process at once; what it has not logged, the next launch logs."""
+        """End the process at once; the next launch logs the missing rows."""
         self._over = True
         if self._process is not None:
             self._process.kill()
@@ -180,7 +180,7 @@ class TrackingClient(Observer):
         self._print_lines()
         self.kill()
         if code != 0:
-            self._say(f"W&B: not all of it is logged ({self._log} says more); the next launch adds what is missing")
+            self._say(f"W&B: some data is not logged (details in {self._log}); the next launch adds it")
         self._say_how_to_upload(self._begin.run.id)
 
     def _finish(self, status: int, deadline: float) -> int | None:
@@ -199,8 +199,8 @@ class TrackingClient(Observer):
             return
         upload = upload_command([Path(folder) for folder in logged.offline])
         if logged.unsent:
-            # `wandb sync` would send all of it, and not only what the server lacks.
-            self._say(f"W&B: the server may not have all of it; this sends what it lacks: {self._options.relaunch}")
+            # `wandb sync` would send all data, not only the missing data.
+            self._say(f"W&B: the server may lack some data; this command sends it: {self._options.relaunch}")
         elif upload is not None:
             self._say(f"W&B: upload it with: {upload}")
 

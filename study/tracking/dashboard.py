@@ -34,7 +34,7 @@ def dashboard(run: str, console: Console) -> None:
             raise StudyError(f"a dashboard needs the package {package}", todo="pip install 'study[dashboard]'")
     if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
         raise StudyError(
-            "W&B's server makes the dashboard, and WANDB_MODE says that nothing goes there",
+            "W&B's server makes the dashboard, and WANDB_MODE disables uploads",
             todo="upload the run, then unset WANDB_MODE",
         )
     try:

@@ -88,7 +88,7 @@ class AnswerCache:
     def _damaged(self, why: str) -> StudyError:
         return StudyError(
             f"the answer cache {self._path} is damaged: {why}",
-            todo="restore the file from a copy; or move it away, and the service is asked about all images again",
+            todo="restore the file from a copy; or move it away, and all images are sent to the service again",
             status=1,
         )
 

@@ -170,12 +170,12 @@ class Service:
         return await retrying(attempt)
 
     def _wait(self, state: RetryCallState) -> float:
-        """The pause before the next attempt in seconds: exponential with jitter, or what the service asked for."""
+        """The pause before the next attempt in seconds: exponential with jitter, or as the service requires."""
         usual = self._backoff(state) * random.uniform(0.75, 1)
         return max(usual, min(_failure(state).wait, self._remote.most_wait))
 
     def _report(self, state: RetryCallState) -> None:
-        repaired("service", f"{self._name} is asked again about an image: {_failure(state).reason}")
+        repaired("service", f"{self._name}: an image is sent again: {_failure(state).reason}")
 
     def _give_up(self, state: RetryCallState) -> str:
         self._down = True

@@ -109,7 +109,7 @@ BAD = {
     ),
     "too many lines": (["n01440764"] * 5, ["labels of 5 images", "has 4 images"]),
     "no lines": ([], ["labels of 0 images"]),
-    "numbers from 0": (["0", "1", "2", "3"], ["'0' is not a number of the development kit", "line 1"]),
+    "numbers from 0": (["0", "1", "2", "3"], ["'0' is not a class number of the development kit", "line 1"]),
     "unknown id": (["n01440764", "n00000000"], ["'n00000000' is not a label of ImageNet", "line 2"]),
     "blank line": (["n01440764", "", "n01440764"], ["'' is not the label of an image", "line 2"]),
     "words": (["a b c"], ["'a b c' is not the label of an image"]),

@@ -240,7 +240,7 @@ def test_a_living_driver_keeps_others_out(run):
     holder = RunFolder(run)
     holder.claim()
     said = []
-    with pytest.raises(StudyError, match=r"is in use by process .* it now ends 2"):
+    with pytest.raises(StudyError, match=r"is in use by process .* the lease now ends 2"):
         RunFolder(run).claim(said.append)
     assert "is leased to process" in said[0]
     holder.release()

@@ -41,7 +41,7 @@ def test_what_is_in_the_way(run, monkeypatch):
         service.fault = lambda what: b"<html>"
         assert "W&B did not make the dashboard" in str(_refused(run))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert "nothing goes there" in str(_refused(run))
+    assert "disables uploads" in str(_refused(run))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "needs the package wandb" in str(_refused(run))
     (run / "tracked.json").unlink()

@@ -126,7 +126,7 @@ def test_a_server_that_goes_away_is_sent_the_rest_by_the_next_launch(from_here, 
     assert status == 0, printed
     assert rows(run).equals(calm)
     assert seconds < END_SECONDS + 5
-    assert re.search(r"this sends what it lacks: study launch \S+ --output \S+ --wandb online", printed)
+    assert re.search(r"this command sends it: study launch \S+ --output \S+ --wandb online", printed)
     service.fault = lambda what: None
     status, printed, _ = from_here(run, "online")
     assert status == 0, printed
