@@ -27,9 +27,9 @@ from study.spec.run_options import Run
 
 _TICK_SECONDS = 0.25
 _LONGEST_TICK = 1.0
-"""Longest time that counts between two checks: while this process was itself stopped, nothing else hung."""
+"""Longest time counted between two checks: a pause of this process is no hang of the backend."""
 _GRACE_SECONDS = 1.5
-"""How long a call may go on after a signal has asked the study to stop."""
+"""Time that a running call has left after a signal to stop."""
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
 """Ray ends the driver's process without a message once its GCS is gone for 60 s: our limit must come first."""
@@ -64,7 +64,7 @@ class MonitoredBackend(Backend, Protocol):
     def heartbeat(self) -> None:
         """Return once every process that calls depend on has answered. Raises BackendGone where one is dead.
 
-        A thread of its own calls this again and again.
+        A separate thread calls it repeatedly.
         """
 
 
@@ -154,7 +154,7 @@ class _Caller:
         threading.Thread(target=self._check_heartbeat, args=(inner,), name="heartbeat", daemon=True).start()
 
     def do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any) -> Value:
-        """What `work(*given)` returns or raises. BackendGone after `seconds`, Interrupted soon after a signal."""
+        """Return the result of `work(*given)`. BackendGone after `seconds`, Interrupted soon after a signal."""
         return self._do(what, seconds, work, *given, grace=_GRACE_SECONDS)
 
     def _do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any, grace: float = math.inf) -> Value:

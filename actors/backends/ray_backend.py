@@ -267,7 +267,7 @@ def _check_address(address: str) -> None:
 
 
 def _not_connected(chosen: str, error: Exception) -> StudyError:
-    """Explain why Ray at `chosen` cannot be used: often only the causes of Ray's error tell."""
+    """Explain why Ray at `chosen` cannot be used: often only the causes of Ray's error name the reason."""
     if chosen == "local":
         return StudyError(f"a local Ray cannot be started: {first_line(error)}", accepted=_ACCEPTED)
     text = "\n".join(_messages(error))
@@ -316,7 +316,7 @@ def node_id() -> str:
 
 
 def gpu_memory() -> float | None:
-    """Bytes of this machine's smallest GPU, from nvidia-smi; None where it does not tell."""
+    """Bytes of this machine's smallest GPU, from nvidia-smi; None where it reports none."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     found = [float(one) for one in (children.command_output(command, 20) or "").split() if one.isdecimal()]
     return min(found) * 2**20 if found else None

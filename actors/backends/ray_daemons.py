@@ -79,7 +79,7 @@ def _user_name(user: int) -> str:
 
 
 def _state(pid: int) -> str:
-    """The system's letter for the state (R, S, D, T …); X if the process is gone, S if the system does not tell."""
+    """The system's letter for the state (R, S, D, T …); X if the process is gone, S if it is unknown."""
     if not _PROCESSES.is_dir():
         return "S"
     try:

@@ -52,7 +52,7 @@ def cause(text: str) -> str:
 
 
 def death(text: str, *, machine: bool) -> str:
-    """One line on the death of an actor; `machine`: of its whole machine."""
+    """Describe the death of an actor, or (`machine`) of its whole machine, in one line."""
     address, detail = _ADDRESS.search(text), _DETAIL.search(text)
     where = f" on {address[1]}" if address else ""
     if machine:
@@ -64,7 +64,7 @@ def death(text: str, *, machine: bool) -> str:
 
 
 def out_of_memory(text: str) -> str:
-    """One line on memory: the machine, the memory in use by Ray's workers and by other processes, and the limit."""
+    """Describe a lack of memory in one line: machine, memory in use by Ray's workers and by other processes, limit."""
     node, exact, rounded = _NODE.search(text), _EXCEEDED.search(text), _ROUNDED.search(text)
     where = node[1] if node else "a machine"
     if exact:

@@ -70,7 +70,7 @@ def _alive() -> dict[int, tuple[int, int]]:
 
 
 def _kill(pid: int, started: int) -> None:
-    """Kill a process, but not another one that has got the same id since."""
+    """Kill a process, unless its id belongs to another process by now."""
     with contextlib.suppress(OSError):
         descriptor = os.pidfd_open(pid)
         try:

@@ -52,7 +52,7 @@ def plan_without_images(spec: Spec, count: int) -> Plan:
 
 
 def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> Forecast:
-    """Simulate a run of `plan`, with calls that cost what was measured."""
+    """Simulate a run of `plan`, in which calls have the measured costs."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
     options = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)

@@ -29,7 +29,7 @@ from study.planning.plan import Craft, Finished, Plan, Unit
 from study.results.kept_images import KeptImages
 
 _AHEAD = 4
-"""Units at most, for each worker, that wait for targets while kept images are given out."""
+"""Largest number of units per worker that wait for targets while kept images are given out."""
 
 
 class AttackRuns(Workload):
@@ -129,7 +129,7 @@ class AttackRuns(Workload):
         return self._tasks.craft(unit, self._rmsd.of(unit))
 
     def _expect(self, craft: Craft, images: int) -> None:
-        """Announce predictions of so many images, or (negative) take an announcement back."""
+        """Announce predictions of `images` images; a negative number withdraws an announcement."""
         for key, cost in self._tasks.expected(craft, images):
             self._runtime.scheduler.expect(key, cost)
 

@@ -35,14 +35,14 @@ class Images(Protocol):
 class CleanImages:
     """Reads images when the first unit that needs them starts, and checks their digests.
 
-    Workers can read as many shards as fit into the budget `run.clean_mib`. The shard that was used longest ago makes
-    room for another, and is read again when a unit needs it.
+    Workers can read as many shards as fit into the budget `run.clean_mib`. The least recently used shard makes room
+    for another, and is read again when a unit needs it.
     """
 
     def __init__(
         self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: PixelBudgets | None = None
     ) -> None:
-        """`files` are the images' files, by image id; `budgets` are those of the spec unless given."""
+        """`files` are the images' files, by image id; `budgets` default to the budgets of the spec."""
         self._images = plan.spec.images
         self._files = files
         self._backend = backend

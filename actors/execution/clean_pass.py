@@ -46,7 +46,7 @@ def extend(
     """Add the predictions of new models to an earlier selection, and, with `more`, further images.
 
     An image stays selected whatever a new model predicts for it. Further images are searched behind the last selected
-    candidate, then among the earlier ones that were not selected; they go into shards of their own. Raises StudyError
+    candidate, then among the earlier ones that were not selected; they go into new shards. Raises StudyError
     where too few images are admitted, or where a selected image or a known model has changed; and Interrupted.
     """
     return _CleanPass(spec, runtime, before.models).extend(before, candidates, more=more)
@@ -100,7 +100,7 @@ class _CleanPass:
         return Selection(shards, models, self._unreadable)
 
     def _further(self, shards: Sequence[Shard], candidates: Sequence[Candidate]) -> list[Shard]:
-        """Select images beyond those in `shards`, as shards of their own."""
+        """Select images that are not in `shards`, as new shards."""
         spec = self._spec
         images = {one.image for shard in shards for one in shard.images}
         wanted = (spec.images.count or len(candidates)) - len(images)

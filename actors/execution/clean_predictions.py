@@ -1,4 +1,4 @@
-"""Clean predictions: what each model predicts for images before any attack."""
+"""Clean predictions: the prediction of each model for each image before any attack."""
 
 from __future__ import annotations
 

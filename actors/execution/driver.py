@@ -18,7 +18,7 @@ _STATE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Steps in all and steps that earlier launches finished, each by name; and how many this launch has to do."""
+    """Numbers of steps in all and of steps that earlier launches finished, by name; and the number left to do."""
 
     totals: Mapping[str, int]
     finished: Mapping[str, int]
@@ -27,7 +27,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Failure:
-    """A unit, or one target of a unit, that failed for good.
+    """A unit, or one target of a unit, that failed permanently.
 
     `error` is the message; `traceback` is that of the worker, where an exception was raised there.
     """
@@ -52,7 +52,7 @@ class Outcome:
         finished: Units that are complete.
         crafted: Units whose attack ran.
         shown: Units whose kept images were shown to targets; no attack ran for them.
-        failures: Units, and targets of units, that failed for good.
+        failures: Units, and targets of units, that failed permanently.
         interrupted: The exit status that a signal asks for; None where none came.
     """
 
@@ -74,9 +74,9 @@ class Sink(Protocol):
 
 
 class Workload(Protocol):
-    """A kind of work: its tasks, and what an answer to each means. Attack runs, clean predictions and probes are three.
+    """A kind of work: its tasks, and the handling of answers. Attack runs, clean predictions and probes are three.
 
-    Subclasses override what differs from a workload whose tasks are all known at the start.
+    The methods here fit a workload whose tasks are all known at the start. Subclasses override the others.
     """
 
     progress: Progress
@@ -106,17 +106,17 @@ class Workload(Protocol):
         return False
 
     def handle(self, event: Done | Failed) -> None:
-        """Take the answer to a task, or its failure."""
+        """Handle the answer to a task, or its failure."""
 
     def finish(self) -> None:
-        """Account for what could not run. Called once all tasks have ended, unless a signal came first."""
+        """Record the units that could not run. Called once all tasks have ended, unless a signal came first."""
         return
 
 
 def drive(workload: Workload, runtime: Runtime) -> int | None:
-    """Carry a workload out; return None once all of its tasks have ended, or the exit status that a signal asks for.
+    """Run a workload; return None once all of its tasks have ended, or the exit status that a signal asks for.
 
-    What the workload has written is published in either case, and when an exception is raised.
+    Rows that the workload has written are published in either case, and when an exception is raised.
     """
     display, interrupt = runtime.display, runtime.interrupt
     with interrupt.patient():

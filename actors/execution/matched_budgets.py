@@ -17,7 +17,7 @@ class ReferenceRmsd:
     """The RMSD of each image of the reference crafts of a plan, as far as it is known."""
 
     def __init__(self, plan: Plan, known: Mapping[str, Mapping[str, float]]) -> None:
-        """`known` is what rows hold: RMSD by reference craft and image, in pixel values 0..255."""
+        """`known` are the RMSDs in existing rows, by reference craft and image, in pixel values 0..255."""
         self._plan = plan
         self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
         self._means: dict[str, float] = {}
@@ -103,7 +103,7 @@ class Dependencies:
 
 
 def references(plan: Plan) -> set[str]:
-    """The ids of the crafts whose RMSD the budgets of others are matched to."""
+    """The ids of the reference crafts: other crafts match their RMSD."""
     return {craft.reference for craft in plan.crafts.values() if craft.reference is not None}
 
 

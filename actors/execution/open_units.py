@@ -19,9 +19,9 @@ class OpenUnit:
         distances: How far each image moved.
         pixels: The adversarial images, where workers can read them.
         waiting_for: Targets that have neither answered nor failed.
-        seconds: Time that the worker crafted for; 0 for kept images.
+        seconds: Time of the attack on the worker; 0 for kept images.
         kept: Whether the images were kept by an earlier launch, and no attack ran.
-        answers: Those of targets so far.
+        answers: The answers so far, one for each target.
     """
 
     unit: Unit
@@ -49,7 +49,7 @@ class OpenUnits:
         return len(self._open)
 
     def __contains__(self, opened: OpenUnit) -> bool:
-        """Whether this very opening of the unit still counts: a late answer to a lost one does not."""
+        """Whether `opened` is the latest attempt at its unit: late answers to an earlier attempt do not count."""
         return self._open.get(opened.unit.id) is opened
 
     def open(self, opened: OpenUnit) -> None:

@@ -1,4 +1,4 @@
-"""The units of a plan that have something left, and how each begins: with its attack, or from kept images."""
+"""The unfinished units of a plan: each begins with its attack, or from kept images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class RemainingUnits:
     """The units of `plan` that are not `done`. None is held in memory: there may be millions."""
 
     def __init__(self, plan: Plan, done: Finished, kept: KeptImages | None = None, *, whole: bool = True) -> None:
-        """`kept` are images of earlier launches; `done` has the targets that need no answer, by unit id.
+        """`done` has the targets that need no answer, by unit id; `kept` are the images that earlier launches kept.
 
-        With `whole`, units that have all rows but no kept images are left too, where the spec keeps images; without
-        it, the launch runs a part of the plan, and rows alone decide.
+        If the spec keeps images, a unit with all rows but without kept images is unfinished too. `whole` is False in a
+        launch of a part of the plan: there, a unit with all rows is finished.
         """
         self._plan = plan
         self._done = done

@@ -1,4 +1,4 @@
-"""The rows of finished units on their way to the run folder, and their images where the run keeps them."""
+"""Writes the rows of finished units to the run folder, and their images if the run keeps them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RowSink:
     """Writes to a run folder. A `KeepingWriter` keeps images too: each batch is fetched once, written and dropped."""
 
     def __init__(self, plan: Plan, writer: Writer, images: Images, backend: Backend) -> None:
-        """`images` are the clean ones, which kept images are stored relative to."""
+        """`images` are the clean images: a kept image is stored as its difference to the clean one."""
         self._writer = writer
         self._keeping = writer if isinstance(writer, KeepingWriter) else None
         self._images = images

@@ -13,7 +13,7 @@ from study.process.interrupt import Interrupt
 
 @dataclass(frozen=True)
 class Runtime:
-    """Started workers with their surroundings. `budgets` are those of the object stores; None: those of the spec."""
+    """Started workers with their surroundings. `budgets` limit the object stores; None: as in the spec."""
 
     backend: Backend
     scheduler: Scheduler

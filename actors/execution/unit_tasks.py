@@ -1,4 +1,4 @@
-"""The tasks of a plan: one that crafts each unit, and those that show its batch to the targets."""
+"""The tasks of a plan: for each unit one that crafts its images, and some that show the images to its targets."""
 
 from __future__ import annotations
 

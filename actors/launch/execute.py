@@ -30,7 +30,7 @@ from study.terminal.screen import counted
 
 
 def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candidate], runtime: Runtime) -> Outcome:
-    """Run what is left of the plan, or the part that `--only` and `--limit` select.
+    """Run the unfinished units of the plan, or those that `--only` and `--limit` select.
 
     Raises StudyError where the backend is gone, or an image or the run folder cannot be read or written.
     """
@@ -97,7 +97,7 @@ def provenance(spec: Spec, workers: Collection[Arithmetic]) -> dict[str, str]:
 
 
 def _of_part(whole: Progress, part: Progress) -> Progress:
-    """The progress of a launch that does a part: units outside the part are neither done nor to be done."""
+    """The progress of a launch that runs a part of the plan: units outside it count neither as done nor as left."""
     totals = {name: whole.finished[name] + part.totals[name] - part.finished[name] for name in part.totals}
     return Progress(totals, whole.finished, part.left)
 

@@ -45,7 +45,7 @@ class _Session:
 
 
 def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend] | None = None) -> int:
-    """Run a study, or what is left of it; return the exit status.
+    """Run a study, or its unfinished part; return the exit status.
 
     0 complete, 1 incomplete, 130, 143 or 129 interrupted. Raises StudyError: with status 2 for bad input, with
     status 1 where a study that has begun cannot go on. `start` makes the backend, Ray by default.
@@ -137,7 +137,7 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
 
 @contextlib.contextmanager
 def _meanwhile(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work` in a thread beside the block, and leave once both have ended. Raises what either raises."""
+    """Run `work` in a thread during the block; return once both have ended. Raises the error of either."""
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)
         yield

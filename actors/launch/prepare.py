@@ -1,4 +1,4 @@
-"""The first step of a launch: find out what earlier launches left to do, and check models and images."""
+"""The first step of a launch: find the unfinished units, and check models and images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class PreparedLaunch:
-    """What a launch knows before workers start.
+    """The state of a launch before workers start.
 
     Attributes:
-        update: What the spec adds to the selection of earlier launches; None where nothing is selected yet.
+        update: The additions of the spec to the selection of earlier launches; None where nothing is selected yet.
         plan: The plan; None where the clean pass must run first.
         left: Units to do; None where there is no plan yet.
     """
@@ -43,7 +43,7 @@ class PreparedLaunch:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The candidate images, and the estimate of the memory that the work needs: it is under way in a thread."""
+    """The candidate images, and the memory estimate, which a thread computes."""
 
     candidates: Sequence[Candidate]
     estimate: MemoryEstimate
@@ -52,7 +52,7 @@ class Inputs:
 def prepare(
     options: LaunchOptions, file: SpecFile, folder: RunFolder, changes: Changes, say: Callable[[str], None]
 ) -> PreparedLaunch:
-    """Compare the spec with its run folder, which this launch holds. A complete study gets the spec of this launch.
+    """Compare the spec with its run folder, which this launch holds. If the study is complete, record this spec.
 
     Raises StudyError where the folder is damaged, or the spec wants fewer images than are selected.
     """

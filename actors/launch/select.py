@@ -1,4 +1,4 @@
-"""The second step of a launch: the clean pass, which selects images and records what each model predicts for them."""
+"""The second step of a launch: the clean pass, which selects images and records the predictions of each model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from study.planning import resume, spec_diff
 
 
 def select(launch: PreparedLaunch, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
-    """Return the selection of earlier launches, with what the spec adds to it; it is recorded in the run folder.
+    """Return the selection of earlier launches with the additions of the spec, and record it in the run folder.
 
     Raises StudyError where too few images are admitted or a model cannot predict, and Interrupted.
     """

@@ -16,7 +16,7 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The selected images, and the plans that they lead to."""
+    """The selected images, and the plans of attack runs and probes on them."""
 
     selection: Selection
     attacks: Plan

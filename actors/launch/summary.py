@@ -1,4 +1,4 @@
-"""The last step of a launch: what is done, what it cost, where the results are, and what to do next."""
+"""The last step of a launch: print finished units, cost, failures, the place of the results, and further commands."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def summarise(
 
 
 def already_complete(launch: PreparedLaunch, display: Display) -> None:
-    """Print the tables of a study that has nothing left to do."""
+    """Print the tables of a study that is complete already."""
     selection = launch.plan.selection if launch.plan is not None else None
     print_so_far(launch.spec, selection, launch.folder, display.console)
     display.verdict(f"{launch.spec.study}: already complete, nothing to do: {launch.folder.path}")
@@ -71,7 +71,7 @@ def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
 
 
 def _print_cost(launch: PreparedLaunch, display: Display, device: str) -> None:
-    """Image gradients, and the time that workers crafted for; workers that share a GPU count for a share of it."""
+    """Print image gradients and the time of attacks. Workers that share a GPU count in proportion to their share."""
     if not display.gradients:
         return
     run, gpu = launch.spec.run, not device.startswith("cpu")

@@ -29,7 +29,7 @@ class TrackingSession:
     tracker: TrackingClient | None
 
     def complete(self, plan: Plan, models: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
-        """Log what W&B lacks of a complete study, from its rows."""
+        """Log the missing data of a complete study to W&B, from its rows."""
         if self.tracker is None:
             return
         totals = unit_progress(plan, {}).totals
@@ -55,7 +55,7 @@ class TrackingSession:
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
-        """On leaving, end the tracking process, so that none of its processes are left when the backend is closed."""
+        """On leaving, end the tracking process and its child processes."""
         try:
             yield
         finally:
@@ -64,7 +64,7 @@ class TrackingSession:
 
 
 class _Lines(Observer):
-    """Passes messages only: a launch that runs nothing has no events for the terminal."""
+    """Passes messages only: at the end of a launch the terminal needs no other events from here."""
 
     def __init__(self, front: Observer) -> None:
         self._front = front

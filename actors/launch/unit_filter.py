@@ -22,7 +22,7 @@ def check(file: SpecFile, only: Sequence[str]) -> None:
 
 
 def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -> Finished:
-    """Count the units outside the chosen part as done: `done` itself where the whole plan is chosen.
+    """Return `done` with all units outside the chosen part added as done; `done` itself if the whole plan is chosen.
 
     The part has the experiments `only` (none: all), and of these the first `limit` units that are left. A plan lists
     references before the attack runs that are matched to them, so the first units never wait for later ones.
@@ -37,7 +37,7 @@ def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -
 
 
 class _OutsideDone(Mapping[str, Collection[str]]):
-    """The targets that each unit is done with. Computed at each access: a plan may have millions of units."""
+    """By unit, the targets that need no answer. Computed at each access: a plan may have millions of units."""
 
     def __init__(self, plan: Plan, done: Finished, only: Sequence[str], first: Collection[str] | None) -> None:
         self._plan = plan

@@ -42,7 +42,7 @@ class Needs:
 
     @property
     def working(self) -> float:
-        """The most bytes that a call needs beside its models."""
+        """The largest number of bytes that a call needs in addition to its models."""
         return max((call.peak - call.parameters for call in self.calls), default=0.0)
 
     @property
@@ -66,7 +66,7 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
     """The memory of a study on `device`, from `estimates` for passes of `estimated_batch`.
 
     The memory of a pass grows with its images. The members of an ensemble hold the memory of their gradients at the
-    same time, unless each has gradients of its own.
+    same time, unless each has separate gradients.
     """
     estimated, image = estimated_batch(spec), _TENSORS * spec.images.channels * spec.images.size**2 * 4
     size = numerics.pass_size(spec.numerics.batch, device)
@@ -107,7 +107,7 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
 
 
 def _of_experiments(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
-    """Source models, whether each has gradients of its own, and the number of views of an image."""
+    """Source models, whether each has separate gradients, and the number of views of an image."""
     from study.attacks.objective import per_model
 
     for experiment in spec.experiments.values():

@@ -35,9 +35,9 @@ class ActorSlot:
         hello: The call that is answered when the actor is up; None from then on.
         holds: The models that it holds, the least recently used first.
         since: When the first of its calls began.
-        began: When the actor was started, and from when it is up, that time.
+        began: When the actor was started; once it is up, when it came up.
         busy: Seconds in which calls ran.
-        proven: Whether it has ever answered: one that never did is not replaced for ever.
+        proven: Whether it has ever answered. Actors that never answer are replaced a limited number of times.
         done: Number of calls that succeeded.
         device: Known from its first answer.
     """

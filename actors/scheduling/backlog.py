@@ -30,7 +30,7 @@ class Task:
         context: A value of the caller's, returned with the result.
         service: Whether its one model is a remote service.
         failures: How often the call raised an error.
-        losses: How often it took its actor with it.
+        losses: How often its actor died during it.
         machines: How often it was lost with its machine, or because memory ran out there.
         tried: The lineages of actors that it failed on.
         copies: Number of actors that execute it now.
@@ -100,7 +100,7 @@ class Backlog:
         return any(pile.count > 0 for pile in self._piles.values())
 
     def expect(self, key: Key, cost: float) -> None:
-        """Announce tasks of a key that will be added later; a negative cost takes an announcement back."""
+        """Announce tasks of a key that will be added later; a negative cost withdraws an announcement."""
         pile = self._piles.setdefault(key, _Pile())
         pile.coming = max(0.0, pile.coming + cost)
         if pile.is_empty:
@@ -111,7 +111,7 @@ class Backlog:
         self._push(task.key, (not first, -task.cost, next(self._numbers), task), 1, task.cost)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """Add `count` tasks of one key; each is made when it is given out."""
+        """Add `count` tasks of one key; each is created when an actor gets it."""
         head = next(tasks, None)
         if head is None:
             return

@@ -20,7 +20,7 @@ class Blame:
     """The tasks that each lineage (an actor and its replacements) has failed since its last success."""
 
     def __init__(self, attempts: int) -> None:
-        """`attempts`: how often a task may fail, and how often it may take its actor with it."""
+        """`attempts`: how often a task may fail, and how often its actor may die during it."""
         self._attempts = attempts
         self._failed: dict[int, dict[Task, bool]] = {}
         """By lineage: the tasks that it has failed, and whether another lineage has executed them."""
@@ -33,8 +33,8 @@ class Blame:
                 self._failed[other][task] = True
 
     def failed(self, task: Task, lineage: int) -> None:
-        """Note that a task failed on `lineage`, or took its actor with it."""
-        # If the lineage has succeeded between two failures of one task, the second failure says nothing against it.
+        """Note that a task failed on `lineage`, or that its actor died during it."""
+        # If the lineage has succeeded between two failures of one task, the second failure is no evidence against it.
         if lineage not in task.tried:
             self._failed.setdefault(lineage, {})[task] = False
         task.tried.add(lineage)

@@ -25,7 +25,7 @@ class CallDurations:
         return self._loads
 
     def learn(self, task: Task, value: Any, seconds: float) -> None:
-        """Note a call that took `seconds`, if its result `value` does not tell its own time."""
+        """Note a call. It took `seconds`, unless its result `value` holds the time that the worker measured."""
         if isinstance(value, CallResult):
             seconds = value.seconds - sum(value.loads.values())
             for name, loading in value.loads.items():

@@ -43,7 +43,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task that is set aside: it failed, or took actors with it, as often as the limits allow."""
+    """A task that is set aside: it failed, or its actors died during it, as often as the limits allow."""
 
     task: Task
     error: Exception
@@ -126,7 +126,7 @@ class Scheduler:
         self._backlog.add(task, first=first)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """Add `count` tasks for the same models; each is made when it is given out."""
+        """Add `count` tasks for the same models; each is created when an actor gets it."""
         self._backlog.add_stream(tasks, count, first=first)
 
     def expect(self, key: Key, cost: float) -> None:
@@ -324,7 +324,7 @@ class Scheduler:
         return events
 
     def _repeat_stragglers(self) -> None:
-        """Repeat calls that take far too long on idle actors; the first answer counts."""
+        """Repeat, on idle actors, the calls that take far too long; the first answer counts."""
         workers = [slot for slot in self._actors if slot.up and slot.role == WORKER]
         idle = [slot for slot in workers if not slot.calls and not self._suspect(slot)]
         for slot in sorted((slot for slot in workers if slot.calls), key=lambda one: one.since):

@@ -98,7 +98,7 @@ class WorkerActor:
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Turn every error but StudyError into CallFailed: many errors cannot be pickled, or not read back."""
+        """Turn every error but StudyError into CallFailed: many errors cannot be pickled or unpickled."""
         try:
             yield
         except StudyError:

@@ -33,7 +33,7 @@ class WorkerConfig:
 
     Attributes:
         channels: Of the images.
-        services: By model; a worker gets the access of its own service only.
+        services: Access to the services, by model; an actor gets the access to its own service only.
         allow_code: Whether networks defined in the user's own Python code may run.
     """
 

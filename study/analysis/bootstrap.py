@@ -1,4 +1,4 @@
-"""Bootstrap intervals of rates, which resample images with all their rows and so assume no independent rows."""
+"""Bootstrap intervals of rates. They resample images with all their rows, so rows need not be independent."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbe
 
 
 def rmsd_of(budget: Budget, level: float, numbers: int) -> float:
-    """Return the RMSD that corresponds to `level`, an L2 norm or an RMSD, for images of `numbers` numbers."""
+    """Return the RMSD that corresponds to `level`, an L2 norm or an RMSD, for images of `numbers` values."""
     return level / math.sqrt(numbers) if budget.l2 is not None else level
 
 

@@ -1,4 +1,4 @@
-"""Rounding of float perturbations to 8-bit images within the budget: targets see what a file could hold."""
+"""Rounding of float perturbations to 8-bit images within the budget: targets see images that a file can hold."""
 
 from __future__ import annotations
 

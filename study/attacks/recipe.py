@@ -204,7 +204,7 @@ class Attack(Frozen):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Add the keys that are no fields."""
+        """Add the accepted keys that are not fields."""
         found = handler(schema)
         properties = handler.resolve_ref_schema(found)["properties"]
         budget = handler.resolve_ref_schema(properties["budget"]["anyOf"][0])
@@ -229,7 +229,7 @@ class Attack(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
-        """`epsilon: 16` is short for `budget: {epsilon: 16}`. Some keys have other defaults beside certain values."""
+        """`epsilon: 16` is short for `budget: {epsilon: 16}`. Some defaults depend on the values of other keys."""
         if not isinstance(given, dict):
             return given
         given = dict(given)

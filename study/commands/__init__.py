@@ -1,1 +1,1 @@
-"""The commands that need no Ray, a file each: what the command does and prints."""
+"""The commands that need no Ray: one file for each."""

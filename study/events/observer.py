@@ -26,7 +26,7 @@ class Started:
         left: Units that are left to do.
         workers: Actors that craft and predict.
         device: What they run on: `cpu` or `cuda:0`.
-        backend: Name of the backend, for people.
+        backend: Name of the backend in messages.
     """
 
     plan: Plan
@@ -42,7 +42,7 @@ class Started:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """All targets of a unit have answered or failed, and its rows go to the store.
+    """All targets of a unit have answered or failed, and its rows are written.
 
     `seconds`: time of its attack on the worker, without loading; `gradients`: its number of image gradients.
     """
@@ -115,7 +115,7 @@ class Observer:
     """Receives events; each observer overrides the methods that it needs."""
 
     def say(self, line: str) -> None:
-        """A message for people."""
+        """A message for the user."""
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         """Counted work begins: steps in all and steps done, by name (an experiment, or the clean pass)."""

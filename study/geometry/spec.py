@@ -1,4 +1,4 @@
-"""Probes of geometry in a spec: what models predict on lines and planes through an image, and where these lead.
+"""Probes of geometry in a spec: predictions on lines and planes through an image, and the directions of these.
 
 A direction has an RMSD of 1 pixel value. At a distance of 10 along it, an image has moved by an RMSD of 10, or by less
 if the pixel box clips it.
@@ -129,7 +129,7 @@ class Direction(Frozen):
 
     @property
     def title(self) -> str:
-        """The name of an axis, for people."""
+        """The name of an axis in tables, figures and messages."""
         aim = ", targeted" if self.goal == "targeted" else ""
         if self.gradient_of:
             whose = "the model itself" if self.gradient_of == (EACH,) else " + ".join(self.gradient_of)

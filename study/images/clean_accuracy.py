@@ -70,9 +70,9 @@ def recorded(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Right]:
 def described(
     models: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], further: Mapping[str, Right]
 ) -> dict[str, dict[str, Any]]:
-    """The records of `models` with the sum of the counts recorded `before` and those of `further` images.
+    """Return the records of `models` with counts: the sum of the counts in `before` and in `further`.
 
-    A model that was recorded before without counts gets none, because its count would be incomplete.
+    A model in `before` without counts gets none, because its counts would be incomplete.
     """
     counts = recorded(before)
     for name, one in further.items():

@@ -1,4 +1,4 @@
-"""Check the models of a spec without building a network or asking a service."""
+"""Check the models of a spec without building a network or calling a service."""
 
 from __future__ import annotations
 

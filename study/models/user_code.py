@@ -148,7 +148,7 @@ def _module(model: Model, where: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _imports_from_folder(where: str) -> Iterator[None]:
-    """Let a file import modules from its own folder, after all installed ones; forget those of an earlier file."""
+    """Let a file import modules from its own folder, after installed ones; forget the modules of an earlier file."""
     if not _is_file(where):
         yield
         return

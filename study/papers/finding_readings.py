@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 READINGS = {"each": "every cell", "average": "the average", "some": "some cell"}
-"""The parts of a finding's cells that it can make a claim about, in words."""
+"""The scopes of a claim, in words."""
 
 EXPLANATION = (
     "The first line of a finding is its claim and decides its verdict; the second line is for context. Every cell: "
@@ -16,7 +16,7 @@ EXPLANATION = (
 
 
 def readings(finding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Two readings in words, each with its numbers: the claimed one, then the average (or every cell beside a claim
-    about the average)."""
+    """Two readings in words, each with its numbers: the claimed one, then the average (every cell, if the claim
+    is about the average)."""
     other = "each" if finding["holds"] == "average" else "average"
     return [(READINGS[name], finding[name]) for name in (finding["holds"], other)]

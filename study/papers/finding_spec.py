@@ -1,8 +1,8 @@
 """Findings in a spec: a paper's claim, and one check of it, as data.
 
-Rates are shares, 0..1; RMSDs are in pixel values, 0..255. A selection takes black-box cells only, unless it says
-otherwise. Rows with equal values of the keys in `cells` form one cell: attacks, seeds, and sources or targets that are
-no key are averaged image by image.
+Rates are shares, 0..1; RMSDs are in pixel values, 0..255. A selection takes black-box cells by default. Rows
+with equal values of the keys in `cells` form one cell. All its rows of one image are averaged: over seeds, and over
+the attacks, sources and targets that are not among the keys.
 """
 
 from __future__ import annotations

@@ -292,7 +292,7 @@ def _differences(first: pl.DataFrame, second: pl.DataFrame, keys: Sequence[Key])
 
 
 def _cells(found: pl.DataFrame, keys: Sequence[str], *, joined: bool = True) -> Iterable[tuple[Any, pl.DataFrame]]:
-    """The parts of `found` by `keys`, sorted, with a name for people, or with the key itself if not `joined`."""
+    """The parts of `found` by `keys`, sorted, with a readable name, or with the key itself if not `joined`."""
     if found.is_empty():
         return []
     if not keys:

@@ -37,8 +37,8 @@ class Published(Frozen):
     """The published tables that an experiment reproduces.
 
     Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks have
-    other names in the spec than in the paper. An attack in `attacks` stands only for the paper's attack that it is
-    mapped to, and no other attack of the experiment stands for that one, even under the same name.
+    other names in the spec than in the paper. An attack in `attacks` is compared only with the paper's attack that
+    it is mapped to, and that attack with no other attack of the experiment, even one of the same name.
     """
 
     model_config = ConfigDict(json_schema_extra=also(TEXT, TEXTS))

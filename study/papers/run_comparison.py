@@ -1,4 +1,4 @@
-"""The comparison of a run with the papers that its spec names: what `study compare` prints and the report shows."""
+"""The comparison of a run with the papers that its spec names, for `study compare` and the report."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """All ids of a study, made in one place: of attack runs, of their units, and of the units of probes.
 
 An id contains a digest of everything that decides the pixels or rows behind it. Equal ids mean equal pixels, so that a
-finished unit never runs again. A change of a digest here makes every finished study start anew: tests/golden pins ids.
+finished unit never runs again. A change of a digest here makes every finished study start again: tests/golden pins ids.
 """
 
 from __future__ import annotations
@@ -81,5 +81,5 @@ def probe_unit_id(
 
 
 def _prepared(spec: Spec) -> tuple[int, str]:
-    """The pixels that models see of a file."""
+    """The settings that turn a file into the pixels of the study."""
     return spec.images.size, spec.images.preparation

@@ -1,7 +1,7 @@
 """From a spec to attack runs and their units.
 
 An attack run (`Craft`) is one attack with one goal and seed on one set of source models. A unit is one attack run on
-the images of one shard, with the targets that are to see them. A cell is one number of a table: an attack run against
+the images of one shard, with the targets that predict them. A cell is one number of a table: an attack run against
 one target.
 """
 
@@ -88,7 +88,7 @@ class _Request(NamedTuple):
 
 
 class Plan:
-    """All attack runs of a spec, in the order of its experiments. A reference stands before the runs that need it."""
+    """All attack runs of a spec, in the order of its experiments. A reference comes before the runs that need it."""
 
     def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:
         """`digests` are the models' digests, by name; `shards` hold the selected images.
@@ -203,7 +203,7 @@ class Plan:
 
     @property
     def pairs(self) -> int:
-        """Number of (unit, target) pairs. A complete run has rows of all of them."""
+        """Number of (unit, target) pairs. A complete run has rows for all of them."""
         return self.cells * len(self.shards)
 
 

@@ -127,7 +127,7 @@ def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
 
 
 def not_as_written(folder: RunFolder) -> list[StoragePath]:
-    """Return those of spec, models and images that differ from their recorded digests."""
+    """Return the paths of spec, models and images whose digests differ from the recorded ones."""
     there = [path for path in (folder.spec, folder.models, folder.images) if path.is_file()]
     return _changed(_known(folder), ((path, path.read_bytes()) for path in there))
 

@@ -1,4 +1,4 @@
-"""A command as a process: errors for people, an exit status that tells the truth, signals."""
+"""Run a command as a process: print its errors, set the exit status, handle signals."""
 
 from __future__ import annotations
 

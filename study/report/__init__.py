@@ -1,1 +1,1 @@
-"""What a person is shown of finished rows."""
+"""Tables, figures and the HTML page from finished rows."""

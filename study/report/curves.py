@@ -21,7 +21,7 @@ _Members = Mapping[str, tuple[str, float | None]]
 
 
 def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
-    """What to draw success against (`steps`, `gradients`, `budget`, or the key of a number), and by target the lines.
+    """Yield the x axis of each chart (`steps`, `gradients`, `budget`, or the key of a number), and its lines by target.
 
     A line joins attacks whose recipes differ in that number only. Lines use black-box cells if there are any, and the
     mean over source sets. `cells` are from `experiments.averaged`.

@@ -1,4 +1,4 @@
-"""Rules that every row of a run keeps: values that are possible at all, and agreement with the selected images."""
+"""Rules that every row of a run keeps: possible values, and agreement with the selected images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifying a run: every part is as written, every row possible, every cell of the plan has its rows exactly once."""
+"""Verification of a run: parts are intact, rows are possible, and every cell of the plan has its rows exactly once."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[Stor
 
 
 def add_strays(folder: StoragePath, name: str, report: VerificationReport) -> None:
-    """Note the files in a folder of parts that are not parts; `name` is the folder's name for people."""
+    """Note the files in a folder of parts that are not parts; `name` is the folder's name in messages."""
     strays = part_file.list_strays(folder)
     if strays:
         todo = f"move files that you do not need out of {name}: polars reads all Parquet files in a folder"

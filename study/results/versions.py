@@ -1,4 +1,4 @@
-"""Versions of the columns: rows of older versions are brought to the present columns when they are scanned."""
+"""Versions of the columns: rows of older versions are converted to the present columns when they are scanned."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def columns(version: int) -> pl.Schema:
 
 
 def forward(rows: pl.LazyFrame, version: int, *extra: str) -> pl.LazyFrame:
-    """Bring rows of `version` to the present columns, in their order, followed by the columns `extra`."""
+    """Convert rows of `version` to the present columns, in their order, followed by the columns `extra`."""
     for older in range(version, SCHEMA_VERSION):
         rows = MIGRATIONS[older].bring(rows)
     return rows if version == SCHEMA_VERSION else rows.select(*PRESENT.names(), *extra).cast(PRESENT)

@@ -35,7 +35,7 @@ class Writer:
     ) -> None:
         """Write to `results/`, or to the existing folder `into`; `version` is that of the rows' columns.
 
-        `metadata` goes into every part's Parquet schema: what the rows depend on beside the spec.
+        `metadata` goes into every part's Parquet schema: everything outside the spec that decides the rows.
         """
         self.folder = folder
         self._into = folder.results if into is None else into

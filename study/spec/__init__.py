@@ -1,1 +1,1 @@
-"""What a person writes in YAML: the schema, reading with line numbers, validation and its messages."""
+"""The spec of a study in YAML: the schema, reading with line numbers, validation and its messages."""

@@ -36,7 +36,7 @@ class Shorthand:
 
 
 class OneItem:
-    """Annotation of a list: one item stands for a list with this item."""
+    """Annotation of a list: a single item means a list of this one item."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_listed, handler(source))

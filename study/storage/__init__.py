@@ -1,1 +1,1 @@
-"""Where runs lie: the paths of a run, local folders and S3, the lease that lets one driver in, the journal."""
+"""Storage of runs: paths, local folders and S3, the lease that admits one driver, the journal of compaction."""

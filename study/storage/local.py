@@ -47,7 +47,7 @@ class LocalStorage:
             lease.close()
             raise self._refused(error) from None
         try:
-            # Unfinished files of an earlier launch may be what fills the disk.
+            # Unfinished files of an earlier launch may fill the disk.
             for stray in self._temporary.iterdir():
                 stray.unlink()
             lease.truncate(0)

@@ -1,4 +1,4 @@
-"""The console for all output for people."""
+"""The console for all output that is text, not data."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ How = Literal["shown", "quiet", "json"]
 
 @dataclass(frozen=True)
 class Style:
-    """The kind of output: a view for people, only failures, or JSON events."""
+    """The kind of output: a readable view, only failures, or JSON events."""
 
     how: How = "shown"
 
@@ -207,7 +207,7 @@ class Display(Observer):
 
 
 class _Apart(Console):
-    """A console on a descriptor of its own, whose size is the size of that terminal.
+    """A console on a separate descriptor, with the size of that terminal.
 
     COLUMNS and LINES are ignored if the terminal reports a size: shells export values that can be out of date, and a
     view that is wider than its terminal leaves traces. The cursor is never hidden: after a kill it would stay hidden.

@@ -31,7 +31,7 @@ def path_of(folder: RunFolder) -> Path:
 
 
 def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Values that must stay out of the log: of the variables in `named`, and of all variables with a secret's name."""
+    """Return the values to keep out of the log: of the variables `named`, and of all whose names suggest a secret."""
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
         if len(value) >= _LEAST_SECRET and looks_secret(name):

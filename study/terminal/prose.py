@@ -1,4 +1,4 @@
-"""Lines for people: wrapped between words on a narrow terminal, unless they contain a command, path or code."""
+"""Lines of text: wrapped between words on a narrow terminal, unless they contain a command, path or code."""
 
 from __future__ import annotations
 

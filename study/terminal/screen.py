@@ -35,7 +35,7 @@ def lines(state: RunState, width: int, height: int, *, ascii_only: bool = False)
 
 
 def duration(seconds: float) -> str:
-    """`0:07`, `12:34`, `3:05:00`, `2 d 3:05:00`."""
+    """Return a duration as text: `0:07`, `12:34`, `3:05:00`, `2 d 3:05:00`."""
     whole = max(0, round(seconds))
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3600)
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(number: float) -> str:
-    """A number with about four digits: `0.05`, `1.2`, `88`, `5,760`, `1.2 M`."""
+    """Return a number with about four digits: `0.05`, `1.2`, `88`, `5,760`, `1.2 M`."""
     if number >= 1e6:
         return f"{number / 1e6:,.1f} M"
     if number >= 10 or number == 0:
@@ -54,7 +54,7 @@ def amount(number: float) -> str:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 unit`, `3 units`."""
+    """Return a count with its noun: `1 unit`, `3 units`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 

@@ -23,7 +23,7 @@ class TrackingProcess:
     """Blocks its caller in `wait_ready` and `wait` only."""
 
     def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
-        """Start the process; what it prints goes to `log`. Raises OSError if it cannot be started."""
+        """Start the process; its output goes to `log`. Raises OSError if it cannot be started."""
         self._connection, theirs = multiprocessing.Pipe()
         with theirs, log.open("ab") as output:
             self._process = children.start(
@@ -66,7 +66,7 @@ class TrackingProcess:
         return self._ready
 
     def lines(self) -> list[str]:
-        """The lines for people that have come since the last call: the URL of the run, and what is wrong."""
+        """The messages that have come since the last call: the URL of the run, and errors."""
         self._receive()
         found, self._lines = self._lines, []
         return found

@@ -38,7 +38,7 @@ class LiveMetrics:
 
 @dataclass(frozen=True)
 class End:
-    """The last message. `replay`: rows are missing here, count those of the run folder."""
+    """The last message. `replay`: rows are missing in the process: it counts the rows in the run folder."""
 
     status: int
     live: Row
@@ -57,6 +57,6 @@ class Ready:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A line for people."""
+    """A line for the user."""
 
     text: str

@@ -1,4 +1,4 @@
-"""The process that logs a study beside the driver: if the tracking service hangs or crashes, only this process does.
+"""The process that logs a study: a tracking service that hangs or crashes stops this process, not the driver.
 
     python -m study.tracking.process DESCRIPTOR
 
@@ -26,7 +26,7 @@ from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
 
 RESULTS_SECONDS = 8.0
-"""Time for tables, picture and report after the last unit; what is not ready then is left out."""
+"""Time for tables, picture and report after the last unit; results that are not ready by then are left out."""
 
 
 class RunLog:

@@ -1,4 +1,4 @@
-"""Files of ours about the W&B runs of a study: RUN/tracked.json with their ids, and one file with what is logged."""
+"""Our own files about the W&B runs of a study: RUN/tracked.json with their ids, and one file with what is logged."""
 
 from __future__ import annotations
 

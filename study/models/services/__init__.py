@@ -1,1 +1,1 @@
-"""Remote classifiers that a study asks over HTTP."""
+"""Remote classifiers that a study calls over HTTP."""

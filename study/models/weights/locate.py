@@ -76,7 +76,7 @@ def weights_file(model: Model) -> WeightsFile | None:
 
 
 def verify(file: WeightsFile, path: Path, todo: str) -> None:
-    """Raise StudyError, with the advice `todo`, if the SHA-256 of the file at `path` is known and another one."""
+    """Raise StudyError, with the advice `todo`, if `file` has a known SHA-256 and `path` has another one."""
     if file.sha256 is None:
         return
     with path.open("rb") as opened:

@@ -36,7 +36,7 @@ Answers = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image as base64 of lossless WebP; `craft` is its place among the crafts of the gallery, None if clean."""
+    """An image as base64 of lossless WebP; `craft` is the index of its craft in the gallery, None if clean."""
 
     data: str
     alt: str
