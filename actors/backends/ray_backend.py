@@ -140,7 +140,7 @@ class RayBackend:
             try:
                 self._gpus[node] = self._ray.get(call, timeout=_GPU_MEMORY_SECONDS)
             except self._ray.exceptions.RayError:
-                # The machine may have left again; others may tell the size of their GPUs.
+                # The machine may have left again; another one may report the size of its GPUs.
                 self._gpus[node] = None
         return self._gpus[node]
 

@@ -24,7 +24,7 @@ class Daemons:
         """`raylet_socket`: the Unix socket of the raylet, which need not be a child of this process."""
         self._pids = dict(_children())
         self.owner: str | None = None
-        """The user who runs the raylet; None where the system does not tell."""
+        """The user who runs the raylet; None where it is unknown."""
         peer = _peer(raylet_socket)
         if peer is not None:
             pid, user = peer

@@ -62,7 +62,7 @@ class _OutsideDone(Mapping[str, Collection[str]]):
         return iter(self._done)
 
     def __bool__(self) -> bool:
-        # Even where no unit is done, some are outside.
+        # Units outside the part count as done, even if none has rows.
         return True
 
     def __len__(self) -> int:

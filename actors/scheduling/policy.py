@@ -15,7 +15,7 @@ _WAITING_PER_HOLDER = 4
 """Batches that may wait for each actor that holds their target, before another actor loads it too."""
 
 _HOLDER_EXCESS = 1.2
-"""A target may be held by this many times its share of the actors, which then also catch up on what waited."""
+"""A target may be held by this many times its share of the actors, which then also work off the waiting batches."""
 
 _WAVE = 4
 """Once a target has its share of actors, another loads it only if the waiting batches would take this many times the

@@ -198,7 +198,7 @@ def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: _Clean, files: di
         size = len(unit.shard.images)
         for one, image in zip(unit.shard.images, made[batch.point * size : (batch.point + 1) * size], strict=True):
             path = root / files[one.image]
-            # A second check beside that of `file_names`: symbolic links count here.
+            # A second check after the one in `file_names`: this one resolves symbolic links.
             if not path.resolve().is_relative_to(root):
                 raise StudyError(f"the image {one.image!r} leads out of {batch.folder}")
             try:

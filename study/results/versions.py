@@ -49,7 +49,7 @@ MIGRATIONS: dict[int, Migration] = {
         ).drop("white_box"),
     ),
 }
-"""By older version. A target that is black-box in version 2 may be grey-box: `study.results.scanning` asks the spec."""
+"""By older version. Black-box targets of version 2 may be grey-box: `study.results.scanning` decides by the spec."""
 
 
 def part_version(name: str, run: object) -> int:

@@ -32,8 +32,8 @@ END_SECONDS = 20.0
 """The longest that the end may take."""
 
 _READY_SECONDS = 5.0
-"""The part of it that an online run may take that has not begun when the study ends; twice that if the launch had no
-units to do, and W&B no time to begin."""
+"""Time out of it for an online run that has not begun when the study ends. It is doubled if the launch had no units to
+do, because W&B then had no time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
 """Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
