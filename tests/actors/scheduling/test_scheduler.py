@@ -159,7 +159,7 @@ def test_a_task_that_kills_its_actors_is_set_aside_and_its_neighbours_are_not():
 
 
 def test_actors_that_never_live_end_the_study():
-    with pytest.raises(StudyError, match=r"worker actors in a row died before they did"):
+    with pytest.raises(StudyError, match=r"worker actors in a row died before they answered"):
         execute(scheduler(Flaky(lambda job, attempt: ActorLost("no torch"))), range(20))
 
 
