@@ -117,7 +117,7 @@ def test_a_network_of_one_channel(fold):
     with torch.no_grad():
         expected = classifier.network((image(1) / 255 - 0.2) / 0.3)
         torch.testing.assert_close(classifier(image(1)), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(StudyError, match="takes images of 1 channel, and these have 3"):
+    with pytest.raises(StudyError, match="takes images with 1 channel, and the image set has 3"):
         loading.load("m", model(given), channels=3, labels=CIFAR10)
 
 

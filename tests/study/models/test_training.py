@@ -66,7 +66,7 @@ def test_every_depth_learns_and_its_file_says_what_it_is(data, tmp_path, depth):
     assert found.path == tmp_path / "out" / f"mnist_fnn{depth}.safetensors"
     assert len(said) == 12
     assert said[-1].startswith(f"mnist_fnn{depth}: epoch 12 of 12, loss ")
-    assert said[-1].endswith(", 100.0 % of the test images")
+    assert said[-1].endswith(", test accuracy 100.0 %")
 
     name = found.path.stem
     network = NETWORKS[name]()
@@ -131,14 +131,14 @@ def test_unknown_depths_and_folders_that_cannot_be_made(data, tmp_path):
     assert "3 hidden layers" in error.what
     assert error.accepted == "0, 2, 4, 8"
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused(data, [0], tmp_path / "file" / "out").what
+    assert "cannot be created" in refused(data, [0], tmp_path / "file" / "out").what
 
 
 def test_other_images_and_other_labels_are_refused(tmp_path):
     error = refused(write(tmp_path / "small", side=20), [0], tmp_path / "out")
     assert "1 x 20 x 20" in error.what
     assert "28 x 28" in (error.accepted or "")
-    assert "go up to 25" in refused(write(tmp_path / "letters", labels=26), [0], tmp_path / "out").what
+    assert "has the label 25" in refused(write(tmp_path / "letters", labels=26), [0], tmp_path / "out").what
     (tmp_path / "cifar").mkdir()
     for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
         (tmp_path / "cifar" / name).write_bytes(bytes(3073))

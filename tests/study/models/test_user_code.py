@@ -319,7 +319,7 @@ def test_a_steady_network_passes_and_no_generator_moves(tmp_path):
     (tmp_path / "mine.py").write_text(UNSTEADY)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     load({"network": f"python:{tmp_path / 'mine.py'}:steady", **INPUT})
-    with pytest.raises(StudyError, match="otherwise"):
+    with pytest.raises(StudyError, match="different logits"):
         load({"network": f"python:{tmp_path / 'mine.py'}:counting", **INPUT})
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
