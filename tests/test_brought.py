@@ -91,7 +91,7 @@ def test_lists_that_are_understood(tmp_path, text, said):
     ("file,label\na/b.png,tench\n", ["'tench' is not a label", "line 2", "write n01440764 (tench, Tinca tinca)"]),
     ("file,label\na/b.png,crane\n", ["n02012849", "n03126707"]),
     ("file,label\na/b.png,cheshire\n", ["write numbers or names of the label set"]),
-    ("img,class\na/b.png,3\n", ["'img,class' is a heading with columns of unknown names", "line 1", "true_label"]),
+    ("img,class\na/b.png,3\n", ["the heading 'img,class' has unknown column names", "line 1", "true_label"]),
     ("file,label\na/b.png,0.5\n", ["'0.5' is not a label"]),
     ("file,label,target\na/b.png,3,3\n", ["the target label of 'a/b.png' is its true label, 3", "line 2"]),
 ])  # fmt: skip
@@ -147,7 +147,7 @@ def test_classes_by_name(tmp_path, names, labels, numbers, right):
 
 def test_classes_of_other_names(tmp_path):
     file = parquet(tmp_path / "x.parquet", [0, 1], ["ship", "zeppelin"])
-    with pytest.raises(StudyError, match="'zeppelin' is no label here") as caught:
+    with pytest.raises(StudyError, match="'zeppelin', which is not a label of this study") as caught:
         read_parquet(file, label_set("cifar10"), targets=None)
     assert "images: labels:" in str(caught.value)
     file = parquet(tmp_path / "y.parquet", [0, 7], ["ship", "cat"])
@@ -250,7 +250,7 @@ def test_the_prefix_that_would_fit_is_named(prefix, others):
     state = {prefix + name: value for name, value in network().state_dict().items()} | others
     with pytest.raises(StudyError) as caught:
         weights.load(network(), state, called="it", origin="w.pth")
-    assert f"all of its tensors are there under '{prefix}', beside {min(others)}" in str(caught.value)
+    assert f"the file has all tensors of the network under '{prefix}', and {min(others)}" in str(caught.value)
 
 
 # Code and networks
@@ -301,7 +301,7 @@ def test_no_command_runs_code_by_itself(door, own, tmp_path, spec_file, command)
     ("torchvision:resnet18", "weights"),
 ])  # fmt: skip
 def test_weights_come_by_their_own_key_alone(network, argument):
-    with pytest.raises(ValueError, match=f"'{argument}' is no argument of a network here"):
+    with pytest.raises(ValueError, match=f"'{argument}' is not allowed: it would load weights"):
         Model.model_validate({"network": network, "weights": "random:0", "arguments": {argument: "x.pth"}})
 
 

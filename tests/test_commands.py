@@ -30,7 +30,7 @@ def test_models(door, spec_file, tiny_run):
     assert [found[name]["state"] for name in "abc"] == ["random"] * 3
     status, printed, _ = door("models", spec_file(TINY))
     assert status == 0
-    for part in ("356 k", recorded["a"]["digest"][:8], "timm:test_efficientnet", "64 x 64, bicubic, RGB"):
+    for part in ("0.36 M", recorded["a"]["digest"][:8], "timm:test_efficientnet", "64 x 64, bicubic, RGB"):
         assert part in printed
     assert max(len(line) for line in printed.splitlines() if "─" in line) <= 80
 

@@ -70,7 +70,7 @@ PLANTED = {
         ["actors/b.py:2: class name", "study/a.py:1: class name"],
     ),
     "spec-in-science": (
-        {"study/attacks/a.py": "from study.spec import loading", "study/spec/schema.py": ""},
+        {"study/attacks/a.py": "from study.spec import loading", "study/spec/loading.py": ""},
         ["study/attacks/a.py:1: independent science"],
     ),
     "nothing": (

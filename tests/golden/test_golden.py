@@ -64,7 +64,7 @@ READ = {
     "verify": (("verify", "run"), "complete and undamaged"),
     "images": (("images", "run", "--to", "out", "--attack", "mi"), "out"),
     "compact": (("compact", "run"), "2 parts"),
-    "plan": (("plan", "spec.yaml"), "crafts"),
+    "plan": (("plan", "spec.yaml"), "attack runs"),
     "models": (("models", "spec.yaml"), "95874556"),
     "launch": (("launch", "spec.yaml", "--output", "run"), "complete"),
 }

@@ -79,7 +79,7 @@ def test_one_study_through_every_disturbance(tmp_path):
     process.send_signal(signal.SIGINT)
     status, printed = finish(process)
     assert status == 130, printed
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert "2 workers on cpu" in printed
     assert "repaired: actor: worker" in printed
     assert json.loads((run / "status.json").read_text())["repairs"] == {"actor": 1}
@@ -102,7 +102,7 @@ def test_one_study_through_every_disturbance(tmp_path):
     process.send_signal(signal.SIGTERM)
     status, printed = finish(process)
     assert status == 143, printed
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert_stopped(run, printed, path, 143)
     assert gone(below), f"left behind: {alive(below)}"
     assert parts(run) == kept

@@ -55,7 +55,7 @@ def test_labels_that_are_one_too_high_are_told(pictures, spec_file, tmp_path):
     right = json.loads((tmp_path / "run" / "models.json").read_text())["lite0"]["clean"]
     assert right["right"] == 0
     assert right["one_lower"] >= 10
-    warning = f"were every label one lower, it would be right about {right['one_lower']} of 12"
+    warning = f"with every label one lower, {right['one_lower']} of 12 would be correct"
     assert said.count(warning) == 2, "after the clean pass, and beside the tables"
     assert "warning: 'lite0' is right about 0 of 12 clean images, no more than by guessing" in said
     assert [line for line in printed.splitlines() if line.split()[:3] == ["clean", "images", "12"]]
@@ -67,15 +67,15 @@ def test_an_input_of_another_range_is_told_in_place_of_relaxing_the_rule(picture
     with pytest.raises(StudyError) as raised:
         run_here(spec_file(BASE | changed), tmp_path / "run")
     assert "classified correctly by all models" in raised.value.what
-    assert "its mean 127.5 lies outside the range 0..1 of its input: `range: 255` would fit" in raised.value.todo
+    assert "its mean 127.5 is outside the range 0..1 of its input: `range: 255` would fit" in raised.value.todo
     assert "relax" not in raised.value.todo
 
 
 @pytest.mark.parametrize(
     ("right", "labels", "told"),
     [
-        (Right(12, 0, 11, 0), 1000, "one lower, it would be right about 11 of 12"),
-        (Right(12, 0, 0, 12), 1000, "one higher, it would be right about 12 of 12"),
+        (Right(12, 0, 11, 0), 1000, "one lower, 11 of 12 would be correct"),
+        (Right(12, 0, 0, 12), 1000, "one higher, 12 of 12 would be correct"),
         (Right(12, 0, 1, 0), 1000, "check its weights"),
         (Right(7, 0, 7, 0), 1000, None),
         (Right(12, 1, 0, 0), 1000, None),
@@ -145,5 +145,5 @@ def test_an_answer_that_is_not_finite_is_refused_by_name(spec_file, tmp_path, wh
     assert launch(order, printed, InProcess) == 1
     failures = json.loads((tmp_path / "run" / "failures.json").read_text())["failures"]
     assert len(failures) == len(ids) / 2
-    assert all("what model 'own' says of " in one["error"] for one in failures)
+    assert all("the probabilities of model 'own' for " in one["error"] for one in failures)
     assert set(rows(tmp_path / "run")["target"]) == {"a"}

@@ -69,7 +69,7 @@ def test_models_without_branches(clean):
     plain, residual = load("torchvision:squeezenet1_1"), load("timm:test_resnet")
     keys = keys_of("sgm", {"steps": 1})
     assert run([plain, residual], keys, clean).shape == clean.shape
-    with pytest.raises(StudyError, match="vgg: no residual branch or dense layer is known in it"):
+    with pytest.raises(StudyError, match="none are known in vgg"):
         run([plain], keys, clean, names=("vgg",))
 
 

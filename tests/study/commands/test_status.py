@@ -97,7 +97,7 @@ def test_a_run_at_work_here(run):
     assert f"running (process {os.getpid()} on {socket.gethostname()}), 25 % of 12 units done" in said
     assert "about 1:30 left" in said
     assert "2 failures" in said
-    assert "last: image 3: not a number" in said
+    assert "last failure: image 3: not a number" in said
 
 
 @pytest.mark.parametrize(("seconds", "running"), [(5, True), (3600, False)])

@@ -114,4 +114,4 @@ def test_a_watcher_that_fails_is_left_out_and_told():
     many.say("two")
     (one,) = repairs.taken()
     assert one.kind == "watcher"
-    assert "Broken has failed and is left out" in one.what
+    assert "Broken failed and receives no more events" in one.what

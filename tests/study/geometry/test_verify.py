@@ -49,7 +49,7 @@ def kinds(door, run) -> tuple[int, set[str], str]:
 def test_whole(door, run):
     status, printed, _ = door("verify", run)
     assert status == 0, printed
-    assert "4 of 4 units of probes" in printed
+    assert "4 of 4 probe units" in printed
 
 
 def test_a_missing_part(door, run):

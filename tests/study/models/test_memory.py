@@ -161,7 +161,7 @@ def test_a_network_that_looks_at_values():
         def forward(self, images):
             return images.flatten(1) if images.sum() > 0 else images.flatten(1) * 2
 
-    with pytest.raises(StudyError, match="2 images of 3 channels and 8 x 8 pixels"):
+    with pytest.raises(StudyError, match="2 images with 3 channels and 8 x 8 pixels"):
         memory.estimate(Looks(), channels=3, size=8, batch=2)
     with pytest.raises(StudyError, match="has no network"):
         memory.build_meta(model({"model": "other", "transform": {"jpeg": 75}}))

@@ -327,5 +327,5 @@ def test_networks_without_branches_that_we_know():
             assert number == 0
     for built in (vgg, mobile):
         context = decayed(built, residual=0.2, dense=0.5, compatibility="authors")
-        with pytest.raises(StudyError, match="does not know"):
+        with pytest.raises(StudyError, match="does not support"):
             context.__enter__()

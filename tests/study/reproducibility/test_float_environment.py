@@ -62,7 +62,7 @@ def test_another_processor_is_said_once_and_recorded(folder):
 def test_workers_of_one_launch_that_differ_are_named(folder):
     (line,) = said(folder, PLAIN, INTEL)
     assert "AMD EPYC (AVX2), torch 2.9.0; Intel Xeon (AVX512)" in line
-    with pytest.raises(StudyError, match=r"another has (no )?MKL_CBWR"):
+    with pytest.raises(StudyError, match=r"another worker has (no )?MKL_CBWR"):
         said(RunFolder(folder.path / "another"), PLAIN, SLOW)
     assert not (folder.path / "another").exists()
 

@@ -148,7 +148,7 @@ def test_digests_that_are_gone_are_told(launched, run):
     (run / "digests.json").unlink()
     status, printed = launched(run)
     assert status == 0
-    assert "digests.json is not there" in printed
+    assert "digests.json is missing" in printed
     assert verify(run).whole
 
 

@@ -183,9 +183,9 @@ import logging, os, sys, warnings
 from pathlib import Path
 from rich.console import Console
 from study.storage.run_folder import RunFolder
-from study.terminal import Front
+from study.terminal import Display
 folder = RunFolder(Path(sys.argv[1])); folder.claim()
-with Front(Console()) as front:
+with Display(Console()) as front:
     front.attach("x", folder, ["MINE"])
     os.write(1, b"from C, out\\n"); os.write(2, b"from C, err\\n")
     print("from Python"); print("from Python, err", file=sys.stderr)

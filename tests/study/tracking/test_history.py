@@ -62,8 +62,7 @@ def test_a_launch_that_goes_on_begins_after_the_last_row_with_all_cells(outline,
 
 
 def test_a_row_of_history_says_what_the_analysis_says(tiny_run, outline, frame):
-    from study.analysis.transfer import success_rates
-
+    from study.analysis.rates import success_rates
     from study.results import scanning
 
     last = values(History(outline, 0).add(frame.lazy()))

@@ -140,7 +140,7 @@ def test_a_label_named_like_a_number():
         ("a.json", "{", "not valid .json text"),
         ("a.json", "[" * 100_000, "not valid .json text"),
         ("a.yaml", "- cat\n", "holds no mapping"),
-        ("a.yaml", "cat: a\ncat: b\n", "stands twice"),
+        ("a.yaml", "cat: a\ncat: b\n", "is repeated"),
         ("a.yaml", "cat: ]\n", "this is not YAML"),
         ("a.yaml", b"\xff", "not valid .yaml text"),
     ],

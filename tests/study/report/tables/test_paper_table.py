@@ -253,7 +253,7 @@ def test_compare_agrees_with_the_rows(door, tiny_run, tmp_path):
     assert status in (0, None), error
     for part in (
         "100 ILSVRC 2012 validation images",
-        "trained with Caffe there",
+        "trained with Caffe in the paper",
         "agreement",
         "not comparable: the spec has no model 'resnet50'",
     ):
