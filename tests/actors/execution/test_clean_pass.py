@@ -57,7 +57,7 @@ def test_labels_that_are_one_too_high_are_told(pictures, spec_file, tmp_path):
     assert right["one_lower"] >= 10
     warning = f"with every label one lower, {right['one_lower']} of 12 would be correct"
     assert said.count(warning) == 2, "after the clean pass, and beside the tables"
-    assert "warning: 'lite0' is right about 0 of 12 clean images, no more than by guessing" in said
+    assert "warning: 'lite0' classifies 0 of 12 clean images correctly, no more than by chance" in said
     assert [line for line in printed.splitlines() if line.split()[:3] == ["clean", "images", "12"]]
 
 

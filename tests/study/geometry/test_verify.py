@@ -79,7 +79,7 @@ def test_a_unit_that_is_there_twice(door, run):
     status, found, printed = kinds(door, run)
     assert table.num_rows
     assert (status, found) == (1, {"damaged"})
-    assert "a unit of a probe is there twice" in printed
+    assert "two parts have the same unit of a probe" in printed
 
 
 def test_columns_of_another_probe(door, run):
@@ -87,4 +87,4 @@ def test_columns_of_another_probe(door, run):
     status, found, printed = kinds(door, run)
     assert status == 1
     assert {"damaged", "incomplete"} <= found
-    assert "its columns are not those of" in printed
+    assert "its columns are not the columns of a probe of" in printed
