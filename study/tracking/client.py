@@ -31,7 +31,7 @@ from study.tracking.wandb_tracker import upload_command
 END_SECONDS = 20.0
 """The longest that the end may take."""
 
-_READY_SECONDS = 5.0
+_READY_SECONDS = 8.0
 """Time out of it for an online run that has not begun when the study ends. It is doubled if the launch had no units to
 do, because W&B then had no time to begin."""
 
