@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from study.events.repairs import WORD
 from study.storage.run_folder import RunFolder
@@ -75,10 +76,13 @@ def assert_undisturbed(done: Launched, run: str | Path, *, ended_with: int = 0) 
             assert not TROUBLE.search(_LAST_WORDS.sub("", line)), f"{name} has: {line}"
 
 
-def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), prefix: str = "offline-run") -> None:
+def assert_one_whole_run(
+    run: str | Path, *, statuses: Sequence[int] = (0,), prefix: str = "offline-run"
+) -> list[dict[str, Any]]:
     """What W&B has of launches that ended with `statuses`: a folder for each, all of one run, and without a complaint.
 
-    Uploaded, offline folders give one complete history that ended with the last status, and the artifacts.
+    Uploaded, offline folders give one complete history that ended with the last status, and the artifacts. Returns that
+    history: `wandb sync` marks folders as synced, and sends none of them again. It is empty for online runs.
     """
     folder = RunFolder(run)
     name = json.loads(folder.tracked.read_text())["id"]
@@ -88,7 +92,7 @@ def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), pre
     for one in (file for path in folders for file in (path / "logs").iterdir()):
         assert not _LEVEL.search(one.read_text()), one
     if prefix != "offline-run":  # the server has it already
-        return
+        return []
     with synced(run) as service:
         history, there = service.history(name), service.run(name)
     assert there["exit"] == statuses[-1]
@@ -99,6 +103,7 @@ def assert_one_whole_run(run: str | Path, *, statuses: Sequence[int] = (0,), pre
     made = {name: artifact["type"] for name, artifact in there["artifacts"].items()}
     assert {f"study-{name}": "results", f"report-{name}": "report"}.items() <= made.items()
     assert "run_table" in made.values()
+    return history
 
 
 def seconds_after_the_last_unit(done: Launched, run: Path) -> float:
