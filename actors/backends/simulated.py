@@ -154,7 +154,7 @@ class Simulated:
         answer: Any
         if isinstance(job, CraftJob):
             count = len(job.images)
-            variants = len(job.attack.points)
+            variants = len(job.attack.scored_points)
             gradients = job.attack.gradients(job.attack.steps, 1)
             work = sum(self._costs.gradient[name] for name in request.models) * gradients * self._padded(count)
             crafted = next(self._ids)

@@ -87,7 +87,7 @@ class UnitTasks:
 def _predict_cost(craft: Craft, images: int, targets: Sequence[str]) -> float:
     """Number of predictions: images, times variants of each, times targets."""
     minimal = craft.recipe.budget.minimal
-    variants = len(minimal.levels) if minimal else len(craft.recipe.points)
+    variants = len(minimal.levels) if minimal else len(craft.recipe.scored_points)
     return float(images * variants * len(targets))
 
 

@@ -108,19 +108,15 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
 
 def _of_experiments(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
     """Source models, whether each has separate gradients, and the number of views of an image."""
-    from study.attacks.objective import per_model
-
     for experiment in spec.experiments.values():
         for sources in spec.source_sets(experiment):
             for name in experiment.attacks:
                 attack = spec.attacks[name]
-                yield tuple(sources), per_model(attack.fusion), attack.copies
+                yield tuple(sources), attack.separate, attack.copies
 
 
 def _of_probes(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
     """The same for the probes of a study."""
-    from study.attacks.objective import per_model
-
     for probe in spec.geometry.values():
         models = models_of(spec, probe)
         if probe.probe == "gradient-cosine":
@@ -133,7 +129,7 @@ def _of_probes(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
             for model in models:
                 yield (
                     tuple(direction.models(model)),
-                    attack is not None and per_model(attack.fusion),
+                    attack is not None and attack.separate,
                     copies if attack is None else attack.copies,
                 )
 

@@ -34,7 +34,7 @@ class PixelBudgets:
 def pixel_budgets(spec: Spec) -> PixelBudgets:
     """The budgets of a spec. When they are full, each worker may still finish the calls that it has."""
     floats = any(attack.budget.minimal is not None for attack in spec.attacks.values())
-    most = max([8 * floats, *(len(attack.points) for attack in spec.attacks.values())])
+    most = max([8 * floats, *(len(attack.scored_points) for attack in spec.attacks.values())])
     result = spec.run.shard * spec.images.bytes * most
     return PixelBudgets(spec.run.clean_mib * 2**20, spec.run.waiting_mib * 2**20, result)
 

@@ -60,7 +60,7 @@ class Worker:
     ) -> tuple[CraftResult, NDArray[Any]]:
         from study.attacks.budget import all_distances
         from study.attacks.loop import ImageBatch, craft, step_directions
-        from study.attacks.views import Pool
+        from study.attacks.kinds import Pool
 
         used, count = self._config.numerics, len(job.images)
         clean = pixels[:count]

@@ -108,7 +108,7 @@ def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
 
 def recipe_number(recipe: Attack, along: str) -> Any:
     """The value of a key such as `skip_gradient.gamma`; None unless it is a number, or several lengths of a budget."""
-    value: Any = recipe.model_dump(mode="json")
+    value: Any = recipe.plain()
     for key in along.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, bool | str):
@@ -119,14 +119,14 @@ def recipe_number(recipe: Attack, along: str) -> Any:
 
 def _keys(recipe: Attack) -> list[str]:
     """Every key of the recipe that holds a number."""
-    dump = recipe.model_dump(mode="json")
+    dump = recipe.plain()
     nested = [f"{key}.{inner}" for key, value in dump.items() if isinstance(value, dict) for inner in value]
     return [key for key in (*dump, *nested) if recipe_number(recipe, key) is not None]
 
 
 def _rest(recipe: Attack, along: str) -> dict[str, Any]:
     """The recipe without the options that vary along the line."""
-    dump: dict[str, Any] = recipe.model_dump(mode="json")
+    dump = recipe.plain()
     if _is_budget(along):
         kind = recipe.budget.kind
         return {**dump, "budget": kind, "step_size": None}

@@ -37,7 +37,7 @@ def finish(
     budget = attack.budget
     if budget.kind in ("none", "epsilon"):
         before = torch.from_numpy(clean).to(deltas[0].device)
-        levels = [level for _, level in attack.points]
+        levels = [level for _, level in attack.scored_points]
         return [
             nearest(before, delta, 255 if level is None else math.floor(level)).cpu().numpy()
             for delta, level in zip(deltas, levels, strict=True)
@@ -63,7 +63,7 @@ def _along_rays(
     budget = attack.budget
     images: list[Pixels] = []
     ray: PerturbationRay | None = None
-    for (_, level), move in zip(attack.points, moves, strict=True):
+    for (_, level), move in zip(attack.scored_points, moves, strict=True):
         rmsd = radius if level is None else budgets.rmsd_of(budget, level, clean.size)
         assert rmsd is not None, "an L2 or RMSD budget has a length"
         if ray is None or len(budget.levels) == 1:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from study.attacks.objective import attack_loss, per_model
-from study.attacks.recipe import Attack, Goal, Penalty
+from study.attacks.assembly import Assembly
+from study.attacks.component import Component
+from study.attacks.kinds import FeatureObjective, Goal, State, StepDraws
 from study.attacks.views import Views
 from study.errors import StudyError
 from study.reproducibility.numerics import Precision
+from study.reproducibility.rng import Streams
 
 Logits = Callable[[Tensor], Tensor]
 """A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
@@ -27,9 +30,9 @@ class SourceGroup:
     share: float
 
 
-def groups(models: Sequence[Logits], weights: Sequence[float], attack: Attack) -> list[SourceGroup]:
-    """Return one group with all models, or one group per model if the attack sums updates."""
-    if per_model(attack.fusion):
+def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool) -> list[SourceGroup]:
+    """Return one group with all models, or one group for each model if they are `separate`."""
+    if separate:
         return [SourceGroup((model,), (1.0,), weight) for model, weight in zip(models, weights, strict=True)]
     return [SourceGroup(tuple(models), tuple(weights), 1.0)]
 
@@ -44,7 +47,42 @@ def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
     return min(max_pass_images, images * min(copies, views_per_pass(images, max_pass_images)))
 
 
-class Gradients:
+class RunningPass:
+    """The rows of the pass that runs: changes of a network draw random numbers for them.
+
+    Row r of a pass belongs to image r modulo the batch; `copies` are the numbers of the copies that follow each other.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._streams: Streams | None = None
+        self._step = 0
+        self._copies: Sequence[int] = ()
+        self._rows = slice(None)
+
+    def begin(self, streams: Streams, step: int, copies: Sequence[int]) -> None:
+        """Note the copies that the next passes hold."""
+        self._streams, self._step, self._copies, self._rows = streams, step, copies, slice(None)
+
+    def cut(self, rows: slice) -> None:
+        """Note that the pass holds these rows of the copies only."""
+        self._rows = rows
+
+    def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
+        """Return float32 (rows, *shape), uniform over (-1, 1)."""
+        return torch.cat([one.uniform(shape, stream) for one in self._draws(component)])[self._rows]
+
+    def normal(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
+        """Return float32 (rows, *shape), standard normal."""
+        return torch.cat([one.normal(shape, stream) for one in self._draws(component)])[self._rows]
+
+    def _draws(self, component: Component) -> list[StepDraws]:
+        assert self._streams is not None, "a pass runs"
+        return [StepDraws(self._streams, component.stream, self._device, self._step, copy) for copy in self._copies]
+
+
+@dataclass
+class BatchGradients:
     """Gradients of one batch of images. Model parameters get no gradient, and no graph outlives a call.
 
     A pass has at most `max_pass_images` images. It exceeds the batch only for an attack with several views: then it
@@ -52,29 +90,23 @@ class Gradients:
     `max_pass_images` is halved for the rest of the attack; like another batch size, this changes rounding.
     """
 
-    def __init__(
-        self,
-        attack: Attack,
-        goal: Goal,
-        labels: Tensor,
-        views: Views,
-        *,
-        max_pass_images: int,
-        precision: Precision = "float32",
-    ) -> None:
-        self._attack = attack
-        self._goal: Goal = goal
-        self._labels = labels
-        self._views = views
-        self._precision = precision
-        self.max_pass_images = max_pass_images
+    assembly: Assembly
+    goal: Goal
+    labels: Tensor
+    views: Views
+    streams: Streams
+    max_pass_images: int
+    precision: Precision = "float32"
+    running: RunningPass | None = None
+    prepared: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    """What an objective of features has prepared, by the id of the model."""
 
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
-        """Return the mean gradient over all views of `image`, float (N, C, H, W). `sample` numbers points in a step.
+        """Return the mean gradient over all views of `image`, float (N, C, H, W). `sample` numbers places in a step.
 
         Raises StudyError if the memory does not suffice for a single image.
         """
-        copies = self._attack.copies
+        copies = self.assembly.copies
         total: Tensor | None = None
         first = 0
         while first < copies:
@@ -92,9 +124,11 @@ class Gradients:
         """The summed gradient over `copies`; None if the device runs out of memory."""
         try:
             leaf = image.detach().requires_grad_(True)
-            views = [self._views.make(leaf, step, copy) for copy in copies]
+            views = [self.views.make(leaf, step, copy) for copy in copies]
             stacked = views[0] if len(views) == 1 else torch.cat(views)
-            upstream = self._upstream(group, stacked.detach(), self._labels.repeat(len(views)))
+            if self.running is not None:
+                self.running.begin(self.streams, step, copies)
+            upstream = self._upstream(group, stacked.detach(), self.labels.repeat(len(views)))
             if stacked is leaf:
                 # A CUDA graph overwrites this memory with the next gradient.
                 return upstream.clone() if upstream.is_cuda else upstream
@@ -106,22 +140,44 @@ class Gradients:
     def _upstream(self, group: SourceGroup, seen: Tensor, labels: Tensor) -> Tensor:
         """The gradient at the models' input, `max_pass_images` images at a time."""
         size = self.max_pass_images
-        starts = range(0, len(seen), size)
-        parts = [self._pass(group, seen[at : at + size], labels[at : at + size]) for at in starts]
+        parts = []
+        for at in range(0, len(seen), size):
+            rows = slice(at, min(len(seen), at + size))
+            if self.running is not None:
+                self.running.cut(rows)
+            parts.append(self._pass(group, seen[rows], labels[rows], rows))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor) -> Tensor:
+    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice) -> Tensor:
         seen = seen.requires_grad_(True)
-        attack = self._attack
-        fusion = "probability" if per_model(attack.fusion) else attack.fusion
-        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
-            found = [model(seen) for model in group.models]
-        logits = torch.stack([one.float() if one.dtype == torch.bfloat16 else one for one in found])
-        losses = attack_loss(
-            logits, labels, goal=self._goal, objective=attack.objective, fusion=fusion, weights=group.weights
-        )
-        (gradient,) = torch.autograd.grad(losses.sum(), seen)
+        objective = self.assembly.objective
+        shares = torch.tensor(list(group.weights), dtype=torch.float64)[:, None]
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            if isinstance(objective, FeatureObjective):
+                losses = self._feature_losses(objective, group, seen, labels, rows)
+                stacked = torch.stack(losses)
+                loss = (shares.to(stacked.device, stacked.dtype) * stacked).sum(0)
+            else:
+                logits = torch.stack([_full(model(seen)) for model in group.models])
+                with torch.autocast(seen.device.type, enabled=False):
+                    loss = self.assembly.ensemble.loss(objective, logits, shares.to(logits.device, logits.dtype), labels, self.goal)
+        (gradient,) = torch.autograd.grad(loss.sum(), seen)
         return gradient
+
+    def _feature_losses(
+        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice
+    ) -> list[Tensor]:
+        found = []
+        images = len(self.labels)
+        places = torch.arange(rows.start, rows.stop, device=seen.device) % images
+        for model in group.models:
+            network = network_of(model)
+            with captured(network, objective.layers(network)) as features:
+                logits = _full(model(seen))
+            prepared = {name: one[places] for name, one in self.prepared.get(id(model), {}).items()}
+            kept = {name: _full(one) for name, one in features.items()}
+            found.append(objective.loss(kept, prepared, logits, labels, self.goal))
+        return found
 
     def _halve(self) -> None:
         if self.max_pass_images == 1:
@@ -130,16 +186,105 @@ class Gradients:
                 todo="use a device with more memory, fewer models in one ensemble, or a smaller images.size",
             )
         self.max_pass_images //= 2
-        if self._labels.is_cuda:
+        if self.labels.is_cuda:
             torch.cuda.empty_cache()
 
 
-def penalty_gradient(delta: Tensor, penalty: Penalty) -> Tensor:
-    """Return the gradient of -below ReLU(rmsd - d) - above ReLU(d - rmsd) at `delta` (N, C, H, W), d its RMSD.
+@dataclass(frozen=True)
+class GroupAt:
+    """The gradients that an ensemble rule asks for, at one step (`study.attacks.kinds.ModelsAt`)."""
 
-    It is 0 at a zero perturbation.
-    """
-    distance = delta.square().mean((1, 2, 3), keepdim=True).sqrt()
-    slope = torch.where(distance < penalty.rmsd, penalty.below, 0.0)
-    slope = torch.where(distance > penalty.rmsd, -penalty.above, slope)
-    return slope * delta / (delta[0].numel() * torch.where(distance > 0, distance, 1))
+    group: SourceGroup
+    gradients: BatchGradients
+    step: int
+    steps: int
+    draws: StepDraws
+
+    @property
+    def count(self) -> int:
+        return len(self.group.models)
+
+    @property
+    def weights(self) -> Sequence[float]:
+        return self.group.weights
+
+    def joint(self, image: Tensor, sample: int = 0) -> Tensor:
+        return self.gradients.of(self.group, image, self.step, sample)
+
+    def of(self, model: int, image: Tensor, sample: int = 0) -> Tensor:
+        alone = SourceGroup((self.group.models[model],), (1.0,), 1.0)
+        return self.gradients.of(alone, image, self.step, sample)
+
+
+def fused(group: SourceGroup, gradients: BatchGradients, *, step: int, steps: int, state: State) -> Callable[..., Tensor]:
+    """Return a function (image, sample) -> the gradient that the ensemble rule makes of a group at a step."""
+    rule = gradients.assembly.ensemble
+
+    def at(image: Tensor, sample: int = 0) -> Tensor:
+        draws = StepDraws(gradients.streams, rule.stream, str(image.device), step, sample)
+        return rule.gradient(image, GroupAt(group, gradients, step, steps, draws), sample, state)
+
+    return at
+
+
+@dataclass
+class Preparing:
+    """One source model before the loop (`study.attacks.kinds.PreparingSource`)."""
+
+    model: Logits
+    names: Sequence[str]
+    origin: Tensor
+    labels: Tensor
+    goal: Goal
+    draws: StepDraws
+
+    def features(self, image: Tensor) -> Mapping[str, Tensor]:
+        with torch.no_grad(), captured(network_of(self.model), self.names) as found:
+            self.model(image)
+        return {name: _full(one.detach()) for name, one in found.items()}
+
+    def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        # The image requires a gradient, so that features do: parameters require none.
+        with captured(network_of(self.model), self.names) as found:
+            logits = _full(self.model(image.detach().requires_grad_(True)))
+        names = list(found)
+        gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
+        return {name: _full(one) for name, one in zip(names, gradients, strict=True)}
+
+
+def captured(network: nn.Module, names: Sequence[str]) -> contextlib.AbstractContextManager[Mapping[str, Tensor]]:
+    from study.models import features
+
+    return features.captured(network, names)
+
+
+def network_of(model: Logits) -> nn.Module:
+    """The network inside a source model: layers are named as in the network's own code."""
+    network = getattr(model, "network", model)
+    if not isinstance(network, nn.Module):
+        raise TypeError("features and changes of a network need a torch module")
+    return network
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+@contextlib.contextmanager
+def changed(
+    assembly: Assembly, models: Sequence[Logits], names: Sequence[str], running: RunningPass
+) -> Iterator[None]:
+    """Apply the attack's changes of the backward and the forward pass within the `with` block."""
+    changes = (*assembly.backward, *assembly.forward)
+    if not changes:
+        yield
+        return
+    held = {}
+    for name, model in zip(names, models, strict=True):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{changes[0].name} needs a torch module")
+        held[name] = model
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change.applied(held, running))
+        yield

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from study.attacks import budget as budgets
-from study.attacks import start
 from study.attacks.budget import Pixels
 from study.attacks.finish import finish
-from study.attacks.gradient import Gradients, Logits, SourceGroup, groups, largest_pass, penalty_gradient
-from study.attacks.recipe import Attack, Goal, SkipGradient
-from study.attacks.step import Stepper
-from study.attacks.views import Pool, Views
+from study.attacks.gradient import (
+    BatchGradients,
+    Logits,
+    Preparing,
+    RunningPass,
+    SourceGroup,
+    changed,
+    fused,
+    groups,
+    largest_pass,
+    network_of,
+)
+from study.attacks.kinds import (
+    FeatureObjective,
+    Goal,
+    GradientAt,
+    Inner,
+    Point,
+    Pool,
+    Program,
+    ProgramContext,
+    State,
+    StepContext,
+    StepDraws,
+)
+from study.attacks.recipe import Attack
+from study.attacks.views import Views
 from study.errors import StudyError
-from study.models import residual
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
 from study.reproducibility.rng import Streams
@@ -85,7 +106,7 @@ class Engine:
 class Crafted:
     """Adversarial images, `uint8` (V * N, C, H, W), and their distances (V * N,) from the clean images in pixel values.
 
-    V variants of N images, variant by variant, in the order of `Attack.points`.
+    V variants of N images, variant by variant, in the order of `Attack.scored_points`.
     """
 
     pixels: Pixels
@@ -120,7 +141,7 @@ def craft(
     if attack.budget.minimal is not None:
         raise ValueError("the minimal RMSD depends on the target: use step_directions() and minimal_rmsd()")
     radii = budgets.radii(attack.budget, rmsd, len(given.clean), given.clean[0].size)
-    finished: list[list[Pixels]] = [[] for _ in attack.points]
+    finished: list[list[Pixels]] = [[] for _ in attack.scored_points]
     least = engine.pass_limit
     batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
     for rows, deltas, limit in batches:
@@ -173,26 +194,47 @@ def perturbations(
     budgets. Other arguments and errors are those of `craft`.
     """
     called = tuple(names) or tuple(str(index) for index in range(len(models)))
-    sources = groups(models, attack.weights_of(called), attack)
+    assembly = attack.assembly
+    sources = groups(models, attack.weights_of(called), separate=attack.separate)
     limit = engine.pass_limit
-    with _skip_gradients(models, called, attack.skip_gradient):
+    running = RunningPass(engine.device)
+    with changed(assembly, models, called, running):
         for first in range(0, len(given.clean), engine.batch_size):
             rows = list(range(first, min(first + engine.batch_size, len(given.clean))))
             padded = rows + [rows[-1]] * (engine.batch_size - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
             labels = torch.from_numpy(batch.labels).to(engine.device)
-            views = Views(attack, streams, batch.true, pool)
-            gradients = Gradients(attack, goal, labels, views, max_pass_images=limit, precision=engine.precision)
+            gradients = BatchGradients(
+                assembly,
+                goal,
+                labels,
+                Views(assembly.views, streams, batch.true, pool, batch.labels),
+                streams,
+                limit,
+                engine.precision,
+                running if assembly.forward or assembly.backward else None,
+            )
             clean = torch.from_numpy(batch.clean).to(engine.device)
             origin = clean.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
-            ascent = _Ascent(attack, sources=sources, gradients=gradients, streams=streams, origin=origin, rmsd=radius)
-            deltas = ascent.run()
+            ascent = _Ascent(attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius)
+            deltas = ascent.run(models)
             limit = gradients.max_pass_images
             finite = ascent.finite.tolist()
             _refuse_broken([given.images[row] for row, fine in zip(rows, finite, strict=False) if not fine])
             yield rows, [one[: len(rows)] for one in deltas], limit
+
+
+@dataclass
+class _Climber:
+    """The state of one group of source models: what its components remember from step to step."""
+
+    group: SourceGroup
+    ensemble: State
+    points: list[State]
+    updates: list[State]
+    step: State
 
 
 class _Ascent:
@@ -206,36 +248,56 @@ class _Ascent:
         attack: Attack,
         *,
         sources: Sequence[SourceGroup],
-        gradients: Gradients,
-        streams: Streams,
+        gradients: BatchGradients,
         origin: Tensor,
         rmsd: Tensor | None,
     ) -> None:
         self._attack = attack
+        self._parts = attack.assembly
         self._groups = sources
         self._gradients = gradients
-        self._streams = streams
+        self._streams = gradients.streams
         self._origin = origin
         self._rmsd = rmsd
         self._project = budgets.Projection(origin, attack.budget, rmsd)
-        self._steppers = [Stepper(attack) for _ in sources]
-        self._variances: list[Tensor | None] = [None for _ in sources]
         self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
 
-    def run(self) -> list[Tensor]:
+    def run(self, models: Sequence[Logits]) -> list[Tensor]:
         """Return the perturbation at every point, float (N, C, H, W), unprojected: `finish` projects it."""
+        self._prepare(models)
+        if self._parts.program is None:
+            return self._ascend(None)
+        return self._run_program(self._parts.program, models)
+
+    def _prepare(self, models: Sequence[Logits]) -> None:
+        objective = self._parts.objective
+        if not isinstance(objective, FeatureObjective):
+            return
+        gradients = self._gradients
+        for number, model in enumerate(models):
+            draws = StepDraws(self._streams, objective.stream, str(self._origin.device), number=number)
+            layers = objective.layers(network_of(model))
+            source = Preparing(model, layers, self._origin, gradients.labels, gradients.goal, draws)
+            gradients.prepared[id(model)] = objective.prepare(source)
+
+    def _ascend(self, start: Tensor | None) -> list[Tensor]:
+        """Run the loop from `start`, or from the attack's own start."""
         attack = self._attack
         levels = attack.budget.levels
-        delta = start.perturbation(attack, self._origin, self._rmsd, self._streams)
+        delta = self._start() if start is None else start
         if attack.steps == 0:
             return [delta] * len(levels)
+        parts = self._parts
+        climbers = [
+            _Climber(group, {}, [{} for _ in parts.points], [{} for _ in parts.updates], {}) for group in self._groups
+        ]
         found = []
-        stops = {steps for steps, _ in attack.points}
+        stops = {steps for steps, _ in attack.scored_points}
         for step in range(attack.steps):
-            if step or attack.start is not None:
+            if step or attack.start is not None or start is not None:
                 delta = self._project(delta)
             sizes = [self._size(level) for level in levels]
-            direction = self._direction(delta, step, sizes[0])
+            direction = self._direction(climbers, delta, step, sizes[0])
             if len(sizes) == 1:
                 moved = [direction.mul_(sizes[0]).add_(delta)]
             else:
@@ -245,42 +307,114 @@ class _Ascent:
             delta = moved[0]
         return found
 
-    def _direction(self, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
+    def _start(self) -> Tensor:
+        start = self._parts.start
+        if start is None:
+            return torch.zeros_like(self._origin)
+        draws = StepDraws(self._streams, start.stream, str(self._origin.device))
+        return start.perturbation(self._origin, self._attack.budget, self._rmsd, draws)
+
+    def _direction(self, climbers: Sequence[_Climber], delta: Tensor, step: int, size: float | Tensor) -> Tensor:
         """The sum of the groups' step directions at `delta`."""
-        attack = self._attack
         total: Tensor | None = None
-        for index, (group, stepper) in enumerate(zip(self._groups, self._steppers, strict=True)):
-            ahead = stepper.ahead(size)
-            place = delta if ahead is None else delta + ahead
-            gradient = self._checked(self._gradients.of(group, self._origin + place, step))
-            if attack.variance is not None:
-                last, self._variances[index] = self._variances[index], None
-                if step + 1 < attack.steps:
-                    self._variances[index] = self._neighbours(group, delta, step) - gradient
-                gradient = gradient if last is None else gradient + last
-            if attack.penalty is not None:
-                gradient = gradient + penalty_gradient(place, attack.penalty)
-            part = stepper.direction(gradient)
-            part = part if group.share == 1 else group.share * part
+        for climber in climbers:
+            part = self._of_group(climber, delta, step, size)
+            share = climber.group.share
+            part = part if share == 1 else share * part
             total = part if total is None else total + part
         assert total is not None, "an attack run has a source model"
         return total
 
-    def _neighbours(self, group: SourceGroup, delta: Tensor, step: int) -> Tensor:
-        """The mean gradient over random neighbours, uniform within beta * epsilon (Wang and He 2021, equation 5)."""
-        variance, (epsilon, *_) = self._attack.variance, self._attack.budget.levels
-        assert variance is not None and epsilon is not None, "the recipe's validator asks for both"  # noqa: PT018
-        total = torch.zeros_like(delta)
-        for sample in range(1, variance.samples + 1):
-            away = self._streams.uniform(delta.shape[1:], str(delta.device), "variance", step, sample)
-            place = self._origin + delta + variance.beta * epsilon * away
-            total += self._checked(self._gradients.of(group, place, step, sample))
-        return total / variance.samples
+    def _of_group(self, climber: _Climber, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
+        """The step direction of one group: points, then updates, then the step rule."""
+        parts, attack = self._parts, self._attack
+        accumulated = [
+            found
+            for update, state in zip(parts.updates, climber.updates, strict=True)
+            if (found := update.accumulated(state)) is not None
+        ]
+        momentum, decay = accumulated[-1] if accumulated else (None, 0.0)
+        context = StepContext(
+            step=step,
+            steps=attack.steps,
+            origin=self._origin,
+            delta=delta,
+            size=size,
+            epsilon=attack.budget.levels[0] if attack.budget.epsilon is not None else None,
+            gradient=self._checked(fused(climber.group, self._gradients, step=step, steps=attack.steps, state=climber.ensemble)),
+            streams=self._streams,
+            goal=self._gradients.goal,
+            project=self._project,
+            momentum=momentum,
+            decay=decay,
+        )
+        ask: Inner = lambda place: context.gradient(self._origin + place, 0, place)  # noqa: E731
+        for point, state in zip(reversed(parts.points), reversed(climber.points), strict=True):
+            ask = functools.partial(_asked, point, context, ask, state)
+        gradient = ask(delta)
+        for update, state in zip(parts.updates, climber.updates, strict=True):
+            gradient = update.update(gradient, context, state)
+        return parts.step.direction(gradient, context, climber.step)
 
-    def _checked(self, gradient: Tensor) -> Tensor:
-        # The check is here because the sign of a NaN is 0: the image would look like one that no step moves.
-        self.finite &= gradient.sum((1, 2, 3)).isfinite()
-        return gradient
+    def _checked(self, gradient: Callable[..., Tensor]) -> GradientAt:
+        """`gradient` with the penalties' gradients, and a note of images whose gradient is not finite."""
+
+        def at(image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
+            found = gradient(image, sample)
+            # The check is here because the sign of a NaN is 0: the image would look like one that no step moves.
+            self.finite &= found.sum((1, 2, 3)).isfinite()
+            for penalty in self._parts.penalties:
+                found = found + penalty.gradient(image - self._origin if moved is None else moved)
+            return found
+
+        return at
+
+    def _run_program(self, program: Program, models: Sequence[Logits]) -> list[Tensor]:
+        attack, everyone = self._attack, SourceGroup(tuple(models), self._shares(len(models)), 1.0)
+
+        def gradient(image: Tensor, step: int = 0, sample: int = 0, models: Sequence[int] | None = None) -> Tensor:
+            group = everyone
+            if models is not None:
+                chosen = tuple(everyone.models[number] for number in models)
+                group = SourceGroup(chosen, (1 / len(chosen),) * len(chosen), 1.0)
+            return self._checked(fused(group, self._gradients, step=step, steps=attack.steps, state={}))(image, sample)
+
+        def forward(image: Tensor, model: int) -> Tensor:
+            with torch.no_grad():
+                return everyone.models[model](image)
+
+        level = attack.budget.levels[0]
+        given = ProgramContext(
+            origin=self._origin,
+            labels=self._gradients.labels,
+            goal=self._gradients.goal,
+            steps=attack.steps,
+            points=attack.scored_points,
+            size=self._size(level),
+            epsilon=level if attack.budget.epsilon is not None else None,
+            gradient=gradient,
+            forward=forward,
+            project=self._project,
+            streams=self._streams,
+            models=len(models),
+            loop=self._ascend,
+        )
+        found = list(program.run(given))
+        shapes = {tuple(one.shape) for one in found}
+        if len(found) != len(attack.scored_points) or shapes != {tuple(self._origin.shape)}:
+            raise StudyError(
+                f"the program '{program.name}' returned {len(found)} perturbations of the shapes {sorted(shapes)}",
+                accepted=f"{len(attack.scored_points)} of the shape {tuple(self._origin.shape)}",
+            )
+        for one in found:
+            self.finite &= one.sum((1, 2, 3)).isfinite()
+        return found
+
+    def _shares(self, models: int) -> tuple[float, ...]:
+        if len(self._groups) == 1:
+            return self._groups[0].weights
+        total = sum(group.share for group in self._groups)
+        return tuple(group.share / total for group in self._groups)
 
     def _size(self, level: float | None) -> float | Tensor:
         """The length of one step in pixel values: the recipe's, or the budget divided by the number of steps."""
@@ -298,28 +432,8 @@ class _Ascent:
         return level / attack.steps
 
 
-@contextlib.contextmanager
-def _skip_gradients(models: Sequence[Logits], names: Sequence[str], skip: SkipGradient | None) -> Iterator[None]:
-    """Decay the gradients of residual branches and dense layers inside the `with` block."""
-    if skip is None:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        known = False
-        for name, model in zip(names, models, strict=True):
-            if not isinstance(model, nn.Module):
-                raise TypeError("skip_gradient needs a torch module")
-            known = known or bool(residual.branches(model))
-            branch, dense = skip.of(name)
-            compatibility = skip.compatibility
-            stack.enter_context(residual.decayed(model, residual=branch, dense=dense, compatibility=compatibility))
-        if not known:
-            raise StudyError(
-                f"skip_gradient needs residual branches or dense layers, and none are known in {' + '.join(names)}",
-                accepted="ResNet, ResNeXt, SE-ResNet, SENet, DenseNet, EfficientNet and similar networks",
-                todo="leave these sources out of the attack's experiments",
-            )
-        yield
+def _asked(point: Point, context: StepContext, inner: Inner, state: State, delta: Tensor) -> Tensor:
+    return point.gradient(delta, context, inner, state)
 
 
 def _refuse_broken(images: Sequence[str]) -> None:

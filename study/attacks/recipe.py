@@ -5,162 +5,51 @@ All lengths are in pixel values, 0..255. A recipe does not name models, images o
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, cast
 
 from pydantic import AliasChoices, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from study.attacks import presets
+from study.attacks.assembly import Assembly
 from study.attacks.budget_spec import Budget, Length, Lengths, Positive
+from study.attacks.component import Component, Outline
+from study.attacks.components.admix import Admix
+from study.attacks.components.distance_penalty import DistancePenalty
+from study.attacks.components.diversity import Diversity
+from study.attacks.components.kernel import Kernel
+from study.attacks.components.momentum import Momentum
+from study.attacks.components.nesterov import Nesterov
+from study.attacks.components.scales import Scales
+from study.attacks.components.skip_gradient import SkipGradient
+from study.attacks.components.smoothing import Copies, Smoothing
+from study.attacks.components.variance import Variance
+from study.attacks.kinds import Goal
+from study.attacks.own_code import loaded_or_placeholder
+from study.attacks.part import NameOrPart, Part, PartOf
 from study.spec.frozen import Frozen
-from study.spec.shorthand import TEXT, Shorthand, also
+from study.spec.shorthand import TEXT, Shorthand
 
-__all__ = ["Attack", "Budget", "Goal", "Length", "Lengths"]
-
-Goal = Literal["untargeted", "targeted"]
-Objective = Literal["cross-entropy", "log(1-p)", "logit", "margin"]
-Fusion = Literal["probability", "logit", "loss", "summed-updates"]
-Step = Literal["sign", "l2", "adam"]
+__all__ = ["Attack", "Budget", "Copies", "Goal", "Length", "Lengths", "Part", "Smoothing"]
 
 PRECOMPUTED_KEYS = ("precomputed", "made")
 """The key of precomputed images, and its older name."""
 
 _PLACEHOLDERS = ("sources", "goal", "seed")
 
-Copies = Annotated[int, Field(ge=1, le=10_000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, le=1)]
-
-
-class Diversity(Frozen):
-    """Input diversity, DI (Xie et al. 2019, arXiv:1803.06978).
-
-    With `probability`, the image is resized to a random size between `low` and `high` times its own, and put at a
-    random place of a frame filled with `padding` (a pixel value). The frame has `high` times the image's size, but at
-    least the image's size, and is resized back (bilinear). Xie et al. use sizes 299 to 330 for images of 299.
-    """
-
-    probability: Share = 0.5
-    low: Annotated[float, Field(gt=0, le=4)] = 1.0
-    high: Annotated[float, Field(gt=0, le=4)] = 330 / 299
-    interpolation: Literal["nearest", "bilinear"] = "nearest"
-    padding: Annotated[float, Field(ge=0, le=255)] = 0.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Diversity:
-        if self.low > self.high:
-            raise PydanticCustomError("parts", "`low` of the diversity is above its `high`")
-        return self
-
-
-class Smoothing(Frozen):
-    """Smoothed gradients, SG: the mean over `copies` with Gaussian noise of standard deviation `sigma` (pixel values).
-
-    Wu et al. 2019, "Exploring and Enhancing the Transferability of Adversarial Examples", equation 8; `copies` is m
-    there.
-    """
-
-    copies: Copies = 20
-    sigma: Positive = 15.0
-
-
-class Admix(Frozen):
-    """Admix: `copies` of the image, each plus `strength` times an image of another class.
-
-    Wang et al. 2021, arXiv:2102.00436, equation 3. The other images come from a pool of `pool` selected images of the
-    study, which the seed chooses.
-    """
-
-    copies: Copies = 3
-    strength: Annotated[float, Field(gt=0, le=1)] = 0.2
-    pool: Annotated[int, Field(ge=2, le=1000)] = 32
-
-
-class Kernel(Frozen):
-    """Translation invariance, TI: gradients are convolved with this kernel (Dong et al. 2019, arXiv:1904.02884).
-
-    Section 3.3. `size` is 2k + 1 pixels. Unless given, `sigma` of a Gaussian is k / sqrt(3) pixels as in the paper; the
-    authors' code has k / 3.
-    """
-
-    shape: Literal["uniform", "linear", "gaussian"] = "gaussian"
-    size: Annotated[int, Field(ge=1, le=511)] = 15
-    sigma: Positive | None = None
-
-    @model_validator(mode="after")
-    def _odd(self) -> Kernel:
-        if self.size % 2 == 0:
-            raise PydanticCustomError("parts", "a kernel's size is odd: 2k + 1 for shifts by up to k pixels")
-        if self.sigma is not None and self.shape != "gaussian":
-            raise PydanticCustomError("parts", "only a gaussian kernel has a sigma")
-        return self
-
-
-class Variance(Frozen):
-    """Variance tuning, VT: gradients at `samples` random neighbours within `beta` times epsilon.
-
-    Wang and He 2021, arXiv:2103.15571, equation 5.
-    """
-
-    samples: Copies = 20
-    beta: Positive = 1.5
-
-
-class SkipGradient(Frozen):
-    """Skip gradient method, SGM: gradients of residual branches are multiplied by `gamma`.
-
-    Wu et al. 2020, arXiv:2002.05990, equation 9. Gradients of a dense layer's new features are multiplied by `dense`
-    (absent: `gamma`). `models` sets the factor of single models by name. `compatibility: authors` skips the blocks
-    that the authors' code skips.
-    """
-
-    gamma: Decay
-    dense: Decay | None = None
-    models: dict[str, Decay] = Field(default_factory=dict)
-    compatibility: Literal["paper", "authors"] = "paper"
-
-    def of(self, model: str) -> tuple[float, float]:
-        """Return the factors of residual branches and of dense layers for a model, by its name."""
-        if model in self.models:
-            return self.models[model], self.models[model]
-        return self.gamma, self.gamma if self.dense is None else self.dense
-
-
-class Penalty(Frozen):
-    """Distance penalty: the loss minus `below` ReLU(rmsd - d) and minus `above` ReLU(d - rmsd), d the RMSD.
-
-    Liu et al. 2017 (arXiv:1611.02770), appendix.
-    """
-
-    rmsd: Annotated[float, Field(ge=0, le=255)]
-    below: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    above: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-
-
-class Start(Frozen):
-    """The start of the attack: `random` is uniform within the budget; `gaussian` is noise of this standard deviation.
-
-    Without it, an attack starts at the clean image.
-    """
-
-    model_config = ConfigDict(json_schema_extra=also({"const": "random"}))
-
-    random: Literal[True] | None = None
-    gaussian: Positive | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, given: Any) -> Any:
-        return {"random": True} if given == "random" else given
-
-    @model_validator(mode="after")
-    def _one(self) -> Start:
-        if (self.random is None) == (self.gaussian is None):
-            raise PydanticCustomError("parts", "a start is `random`, `zero` or `{gaussian: <standard deviation>}`")
-        return self
+_LISTS = {
+    "views": "view",
+    "points": "point",
+    "updates": "update",
+    "penalties": "penalty",
+    "backward": "backward",
+    "forward": "forward",
+}
+"""The keys that hold lists of components, and their kinds."""
 
 
 class Attack(Frozen):
@@ -173,9 +62,9 @@ class Attack(Frozen):
     # Ids and run folders have the older name of `precomputed`.
     model_config = ConfigDict(serialize_by_alias=True)
 
-    objective: Objective = "cross-entropy"
-    penalty: Penalty | None = None
-    fusion: Fusion = "probability"
+    objective: Annotated[str | Part, NameOrPart("objective")] = "cross-entropy"
+    penalty: DistancePenalty | None = None
+    fusion: Annotated[str | Part, NameOrPart("ensemble")] = "probability"
     weights: dict[str, Positive] = Field(default_factory=dict)
     diversity: Diversity | None = None
     scales: Annotated[int, Field(ge=1, le=16)] = 1
@@ -186,11 +75,19 @@ class Attack(Frozen):
     kernel: Kernel | None = None
     momentum: Annotated[float, Field(ge=0, le=100)] = 0.0
     nesterov: bool = False
-    step: Step = "sign"
+    views: Annotated[tuple[Annotated[Part, PartOf("view")], ...], Field(strict=False)] = ()
+    points: Annotated[tuple[Annotated[Part, PartOf("point")], ...], Field(strict=False)] = ()
+    updates: Annotated[tuple[Annotated[Part, PartOf("update")], ...], Field(strict=False)] = ()
+    penalties: Annotated[tuple[Annotated[Part, PartOf("penalty")], ...], Field(strict=False)] = ()
+    backward: Annotated[tuple[Annotated[Part, PartOf("backward")], ...], Field(strict=False)] = ()
+    forward: Annotated[tuple[Annotated[Part, PartOf("forward")], ...], Field(strict=False)] = ()
+    program: Annotated[Annotated[Part, PartOf("program")] | None, Field()] = None
+    step: Annotated[str | Part, NameOrPart("step")] = "sign"
     step_size: Positive | None = None
     learning_rate: Positive | None = None
     start: Annotated[
-        Start | None, Shorthand(lambda given: None if given == "zero" else given, ({"const": "zero"},))
+        Annotated[Part, PartOf("start")] | None,
+        Shorthand(lambda given: None if given == "zero" else given, ({"const": "zero"},)),
     ] = None
     steps: Annotated[int, Field(ge=0, le=100_000)] = 10
     checkpoints: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
@@ -254,7 +151,6 @@ class Attack(Frozen):
 
     def _conflicts(self) -> list[tuple[bool, Any]]:
         budget, adam = self.budget, self.step == "adam"
-        epsilon = budget.epsilon is not None
         return [
             (adam and self.step_size is not None, "`step: adam` has a learning_rate, not a step_size"),
             (
@@ -265,17 +161,6 @@ class Attack(Frozen):
             (
                 not adam and self.step_size is None and budget == Budget() and self.steps > 0,
                 "without a budget, a sign or l2 step needs a step_size",
-            ),
-            (
-                self.objective == "logit" and self.fusion == "probability",
-                "`objective: logit` cannot be fused by probability: use fusion logit, loss or summed-updates",
-            ),
-            (self.nesterov and not self.momentum, "nesterov looks ahead along the momentum, and momentum is 0"),
-            (self.nesterov and adam, "nesterov needs a sign or l2 step, not Adam"),
-            (self.variance is not None and not epsilon, "variance needs a budget with an epsilon"),
-            (
-                self.start is not None and self.start.random is not None and budget == Budget(),
-                "a random start needs a budget: it is uniform within the budget",
             ),
             (
                 self.precomputed is not None
@@ -307,34 +192,110 @@ class Attack(Frozen):
                 or max(self.checkpoints, default=0) > self.steps,
                 "checkpoints are rising numbers of steps, at most `steps`",
             ),
+            *((True, message) for message in self._of_components()),
         ]
+
+    def _of_components(self) -> Iterator[str]:
+        """The conflicts that the components find."""
+        assembly = self.assembly
+        outline = Outline(assembly.names(), self.budget, self.steps, self.step_size)
+        for component in assembly:
+            yield from component.conflicts(outline)
+
+    @functools.cached_property
+    def assembly(self) -> Assembly:
+        """The components, in the order in which the loop runs them.
+
+        The short keys come first, in a fixed order (admix, smoothing, scales, diversity; variance, nesterov; kernel,
+        momentum), then the lists.
+        """
+        scales = None if self.scales == 1 else Scales(copies=self.scales)
+        momentum = Momentum(decay=self.momentum) if self.momentum else None
+        short: dict[str, tuple[Component | None, ...]] = {
+            "views": (self.admix, self.smoothing, scales, self.diversity),
+            "points": (self.variance, Nesterov() if self.nesterov else None),
+            "updates": (self.kernel, momentum),
+            "penalties": (self.penalty,),
+            "backward": (self.skip_gradient,),
+            "forward": (),
+        }
+        lists = {
+            key: tuple(
+                [*(one for one in short[key] if one is not None), *map(loaded_or_placeholder, getattr(self, key))]
+            )
+            for key in _LISTS
+        }
+        single = {
+            "objective": _component("objective", self.objective),
+            "ensemble": _component("ensemble", self.fusion),
+            "step": _component("step", self.step),
+            "start": None if self.start is None else loaded_or_placeholder(self.start),
+            "program": None if self.program is None else loaded_or_placeholder(self.program),
+        }
+        return Assembly(**cast(Any, lists | single))
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Without the assembly, which may hold classes of a user's file: each process loads them itself."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {key: one for key, one in state["__dict__"].items() if key != "assembly"}}
+
+    @property
+    def parts(self) -> list[Part]:
+        """All components that a spec names by `python`, `views`, `points` and the like, without the short keys."""
+        single = [one for one in (self.objective, self.fusion, self.step, self.start, self.program) if one is not None]
+        listed = [one for key in _LISTS for one in getattr(self, key)]
+        return [one for one in (*single, *listed) if isinstance(one, Part)]
+
+    @property
+    def automatic_step_size(self) -> float | None:
+        """The step size that follows from an epsilon budget: epsilon divided by the number of steps; else None."""
+        (level, *more) = self.budget.levels
+        if self.step == "adam" or self.budget.epsilon is None or level is None or more or not self.steps:
+            return None
+        return level / self.steps
+
+    def plain(self) -> dict[str, Any]:
+        """Return the recipe as plain data, without a step size that only follows from the budget.
+
+        Lists of components become mappings: `views.smoothing.sigma` is the key of a number.
+        """
+        found: dict[str, Any] = self.model_dump(mode="json")
+        found |= {key: {one.name or one.python: one.parameters for one in getattr(self, key)} for key in _LISTS}
+        return found | ({"step_size": None} if self.step_size == self.automatic_step_size else {})
 
     @property
     def copies(self) -> int:
         """Number of views whose gradients are averaged."""
-        smoothed = self.smoothing.copies if self.smoothing else 1
-        return smoothed * (self.admix.copies if self.admix else 1) * self.scales
+        return self.assembly.copies
 
     @property
     def reads_true_labels(self) -> bool:
         """Whether pixels depend on the true label for every goal: admix mixes in images of other classes."""
-        return self.admix is not None
+        return self.assembly.reads_true_labels
 
     @property
-    def points(self) -> list[tuple[int, float | None]]:
+    def separate(self) -> bool:
+        """Whether every source model has its own gradient, momentum and step."""
+        return self.assembly.ensemble.separate
+
+    @property
+    def scored_points(self) -> list[tuple[int, float | None]]:
         """The (steps, budget) at which targets see an attack run's images; the finished attack is last."""
         stops = [*self.checkpoints, *([] if self.steps in self.checkpoints else [self.steps])]
         return [(stop, level) for stop in stops for level in self.budget.levels]
 
     def gradients(self, steps: int, sources: int) -> int:
         """Return the number of gradients of one image, on `sources` models, up to `steps`."""
-        tuned = (self.variance.samples if self.variance else 0) * max(0, steps - 1)
-        return sources * self.copies * (steps + tuned)
+        return self.assembly.gradients(steps, sources)
 
     def weights_of(self, sources: Sequence[str]) -> list[float]:
-        """Return the weight of every source model. They sum to 1, except for summed updates."""
+        """Return the weight of every source model. They sum to 1, unless the models are separate."""
         given = [self.weights.get(name, 1.0) for name in sources]
-        return given if self.fusion == "summed-updates" else [one / math.fsum(given) for one in given]
+        return given if self.separate else [one / math.fsum(given) for one in given]
+
+
+def _component(kind: str, given: str | Part) -> Component:
+    return loaded_or_placeholder(given if isinstance(given, Part) else Part(kind=kind, name=given))
 
 
 @dataclass(frozen=True)

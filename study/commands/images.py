@@ -117,12 +117,12 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
         )
     found = []
     for craft in selected:
-        for index, (steps, level) in enumerate(craft.recipe.points):
+        for index, (steps, level) in enumerate(craft.recipe.scored_points):
             if options.steps in (None, steps) and options.budget in (None, level):
                 found.append((craft, index, steps, level))
     if not found:
         points = dict.fromkeys(f"{steps} steps" + ("" if level is None else f", budget {level:g}")
-                               for craft in selected for steps, level in craft.recipe.points)  # fmt: skip
+                               for craft in selected for steps, level in craft.recipe.scored_points)  # fmt: skip
         raise StudyError(
             "no images have these steps and this budget", accepted="; ".join(points), todo="change --steps or --budget"
         )

@@ -256,7 +256,7 @@ def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
     if not event.rows.num_rows:
         return {}
     rows = pl.DataFrame(event.rows)
-    steps, level = event.unit.craft.recipe.points[-1]
+    steps, level = event.unit.craft.recipe.scored_points[-1]
     last = rows.filter(pl.col("steps") == steps)
     if level is not None:
         last = last.filter(pl.col("budget") == level)

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study.attacks.gradient import Gradients, Logits, groups
+from study.attacks.gradient import BatchGradients, Logits, groups
 from study.attacks.loop import Engine, ImageBatch
-from study.attacks.recipe import Attack, Goal, Objective, Smoothing
+from study.attacks.recipe import Attack, Goal, Smoothing
 from study.attacks.views import Views
 from study.errors import StudyError
 from study.reproducibility import numerics
 from study.reproducibility.rng import Streams
 
 
-def one_step(objective: Objective, smoothing: Smoothing | None) -> Attack:
+def one_step(objective: str, smoothing: Smoothing | None) -> Attack:
     """Return the recipe of one step with an RMSD of 1 along the gradient."""
     keys: dict[str, Any] = {"objective": objective, "step": "l2", "steps": 1, "step_size": 1.0}
     return Attack.model_validate(keys | ({"smoothing": smoothing} if smoothing else {}))
@@ -46,7 +46,7 @@ def gradients(
     engine: Engine,
     seed: int,
     goal: Goal,
-    objective: Objective,
+    objective: str,
     smoothing: tuple[Sequence[int], float] | None = None,
 ) -> list[NDArray[np.float32]]:
     """Return gradients (N, C, H, W) of the loss for one model: one, or one for each number of copies in `smoothing`.
@@ -75,12 +75,14 @@ def _prepared(
     """A function from the number of a piece to the mean gradient over its copies, at the clean images, padded."""
     count = len(batch.images)
     padded = batch.take([*range(count), *[count - 1] * (engine.batch_size - count)])
-    views = Views(recipe, Streams(key, padded.images), padded.true, None)
+    streams = Streams(key, padded.images)
+    assembly = recipe.assembly
+    views = Views(assembly.views, streams, padded.true, None)
     labels = torch.from_numpy(padded.labels).to(engine.device)
     pixels = torch.from_numpy(padded.clean).to(engine.device)
     image = pixels.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
-    taken = Gradients(recipe, goal, labels, views, max_pass_images=engine.pass_limit, precision=engine.precision)
-    (group,) = groups([model], [1.0], recipe)
+    taken = BatchGradients(assembly, goal, labels, views, streams, engine.pass_limit, engine.precision)
+    (group,) = groups([model], [1.0], separate=False)
     return functools.partial(taken.of, group, image, 0)
 
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 from pydantic_core import PydanticCustomError
 
 from study.attacks.budget_spec import Positive, evenly_spaced
-from study.attacks.recipe import Copies, Goal, Objective, Smoothing
+from study.attacks.recipe import Copies, Goal, Smoothing
 from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import Names, OneOrMore, also
 
@@ -36,6 +36,9 @@ _DIRECTIONS = (
     "random, {random: <number>}, {gradient_of: <model, list of models, or each>}, "
     "or {attack: <name>, sources: [<model>, …]}"
 )
+
+Loss = Literal["cross-entropy", "log(1-p)", "logit", "margin"]
+"""The objectives that probes have."""
 
 
 class Curve(Frozen):
@@ -86,7 +89,7 @@ class Direction(Frozen):
 
     random: Annotated[int, Field(ge=0)] | None = None
     gradient_of: Names | None = None
-    objective: Objective = "cross-entropy"
+    objective: Loss = "cross-entropy"
     smoothing: Smoothing | None = None
     attack: str | None = None
     sources: Names | None = None
@@ -159,7 +162,7 @@ class Probe(Frozen):
     models: Names | None = None
     images: Annotated[int, Field(ge=1)] | Ids | Literal["all"] = "all"
     goal: Goal = "untargeted"
-    objective: Objective = "cross-entropy"
+    objective: Loss = "cross-entropy"
     smoothing: Curve | None = None
     along: Direction | None = None
     across: Direction | None = None

@@ -79,7 +79,7 @@ def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[PlannedCell]:
             for goal in dict.fromkeys(experiment.goal):
                 for target in spec.targets(experiment):
                     if boxes in ("any", relation(spec.models, sources, target)):
-                        points = tuple(spec.attacks[attack].points)
+                        points = tuple(spec.attacks[attack].scored_points)
                         yield PlannedCell("+".join(sources), attack, goal, target, seeds, points)
 
 

@@ -51,7 +51,7 @@ def _sigma(point: Point) -> float | None:
     smoothing, start = point.recipe.smoothing, point.recipe.start
     if smoothing is not None:
         return smoothing.sigma
-    return start.gaussian if start is not None else None
+    return start.parameters.get("sigma") if start is not None else None
 
 
 def _gamma(point: Point) -> object:

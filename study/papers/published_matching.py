@@ -111,7 +111,7 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
                 shown = [(target, metric) for target in targets for metric in metrics]
                 if ("same-mistake", True) in printed:
                     shown += [(pair, "same-mistake") for pair in _pairs(targets)]
-                for steps, level in recipe.points:
+                for steps, level in recipe.scored_points:
                     point = Point(recipe, sources, steps, level, dense)
                     base = (name, attack, called, joined, "" if noise else joined, goal)
                     yield from (

@@ -1,7 +1,12 @@
 """All ids of a study, made in one place: of attack runs, of their units, and of the units of probes.
 
-An id contains a digest of everything that decides the pixels or rows behind it. Equal ids mean equal pixels, so that a
-finished unit never runs again. A change of a digest here makes every finished study start again: tests/golden pins ids.
+An id contains a digest of everything that decides the pixels or rows behind it, and of nothing else. Equal ids mean
+equal pixels, so that a finished unit never runs again. A change of a digest here makes every finished study start
+again: tests/golden pins ids.
+
+Only what is present counts: components with their names, versions and the parameters that are not at their defaults. So
+a new optional key, or a new component, changes no id. A default that changes is another version of its component;
+tests/golden pins the defaults.
 """
 
 from __future__ import annotations
@@ -9,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from study.attacks.recipe import Attack
 from study.images.location import Stored, file_digest
 from study.images.selection import Selected, Shard
+from study.planning import identity_format1
 from study.reproducibility.hashing import digest
 from study.spec.schema import SourceSet, Spec
 
@@ -40,20 +47,54 @@ def attack_run_id(
         pool: The images that the attack mixes into others.
         precomputed: Files of precomputed images, by the id of the clean image.
     """
-    # In the order of their ids: the selection may have grown image by image.
-    images = None if matched_images is None else sorted((one.image, one.digest) for one in matched_images)
+    recipe = spec.attacks[attack]
     content: dict[str, Any] = {
         "sources": [(name, digests[name]) for name in sources],
-        "attack": (attack, spec.attacks[attack].model_dump(mode="json", exclude={"precomputed"})),
-        "reference": reference,
         "goal": goal,
         "seed": seed,
-        "images": (*_prepared(spec), images, [(one.image, one.digest, one.label) for one in pool]),
-        "numerics": spec.numerics.model_dump(mode="json"),
     }
+    if spec.format == 1:
+        content |= identity_format1.attack_run(spec, attack, reference, matched_images, pool)
+    else:
+        content |= {
+            "format": spec.format,
+            "attack": (attack, recipe_identity(recipe, sources)),
+            "images": _prepared(spec),
+            "numerics": spec.numerics.model_dump(mode="json", exclude_defaults=True),
+        }
+        if reference is not None:
+            content["reference"] = reference
+        if matched_images is not None:
+            # In the order of their ids: the selection may have grown image by image.
+            content["matched to"] = sorted((one.image, one.digest, *_labels(one, goal)) for one in matched_images)
+        if pool:
+            content["pool"] = [(one.image, one.digest, one.label) for one in pool]
     if precomputed is not None:
         content["made"] = [(image, file_digest(stored)) for image, stored in sorted(precomputed.items())]
     return f"{'+'.join(sources) or 'elsewhere'}.{attack}.{goal}.s{seed}-{digest(content)[:_LENGTH]}"
+
+
+def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
+    """Return what decides the pixels of an attack on `sources`, as plain data: what is present, and no defaults."""
+    found: dict[str, Any] = {
+        "components": [component.identity() for component in attack.assembly],
+        "steps": attack.steps,
+        "budget": attack.budget.model_dump(mode="json", exclude_defaults=True),
+    }
+    size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
+    # Without it the size of a step follows from each image's own budget.
+    if size is not None:
+        found["step size"] = size
+    if attack.checkpoints:
+        found["checkpoints"] = list(attack.checkpoints)
+    weights = {name: attack.weights[name] for name in sources if name in attack.weights}
+    if weights:
+        found["weights"] = weights
+    return found
+
+
+def _labels(one: Selected, goal: str) -> tuple[int, ...]:
+    return (one.label, one.target_label) if goal == "targeted" else (one.label,)
 
 
 def unit_id(run: str, shard: Shard, goal: str, *, reads_true_labels: bool) -> str:
@@ -67,14 +108,21 @@ def probe_unit_id(
     """Return the id of probe `name` of `models` on one shard. `sources` are the source models of its directions."""
     probe = spec.geometry[name]
     content: dict[str, Any] = {
-        "probe": (name, probe.model_dump(mode="json", exclude={"models", "images"})),
         "models": [(one, digests[one]) for one in models],
         "sources": [(one, digests[one]) for one in sources],
-        "attacks": [spec.attacks[one].model_dump(mode="json") for one in probe.attacks],
         "seeds": (spec.seed, spec.first_attack_seed if probe.attacks else None),
         "images": _prepared(spec),
-        "numerics": spec.numerics.model_dump(mode="json"),
     }
+    left_out = {"models", "images"}
+    if spec.format == 1:
+        content |= identity_format1.probe(spec, name, left_out)
+    else:
+        content |= {
+            "format": spec.format,
+            "probe": (name, probe.model_dump(mode="json", exclude=left_out, exclude_defaults=True)),
+            "attacks": [(one, recipe_identity(spec.attacks[one], sources)) for one in probe.attacks],
+            "numerics": spec.numerics.model_dump(mode="json", exclude_defaults=True),
+        }
     images = [(one.image, one.digest, one.label, one.target_label) for one in shard.images]
     called = models[0] if len(models) == 1 else f"{len(models)}-models"
     return f"{name}.{called}.{shard.index:04d}-{digest(content, images)[:_LENGTH]}"

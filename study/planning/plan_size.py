@@ -34,7 +34,7 @@ def totals(plan: Plan) -> dict[str, int]:
     images included. The bytes of results are an estimate.
     """
     images = sum(len(shard.images) for shard in plan.shards)
-    rows = sum(len(craft.targets) * len(craft.recipe.points) for craft in plan.crafts.values()) * images
+    rows = sum(len(craft.targets) * len(craft.recipe.scored_points) for craft in plan.crafts.values()) * images
     searched = sum(
         len(craft.targets) * len(craft.recipe.budget.minimal.levels)
         for craft in plan.crafts.values()

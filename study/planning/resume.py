@@ -19,7 +19,7 @@ from study.errors import StudyError, first_line
 from study.images.selection import Selection, from_frame, to_frame
 from study.reproducibility.hashing import same
 from study.spec.loading import SpecFile, read_resolved
-from study.spec.schema import Spec
+from study.spec.schema import FORMAT, Spec
 from study.storage import json_file
 from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
@@ -37,12 +37,25 @@ def must_have_spec(folder: RunFolder) -> None:
         )
 
 
+def must_be_current(theirs: Spec, folder: RunFolder, todo: str = "launch into a new folder with --output") -> None:
+    """Raise StudyError for a folder of an older format: a launch would not find its attack runs again."""
+    if theirs.format < FORMAT:
+        raise StudyError(
+            f"the run folder {folder.path} is of format {theirs.format}, and this version writes format {FORMAT}: the "
+            "ids of attack runs differ, so that every image would be attacked again",
+            accepted="every command that reads, such as `study show`, `report`, `compare`, `verify`",
+            todo=todo,
+        )
+
+
 def same_study(file: SpecFile, folder: RunFolder) -> None:
     """Raise StudyError for a folder that belongs to another spec, or that has results without a spec."""
     must_have_spec(folder)
     if not folder.begun:
         return
-    theirs, ours = spec_of(folder).identity(), file.spec.identity()
+    recorded_spec = spec_of(folder)
+    must_be_current(recorded_spec, folder, "name the folder without a spec: the folder has its own")
+    theirs, ours = recorded_spec.identity(), file.spec.identity()
     if not same(theirs, ours):
         place, there, here = first_difference(theirs, ours)
         raise StudyError(

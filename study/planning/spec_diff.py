@@ -9,7 +9,7 @@ from typing import Any
 from study.errors import StudyError
 from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Selection
-from study.planning.resume import first_difference, must_have_spec, predicted_candidates, spec_at, spec_of
+from study.planning.resume import first_difference, must_be_current, must_have_spec, predicted_candidates, spec_at, spec_of
 from study.reproducibility.hashing import digest, same
 from study.spec.loading import SpecFile
 from study.spec.schema import Spec
@@ -50,6 +50,7 @@ def changes(file: SpecFile, folder: RunFolder) -> Changes:
     if not folder.begun:
         return Changes()
     theirs, ours = spec_of(folder), file.spec
+    must_be_current(theirs, folder)
     there, here = theirs.identity(), ours.identity()
     _same(file, folder, _fixed(theirs, there), _fixed(ours, here))
     for path in (folder.spec, *folder.earlier_specs):

@@ -45,7 +45,8 @@ def transferred(cells: pl.DataFrame) -> bool:
 def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
     """By the key of a number, the attacks whose recipes differ in that number only."""
     dumps = {
-        name: spec.attacks[name].model_dump(mode="json", exclude={"checkpoints", "precomputed"}) for name in attacks
+        name: {key: one for key, one in spec.attacks[name].plain().items() if key not in ("checkpoints", "made")}
+        for name in attacks
     }
     flat = {name: dict(_flat(dump)) for name, dump in dumps.items()}
     families: dict[str, dict[str, tuple[str, float | None]]] = {}
@@ -98,7 +99,7 @@ def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spe
     rates: dict[str, dict[str, dict[float, list[tuple[float, float, float]]]]] = {}
     for cell in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
         line, place = members[cell["attack"]]
-        steps, level = spec.attacks[cell["attack"]].points[-1]
+        steps, level = spec.attacks[cell["attack"]].scored_points[-1]
         # Along one number, an attack with several steps or budgets is shown at its last ones.
         if (column != "level" and cell["level"] != level) or (column in (None, "level") and cell["steps"] != steps):
             continue

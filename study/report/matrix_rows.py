@@ -46,5 +46,5 @@ def attack_points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str
     """Every point of the attacks, in the order of the spec: its name in tables, attack, steps, level."""
     for name in dict.fromkeys(attacks):
         recipe = spec.attacks[name]
-        for steps, level in recipe.points:
+        for steps, level in recipe.scored_points:
             yield point_name(name, recipe, steps, level), name, steps, level

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from study.reproducibility.hashing import digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-Purpose = Literal["start", "gaussian", "variance", "diversity", "admix"]
-_PURPOSES: dict[Purpose, int] = {"start": 1, "gaussian": 2, "variance": 3, "diversity": 4, "admix": 5}
+_PURPOSES = {"start": 1, "gaussian": 2, "variance": 3, "diversity": 4, "admix": 5}
+"""The numbers of the first purposes; later ones are numbered by their names."""
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -49,7 +49,7 @@ class Streams:
     def __init__(self, key: Sequence[object], images: Sequence[str]) -> None:
         self._keys = np.stack([_words(*key, image, "streams") for image in images])
 
-    def uniform(self, shape: Sequence[int], device: str, purpose: Purpose, step: int = 0, copy: int = 0) -> Tensor:
+    def uniform(self, shape: Sequence[int], device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
         """Return float32 (images, *shape), uniform over (-1, 1)."""
         import torch
 
@@ -58,7 +58,7 @@ class Streams:
             torch.add(halves, 0.5 - 2**15, out=drawn[row]).mul_(2.0**-15)
         return drawn.view(len(self._keys), *shape)
 
-    def normal(self, shape: Sequence[int], device: str, purpose: Purpose, step: int = 0, copy: int = 0) -> Tensor:
+    def normal(self, shape: Sequence[int], device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
         """Return float32 (images, *shape), standard normal."""
         import torch
 
@@ -68,12 +68,12 @@ class Streams:
             torch.index_select(table, 0, halves, out=drawn[row])
         return drawn.view(len(self._keys), *shape)
 
-    def integers(self, count: int, purpose: Purpose, step: int = 0, copy: int = 0) -> NDArray[np.uint64]:
+    def integers(self, count: int, purpose: str, step: int = 0, copy: int = 0) -> NDArray[np.uint64]:
         """Return 64-bit integers (images, count), on the host: for sizes, places and choices."""
         counter = _counter(purpose, step, copy)
         return np.stack([np.random.Philox(key=key, counter=counter).random_raw(count) for key in self._keys])
 
-    def _halves(self, shape: Sequence[int], device: str, purpose: Purpose, step: int, copy: int) -> Iterator[Tensor]:
+    def _halves(self, shape: Sequence[int], device: str, purpose: str, step: int, copy: int) -> Iterator[Tensor]:
         """16-bit integers (count,), for one image at a time, which fits into a CPU's cache; low bits come first."""
         import torch
 
@@ -94,8 +94,14 @@ def _compiled(device: str) -> bool:
     return device.partition(":")[0] == "cpu"
 
 
-def _counter(purpose: Purpose, step: int, copy: int) -> NDArray[np.uint64]:
-    return np.array([0, step, copy, _PURPOSES[purpose]], dtype=np.uint64)
+def _counter(purpose: str, step: int, copy: int) -> NDArray[np.uint64]:
+    return np.array([0, step, copy, _number(purpose)], dtype=np.uint64)
+
+
+@functools.cache
+def _number(purpose: str) -> int:
+    """The number of a purpose: above 2^63 for one without a number of its own, so that no two kinds meet."""
+    return _PURPOSES.get(purpose) or int(digest("purpose", purpose)[:16], 16) | 2**63
 
 
 @functools.cache

@@ -94,7 +94,7 @@ def table(
     unit: Unit, distances: PixelDistances, answers: Sequence[TargetAnswers], wanted: WantedNames | None = None
 ) -> pa.Table:
     """The rows of one unit: target by target, variant by variant, in the order of its images."""
-    craft, points = unit.craft, unit.craft.recipe.points
+    craft, points = unit.craft, unit.craft.recipe.scored_points
     images, targets = unit.shard.images * len(points), len(answers)
     count = len(images)
     targeted = craft.goal == "targeted"

@@ -277,7 +277,7 @@ def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) ->
     for craft in plan.crafts.values():
         for shard in plan.shards:
             unit = craft.unit_id(shard)
-            expected = len(shard.images) * len(craft.recipe.points)
+            expected = len(shard.images) * len(craft.recipe.scored_points)
             for target in craft.targets:
                 count = left.pop((unit, target), 0)
                 if not count:

@@ -51,7 +51,11 @@ def read_resolved(text: str, name: str) -> Spec:
 
     Raises StudyError if the text is damaged.
     """
-    return resolve(yaml_document.as_written(text, name)).spec
+    document = yaml_document.as_written(text, name)
+    if isinstance(document.data, dict):
+        # The first format did not say which it is.
+        document.data.setdefault("format", 1)
+    return resolve(document).spec
 
 
 def resolve(document: Document) -> SpecFile:
@@ -71,6 +75,8 @@ def resolve(document: Document) -> SpecFile:
     spec = _with_implied_attacks(spec)
     Validation(spec, document).base_models()
     spec = _with_base_models(spec)
+    if spec.format > 1:
+        spec = _with_step_sizes(spec)
     Validation(spec, document).all()
     return SpecFile(spec, document)
 
@@ -115,7 +121,7 @@ def _with_presets(document: Document, given: Any) -> Any:
             )
         keys = dict(keys)
         preset = keys.pop("preset", name if presets.preset(name) else None)
-        if preset is None and not keys.keys() & {"step", "start", *PRECOMPUTED_KEYS}:
+        if preset is None and not keys.keys() & {"step", "start", "program", *PRECOMPUTED_KEYS}:
             raise StudyError(
                 f"'{name}' is not the name of a preset, and the attack has neither `preset` nor `step`",
                 where=document.where(place),
@@ -130,6 +136,17 @@ def _with_presets(document: Document, given: Any) -> Any:
             )
         attacks[name] = keys if preset is None else presets.keys_of(preset, keys)
     return attacks
+
+
+def _with_step_sizes(spec: Spec) -> Spec:
+    """Write out the step sizes that follow from a budget: the resolved spec shows every number of an attack."""
+    attacks = {
+        name: attack.model_copy(update={"step_size": size})
+        if attack.step_size is None and (size := attack.automatic_step_size) is not None
+        else attack
+        for name, attack in spec.attacks.items()
+    }
+    return spec.model_copy(update={"attacks": attacks})
 
 
 def _with_implied_attacks(spec: Spec) -> Spec:

@@ -29,6 +29,9 @@ from study.tracking.settings import Tracking
 _PACING_OF_SERVICES = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
 """Keys of a remote service that do not change its answers."""
 
+FORMAT = 2
+"""The format of the run folders that a launch writes: it decides what stands in ids."""
+
 _RULES = ("each", "leave-one-out", "all")
 _SOME = {"anyOf": [TEXT, TEXTS]}
 _OR_EMPTY = Shorthand(lambda given: {} if given is None else given, ({"type": "null"},))
@@ -122,10 +125,12 @@ class Spec(Frozen):
     """A whole study.
 
     `seed` decides the selection of images and every draw about them. `seeds` are the seeds of the attacks: every attack
-    runs once with each of them; if they are absent, with `seed`.
+    runs once with each of them; if they are absent, with `seed`. `format` is the format of a run folder and its ids; the
+    program writes it.
     """
 
     study: str
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     seed: Seed = 0
     seeds: Seeds | None = None
     images: ImageSet

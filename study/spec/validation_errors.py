@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from study.attacks.registry import parameters_of
 from study.errors import StudyError, names
 from study.spec.yaml_document import Document, Place, dotted
 
@@ -47,11 +48,13 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
     detail, where = found[0], document.where(place)
     key = _key(place)
     if detail["type"] == "extra_forbidden":
-        known = _fields(model, place[:-1])
+        known = _parameters(place[:-1]) or _fields(model, place[:-1])
         return StudyError(f"there is no key '{place[-1]}' here", where=where, accepted=names(known, place[-1]))
     if detail["type"] == "missing":
         return StudyError(
-            f"the key '{detail['loc'][-1]}' is missing", where=where, accepted=names(_fields(model, place))
+            f"the key '{detail['loc'][-1]}' is missing",
+            where=where,
+            accepted=names(_parameters(place) or _fields(model, place)),
         )
     written = _unquoted(found, place, document)
     if written is not None:
@@ -154,6 +157,11 @@ def _fields(model: type[BaseModel], place: Place) -> list[str]:
         return []
     extra = ["epsilon", "preset"] if "budget" in inner.model_fields else []
     return [*inner.model_fields, *extra]
+
+
+def _parameters(place: Place) -> list[str]:
+    """The parameters of the component whose name is the last part of a place inside an attack."""
+    return parameters_of(str(place[-1])) if place[:1] == ("attacks",) and len(place) > 3 else []
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

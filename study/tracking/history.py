@@ -65,7 +65,7 @@ class Outline:
         sums: dict[str, list[int]] = {}
         for number, craft in enumerate(crafts):
             experiments = _experiments(plan.spec, craft)
-            points = [(craft.recipe.steps, None)] if craft.recipe.budget.minimal else craft.recipe.points
+            points = [(craft.recipe.steps, None)] if craft.recipe.budget.minimal else craft.recipe.scored_points
             for column, target in enumerate(craft.targets):
                 for steps, budget in points:
                     cells.append((craft.id, target, steps, budget, number, column, len(cells)))

@@ -177,7 +177,7 @@ def _destruction(data: ReportData, name: str) -> pl.DataFrame:
     plain = {target: of for target in targets if (of := without_transform(spec, target)) is not None and of in targets}
     if not plain:
         return pl.DataFrame(schema={"attack": pl.String, "target": pl.String, "destruction": pl.Float64})
-    last = {attack: spec.attacks[attack].points[-1] for attack in experiment.attacks}
+    last = {attack: spec.attacks[attack].scored_points[-1] for attack in experiment.attacks}
     ended = pl.any_horizontal(
         (pl.col("attack") == attack)
         & (pl.col("steps") == steps)

@@ -194,7 +194,7 @@ def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]
     place = {name: at for at, name in enumerate(spec.models)}
     answers: dict[str, dict[str, list[list[str]]]] = {}
     for one in sorted(found.iter_rows(named=True), key=lambda row: place.get(row["target"], 0)):
-        if (one["steps"], one["level"]) == spec.attacks[one["attack"]].points[-1]:
+        if (one["steps"], one["level"]) == spec.attacks[one["attack"]].scored_points[-1]:
             target = one["target"] + MARKS.get(one["relation"], "")
             row = [target, *_clean_and_adversarial(data, one), "yes" if one["success"] else "no"]
             answers.setdefault(one["image"], {}).setdefault(one["craft"], []).append(row)

@@ -103,7 +103,7 @@ class ReportData:
                 spec.source_sets(experiment),
                 dict.fromkeys(experiment.goal),
                 spec.seeds_of(experiment),
-                spec.attacks[name].points,
+                spec.attacks[name].scored_points,
                 spec.targets(experiment),
             ):
                 yield ("+".join(sources), name, goal, seed, steps, level, target)

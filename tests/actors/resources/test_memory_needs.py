@@ -8,14 +8,15 @@ import torch
 import yaml
 
 from actors.resources.memory_needs import gradients, needs
-from study.attacks.gradient import Gradients, largest_pass
+from study.attacks.gradient import BatchGradients, groups, largest_pass
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
-from study.attacks.views import Pool
+from study.attacks.kinds import Pool
 from study.models.memory import Memory
 from study.models.predict import predict
 from study.reproducibility import numerics
+from study.reproducibility.rng import Streams
 from study.spec import loading
 from tests.conftest import TINY
 
@@ -100,10 +101,9 @@ def test_passes_of_any_limit(images, copies, limit):
         def make(self, image, step, copy):
             return image * 1
 
-    taken = Gradients(attack, "untargeted", labels, Same(), max_pass_images=limit)
-    from study.attacks.gradient import groups
-
-    (group,) = groups([seen], [1.0], attack)
+    streams = Streams(("key",), [str(index) for index in range(images)])
+    taken = BatchGradients(attack.assembly, "untargeted", labels, Same(), streams, limit)
+    (group,) = groups([seen], [1.0], separate=False)
     taken.of(group, torch.zeros(images, 3, 2, 2), 0)
     assert max(seen.gradients) == largest_pass(images, copies, limit)
 

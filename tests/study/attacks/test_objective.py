@@ -1,4 +1,4 @@
-"""Objectives and fusion aattack_lossst the formulas as the papers print them, in double precision."""
+"""Objectives and fusion against the formulas as the papers print them, in double precision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from study.attacks.objective import attack_loss, log_odds
+from study.attacks import Attack
+from study.attacks.components.objectives import log_odds
 
 LOGITS = 5 * torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.tensor([0, 3, 6, 2])
@@ -35,6 +36,13 @@ PRINTED = {
     ("targeted", "cross-entropy", "logit"): MEAN_LOGIT_P.log(),
     ("targeted", "cross-entropy", "loss"): P.log().mean(0),
 }
+
+
+def attack_loss(logits, labels, *, goal, objective, fusion, weights=None):
+    """The loss that the loop maximises, for logits (K, N, C)."""
+    parts = Attack.model_validate({"objective": objective, "fusion": fusion, "epsilon": 8}).assembly
+    shares = torch.tensor(weights or [1 / len(logits)] * len(logits), dtype=logits.dtype)[:, None]
+    return parts.ensemble.loss(parts.objective, logits, shares, labels, goal)
 
 
 @pytest.mark.parametrize("case", PRINTED, ids="-".join)

@@ -8,12 +8,14 @@ import torch
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.gradient import penalty_gradient
-from study.attacks.kernel import convolve, profile
+from study.attacks.components.kernel import convolve, profile
 from study.attacks.loop import Engine, ImageBatch, craft, perturbations
 from study.attacks.presets import keys_of
-from study.attacks.recipe import Diversity, Kernel, Penalty
-from study.attacks.views import Pool, Views, diversify
+from study.attacks.components.diversity import Diversity, diversify
+from study.attacks.components.distance_penalty import DistancePenalty
+from study.attacks.components.kernel import Kernel
+from study.attacks.kinds import Pool
+from study.attacks.views import Views
 from study.reproducibility.rng import Streams
 
 LABELS = np.array([1, 2, 3, 4, 5, 6])
@@ -104,7 +106,7 @@ def test_scales_admix_and_noise_are_averaged(model, small_images):
     attack = Attack.model_validate(keys)
     pool = Pool(small_images[::-1][:4].copy(), LABELS[::-1][:4].copy())
     streams = Streams(KEY, IDS)
-    views = Views(attack, streams, LABELS, pool)
+    views = Views(attack.assembly.views, streams, LABELS, pool)
     clean = torch.from_numpy(small_images).float()
     total = torch.zeros_like(clean)
     for mixed in range(2):
@@ -157,7 +159,7 @@ def test_penalty_is_the_gradient_of_the_printed_term():
     distance = (leaf.square().mean((1, 2, 3)) + 1e-300).sqrt()
     term = -2 * functional.relu(23 - distance) - 5 * functional.relu(distance - 23)
     (expected,) = torch.autograd.grad(term.sum(), leaf)
-    ours = penalty_gradient(delta, Penalty(rmsd=23, below=2, above=5))
+    ours = DistancePenalty(rmsd=23, below=2, above=5).gradient(delta)
     torch.testing.assert_close(ours[:3], expected[:3])
     assert (ours[3] == 0).all()
 

@@ -7,8 +7,8 @@ import pytest
 
 from study.attacks import Attack
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
-from study.attacks.presets import PRESETS, keys_of, known
-from study.attacks.views import Pool
+from study.attacks.kinds import Pool
+from study.attacks.presets import keys_of, known, presets
 from study.images.image_sets import ImageSet as Set
 from study.models import Model, loading
 from tests.conftest import photographs
@@ -28,7 +28,7 @@ def small(name):
     """A preset with fewer steps and copies, and a budget of its own."""
     keys = keys_of(name, {})
     changes = {"steps": min(3, keys["steps"])} | SMALLER.get(name, {})
-    if keys.get("budget") == PRESETS["fg"].keys["budget"]:
+    if keys.get("budget") == presets()["fg"].keys["budget"]:
         changes["budget"] = {"rmsd": 9.5}
     return Attack.model_validate(keys_of(name, changes))
 

@@ -78,9 +78,9 @@ def test_checkpoints_are_shorter_runs(small_images, preset):
 
 def test_points_and_gradients():
     swept = Attack.model_validate(keys_of("fgsm", {"epsilon": [1, 2]}))
-    assert swept.points == [(1, 1), (1, 2)]
+    assert swept.scored_points == [(1, 1), (1, 2)]
     stops = Attack.model_validate(keys_of("vmi", {"checkpoints": [5, 10]}))
-    assert stops.points == [(5, 16), (10, 16)]
+    assert stops.scored_points == [(5, 16), (10, 16)]
     assert stops.gradients(1, 3) == 3
     assert stops.gradients(10, 3) == 3 * (10 + 9 * 20)
     assert Attack.model_validate(keys_of("sg-igsm", {})).gradients(5, 1) == 100

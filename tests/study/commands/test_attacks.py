@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from study.attacks import Attack
-from study.attacks.presets import COMBINATIONS, keys_of, known, preset
+from study.attacks.presets import combinations, keys_of, known, preset
 from study.commands.attacks import print_attacks
 from study.errors import StudyError
 
@@ -36,7 +36,7 @@ def test_every_preset_is_a_recipe(name):
     assert f"{attack.gradients(attack.steps, 1)} gradient" in printed(name)
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", combinations())
 def test_a_combination_has_the_parts_of_all(name):
     keys = keys_of(name, {})
     for one in name.split("+"):

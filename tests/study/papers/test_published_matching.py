@@ -156,7 +156,7 @@ def recipe(preset: str, **changed) -> Attack:
     ids=lambda one: str(one)[:30],
 )
 def test_parameters(params, attack, expected):
-    steps, level = attack.points[-1]
+    steps, level = attack.scored_points[-1]
     assert differences(params, Point(attack, ("a", "b"), steps, level, frozenset("b"))) == expected
 
 

@@ -1,0 +1,91 @@
+"""An attack as its components, in the order in which the loop runs them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from study.attacks.component import Component
+from study.attacks.kinds import (
+    AnyObjective,
+    BackwardChange,
+    EnsembleRule,
+    FeatureObjective,
+    ForwardChange,
+    Penalty,
+    Point,
+    Program,
+    Start,
+    Step,
+    Update,
+    View,
+)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The components of an attack. The first point rule is the outermost."""
+
+    objective: AnyObjective
+    ensemble: EnsembleRule
+    step: Step
+    views: tuple[View, ...] = ()
+    points: tuple[Point, ...] = ()
+    updates: tuple[Update, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
+    backward: tuple[BackwardChange, ...] = ()
+    forward: tuple[ForwardChange, ...] = ()
+    start: Start | None = None
+    program: Program | None = None
+
+    def __iter__(self) -> Iterator[Component]:
+        """Every component, in the order in which ids have them."""
+        yield from (self.objective, self.ensemble)
+        for several in (self.views, self.points, self.updates, self.penalties, self.backward, self.forward):
+            yield from several
+        yield from (one for one in (self.step, self.start, self.program) if one is not None)
+
+    @property
+    def copies(self) -> int:
+        """Number of views whose gradients are averaged."""
+        return math.prod(view.count for view in self.views)
+
+    @property
+    def others(self) -> int:
+        """The size of the pool of images that components mix in."""
+        return max((one.others for one in self), default=0)
+
+    @property
+    def reads_true_labels(self) -> bool:
+        """Whether pixels depend on true labels for every goal."""
+        return any(one.reads_true_labels for one in self)
+
+    def gradients(self, steps: int, sources: int) -> int:
+        """Return the number of gradients of one image, on `sources` models, up to `steps`."""
+        preparing = self.objective.preparing_gradients if isinstance(self.objective, FeatureObjective) else 0
+        if self.program is not None:
+            return sources * (self.program.cost(steps, sources, self.copies) + preparing)
+        places = _places(self.points, steps)
+        return self.ensemble.cost(sources) * self.copies * places + sources * preparing
+
+    def names(self) -> dict[str, list[str]]:
+        """The names of the components, by kind."""
+        found: dict[str, list[str]] = {}
+        for one in self:
+            found.setdefault(one.kind, []).append(one.name)
+        return found
+
+
+def _places(points: Sequence[Point], calls: int) -> int:
+    """The number of places at which gradients are taken if the outermost of `points` is asked `calls` times."""
+    if not points:
+        return calls
+    inner, own = points[0].calls(calls)
+    return own + _places(points[1:], inner)
+
+
+def identities(components: Sequence[Any]) -> list[Any]:
+    """What stands of components in an id."""
+    return [one.identity() for one in components]

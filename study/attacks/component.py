@@ -1,0 +1,64 @@
+"""A component: one exchangeable part of an attack, with its parameters, its cost, and its place in an id."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from study.attacks.budget_spec import Budget
+from study.spec.frozen import Frozen
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a component may ask about the attack that it is part of, to find conflicts.
+
+    `parts` has the names of the components by kind. `step_size` is None if it follows from the budget.
+    """
+
+    parts: Mapping[str, Collection[str]]
+    budget: Budget
+    steps: int
+    step_size: float | None
+
+
+class Component(Frozen):
+    """The base of all components. A subclass declares its parameters as pydantic fields.
+
+    - `kind` is one of the kinds in `study.attacks.kinds`, and `name` the word that a spec uses;
+    - `version` is part of every id. Increase it when the component gives other pixels than before for the same
+      parameters: when a computation, a default or a draw changes. A new parameter whose default changes nothing needs
+      no new version, and changes no id;
+    - `main` names the parameter that a value without a key sets: `{scales: 5}` is short for `{scales: {copies: 5}}`.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    main: ClassVar[str | None] = None
+    streams: ClassVar[str | None] = None
+    """The name of its random streams, if it is not `name`."""
+
+    def identity(self) -> list[Any]:
+        """What stands in an id: kind, name, version, and the parameters that are not at their defaults."""
+        return [self.kind, self.name, self.version, self.model_dump(mode="json", exclude_defaults=True)]
+
+    def conflicts(self, attack: Outline) -> Iterator[str]:
+        """Yield a sentence for each reason why this component does not fit the rest of `attack`."""
+        yield from ()
+
+    @property
+    def others(self) -> int:
+        """The number of images of the study that the component mixes into others."""
+        return 0
+
+    @property
+    def reads_true_labels(self) -> bool:
+        """Whether pixels depend on true labels for every goal."""
+        return False
+
+    @property
+    def stream(self) -> str:
+        """The name of its random streams."""
+        return self.streams or self.name

@@ -1,0 +1,52 @@
+"""Admix: copies of the image with a part of an image of another class mixed in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Admix(View):
+    """Admix: `copies` of the image, each plus `strength` times an image of another class.
+
+    Wang et al. 2021, arXiv:2102.00436, equation 3. The other images come from a pool of `pool` selected images of the
+    study, which the seed chooses.
+    """
+
+    name: ClassVar[str] = "admix"
+
+    copies: Annotated[int, Field(ge=1, le=10_000)] = 3
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.2
+    pool: Annotated[int, Field(ge=2, le=1000)] = 32
+
+    @property
+    def others(self) -> int:
+        return self.pool
+
+    @property
+    def reads_true_labels(self) -> bool:
+        return True
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        return image + self.strength * self._others(image, given)
+
+    def _others(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        pool = given.pool
+        assert pool is not None, "the views have checked it"
+        drawn = given.draws.integers(1)[:, 0]
+        chosen = []
+        for label, word in zip(given.true.tolist(), drawn.tolist(), strict=True):
+            other = np.flatnonzero(pool.labels != label)
+            chosen.append(int(other[word % len(other)]) if len(other) else int(word % len(pool.labels)))
+        return torch.from_numpy(pool.pixels[chosen]).to(image.device, image.dtype)

@@ -1,0 +1,56 @@
+"""Rules that fuse several source models: mean probability, mean logits, mean loss, summed updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.component import Outline
+from study.attacks.kinds import AnyObjective, EnsembleRule, Goal, Objective
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Probability(EnsembleRule):
+    """The loss of the models' mean probabilities (Liu et al. 2017, equation 6)."""
+
+    name: ClassVar[str] = "probability"
+
+    def conflicts(self, attack: Outline) -> Iterator[str]:
+        if "logit" in attack.parts.get("objective", ()):
+            yield "`objective: logit` cannot be fused by probability: use fusion logit, loss or summed-updates"
+
+    def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+        assert isinstance(objective, Objective), "losses of features are averaged before"
+        return objective.loss_of_mean(logits, shares, labels, goal)
+
+
+@register
+class LogitMean(EnsembleRule):
+    """The loss of the models' mean logits (Dong et al. 2018, section 3.4)."""
+
+    name: ClassVar[str] = "logit"
+
+    def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+        assert isinstance(objective, Objective), "losses of features are averaged before"
+        if len(logits) > 1:
+            logits, shares = (shares[..., None] * logits).sum(0, keepdim=True), shares.new_ones(1, 1)
+        return super().loss(objective, logits, shares, labels, goal)
+
+
+@register
+class LossMean(EnsembleRule):
+    """The mean of the models' losses."""
+
+    name: ClassVar[str] = "loss"
+
+
+@register
+class SummedUpdates(EnsembleRule):
+    """Every model has its own gradient, momentum and step; the steps are summed (Liu et al. 2017, section 5)."""
+
+    name: ClassVar[str] = "summed-updates"
+    separate: ClassVar[bool] = True

@@ -1,0 +1,75 @@
+"""Translation invariance, TI: gradients convolved with a kernel, in place of an average over shifted images."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.budget_spec import Positive
+from study.attacks.kinds import State, StepContext, Update
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Kernel(Update):
+    """Translation invariance, TI: gradients are convolved with this kernel (Dong et al. 2019, arXiv:1904.02884).
+
+    Section 3.3. `size` is 2k + 1 pixels. Unless given, `sigma` of a Gaussian is k / sqrt(3) pixels as in the paper; the
+    authors' code has k / 3.
+    """
+
+    name: ClassVar[str] = "kernel"
+
+    shape: Literal["uniform", "linear", "gaussian"] = "gaussian"
+    size: Annotated[int, Field(ge=1, le=511)] = 15
+    sigma: Positive | None = None
+
+    @model_validator(mode="after")
+    def _odd(self) -> Kernel:
+        if self.size % 2 == 0:
+            raise PydanticCustomError("parts", "a kernel's size is odd: 2k + 1 for shifts by up to k pixels")
+        if self.sigma is not None and self.shape != "gaussian":
+            raise PydanticCustomError("parts", "only a gaussian kernel has a sigma")
+        return self
+
+    def update(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
+        return convolve(gradient, self)
+
+
+def profile(kernel: Kernel) -> Tensor:
+    """Return the kernel along one axis, float64 (size,), sum 1. The kernel is the outer product of it with itself.
+
+    With k = (size - 1) / 2 and shifts i, j from -k to k: uniform 1; linear (1 - |i| / (k + 1)) (1 - |j| / (k + 1));
+    gaussian exp(-(i^2 + j^2) / (2 sigma^2)), sigma = k / sqrt(3) unless given.
+    """
+    import torch
+
+    reach = (kernel.size - 1) // 2
+    shifts = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    if kernel.shape == "uniform":
+        values = torch.ones_like(shifts)
+    elif kernel.shape == "linear":
+        values = 1 - shifts.abs() / (reach + 1)
+    else:
+        sigma = kernel.sigma or max(reach, 1) / math.sqrt(3)
+        values = torch.exp(-shifts.square() / (2 * sigma**2))
+    return values / values.sum()
+
+
+def convolve(gradient: Tensor, kernel: Kernel) -> Tensor:
+    """Convolve `gradient`, float (N, C, H, W), with the kernel along both axes, with zero padding."""
+    import torch
+
+    line = profile(kernel).to(gradient.device, gradient.dtype)
+    channels, reach = gradient.shape[1], (kernel.size - 1) // 2
+    down, right = line.view(1, 1, -1, 1), line.view(1, 1, 1, -1)
+    flat = gradient.reshape(-1, 1, *gradient.shape[2:])
+    flat = torch.nn.functional.conv2d(flat, down, padding=(reach, 0))
+    flat = torch.nn.functional.conv2d(flat, right, padding=(0, reach))
+    return flat.reshape(-1, channels, *gradient.shape[2:])

@@ -1,0 +1,34 @@
+"""Nesterov's look-ahead, NI: the gradient is taken ahead, along the momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.component import Outline
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Nesterov(Point):
+    """Nesterov's look-ahead, NI: the gradient at delta + size * decay * g, g the momentum.
+
+    Lin et al. 2020, arXiv:1908.06281, equation 6.
+    """
+
+    name: ClassVar[str] = "nesterov"
+
+    def conflicts(self, attack: Outline) -> Iterator[str]:
+        if "momentum" not in attack.parts.get("update", ()):
+            yield "nesterov looks ahead along the momentum, and momentum is 0"
+        if "adam" in attack.parts.get("step", ()):
+            yield "nesterov needs a sign or l2 step, not Adam"
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        if step.momentum is None:
+            return inner(delta)
+        return inner(delta + step.size * step.decay * step.momentum)

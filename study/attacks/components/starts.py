@@ -1,0 +1,57 @@
+"""Starts other than the clean image: a random point within the budget, and Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.budget_spec import Budget, Positive
+from study.attacks.component import Outline
+from study.attacks.components.directions import l2_normalised
+from study.attacks.kinds import Draws, Start, StepDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class RandomStart(Start):
+    """Uniform within the epsilon cube (Madry et al. 2018, arXiv:1706.06083); for an L2 or RMSD budget, in its ball."""
+
+    name: ClassVar[str] = "random"
+    streams: ClassVar[str | None] = "start"
+
+    def conflicts(self, attack: Outline) -> Iterator[str]:
+        if attack.budget == Budget():
+            yield "a random start needs a budget: it is uniform within the budget"
+
+    def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
+        import torch
+
+        if budget.epsilon is not None:
+            (epsilon,) = budget.levels
+            assert epsilon is not None, "an epsilon budget has an epsilon"
+            return epsilon * draws.uniform(origin.shape[1:])
+        assert rmsd is not None, "a budget without an epsilon has a radius"
+        assert isinstance(draws, StepDraws), "the radius has a number of its own"
+        words = StepDraws(draws.streams, draws.name, draws.device, draws.step, 1).integers(1)[:, 0].tolist()
+        count = origin[0].numel()
+        inside = torch.tensor([((word + 0.5) / 2**64) ** (1 / count) for word in words], device=origin.device)
+        direction = l2_normalised(draws.normal(origin.shape[1:])) * math.sqrt(count)
+        return (rmsd * inside)[:, None, None, None] * direction
+
+
+@register
+class GaussianStart(Start):
+    """Gaussian noise of standard deviation `sigma` (pixel values)."""
+
+    name: ClassVar[str] = "gaussian"
+    main: ClassVar[str | None] = "sigma"
+    streams: ClassVar[str | None] = "start"
+
+    sigma: Positive
+
+    def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
+        return self.sigma * draws.normal(origin.shape[1:])

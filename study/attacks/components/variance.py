@@ -1,0 +1,55 @@
+"""Variance tuning, VT: the gradient corrected by the variance of gradients around the last place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import Outline
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Variance(Point):
+    """Variance tuning, VT: gradients at `samples` random neighbours within `beta` times epsilon.
+
+    Wang and He 2021, arXiv:2103.15571, equation 5.
+    """
+
+    name: ClassVar[str] = "variance"
+
+    samples: Annotated[int, Field(ge=1, le=10_000)] = 20
+    beta: Positive = 1.5
+
+    def conflicts(self, attack: Outline) -> Iterator[str]:
+        if attack.budget.epsilon is None:
+            yield "variance needs a budget with an epsilon"
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return steps, self.samples * max(0, steps - 1)
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        gradient = inner(delta)
+        last = state.pop("variance", None)
+        if step.step + 1 < step.steps:
+            state["variance"] = self._neighbours(delta, step) - gradient
+        return gradient if last is None else gradient + last
+
+    def _neighbours(self, delta: Tensor, step: StepContext) -> Tensor:
+        """The mean gradient over random neighbours, uniform within beta * epsilon."""
+        import torch
+
+        epsilon = step.epsilon
+        assert epsilon is not None, "conflicts() asks for it"
+        total = torch.zeros_like(delta)
+        for sample in range(1, self.samples + 1):
+            away = step.draws(self, sample).uniform(delta.shape[1:])
+            total += step.gradient(step.origin + delta + self.beta * epsilon * away, sample)
+        return total / self.samples

@@ -1,0 +1,187 @@
+"""A component as a spec has it: a name and parameters, or a class in a user's file.
+
+`diversity`, `{diversity: {probability: 0.7}}`, `{scales: 5}` and `{python: "mine.py:Shuffle", copies: 4}` are parts.
+Reading a spec never runs a user's code: `study.attacks.own_code` loads the class, with permission.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from study.attacks import registry
+from study.attacks.component import Component
+from study.errors import names
+from study.spec.frozen import Frozen
+
+PYTHON = "python"
+_SEALED = ("sha256", "declared")
+"""Keys of a part in a user's file that a launch adds when it has read the file."""
+
+
+_CUSTOM = ("parts", "budget", "reference")
+"""Types of the project's own errors, which have no message of pydantic's."""
+
+
+class Declared(Frozen):
+    """What planning needs to know of a component in a user's file without running it."""
+
+    copies: Annotated[int, Field(ge=1)] = 1
+    others: Annotated[int, Field(ge=0)] = 0
+    reads_true_labels: bool = False
+    separate: bool = False
+
+
+class Part(Frozen):
+    """One component of an attack: its name, or `<file>.py:<class>` in `python`, and the parameters."""
+
+    kind: str
+    name: str = ""
+    python: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    sha256: str | None = None
+    declared: Declared = Declared()
+
+    def component(self) -> Component:
+        """Return the component. Raises TypeError for one in a user's file, which `own_code.load` makes."""
+        if self.python is not None:
+            raise TypeError(f"{self.python} is not loaded")
+        found = registry.find(self.kind, self.name)
+        assert found is not None, "checked when the part was read"
+        return found.model_validate(self.parameters)
+
+    def written(self) -> Any:
+        """Return the part as YAML has it, with all parameters."""
+        if self.python is None:
+            return {self.name: self.parameters} if self.parameters else self.name
+        sealed = {} if self.sha256 is None else {"sha256": self.sha256, "declared": self.declared.model_dump()}
+        return {PYTHON: self.python, **self.parameters, **sealed}
+
+    def identity(self) -> list[Any]:
+        """What stands in an id. A user's class counts by its name and the digest of its file, not by its folder."""
+        if self.python is None:
+            return self.component().identity()
+        return [self.kind, PYTHON, self.python.rpartition(":")[2], self.sha256, self.parameters]
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Annotation of a field that holds a part of this kind: its short forms, its checks and its JSON schema."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(Part.written)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        own = {
+            "type": "object",
+            "properties": {PYTHON: {"type": "string", "pattern": r".+:[A-Za-z_]\w*"}},
+            "required": [PYTHON],
+        }
+        found = registry.known(self.kind)
+        named = {
+            "type": "object",
+            "properties": {name: True for name in found},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+        return {"anyOf": [{"enum": found}, named, own]}
+
+    def read(self, given: Any) -> Any:
+        """Read a part. Raises PydanticCustomError for what is none, ValidationError for wrong parameters."""
+        if isinstance(given, Part):
+            return given
+        if isinstance(given, Component):
+            return Part(kind=self.kind, name=given.name, parameters=given.model_dump(mode="json"))
+        if isinstance(given, str):
+            return self._named(given, {})
+        if isinstance(given, dict) and PYTHON in given:
+            return self._own(given)
+        if isinstance(given, dict):
+            # A run folder of format 1 has every start that there was, and None for the others.
+            chosen = {name: value for name, value in given.items() if value is not None} or given
+            if len(chosen) == 1:
+                ((name, value),) = chosen.items()
+                return self._named(str(name), {} if value is True else value)
+        raise PydanticCustomError(
+            "reference",
+            "this is no {kind}: {given}",
+            {"kind": self.kind, "given": repr(given), "accepted": f"{self._listed('')}; or {{python: <file>.py:<class>}}"},
+        )
+
+    def _named(self, name: str, value: Any) -> Part:
+        found = registry.find(self.kind, name)
+        if found is None:
+            raise PydanticCustomError(
+                "reference",
+                "there is no {kind} named '{name}'",
+                {"kind": self.kind, "name": name, "accepted": f"{self._listed(name)}; or {{python: <file>.py:<class>}}"},
+            )
+        if value is None:
+            value = {}
+        if not isinstance(value, dict) and found.main is not None:
+            value = {found.main: value}
+        try:
+            component = found.model_validate(value)
+        except ValidationError as error:
+            raise _inside(error, name) from None
+        return Part(kind=self.kind, name=name, parameters=component.model_dump(mode="json"))
+
+    def _own(self, given: dict[str, Any]) -> Part:
+        where = given[PYTHON]
+        file, _, called = str(where).rpartition(":")
+        if not isinstance(where, str) or not file or not called.isidentifier():
+            raise PydanticCustomError(
+                "reference",
+                "'{where}' names no class in a file",
+                {"where": str(where), "accepted": "<file>.py:<class>, or <module>:<class>"},
+            )
+        rest = {key: value for key, value in given.items() if key not in (PYTHON, *_SEALED)}
+        sealed = {key: given[key] for key in _SEALED if key in given}
+        return Part(kind=self.kind, python=where, parameters=rest, **sealed)
+
+    def _listed(self, name: str) -> str:
+        return names(registry.known(self.kind), name)
+
+
+
+def _inside(error: ValidationError, name: str) -> ValidationError:
+    """The same errors, at places inside the mapping of a component."""
+    details = []
+    for one in error.errors(include_url=False):
+        given: Any = one["type"]
+        if given in _CUSTOM:
+            given = PydanticCustomError(given, "{message}", {"message": one["msg"], **one.get("ctx", {})})
+        at = (name, *one["loc"])
+        details.append(InitErrorDetails(type=given, loc=at, input=one["input"], ctx=one.get("ctx", {})))
+    return ValidationError.from_exception_data(error.title, details)
+
+
+class NameOrPart(PartOf):
+    """The same for a field whose value is a bare name where the component has no parameters of its own."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(_written)
+        )
+
+    def read(self, given: Any) -> Any:
+        """Read a name, as a text, or a part."""
+        found = super().read(given)
+        return found.name if found.python is None and not found.parameters else found
+
+
+def _written(given: str | Part) -> Any:
+    return given.written() if isinstance(given, Part) else given
+
+
+def component_of(kind: str, given: str | Part) -> Component:
+    """The component of a field that holds a name or a part."""
+    return (given if isinstance(given, Part) else Part(kind=kind, name=given)).component()

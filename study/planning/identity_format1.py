@@ -1,0 +1,87 @@
+"""What stood in the ids of run folders of format 1: every key of an attack, also those at their defaults.
+
+Such folders are read by every command; no launch continues them. This file never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from study.attacks.part import Part
+from study.attacks.recipe import Attack
+from study.images.selection import Selected
+from study.spec.schema import Spec
+
+_NUMERICS = ("batch", "threads", "max_pass_images", "fold", "layout", "precision", "compile")
+
+
+def attack_run(
+    spec: Spec,
+    attack: str,
+    reference: str | None,
+    matched_images: Sequence[Selected] | None,
+    pool: Sequence[Selected],
+) -> dict[str, Any]:
+    """Return the part of an attack run's content that format 2 has in another way."""
+    images = None if matched_images is None else sorted((one.image, one.digest) for one in matched_images)
+    return {
+        "attack": (attack, _recipe(spec.attacks[attack])),
+        "reference": reference,
+        "images": (
+            spec.images.size,
+            spec.images.preparation,
+            images,
+            [(one.image, one.digest, one.label) for one in pool],
+        ),
+        "numerics": _numerics(spec),
+    }
+
+
+def probe(spec: Spec, name: str, left_out: set[str]) -> dict[str, Any]:
+    """Return the part of a probe's content that format 2 has in another way."""
+    found = spec.geometry[name]
+    return {
+        "probe": (name, found.model_dump(mode="json", exclude=left_out)),
+        "attacks": [
+            _recipe(spec.attacks[one]) | {"made": spec.attacks[one].precomputed} for one in found.attacks
+        ],
+        "numerics": _numerics(spec),
+    }
+
+
+def _recipe(attack: Attack) -> dict[str, Any]:
+    start = None
+    if attack.start is not None:
+        start = {
+            "random": True if attack.start.name == "random" else None,
+            "gaussian": attack.start.parameters.get("sigma"),
+        }
+    parts: dict[str, Any] = {
+        key: None if (part := getattr(attack, key)) is None else part.model_dump(mode="json")
+        for key in ("penalty", "diversity", "smoothing", "admix", "skip_gradient", "variance", "kernel")
+    }
+    return {
+        "objective": _name(attack.objective),
+        "fusion": _name(attack.fusion),
+        "weights": dict(attack.weights),
+        "scales": attack.scales,
+        "momentum": attack.momentum,
+        "nesterov": attack.nesterov,
+        "step": _name(attack.step),
+        "step_size": attack.step_size,
+        "learning_rate": attack.learning_rate,
+        "start": start,
+        "steps": attack.steps,
+        "checkpoints": list(attack.checkpoints),
+        "budget": attack.budget.model_dump(mode="json"),
+        **parts,
+    }
+
+
+def _name(given: str | Part) -> str:
+    return given.name if isinstance(given, Part) else given
+
+
+def _numerics(spec: Spec) -> dict[str, Any]:
+    return spec.numerics.model_dump(mode="json", include=set(_NUMERICS), by_alias=True)
