@@ -21,7 +21,7 @@ import typer
 from study import __version__
 
 if TYPE_CHECKING:
-    from study.spec.loading import SpecFile
+    from study.spec.spec_file import SpecFile
     from study.terminal.console import Console
 
 RUN, LOOK, COMPARE = "Run a study", "Look at results", "Compare with papers"

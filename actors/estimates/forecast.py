@@ -18,8 +18,8 @@ from actors.estimates.simulation import Forecast, plan_without_images, simulate
 from study.errors import StudyError
 from study.images.image_sets import candidates
 from study.planning import plan_size
-from study.spec.loading import SpecFile
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.storage import json_file
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say

@@ -26,7 +26,7 @@ from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
-from study.spec.loading import SpecFile
+from study.spec.spec_file import SpecFile
 from study.terminal.prose import say
 from study.terminal.screen import counted
 

@@ -14,8 +14,8 @@ from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Plan
 from study.planning.spec_diff import Changes, listing, more_images, unasked
-from study.spec.loading import SpecFile
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 from study.terminal.screen import counted
 

@@ -30,6 +30,7 @@ from study.planning import spec_diff
 from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.results import integrity
 from study.spec import loading as specs
+from study.spec.own_parts import with_code
 from study.storage.run_folder import RunFolder
 from study.terminal import Display
 
@@ -75,7 +76,7 @@ def _launch(
     begun: float,
     start: Callable[[], Backend] | None,
 ) -> int:
-    file = specs.load(options.spec, options.overrides)
+    file, code = with_code(specs.load(options.spec, options.overrides), allow_code=options.allow_code)
     unit_filter.check(file, options.only)
     folder = RunFolder(options.output or Path("runs") / file.spec.study)
     changes = spec_diff.changes(file, folder)
@@ -85,7 +86,7 @@ def _launch(
         display.attach(file.spec.study, folder, hidden)
         integrity.require_intact(folder, display.say)
         with tracked(options, file.spec, folder, display) as tracking:
-            prepared = prepare(options, file, folder, changes, display.say)
+            prepared = replace(prepare(options, file, folder, changes, display.say), code=code)
             if prepared.plan is not None and not prepared.left:
                 selection = prepared.plan.selection
                 tracking.complete(prepared.plan.attacks, selection.models, folder)

@@ -14,8 +14,9 @@ from study.images.image_sets import Candidate, candidates
 from study.planning import resume
 from study.planning.spec_diff import Changes
 from study.results import current_plan, scanning
-from study.spec.loading import SpecFile
+from study.spec.own_parts import Code
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 
 
@@ -27,6 +28,7 @@ class PreparedLaunch:
         update: The additions of the spec to the selection of earlier launches; None where nothing is selected yet.
         plan: The plan; None where the clean pass must run first.
         left: Units to do; None where there is no plan yet.
+        code: The components of the spec's attacks in the user's own files.
     """
 
     options: LaunchOptions
@@ -35,6 +37,7 @@ class PreparedLaunch:
     update: StudyUpdate | None = None
     plan: StudyPlan | None = None
     left: int | None = None
+    code: Code = ()
 
     @property
     def spec(self) -> Spec:

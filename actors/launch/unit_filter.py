@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from study.errors import StudyError, names
 from study.planning.plan import Finished, Plan
-from study.spec.loading import SpecFile
+from study.spec.spec_file import SpecFile
 
 
 def check(file: SpecFile, only: Sequence[str]) -> None:

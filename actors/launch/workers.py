@@ -24,7 +24,7 @@ def start_workers(
     scheduler = Scheduler(
         backend,
         pool,
-        worker_config(spec, launch.folder, allow_code=launch.options.allow_code),
+        worker_config(spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
         limits=Limits.of(spec.run),
         elastic=spec.run.actors is None,
         say=lambda line: repaired("actor", line),

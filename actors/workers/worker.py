@@ -20,7 +20,9 @@ from actors.scheduling.messages import (
 )
 from actors.workers.model_cache import ModelCache, ModelRequest
 from actors.workers.worker_config import WorkerConfig
+from study.attacks import own_code
 from study.defences.transforms import transformed
+from study.errors import StudyError, first_line
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
@@ -35,6 +37,7 @@ class Worker:
     """The work of an actor that holds models, independent of Ray."""
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
+        self._installed = False
         self._cache = ModelCache(config, device)
         self._config = config
 
@@ -52,16 +55,22 @@ class Worker:
         for a search of the minimal RMSD, float32 (2, N, C, H, W): the clean images and the direction of each.
         """
         begun = time.perf_counter()
-        result, crafted = self._craft(request, job, pixels)
+        try:
+            result, crafted = self._craft(request, job, pixels)
+        except StudyError:
+            raise
+        except Exception as error:
+            raise self._located(error) from error
         return replace(result, seconds=time.perf_counter() - begun, loads=self._cache.loads()), crafted
 
     def _craft(
         self, request: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
     ) -> tuple[CraftResult, NDArray[Any]]:
         from study.attacks.budget import all_distances
-        from study.attacks.loop import ImageBatch, craft, step_directions
         from study.attacks.kinds import Pool
+        from study.attacks.loop import ImageBatch, craft, step_directions
 
+        self._install()
         used, count = self._config.numerics, len(job.images)
         clean = pixels[:count]
         if job.attack.precomputed is not None:
@@ -97,6 +106,19 @@ class Worker:
             note = f"out of memory on {' + '.join(names)}: {passes}"
         return CraftResult(PixelDistances(outcome.rmsd, outcome.linf, outcome.l2), note=note), outcome.pixels
 
+    def _located(self, error: Exception) -> Exception:
+        """The error, with file and line if it comes from a component in a user's file."""
+        place = own_code.line_in(error, (own.path for _, own in self._config.code))
+        if not place:
+            return error
+        return StudyError(f"{type(error).__name__}: {first_line(error)}", where=place, todo="mend the file")
+
+    def _install(self) -> None:
+        """Load the components in the user's own files, before the first attack."""
+        if not self._installed:
+            own_code.install(self._config.code)
+            self._installed = True
+
     def _engine(self) -> Engine:
         from study.attacks.loop import Engine
 
@@ -114,6 +136,7 @@ class Worker:
         from study.geometry.compute_probe import answer
 
         begun = time.perf_counter()
+        self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         rows = answer(job.unit, job.question, held, pixels, engine=self._engine())
         return ProbeResult(rows, seconds=time.perf_counter() - begun, loads=self._cache.loads())

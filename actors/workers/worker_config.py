@@ -12,6 +12,7 @@ from study.images.labels import LabelSet
 from study.models.reference import Model
 from study.models.services.credentials import credential_of
 from study.reproducibility.numerics import Numerics
+from study.spec.own_parts import Code
 
 if TYPE_CHECKING:
     from study.models.services.credentials import Secret
@@ -35,6 +36,7 @@ class WorkerConfig:
         channels: Of the images.
         services: Access to the services, by model; an actor gets the access to its own service only.
         allow_code: Whether networks defined in the user's own Python code may run.
+        code: Components of attacks in the user's own files, which the driver was allowed to run.
     """
 
     models: Mapping[str, Model]
@@ -44,6 +46,7 @@ class WorkerConfig:
     numerics: Numerics
     services: Mapping[str, ServiceAccess] = field(default_factory=dict)
     allow_code: bool = False
+    code: Code = ()
 
     def of(self, role: Role) -> WorkerConfig:
         """The configuration of an actor of `role`."""
@@ -51,7 +54,7 @@ class WorkerConfig:
         return replace(self, services={name: access for name, access in self.services.items() if name == service})
 
 
-def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool) -> WorkerConfig:
+def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool, code: Code = ()) -> WorkerConfig:
     """The configuration of a study's workers. Creates the folders for the answers of services."""
     services = {}
     for name, model in spec.models.items():
@@ -59,5 +62,12 @@ def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool) -> WorkerC
             services[name] = ServiceAccess(credential_of(model.remote), folder.answers(name))
             services[name].cache.parent.mkdir(parents=True, exist_ok=True)
     return WorkerConfig(
-        spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, services, allow_code=allow_code
+        spec.models,
+        spec.labels,
+        spec.images.channels,
+        spec.seed,
+        spec.numerics,
+        services,
+        allow_code=allow_code,
+        code=code,
     )

@@ -160,7 +160,8 @@ class BatchGradients:
             else:
                 logits = torch.stack([_full(model(seen)) for model in group.models])
                 with torch.autocast(seen.device.type, enabled=False):
-                    loss = self.assembly.ensemble.loss(objective, logits, shares.to(logits.device, logits.dtype), labels, self.goal)
+                    shares = shares.to(logits.device, logits.dtype)
+                    loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
         (gradient,) = torch.autograd.grad(loss.sum(), seen)
         return gradient
 
@@ -216,7 +217,9 @@ class GroupAt:
         return self.gradients.of(alone, image, self.step, sample)
 
 
-def fused(group: SourceGroup, gradients: BatchGradients, *, step: int, steps: int, state: State) -> Callable[..., Tensor]:
+def fused(
+    group: SourceGroup, gradients: BatchGradients, *, step: int, steps: int, state: State
+) -> Callable[..., Tensor]:
     """Return a function (image, sample) -> the gradient that the ensemble rule makes of a group at a step."""
     rule = gradients.assembly.ensemble
 
@@ -271,9 +274,7 @@ def _full(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def changed(
-    assembly: Assembly, models: Sequence[Logits], names: Sequence[str], running: RunningPass
-) -> Iterator[None]:
+def changed(assembly: Assembly, models: Sequence[Logits], names: Sequence[str], running: RunningPass) -> Iterator[None]:
     """Apply the attack's changes of the backward and the forward pass within the `with` block."""
     changes = (*assembly.backward, *assembly.forward)
     if not changes:

@@ -240,7 +240,11 @@ class PreparingSource(Protocol):
     origin: Tensor
     labels: Tensor
     goal: Goal
-    draws: Draws
+
+    @property
+    def draws(self) -> Draws:
+        """Draws of the objective; every model has its own."""
+        ...
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
         """Return the features (N, …) of `image` by layer, without gradient."""
@@ -267,11 +271,30 @@ AnyObjective = Objective | FeatureObjective
 class ModelsAt(Protocol):
     """The gradients that an ensemble rule may ask for, at one place of one step."""
 
-    count: int
-    weights: Sequence[float]
-    step: int
-    steps: int
-    draws: Draws
+    @property
+    def count(self) -> int:
+        """Number of models."""
+        ...
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """The models' weights, which sum to 1."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Number of all steps."""
+        ...
+
+    @property
+    def draws(self) -> Draws:
+        """Draws of the rule at this place."""
+        ...
 
     def joint(self, image: Tensor, sample: int = 0) -> Tensor:
         """Return the gradient of the fused loss of all models at `image`, float (N, C, H, W)."""

@@ -341,7 +341,9 @@ class _Ascent:
             delta=delta,
             size=size,
             epsilon=attack.budget.levels[0] if attack.budget.epsilon is not None else None,
-            gradient=self._checked(fused(climber.group, self._gradients, step=step, steps=attack.steps, state=climber.ensemble)),
+            gradient=self._checked(
+                fused(climber.group, self._gradients, step=step, steps=attack.steps, state=climber.ensemble)
+            ),
             streams=self._streams,
             goal=self._gradients.goal,
             project=self._project,

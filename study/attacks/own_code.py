@@ -23,11 +23,11 @@ from pydantic import ValidationError
 
 from study.attacks.component import Component
 from study.attacks.kinds import (
+    KINDS,
     BackwardChange,
     EnsembleRule,
     FeatureObjective,
     ForwardChange,
-    KINDS,
     Objective,
     Penalty,
     Point,
@@ -160,10 +160,10 @@ def _made(part: Part, found: type[Component], where: str) -> Component:
     return component
 
 
-def install(files: Iterable[OwnFile], kinds: Mapping[str, str]) -> None:
-    """Load the components of an attack in a worker: `kinds` has the kind of each reference."""
-    for own in files:
-        load(own, kinds[own.reference])
+def install(code: Iterable[tuple[str, OwnFile]]) -> None:
+    """Load components, by kind and file, in a worker, so that attacks find them."""
+    for kind, own in code:
+        load(own, kind)
 
 
 def loaded_or_placeholder(part: Part) -> Component:
@@ -210,7 +210,7 @@ def _module(own: OwnFile, where: str) -> ModuleType:
     sys.path.append(str(folder))
     try:
         # Compiled under its own path, so that a traceback and a debugger show the user's file.
-        exec(compile(own.files[own.main], own.path, "exec"), module.__dict__)  # noqa: S102
+        exec(compile(own.files[own.main], own.path, "exec"), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, Exception):

@@ -6,6 +6,7 @@ Reading a spec never runs a user's code: `study.attacks.own_code` loads the clas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from study.attacks import registry
 from study.attacks.component import Component
 from study.errors import names
+from study.reproducibility.hashing import canonical
 from study.spec.frozen import Frozen
 
 PYTHON = "python"
@@ -64,7 +66,7 @@ class Part(Frozen):
         """What stands in an id. A user's class counts by its name and the digest of its file, not by its folder."""
         if self.python is None:
             return self.component().identity()
-        return [self.kind, PYTHON, self.python.rpartition(":")[2], self.sha256, self.parameters]
+        return [self.kind, PYTHON, self.python.rpartition(":")[2], self.sha256, canonical(self.parameters)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class PartOf:
         found = registry.known(self.kind)
         named = {
             "type": "object",
-            "properties": {name: True for name in found},
+            "properties": dict.fromkeys(found, True),
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,
@@ -113,7 +115,7 @@ class PartOf:
         raise PydanticCustomError(
             "reference",
             "this is no {kind}: {given}",
-            {"kind": self.kind, "given": repr(given), "accepted": f"{self._listed('')}; or {{python: <file>.py:<class>}}"},
+            {"kind": self.kind, "given": repr(given), "accepted": self._accepted("")},
         )
 
     def _named(self, name: str, value: Any) -> Part:
@@ -122,7 +124,7 @@ class PartOf:
             raise PydanticCustomError(
                 "reference",
                 "there is no {kind} named '{name}'",
-                {"kind": self.kind, "name": name, "accepted": f"{self._listed(name)}; or {{python: <file>.py:<class>}}"},
+                {"kind": self.kind, "name": name, "accepted": self._accepted(name)},
             )
         if value is None:
             value = {}
@@ -147,9 +149,8 @@ class PartOf:
         sealed = {key: given[key] for key in _SEALED if key in given}
         return Part(kind=self.kind, python=where, parameters=rest, **sealed)
 
-    def _listed(self, name: str) -> str:
-        return names(registry.known(self.kind), name)
-
+    def _accepted(self, name: str) -> str:
+        return f"{names(registry.known(self.kind), name)}; or {{python: <file>.py:<class>}}"
 
 
 def _inside(error: ValidationError, name: str) -> ValidationError:
@@ -185,3 +186,15 @@ def _written(given: str | Part) -> Any:
 def component_of(kind: str, given: str | Part) -> Component:
     """The component of a field that holds a name or a part."""
     return (given if isinstance(given, Part) else Part(kind=kind, name=given)).component()
+
+
+def without_declarations(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an attack's plain data without what its components declare: that follows from their files."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items() if not (key == "declared" and "sha256" in value)}
+        return [plain(one) for one in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = plain(dict(attack))
+    return found

@@ -192,11 +192,11 @@ class Attack(Frozen):
                 or max(self.checkpoints, default=0) > self.steps,
                 "checkpoints are rising numbers of steps, at most `steps`",
             ),
-            *((True, message) for message in self._of_components()),
+            *((True, message) for message in self.conflicts()),
         ]
 
-    def _of_components(self) -> Iterator[str]:
-        """The conflicts that the components find."""
+    def conflicts(self) -> Iterator[str]:
+        """Yield a sentence for each conflict that the components find."""
         assembly = self.assembly
         outline = Outline(assembly.names(), self.budget, self.steps, self.step_size)
         for component in assembly:
@@ -220,9 +220,7 @@ class Attack(Frozen):
             "forward": (),
         }
         lists = {
-            key: tuple(
-                [*(one for one in short[key] if one is not None), *map(loaded_or_placeholder, getattr(self, key))]
-            )
+            key: (*(one for one in short[key] if one is not None), *map(loaded_or_placeholder, getattr(self, key)))
             for key in _LISTS
         }
         single = {

@@ -28,7 +28,7 @@ def register(component: _Class) -> _Class:
 
     Raises ValueError if it has no kind or name of its own, or if another component has this name.
     """
-    kind, name = getattr(component, "kind", None), component.__dict__.get("name")
+    kind, name = str(getattr(component, "kind", "")), component.__dict__.get("name")
     if kind not in KINDS or not issubclass(component, Component) or not isinstance(name, str):
         raise ValueError(f"{component.__name__} needs a base class of study.attacks.kinds and a `name` of its own")
     known = _registered.get((kind, name))

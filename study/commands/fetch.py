@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from study.models.weights.fetch import fetch_all
-from study.spec.loading import SpecFile
+from study.spec.spec_file import SpecFile
 from study.terminal.prose import exactly, say
 
 

@@ -20,8 +20,8 @@ from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.models.weights import locate
 from study.reproducibility.numerics import fix
-from study.spec.loading import SpecFile
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
 

@@ -14,7 +14,7 @@ from study.images.image_sets import Candidate, candidates
 from study.models.check import check_models
 from study.models.reference import Model
 from study.models.weights import locate
-from study.spec.loading import SpecFile
+from study.spec.spec_file import SpecFile
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
 

@@ -43,9 +43,7 @@ def probe(spec: Spec, name: str, left_out: set[str]) -> dict[str, Any]:
     found = spec.geometry[name]
     return {
         "probe": (name, found.model_dump(mode="json", exclude=left_out)),
-        "attacks": [
-            _recipe(spec.attacks[one]) | {"made": spec.attacks[one].precomputed} for one in found.attacks
-        ],
+        "attacks": [_recipe(spec.attacks[one]) | {"made": spec.attacks[one].precomputed} for one in found.attacks],
         "numerics": _numerics(spec),
     }
 

@@ -18,8 +18,9 @@ from pydantic import TypeAdapter
 from study.errors import StudyError, first_line
 from study.images.selection import Selection, from_frame, to_frame
 from study.reproducibility.hashing import same
-from study.spec.loading import SpecFile, read_resolved
+from study.spec.loading import read_resolved
 from study.spec.schema import FORMAT, Spec
+from study.spec.spec_file import SpecFile
 from study.storage import json_file
 from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder

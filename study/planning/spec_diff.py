@@ -9,10 +9,17 @@ from typing import Any
 from study.errors import StudyError
 from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Selection
-from study.planning.resume import first_difference, must_be_current, must_have_spec, predicted_candidates, spec_at, spec_of
+from study.planning.resume import (
+    first_difference,
+    must_be_current,
+    must_have_spec,
+    predicted_candidates,
+    spec_at,
+    spec_of,
+)
 from study.reproducibility.hashing import digest, same
-from study.spec.loading import SpecFile
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,12 @@ from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS
 from study.spec import yaml_document
 from study.spec.budget_units import check_units
+from study.spec.own_parts import with_digests
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.spec.validation import Validation
 from study.spec.validation_errors import first_error
 from study.spec.yaml_document import Document, Place
-
-
-@dataclass(frozen=True)
-class SpecFile:
-    """A spec and its YAML document, so that later errors can name file, line and key."""
-
-    spec: Spec
-    document: Document
-
-    def where(self, *place: str | int) -> str:
-        return self.document.where(place)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
@@ -43,7 +33,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
         yaml_document.override(document, assignment)
     file = resolve(document)
     check_units(file.spec.attacks, document)
-    return file
+    return SpecFile(with_digests(file.spec, file.where), document)
 
 
 def read_resolved(text: str, name: str) -> Spec:

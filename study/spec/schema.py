@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from study.attacks.part import without_declarations
 from study.attacks.recipe import Attack, Goal
 from study.geometry.spec import Probe
 from study.images.image_sets import ImageSet
@@ -125,8 +126,8 @@ class Spec(Frozen):
     """A whole study.
 
     `seed` decides the selection of images and every draw about them. `seeds` are the seeds of the attacks: every attack
-    runs once with each of them; if they are absent, with `seed`. `format` is the format of a run folder and its ids; the
-    program writes it.
+    runs once with each of them; if they are absent, with `seed`. `format` is that of a run folder and of its ids;
+    the program writes it.
     """
 
     study: str
@@ -206,8 +207,8 @@ class Spec(Frozen):
                 model["remote"] = {
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES
                 }
-        for attack in data["attacks"].values():
-            attack["made"] = attack["made"] is not None
+        for name, attack in data["attacks"].items():
+            data["attacks"][name] = without_declarations(attack) | {"made": attack["made"] is not None}
         for experiment in data["experiments"].values():
             del experiment["published"]
         return data

@@ -36,7 +36,7 @@ class L2(Step):
 
 @register
 class Adam(Step):
-    """Adam for a learning rate of 1: Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1, with their betas and epsilon."""
+    """Adam for a learning rate of 1 (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1, with their numbers)."""
 
     name: ClassVar[str] = "adam"
 
@@ -50,7 +50,8 @@ class Adam(Step):
             first, second = torch.zeros_like(gradient), torch.zeros_like(gradient)
         state["first"] = first = _BETA1 * first + (1 - _BETA1) * gradient
         state["second"] = second = _BETA2 * second + (1 - _BETA2) * gradient.square()
-        return (first / (1 - _BETA1**count)) / ((second / (1 - _BETA2**count)).sqrt() + _ADAM_EPSILON)
+        direction: Tensor = (first / (1 - _BETA1**count)) / ((second / (1 - _BETA2**count)).sqrt() + _ADAM_EPSILON)
+        return direction
 
 
 def l2_normalised(gradient: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import yaml
 
 from actors.resources.memory_needs import gradients, needs
 from study.attacks.gradient import BatchGradients, groups, largest_pass
+from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
-from study.attacks.kinds import Pool
 from study.models.memory import Memory
 from study.models.predict import predict
 from study.reproducibility import numerics

@@ -8,13 +8,12 @@ import torch
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.components.kernel import convolve, profile
+from study.attacks.components.distance_penalty import DistancePenalty
+from study.attacks.components.diversity import Diversity, diversify
+from study.attacks.components.kernel import Kernel, convolve, profile
+from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, perturbations
 from study.attacks.presets import keys_of
-from study.attacks.components.diversity import Diversity, diversify
-from study.attacks.components.distance_penalty import DistancePenalty
-from study.attacks.components.kernel import Kernel
-from study.attacks.kinds import Pool
 from study.attacks.views import Views
 from study.reproducibility.rng import Streams
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from study.attacks import Attack
-from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.kinds import Pool
+from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.presets import keys_of, known, presets
 from study.images.image_sets import ImageSet as Set
 from study.models import Model, loading

@@ -1,0 +1,73 @@
+"""The components of a spec that lie in a user's own files: their digests, permission to run them, their text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from study.attacks import own_code
+from study.attacks.own_code import OwnFile
+from study.attacks.part import Part
+from study.attacks.recipe import Attack
+from study.errors import StudyError
+from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
+
+Code = tuple[tuple[str, OwnFile], ...]
+"""Kinds and files of components, for workers to load."""
+
+
+def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
+    """Load the components of users' files, and return the spec with what they declare, and their files.
+
+    Raises StudyError, with the place in the spec: without permission, if a file cannot be run or has no such
+    component, for wrong parameters, and for parts that do not fit together.
+    """
+    found: dict[tuple[str, str], OwnFile] = {}
+    attacks: dict[str, Attack] = {}
+    for name, attack in file.spec.attacks.items():
+        where = file.where("attacks", name)
+
+        def sealed(part: Part, where: str = where) -> Part:
+            whole, own = own_code.sealed(part, where, allowed=allow_code)
+            found[part.kind, own.reference] = own
+            return whole
+
+        attacks[name] = _replaced(attack, sealed)
+        broken = next(attacks[name].conflicts(), None)
+        if broken is not None:
+            raise StudyError(broken, where=where)
+    if not found:
+        return file, ()
+    spec = file.spec.model_copy(update={"attacks": attacks})
+    return SpecFile(spec, file.document), tuple((kind, own) for (kind, _), own in found.items())
+
+
+def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
+    """Return the spec with the digests of users' files, which are read and not run.
+
+    Raises StudyError, with the place in the spec, if a file does not exist.
+    """
+    if not any(part.python for attack in spec.attacks.values() for part in attack.parts):
+        return spec
+    attacks = {}
+    for name, attack in spec.attacks.items():
+        place = where("attacks", name)
+
+        def digested(part: Part, place: str = place) -> Part:
+            assert part.python is not None, "only parts in a file are asked"
+            return part.model_copy(update={"sha256": own_code.read(part.python, place).sha256})
+
+        attacks[name] = _replaced(attack, digested)
+    return spec.model_copy(update={"attacks": attacks})
+
+
+def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:
+    """The attack with another part in place of each part in a user's file."""
+    update: dict[str, Any] = {}
+    for key, value in attack:
+        if isinstance(value, Part) and value.python is not None:
+            update[key] = change(value)
+        elif isinstance(value, tuple) and any(isinstance(one, Part) and one.python is not None for one in value):
+            update[key] = tuple(change(one) if isinstance(one, Part) and one.python else one for one in value)
+    return attack.model_copy(update=update) if update else attack
