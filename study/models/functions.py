@@ -85,9 +85,7 @@ def changed_functions(
 
 
 @contextmanager
-def intercepted(
-    module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
-) -> Iterator[None]:
+def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
     """Pass every call of a torch function inside the module's `forward` to `handle(call, arguments, options)`.
 
     Calls that `handle` makes are not passed to it again. Calls inside functions of torch, such as those of

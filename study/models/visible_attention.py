@@ -123,45 +123,27 @@ class _Steps:
             found = self._module.get_submodule(ATTENTION_QKV)(found)
         return found
 
-    def _attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if dropout_p:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
+        given = {**dict(zip(("attn_mask", "dropout_p", "is_causal"), more, strict=False)), **options}
+        mask, scale = given.get("attn_mask"), given.get("scale")
+        if given.get("dropout_p"):
             raise self._error("drops a part of its map, as in training mode")
-        if enable_gqa:
+        if given.get("enable_gqa"):
             key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         scores = (query * factor) @ key.transpose(-2, -1)
-        if is_causal:
+        if given.get("is_causal"):
             allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             scores = scores.masked_fill(~allowed, float("-inf"))
-        if attn_mask is not None:
-            allows = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, float("-inf")) if allows else scores + attn_mask
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
         return self._shown(scores.softmax(-1)) @ value
 
     def _heads(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        width: int,
-        heads: int,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *more: Any,
-        **options: Any,
+        self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         """torch.nn.MultiheadAttention as encoders use it: one sequence (tokens, N, width) gives all three inputs."""
-        bias_key, bias_value, add_zero, dropout, out_weight, out_bias = more
+        width, heads, weight, bias, bias_key, bias_value, add_zero, dropout, out_weight, out_bias = more
         plain = query is key is value and query.ndim == 3 and weight is not None
         extras = (bias_key, bias_value, add_zero or None, options.get("key_padding_mask"))
         if not plain or any(one is not None for one in extras) or (dropout and options.get("training", True)):
@@ -172,8 +154,10 @@ class _Steps:
         count, tokens, _ = packed.shape
         split = packed.reshape(count, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         mask = options.get("attn_mask")
-        if mask is not None and mask.ndim == 3:
-            mask = mask.view(count, heads, tokens, tokens)
+        if mask is not None:
+            # Here, unlike for the fused kernel, True forbids.
+            mask = ~mask if mask.dtype == torch.bool else mask
+            mask = mask.view(count, heads, tokens, tokens) if mask.ndim == 3 else mask
         seen: list[Tensor] = []
         with self._module.get_submodule(ATTENTION_MAP).register_forward_hook(lambda *one: seen.append(one[-1])):
             mixed = self._attend(split[0], split[1], split[2], mask)

@@ -1,4 +1,4 @@
-"""What the layers of a network are, and where: stages, residual branches, attention, MLPs, activations, patches, head."""
+"""What the layers of a network are, and where: stages, residual branches, attention, MLPs, patches, head."""
 
 from study.models.layers.catalogue import Layers, layers_of
 from study.models.layers.named import layer, network_of

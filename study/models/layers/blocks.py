@@ -198,11 +198,13 @@ _BLOCKS: dict[str, _Block] = {
     "timm.models.cait.LayerScaleBlock": _SHARED_DROP,
     # Its attention reads all tokens, and its skip connection carries the class token only.
     "timm.models.cait.LayerScaleBlockClassAttn": _Block((_Arm(("attn",), plain=_never), _Arm(("mlp",), "norm2"))),
-    "timm.models.xcit.XCABlock": _Block((
-        _Arm(("drop_path1", "attn"), "norm1"),
-        _Arm(("drop_path3", "local_mp"), "norm3"),
-        _Arm(("drop_path2", "mlp"), "norm2"),
-    )),
+    "timm.models.xcit.XCABlock": _Block(
+        (
+            _Arm(("drop_path1", "attn"), "norm1"),
+            _Arm(("drop_path3", "local_mp"), "norm3"),
+            _Arm(("drop_path2", "mlp"), "norm2"),
+        )
+    ),
     "timm.models.visformer.Block": _SHARED_DROP,
     "timm.models.swin_transformer.SwinTransformerBlock": _TRANSFORMER,
     "timm.models.swin_transformer_v2.SwinTransformerV2Block": _two(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,30 +28,32 @@ class Patches:
 
 def patches_of(network: nn.Module) -> Patches | None:
     """The patches of `network`; None if it has none, or they are not known."""
-    known: Any = network
     kind = f"{type(network).__module__}.{type(network).__qualname__}"
-    if kind == "torchvision.models.vision_transformer.VisionTransformer":
-        return Patches("conv_proj", known.patch_size, known.patch_size, 1)
-    if kind == "torchvision.models.swin_transformer.SwinTransformer":
-        return _square("features.0", known.features[0][0], 0)
-    if kind == "timm.models.levit.Levit" or kind == "timm.models.levit.LevitDistilled":
-        return Patches("stem", known.stem.stride, known.stem.stride, 0)
-    if kind == "timm.models.visformer.Visformer":
-        before = 2 if known.stem is not None else 1
-        side = before * known.patch_embed1.patch_size[0]
-        return Patches("patch_embed1", side, side, 0)
-    if kind == "timm.models.convmixer.ConvMixer":
-        return _square("stem", known.stem[0], 0)
-    embedding = getattr(network, "patch_embed", None)
-    if not kind.startswith("timm.") or embedding is None:
+    if kind in _NETWORKS:
+        return _NETWORKS[kind](network)
+    return _of_timm(network) if kind.startswith("timm.") else None
+
+
+def _of_timm(network: Any) -> Patches | None:
+    """Patches of a network whose `patch_embed` reads the image."""
+    embedding, prefix = getattr(network, "patch_embed", None), _prefix(network)
+    kind = type(embedding).__name__
+    if prefix is None:
         return None
-    prefix = _prefix(network)
-    if type(embedding).__name__ in ("PatchEmbed", "ConvEmbedding") and prefix is not None:
-        convolution = getattr(embedding, "proj", getattr(embedding, "conv", None))
-        return _square("patch_embed", convolution, prefix)
-    if type(embedding).__name__ == "ConvPatchEmbed" and prefix is not None:
-        return Patches("patch_embed", embedding.patch_size, embedding.patch_size, prefix)
-    return None
+    if kind in ("PatchEmbed", "ConvEmbedding"):
+        return _square("patch_embed", getattr(embedding, "proj", getattr(embedding, "conv", None)), prefix)
+    return _equal("patch_embed", embedding.patch_size, prefix) if kind == "ConvPatchEmbed" and embedding else None
+
+
+def _prefix(network: Any) -> int | None:
+    """The prefix of timm's network; None if it has a class token, and does not say where."""
+    if type(network).__name__ in ("Cait", "Xcit"):
+        # The class token joins after the last stage.
+        return 0
+    found = getattr(network, "num_prefix_tokens", getattr(network, "num_tokens", None))
+    if found is None:
+        return None if hasattr(network, "cls_token") else 0
+    return int(found)
 
 
 def _square(name: str, convolution: Any, prefix: int) -> Patches | None:
@@ -59,13 +62,25 @@ def _square(name: str, convolution: Any, prefix: int) -> Patches | None:
     return Patches(name, convolution.kernel_size[0], convolution.stride[0], prefix)
 
 
-def _prefix(network: Any) -> int | None:
-    kind = type(network).__name__
-    if kind in ("Cait", "Xcit"):
-        # The class token joins after the last stage.
-        return 0
-    if kind == "PoolingVisionTransformer":
-        return int(network.num_tokens)
-    if hasattr(network, "num_prefix_tokens"):
-        return int(network.num_prefix_tokens)
-    return None if hasattr(network, "cls_token") else 0
+def _equal(name: str, size: int, prefix: int) -> Patches:
+    return Patches(name, size, size, prefix)
+
+
+def _visformer(network: Any) -> Patches:
+    """Its stem, if it has one, halves the image."""
+    stem = 1 if network.stem is None else 2
+    return _equal("patch_embed1", stem * network.patch_embed1.patch_size[0], 0)
+
+
+def _levit(network: Any) -> Patches:
+    return _equal("stem", network.stem.stride, 0)
+
+
+_NETWORKS: dict[str, Callable[[Any], Patches | None]] = {
+    "torchvision.models.vision_transformer.VisionTransformer": lambda one: _equal("conv_proj", one.patch_size, 1),
+    "torchvision.models.swin_transformer.SwinTransformer": lambda one: _square("features.0", one.features[0][0], 0),
+    "timm.models.levit.Levit": _levit,
+    "timm.models.levit.LevitDistilled": _levit,
+    "timm.models.visformer.Visformer": _visformer,
+    "timm.models.convmixer.ConvMixer": lambda one: _square("stem", one.stem[0], 0),
+}

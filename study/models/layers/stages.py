@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import nn
 
-_POOLING = (nn.MaxPool2d, nn.AvgPool2d)
-
 
 def stage_ends(network: nn.Module) -> tuple[str, ...] | None:
     """Names of the modules whose outputs end the stages, in order; None if this is not known."""
@@ -86,7 +84,7 @@ def _pooled(network: nn.Module) -> tuple[str, ...]:
 
 
 def _strided(trunk: str) -> Callable[[nn.Module], tuple[str, ...]]:
-    """In a flat trunk, the modules before each module that halves the image, and the last; without stem and head."""
+    """In a flat trunk, the modules before each whose convolution halves the image, and the last; without stem and head."""
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         children = [(f"{trunk}.{name}", one) for name, one in network.get_submodule(trunk).named_children()]
@@ -98,10 +96,8 @@ def _strided(trunk: str) -> Callable[[nn.Module], tuple[str, ...]]:
 
 
 def _halves(module: nn.Module) -> bool:
-    return any(
-        (isinstance(one, nn.Conv2d) and one.stride[0] > 1) or (isinstance(one, _POOLING) and one.stride not in (1, None))
-        for one in module.modules()
-    )
+    strides = [one.stride for one in module.modules() if isinstance(one, nn.Conv2d)]
+    return any(stride[0] > 1 for stride in strides)
 
 
 def _hidden(network: nn.Module) -> tuple[str, ...]:

@@ -26,6 +26,11 @@ _TIMM = {
     "pit": ("pit_ti_224", {"img_size": 64}),
     "resnetv2": ("resnetv2_50", {"layers": (1, 1, 1, 2)}),
 }
+_OWN = {
+    "mixer": lambda: timm.models.mlp_mixer.MlpMixer(10, 64, num_blocks=2, embed_dim=48),
+    "convmixer": lambda: timm.models.convmixer.ConvMixer(32, 2, num_classes=10),
+    **NETWORKS,
+}
 _SIZES = {"eva": 56, "swin": 56, "cifar_resnet20": 32}
 
 
@@ -54,20 +59,18 @@ def images(name, count=2) -> torch.Tensor:
 
 
 def _built(zoo, short) -> nn.Module:
-    if zoo == "study":
-        return NETWORKS[short]()
+    if short in _OWN:
+        return _OWN[short]()
     if zoo == "timm":
-        if short == "mixer":
-            return timm.models.mlp_mixer.MlpMixer(10, 64, num_blocks=2, embed_dim=48)
-        if short == "convmixer":
-            return timm.models.convmixer.ConvMixer(32, 2, num_classes=10)
         full, arguments = _TIMM.get(short, (short, {}))
         return timm.create_model(full, num_classes=10, **arguments)
     if short == "vit":
         return torchvision.models.VisionTransformer(64, 16, 2, 3, 48, 96, num_classes=10)
     if short in ("swin", "swin_v2"):
         swin = torchvision.models.swin_transformer
-        later = {} if short == "swin" else {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
+        later = (
+            {} if short == "swin" else {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
+        )
         return swin.SwinTransformer([4, 4], 24, [2, 2], [2, 2], [4, 4], num_classes=10, **later)
     extra = {"init_weights": False, "aux_logits": False} if short in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(short, num_classes=10, **extra)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -9,13 +11,16 @@ from study.models.features import changed_forward
 from study.models.layers import layers_of
 from tests.study.models.layers.small import images, network
 
-NETWORKS = """
-    study:cifar_resnet20 torchvision:resnet18 torchvision:mobilenet_v2 torchvision:mnasnet0_5 torchvision:swin
-    torchvision:swin_v2 torchvision:vit torchvision:regnet_y_400mf timm:test_resnet timm:tf_efficientnet_lite0 torchvision:efficientnet_b0
-    timm:legacy_seresnet18 timm:resnetv2 timm:convnext_atto timm:regnetx_002 timm:legacy_xception timm:convmixer timm:mixer
-    timm:vit timm:beit timm:eva timm:convit timm:cait timm:xcit timm:visformer timm:swin timm:swinv2 timm:levit
-    timm:pit timm:mobilenetv4_conv_small
-""".split()
+# fmt: off
+NETWORKS = [
+    "study:cifar_resnet20", "torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:mnasnet0_5",
+    "torchvision:swin", "torchvision:swin_v2", "torchvision:vit", "torchvision:regnet_y_400mf", "timm:test_resnet",
+    "timm:tf_efficientnet_lite0", "torchvision:efficientnet_b0", "timm:legacy_seresnet18", "timm:resnetv2",
+    "timm:convnext_atto", "timm:regnetx_002", "timm:legacy_xception", "timm:convmixer", "timm:mixer", "timm:vit",
+    "timm:beit", "timm:eva", "timm:convit", "timm:cait", "timm:xcit", "timm:visformer", "timm:swin", "timm:swinv2",
+    "timm:levit", "timm:pit", "timm:mobilenetv4_conv_small",
+]
+# fmt: on
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -26,6 +31,7 @@ def test_skip_connections_are_what_is_left(name):
     assert branches
     last = {branch.block: branch for branch in branches}
     inputs, outputs = {}, {}
+
     def keep(held, one):
         def hook(module, given, output=None):
             held.setdefault(one, first(given if output is None else output))
@@ -52,7 +58,7 @@ def test_skip_connections_are_what_is_left(name):
         assert skip.abs().max() > 0
         assert torch.equal(outputs[block], skip) or torch.equal(outputs[block], skip.relu())
     assert compared >= len(last) / 2
-    for before, after in zip(branches[:-1], branches[1:], strict=True):
+    for before, after in itertools.pairwise(branches):
         if before.block == after.block and before.identity and after.identity:
             given = inputs[before.start]
             assert torch.equal(given, inputs[after.start].reshape(given.shape))

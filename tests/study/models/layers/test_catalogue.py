@@ -210,7 +210,11 @@ def test_attention_of_each_kind():
         f"blocks_token_only.1.attn.{one}" for one in "qkv"
     )
     assert first("timm:xcit_tiny_12_p16_224").over == "channels"
-    for reference, heads in (("torchvision:vit_b_16", 12), ("torchvision:swin_t", 3), ("timm:beit_base_patch16_224", 12)):
+    for reference, heads in (
+        ("torchvision:vit_b_16", 12),
+        ("torchvision:swin_t", 3),
+        ("timm:beit_base_patch16_224", 12),
+    ):
         one = first(reference)
         assert one.qkv == (f"{one.name}.attention_qkv",)
         assert (one.over, one.heads) == ("tokens", heads)
