@@ -2,11 +2,13 @@
 
 Layers have the names of `named_modules()` of the network, such as `layer2.3`; those of a classifier are the names in
 its network, without a prefix. Folding batch norms keeps the names, but moves the norm into its convolution: the output
-of a folded convolution is that after its norm, and the norm returns it unchanged. Load the model with `fold=False` if
-values between the two matter.
+of a folded convolution is that after its norm, and the norm returns it unchanged. Where values between the two matter,
+name the layer in the `keep` of `Classifier.arrange`.
 
 A context runs the network without torch.compile, also when it was asked for: compiled code ignores hooks that come
 later. At the end, also after an exception, the network has the hooks and the `forward` methods of before.
+
+Contexts may be nested, also for the same layer: a later one sees what an earlier one has made of a value.
 
 Every function that changes a value must act on each row of the batch by itself, so that an image's result does not
 depend on its neighbours. It may draw random numbers only from keyed streams.

@@ -43,7 +43,9 @@ def changed_functions(
     functions is called.
     """
     network = network_of(model)
-    wanted = [network] if within is None else [layer(model, name) for name in within]
+    # A module inside another of these would change each call twice.
+    outermost = [name for name in within or () if not any(name.startswith(f"{other}.") for other in within or ())]
+    wanted = [network] if within is None else [layer(model, name) for name in outermost]
     state = _State(active=after is None)
 
     def reset(*_: Any) -> None:

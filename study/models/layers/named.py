@@ -22,9 +22,12 @@ def network_of(model: nn.Module) -> nn.Module:
 def layer(model: nn.Module, name: str) -> nn.Module:
     """The layer `name` of a classifier's network, or of a network. Raises StudyError if it does not exist."""
     network = network_of(model)
-    found = dict(network.named_modules(remove_duplicate=False))
-    if name and name in found:
-        return found[name]
+    try:
+        found = network.get_submodule(name)
+    except AttributeError:
+        found = network
+    if found is not network:
+        return found
     if name.rpartition(".")[2] in (ATTENTION_MAP, ATTENTION_QKV):
         raise StudyError(
             f"the layer '{name}' of this {type(network).__name__} exists only where its attention is made visible",
@@ -32,6 +35,6 @@ def layer(model: nn.Module, name: str) -> nn.Module:
         )
     raise StudyError(
         f"this {type(network).__name__} has no layer '{name}'",
-        accepted=names((known for known in found if known), name),
+        accepted=names((known for known, _ in network.named_modules() if known), name),
         todo="correct the name; `study models SPEC --layers MODEL` prints a model's layers",
     )

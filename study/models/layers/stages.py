@@ -84,7 +84,7 @@ def _pooled(network: nn.Module) -> tuple[str, ...]:
 
 
 def _strided(trunk: str) -> Callable[[nn.Module], tuple[str, ...]]:
-    """In a flat trunk, the modules before each whose convolution halves the image, and the last; without stem and head."""
+    """In a flat trunk, the blocks before each block that halves the image, and the last; without stem and head."""
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         children = [(f"{trunk}.{name}", one) for name, one in network.get_submodule(trunk).named_children()]

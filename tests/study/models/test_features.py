@@ -319,6 +319,7 @@ def test_folded_batch_norms_keep_names_and_values(reference):
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 255
     shapes = output_shapes(folded, pixels, [one.name for one in layers.activations] + [*layers.weighted])
     assert shapes == output_shapes(plain, pixels, list(shapes))
+    assert {*layers.weighted, *(one.name for one in layers.activations)} == shapes.keys()
     norms = [name for name, one in plain.network.named_modules() if isinstance(one, nn.BatchNorm2d)]
     with captured(plain, norms) as wanted, captured(folded, norms) as given, torch.no_grad():
         plain(pixels)

@@ -134,7 +134,7 @@ def test_only_inside_named_layers():
         calls.append(call)
         return call(*given)
 
-    with changed_functions(built, {"relu": counted}, within=["layer2", "layer4.1"]), torch.no_grad():
+    with changed_functions(built, {"relu": counted}, within=["layer2", "layer2.0", "layer4.1"]), torch.no_grad():
         built(x)
     assert len(calls) == 4 + 2
     with changed_functions(built, {"relu": counted}), torch.no_grad():
