@@ -351,6 +351,7 @@ def models(
     *,
     spec: Spec,
     accuracy: Annotated[bool, flag("Measure clean accuracy on all images.", "--accuracy")] = False,
+    layers: Annotated[str | None, option("MODEL", "Print the layers of one model instead, by their names.")] = None,
     json: Json = False,
     set_: Set = None,
     allow_code: AllowCode = False,
@@ -359,6 +360,11 @@ def models(
 
     Example: study models specs/quickstart.yaml --accuracy
     """
+    if layers is not None:
+        from study.commands.model_layers import print_layers
+
+        print_layers(_load(spec, set_), _console(), layers, allow_code=allow_code, as_json=json)
+        return
     from study.commands.models import ModelsOptions, print_models
 
     print_models(_load(spec, set_), _console(), ModelsOptions(accuracy, allow_code, json))

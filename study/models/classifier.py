@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -120,10 +120,11 @@ class Classifier(nn.Module):
             return logits.index_select(1, self.outputs)
         return logits[:, logits.shape[1] - self.labels :]
 
-    def arrange(self, *, fold: bool, layout: Layout, device: str) -> None:
+    def arrange(self, *, fold: bool, layout: Layout, device: str, keep: Collection[str] = ()) -> None:
         """Rewrite the network for speed, with equal results up to rounding, and move it to `device`.
 
-        `fold` folds batch norms into convolutions and, on a CPU, rewrites some convolutions.
+        `fold` folds batch norms into convolutions, except those of the layers `keep`, and, on a CPU, rewrites some
+        convolutions.
         """
         from study.models.rewrites.folding import fold as fold_into
 
@@ -131,7 +132,7 @@ class Classifier(nn.Module):
         if fold:
             size, channels = self.preprocessing.size, len(self.preprocessing.mean)
             example = torch.randn(2, channels, size, size, generator=_generator())
-            self.folded = fold_into(self.network, example.to(self.mean))
+            self.folded = fold_into(self.network, example.to(self.mean), keep=keep)
             if device == "cpu":
                 cpu.rewrite_convolutions(self.network)
         self.to(device)

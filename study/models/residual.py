@@ -1,4 +1,4 @@
-"""The Skip Gradient Method: find the residual branches of a network, and scale the gradient at their ends."""
+"""The Skip Gradient Method: scale the gradient at the ends of a network's residual branches."""
 
 from __future__ import annotations
 
@@ -11,43 +11,11 @@ import torch
 from torch import nn
 
 from study.errors import StudyError
+from study.models.layers.blocks import Branch, branches
+
+__all__ = ["Branch", "Compatibility", "branches", "decayed"]
 
 Compatibility = Literal["paper", "authors"]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One residual branch, or one dense layer, of a network.
-
-    Attributes:
-        block: Dotted name of the branch's block within the network.
-        end: The module whose output is the branch's output, before the addition or concatenation. A constant scale or a
-            permutation after it does not change the effect of a decay.
-        dense: Whether this is a dense layer, which concatenates its new features instead of adding them.
-    """
-
-    block: str
-    end: nn.Module
-    dense: bool
-
-
-def branches(network: nn.Module) -> list[Branch]:
-    """The branches of all known blocks in `network`, in the network's order.
-
-    A block is known by the class that defines its `forward`: a subclass with its own `forward` is another block, and
-    branches of unknown blocks are not found. An end is never an `nn.Identity`, so batch norms may be folded into their
-    convolutions, even if one Identity replaces all of them.
-    """
-    found = []
-    for name, block in network.named_modules():
-        known = _known(block)
-        if known is None or (known.only_if and not getattr(block, known.only_if)):
-            continue
-        for candidates in known.ends:
-            end = _end(block, candidates)
-            if end is not None:
-                found.append(Branch(name, end, known.family == "densenet"))
-    return found
 
 
 @contextmanager
@@ -101,7 +69,7 @@ class _Decay:
 
 
 def _as_the_authors(network: nn.Module, found: list[Branch]) -> list[Branch]:
-    families = {known.family for branch in found if (known := _known(network.get_submodule(branch.block)))}
+    families = {branch.family for branch in found}
     if not families or "other" in families:
         raise StudyError(
             f"the authors' code of the Skip Gradient Method does not support this {type(network).__name__}",
@@ -109,88 +77,3 @@ def _as_the_authors(network: nn.Module, found: list[Branch]) -> list[Branch]:
             todo="use compatibility 'paper', or a ResNet or DenseNet as source",
         )
     return [branch for branch in found if branch.dense or not branch.block.endswith("0")]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The ends of the branches in a class of blocks.
-
-    Attributes:
-        ends: For each branch, the names of the modules at its end, last one first; "" is the block itself. The first
-            module that exists and is not an Identity is the end.
-        only_if: The attribute of the block that tells whether it has a skip connection; None if it always has one.
-        family: The family to which the authors' code assigns the network.
-    """
-
-    ends: tuple[tuple[str, ...], ...]
-    only_if: str | None = None
-    family: Literal["resnet", "densenet", "other"] = "other"
-
-
-def _known(module: nn.Module) -> _Block | None:
-    """The entry of a module's class. Names in place of classes avoid imports of unused zoos."""
-    running = next(each for each in type(module).__mro__ if "forward" in vars(each))
-    return _BLOCKS.get(f"{running.__module__}.{running.__qualname__}")
-
-
-def _end(block: nn.Module, candidates: tuple[str, ...]) -> nn.Module | None:
-    for name in candidates:
-        module = getattr(block, name, None) if name else block
-        # An Identity returns its input, which other modules may use as well, and one instance may be in many places.
-        if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
-            return module
-    return None
-
-
-_TIMM_RESIDUAL = "timm.models._efficientnet_blocks"
-_RESNET = _Block((("bn3", "conv3", "bn2", "conv2"),), family="resnet")
-_TIMM_RESNET = _Block((("drop_path", "se", "bn3", "conv3", "bn2", "conv2"),), family="resnet")
-_DENSE = _Block((("",),), family="densenet")
-_SENET = _Block((("se_module",),))
-_INCEPTION_RESNET = _Block((("conv2d",),))
-
-_BLOCKS: dict[str, _Block] = {
-    "study.models.networks.CifarBlock": _RESNET,
-    "torchvision.models.resnet.BasicBlock": _RESNET,
-    "torchvision.models.resnet.Bottleneck": _RESNET,
-    "torchvision.models.densenet._DenseLayer": _DENSE,
-    "torchvision.models.efficientnet.MBConv": _Block((("stochastic_depth", "block"),), only_if="use_res_connect"),
-    "torchvision.models.efficientnet.FusedMBConv": _Block((("stochastic_depth", "block"),), only_if="use_res_connect"),
-    "torchvision.models.mobilenetv2.InvertedResidual": _Block((("conv",),), only_if="use_res_connect"),
-    "torchvision.models.mobilenetv3.InvertedResidual": _Block((("block",),), only_if="use_res_connect"),
-    "torchvision.models.mnasnet._InvertedResidual": _Block((("layers",),), only_if="apply_residual"),
-    "torchvision.models.regnet.ResBottleneckBlock": _Block((("f",),)),
-    "torchvision.models.convnext.CNBlock": _Block((("stochastic_depth", "block"),)),
-    "torchvision.models.vision_transformer.EncoderBlock": _Block((("dropout",), ("mlp",))),
-    "timm.models.resnet.BasicBlock": _TIMM_RESNET,
-    "timm.models.resnet.Bottleneck": _TIMM_RESNET,
-    "timm.models.densenet.DenseLayer": _DENSE,
-    "timm.models.senet.Bottleneck": _SENET,
-    "timm.models.senet.SEResNetBlock": _SENET,
-    "timm.models.inception_resnet_v2.Block35": _INCEPTION_RESNET,
-    "timm.models.inception_resnet_v2.Block17": _INCEPTION_RESNET,
-    "timm.models.inception_resnet_v2.Block8": _INCEPTION_RESNET,
-    f"{_TIMM_RESIDUAL}.ConvBnAct": _Block((("drop_path", "aa", "bn1", "conv"),), only_if="has_skip"),
-    f"{_TIMM_RESIDUAL}.DepthwiseSeparableConv": _Block((("drop_path", "bn2", "conv_pw"),), only_if="has_skip"),
-    f"{_TIMM_RESIDUAL}.InvertedResidual": _Block((("drop_path", "bn3", "conv_pwl"),), only_if="has_skip"),
-    f"{_TIMM_RESIDUAL}.CondConvResidual": _Block((("drop_path", "bn3", "conv_pwl"),), only_if="has_skip"),
-    f"{_TIMM_RESIDUAL}.EdgeResidual": _Block((("drop_path", "bn2", "conv_pwl"),), only_if="has_skip"),
-    f"{_TIMM_RESIDUAL}.UniversalInvertedResidual": _Block(
-        (("drop_path", "layer_scale", "dw_end", "pw_proj"),), only_if="has_skip"
-    ),
-    f"{_TIMM_RESIDUAL}.MobileAttention": _Block(
-        (("conv_cpe_dw",), ("drop_path", "layer_scale", "attn")), only_if="has_skip"
-    ),
-    "timm.models.convnext.ConvNeXtBlock": _Block((("drop_path", "mlp"),)),
-    "timm.models.vision_transformer.Block": _Block((("drop_path1", "ls1", "attn"), ("drop_path2", "ls2", "mlp"))),
-    "pretrainedmodels.models.cafferesnet.Bottleneck": _RESNET,
-    "pretrainedmodels.models.fbresnet.BasicBlock": _RESNET,
-    "pretrainedmodels.models.fbresnet.Bottleneck": _RESNET,
-    "pretrainedmodels.models.senet.Bottleneck": _SENET,
-    "pretrainedmodels.models.inceptionresnetv2.Block35": _INCEPTION_RESNET,
-    "pretrainedmodels.models.inceptionresnetv2.Block17": _INCEPTION_RESNET,
-    "pretrainedmodels.models.inceptionresnetv2.Block8": _INCEPTION_RESNET,
-    # Two children: the branch, and the skip connection.
-    "pretrainedmodels.models.resnext_features.resnext101_32x4d_features.LambdaMap": _Block((("0",),)),
-    "pretrainedmodels.models.resnext_features.resnext101_64x4d_features.LambdaMap": _Block((("0",),)),
-}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,12 +25,12 @@ _NORMS = {"torch.nn.modules.batchnorm.BatchNorm2d"}
 _NORMS_WITH_ACTIVATION = {"timm.layers.norm_act.BatchNormAct2d"}
 
 
-def fold(network: nn.Module, example: Tensor) -> int:
+def fold(network: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> int:
     """Fold every batch norm that directly follows a convolution into it, in place; return the number of folded ones.
 
     `example` is an input of the network, (N, 3, S, S) after preprocessing, on its device and in its dtype. One forward
     pass on it shows the order of modules. A batch norm is folded if it alone reads the convolution's output, both
-    are called once, and neither shares parameters, has hooks, or has two names in the network.
+    are called once, and neither shares parameters, has hooks, has two names in the network, or is named in `keep`.
 
     Folded convolutions have new parameters with the same dtype, device and memory format, which require no gradient.
     All modules keep their names: a batch norm becomes an `nn.Identity`; one with an activation (timm's) becomes a
@@ -43,7 +43,7 @@ def fold(network: nn.Module, example: Tensor) -> int:
         raise ValueError("batch norms can only be folded in eval mode")
     if example.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"batch norms can only be folded in float32 or float64, not in {example.dtype}")
-    before, pairs = _observe(network, example)
+    before, pairs = _observe(network, example, keep)
     names = {module: name for name, module in network.named_modules()}
     replaced: list[tuple[str, nn.Module]] = []
     for conv, norm in pairs:
@@ -61,14 +61,17 @@ def fold(network: nn.Module, example: Tensor) -> int:
     return 0
 
 
-def _observe(network: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
+def _observe(
+    network: nn.Module, example: Tensor, keep: Collection[str]
+) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
     """The logits on `example`, and the pairs of convolution and batch norm that can be folded."""
     often = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     shared = Counter(id(parameter) for module in network.modules() for parameter in module._parameters.values())
     foldable = [
         module
-        for module in network.modules()
+        for name, module in network.named_modules()
         if (_is_convolution(module) or _is_norm(module))
+        and name not in keep
         and often[id(module)] == 1
         and all(shared[id(parameter)] == 1 for parameter in module.parameters())
         and not (module._forward_hooks or module._forward_pre_hooks or module.training)

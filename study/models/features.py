@@ -1,0 +1,285 @@
+"""Capture and change the outputs of layers, and the gradients through them, for as long as a context lasts.
+
+Layers have the names of `named_modules()` of the network, such as `layer2.3`; those of a classifier are the names in
+its network, without a prefix. Folding batch norms keeps the names, but moves the norm into its convolution: the output
+of a folded convolution is that after its norm, and the norm returns it unchanged. Where values between the two matter,
+name the layer in the `keep` of `Classifier.arrange`.
+
+A context runs the network without torch.compile, also when it was asked for: compiled code ignores hooks that come
+later. At the end, also after an exception, the network has the hooks and the `forward` methods of before.
+
+Contexts may be nested, also for the same layer: a later one sees what an earlier one has made of a value.
+
+Every function that changes a value must act on each row of the batch by itself, so that an image's result does not
+depend on its neighbours. It may draw random numbers only from keyed streams.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import StudyError
+from study.models.layers.named import layer, network_of
+
+Change = Callable[[Tensor], Tensor]
+"""Returns a new tensor of the same shape, dtype and device; row by row."""
+
+
+class Features(Mapping[str, Tensor]):
+    """The outputs of layers in the last forward pass, by name. Raises StudyError for a layer that did not run."""
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self._wanted = tuple(wanted)
+        self._held: dict[str, Tensor] = {}
+
+    def clear(self) -> None:
+        """Forget the outputs; each forward pass begins so."""
+        self._held.clear()
+
+    def hold(self, name: str, output: Tensor) -> None:
+        """Keep the output of a layer. Raises StudyError if it has run before in this pass."""
+        if name in self._held:
+            raise StudyError(
+                f"the layer '{name}' runs more than once in a forward pass, so it has no single output",
+                todo="name a layer that runs once, for example the block around it",
+            )
+        self._held[name] = output
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._wanted and name not in self._held:
+            raise _did_not_run([name])
+        return self._held[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._wanted)
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+
+@contextmanager
+def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
+    """Capture the outputs of the layers `names` in every forward pass; yield those of the last one.
+
+    The outputs are part of the graph: a loss of them has a gradient in the images, and the logits have a gradient in
+    them. The network goes on with a copy of each, because a later layer may work in place. If a layer returns several
+    tensors (N, C_i, ...) of one size, its output is their concatenation along the channels.
+
+    Raises StudyError for a layer that does not exist or returns no tensor, and in the pass for one that runs twice.
+    """
+    features = Features(names)
+
+    def capture(name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            tensor, back = _one_tensor(name, output)
+            if any(tensor is one for one in inputs):
+                # A layer that returns its input, which others may read and change.
+                tensor = tensor.clone()
+            features.hold(name, tensor)
+            return back(tensor.clone())
+
+        return hook
+
+    with hooked(model, names) as hooks:
+        hooks.enter_context(network_of(model).register_forward_pre_hook(lambda *_: features.clear()))
+        for name in features:
+            hooks.enter_context(layer(model, name).register_forward_hook(capture(name)))
+        yield features
+
+
+@contextmanager
+def changed_forward(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    """Put `changes[name](output)` in place of the output of each named layer, in every forward pass.
+
+    A function is called each time that its layer runs, in the order of the network, and may keep a state. It gets the
+    output as part of the graph and returns a new tensor; gradients flow through it. If a layer returns several tensors,
+    it gets their concatenation along the channels.
+
+    Raises StudyError for a layer that does not exist or returns no tensor; and in the pass, for one that does not run
+    and for a function that changes the shape.
+    """
+
+    def change(name: str, function: Change) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            tensor, back = _one_tensor(name, output)
+            return back(_checked(name, "output", function(tensor), tensor))
+
+        return hook
+
+    with hooked(model, changes) as hooks:
+        for name, function in changes.items():
+            hooks.enter_context(layer(model, name).register_forward_hook(change(name, function)))
+        yield
+
+
+@contextmanager
+def changed_backward(
+    model: nn.Module, changes: Mapping[str, Change], *, of: Literal["output", "input"] = "output"
+) -> Iterator[None]:
+    """Put `changes[name](gradient)` in place of the gradient of each named layer's output, or of its first input.
+
+    The change of an output's gradient reaches the layer itself and all before it; that of an input's gradient reaches
+    only what comes before it, and only through this layer: other readers of the same tensor, such as a skip connection,
+    are not affected. Values of the forward pass keep their bits. The change applies to every forward pass inside the
+    context, even if its backward pass comes later, and to each run of a layer that runs several times.
+
+    Raises StudyError for a layer that does not exist or returns no tensor; in the forward pass, for one that does not
+    run; and in the backward pass, for a function that changes the shape.
+    """
+
+    def on_gradient(name: str, function: Change, tensor: Tensor) -> None:
+        def hook(gradient: Tensor) -> Tensor:
+            return _checked(name, f"gradient of the {of}", function(gradient), gradient)
+
+        tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    def after(name: str, function: Change) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            tensor, back = _one_tensor(name, output)
+            if not tensor.requires_grad:
+                return None
+            if tensor is output and not any(tensor is one for one in inputs):
+                # The hook gets the gradient of the present value, so a block may add its skip connection in place.
+                on_gradient(name, function, tensor)
+                return None
+            # A layer that returns its input: others may read that tensor too.
+            alias = tensor.view_as(tensor)
+            on_gradient(name, function, alias)
+            return back(alias)
+
+        return hook
+
+    def before(name: str, function: Change) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+            if not inputs or not isinstance(inputs[0], Tensor):
+                raise StudyError(f"the layer '{name}' has no tensor as its first input", todo="name another layer")
+            if not inputs[0].requires_grad:
+                return None
+            alias = inputs[0].view_as(inputs[0])
+            on_gradient(name, function, alias)
+            return tuple(alias if one is inputs[0] else one for one in inputs)
+
+        return hook
+
+    with hooked(model, changes) as hooks:
+        for name, function in changes.items():
+            module = layer(model, name)
+            if of == "output":
+                hooks.enter_context(module.register_forward_hook(after(name, function)))
+            else:
+                hooks.enter_context(module.register_forward_pre_hook(before(name, function)))
+        yield
+
+
+def output_shapes(model: nn.Module, images: Tensor, names: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """The shape of each layer's output for these images, the largest if a layer runs several times.
+
+    `images` are what `model` takes: pixels for a classifier, normalised images for a network. Layers that do not run
+    or return no tensor are left out.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                shape = tuple(output.shape)
+                found[name] = max(shape, found.get(name, shape), key=lambda each: torch.Size(each).numel())
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name in names:
+            hooks.enter_context(layer(model, name).register_forward_hook(note(name)))
+        model(images)
+    return found
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run a classifier's network without torch.compile. Raises StudyError for a network that is compiled itself."""
+    network = network_of(model)
+    for name, one in network.named_modules():
+        if type(one).__name__ == "OptimizedModule" or getattr(one, "_compiled_call_impl", None) is not None:
+            raise StudyError(
+                f"{f'the layer {name!r}' if name else 'the network'} is compiled, and compiled code ignores changes",
+                accepted="a classifier with compile_with(), or a network without torch.compile",
+                todo="compile the classifier in place of its network",
+            )
+    # A classifier that finds a hook does not use its compiled function.
+    with network.register_forward_hook(lambda *_: None):
+        yield
+
+
+@contextmanager
+def hooked(model: nn.Module, names: Collection[str]) -> Iterator[ExitStack]:
+    """A stack for hooks of an uncompiled network. Raises StudyError after a pass in which a named layer did not run."""
+    network = network_of(model)
+    runs: Counter[str] = Counter()
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            runs[name] += 1
+
+        return hook
+
+    def check(*_: Any) -> None:
+        silent = [name for name in names if not runs[name]]
+        if silent:
+            raise _did_not_run(silent)
+
+    modules = [(name, layer(model, name)) for name in names]
+    with ExitStack() as hooks:
+        hooks.enter_context(uncompiled(model))
+        hooks.enter_context(network.register_forward_pre_hook(lambda *_: runs.clear()))
+        for name, module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(count(name)))
+        hooks.enter_context(network.register_forward_hook(check))
+        yield hooks
+
+
+def _did_not_run(names: list[str]) -> StudyError:
+    some = ", ".join(f"'{name}'" for name in names[:5]) + (", …" if len(names) > 5 else "")
+    return StudyError(
+        f"the network did not run {some} in its forward pass",
+        accepted="layers that run: a module may only use the weights of another, or skip it in eval mode",
+        todo="name the module around it, or a layer that `study models SPEC --layers MODEL` prints",
+    )
+
+
+def _checked(name: str, what: str, given: Any, wanted: Tensor) -> Tensor:
+    if not isinstance(given, Tensor) or given.shape != wanted.shape:
+        found = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise StudyError(
+            f"the function for the {what} of layer '{name}' returned {found}",
+            accepted=f"a tensor of shape {tuple(wanted.shape)}, as it was given",
+            todo="return a changed tensor of the same shape",
+        )
+    return given
+
+
+def _one_tensor(name: str, output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The tensor in a layer's output, and the function that puts another in its place."""
+    if isinstance(output, Tensor):
+        return output, lambda changed: changed
+    parts = [one for one in output if one is not None] if isinstance(output, tuple | list) else []
+    if parts and all(isinstance(one, Tensor) for one in parts):
+        if len(parts) == 1:
+            return parts[0], lambda changed: type(output)(None if one is None else changed for one in output)
+        sizes = [one.shape[1] for one in parts if one.ndim > 1]
+        alike = {(one.shape[0], one.shape[2:]) for one in parts if one.ndim > 1}
+        if len(sizes) == len(output) and len(alike) == 1:
+            return torch.cat(parts, 1), lambda changed: type(output)(changed.split(sizes, 1))
+    raise StudyError(
+        f"the output of layer '{name}' is no tensor: it is {type(output).__name__}",
+        accepted="a tensor, or several of one size whose channels can be concatenated",
+        todo="name a layer inside it",
+    )

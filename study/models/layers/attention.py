@@ -1,0 +1,118 @@
+"""Attention modules: queries, keys and values, the map, the projection of their result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from study.errors import StudyError, names
+from study.models.layers.named import ATTENTION_MAP, ATTENTION_QKV
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention module.
+
+    Attributes:
+        name: Dotted name of the module. Its output is the result after the projection.
+        qkv: Names of the layers whose outputs are queries, keys and values, together or apart. Some modules only use
+            the weights of a linear layer; then this is a layer that `visible_attention` adds.
+        projection: Name of the layer that projects the result; None if no module does it.
+        over: What the map weighs: tokens, or channels (XCiT). None: a linear attention, which has no map.
+        heads: The number of heads; None if the module does not say.
+        silent: Modules inside that never run, because the attention module only uses their weights.
+    """
+
+    name: str
+    qkv: tuple[str, ...]
+    projection: str | None
+    over: Literal["tokens", "channels"] | None
+    heads: int | None
+    silent: tuple[str, ...] = ()
+
+    @property
+    def map(self) -> str:
+        """Name of the layer whose output is the attention map; it exists inside `visible_attention`."""
+        return f"{self.name}.{ATTENTION_MAP}"
+
+
+def attentions(network: nn.Module) -> tuple[Attention, ...]:
+    """The attention modules of `network`, in its order.
+
+    A module is one if the name of its class says so and it has layers for queries, keys and values. Raises StudyError
+    if the name of a class says so, and nothing else is known of it.
+    """
+    modules = [(name, one) for name, one in network.named_modules() if _CLASSES.search(type(one).__name__)]
+    found = [attention for name, one in modules if (attention := _attention(name, one)) is not None]
+    known = {attention.name for attention in found}
+    for name, one in modules:
+        inner = any(other.startswith(f"{name}.") for other in known)
+        if name not in known and not inner and type(one).__name__ not in _GATES and any(one.children()):
+            raise StudyError(
+                f"the attention of class {type(one).__name__} ('{name}') in this {type(network).__name__} is not known",
+                accepted=f"attention with layers named {names('+'.join(each) for each in _QKV)}",
+                todo="choose another network, or name layers in place of attention modules",
+            )
+    return tuple(found)
+
+
+def _attention(name: str, module: nn.Module) -> Attention | None:
+    if isinstance(module, nn.MultiheadAttention):
+        return Attention(name, (f"{name}.{ATTENTION_QKV}",), None, "tokens", module.num_heads, (f"{name}.out_proj",))
+    qkv = _present(module, _QKV)
+    if not qkv:
+        return None
+    projection = _present(module, _PROJECTIONS)
+    kind = type(module).__name__
+    over: Literal["tokens", "channels"] | None = "channels" if kind in _OVER_CHANNELS else "tokens"
+    silent = [*qkv, *projection] if kind in _FUNCTIONAL else list(qkv) if _adds_bias(module) else []
+    heads: Any = getattr(module, "num_heads", getattr(module, "n_heads", None))
+    return Attention(
+        name=name,
+        qkv=(f"{name}.{ATTENTION_QKV}",) if silent else tuple(f"{name}.{one}" for one in qkv),
+        projection=f"{name}.{projection[0]}" if projection and projection[0] not in silent else None,
+        over=None if kind in _LINEAR else over,
+        heads=heads if isinstance(heads, int) else None,
+        silent=tuple(f"{name}.{one}" for one in silent),
+    )
+
+
+def _present(module: nn.Module, choices: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    held = {name for name, one in module.named_children() if not isinstance(one, nn.Identity)}
+    return next((choice for choice in choices if held.issuperset(choice)), ())
+
+
+def _adds_bias(module: nn.Module) -> bool:
+    """Whether timm's module multiplies by the weights of `qkv` itself, to add biases of queries and values only."""
+    return getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
+
+
+def functional_weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of an attention module with which it computes queries, keys and values by itself."""
+    if isinstance(module, nn.MultiheadAttention):
+        if module.in_proj_weight is not None:
+            yield module.in_proj_weight
+    elif isinstance(qkv := getattr(module, "qkv", None), nn.Linear):
+        yield qkv.weight
+
+
+_CLASSES = re.compile("Attention|Attn|MHSA|GPSA|XCA|SHSA|MLA")
+_QKV = (
+    *(("qkv",), ("to_qkv",), ("q", "kv"), ("q", "k", "v"), ("qk", "v")),
+    *(("q_proj", "k_proj", "v_proj"), ("query", "key", "value")),
+)
+_PROJECTIONS = (("proj",), ("out_proj",), ("merge",), ("output",), ("o_proj",))
+_OVER_CHANNELS = {"XCA", "ChannelAttention", "ChannelAttentionV2", "CrossCovarianceAttn"}
+_LINEAR = {"LiteMLA", "FactorAttnConvRelPosEnc"}
+_FUNCTIONAL = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
+"""torchvision's: they pass the weights of both layers to a function."""
+
+_GATES = {
+    *("ChannelAttn", "LightChannelAttn", "SpatialAttn", "LightSpatialAttn", "CoordAttn", "SimpleCoordAttn"),
+    *("EfficientLocalAttn", "StripAttn", "SelectiveKernelAttn", "SplitAttn"),
+}
+"""Classes that scale channels or places, in convolutional networks: no attention in the sense of transformers."""

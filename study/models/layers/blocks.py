@@ -1,0 +1,228 @@
+"""The residual branches and dense layers of a network, known by the class of their block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Family = Literal["resnet", "densenet", "other"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One residual branch f of a block x + f(x), or one dense layer, of a network.
+
+    Attributes:
+        block: Dotted name of the branch's block within the network.
+        end: The module whose output is the branch's output, before the addition or concatenation. A constant scale, a
+            permutation or a crop may follow it, which does not change the effect of a factor.
+        dense: Whether this is a dense layer, which concatenates its new features instead of adding them.
+        name: Dotted name of `end`.
+        start: Dotted name of the module whose input is x. It is the block itself, or, for the second branch of a
+            transformer's block, the first module of that branch.
+        skip: Dotted name of the module whose output is added in place of x (a downsampling); None if there is none.
+        identity: Whether x itself is added. If neither this holds nor there is a `skip`, the block changes x by
+            functions, and no module has the skip connection's value.
+        family: The blocks' family, as the authors' code of the Skip Gradient Method divides networks.
+    """
+
+    block: str
+    end: nn.Module
+    dense: bool
+    name: str = ""
+    start: str = ""
+    skip: str | None = None
+    identity: bool = False
+    family: Family = "other"
+
+
+def has_known_blocks(network: nn.Module) -> bool:
+    """Whether `network` consists of known blocks; some networks of known blocks have no skip connection."""
+    return any(_known(module) is not None for module in network.modules())
+
+
+def branches(network: nn.Module) -> list[Branch]:
+    """The branches of all known blocks in `network`, in the network's order.
+
+    A block is known by the class that defines its `forward`: a subclass with its own `forward` is another block, and
+    branches of unknown blocks are not found. An end is never an `nn.Identity`, so batch norms may be folded into their
+    convolutions, even if one Identity replaces all of them.
+    """
+    found = []
+    for name, block in network.named_modules():
+        known = _known(block)
+        if known is None or (known.only_if and not getattr(block, known.only_if)):
+            continue
+        found += [branch for arm in known.arms if (branch := _branch(name, block, known, arm)) is not None]
+    return found
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One branch of a class of blocks.
+
+    Attributes:
+        ends: The names of the modules at its end, last one first; "" is the block itself. The first module that exists
+            and is not an Identity is the end.
+        start: The name of the module whose input is the value that the skip connection carries; "" is the block.
+        skip: The name of the module in the skip connection, if there is one.
+        plain: Whether a skip connection without a module adds that value unchanged.
+    """
+
+    ends: tuple[str, ...]
+    start: str = ""
+    skip: str = ""
+    plain: Callable[[nn.Module], bool] = lambda _: True
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The branches of a class of blocks.
+
+    `only_if` is the attribute of the block that tells whether it has a skip connection; None if it always has one.
+    """
+
+    arms: tuple[_Arm, ...]
+    only_if: str | None = None
+    family: Family = "other"
+
+
+def _known(module: nn.Module) -> _Block | None:
+    """The entry of a module's class. Names in place of classes avoid imports of unused zoos."""
+    running = next(each for each in type(module).__mro__ if "forward" in vars(each))
+    return _BLOCKS.get(f"{running.__module__}.{running.__qualname__}")
+
+
+def _branch(name: str, block: nn.Module, known: _Block, arm: _Arm) -> Branch | None:
+    for candidate in arm.ends:
+        module = getattr(block, candidate, None) if candidate else block
+        # An Identity returns its input, which other modules may use as well, and one instance may be in many places.
+        if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
+            skip = getattr(block, arm.skip, None) if arm.skip else None
+            moved = isinstance(skip, nn.Module) and not isinstance(skip, nn.Identity)
+            dense = known.family == "densenet"
+            return Branch(
+                block=name,
+                end=module,
+                dense=dense,
+                name=_inside(name, candidate),
+                start=_inside(name, arm.start),
+                skip=_inside(name, arm.skip) if moved else None,
+                identity=not dense and not moved and arm.plain(block),
+                family=known.family,
+            )
+    return None
+
+
+def _inside(block: str, name: str) -> str:
+    return ".".join(part for part in (block, name) if part)
+
+
+def _same_shape(block: nn.Module) -> bool:
+    return not block.added and block.stride == 1
+
+
+def _never(_: nn.Module) -> bool:
+    return False
+
+
+def _one(*ends: str, skip: str = "", only_if: str | None = None, family: Family = "other") -> _Block:
+    return _Block((_Arm(ends, skip=skip),), only_if, family)
+
+
+def _two(first: tuple[str, ...], second: tuple[str, ...], starts: tuple[str, str] = ("norm1", "norm2")) -> _Block:
+    """Attention, then an MLP (or what takes their place), each with a skip connection of its own."""
+    return _Block((_Arm(first, starts[0]), _Arm(second, starts[1])))
+
+
+_TIMM_RESIDUAL = "timm.models._efficientnet_blocks"
+_LAST = ("bn3", "conv3", "bn2", "conv2")
+_RESNET = _one(*_LAST, skip="downsample", family="resnet")
+_TIMM_RESNET = _one("drop_path", "se", *_LAST, skip="downsample", family="resnet")
+_DENSE = _one("", family="densenet")
+_SENET = _one("se_module", skip="downsample")
+_INCEPTION_RESNET = _one("conv2d")
+_XCEPTION = _one("rep", skip="skipbn")
+_TRANSFORMER = _two(("drop_path1", "attn"), ("drop_path2", "mlp"))
+# One module drops the paths of both branches, so it is the end of neither.
+_SHARED_DROP = _two(("attn",), ("mlp",))
+
+_BLOCKS: dict[str, _Block] = {
+    "study.models.networks.CifarBlock": _Block((_Arm(_LAST, plain=_same_shape),), family="resnet"),
+    "torchvision.models.resnet.BasicBlock": _RESNET,
+    "torchvision.models.resnet.Bottleneck": _RESNET,
+    "torchvision.models.densenet._DenseLayer": _DENSE,
+    "torchvision.models.efficientnet.MBConv": _one("stochastic_depth", "block", only_if="use_res_connect"),
+    "torchvision.models.efficientnet.FusedMBConv": _one("stochastic_depth", "block", only_if="use_res_connect"),
+    "torchvision.models.mobilenetv2.InvertedResidual": _one("conv", only_if="use_res_connect"),
+    "torchvision.models.mobilenetv3.InvertedResidual": _one("block", only_if="use_res_connect"),
+    "torchvision.models.mnasnet._InvertedResidual": _one("layers", only_if="apply_residual"),
+    "torchvision.models.regnet.ResBottleneckBlock": _one("f", skip="proj"),
+    "torchvision.models.convnext.CNBlock": _one("stochastic_depth", "block"),
+    "torchvision.models.vision_transformer.EncoderBlock": _two(("dropout",), ("mlp",), ("ln_1", "ln_2")),
+    "torchvision.models.swin_transformer.SwinTransformerBlock": _SHARED_DROP,
+    "torchvision.models.swin_transformer.SwinTransformerBlockV2": _two(("norm1",), ("norm2",), ("attn", "mlp")),
+    "timm.models.resnet.BasicBlock": _TIMM_RESNET,
+    "timm.models.resnet.Bottleneck": _TIMM_RESNET,
+    "timm.models.resnetv2.PreActBasic": _one("drop_path", "conv2", skip="downsample"),
+    "timm.models.resnetv2.PreActBottleneck": _one("drop_path", "conv3", skip="downsample"),
+    "timm.models.resnetv2.Bottleneck": _one("drop_path", "norm3", skip="downsample"),
+    "timm.models.densenet.DenseLayer": _DENSE,
+    "timm.models.senet.Bottleneck": _SENET,
+    "timm.models.senet.SEResNetBlock": _SENET,
+    "timm.models.regnet.Bottleneck": _one("drop_path", "conv3", skip="downsample", only_if="downsample"),
+    "timm.models.xception.Block": _XCEPTION,
+    "timm.models.inception_resnet_v2.Block35": _INCEPTION_RESNET,
+    "timm.models.inception_resnet_v2.Block17": _INCEPTION_RESNET,
+    "timm.models.inception_resnet_v2.Block8": _INCEPTION_RESNET,
+    f"{_TIMM_RESIDUAL}.ConvBnAct": _one("drop_path", "aa", "bn1", "conv", only_if="has_skip"),
+    f"{_TIMM_RESIDUAL}.DepthwiseSeparableConv": _one("drop_path", "bn2", "conv_pw", only_if="has_skip"),
+    f"{_TIMM_RESIDUAL}.InvertedResidual": _one("drop_path", "bn3", "conv_pwl", only_if="has_skip"),
+    f"{_TIMM_RESIDUAL}.CondConvResidual": _one("drop_path", "bn3", "conv_pwl", only_if="has_skip"),
+    f"{_TIMM_RESIDUAL}.EdgeResidual": _one("drop_path", "bn2", "conv_pwl", only_if="has_skip"),
+    f"{_TIMM_RESIDUAL}.UniversalInvertedResidual": _one(
+        "drop_path", "layer_scale", "dw_end", "pw_proj", only_if="has_skip"
+    ),
+    f"{_TIMM_RESIDUAL}.MobileAttention": _Block(
+        (_Arm(("conv_cpe_dw",)), _Arm(("drop_path", "layer_scale", "attn"), "norm")), only_if="has_skip"
+    ),
+    "timm.models.convnext.ConvNeXtBlock": _one("drop_path", "mlp", skip="shortcut"),
+    "timm.models.convmixer.Residual": _one("fn"),
+    "timm.models.vision_transformer.Block": _two(("drop_path1", "ls1", "attn"), ("drop_path2", "ls2", "mlp")),
+    "timm.models.beit.Block": _TRANSFORMER,
+    "timm.models.eva.EvaBlock": _TRANSFORMER,
+    "timm.models.convit.Block": _SHARED_DROP,
+    "timm.models.cait.LayerScaleBlock": _SHARED_DROP,
+    # Its attention reads all tokens, and its skip connection carries the class token only.
+    "timm.models.cait.LayerScaleBlockClassAttn": _Block((_Arm(("attn",), plain=_never), _Arm(("mlp",), "norm2"))),
+    "timm.models.xcit.XCABlock": _Block(
+        (
+            _Arm(("drop_path1", "attn"), "norm1"),
+            _Arm(("drop_path3", "local_mp"), "norm3"),
+            _Arm(("drop_path2", "mlp"), "norm2"),
+        )
+    ),
+    "timm.models.visformer.Block": _SHARED_DROP,
+    "timm.models.swin_transformer.SwinTransformerBlock": _TRANSFORMER,
+    "timm.models.swin_transformer_v2.SwinTransformerV2Block": _two(
+        ("drop_path1", "norm1"), ("drop_path2", "norm2"), ("", "mlp")
+    ),
+    "timm.models.levit.LevitBlock": _two(("drop_path1", "attn"), ("drop_path2", "mlp"), ("attn", "mlp")),
+    "timm.models.levit.LevitDownsample": _Block((_Arm(("drop_path", "mlp"), "mlp"),)),
+    "timm.models.mlp_mixer.MixerBlock": _two(("mlp_tokens",), ("mlp_channels",)),
+    "timm.models.mlp_mixer.ResBlock": _two(("linear_tokens",), ("mlp_channels",)),
+    "pretrainedmodels.models.cafferesnet.Bottleneck": _RESNET,
+    "pretrainedmodels.models.fbresnet.BasicBlock": _RESNET,
+    "pretrainedmodels.models.fbresnet.Bottleneck": _RESNET,
+    "pretrainedmodels.models.senet.Bottleneck": _SENET,
+    "pretrainedmodels.models.xception.Block": _XCEPTION,
+    "pretrainedmodels.models.inceptionresnetv2.Block35": _INCEPTION_RESNET,
+    "pretrainedmodels.models.inceptionresnetv2.Block17": _INCEPTION_RESNET,
+    "pretrainedmodels.models.inceptionresnetv2.Block8": _INCEPTION_RESNET,
+    # Two children: the branch, and the skip connection.
+    "pretrainedmodels.models.resnext_features.resnext101_32x4d_features.LambdaMap": _one("0", skip="1"),
+    "pretrainedmodels.models.resnext_features.resnext101_64x4d_features.LambdaMap": _one("0", skip="1"),
+}

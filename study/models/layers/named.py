@@ -1,0 +1,40 @@
+"""Layers by name. Names are those of `named_modules()` of the network, such as `layer2.3`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from study.errors import StudyError, names
+from study.models.classifier import Classifier
+
+ATTENTION_MAP = "attention_map"
+"""The layer that `visible_attention` adds to an attention module: its output is the attention map."""
+
+ATTENTION_QKV = "attention_qkv"
+"""The layer that `visible_attention` adds where no module computes queries, keys and values: its output is them."""
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The network that layer names refer to: that of a classifier, or the module itself."""
+    return model.network if isinstance(model, Classifier) else model
+
+
+def layer(model: nn.Module, name: str) -> nn.Module:
+    """The layer `name` of a classifier's network, or of a network. Raises StudyError if it does not exist."""
+    network = network_of(model)
+    try:
+        found = network.get_submodule(name)
+    except AttributeError:
+        found = network
+    if found is not network:
+        return found
+    if name.rpartition(".")[2] in (ATTENTION_MAP, ATTENTION_QKV):
+        raise StudyError(
+            f"the layer '{name}' of this {type(network).__name__} exists only where its attention is made visible",
+            todo="use it inside `with visible_attention(network):`",
+        )
+    raise StudyError(
+        f"this {type(network).__name__} has no layer '{name}'",
+        accepted=names((known for known, _ in network.named_modules() if known), name),
+        todo="correct the name; `study models SPEC --layers MODEL` prints a model's layers",
+    )

@@ -1,0 +1,163 @@
+"""The modules that end each stage of a network.
+
+A stage of a CNN, and of a transformer with a pyramid of resolutions, is all that it computes at one resolution; its
+stem is none. VGG, AlexNet and SqueezeNet have a stage between each two poolings. Every block of a plain transformer is
+a stage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+
+def stage_ends(network: nn.Module) -> tuple[str, ...] | None:
+    """Names of the modules whose outputs end the stages, in order; None if this is not known."""
+    known = _NETWORKS.get(f"{type(network).__module__}.{type(network).__qualname__}")
+    ends = known(network) if known is not None else _of_timm(network)
+    held = {name for name, _ in network.named_modules(remove_duplicate=False)}
+    return ends if ends and held.issuperset(ends) else None
+
+
+def _of_timm(network: nn.Module) -> tuple[str, ...]:
+    """The stages in timm's own record of a network, without its stem."""
+    record: Any = getattr(network, "feature_info", None)
+    if not isinstance(record, list):
+        return ()
+    held = dict(network.named_modules())
+    return tuple(
+        str(one["module"])
+        for one in record
+        if one["module"] in held and (one["reduction"] > 2 or _convolutions(held[one["module"]]) > 1)
+    )
+
+
+def _convolutions(module: nn.Module) -> int:
+    return sum(isinstance(one, nn.Conv2d) for one in module.modules())
+
+
+def _names(*ends: str) -> Callable[[nn.Module], tuple[str, ...]]:
+    return lambda _: ends
+
+
+def _children(trunk: str, *, every: int = 1, first: int = 0) -> Callable[[nn.Module], tuple[str, ...]]:
+    """The children of a module, from the one at `first` on, each or every second."""
+
+    def ends(network: nn.Module) -> tuple[str, ...]:
+        found = [f"{trunk}.{name}" for name, _ in network.get_submodule(trunk).named_children()]
+        return tuple(found[first::every])
+
+    return ends
+
+
+def _matching(trunk: str, pattern: str) -> Callable[[nn.Module], tuple[str, ...]]:
+    """For each value of the pattern's group, the last child that has it."""
+
+    def ends(network: nn.Module) -> tuple[str, ...]:
+        last: dict[str, str] = {}
+        for name, _ in network.get_submodule(trunk).named_children():
+            if found := re.fullmatch(pattern, name):
+                last[found[1]] = f"{trunk}.{name}"
+        return tuple(last.values())
+
+    return ends
+
+
+def _pooled(network: nn.Module) -> tuple[str, ...]:
+    """In a flat `features`, the modules before each max-pooling, and the last module if it is none."""
+    trunk = "features" if isinstance(getattr(network, "features", None), nn.Module) else "_features"
+    before, ends, blocks = "", [], 0
+    for name, module in network.get_submodule(trunk).named_children():
+        if isinstance(module, nn.MaxPool2d):
+            ends.append((before, blocks))
+        elif before and not isinstance(module, nn.ReLU | nn.BatchNorm2d):
+            blocks += 1
+        before = f"{trunk}.{name}"
+    if not ends or not isinstance(module, nn.MaxPool2d):
+        ends.append((before, blocks))
+    fires = any(type(one).__name__ == "Fire" for one in network.modules())
+    # The convolution at the start of a SqueezeNet is its stem.
+    return tuple(name for name, count in ends if count or not fires)
+
+
+def _strided(trunk: str) -> Callable[[nn.Module], tuple[str, ...]]:
+    """In a flat trunk, the blocks before each block that halves the image, and the last; without stem and head."""
+
+    def ends(network: nn.Module) -> tuple[str, ...]:
+        children = [(f"{trunk}.{name}", one) for name, one in network.get_submodule(trunk).named_children()]
+        blocks = [(name, one) for name, one in children if _convolutions(one) > 1]
+        halving = [index for index, (_, one) in enumerate(blocks) if index and _halves(one)]
+        return tuple(blocks[index - 1][0] for index in (*halving, len(blocks)))
+
+    return ends
+
+
+def _halves(module: nn.Module) -> bool:
+    strides = [one.stride for one in module.modules() if isinstance(one, nn.Conv2d)]
+    return any(stride[0] > 1 for stride in strides)
+
+
+def _hidden(network: nn.Module) -> tuple[str, ...]:
+    return tuple(f"hidden.{name}" for name, _ in network.get_submodule("hidden").named_children())
+
+
+def _last_blocks(network: nn.Module) -> tuple[str, ...]:
+    """Of each transformer of a PiT, the last block: the transformer itself returns image and class token apart."""
+    return tuple(_last_block(network))
+
+
+def _last_block(network: nn.Module) -> Iterator[str]:
+    for name, one in network.get_submodule("transformers").named_children():
+        blocks = [inner for inner, _ in one.get_submodule("blocks").named_children()]
+        yield f"transformers.{name}.blocks.{blocks[-1]}"
+
+
+_LAYERS = _names("layer1", "layer2", "layer3", "layer4")
+_INCEPTION = _names("Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
+_INCEPTION_RESNET = _names("conv2d_4a", "repeat", "repeat_1", "conv2d_7b")
+
+_NETWORKS: dict[str, Callable[[nn.Module], tuple[str, ...]]] = {
+    "study.models.networks.CifarResNet": _names("layer1", "layer2", "layer3"),
+    "study.models.networks.FullyConnected": _hidden,
+    "torchvision.models.resnet.ResNet": _LAYERS,
+    "torchvision.models.densenet.DenseNet": _matching("features", r"denseblock(\d)"),
+    "torchvision.models.vgg.VGG": _pooled,
+    "torchvision.models.alexnet.AlexNet": _pooled,
+    "torchvision.models.squeezenet.SqueezeNet": _pooled,
+    "torchvision.models.inception.Inception3": _INCEPTION,
+    "torchvision.models.googlenet.GoogLeNet": _names("conv3", "inception3b", "inception4e", "inception5b"),
+    "torchvision.models.mobilenetv2.MobileNetV2": _strided("features"),
+    "torchvision.models.mobilenetv3.MobileNetV3": _strided("features"),
+    "torchvision.models.efficientnet.EfficientNet": _strided("features"),
+    "torchvision.models.mnasnet.MNASNet": _strided("layers"),
+    # The paper's table 5 counts the first convolution and pooling as stage 1.
+    "torchvision.models.shufflenetv2.ShuffleNetV2": _names("maxpool", "stage2", "stage3", "stage4"),
+    "torchvision.models.regnet.RegNet": _children("trunk_output"),
+    # Modules at even places are the stem and the downsamplings.
+    "torchvision.models.convnext.ConvNeXt": _children("features", every=2, first=1),
+    "torchvision.models.swin_transformer.SwinTransformer": _children("features", every=2, first=1),
+    "torchvision.models.maxvit.MaxVit": _children("blocks"),
+    "torchvision.models.vision_transformer.VisionTransformer": _children("encoder.layers"),
+    "timm.models.senet.SENet": _LAYERS,
+    "timm.models.vgg.VGG": _pooled,
+    # timm's record names modules inside the stages that follow.
+    "timm.models.xception.Xception": _names("block1", "block2", "block11", "act4"),
+    "timm.models.nasnet.NASNetALarge": _names("cell_stem_0", "cell_5", "cell_11", "cell_17"),
+    "timm.models.pnasnet.PNASNet5Large": _names("cell_stem_0", "cell_3", "cell_7", "cell_11"),
+    "timm.models.pit.PoolingVisionTransformer": _last_blocks,
+    "pretrainedmodels.models.senet.SENet": _LAYERS,
+    "pretrainedmodels.models.cafferesnet.ResNet": _LAYERS,
+    "pretrainedmodels.models.fbresnet.FBResNet": _LAYERS,
+    "pretrainedmodels.models.resnext.ResNeXt101_32x4d": _children("features", first=4),
+    "pretrainedmodels.models.resnext.ResNeXt101_64x4d": _children("features", first=4),
+    "pretrainedmodels.models.inceptionv4.InceptionV4": _names("features.3", "features.9", "features.17", "features.21"),
+    "pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2": _INCEPTION_RESNET,
+    "pretrainedmodels.models.dpn.DPN": _matching("features", r"conv([2-5])_\d+"),
+    "pretrainedmodels.models.xception.Xception": _names("block1", "block2", "block11", "bn4"),
+    "pretrainedmodels.models.nasnet.NASNetALarge": _names("cell_stem_0", "cell_5", "cell_11", "cell_17"),
+    "pretrainedmodels.models.nasnet_mobile.NASNetAMobile": _names("cell_stem_0", "cell_3", "cell_9", "cell_15"),
+    "pretrainedmodels.models.pnasnet.PNASNet5Large": _names("cell_stem_0", "cell_3", "cell_7", "cell_11"),
+}

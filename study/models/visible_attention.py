@@ -1,0 +1,174 @@
+"""Make attention maps visible: fused kernels compute an attention without its map, which then no hook can reach."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from study.errors import StudyError, names
+from study.models.features import uncompiled
+from study.models.functions import Call, intercepted
+from study.models.layers.attention import Attention, attentions, functional_weights
+from study.models.layers.named import ATTENTION_MAP, ATTENTION_QKV, network_of
+
+
+@contextmanager
+def visible_attention(model: nn.Module, modules: Collection[str] | None = None) -> Iterator[tuple[str, ...]]:
+    """Compute the attention modules `modules` (None: all) in steps, and yield the names of their maps.
+
+    Inside the context, each attention module has a layer `attention_map`: its input and output are the map after the
+    softmax, (N, heads, queries, keys); in windows of tokens (N * windows, heads, queries, keys), the windows of an
+    image together; over channels (N, heads, channels, channels). Use it like any other layer with `captured`,
+    `changed_forward` and `changed_backward`. Where queries, keys and values are computed from the weights of a module
+    that does not run, a layer `attention_qkv` has them, (N, tokens, 3 * width); `Attention.qkv` has its name.
+
+    The attention is softmax(q k^T / sqrt(d) + mask) v, computed by matrix products; results equal those of the fused
+    kernel up to rounding, and need more memory. Talking heads (CaiT) mix the map of this layer before they use it.
+    At the end, also after an exception, the network is as before.
+
+    Raises StudyError for a module that is no known attention or has no map, and in the pass for one that computes none
+    or several, or drops some of it (in training mode).
+    """
+    network = network_of(model)
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled(model))
+        chosen = _chosen(network, modules)
+        for one in chosen:
+            stack.enter_context(_in_steps(network.get_submodule(one.name), one))
+        yield tuple(one.map for one in chosen)
+
+
+def _chosen(network: nn.Module, modules: Collection[str] | None) -> list[Attention]:
+    known = {one.name: one for one in attentions(network)}
+    wanted = [name for name, one in known.items() if one.over] if modules is None else list(modules)
+    for name in wanted:
+        if name not in known or known[name].over is None:
+            what = "has no map" if name in known else "is no attention module"
+            raise StudyError(
+                f"'{name}' {what} in this {type(network).__name__}",
+                accepted=names((one for one, each in known.items() if each.over), name),
+                todo="name one of these, or none for all",
+            )
+    if not wanted:
+        raise StudyError(f"this {type(network).__name__} has no attention map", accepted="a transformer")
+    return [known[name] for name in wanted]
+
+
+@contextmanager
+def _in_steps(module: nn.Module, attention: Attention) -> Iterator[None]:
+    added = [ATTENTION_MAP]
+    if attention.qkv[0].endswith(f".{ATTENTION_QKV}"):
+        added.append(ATTENTION_QKV)
+    steps = _Steps(module, attention.name)
+    for name in added:
+        module.add_module(name, nn.Identity().eval())
+    try:
+        with (
+            module.register_forward_pre_hook(steps.begin),
+            intercepted(module, steps),
+            module.register_forward_hook(steps.end),
+        ):
+            yield
+    finally:
+        for name in added:
+            delattr(module, name)
+
+
+class _Steps:
+    """Computes what one attention module calls, in steps that show the map."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self._module = module
+        self._name = name
+        self._maps = 0
+        self._weights = list(functional_weights(module))
+
+    def begin(self, *_: Any) -> None:
+        self._maps = 0
+
+    def end(self, *_: Any) -> None:
+        if self._maps != 1:
+            raise self._error(f"computes {self._maps or 'no'} attention maps in a pass, not one")
+
+    def __call__(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        steps: dict[str, Callable[..., Any]] = {
+            "scaled_dot_product_attention": self._attend,
+            "multi_head_attention_forward": self._heads,
+            "softmax": functools.partial(self._softmax, call),
+            "linear": functools.partial(self._linear, call),
+        }
+        step = steps.get(getattr(call, "__name__", ""), call)
+        return step(*arguments, **options)
+
+    def _shown(self, weights: Tensor) -> Tensor:
+        self._maps += 1
+        shown: Tensor = self._module.get_submodule(ATTENTION_MAP)(weights)
+        return shown
+
+    def _softmax(self, call: Call, given: Tensor, dim: int | None = None, *rest: Any, **options: Any) -> Tensor:
+        found: Tensor = call(given, dim, *rest, **options)
+        if dim is None or dim % given.ndim != given.ndim - 1:
+            return found
+        return self._shown(found)
+
+    def _linear(self, call: Call, given: Tensor, weight: Tensor, *rest: Any, **options: Any) -> Tensor:
+        found: Tensor = call(given, weight, *rest, **options)
+        if hasattr(self._module, ATTENTION_QKV) and any(weight is one for one in self._weights):
+            found = self._module.get_submodule(ATTENTION_QKV)(found)
+        return found
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
+        given = {**dict(zip(("attn_mask", "dropout_p", "is_causal"), more, strict=False)), **options}
+        mask, scale = given.get("attn_mask"), given.get("scale")
+        if given.get("dropout_p"):
+            raise self._error("drops a part of its map, as in training mode")
+        if given.get("enable_gqa"):
+            key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        scores = (query * factor) @ key.transpose(-2, -1)
+        if given.get("is_causal"):
+            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            scores = scores.masked_fill(~allowed, float("-inf"))
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        return self._shown(scores.softmax(-1)) @ value
+
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """torch.nn.MultiheadAttention as encoders use it: one sequence (tokens, N, width) gives all three inputs."""
+        width, heads, weight, bias, bias_key, bias_value, add_zero, dropout, out_weight, out_bias = more
+        plain = query is key is value and query.ndim == 3 and weight is not None
+        extras = (bias_key, bias_value, add_zero or None, options.get("key_padding_mask"))
+        if not plain or any(one is not None for one in extras) or (dropout and options.get("training", True)):
+            raise self._error("is a torch.nn.MultiheadAttention with other inputs than one sequence of tokens")
+        packed = functional.linear(query.transpose(0, 1), weight, bias)
+        if hasattr(self._module, ATTENTION_QKV):
+            packed = self._module.get_submodule(ATTENTION_QKV)(packed)
+        count, tokens, _ = packed.shape
+        split = packed.reshape(count, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        mask = options.get("attn_mask")
+        if mask is not None:
+            # Here, unlike for the fused kernel, True forbids.
+            mask = ~mask if mask.dtype == torch.bool else mask
+            mask = mask.view(count, heads, tokens, tokens) if mask.ndim == 3 else mask
+        seen: list[Tensor] = []
+        with self._module.get_submodule(ATTENTION_MAP).register_forward_hook(lambda *one: seen.append(one[-1])):
+            mixed = self._attend(split[0], split[1], split[2], mask)
+        result = functional.linear(mixed.permute(2, 0, 1, 3).reshape(tokens, count, width), out_weight, out_bias)
+        if not options.get("need_weights", True):
+            return result, None
+        return result, seen[0].mean(1) if options.get("average_attn_weights", True) else seen[0]
+
+    def _error(self, what: str) -> StudyError:
+        return StudyError(
+            f"the attention module '{self._name}' {what}",
+            accepted="attention with one softmax over its keys, or scaled_dot_product_attention, in eval mode",
+            todo="leave this module out, or choose another network",
+        )
