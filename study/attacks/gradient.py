@@ -14,6 +14,8 @@ from study.attacks.component import Component
 from study.attacks.kinds import FeatureObjective, Goal, State, StepDraws
 from study.attacks.views import Views
 from study.errors import StudyError
+from study.models.features import captured
+from study.models.layers.named import network_of
 from study.reproducibility.numerics import Precision
 from study.reproducibility.rng import Streams
 
@@ -172,8 +174,7 @@ class BatchGradients:
         images = len(self.labels)
         places = torch.arange(rows.start, rows.stop, device=seen.device) % images
         for model in group.models:
-            network = network_of(model)
-            with captured(network, objective.layers(network)) as features:
+            with captured(_module(model), layers_of(objective, model)) as features:
                 logits = _full(model(seen))
             prepared = {name: one[places] for name, one in self.prepared.get(id(model), {}).items()}
             kept = {name: _full(one) for name, one in features.items()}
@@ -230,6 +231,11 @@ def fused(
     return at
 
 
+def layers_of(objective: FeatureObjective, model: Logits) -> Sequence[str]:
+    """The layers of a source model that an objective of features reads, by the names in its network."""
+    return objective.layers(network_of(_module(model)))
+
+
 @dataclass
 class Preparing:
     """One source model before the loop (`study.attacks.kinds.PreparingSource`)."""
@@ -242,31 +248,23 @@ class Preparing:
     draws: StepDraws
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
-        with torch.no_grad(), captured(network_of(self.model), self.names) as found:
+        with torch.no_grad(), captured(_module(self.model), self.names) as found:
             self.model(image)
         return {name: _full(one.detach()) for name, one in found.items()}
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         # The image requires a gradient, so that features do: parameters require none.
-        with captured(network_of(self.model), self.names) as found:
+        with captured(_module(self.model), self.names) as found:
             logits = _full(self.model(image.detach().requires_grad_(True)))
         names = list(found)
         gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
         return {name: _full(one) for name, one in zip(names, gradients, strict=True)}
 
 
-def captured(network: nn.Module, names: Sequence[str]) -> contextlib.AbstractContextManager[Mapping[str, Tensor]]:
-    from study.models import features
-
-    return features.captured(network, names)
-
-
-def network_of(model: Logits) -> nn.Module:
-    """The network inside a source model: layers are named as in the network's own code."""
-    network = getattr(model, "network", model)
-    if not isinstance(network, nn.Module):
-        raise TypeError("features and changes of a network need a torch module")
-    return network
+def _module(model: Logits) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError("an objective of features needs a torch module")
+    return model
 
 
 def _full(tensor: Tensor) -> Tensor:

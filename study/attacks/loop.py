@@ -24,7 +24,7 @@ from study.attacks.gradient import (
     fused,
     groups,
     largest_pass,
-    network_of,
+    layers_of,
 )
 from study.attacks.kinds import (
     FeatureObjective,
@@ -276,8 +276,9 @@ class _Ascent:
         gradients = self._gradients
         for number, model in enumerate(models):
             draws = StepDraws(self._streams, objective.stream, str(self._origin.device), number=number)
-            layers = objective.layers(network_of(model))
-            source = Preparing(model, layers, self._origin, gradients.labels, gradients.goal, draws)
+            source = Preparing(
+                model, layers_of(objective, model), self._origin, gradients.labels, gradients.goal, draws
+            )
             gradients.prepared[id(model)] = objective.prepare(source)
 
     def _ascend(self, start: Tensor | None) -> list[Tensor]:

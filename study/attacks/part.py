@@ -89,7 +89,7 @@ class PartOf:
         found = registry.known(self.kind)
         named = {
             "type": "object",
-            "properties": dict.fromkeys(found, True),
+            "properties": {name: _schema(self.kind, name) for name in found},
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,
@@ -151,6 +151,17 @@ class PartOf:
 
     def _accepted(self, name: str) -> str:
         return f"{names(registry.known(self.kind), name)}; or {{python: <file>.py:<class>}}"
+
+
+def _schema(kind: str, name: str) -> dict[str, Any]:
+    """The JSON schema of a component's parameters, and of the value that is short for its main parameter."""
+    component = registry.find(kind, name)
+    assert component is not None, "registered"
+    whole = {key: one for key, one in component.model_json_schema().items() if key not in ("title", "description")}
+    for one in whole.get("properties", {}).values():
+        one.pop("title", None)
+    short = [whole["properties"][component.main]] if component.main else []
+    return {"anyOf": [whole, *short, {"type": "null"}]}
 
 
 def _inside(error: ValidationError, name: str) -> ValidationError:

@@ -12,7 +12,7 @@ from rich.console import Console
 from study.errors import StudyError, names
 from study.models import memory
 from study.models.layers import Layers, layers_of
-from study.spec.loading import SpecFile
+from study.spec.spec_file import SpecFile
 from study.terminal.prose import exactly, say
 
 

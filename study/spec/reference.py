@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from study.attacks import registry
+from study.attacks.part import Part
 from study.spec.json_schema import spec_schema, text
 from study.spec.schema import Spec
 
@@ -41,7 +43,31 @@ def _reference() -> str:
     for model, places in _walk().items():
         part = schema if model is Spec else schema["$defs"][model.__name__]
         sections.append(_section(model, places, part))
-    return "\n".join(sections)
+    return "\n".join([*sections, _components()])
+
+
+def _components() -> str:
+    """A table of all components that the keys of an attack can name."""
+    lines = [
+        "## Components",
+        "",
+        "`views`, `points`, `updates`, `penalties`, `backward` and `forward` of an attack are lists of components;",
+        "`objective`, `fusion` (kind `ensemble`), `step`, `start` and `program` are one component each. A component is",
+        "written as its name (`diversity`), as its name with parameters (`{diversity: {probability: 0.7}}`), for some",
+        'with one value (`{scales: 5}`), or as a class in a file of yours (`{python: "mine.py:Shuffle", copies: 4}`).',
+        "[extending.md](extending.md) shows how to write one. Short keys, such as `diversity: {}`, come first.",
+        "",
+        "| kind | name | what | parameters |",
+        "| --- | --- | --- | --- |",
+    ]
+    for component in registry.all_components():
+        what = " ".join(inspect.cleandoc(component.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
+        given = [
+            f"`{name}`" + ("" if field.is_required() else f" {_value(field.get_default(call_default_factory=True))}")
+            for name, field in component.model_fields.items()
+        ]
+        lines.append(f"| {component.kind} | `{component.name}` | {what} | {', '.join(given) or '–'} |")
+    return "\n".join([*lines, ""])
 
 
 def _walk() -> dict[type[BaseModel], list[str]]:
@@ -66,6 +92,8 @@ def _walk() -> dict[type[BaseModel], list[str]]:
 
 
 def _inside(annotation: Any, more: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    if annotation is Part:
+        return
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, more
         return
