@@ -407,15 +407,30 @@ def profile(
 
 @app.command(rich_help_panel=MODELS)
 def attacks(
-    name: Annotated[str | None, typer.Argument(metavar="PRESET", help="Print all parts of this preset.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="PRESET", help="Print all parts of this preset; `check` tests a component.")
+    ] = None,
+    component: Annotated[
+        str | None, typer.Argument(metavar="FILE:CLASS", help="After `check`: the component, or the name of one.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, option("KEY=VALUE", "After `check`: a parameter of the component; repeatable.", "--set")
+    ] = None,
+    network: Annotated[
+        list[str] | None, option("REFERENCE", "After `check`: a network to try it on; repeatable.")
+    ] = None,
 ) -> None:
-    """List the attack presets with their parts and sources.
+    """List the attack presets with their parts and sources; or test a component of your own.
 
-    Example: study attacks mi+di+sgm
+    Examples: study attacks mi+di+sgm; study attacks check mine.py:Shuffle
     """
+    if name == "check" and component is not None:
+        from study.commands.check_component import print_check
+
+        raise typer.Exit(print_check(_console(), component, set_, network))
     from study.commands.attacks import print_attacks
 
-    print_attacks(_console(), name)
+    print_attacks(_console(), name, component)
 
 
 @app.command(rich_help_panel=IMAGES)

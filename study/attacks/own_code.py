@@ -26,7 +26,6 @@ from study.attacks.kinds import (
     KINDS,
     BackwardChange,
     EnsembleRule,
-    FeatureObjective,
     ForwardChange,
     Objective,
     Penalty,
@@ -97,28 +96,32 @@ def load(own: OwnFile, kind: str, where: str = "") -> type[Component]:
     Only call this with permission. Raises StudyError, with file and line, if the file cannot be run, or has no such
     component of this kind.
     """
+    component = load_any(own, where)
+    if component.kind != kind:
+        raise StudyError(
+            f"{own.reference} is of the kind '{component.kind}', and a component of the kind '{kind}' is needed",
+            where=where,
+            accepted=f"a class that derives from {KINDS[kind].__name__}",
+        )
+    return component
+
+
+def load_any(own: OwnFile, where: str = "") -> type[Component]:
+    """Like `load`, for a component of any kind."""
     key = (own.reference, own.sha256)
     if key not in _loaded:
         called = own.reference.rpartition(":")[2]
         module = _module(own, where)
         found = getattr(module, called, None)
-        if not isinstance(found, type) or not issubclass(found, Component):
+        if not isinstance(found, type) or not issubclass(found, Component) or getattr(found, "kind", "") not in KINDS:
             there = [name for name, one in vars(module).items() if isinstance(one, type) and _is_own(one, module)]
             raise StudyError(
                 f"{own.path} has no component '{called}'",
                 where=where,
-                accepted=names(there, called) if there else "a class that derives from a kind, such as study.View",
+                accepted=names(there, called) if there else "a class that derives from a kind, such as View",
             )
         _loaded[key] = found
-    component = _loaded[key]
-    if not issubclass(component, KINDS[kind]) and not (kind == "objective" and issubclass(component, FeatureObjective)):
-        kinds = [name for name, one in KINDS.items() if issubclass(component, one)]
-        raise StudyError(
-            f"{own.reference} is {'a ' + kinds[0] if kinds else 'no component'}, and a {kind} is needed",
-            where=where,
-            accepted=f"a class that derives from {KINDS[kind].__name__}",
-        )
-    return component
+    return _loaded[key]
 
 
 def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, OwnFile]:
@@ -136,7 +139,7 @@ def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, OwnFile]:
             todo="read the code, then add --allow-code to the command",
         )
     own = read(part.python, where)
-    component = _made(part.model_copy(update={"sha256": own.sha256}), load(own, part.kind, where), where)
+    component = made(part.model_copy(update={"sha256": own.sha256}), load(own, part.kind, where), where)
     declared = Declared(
         copies=component.count if isinstance(component, View) else 1,
         others=component.others,
@@ -146,14 +149,15 @@ def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, OwnFile]:
     return part.model_copy(update={"sha256": own.sha256, "declared": declared}), own
 
 
-def _made(part: Part, found: type[Component], where: str) -> Component:
+def made(part: Part, found: type[Component], where: str) -> Component:
+    """Return the component of a part. Raises StudyError, at `where`, for wrong parameters."""
     try:
         component = found.model_validate(part.parameters)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(one) for one in first["loc"]) or "the parameters"
         raise StudyError(
-            f"{part.python}: {key}: {first['msg']}",
+            f"{part.python or part.name}: {key}: {first['msg']}",
             where=where,
             accepted=names(found.model_fields, str(first["loc"][0]) if first["loc"] else ""),
         ) from None
@@ -172,7 +176,7 @@ def loaded_or_placeholder(part: Part) -> Component:
         return part.component()
     found = _loaded.get((part.python, part.sha256 or ""))
     if found is not None:
-        return _made(part, found, part.python)
+        return made(part, found, part.python)
     return _PLACEHOLDERS[part.kind](part=part)
 
 

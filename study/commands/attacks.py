@@ -17,8 +17,12 @@ from study.terminal.prose import exactly
 from study.terminal.screen import counted
 
 
-def print_attacks(console: Console, name: str | None = None) -> None:
-    """Print all presets, or all parts of preset `name`. Raises StudyError if there is no such preset."""
+def print_attacks(console: Console, name: str | None = None, more: str | None = None) -> None:
+    """Print all presets, or all parts of preset `name`. Raises StudyError if there is no such preset, or for `more`."""
+    if name == "check":
+        raise StudyError("no component to check is named", accepted="study attacks check <file>.py:<class>")
+    if more is not None:
+        raise StudyError(f"one preset is printed at a time, and '{more}' is a second one")
     if name is not None:
         return _print_one(console, name)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -1,0 +1,256 @@
+"""The conformance test of a component: what every part of an attack must do, tried on small networks.
+
+A component passes if its images depend on the image, the key and the parameters alone; if its gradients are finite; if
+it takes as many gradients as it says; if a program keeps the budget; and if it leaves nothing behind in a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from study.attacks.assembly import Assembly
+from study.attacks.component import Component
+from study.attacks.components.ensembles import LossMean
+from study.attacks.kinds import EnsembleRule, Pool
+from study.attacks.loop import Engine, ImageBatch, craft, perturbations
+from study.attacks.recipe import Attack
+from study.errors import StudyError, first_line
+from study.models import Model, loading
+from study.reproducibility import numerics
+from study.reproducibility.rng import draws
+
+NETWORKS = ("timm:test_resnet", "timm:test_efficientnet")
+"""Small convolutional networks with residual branches; random weights suffice for what is checked."""
+
+_LABELS = (1, 20, 300, 999, 5, 7)
+_EPSILON = 8.0
+_STEPS = 3
+_TOLERANCE = 1e-3
+"""Pixel values: a projection in float32 may round beyond the budget by less."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check: `fault` is empty if the component passes, `skipped` says why it was not checked."""
+
+    check: str
+    fault: str = ""
+    skipped: str = ""
+
+
+def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[Finding]:
+    """Yield the finding of each check of a component, tried in an attack of three steps, epsilon 8.
+
+    `networks` are references to networks, which get random weights and `size` x `size` pixels; one is used, and an
+    ensemble rule gets all. Raises StudyError if a network cannot be built.
+    """
+    numerics.fix(1)
+    count = len(networks) if isinstance(component, EnsembleRule) else 1
+    models = [_network(reference, number, size) for number, reference in enumerate(networks[:count])]
+    trial = _Trial(component, models, size)
+    yield from trial.run()
+
+
+def _network(reference: str, number: int, size: int) -> nn.Module:
+    model = Model.model_validate({"network": reference, "weights": f"random:{number}", "size": size})
+    return loading.load(reference, model, fold=True)
+
+
+@contextlib.contextmanager
+def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
+    """Count the rows of all passes of `models` within the `with` block: `gradients`, and `forwards` without one."""
+    found = {"gradients": 0, "forwards": 0}
+
+    def passed(_: nn.Module, given: tuple[Tensor, ...], logits: Tensor) -> None:
+        if logits.requires_grad:
+            logits.register_hook(backward)
+        else:
+            found["forwards"] += len(given[0])
+
+    def backward(gradient: Tensor) -> None:
+        found["gradients"] += len(gradient)
+
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            handle = model.register_forward_hook(passed)
+            stack.callback(handle.remove)
+        yield found
+
+
+class _Trial:
+    def __init__(self, component: Component, models: Sequence[nn.Module], size: int) -> None:
+        self._component = component
+        self._models = models
+        self._names = [f"m{number}" for number in range(len(models))]
+        shape = (len(_LABELS), 3, size, size)
+        clean = (draws(int(np.prod(shape)), "conformance") >> np.uint64(56)).astype(np.uint8).reshape(shape)
+        self._given = ImageBatch(clean, np.array(_LABELS), [f"image{index}" for index in range(len(_LABELS))])
+        self._pool = Pool(clean[::-1].copy(), np.array(_LABELS[::-1]))
+        self._attack = attack_with(component)
+
+    def run(self) -> Iterator[Finding]:
+        before = [_state(model) for model in self._models]
+        try:
+            first = self._crafted(range(len(_LABELS)), seed=1)
+        except StudyError as error:
+            yield Finding("gradients are finite", f"{error.what}" + (f" ({error.where})" if error.where else ""))
+            return
+        except Exception as error:  # noqa: BLE001 - the error of a user's own code is a finding
+            yield Finding("it runs", f"{type(error).__name__}: {first_line(error)}")
+            return
+        yield Finding("gradients are finite")
+        generators = self._global_generators(first)
+        yield generators
+        if not generators.fault:
+            yield self._neighbours(first)
+        yield self._cost()
+        yield self._budget()
+        changed = [
+            name for model, state in zip(self._models, before, strict=True) for name in _differences(model, state)
+        ]
+        left = f"it leaves a change in {', '.join(changed[:3])}" if changed else ""
+        yield Finding("it leaves nothing behind in a network", left)
+        yield self._device(first)
+
+    def _crafted(
+        self,
+        rows: Sequence[int],
+        seed: int | None = None,
+        models: Sequence[nn.Module] | None = None,
+        device: str = "cpu",
+    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        if seed is not None:
+            _seed(seed)
+        made = craft(
+            models or self._models,
+            self._attack,
+            "untargeted",
+            self._given.take(rows),
+            key=("conformance",),
+            engine=Engine(batch=4, device=device),
+            names=self._names,
+            pool=self._pool,
+        )
+        return made.pixels
+
+    def _global_generators(self, first: np.ndarray[Any, Any]) -> Finding:
+        check = "random numbers come from the keyed draws"
+        _seed(2)
+        state = _generators()
+        again = self._crafted(range(len(_LABELS)))
+        if not np.array_equal(first, again):
+            return Finding(check, "another seed of the global generators gives other images: use `draws`")
+        if state != _generators():
+            return Finding(check, "it draws from a global generator of Python, numpy or torch: use `draws`")
+        return Finding(check)
+
+    def _neighbours(self, first: np.ndarray[Any, Any]) -> Finding:
+        check = "an image depends on no neighbour, batch or order"
+        order = [4, 1, 5, 0, 3, 2]
+        for rows in (order, order[:3], order[3:4]):
+            part = self._crafted(rows)
+            if not np.array_equal(part, first[rows]):
+                wrong = [row for row, one in zip(rows, part, strict=True) if not np.array_equal(one, first[row])]
+                return Finding(check, f"with other neighbours, {len(wrong)} of {len(rows)} images have other pixels")
+        return Finding(check)
+
+    def _cost(self) -> Finding:
+        with counted(self._models) as rows:
+            self._crafted(range(4))
+        found = rows["gradients"] / 4
+        said = self._attack.gradients(_STEPS, len(self._models))
+        fault = "" if found == said else f"it takes {found:g} gradients an image in {_STEPS} steps, and says {said}"
+        return Finding("it takes as many gradients as it says", fault)
+
+    def _budget(self) -> Finding:
+        check = "a program keeps the budget"
+        if self._attack.program is None:
+            return Finding(check, skipped="the loop projects every step")
+        batches = perturbations(
+            self._models,
+            self._attack,
+            "untargeted",
+            self._given,
+            key=("conformance",),
+            engine=Engine(batch=4),
+            names=self._names,
+            pool=self._pool,
+        )
+        moved = max(float(delta.abs().max()) for _, deltas, _ in batches for delta in deltas)
+        fault = f"it moves a pixel by {moved:.4g}, and epsilon is {_EPSILON:g}" if moved > _EPSILON + _TOLERANCE else ""
+        return Finding(check, fault)
+
+    def _device(self, first: np.ndarray[Any, Any]) -> Finding:
+        check = "it runs on a GPU, with the same draws"
+        if not torch.cuda.is_available():
+            return Finding(check, skipped="this machine has no GPU")
+        models = [model.to("cuda") for model in self._models]
+        found = self._crafted(range(len(_LABELS)), models=models, device="cuda")
+        same = float((found == first).mean())
+        # Kernels of a GPU round in another way; other draws would change most pixels.
+        return Finding(check, "" if same > 0.9 else f"only {same:.0%} of the pixels are those of the CPU")
+
+
+def attack_with(component: Component) -> Attack:
+    """Return an attack of three steps, epsilon 8, with a component in the place of its kind.
+
+    Raises StudyError if the component does not fit.
+    """
+    base = Attack.model_validate({"step": "sign", "steps": _STEPS, "epsilon": _EPSILON})
+    assembly = base.assembly
+    kind = component.kind
+    plural = {"view": "views", "point": "points", "update": "updates", "penalty": "penalties"}
+    key = plural.get(kind, kind)
+    value: Any = (component,) if isinstance(getattr(assembly, key), tuple) else component
+    parts: dict[str, Any] = {name: getattr(assembly, name) for name in Assembly.__dataclass_fields__}
+    if kind == "objective":
+        # The only rule that fuses every loss; the mean of one is itself.
+        parts["ensemble"] = LossMean()
+    replaced = Assembly(**{**parts, key: value})
+    found = base.model_copy()
+    # The assembly is a cached value: the attack need not be written as a spec.
+    found.__dict__["assembly"] = replaced
+    if kind == "program":
+        found.__dict__["program"] = component
+    broken = next(found.conflicts(), None)
+    if broken is not None:
+        raise StudyError(broken, where=type(component).__name__)
+    return found
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _generators() -> tuple[object, ...]:
+    name, keys, place, *_ = np.random.get_state()
+    return random.getstate(), name, bytes(np.asarray(keys).data), place, bytes(torch.get_rng_state().numpy().data)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_full_backward_hooks")
+
+
+def _state(model: nn.Module) -> Mapping[str, object]:
+    """What a component could leave behind in each module: hooks, attributes, mode; and the parameters' values."""
+    found: dict[str, object] = {}
+    for name, module in model.named_modules():
+        hooks = {key: len(getattr(module, key, ())) for key in _HOOKS}
+        found[name or "the network"] = (type(module), hooks, sorted(vars(module)), module.training)
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+        found[name] = (parameter.requires_grad, parameter.grad is None, float(parameter.double().sum()))
+    return found
+
+
+def _differences(model: nn.Module, before: Mapping[str, object]) -> list[str]:
+    after = _state(model)
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]

@@ -1,0 +1,64 @@
+"""`study attacks check`: the conformance test of a component, the project's own or a user's."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from study.attacks import own_code, registry
+from study.attacks.component import Component
+from study.attacks.kinds import KINDS
+from study.attacks.part import Part
+from study.errors import StudyError, names
+from study.spec import yaml_document
+from study.terminal.prose import exactly
+
+
+def print_check(console: Console, reference: str, values: list[str] | None, networks: list[str] | None) -> int:
+    """Check a component, `<file>.py:<class>` or a name, and print each finding; return 0 if it passes, else 1.
+
+    `values` are `parameter=value` texts. The user names the file, so it runs without further permission. Raises
+    StudyError if there is no such component, or its parameters are wrong.
+    """
+    from study.attacks import conformance
+
+    component = _component(reference, _parameters(values or []))
+    faults = 0
+    exactly(console, f"{reference}: a component of the kind '{component.kind}'")
+    for finding in conformance.check(component, tuple(networks or conformance.NETWORKS)):
+        faults += bool(finding.fault)
+        if finding.fault:
+            exactly(console, f"  fault  {finding.check}: {finding.fault}")
+        elif finding.skipped:
+            exactly(console, f"  -      {finding.check}: not checked, {finding.skipped}")
+        else:
+            exactly(console, f"  ok     {finding.check}")
+    exactly(console, f"{faults} fault{'' if faults == 1 else 's'}" if faults else "it conforms")
+    return 1 if faults else 0
+
+
+def _component(reference: str, parameters: dict[str, object]) -> Component:
+    if ":" in reference:
+        own = own_code.read(reference, "study attacks check")
+        found = own_code.load_any(own)
+        part = Part(kind=found.kind, python=reference, sha256=own.sha256, parameters=parameters)
+        return own_code.made(part, found, reference)
+    kinds = [kind for kind in KINDS if registry.find(kind, reference) is not None]
+    if not kinds:
+        known = sorted({one.name for one in registry.all_components()})
+        raise StudyError(
+            f"there is no component named '{reference}'",
+            accepted=f"{names(known, reference)}; or <file>.py:<class>",
+        )
+    found = registry.find(kinds[0], reference)
+    assert found is not None, "its kind is known"
+    return own_code.made(Part(kind=kinds[0], name=reference, parameters=parameters), found, reference)
+
+
+def _parameters(values: list[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for one in values:
+        key, equals, text = one.partition("=")
+        if not equals:
+            raise StudyError(f"'{one}' sets nothing", where="--set", accepted="parameter=value, such as copies=4")
+        found[key] = yaml_document.as_written(text, f"--set {one}").data
+    return found
