@@ -11,7 +11,7 @@ from study.spec.frozen import Frozen
 
 
 @dataclass(frozen=True)
-class Outline:
+class AttackOutline:
     """What a component may ask about the attack that it is part of, to find conflicts.
 
     `parts` has the names of the components by kind. `step_size` is None if it follows from the budget.
@@ -44,7 +44,7 @@ class Component(Frozen):
         """What stands in an id: kind, name, version, and the parameters that are not at their defaults."""
         return [self.kind, self.name, self.version, self.model_dump(mode="json", exclude_defaults=True)]
 
-    def conflicts(self, attack: Outline) -> Iterator[str]:
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         """Yield a sentence for each reason why this component does not fit the rest of `attack`."""
         yield from ()
 

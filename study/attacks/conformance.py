@@ -38,7 +38,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check: `fault` is empty if the component passes, `skipped` says why it was not checked."""
 
     check: str
@@ -46,7 +46,7 @@ class Finding:
     skipped: str = ""
 
 
-def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[Finding]:
+def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[CheckResult]:
     """Yield the finding of each check of a component, tried in an attack of three steps, epsilon 8.
 
     `networks` are references to networks, which get random weights and `size` x `size` pixels; one is used, and an
@@ -96,17 +96,17 @@ class _Trial:
         self._pool = Pool(clean[::-1].copy(), np.array(_LABELS[::-1]))
         self._attack = attack_with(component)
 
-    def run(self) -> Iterator[Finding]:
+    def run(self) -> Iterator[CheckResult]:
         before = [_state(model) for model in self._models]
         try:
             first = self._crafted(range(len(_LABELS)), seed=1)
         except StudyError as error:
-            yield Finding("gradients are finite", f"{error.what}" + (f" ({error.where})" if error.where else ""))
+            yield CheckResult("gradients are finite", f"{error.what}" + (f" ({error.where})" if error.where else ""))
             return
         except Exception as error:  # noqa: BLE001 - the error of a user's own code is a finding
-            yield Finding("it runs", f"{type(error).__name__}: {first_line(error)}")
+            yield CheckResult("it runs", f"{type(error).__name__}: {first_line(error)}")
             return
-        yield Finding("gradients are finite")
+        yield CheckResult("gradients are finite")
         generators = self._global_generators(first)
         yield generators
         if not generators.fault:
@@ -117,7 +117,7 @@ class _Trial:
             name for model, state in zip(self._models, before, strict=True) for name in _differences(model, state)
         ]
         left = f"it leaves a change in {', '.join(changed[:3])}" if changed else ""
-        yield Finding("it leaves nothing behind in a network", left)
+        yield CheckResult("it leaves nothing behind in a network", left)
         yield self._device(first)
 
     def _crafted(
@@ -141,39 +141,41 @@ class _Trial:
         )
         return made.pixels
 
-    def _global_generators(self, first: np.ndarray[Any, Any]) -> Finding:
+    def _global_generators(self, first: np.ndarray[Any, Any]) -> CheckResult:
         check = "random numbers come from the keyed draws"
         _seed(2)
         state = _generators()
         again = self._crafted(range(len(_LABELS)))
         if not np.array_equal(first, again):
-            return Finding(check, "another seed of the global generators gives other images: use `draws`")
+            return CheckResult(check, "another seed of the global generators gives other images: use `draws`")
         if state != _generators():
-            return Finding(check, "it draws from a global generator of Python, numpy or torch: use `draws`")
-        return Finding(check)
+            return CheckResult(check, "it draws from a global generator of Python, numpy or torch: use `draws`")
+        return CheckResult(check)
 
-    def _neighbours(self, first: np.ndarray[Any, Any]) -> Finding:
+    def _neighbours(self, first: np.ndarray[Any, Any]) -> CheckResult:
         check = "an image depends on no neighbour, batch or order"
         order = [4, 1, 5, 0, 3, 2]
         for rows in (order, order[:3], order[3:4]):
             part = self._crafted(rows)
             if not np.array_equal(part, first[rows]):
                 wrong = [row for row, one in zip(rows, part, strict=True) if not np.array_equal(one, first[row])]
-                return Finding(check, f"with other neighbours, {len(wrong)} of {len(rows)} images have other pixels")
-        return Finding(check)
+                return CheckResult(
+                    check, f"with other neighbours, {len(wrong)} of {len(rows)} images have other pixels"
+                )
+        return CheckResult(check)
 
-    def _cost(self) -> Finding:
+    def _cost(self) -> CheckResult:
         with counted(self._models) as rows:
             self._crafted(range(4))
         found = rows["gradients"] / 4
         said = self._attack.gradients(_STEPS, len(self._models))
         fault = "" if found == said else f"it takes {found:g} gradients an image in {_STEPS} steps, and says {said}"
-        return Finding("it takes as many gradients as it says", fault)
+        return CheckResult("it takes as many gradients as it says", fault)
 
-    def _budget(self) -> Finding:
+    def _budget(self) -> CheckResult:
         check = "a program keeps the budget"
         if self._attack.program is None:
-            return Finding(check, skipped="the loop projects every step")
+            return CheckResult(check, skipped="the loop projects every step")
         batches = perturbations(
             self._models,
             self._attack,
@@ -186,17 +188,17 @@ class _Trial:
         )
         moved = max(float(delta.abs().max()) for _, deltas, _ in batches for delta in deltas)
         fault = f"it moves a pixel by {moved:.4g}, and epsilon is {_EPSILON:g}" if moved > _EPSILON + _TOLERANCE else ""
-        return Finding(check, fault)
+        return CheckResult(check, fault)
 
-    def _device(self, first: np.ndarray[Any, Any]) -> Finding:
+    def _device(self, first: np.ndarray[Any, Any]) -> CheckResult:
         check = "it runs on a GPU, with the same draws"
         if not torch.cuda.is_available():
-            return Finding(check, skipped="this machine has no GPU")
+            return CheckResult(check, skipped="this machine has no GPU")
         models = [model.to("cuda") for model in self._models]
         found = self._crafted(range(len(_LABELS)), models=models, device="cuda")
         same = float((found == first).mean())
         # Kernels of a GPU round in another way; other draws would change most pixels.
-        return Finding(check, "" if same > 0.9 else f"only {same:.0%} of the pixels are those of the CPU")
+        return CheckResult(check, "" if same > 0.9 else f"only {same:.0%} of the pixels are those of the CPU")
 
 
 def attack_with(component: Component) -> Attack:

@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from study.attacks import presets
 from study.attacks.assembly import Assembly
 from study.attacks.budget_spec import Budget, Length, Lengths, Positive
-from study.attacks.component import Component, Outline
+from study.attacks.component import AttackOutline, Component
 from study.attacks.components.admix import Admix
 from study.attacks.components.distance_penalty import DistancePenalty
 from study.attacks.components.diversity import Diversity
@@ -198,7 +198,7 @@ class Attack(Frozen):
     def conflicts(self) -> Iterator[str]:
         """Yield a sentence for each conflict that the components find."""
         assembly = self.assembly
-        outline = Outline(assembly.names(), self.budget, self.steps, self.step_size)
+        outline = AttackOutline(assembly.names(), self.budget, self.steps, self.step_size)
         for component in assembly:
             yield from component.conflicts(outline)
 

@@ -11,7 +11,7 @@ from study.attacks.recipe import Attack
 
 
 @dataclass(frozen=True)
-class Point:
+class PlannedPoint:
     """One (steps, budget) of a planned cell's attack. `dense` are its sources that are DenseNets."""
 
     recipe: Attack
@@ -21,7 +21,7 @@ class Point:
     dense: frozenset[str] = frozenset()
 
 
-def differences(params: Mapping[str, Any], point: Point) -> list[str]:
+def differences(params: Mapping[str, Any], point: PlannedPoint) -> list[str]:
     """Return a text for every stated parameter with another value here, such as "epsilon 15 there, 16 here".
 
     Parameters that the paper does not state are ignored. A parameter that recipes do not have is a difference.
@@ -35,11 +35,11 @@ def differences(params: Mapping[str, Any], point: Point) -> list[str]:
     return found
 
 
-def _epsilon(point: Point) -> float | None:
+def _epsilon(point: PlannedPoint) -> float | None:
     return point.level if point.recipe.budget.kind == "epsilon" else None
 
 
-def _step_size(point: Point) -> float | None:
+def _step_size(point: PlannedPoint) -> float | None:
     recipe, epsilon = point.recipe, _epsilon(point)
     if recipe.step_size is not None or epsilon is None or not recipe.steps or recipe.step == "adam":
         return recipe.step_size
@@ -47,14 +47,14 @@ def _step_size(point: Point) -> float | None:
     return epsilon / recipe.steps
 
 
-def _sigma(point: Point) -> float | None:
+def _sigma(point: PlannedPoint) -> float | None:
     smoothing, start = point.recipe.smoothing, point.recipe.start
     if smoothing is not None:
         return smoothing.sigma
     return start.parameters.get("sigma") if start is not None else None
 
 
-def _gamma(point: Point) -> object:
+def _gamma(point: PlannedPoint) -> object:
     """The gamma of all sources, or a list of them: of dense layers for DenseNets, else of residual branches."""
     skip = point.recipe.skip_gradient
     if skip is None:
@@ -63,11 +63,11 @@ def _gamma(point: Point) -> object:
     return each.pop() if len(each) == 1 else ", ".join(f"{one:g}" for one in sorted(each))
 
 
-def _weights(point: Point) -> str:
+def _weights(point: PlannedPoint) -> str:
     return "equal" if len(set(point.recipe.weights_of(point.sources))) <= 1 else "unequal"
 
 
-_HERE: Mapping[str, Callable[[Point], object]] = {
+_HERE: Mapping[str, Callable[[PlannedPoint], object]] = {
     "epsilon": _epsilon,
     "steps": lambda point: point.steps,
     "step_size": _step_size,

@@ -11,7 +11,7 @@ import polars as pl
 
 from study.errors import names
 from study.papers import registry
-from study.papers.preset_agreement import Point, differences
+from study.papers.preset_agreement import PlannedPoint, differences
 from study.spec.schema import Experiment, Spec
 
 _RATES = {"untargeted": ("accuracy", "success"), "targeted": ("match", "success")}
@@ -56,7 +56,7 @@ class PublishedCell:
     level: float | None
     metric: str
     seeds: tuple[int, ...]
-    point: Point | None = None
+    point: PlannedPoint | None = None
 
     @property
     def top(self) -> int:
@@ -112,7 +112,7 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
                 if ("same-mistake", True) in printed:
                     shown += [(pair, "same-mistake") for pair in _pairs(targets)]
                 for steps, level in recipe.scored_points:
-                    point = Point(recipe, sources, steps, level, dense)
+                    point = PlannedPoint(recipe, sources, steps, level, dense)
                     base = (name, attack, called, joined, "" if noise else joined, goal)
                     yield from (
                         PublishedCell(*base, target, steps, level, metric, seeds, point) for target, metric in shown

@@ -15,6 +15,9 @@ HERE = Path(__file__).parent
 RUN = HERE / "run"
 """A finished run of `spec.yaml`, launched beside what `make` makes, twice: with `--limit 9`, and to its end."""
 
+RUN_FORMAT1 = HERE / "run_format1"
+"""The same of format 1: every command reads it, and no launch continues it."""
+
 _IMAGES = {"a": "3", "b": "3", "c": "7", "d": "8"}
 
 

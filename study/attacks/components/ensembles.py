@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from study.attacks.component import Outline
+from study.attacks.component import AttackOutline
 from study.attacks.kinds import AnyObjective, EnsembleRule, Goal, Objective
 from study.attacks.registry import register
 
@@ -19,7 +19,7 @@ class Probability(EnsembleRule):
 
     name: ClassVar[str] = "probability"
 
-    def conflicts(self, attack: Outline) -> Iterator[str]:
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "logit" in attack.parts.get("objective", ()):
             yield "`objective: logit` cannot be fused by probability: use fusion logit, loss or summed-updates"
 

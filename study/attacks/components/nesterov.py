@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from study.attacks.component import Outline
+from study.attacks.component import AttackOutline
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -22,7 +22,7 @@ class Nesterov(Point):
 
     name: ClassVar[str] = "nesterov"
 
-    def conflicts(self, attack: Outline) -> Iterator[str]:
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "momentum" not in attack.parts.get("update", ()):
             yield "nesterov looks ahead along the momentum, and momentum is 0"
         if "adam" in attack.parts.get("step", ()):

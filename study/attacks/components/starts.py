@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.budget_spec import Budget, Positive
-from study.attacks.component import Outline
+from study.attacks.component import AttackOutline
 from study.attacks.components.directions import l2_normalised
 from study.attacks.kinds import Draws, Start, StepDraws
 from study.attacks.registry import register
@@ -23,7 +23,7 @@ class RandomStart(Start):
     name: ClassVar[str] = "random"
     streams: ClassVar[str | None] = "start"
 
-    def conflicts(self, attack: Outline) -> Iterator[str]:
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.budget == Budget():
             yield "a random start needs a budget: it is uniform within the budget"
 

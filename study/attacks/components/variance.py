@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from study.attacks.budget_spec import Positive
-from study.attacks.component import Outline
+from study.attacks.component import AttackOutline
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -28,7 +28,7 @@ class Variance(Point):
     samples: Annotated[int, Field(ge=1, le=10_000)] = 20
     beta: Positive = 1.5
 
-    def conflicts(self, attack: Outline) -> Iterator[str]:
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.budget.epsilon is None:
             yield "variance needs a budget with an epsilon"
 

@@ -14,7 +14,7 @@ from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.papers import paper_comparison, published, registry
-from study.papers.preset_agreement import Point, differences
+from study.papers.preset_agreement import PlannedPoint, differences
 from study.papers.published_matching import match, planned
 from study.results.schema import SCHEMA
 from study.spec.loading import resolve
@@ -157,7 +157,7 @@ def recipe(preset: str, **changed) -> Attack:
 )
 def test_parameters(params, attack, expected):
     steps, level = attack.scored_points[-1]
-    assert differences(params, Point(attack, ("a", "b"), steps, level, frozenset("b"))) == expected
+    assert differences(params, PlannedPoint(attack, ("a", "b"), steps, level, frozenset("b"))) == expected
 
 
 def rows_of(frame: pl.DataFrame, *, seeds: tuple[int, ...] | None = None) -> pl.DataFrame:

@@ -10,6 +10,9 @@ import yaml
 
 from actors.scheduling.messages import CraftJob, PredictJob, ProbeJob
 from actors.workers.worker_config import WorkerConfig
+from study.attacks import registry
+from study.attacks.components.diversity import Diversity
+from study.attacks.kinds import KINDS
 from study.attacks.loop import Engine
 from study.attacks.recipe import Attack
 from study.geometry.plan import GeometryPlan, ProbeTask
@@ -59,10 +62,18 @@ ATTACK = {
     "start": {"start": "random"},
     "steps": {"steps": 3},
     "checkpoints": {"checkpoints": [1]},
+    "views": {"views": [{"smoothing": {"copies": 2}}]},
+    "points": {"points": ["variance"]},
+    "updates": {"updates": [{"momentum": 0.25}]},
+    "penalties": {"penalties": [{"distance": {"rmsd": 9}}]},
+    "backward": {"backward": [{"skip_gradient": 0.25}]},
+    "forward": {},
+    "program": {},
     "budget": {"budget": {"epsilon": 17}},
     "precomputed": {},
 }
-"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place."""
+"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place. The
+project has no forward change and no program of its own: tests with a user's components have them."""
 
 NUMERICS = {
     "batch": 3,
@@ -128,10 +139,12 @@ ELSEWHERE = {
         "seed": "draws of transformed targets: a run folder has one",
         "numerics": "in the craft's id",
         "allow_code": "permission: no pixel",
+        "code": "the files' digests, in the craft's id",
         "services": " what was answered once is kept for ever",
     },
     Spec: {
         **dict.fromkeys(("study", "run", "tracking", "findings"), "no pixel"),
+        "format": "what stands in ids, and in the ids itself",
         **dict.fromkeys(("seed", "seeds", "experiments"), "each craft's own, in its id"),
         **dict.fromkeys(("images", "models", "attacks", "geometry", "numerics"), "see there"),
     },
@@ -213,3 +226,35 @@ def test_ids_change_with_the_digest_of_every_model_that_takes_part(shards):
     for digests, left in (("923", 0), ("193", 1), ("129", 2)):
         assert len(crafts & ids(SPEC, shards, digests)[0]) == left
     assert not probes & ids(SPEC, shards, "923")[1]
+
+
+def test_a_new_component_and_a_new_optional_key_change_no_id(shards):
+    """One of each kind is added at run time, and an optional key to a component that a spec uses."""
+    spec = SPEC | {"attacks": {"one": ONE | {"views": ["diversity", {"scales": 3}]}}}
+    before = ids(spec, shards)
+    added = [
+        registry.register(type(f"New{kind}", (base,), {"name": "new", "__module__": __name__}))
+        for kind, base in KINDS.items()
+    ]
+
+    class WiderDiversity(Diversity):
+        name = "diversity"
+        more: float | None = None
+
+    registry.unregister(Diversity)
+    registry.register(WiderDiversity)
+    try:
+        assert registry.find("view", "diversity") is WiderDiversity
+        assert ids(spec, shards) == before
+    finally:
+        registry.unregister(WiderDiversity)
+        registry.register(Diversity)
+        for one in added:
+            registry.unregister(one)
+
+
+def test_another_version_is_another_id(shards, monkeypatch):
+    before, _ = ids(SPEC | {"attacks": {"one": ONE | {"diversity": {}}}}, shards)
+    monkeypatch.setattr(Diversity, "version", 2)
+    after, _ = ids(SPEC | {"attacks": {"one": ONE | {"diversity": {}}}}, shards)
+    assert not before & after
