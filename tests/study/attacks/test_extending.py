@@ -22,10 +22,13 @@ SPEC = {
         "b": {"network": "torchvision:squeezenet1_1", "weights": "random:1", "size": 48},
         "c": {"network": "timm:test_resnet", "weights": "random:2", "size": 48},
     },
-    "experiments": {"each": {"attacks": ["turned", "rooted"], "sources": "each"}, "all": {"attacks": ["followed"], "sources": "all"}},
+    "experiments": {
+        "each": {"attacks": ["turned", "rooted"], "sources": "each"},
+        "all": {"attacks": ["followed"], "sources": "all"},
+    },
     "numerics": {"batch": 2, "threads": 1},
     "run": {"shard": 2, "actors": 2},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_the_attacks_run_on_two_workers_and_continue(written, door):
     assert set(rows["attack"]) == {"turned", "rooted", "followed"}
     assert rows["linf"].max() == 16
     assert rows.filter(pl.col("attack") == "turned")["gradients"].max() == 2 * 5
-    status, printed, error = door("show", written / "run")
+    status, _, error = door("show", written / "run")
     assert status == 0, error
     (written / "mine.py").write_text((written / "mine.py").read_text() + "\n# changed\n")
     status, _, error = door("launch", "spec.yaml", "--output", "run", "--allow-code")
