@@ -220,6 +220,14 @@ def test_attention_of_each_kind():
         assert (one.over, one.heads) == ("tokens", heads)
 
 
+# Blocks of the last two stand beside known ones.
+UNKNOWN_BLOCKS = {
+    "pretrainedmodels:dpn68": "DualPathBlock",
+    "timm:ghostnet_050": "GhostBottleneck",
+    "timm:mobilevit_xxs": "BottleneckBlock",
+}
+
+
 def test_what_is_not_known_is_said():
     own = layers_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()))
     assert own.family == "Sequential"
@@ -228,9 +236,12 @@ def test_what_is_not_known_is_said():
         with pytest.raises(StudyError, match="not known") as error:
             getattr(own, read)
         assert "Sequential" in str(error.value)
-    with pytest.raises(StudyError, match="residual branches"):
-        _ = layers_of(hollow("pretrainedmodels:dpn68")).blocks
+    for reference, kind in UNKNOWN_BLOCKS.items():
+        with pytest.raises(StudyError, match=rf"residual branches of {kind}"):
+            _ = layers_of(hollow(reference)).blocks
     with pytest.raises(StudyError, match="patches of this ResNet"):
         _ = layers_of(hollow("torchvision:resnet18")).patches
+    with pytest.raises(StudyError, match="MLPs of this MaxVit"):
+        _ = layers_of(hollow("torchvision:maxvit_t")).mlps
     with pytest.raises(StudyError, match="EfficientAdditiveAttention"):
         _ = layers_of(hollow("timm:swiftformer_xs")).attention
