@@ -47,10 +47,9 @@ def attentions(network: nn.Module) -> tuple[Attention, ...]:
     A module is one if the name of its class says so and it has layers for queries, keys and values. Raises StudyError
     if the name of a class says so, and nothing else is known of it.
     """
-    modules = [(name, one) for name, one in network.named_modules() if _CLASSES.search(type(one).__name__)]
-    found = [attention for name, one in modules if (attention := _attention(name, one)) is not None]
+    found = known_attentions(network)
     known = {attention.name for attention in found}
-    for name, one in modules:
+    for name, one in _so_called(network):
         inner = any(other.startswith(f"{name}.") for other in known)
         if name not in known and not inner and type(one).__name__ not in _GATES and any(one.children()):
             raise StudyError(
@@ -58,7 +57,17 @@ def attentions(network: nn.Module) -> tuple[Attention, ...]:
                 accepted=f"attention with layers named {names('+'.join(each) for each in _QKV)}",
                 todo="choose another network, or name layers in place of attention modules",
             )
-    return tuple(found)
+    return found
+
+
+def known_attentions(network: nn.Module) -> tuple[Attention, ...]:
+    """The attention modules of `network` as far as they are known."""
+    found = (_attention(name, one) for name, one in _so_called(network))
+    return tuple(attention for attention in found if attention is not None)
+
+
+def _so_called(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, one) for name, one in network.named_modules() if _CLASSES.search(type(one).__name__)]
 
 
 def _attention(name: str, module: nn.Module) -> Attention | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,22 @@ class Branch:
 def has_known_blocks(network: nn.Module) -> bool:
     """Whether `network` consists of known blocks; some networks of known blocks have no skip connection."""
     return any(_known(module) is not None for module in network.modules())
+
+
+def unknown_blocks(network: nn.Module) -> tuple[str, ...]:
+    """Names of modules whose class is called a block, and which neither are known nor hold or belong to a known one."""
+    known = [name for name, module in network.named_modules() if _known(module) is not None]
+    holding = {name[:at] for name in known for at, sign in enumerate(name) if sign == "."}
+    inside = tuple(f"{name}." for name in known)
+    return tuple(
+        name
+        for name, module in network.named_modules()
+        if name not in known
+        and name not in holding
+        and not name.startswith(inside)
+        and _CALLED_BLOCKS.search(type(module).__name__)
+        and type(module).__name__ not in _OTHER_BLOCKS
+    )
 
 
 def branches(network: nn.Module) -> list[Branch]:
@@ -137,6 +154,10 @@ def _two(first: tuple[str, ...], second: tuple[str, ...], starts: tuple[str, str
     """Attention, then an MLP (or what takes their place), each with a skip connection of its own."""
     return _Block((_Arm(first, starts[0]), _Arm(second, starts[1])))
 
+
+_CALLED_BLOCKS = re.compile("Block|Bottleneck|Residual|MBConv|MbConv")
+_OTHER_BLOCKS = {"ClassAttentionBlock"}
+"""XCiT's last blocks: their attention replaces the class token and adds the other tokens to themselves."""
 
 _TIMM_RESIDUAL = "timm.models._efficientnet_blocks"
 _LAST = ("bn3", "conv3", "bn2", "conv2")

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from study.errors import StudyError
-from study.models.layers.attention import Attention, attentions
-from study.models.layers.blocks import Branch, branches, has_known_blocks
+from study.errors import StudyError, names
+from study.models.layers.attention import Attention, attentions, known_attentions
+from study.models.layers.blocks import Branch, branches, has_known_blocks, unknown_blocks
 from study.models.layers.named import network_of
 from study.models.layers.patches import Patches, patches_of
 from study.models.layers.stages import stage_ends
@@ -87,10 +87,13 @@ class Layers:
     @cached_property
     def blocks(self) -> tuple[Branch, ...]:
         """The residual branches and dense layers, in order; none for a family without skip connections."""
-        found = tuple(branches(self._network))
-        if not has_known_blocks(self._network) and self.family not in _WITHOUT_SKIPS:
-            raise self._unknown("residual branches", "choose another network")
-        return found
+        if self.family not in _WITHOUT_SKIPS:
+            unknown = unknown_blocks(self._network)
+            if unknown or not has_known_blocks(self._network):
+                kinds = {type(self._network.get_submodule(name)).__name__ for name in unknown}
+                of = f" of {names(kinds)} ('{unknown[0]}')" if unknown else ""
+                raise self._unknown(f"residual branches{of}", "choose another network, or name layers")
+        return tuple(branches(self._network))
 
     @cached_property
     def attention(self) -> tuple[Attention, ...]:
@@ -99,10 +102,14 @@ class Layers:
 
     @cached_property
     def mlps(self) -> tuple[str, ...]:
-        """The MLP blocks, in order, that transformers and networks like them consist of."""
+        """The MLP blocks, in order, that transformers and networks like them consist of; none for other networks."""
         found = [name for name, one in self._network.named_modules() if _MLPS.search(type(one).__name__)]
         whole = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
-        return tuple(name for name in whole if name and not name.startswith(("head", "classifier")))
+        attention = tuple(f"{one.name}." for one in known_attentions(self._network))
+        chosen = tuple(name for name in whole if name and not name.startswith((*_NO_MLPS, *attention)))
+        if attention and not chosen:
+            raise self._unknown("MLPs", "choose another network, or name layers")
+        return chosen
 
     @cached_property
     def activations(self) -> tuple[Activation, ...]:
@@ -141,7 +148,7 @@ class Layers:
         return found
 
     def _weighted(self) -> Iterator[str]:
-        silent = {name for one in self.attention for name in one.silent}
+        silent = {name for one in known_attentions(self._network) for name in one.silent}
         inside = ""
         for name, one in self._network.named_modules():
             if name.startswith(_ONLY_IN_TRAINING) or name in silent or (inside and name.startswith(inside)):
@@ -207,6 +214,7 @@ def _last(network: nn.Module, name: str) -> tuple[str, ...]:
 
 _HEADS = ("last_linear", "last_conv", "heads", "head", "fc", "classifier", "linear", "last")
 _MLPS = re.compile(r"^(?!RelPos)\w*(Mlp|MLP|MLPBlock|FeedForward|SwiGLU|FFN|MlpWithDepthwiseConv|ConvMlpWithNorm)$")
+_NO_MLPS = ("head", "classifier", "pre_logits")
 _NO_ACTIVATION = {"Softmax", "Softmax2d", "LogSoftmax", "MultiheadAttention", "Sigmoid", "Hardsigmoid", "HardSigmoid"}
 """Maps, and the gates of squeeze-and-excitation."""
 

@@ -50,6 +50,9 @@ def _prefix(network: Any) -> int | None:
     if type(network).__name__ in ("Cait", "Xcit"):
         # The class token joins after the last stage.
         return 0
+    if type(network).__name__ == "ConVit":
+        # It joins between two stages.
+        return None
     found = getattr(network, "num_prefix_tokens", getattr(network, "num_tokens", None))
     if found is None:
         return None if hasattr(network, "cls_token") else 0

@@ -18,8 +18,10 @@ def stage_ends(network: nn.Module) -> tuple[str, ...] | None:
     """Names of the modules whose outputs end the stages, in order; None if this is not known."""
     known = _NETWORKS.get(f"{type(network).__module__}.{type(network).__qualname__}")
     ends = known(network) if known is not None else _of_timm(network)
-    held = {name for name, _ in network.named_modules(remove_duplicate=False)}
-    return ends if ends and held.issuperset(ends) else None
+    # A list of modules runs nothing itself.
+    modules = network.named_modules(remove_duplicate=False)
+    held = {name for name, one in modules if name and not isinstance(one, nn.ModuleList)}
+    return ends if ends and held.issuperset(ends) and len(set(ends)) == len(ends) else None
 
 
 def _of_timm(network: nn.Module) -> tuple[str, ...]:

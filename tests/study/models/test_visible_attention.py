@@ -63,6 +63,17 @@ def test_attention_in_steps_is_the_same_attention(name):
     assert float(seen[maps[0]].std()) > 0
 
 
+@pytest.mark.parametrize("name", ["timm:vit", "torchvision:vit", "timm:swin"])
+def test_attention_in_steps_in_half_precision(name):
+    """Under autocast to bfloat16, whose numbers have three digits, and with a map that is still one."""
+    built, x = network(name), images(name)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = built(x)
+        with visible_attention(built) as maps, captured(built, maps) as seen:
+            assert close(built(x).float(), logits.float(), 0.05)
+    assert torch.allclose(seen[maps[0]].float().sum(-1), torch.ones(()), atol=0.02)
+
+
 def test_the_map_is_the_one_that_the_formula_gives():
     built, x = network("timm:vit"), images("timm:vit")
     attention = built.blocks[1].attn

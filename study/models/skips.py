@@ -1,0 +1,72 @@
+"""Change what the skip connections of residual blocks carry, for as long as a context lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from study.errors import StudyError
+from study.models.features import hooked
+from study.models.layers.blocks import Branch
+from study.models.layers.catalogue import layers_of
+from study.models.layers.named import layer
+
+
+@contextmanager
+def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> Iterator[tuple[str, ...]]:
+    """Make each residual block change(name, s) + f(x) of s + f(x), in every forward pass; yield the branches' names.
+
+    s is what the skip connection carries: x, or a downsampling of it. `name` is that of the branch's end, and
+    `change` returns a tensor of the same shape, row by row. Ghost networks (Li et al. 2020, arXiv:1812.03413) multiply
+    s by a random number. Dense layers have no skip connection. Results equal those of a rewritten network up to
+    rounding, for what is added is f(x) + (change(s) - s) + s.
+
+    The network runs without torch.compile, and is as before at the end. Raises StudyError if it has no residual
+    branches, if a skip connection is a function without a module, or if f(x) has another layout than x (Swin, mixers).
+    """
+    branches = [branch for branch in layers_of(model).blocks if not branch.dense]
+    functions = [branch.name for branch in branches if branch.skip is None and not branch.identity]
+    if not branches or functions:
+        raise StudyError(
+            f"the skip connection around '{functions[0]}' is no module"
+            if functions
+            else "the network has no skip connections",
+            accepted="networks of residual blocks whose skip connections are x, or a module",
+            todo="choose another network",
+        )
+    names = [branch.name for branch in branches]
+    with hooked(model, names) as hooks:
+        for branch in branches:
+            for handle in _changed(model, branch, change):
+                hooks.enter_context(handle)
+        yield tuple(names)
+
+
+def _changed(model: nn.Module, branch: Branch, change: Callable[[str, Tensor], Tensor]) -> Iterator[Any]:
+    """The hooks that change one skip connection."""
+    if branch.skip is not None:
+        yield layer(model, branch.skip).register_forward_hook(lambda _, __, carried: change(branch.name, carried))
+        return
+    held: list[Tensor] = []
+
+    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        held[:] = inputs[:1]
+
+    def add(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        # The block adds this tensor as it is then, so a change in place inside the block would count here too.
+        (carried,) = held
+        held.clear()
+        if output.shape != carried.shape:
+            raise StudyError(
+                f"the branch that ends at '{branch.name}' has shape {tuple(output.shape)}, and its skip connection "
+                f"{tuple(carried.shape)}",
+                accepted="blocks whose branch has the layout of its skip connection",
+                todo="choose another network",
+            )
+        return output + (change(branch.name, carried) - carried)
+
+    yield layer(model, branch.start).register_forward_pre_hook(note)
+    yield branch.end.register_forward_hook(add)
