@@ -70,7 +70,13 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / (other - other.mean()).norm())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+ALIKE = {"torchvision:resnet50", "torchvision:vgg11_bn", "timm:mobilenetv2_100", "pretrainedmodels:resnet18"}
+"""Networks with nothing in them to fold that the others have not."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in NETWORKS]
+)
 def test_same_function(name):
     network = network_of(name)
     example = images(SIZES.get(name, 64))
