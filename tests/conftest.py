@@ -170,8 +170,8 @@ experiments:
   one: {attacks: [pgd], sources: [a, b], seeds: [0], targets: [a, b]}
   many: {attacks: [pgd, fgsm], sources: [a, b, [a, b]], goal: [untargeted, targeted], seeds: [0, 1, 2]}
   smallest: {attacks: [fg-minimal], sources: [a], targets: [a, b, c], goal: targeted}
-numerics: {batch: 2, threads: 1}
-run: {shard: 2, actors: 1, flush_seconds: 0}
+numerics: {batch: 4, threads: 1}
+run: {shard: 4, actors: 1, flush_seconds: 0}
 """
 """Two experiments that share crafts, with goals, seeds, steps and budgets; targets of every relation; a search."""
 
