@@ -58,6 +58,16 @@ FEWER = TINY.replace("sources: each, goal", "sources: [b], goal").replace("leave
 """A third of its attack runs, of every kind: for tests that launch it several times."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The runs of tests/undisturbed before the many short tests, which fill what time is left on each of two cores."""
+
+    def when(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return 1 if folder == "undisturbed" else 2 if folder == "study" or folder.endswith(".py") else 0
+
+    items.sort(key=when)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     numerics.fix(1)

@@ -65,7 +65,7 @@ def published(name, monkeypatch):
 
 @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 80), ("resnet18", 64)])
 def test_torchvision(name, size, monkeypatch, tmp_path):
-    """The same weights are the same function, from torchvision's host and from a file, with auxiliary heads and without.
+    """The same weights are the same function, from torchvision's host and from a file with or without auxiliary heads.
 
     Two of these networks rescale their input inside; with or without, it is normalised once.
     """

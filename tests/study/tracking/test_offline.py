@@ -23,7 +23,7 @@ from tests.undisturbed.undisturbed import who_holds_files_of
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """The study, launched once and undisturbed: its run, what was printed, and its history and the rest at the server."""
+    """The study, launched once and undisturbed: its run, what was printed, its history at the server, and the rest."""
     folder = tmp_path_factory.mktemp("calm")
     run = folder / "run"
     with pytest.MonkeyPatch.context() as patched:
