@@ -41,7 +41,7 @@ def test_equals_autograd(kernel, stride, padding, size):
     ],
 )
 def test_only_large_strided_first_convolutions(network, given):
-    reference = Model.model_validate({"network": network, "weights": "random:1"})
+    reference = Model.model_validate({"network": network, "weights": "random:1", "size": 96})
     labels = label_set("cifar10" if network.startswith("cifar") else "imagenet")
     plain = loading.load("m", reference, labels=labels)
     digest = plain.digest

@@ -32,7 +32,10 @@ SIZES = {"pretrainedmodels:bninception": 224, "torchvision:inception_v3": 96}  #
 
 
 def network_of(name: str) -> nn.Module:
-    network = loading.load("m", Model.model_validate({"network": name, "weights": "random:5"})).network
+    # A loader tries a network at the size that it is told.
+    network = loading.load(
+        "m", Model.model_validate({"network": name, "weights": "random:5", "size": SIZES.get(name, 64)})
+    ).network
     if name == "torchvision:vgg11_bn":  # its head has 120 million weights, which take seconds to copy
         network.avgpool, network.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 1000)
     return randomised(network)
