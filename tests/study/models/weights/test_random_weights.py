@@ -14,10 +14,14 @@ from torch import nn
 from study.models.weights.random_weights import ReproducibleDraws
 from tests.conftest import ROOT
 
-NETWORKS = ("timm:test_resnet", "timm:test_vit", "timm:test_convnext", "torchvision:squeezenet1_1")
+NETWORKS = {"timm:test_resnet": 32, "timm:test_vit": 160, "timm:test_convnext": 64, "torchvision:squeezenet1_1": 32}
+"""Networks and the sizes of their images: a loader tries them, and plain code is slow."""
 DIGESTS = """
 from study.models import Model, loading
-found = [loading.load("m", Model.model_validate({"network": one, "weights": "random:3"})).digest for one in networks]
+found = [
+    loading.load("m", Model.model_validate({"network": one, "weights": "random:3", "size": size})).digest
+    for one, size in networks.items()
+]
 """
 
 
