@@ -34,7 +34,7 @@ def test_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ((_, study), *blocks) = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     (tmp_path / "tutorial.yaml").write_text(study)
-    smaller = ("images.size=64", *(f"models.{name}.size=64" for name in ("lite0", "lite1", "lite2")))
+    smaller = ("run.actors=1", "images.size=64", *(f"models.{name}.size=64" for name in ("lite0", "lite1", "lite2")))
     status, printed = run_here(tmp_path / "tutorial.yaml", tmp_path / "runs" / "tutorial", *smaller)
     assert status == 0, printed
     namespace: dict[str, object] = {}
