@@ -329,8 +329,18 @@ def test_a_damaged_kept_part_is_named(grow):
 
 
 @pytest.mark.parametrize("change", [new_target, new_source, more], ids=["target", "source", "images"])
-@pytest.mark.parametrize("keep", [False, True], ids=["crafted", "kept"])
-@pytest.mark.parametrize("after", [1, 4, 9])
+@pytest.mark.parametrize(
+    ("keep", "after"),
+    [
+        (False, 1),
+        (False, 4),
+        (False, 9),
+        (True, 4),
+        pytest.param(True, 1, marks=pytest.mark.slow),  # the ends of this range without kept images are above
+        pytest.param(True, 9, marks=pytest.mark.slow),
+    ],
+    ids=["crafted-1", "crafted-4", "crafted-9", "kept-4", "kept-1", "kept-9"],
+)
 def test_an_addition_that_is_cut_short_goes_on(grow, change, keep, after):
     """Whatever was asked when it ended: the clean pass, crafts, or predictions."""
     first, second = (keeping(), keeping(change)) if keep else (None, change)
