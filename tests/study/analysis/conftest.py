@@ -32,8 +32,8 @@ experiments:
   gamma: {attacks: [sgm-half, sgm-fifth], sources: [c]}
   search: {attacks: [fg-minimal], sources: [a], goal: [untargeted, targeted]}
   ensembles: {attacks: [mi], sources: leave-one-out, seeds: 3}
-numerics: {batch: 4, threads: 1}
-run: {shard: 4, actors: 1, flush_seconds: 0}
+numerics: {batch: 8, threads: 1}
+run: {shard: 8, actors: 1, flush_seconds: 0}
 """
 
 
