@@ -1,6 +1,6 @@
 """How images are cut into shards changes no bit: not of a gradient, not of an image, not of a prediction.
 
-Whatever the network and the numerics: a worker is given the same sixteen images in shards of 16, 8, 4 and 3,
+Whatever the network and the numerics: a worker is given the same sixteen images in shards of 16, 8 and 3,
 and every fifth of them alone.
 """
 
@@ -21,7 +21,7 @@ from study.images.labels import label_set
 from study.models import Model
 from study.reproducibility.numerics import Numerics
 
-SHARDS = (16, 8, 4, 3, 1)
+SHARDS = (16, 8, 3, 1)
 COUNT = max(SHARDS)
 IDS = tuple(f"image{index}" for index in range(COUNT))
 LABELS = tuple(range(COUNT))
