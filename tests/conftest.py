@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import io
+import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,7 +36,7 @@ SHARED = ROOT.parent / "shared"
 TINY = """
 study: tiny
 seed: 7
-images: {sample: foolbox, size: 48, keep: all, count: 10}
+images: {sample: foolbox, size: 48, keep: all, count: 6}
 models:
   a: {network: "timm:test_efficientnet", weights: "random:3", size: 64}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
@@ -50,6 +54,18 @@ numerics: {batch: 2, threads: 1}
 run: {shard: 2, actors: 1, flush_seconds: 0}
 """
 """A study of everything at once, on networks and sizes that take milliseconds."""
+FEWER = TINY.replace("sources: each, goal", "sources: [b], goal").replace("leave-one-out", "[[a, c]]")
+"""A third of its attack runs, of every kind: for tests that launch it several times."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The runs of tests/undisturbed before the many short tests, which fill what time is left on each of two cores."""
+
+    def when(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return 1 if folder == "undisturbed" else 2 if folder == "study" or folder.endswith(".py") else 0
+
+    items.sort(key=when)
 
 
 @pytest.fixture(autouse=True)
@@ -114,13 +130,37 @@ def rows(run: Path, *, without: tuple[str, ...] = ()) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> Path:
+def finished(tmp_path_factory):
+    """Runs the spec of a text to its end in this process: a run folder that no other process uses.
+
+    The processes of one test session share the work: the first that asks runs it, the others wait and take a copy.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    @functools.cache
+    def run(text: str) -> Path:
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        copied, made = tmp_path_factory.mktemp("finished") / "run", shared / f"run-{name}"
+        with (shared / f"run-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                (copied.parent / "spec.yaml").write_text(text)
+                status, printed = run_here(copied.parent / "spec.yaml", copied)
+                assert status == 0, printed
+                shutil.copytree(copied, shared / f"run-{name}.part")
+                (shared / f"run-{name}.part").rename(made)
+        if not copied.exists():
+            shutil.copytree(made, copied)
+        return copied
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(finished) -> Path:
     """The tiny study, run undisturbed in this process."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "spec.yaml").write_text(TINY)
-    status, printed = run_here(folder / "spec.yaml", folder / "run")
-    assert status == 0, printed
-    return folder / "run"
+    return finished(TINY)
 
 
 MANY = """
@@ -140,20 +180,16 @@ experiments:
   one: {attacks: [pgd], sources: [a, b], seeds: [0], targets: [a, b]}
   many: {attacks: [pgd, fgsm], sources: [a, b, [a, b]], goal: [untargeted, targeted], seeds: [0, 1, 2]}
   smallest: {attacks: [fg-minimal], sources: [a], targets: [a, b, c], goal: targeted}
-numerics: {batch: 2, threads: 1}
-run: {shard: 2, actors: 1, flush_seconds: 0}
+numerics: {batch: 4, threads: 1}
+run: {shard: 4, actors: 1, flush_seconds: 0}
 """
 """Two experiments that share crafts, with goals, seeds, steps and budgets; targets of every relation; a search."""
 
 
 @pytest.fixture(scope="session")
-def many_run(tmp_path_factory) -> Path:
+def many_run(finished) -> Path:
     """The study of experiments that share crafts, run undisturbed in this process."""
-    folder = tmp_path_factory.mktemp("many")
-    (folder / "spec.yaml").write_text(MANY)
-    status, printed = run_here(folder / "spec.yaml", folder / "run")
-    assert status == 0, printed
-    return folder / "run"
+    return finished(MANY)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def child(process: subprocess.Popen, name: str, seconds: float = 60) -> int:
             except OSError:
                 continue
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
+        time.sleep(0.1)
     raise AssertionError(f"no {name} below the launch")
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tests.conftest import TINY, rows
+from tests.conftest import FEWER, TINY, rows
 
 IMAGES = "\nimages: {folder: FOLDER, list: FOLDER/list.csv, size: 48, keep: all}\n"
 
@@ -32,7 +32,7 @@ SPECS = {
         swap("mi: {steps: 2}", "mi: {stepz: 2}"),
         ["no key 'stepz'", "attacks.mi.stepz", "line 13", "step (the nearest), steps"],
     ),
-    "wrong type": (swap("count: 10", "count: ten"), ["'count' cannot be 'ten'", "images.count", "a whole number"]),
+    "wrong type": (swap("count: 6", "count: six"), ["'count' cannot be 'six'", "images.count", "a whole number"]),
     "text for a number": (swap("seed: 7", "seed: '7'"), ["'seed' cannot be '7'", "a whole number"]),
     "out of range": (swap("batch: 2", "batch: 0"), ["'batch' cannot be 0", "greater than or equal to 1"]),
     "missing key": (swap("study: tiny\n", ""), ["the key 'study' is missing"]),
@@ -178,7 +178,7 @@ SPECS = {
         ["5000 workers with 1 thread each need 5000 cores", "run.actors"],
     ),
     "more images than there are": (
-        swap("count: 10", "count: 1000"),
+        swap("count: 6", "count: 1000"),
         ["1,000 images are needed, but only 20 of 20", "images.count up to 20"],
     ),
 }
@@ -304,7 +304,7 @@ def test_folder_of_another_spec(door, tmp_path, spec_file, tiny_run):
 
 def test_a_mended_spec_goes_into_the_folder_of_its_first_try(door, tmp_path, spec_file):
     """Nothing had begun, so the folder belongs to nobody yet."""
-    spec, run = spec_file(TINY), tmp_path / "run"
+    spec, run = spec_file(FEWER), tmp_path / "run"
     assert door("launch", spec, "--output", run, "--set", "images.count=1000")[0] == 2
     status, printed, error = door("launch", spec, "--output", run, "--set", "experiments.single.attacks=mi")
     assert status == 0, error
@@ -338,7 +338,7 @@ def test_damaged_part(door, tmp_path, spec_file, tiny_run):
     assert "out of results/" in error
 
 
-def test_full_disk_then_room_again(door, tmp_path, spec_file, tiny_run, monkeypatch):
+def test_full_disk_then_room_again(door, tmp_path, spec_file, finished, monkeypatch):
     """Status 1, for the study had begun; what was published stays; a second launch does the rest."""
     real, writes = os.fsync, []
 
@@ -350,7 +350,7 @@ def test_full_disk_then_room_again(door, tmp_path, spec_file, tiny_run, monkeypa
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    spec, run = spec_file(TINY), tmp_path / "run"
+    spec, run = spec_file(FEWER), tmp_path / "run"
     status, _, error = door("launch", spec, "--output", run)
     assert status == 1
     assert "No space left on device" in error
@@ -360,4 +360,4 @@ def test_full_disk_then_room_again(door, tmp_path, spec_file, tiny_run, monkeypa
     monkeypatch.setattr(os, "fsync", real)
     status, _, error = door("launch", spec, "--output", run)
     assert status == 0, error
-    assert rows(run).equals(rows(tiny_run))
+    assert rows(run).equals(rows(finished(FEWER)))

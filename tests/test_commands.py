@@ -35,12 +35,27 @@ def test_models(door, spec_file, tiny_run):
     assert max(len(line) for line in printed.splitlines() if "─" in line) <= 80
 
 
-def test_models_of_the_quickstart_are_right(door):
+def with_models(path, names) -> str:
+    """A spec with some of its models alone."""
+    spec = yaml.safe_load(path.read_text())
+    spec["models"] = {name: spec["models"][name] for name in names}
+    spec |= {"attacks": {}, "experiments": {"x": {"attacks": ["fgsm"], "sources": "each"}}, "findings": {}}
+    return yaml.safe_dump(spec)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["lite0"], pytest.param(["lite1", "lite2"], marks=pytest.mark.slow)],  # one shows what the command does
+    ids=" ".join,
+)
+def test_models_of_the_quickstart_are_right(door, spec_file, names):
     """90 % of the sample is what a plain timm pipeline gets (README of ../shared/data: 88.2 % on 500 others)."""
-    path = ROOT / "specs" / "quickstart.yaml"
+    path = spec_file(with_models(ROOT / "specs" / "quickstart.yaml", names))
     status, printed, error = door("models", path, "--accuracy", "--json", "--set", "numerics.batch=20")
     assert status == 0, error
-    for one in json.loads(printed):
+    found = json.loads(printed)
+    assert [one["name"] for one in found] == names
+    for one in found:
         assert one["native"] == {"images": 20, "top1": 0.9, "top5": one["native"]["top5"]}
         assert one["native"]["top5"] >= 0.95
         assert one["study"]["top1"] >= 0.85
@@ -51,15 +66,21 @@ SAMPLE = {"lite0": (0.882, 0.970), "lite1": (0.868, 0.978), "lite2": (0.890, 0.9
           "mobilenetv2": (0.892, 0.980), "squeezenet": (0.590, 0.810)}  # fmt: skip
 
 
-def test_cifar_accuracies(door, shared, monkeypatch):
+@pytest.mark.parametrize(
+    "names",
+    [["resnet20"], pytest.param(["resnet44", "resnet56"], marks=pytest.mark.slow)],  # one shows what the command does
+    ids=" ".join,
+)
+def test_cifar_accuracies(door, spec_file, shared, monkeypatch, names):
     """Those of the README of ../shared/data, within half a point, from the command line."""
     monkeypatch.setenv("CIFAR10", str(shared / "data" / "cifar10" / "test"))
     monkeypatch.setenv("WEIGHTS", str(shared / "data" / "cifar10" / "weights"))
-    path = ROOT / "specs" / "small" / "cifar10.yaml"
+    path = spec_file(with_models(ROOT / "specs" / "small" / "cifar10.yaml", names))
     status, printed, error = door("models", path, "--accuracy", "--json", "--set", "numerics.batch=64")
     assert status == 0, error
     found = {one["name"]: one for one in json.loads(printed)}
-    for name, expected in CIFAR.items():
+    assert list(found) == names
+    for name, expected in ((name, CIFAR[name]) for name in names):
         for how in ("native", "study"):
             assert found[name][how]["images"] == 1000
             assert found[name][how]["top1"] == pytest.approx(expected, abs=0.005)
@@ -96,21 +117,21 @@ class _Files(http.server.BaseHTTPRequestHandler):
 
 def test_fetch_once_and_offline_ever_after(door, spec_file, monkeypatch, tmp_path):
     """torchvision's own loader, with its address bent to this machine: downloaded, verified, loaded, never again."""
-    from torchvision.models import ResNet18_Weights, resnet18
+    from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
     torch.manual_seed(3)
     saved = io.BytesIO()
-    torch.save(resnet18(weights=None).state_dict(), saved)
-    name = f"resnet18-{hashlib.sha256(saved.getvalue()).hexdigest()[:8]}.pth"
+    torch.save(squeezenet1_1(weights=None).state_dict(), saved)
+    name = f"squeezenet1_1-{hashlib.sha256(saved.getvalue()).hexdigest()[:8]}.pth"
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     server.files, server.asked = {name: saved.getvalue()}, []
     threading.Thread(target=functools.partial(server.serve_forever, 0.01), daemon=True).start()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    entry = ResNet18_Weights.IMAGENET1K_V1.value
+    entry = SqueezeNet1_1_Weights.IMAGENET1K_V1.value
     before = entry.url
     object.__setattr__(entry, "url", f"http://127.0.0.1:{server.server_address[1]}/{name}")
-    models = {"a": "resnet18", "b": {"model": "a", "transform": {"jpeg": 75}}}
+    models = {"a": "squeezenet1_1", "b": {"model": "a", "transform": {"jpeg": 75}}}
     experiments = {"x": {"attacks": ["fgsm"], "sources": ["a"]}}
     spec = spec_file(yaml.safe_load(TINY) | {"models": models, "experiments": experiments, "attacks": {}})
     try:

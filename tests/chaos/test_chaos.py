@@ -29,7 +29,7 @@ from tests.conftest import run_here
 SMALL = """
 study: small
 seed: 3
-images: {sample: foolbox, size: 48, keep: all, count: 10}
+images: {sample: foolbox, size: 48, keep: all, count: 6}
 models:
   a: {network: "timm:test_efficientnet", weights: "random:3", size: 64}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}

@@ -122,6 +122,9 @@ def main() -> None:
     import torchvision  # noqa: F401
 
     import actors.launch.launch  # noqa: F401
+    import study.attacks.loop
+    import study.models.loading
+    import study.models.memory  # noqa: F401
 
     for line in sys.stdin:
         read, write = os.pipe()

@@ -70,13 +70,17 @@ def set_traps(folder: Path, traces: Path, names) -> None:
         path.write_text(f"open({str(traces / path.stem)!r}, 'a').close()\nraise RuntimeError('a trap: {name}')\n")
 
 
-@pytest.mark.parametrize("words", [["-m", "cli"], ["SCRIPT"]], ids=["module", "script"])
+@pytest.mark.parametrize(
+    "words",
+    [["-m", "cli", "schema"], ["SCRIPT", "validate", str(ROOT / "specs" / "quickstart.yaml")]],
+    ids=["module", "script"],
+)
 def test_the_door_imports_nothing_of_the_working_folder(tmp_path, words):
     set_traps(tmp_path / "work", tmp_path / "traces", [name for name in [*NAMES, "study", "pathlib"] if name != "cli"])
     (tmp_path / "study-script").write_text(SCRIPT)
     words = [str(tmp_path / "study-script") if word == "SCRIPT" else word for word in words]
     done = subprocess.run(
-        [sys.executable, *words, "validate", str(ROOT / "specs" / "quickstart.yaml")],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         cwd=tmp_path / "work",

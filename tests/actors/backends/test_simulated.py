@@ -86,7 +86,7 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     spec = spec_file(TINY)
     status, printed, error = door("plan", spec, "--json")
     assert status == 0, error
-    counts = {"experiments": {"single": 72, "ensembles": 18}, "crafts": 30, "units": 150}
+    counts = {"experiments": {"single": 72, "ensembles": 18}, "crafts": 30, "units": 90}
     assert counts.items() <= json.loads(printed).items()
     status, _, error = door("plan", spec, "--on", "2xcpu")
     assert status == 2
@@ -100,7 +100,7 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     status, printed, error = door("plan", spec, "--on", "2xcpu", "--json")
     assert status == 0, error
     found = json.loads(printed)
-    assert found["forecast"]["units"] == 150
+    assert found["forecast"]["units"] == 90
     assert found["machines"]["nodes"] == 2
     assert measured["hardware"].startswith("cpu: ")
     for machines in ("8x4xH100", "8xBANANA"):

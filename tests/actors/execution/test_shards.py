@@ -1,6 +1,7 @@
 """How images are cut into shards changes no bit: not of a gradient, not of an image, not of a prediction.
 
-Whatever the network and the numerics: a worker is given the same sixteen images in shards of 1, 3, 4, 8 and 16.
+Whatever the network and the numerics: a worker is given the same sixteen images in shards of 16, 8 and 3,
+and every fifth of them alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from study.images.labels import label_set
 from study.models import Model
 from study.reproducibility.numerics import Numerics
 
-SHARDS = (16, 8, 4, 3, 1)
+SHARDS = (16, 8, 3, 1)
 COUNT = max(SHARDS)
 IDS = tuple(f"image{index}" for index in range(COUNT))
 LABELS = tuple(range(COUNT))
@@ -93,7 +94,9 @@ def images(size: int) -> np.ndarray:
 
 
 def cut(shard: int, count: int = COUNT) -> list[list[int]]:
-    return [list(range(first, min(first + shard, count))) for first in range(0, count, shard)]
+    """The rows of each shard. Of shards of one image every fifth: each is computed as a whole batch."""
+    shards = [list(range(first, min(first + shard, count))) for first in range(0, count, shard)]
+    return shards[::5] if shard == 1 else shards
 
 
 def crafted(at: Worker, attack: Attack, clean: np.ndarray, rows: list[int], sources: Sequence[str]) -> np.ndarray:
@@ -109,14 +112,13 @@ def crafted(at: Worker, attack: Attack, clean: np.ndarray, rows: list[int], sour
 
 def parted(at: Worker, attack: Attack, clean: np.ndarray, shards: Sequence[int], *sources: str) -> dict[int, list[int]]:
     """By size of shard the images that are not those of the first size."""
-    first, *rest = (
-        np.concatenate([crafted(at, attack, clean, rows, sources) for rows in cut(shard, len(clean))], axis=1)
-        for shard in shards
-    )
-    return {
-        shard: [row for row in range(len(clean)) if not np.array_equal(first[:, row], found[:, row])]
-        for shard, found in zip(shards[1:], rest, strict=True)
-    }
+    whole = np.concatenate([crafted(at, attack, clean, rows, sources) for rows in cut(shards[0], len(clean))], axis=1)
+    found: dict[int, list[int]] = {shard: [] for shard in shards[1:]}
+    for shard, other in found.items():
+        for rows in cut(shard, len(clean)):
+            ours = crafted(at, attack, clean, rows, sources)
+            other += [row for index, row in enumerate(rows) if not np.array_equal(whole[:, row], ours[:, index])]
+    return found
 
 
 def predicted(at: Worker, target: str, batch: int, clean: np.ndarray, shard: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,10 +132,11 @@ def predicted(at: Worker, target: str, batch: int, clean: np.ndarray, shard: int
 def predictions_parted(at: Worker, target: str, batch: int, clean: np.ndarray, shards: Sequence[int]) -> list[int]:
     """The sizes of shards whose predictions are not those of the first size."""
     (labels, shares), *rest = (predicted(at, target, batch, clean, shard) for shard in shards)
+    rows = [[row for part in cut(shard, len(clean)) for row in part] for shard in shards[1:]]
     return [
         shard
-        for shard, found in zip(shards[1:], rest, strict=True)
-        if not (np.array_equal(found[0], labels) and np.array_equal(found[1], shares))
+        for shard, those, found in zip(shards[1:], rows, rest, strict=True)
+        if not (np.array_equal(found[0], labels[those]) and np.array_equal(found[1], shares[those]))
     ]
 
 

@@ -103,7 +103,7 @@ def test_ranked_target_labels(spec_file, tmp_path, clean):
     models = [loading.load(name, model_of(keys), fold=True) for name, keys in (("a", LITE), ("b", SQUEEZE))]
     mean = np.mean([predict(one, pixels, batch=2, whole=True).whole.astype(np.float64) for one in models], axis=0)
     for targets, rank in (("most-confusing", 1), ("least-likely", 999), ({"rank": 3, "by": ["a", "b"]}, 3)):
-        images = {"sample": "foolbox", "size": 48, "keep": "all", "count": 10, "targets": targets}
+        images = {"sample": "foolbox", "size": 48, "keep": "all", "count": 6, "targets": targets}
         by = [0, 1] if isinstance(targets, dict) else [0]
         mean = np.mean([predict(models[i], pixels, batch=2, whole=True).whole.astype(np.float64) for i in by], axis=0)
         experiments = {"one": {"attacks": ["mi"], "sources": ["a"], "goal": "targeted"}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -11,12 +13,17 @@ import polars as pl
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from actors.backends.in_process import InProcess
+from actors.launch.launch import launch
+from actors.launch.options import LaunchOptions
+from study.images import decoding
+from study.images.image_sets import candidates
 from study.results.schema import SCHEMA
 from study.spec.loading import resolve
 from study.spec.yaml_document import parse
-from tests.conftest import TINY, rows, run_here
+from tests.conftest import FEWER, TINY, rows, run_here
 
 
 def assert_same_rows(run, undisturbed, *, units=True):
@@ -31,7 +38,7 @@ def test_rows_are_the_contract(tiny_run):
     frame = pl.scan_parquet(tiny_run / "results" / "**/*.parquet").collect()
     assert frame.columns == SCHEMA.names
     crafts = 3 * 4 * 2 + 3 * 2
-    assert frame.height == crafts * 10 * 3
+    assert frame.height == crafts * 6 * 3
     assert frame.select("craft", "image", "target").n_unique() == frame.height
     assert set(frame["target"]) == {"a", "b", "c"}
     in_sources = frame["sources"].list.contains(frame["target"])
@@ -46,9 +53,9 @@ def test_rows_are_the_contract(tiny_run):
 
 def test_run_folder_is_the_contract(tiny_run):
     images = pl.read_parquet(tiny_run / "images.parquet")
-    assert images.height == 10
+    assert images.height == 6
     clean = images.explode("clean").unnest("clean")
-    assert clean.height == 30
+    assert clean.height == 18
     assert set(clean["model"]) == {"a", "b", "c"}
     joined = rows(tiny_run).join(
         clean.select("image", pl.col("model").alias("target"), pl.col("top5").list.first().alias("said")),
@@ -65,27 +72,42 @@ def test_matched_budgets_are_met(tiny_run):
     keys = ["sources", "goal", "image"]
     optimization = moved.filter(attack="optimization").select(*keys, pl.col("rmsd").alias("matched"))
     by_image = moved.filter(attack="fg").join(optimization, on=keys)
-    assert by_image.height == 60
+    assert by_image.height == 36
     assert (by_image["rmsd"] - by_image["matched"]).abs().max() < 0.005
     means = optimization.group_by("sources", "goal").agg(pl.col("matched").mean())
     by_mean = moved.filter(attack="fgs").join(means, on=["sources", "goal"])
-    assert by_mean.height == 60
+    assert by_mean.height == 36
     assert (by_mean["rmsd"] - by_mean["matched"]).abs().max() < 0.005
 
 
-@pytest.mark.parametrize("shard", [2, 4, 10], ids=["one batch", "two batches", "five batches"])
-def test_shards_change_nothing(tiny_run, spec_file, tmp_path, shard):
-    status, printed = run_here(spec_file(TINY), tmp_path / "run", f"run.shard={shard}", order=shard)
+@pytest.fixture(scope="session")
+def fewer_run(finished):
+    """The study that most tests of this file run again and again, undisturbed."""
+    return finished(FEWER)
+
+
+@pytest.mark.parametrize("shard", [4, 6], ids=["two batches", "three batches"])
+def test_shards_change_nothing(fewer_run, spec_file, tmp_path, shard):
+    status, printed = run_here(spec_file(FEWER), tmp_path / "run", f"run.shard={shard}", order=shard)
     assert status == 0, printed
-    assert_same_rows(tmp_path / "run", tiny_run, units=shard == 2)
+    assert_same_rows(tmp_path / "run", fewer_run, units=False)
 
 
-@pytest.mark.parametrize("workers", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4])
-def test_actors_change_nothing(tiny_run, spec_file, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("text", "workers"),
+    [
+        (FEWER, 1),
+        pytest.param(FEWER, 2, marks=pytest.mark.slow),  # between one worker and four
+        pytest.param(FEWER, 3, marks=pytest.mark.slow),
+        (TINY, 4),
+    ],
+    ids=["1", "2", "3", "4, all sources"],
+)
+def test_actors_change_nothing(finished, spec_file, tmp_path, text, workers):
     staff = f"run.actors={workers}"
-    status, printed = run_here(spec_file(TINY), tmp_path / "run", staff, "run.models_per_actor=2", order=workers)
+    status, printed = run_here(spec_file(text), tmp_path / "run", staff, "run.models_per_actor=2", order=workers)
     assert status == 0, printed
-    assert_same_rows(tmp_path / "run", tiny_run)
+    assert_same_rows(tmp_path / "run", finished(text))
 
 
 def test_the_order_of_a_list_changes_nothing(spec_file, tmp_path):
@@ -101,7 +123,8 @@ def test_the_order_of_a_list_changes_nothing(spec_file, tmp_path):
             csv.writer(opened).writerows(lines)
         random.Random(attempt).shuffle(lines)
         images = {"folder": str(tmp_path), "list": str(listed), "size": 48, "keep": "all", "count": 5}
-        status, printed = run_here(spec_file({"images": images}, f"{attempt}.yaml"), tmp_path / f"run{attempt}")
+        spec = yaml.safe_load(FEWER) | {"images": images}
+        status, printed = run_here(spec_file(spec, f"{attempt}.yaml"), tmp_path / f"run{attempt}")
         assert status == 0, printed
         runs.append(tmp_path / f"run{attempt}")
     assert rows(runs[0])["image"].n_unique() == 5
@@ -114,13 +137,6 @@ def test_a_finished_run_says_so(tiny_run, spec_file, tmp_path):
     def never():
         raise AssertionError("nothing is to be started for a finished run")
 
-    import io
-
-    from rich.console import Console
-
-    from actors.launch.launch import launch
-    from actors.launch.options import LaunchOptions
-
     printed = io.StringIO()
     assert launch(LaunchOptions(spec_file(TINY), tiny_run), Console(file=printed, width=120), never) == 0
     assert "already complete" in printed.getvalue()
@@ -128,17 +144,15 @@ def test_a_finished_run_says_so(tiny_run, spec_file, tmp_path):
     assert sorted(path.name for path in (tiny_run / "results").iterdir()) == before
 
 
-def test_lost_parts_are_run_again_and_no_more(tiny_run, spec_file, tmp_path):
-    import shutil
-
-    run = shutil.copytree(tiny_run, tmp_path / "run")
+def test_lost_parts_are_run_again_and_no_more(fewer_run, spec_file, tmp_path):
+    run = shutil.copytree(fewer_run, tmp_path / "run")
     parts = sorted((run / "results").iterdir())
     for part in parts[::3]:
         part.unlink()
     kept = {part: part.stat().st_mtime_ns for part in (run / "results").iterdir()}
-    status, printed = run_here(spec_file(TINY), run, "run.shard=5")
+    status, printed = run_here(spec_file(FEWER), run, "run.shard=5")
     assert status == 0, printed
-    assert_same_rows(run, tiny_run)
+    assert_same_rows(run, fewer_run)
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
 
 
@@ -159,28 +173,25 @@ class _Sends(InProcess):
 @pytest.mark.parametrize(
     ("number", "expected", "after"),
     [
-        pytest.param(signal.SIGINT, 130, 8, id="SIGINT in the clean pass"),
-        pytest.param(signal.SIGTERM, 143, 60, id="SIGTERM among units"),
-        pytest.param(signal.SIGTERM, 143, 8, id="SIGTERM in the clean pass", marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, 60, id="SIGINT among units", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 4, id="SIGINT in the clean pass"),
+        pytest.param(signal.SIGTERM, 143, 40, id="SIGTERM among units"),
+        # The other signal at the same places.
+        pytest.param(signal.SIGTERM, 143, 4, id="SIGTERM in the clean pass", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 40, id="SIGINT among units", marks=pytest.mark.slow),
     ],
 )
-def test_signals_stop_and_a_launch_goes_on(tiny_run, spec_file, tmp_path, number, expected, after):
-    import io
-
-    from rich.console import Console
-
-    from actors.launch.launch import launch
-    from actors.launch.options import LaunchOptions
-
+def test_signals_stop_and_a_launch_goes_on(fewer_run, spec_file, tmp_path, number, expected, after):
     printed = io.StringIO()
-    spec, run = spec_file(TINY), tmp_path / "run"
+    spec, run = spec_file(FEWER), tmp_path / "run"
     status = launch(LaunchOptions(spec, run), Console(file=printed, width=200), lambda: _Sends(number, after))
     assert status == expected
     assert f"Continue with: study launch {spec} --output {run}" in printed.getvalue()
+    in_the_clean_pass = after == 4
+    assert (run / "images.parquet").exists() != in_the_clean_pass
+    assert in_the_clean_pass or 0 < rows(run).height < rows(fewer_run).height
     assert run_here(spec, run)[0] == 0
     assert not (run / "failures.json").exists()
-    assert_same_rows(run, tiny_run)
+    assert_same_rows(run, fewer_run)
 
 
 class _Poisoned(InProcess):
@@ -188,39 +199,28 @@ class _Poisoned(InProcess):
 
     def call(self, actor, method, arguments, pixels):
         job = arguments[1]
-        if method == "craft" and job.key[1:3] == (("b",), "optimization") and job.goal == "targeted":
-            first = yaml.safe_load(TINY)
-            assert first["study"] == "tiny"
-            if self._values[pixels].sum() == self.poison:
-                arguments = (arguments[0], None)
+        optimization = method == "craft" and job.key[1:3] == (("b",), "optimization") and job.goal == "targeted"
+        if optimization and self._values[pixels].sum() == self.poison:
+            arguments = (arguments[0], None)
         return super().call(actor, method, arguments, pixels)
 
 
-def test_a_poison_unit_is_set_aside(tiny_run, spec_file, tmp_path):
+def test_a_poison_unit_is_set_aside(fewer_run, spec_file, tmp_path):
     """What depends on it cannot be crafted either; the rest finishes, the status says so, a launch does the rest."""
-    import io
-
-    from rich.console import Console
-
-    from actors.launch.launch import launch
-    from actors.launch.options import LaunchOptions
-    from study.images import decoding
-    from study.images.image_sets import candidates
-
-    resolved = resolve(parse(TINY, "tiny")).spec
+    resolved = resolve(parse(FEWER, "tiny")).spec
     files = {one.image: one.file for one in candidates(resolved.images, resolved.seed)}
-    shard = pl.read_parquet(tiny_run / "images.parquet").filter(shard=2)["image"]
+    shard = pl.read_parquet(fewer_run / "images.parquet").filter(shard=2)["image"]
     backend = _Poisoned()
     backend.poison = sum(int(decoding.read(files[image], resolved.images).sum()) for image in shard)
     printed = io.StringIO()
-    spec, run = spec_file(TINY), tmp_path / "run"
+    spec, run = spec_file(FEWER), tmp_path / "run"
     assert launch(LaunchOptions(spec, run), Console(file=printed, width=200), lambda: backend) == 1
-    # The poisoned unit, FG on its shard, and FGS, whose budget is a mean over all shards, on all five.
-    assert "7 units are left" in printed.getvalue()
+    # The poisoned unit, FG on its shard, and FGS, whose budget is a mean over all shards, on all three.
+    assert "5 units are left" in printed.getvalue()
     failures = yaml.safe_load((run / "failures.json").read_text())["failures"]
-    assert len(failures) == 7
-    assert sum("is matched to b.optimization.targeted" in failure["error"] for failure in failures) == 6
-    assert rows(run).height == rows(tiny_run).height - 7 * 2 * 3
+    assert len(failures) == 5
+    assert sum("is matched to b.optimization.targeted" in failure["error"] for failure in failures) == 4
+    assert rows(run).height == rows(fewer_run).height - 5 * 2 * 3
     assert run_here(spec, run)[0] == 0
     assert not (run / "failures.json").exists()
-    assert_same_rows(run, tiny_run)
+    assert_same_rows(run, fewer_run)

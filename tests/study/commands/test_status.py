@@ -59,14 +59,14 @@ def test_a_finished_run(door, run):
     status, out, _ = door("status", run)
     assert status == 0
     assert out.splitlines() == [
-        f"{run}: complete, 150 units",
-        "  single     120/120 units",
-        "  ensembles  30/30 units",
+        f"{run}: complete, 90 units",
+        "  single     72/72 units",
+        "  ensembles  18/18 units",
     ]
     status, out, _ = door("status", run, "--json")
     found = json.loads(out)
     assert not found["running"]
-    assert found["experiments"]["single"] == {"done": 120, "units": 120}
+    assert found["experiments"]["single"] == {"done": 72, "units": 72}
     assert found["launch"]["status"] == 0
 
 
@@ -74,10 +74,10 @@ def test_a_killed_run_counts_what_its_rows_say(run, dead):
     halve(run)
     rewrite(run, ended=False, status=None, process=dead, host=socket.gethostname(), seconds=61.0)
     said = printed(run)
-    assert "ended unexpectedly after 1:01, 50 % of 150 units done" in said
+    assert "ended unexpectedly after 1:01, 50 % of 90 units done" in said
     assert "launch it again to continue" in said
-    counts = re.findall(r"^  (?:single|ensembles) +(\d+)/(?:120|30) units$", said, re.MULTILINE)
-    assert sum(map(int, counts)) == rows(run)["unit"].n_unique() == 75
+    counts = re.findall(r"^  (?:single|ensembles) +(\d+)/(?:72|18) units$", said, re.MULTILINE)
+    assert sum(map(int, counts)) == rows(run)["unit"].n_unique() == 45
 
 
 def test_a_run_at_work_here(run):

@@ -21,7 +21,7 @@ geometry:
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probed")
-    text = TINY.replace("count: 10", "count: 4").replace(
+    text = TINY.replace("count: 6", "count: 4").replace(
         "single: {attacks: [optimization, fg, fgs, mi], ", "single: {attacks: [mi], "
     )
     (folder / "spec.yaml").write_text(text + PROBES)

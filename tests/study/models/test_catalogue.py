@@ -14,7 +14,7 @@ from timm.models import get_pretrained_cfg
 from torchvision import models as torchvision_models
 
 from study.errors import StudyError
-from study.models import Model, catalogue, loading
+from study.models import Model, catalogue, loading, memory
 from study.models.classifier import Preprocessing
 from study.models.zoos import ZOOS
 
@@ -70,12 +70,27 @@ def published(model: Model) -> Preprocessing:
 
 
 @pytest.mark.parametrize("name", IN_ZOOS)
+def test_every_network_is_built_and_its_input_is_what_its_zoo_records(name):
+    model = Model.model_validate({"network": name, "weights": "random:0"})
+    built = memory.build_meta(model)
+    assert ZOOS[model.zoo].preprocessing(model.name, None, built) == published(model)
+
+
+LARGE = {
+    *("resnet101", "resnet152", "densenet161", "densenet169", "densenet201", "senet154"),
+    *("vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *("inceptionv3_adv", "inceptionresnetv2_ens_adv", "inceptionresnetv2_ens3"),
+}
+"""The large ones of a family, and the same network under another name."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in IN_ZOOS]
+)
 def test_networks_take_and_give_what_they_should(name):
-    """Through the real loader with drawn weights: the zoo's own input, logits, and a gradient of the image."""
+    """Through the real loader with drawn weights: logits, and a gradient of the image."""
     model = Model.model_validate({"network": name, "weights": "random:0", "size": SMALL.get(name, 64)})
     classifier = loading.load(name, model)
-    network = classifier.network
-    assert ZOOS[model.zoo].preprocessing(model.name, None, network) == published(model)
     check_gradient(classifier, classifier.preprocessing.size)
 
 

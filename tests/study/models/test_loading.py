@@ -175,7 +175,10 @@ def test_accuracy_of_the_sample(shared):
     assert (said.top5[:, 0] == labels).mean() == pytest.approx(0.59, abs=0.11)
 
 
-@pytest.mark.parametrize("depth", [20, 44, 56])
+@pytest.mark.parametrize(
+    "depth",
+    [20, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (44, 56))],  # the same code, twice as slow
+)
 def test_cifar_networks_with_their_weights(shared, depth):
     """Files as their author published them, against accuracies that were measured independently on these JPEGs."""
     folder = shared / "data" / "cifar10"

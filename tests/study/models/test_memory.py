@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -86,9 +88,20 @@ def _measured(network: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> 
     return most + FLOAT * sum(tensor.numel() for tensor in network.state_dict().values())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "vit_b_32"])
-def test_what_the_profiler_sees(name):
-    network = torchvision_models.get_model(name).eval().requires_grad_(False)
+@pytest.mark.parametrize(
+    "make",
+    [
+        torchvision_models.resnet18,
+        partial(torchvision_models.DenseNet, 32, (3, 6, 6, 3)),
+        partial(torchvision_models.VisionTransformer, 224, 32, 4, 12, 768, 3072),
+        # More of what the shorter ones have.
+        pytest.param(torchvision_models.densenet121, marks=pytest.mark.slow),
+        pytest.param(torchvision_models.vit_b_32, marks=pytest.mark.slow),
+    ],
+    ids=["resnet18", "a short densenet", "a short vit", "densenet121", "vit_b_32"],
+)
+def test_what_the_profiler_sees(make):
+    network = make().eval().requires_grad_(False)
     found = memory.estimate(network, channels=3, size=224, batch=4)
     assert found.forward == pytest.approx(_measured(network, (4, 3, 224, 224), gradient=False), rel=0.15)
     assert found.gradient == pytest.approx(_measured(network, (4, 3, 224, 224), gradient=True), rel=0.15)

@@ -100,7 +100,17 @@ def jpegs(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.stack(images)).float(), torch.tensor(labels)
 
 
-@pytest.mark.parametrize(("file", "fold"), [*((file, False) for file in ACCURACIES), ("resnet20-12fca82f.th", True)])
+QUICK, *SLOW = ACCURACIES
+
+
+@pytest.mark.parametrize(
+    ("file", "fold"),
+    [
+        (QUICK, False),
+        (QUICK, True),
+        *(pytest.param(file, False, marks=pytest.mark.slow) for file in SLOW),  # the same code, twice as slow
+    ],
+)
 def test_published_weights_load_strictly_and_are_as_accurate_as_measured_elsewhere(shared, file, fold):
     name = f"cifar_{file.partition('-')[0]}"
     network = NETWORKS[name]()

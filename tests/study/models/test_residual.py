@@ -19,9 +19,12 @@ from study.models.residual import branches, decayed
 RESIDUAL, DENSE = 0.2, 0.5
 
 
-def network(reference, size=64) -> nn.Module:
+def network(reference, size=64, **arguments) -> nn.Module:
     """Seeded weights in float64; normalised signals, so that no branch is switched off and no deep network explodes."""
-    given = {"arguments": {"img_size": size}, "size": size} if reference.startswith("timm:vit") else {}
+    if reference.startswith("timm:vit"):
+        arguments["img_size"] = size
+    # A loader tries a network at the size that it is told. Those of pretrainedmodels take one size only.
+    given = {"arguments": arguments} | ({} if reference.startswith("pretrainedmodels") else {"size": size})
     built = loading.load(
         "m", Model.model_validate({"network": reference, "weights": "random:5"} | given)
     ).network.double()
@@ -179,14 +182,19 @@ def rewritten(built):
 
 
 COUNTS = """
-    torchvision: resnet18 8, resnet50 16, resnet152 50, resnext50_32x4d 16, densenet121 58, densenet201 98
+    torchvision: resnet18 8, resnet50 16, densenet121 58
     torchvision: efficientnet_b0 9, efficientnet_v2_s 35, mobilenet_v2 10, mobilenet_v3_small 6, mnasnet0_5 10
     torchvision: regnet_y_400mf 16, convnext_tiny 18
-    timm: resnet18 8, seresnet50 16, legacy_seresnet18 8, legacy_seresnet50 16, legacy_senet154 50, densenet121 58
+    timm: resnet18 8, seresnet50 16, legacy_seresnet18 8, legacy_seresnet50 16, densenet121 58
     timm: tf_efficientnet_lite0 9, efficientnetv2_rw_t 34, mobilenetv4_conv_small 10, vit_tiny_patch16_224 24
     timm: convnext_atto 12
     pretrainedmodels: resnet18 8, se_resnet50 16, resnext101_32x4d 33
 """
+MORE_COUNTS = """
+    torchvision: resnet152 50, resnext50_32x4d 16, densenet201 98
+    timm: legacy_senet154 50
+"""
+"""Larger networks of blocks that the others have too."""
 LARGE_COUNTS = """
     torchvision: vit_b_16 24
     timm: inception_resnet_v2 40, mobilenetv4_hybrid_medium 27, tf_efficientnet_cc_b0_4e 9
@@ -200,9 +208,17 @@ def table(text):
     return [(f"{library}:{pair.split()[0]}", int(pair.split()[1])) for library, row in rows for pair in row.split(", ")]
 
 
-@pytest.mark.parametrize(("reference", "count"), table(COUNTS))
+@pytest.mark.parametrize(
+    ("reference", "count"),
+    [*table(COUNTS), *(pytest.param(*one, marks=pytest.mark.slow) for one in table(MORE_COUNTS))],
+)
 def test_decay_is_the_rewritten_network(reference, count):
     check(reference, count, 64)
+
+
+def test_decay_is_the_rewritten_network_in_senet154():
+    """With one block of each of its four kinds."""
+    check("timm:legacy_senet154", 4, 64, layers=[1, 1, 1, 1])
 
 
 @pytest.mark.slow
@@ -211,9 +227,9 @@ def test_decay_is_the_rewritten_network_at_its_own_size(reference, count):
     check(reference, count, 299 if "inception" in reference else 224)
 
 
-def check(reference, count, size):
+def check(reference, count, size, **arguments):
     """The zoo's networks are in channels-last, and here the images are too."""
-    built, image = network(reference, size), pixels(2, size).contiguous(memory_format=torch.channels_last)
+    built, image = network(reference, size, **arguments), pixels(2, size).contiguous(memory_format=torch.channels_last)
     assert len(branches(built)) == count
     plain = gradient(built, image)
     with rewritten(built):
@@ -267,8 +283,16 @@ def test_two_forwards_before_one_backward(resnet18):
     assert difference(together, torch.cat([first, second])) > 0.1
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["an Identity each", "one Identity for all"])
-@pytest.mark.parametrize("reference", ["torchvision:resnet50", "timm:seresnet50"])
+@pytest.mark.parametrize(
+    ("reference", "shared"),
+    [
+        ("torchvision:resnet50", False),
+        ("timm:seresnet50", True),
+        pytest.param("torchvision:resnet50", True, marks=pytest.mark.slow),  # each half of both is above
+        pytest.param("timm:seresnet50", False, marks=pytest.mark.slow),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "one Identity for all" if one else "an Identity each",
+)
 def test_batch_norms_folded_into_convolutions(reference, shared):
     built = network(reference)
     with decayed(built, residual=RESIDUAL, dense=DENSE):
@@ -299,7 +323,15 @@ def authors(built, gamma):
     return replaced({one: relu for name, one in named if "relu" in name and refused not in name})
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 4), ("resnet50", 12), ("resnet152", 43), ("densenet121", 58)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18", 4),
+        ("resnet50", 12),
+        pytest.param("resnet152", 43, marks=pytest.mark.slow),  # more of the blocks of a resnet50
+        ("densenet121", 58),
+    ],
+)
 def test_the_authors_code(name, count):
     """Two ReLUs inside a branch take the square root of gamma each; a resnet18 has one."""
     built = network(f"torchvision:{name}")

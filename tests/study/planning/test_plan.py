@@ -28,9 +28,9 @@ def plan_of(text, shards, digests=DIGESTS):
 def test_counts(shards):
     plan = plan_of(TINY, shards)
     assert len(plan.crafts) == 3 * 4 * 2 + 3 * 2
-    assert len(list(plan.units())) == len(plan.crafts) * 5
+    assert len(list(plan.units())) == len(plan.crafts) * 3
     assert plan.cells == len(plan.crafts) * 3
-    assert plan.pairs == plan.cells * 5
+    assert plan.pairs == plan.cells * 3
 
 
 def test_experiments_share_a_craft(shards):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 from rich.console import Console
 
 from study.storage.run_folder import RunFolder
@@ -117,35 +118,63 @@ def test_a_terminal_says_itself_how_large_it_is(monkeypatch):
         assert front._Apart(Console(), stream).size == (200, 50)
 
 
-@pytest.mark.parametrize("size", [(60, 24), (100, 30), (200, 50), (60, 8)])
-def test_a_terminal(tmp_path, size):
-    """In a pseudo-terminal, rendered: nothing of the live view is left in the end, and no line is cut into two."""
-    pexpect, pyte = pytest.importorskip("pexpect"), pytest.importorskip("pyte")
-    columns, rows = size
-    code = (
-        "import sys, actors.launch.launch, cli; from actors.backends.in_process import InProcess\n"
-        "actors.launch.launch.Cluster = lambda *_: InProcess()\ncli.main()"
-    )
-    (tmp_path / "spec.yaml").write_text(TINY)
-    words = ["-c", code, "launch", str(tmp_path / "spec.yaml"), "--output", str(tmp_path / "r"), "--only", "ensembles"]
-    screen = pyte.HistoryScreen(columns, rows, history=1000)
-    stream = pyte.Stream(screen)
+HERE = """
+import os, sys, actors.launch.launch, cli
+from actors.backends.in_process import InProcess
+actors.launch.launch.RayBackend = lambda *_: InProcess()
+"""
+"""`study` in a process of its own, with the work in that process too."""
+ONE_AFTER_ANOTHER = (
+    HERE
+    + """
+import termios, timm, torchvision
+spec, folder, *sizes = sys.argv[1:]
+for size in sizes:
+    columns, rows = map(int, size.split("x"))
+    termios.tcsetwinsize(1, (rows, columns))
+    sys.argv = ["study", "launch", spec, "--output", f"{folder}/{size}", "--limit", "4"]
+    launched = os.fork()
+    if not launched:
+        cli.main()
+    status = os.waitstatus_to_exitcode(os.waitpid(launched, 0)[1])
+    os.write(1, f"<ended {status}>".encode())
+"""
+)
+"""Launches in children, for each size of the terminal one: forking saves them the seconds that imports take."""
+SIZES = ((60, 24), (100, 30), (200, 50), (60, 8))
+
+
+@pytest.fixture(scope="module")
+def written_to_terminals(tmp_path_factory):
+    """What a launch has written to a pseudo-terminal of each size, and its exit status."""
+    pexpect, folder = pytest.importorskip("pexpect"), tmp_path_factory.mktemp("terminals")
+    (folder / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | TINIER))
+    words = ["-c", ONE_AFTER_ANOTHER, folder / "spec.yaml", folder, *("x".join(map(str, size)) for size in SIZES)]
     child = pexpect.spawn(
-        sys.executable, words, dimensions=(rows, columns), encoding="utf-8", cwd=str(ROOT), timeout=100,
+        sys.executable, [str(word) for word in words], encoding="utf-8", cwd=str(ROOT), timeout=100,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
     )  # fmt: skip
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0, child.before
+    found = re.findall(r"(.*?)<ended (\d+)>", child.before, re.S)
+    return {size: (text, int(status)) for size, (text, status) in zip(SIZES, found, strict=True)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_terminal(written_to_terminals, size):
+    """In a pseudo-terminal, rendered: nothing of the live view is left in the end, and no line is cut into two."""
+    pyte = pytest.importorskip("pyte")
+    columns, rows = size
+    screen = pyte.HistoryScreen(columns, rows, history=1000)
+    stream = pyte.Stream(screen)
+    text, status = written_to_terminals[size]
     seen = set()
-    while True:
-        try:
-            stream.feed(child.read_nonblocking(4096, timeout=0.2))
-        except pexpect.TIMEOUT:
-            pass
-        except pexpect.EOF:
-            break
+    for first in range(0, len(text), 200):
+        stream.feed(text[first : first + 200])
         seen |= {line.split()[0] for line in screen.display if line.strip()}
         assert sum(line.startswith("tiny  ") for line in screen.display) <= 1
-    child.close()
-    assert child.exitstatus == 1
+    assert status == 1
     left = [line.rstrip() for line in screen.display]
     assert "tiny" in seen
     assert not any(line.startswith("tiny  ") for line in left)
@@ -157,15 +186,11 @@ def test_a_terminal(tmp_path, size):
 def test_a_terminal_that_goes_away(tmp_path, ignored):
     """A hangup stops the launch with its word in the log; where it is ignored, writing to no terminal stops nothing."""
     pexpect = pytest.importorskip("pexpect")
-    code = (
-        "import signal, sys, actors.launch.launch, cli; from actors.backends.in_process import InProcess\n"
-        f"if {ignored}: signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "actors.launch.launch.Cluster = lambda *_: InProcess()\ncli.main()"
-    )
-    (tmp_path / "spec.yaml").write_text(TINY)
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else ""
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | TINIER))
     run = tmp_path / "r"
-    words = ["-c", code, "launch", str(tmp_path / "spec.yaml"), "--output", str(run), "--only", "ensembles"]
-    child = pexpect.spawn(sys.executable, words, dimensions=(24, 100), cwd=str(ROOT), timeout=100)
+    words = ["-c", f"{HERE}{ignoring}cli.main()", "launch", str(tmp_path / "spec.yaml"), "--output", str(run)]
+    child = pexpect.spawn(sys.executable, [*words, "--limit", "4"], dimensions=(24, 100), cwd=str(ROOT), timeout=100)
     child.expect("clean pass")
     os.close(child.child_fd)
     _, left = os.waitpid(child.pid, 0)

@@ -27,7 +27,7 @@ from tests.study.tracking.service import KEY, Service, serving
 
 SMALL = yaml.safe_load(TINY) | {
     "study": "small",
-    "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 6},
+    "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 4},
     "models": {
         "b": {"network": "torchvision:squeezenet1_1", "weights": "random:1", "size": 48},
         "c": {"network": "timm:test_resnet", "weights": "random:2", "size": 56},
@@ -40,6 +40,9 @@ SMALL = yaml.safe_load(TINY) | {
     "experiments": {"single": {"attacks": ["mi", "fgs"], "sources": "each", "goal": ["untargeted", "targeted"]}},
 }
 
+UNITS = 24
+"""Units of the small study."""
+
 
 class Killed(BaseException):
     """Ends a launch in place of a kill."""
@@ -47,6 +50,10 @@ class Killed(BaseException):
 
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
+    return launcher(tmp_path, monkeypatch)
+
+
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Launches the small study into a folder; returns the status and what was printed.
 
     `kill`: after this number of units the launch and its tracking process are killed.

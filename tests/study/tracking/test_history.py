@@ -35,7 +35,7 @@ def values(rows):
     return found
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_history_has_each_number_of_units_once_whatever_the_order(outline, frame, seed):
     """Also of pieces that come twice, or target by target."""
     straight = list(History(outline, 0).add(frame.lazy()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,27 +13,38 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from study.results.run_reader import open_run
 from tests.conftest import ROOT
-from tests.study.tracking.conftest import content, last_values, logged, synced, wandb_id
+from tests.study.tracking.conftest import SMALL, UNITS, content, last_values, launcher, logged, synced, wandb_id
 from tests.undisturbed.undisturbed import who_holds_files_of
 
 
 @pytest.fixture(scope="module")
-def services():
-    """W&B's service processes that there were before."""
-    return _services()
+def calm(tmp_path_factory):
+    """The study, launched once and undisturbed: its run, what was printed, its history at the server, and the rest."""
+    folder = tmp_path_factory.mktemp("calm")
+    run = folder / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        status, printed = launcher(folder, patched)(run)
+    assert status == 0, printed
+    assert who_holds_files_of(run) == []
+    assert _services(folder) == [], "W&B's service goes on"
+    (command,) = re.findall(r"W&B: upload it with: (wandb sync .*)", printed)
+    name = wandb_id(run)
+    with synced(run, command) as service:
+        return run, printed, service.history(name), service.run(name)
 
 
-def _services() -> set[int]:
-    found = set()
+def _services(folder: Path) -> list[int]:
+    """W&B's service processes of launches in `folder`, whose netrc they have in their environment."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"wandb-core" in path.read_bytes():
-                found.add(int(path.parent.name))
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            environment = path.with_name("environ").read_bytes()
+            if b"wandb-core" in path.read_bytes() and str(folder / "netrc").encode() in environment:
+                found.append(int(path.parent.name))
     return found
 
 
@@ -42,19 +55,13 @@ def _without_empty(data):
     return {key: _without_empty(value) for key, value in data.items() if value != {}}
 
 
-def test_everything_is_there(tracked, tmp_path, services):
-    run = tmp_path / "run"
-    status, printed = tracked(run)
-    assert status == 0, printed
-    assert "Traceback" not in printed
-    assert _services() <= services
-    (command,) = re.findall(r"W&B: upload it with: (wandb sync .*)", printed)
+def test_everything_is_there(calm):
+    run, printed, rows, there = calm
     name = wandb_id(run)
-    with synced(run, command) as service:
-        rows, there = service.history(name), service.run(name)
+    assert "Traceback" not in printed
     steps = [row["_step"] for row in rows]
     assert steps == sorted(set(steps))
-    assert [(row["_step"], row["units"]) for row in content(rows)] == [(1000 * n, n) for n in range(1, 37)]
+    assert [(row["_step"], row["units"]) for row in content(rows)] == [(1000 * n, n) for n in range(1, UNITS + 1)]
     keys = {key for row in rows for key in row}
     for wanted in (
         "images", "gradients", "transfer/single-targeted/black_box", "transfer/single-untargeted/white_box",
@@ -75,10 +82,9 @@ def test_everything_is_there(tracked, tmp_path, services):
     assert there["exit"] == 0
 
 
-def test_history_after_kills_goes_on_where_it_was(tracked, tmp_path):
+def test_history_after_kills_goes_on_where_it_was(tracked, tmp_path, calm):
     """The tracking process is killed with its driver, then the driver alone, and the last launch completes the rest."""
-    calm, run = tmp_path / "calm", tmp_path / "run"
-    assert tracked(calm)[0] == 0
+    run = tmp_path / "run"
     assert tracked(run, kill=9)[0] is None
     _kill_driver(tmp_path / "small.yaml", run, after=6)
     first_launches = logged(run).step
@@ -87,15 +93,14 @@ def test_history_after_kills_goes_on_where_it_was(tracked, tmp_path):
     assert status == 0, printed
     with synced(run) as service:
         found = service.history(wandb_id(run))
-    with synced(calm) as service:
-        expected = service.history(wandb_id(calm))
+    _, _, expected, _ = calm
     steps = [row["_step"] for row in found]
     assert steps == sorted(set(steps))
     units = [row["units"] for row in content(found)]
     assert units == sorted(set(units)), "nothing is logged twice"
     # A kill of all processes at once loses what W&B had not written yet; what is logged after it is complete.
     after = first_launches // 1000 + 1
-    assert units[units.index(after) :] == list(range(after, 37))
+    assert units[units.index(after) :] == list(range(after, UNITS + 1))
     assert last_values(found) == pytest.approx(last_values(expected))
 
 
@@ -127,14 +132,13 @@ launch(LaunchOptions(Path({str(spec)!r}), Path({str(run)!r}), wandb="offline"), 
         time.sleep(0.1)
 
 
-def test_a_complete_study_is_tracked_from_its_rows_and_not_twice(tracked, tmp_path):
-    run = tmp_path / "run"
-    assert tracked(run, "disabled")[0] == 0
+def test_a_complete_study_is_tracked_from_its_rows_and_not_twice(tracked, finished, tmp_path):
+    run = shutil.copytree(finished(yaml.safe_dump(SMALL)), tmp_path / "run")
     assert not (run / "tracking").exists()
     status, printed = tracked(run)
     assert status == 0
     assert "already complete" in printed
     with synced(run) as service:
-        assert [row["units"] for row in content(service.history(wandb_id(run)))] == list(range(1, 37))
+        assert [row["units"] for row in content(service.history(wandb_id(run)))] == list(range(1, UNITS + 1))
     tracked(run)
     assert len(logged(run).offline) == 1

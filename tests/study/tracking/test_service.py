@@ -8,10 +8,11 @@ import time
 
 import polars as pl
 import pytest
+import yaml
 
 from study.tracking.client import END_SECONDS, TrackingClient
 from tests.conftest import rows
-from tests.study.tracking.conftest import content, wandb_id
+from tests.study.tracking.conftest import SMALL, UNITS, content, wandb_id
 from tests.study.tracking.service import KEY, hostile, serving
 from tests.undisturbed.undisturbed import Launched, assert_one_whole_run, assert_undisturbed
 
@@ -25,10 +26,8 @@ def service(monkeypatch):
 
 
 @pytest.fixture
-def calm(tracked, tmp_path):
-    run = tmp_path / "calm"
-    assert tracked(run, "disabled")[0] == 0
-    return rows(run)
+def calm(finished):
+    return rows(finished(yaml.safe_dump(SMALL)))
 
 
 def dead(what):
@@ -62,7 +61,7 @@ def test_a_study_online(tracked, service, tmp_path):
     assert_undisturbed(Launched(status, printed, time.time()), run)
     name = wandb_id(run)
     there = service.run(name)
-    assert [row["units"] for row in content(service.history(name))] == list(range(1, 37))
+    assert [row["units"] for row in content(service.history(name))] == list(range(1, UNITS + 1))
     assert there["exit"] == 0
     assert all(artifact["committed"] for artifact in there["artifacts"].values())
     results, report = (there["artifacts"][f"{kind}-{name}"] for kind in ("study", "report"))
@@ -86,7 +85,7 @@ def test_a_study_online_and_online_again_after_a_kill(tracked, service, tmp_path
     assert f"W&B: {service.address}/" in printed
     assert "launch" not in printed.split("complete in")[1]
     there = service.history(wandb_id(run))
-    assert [row["units"] for row in content(there)] == list(range(1, 37))
+    assert [row["units"] for row in content(there)] == list(range(1, UNITS + 1))
     steps = [row["_step"] for row in there]
     assert steps == sorted(set(steps))
     assert {"single"} == set(service.run(wandb_id(run))["config"]["spec"]["value"]["experiments"])
@@ -130,7 +129,7 @@ def test_a_server_that_goes_away_is_sent_the_rest_by_the_next_launch(from_here, 
     service.fault = lambda what: None
     status, printed, _ = from_here(run, "online")
     assert status == 0, printed
-    assert [row["units"] for row in content(service.history(wandb_id(run)))] == list(range(1, 37))
+    assert [row["units"] for row in content(service.history(wandb_id(run)))] == list(range(1, UNITS + 1))
 
 
 def test_without_a_key_it_is_tracked_offline(from_here, service, monkeypatch, tmp_path):

@@ -32,7 +32,10 @@ SIZES = {"pretrainedmodels:bninception": 224, "torchvision:inception_v3": 96}  #
 
 
 def network_of(name: str) -> nn.Module:
-    network = loading.load("m", Model.model_validate({"network": name, "weights": "random:5"})).network
+    # A loader tries a network at the size that it is told.
+    network = loading.load(
+        "m", Model.model_validate({"network": name, "weights": "random:5", "size": SIZES.get(name, 64)})
+    ).network
     if name == "torchvision:vgg11_bn":  # its head has 120 million weights, which take seconds to copy
         network.avgpool, network.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 1000)
     return randomised(network)
@@ -70,7 +73,13 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / (other - other.mean()).norm())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+ALIKE = {"torchvision:resnet50", "torchvision:vgg11_bn", "timm:mobilenetv2_100", "pretrainedmodels:resnet18"}
+"""Networks with nothing in them to fold that the others have not."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in NETWORKS]
+)
 def test_same_function(name):
     network = network_of(name)
     example = images(SIZES.get(name, 64))

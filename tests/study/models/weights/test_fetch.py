@@ -287,7 +287,8 @@ def test_all_models_of_a_spec(tmp_path, host, monkeypatch):
     assert raised.value.where == "model 'lost'"
 
 
-_REPOSITORY = "timm/test_resnet.r160_in1k"
+_FILES = {"test_resnet.r160_in1k": "model.safetensors", "test_efficientnet.r160_in1k": "pytorch_model.bin"}
+"""The one file of weights in each repository of the hub."""
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _OFFLINE_CHILD = """
 import hashlib, json, sys
@@ -302,62 +303,66 @@ def digest(network):
         hashed.update(name.encode() + tensor.numpy().tobytes())
     return hashed.hexdigest()
 
-asked = Model.model_validate("timm:test_resnet.r160_in1k")
-before = locate.state(asked)
-got = fetch.fetch_all({"a": asked})
+names = sys.argv[1:]
+asked = {name: Model.model_validate(f"timm:{name}") for name in names}
+before = {name: locate.state(asked[name]) for name in names}
+got = dict(zip(names, fetch.fetch_all(asked), strict=True))
 print("fetched", flush=True)
 sys.stdin.readline()  # The hub is gone when this comes.
-file = locate.weights_file(asked)
-again = fetch.fetch(file)
-overlay = locate.timm_overlay(file)
-name = "test_resnet.r160_in1k"
-make = lambda **more: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **more)
-adapted = make(num_classes=10, in_chans=1)
+said = {}
+for name in names:
+    file = locate.weights_file(asked[name])
+    again = fetch.fetch(file)
+    overlay = locate.timm_overlay(file)
+    make = lambda **more: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **more)
+    adapted = make(num_classes=10, in_chans=1)
+    first = next(one for one in adapted.parameters() if one.ndim == 4)
+    said[name] = {
+        "states": [before[name], locate.state(asked[name])], "path": str(file.path), "sha256": file.sha256,
+        "already": [got[name].already, again.already], "digest": digest(make()),
+        "grey": first[0].sum(0).flatten()[:5].tolist(), "classes": adapted.num_classes,
+    }
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # Else it tries for half a minute.
 try:
     fetch.fetch_all({"b": Model.model_validate("timm:test_vit.r160_in1k")})
     refused = ""
 except StudyError as error:
     refused = str(error)
-print(json.dumps({
-    "states": [before, locate.state(asked)], "path": str(file.path), "sha256": file.sha256,
-    "already": [got[0].already, again.already], "digest": digest(make()), "refused": refused,
-    "grey": adapted.conv1[0].weight.sum(1).flatten()[:5].tolist(), "classes": adapted.num_classes,
-}))
+print(json.dumps({"files": said, "refused": refused}))
 """
 
 
-@pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
-def test_a_file_of_the_hub_and_then_nothing_asks_it(tmp_path, filename):
-    torch.manual_seed(3)
-    network = timm.create_model("test_resnet")
-    state = network.state_dict()
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = save(state) if filename.endswith("tensors") else buffer.getvalue()
-    digits = hashlib.sha256(content).hexdigest()
+def test_files_of_the_hub_and_then_nothing_asks_it(tmp_path):
+    states, contents = {}, {}
+    for name, filename in _FILES.items():
+        torch.manual_seed(3)
+        states[name] = timm.create_model(name.partition(".")[0]).state_dict()
+        buffer = io.BytesIO()
+        torch.save(states[name], buffer)
+        contents[name] = save(states[name]) if filename.endswith("tensors") else buffer.getvalue()
+    served = {f"/timm/{name}/resolve/main/{filename}": contents[name] for name, filename in _FILES.items()}
 
     class Hub(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
         def do_HEAD(self):
-            self._answer(b"")
+            self._answer(head=True)
 
         def do_GET(self):
-            self._answer(content)
+            self._answer(head=False)
 
-        def _answer(self, body):
-            there = self.path == f"/{_REPOSITORY}/resolve/main/{filename}"
-            self.send_response(200 if there else 404)
+        def _answer(self, *, head):
+            content = served.get(self.path)
+            self.send_response(200 if content else 404)
             self.send_header("X-Repo-Commit", _COMMIT)
-            if there:
-                self.send_header("ETag", f'"{digits}"')
+            if content:
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             else:
                 self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", str(len(content)) if there else "0")
+            self.send_header("Content-Length", str(len(content or b"")))
             self.end_headers()
-            self.wfile.write(body if there else b"")
+            self.wfile.write(b"" if head else content or b"")
 
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     with contextlib.ExitStack() as stack:
@@ -372,7 +377,7 @@ def test_a_file_of_the_hub_and_then_nothing_asks_it(tmp_path, filename):
         }
         child = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-c", _OFFLINE_CHILD],
+                [sys.executable, "-c", _OFFLINE_CHILD, *_FILES],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -383,17 +388,19 @@ def test_a_file_of_the_hub_and_then_nothing_asks_it(tmp_path, filename):
         serving.close()
         said = json.loads(child.communicate("gone\n", timeout=120)[0])
     assert child.returncode == 0
-    assert said["states"] == ["not cached", "cached"]
-    assert said["already"] == [False, True]
-    assert said["sha256"] == digits
-    assert Path(said["path"]).is_relative_to(tmp_path)
-    assert Path(said["path"]).read_bytes() == content
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        hashed.update(name.encode() + tensor.numpy().tobytes())
-    assert said["digest"] == hashed.hexdigest()
-    assert said["classes"] == 10
-    first = state["conv1.0.weight"]
-    assert said["grey"] == pytest.approx(first.sum(1).flatten()[:5].tolist(), rel=1e-5)
+    for name, found in said["files"].items():
+        assert found["states"] == ["not cached", "cached"]
+        assert found["already"] == [False, True]
+        assert found["sha256"] == hashlib.sha256(contents[name]).hexdigest()
+        assert Path(found["path"]).is_relative_to(tmp_path)
+        assert Path(found["path"]).read_bytes() == contents[name]
+        hashed = hashlib.sha256()
+        for key, tensor in sorted(states[name].items()):
+            hashed.update(key.encode() + tensor.numpy().tobytes())
+        assert found["digest"] == hashed.hexdigest()
+        assert found["classes"] == 10
+        first = next(one for one in states[name].values() if one.ndim == 4)
+        assert found["grey"] == pytest.approx(first[0].sum(0).flatten()[:5].tolist(), rel=1e-5)
+    assert said["files"].keys() == _FILES.keys()
     assert "test_vit.r160_in1k" in said["refused"]
     assert "cannot be downloaded" in said["refused"]

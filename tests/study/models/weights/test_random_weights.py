@@ -14,24 +14,35 @@ from torch import nn
 from study.models.weights.random_weights import ReproducibleDraws
 from tests.conftest import ROOT
 
-_DIGESTS = """
+NETWORKS = {"timm:test_resnet": 32, "timm:test_vit": 160, "timm:test_convnext": 64, "torchvision:squeezenet1_1": 32}
+"""Networks and the sizes of their images: a loader tries them, and plain code is slow."""
+DIGESTS = """
 from study.models import Model, loading
-for network in ("timm:test_resnet", "timm:test_vit", "timm:test_convnext", "torchvision:squeezenet1_1"):
-    print(loading.load("m", Model.model_validate({"network": network, "weights": "random:3"})).digest)
+found = [
+    loading.load("m", Model.model_validate({"network": one, "weights": "random:3", "size": size})).digest
+    for one, size in networks.items()
+]
 """
 
 
-def digests(**environment):
+def digests():
+    names: dict = {"networks": NETWORKS}
+    exec(DIGESTS, names)
+    return names["found"]
+
+
+def elsewhere(**environment):
+    """What a process with these variables finds."""
     done = subprocess.run(
-        [sys.executable, "-c", _DIGESTS], env=os.environ | environment, cwd=ROOT, capture_output=True, text=True,
-        check=True, timeout=120,
+        [sys.executable, "-c", f"networks = {NETWORKS}\n{DIGESTS}\nprint(*found)"],
+        env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     return done.stdout.split()
 
 
 def test_no_instruction_set_changes_a_weight():
     """Plain code in place of vectorised code, and other kernels of the libraries beneath."""
-    plain = digests(ATEN_CPU_CAPABILITY="default", MKL_CBWR="COMPATIBLE", ONEDNN_MAX_CPU_ISA="SSE41")
+    plain = elsewhere(ATEN_CPU_CAPABILITY="default", MKL_CBWR="COMPATIBLE", ONEDNN_MAX_CPU_ISA="SSE41")
     assert len(plain) == 4
     assert plain == digests()
 

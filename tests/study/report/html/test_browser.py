@@ -114,7 +114,7 @@ def test_intervals_by_keyboard_and_mouse(opened, tiny_report):
     page.keyboard.press("Escape")
     assert tip.is_hidden()
     table.locator("tbody td").nth(6).hover()
-    assert "of 10 images" in tip.inner_text()
+    assert "of 6 images" in tip.inner_text()
 
 
 def test_gallery(opened, hostile_report):

@@ -20,7 +20,7 @@ from study.errors import StudyError
 from study.report.html import components, gallery
 from study.report.html.document import write
 from study.report.html.report_data import read_report_data
-from tests.conftest import TINY, rows, run_here
+from tests.conftest import FEWER, TINY, rows, run_here
 
 HOSTILE = "</script><script>window.harmed=1</script>"
 QUOTED = '"a" & <b onmouseover="window.harmed=2">'
@@ -85,13 +85,13 @@ def test_matrices_agree_with_the_rows(tiny_run, report, goal):
     everything = rows(tiny_run).filter(goal=goal)
     for (attack, _), (sources, _), (images, _), (moved, _), *cells in lines:
         mine = everything.filter(pl.col("sources") == [sources], attack=attack)
-        assert images == "10"
+        assert images == "6"
         assert moved == f"{mine['rmsd'].mean():.2f}"
         for target, (shown, tip) in zip("abc", cells, strict=True):
             those = [hit(one) for one in mine.filter(target=target).iter_rows(named=True)]
-            assert shown.rstrip("*") == str(10 * sum(those))
+            assert shown.rstrip("*") == f"{100 * sum(those) / 6:.0f}"
             assert shown.endswith("*") == (target == sources)
-            assert f"{10 * sum(those):.2f} % of 10 images" in tip
+            assert f"{100 * sum(those) / 6:.2f} % of 6 images" in tip
 
 
 def test_leave_one_out(tiny_run, report):
@@ -152,9 +152,9 @@ def test_same_run_gives_same_bytes(tiny_run, report, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_missing_rows_and_failures(tiny_run, tmp_path):
+def test_missing_rows_and_failures(finished, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
+    shutil.copytree(finished(FEWER), run)
     before = read_report_data(str(run)).row_count
     lost = sorted((run / "results").iterdir())[0]
     fewer = pl.read_parquet(lost).height
@@ -182,7 +182,7 @@ def test_seeds(tmp_path, spec_file):
         np.mean([hit(one) for one in part.iter_rows(named=True)])
         for part in rows(tmp_path / "run").filter(target="b").partition_by("seed")
     ]
-    assert (mine["seeds"], mine["images"]) == (3, 10)
+    assert (mine["seeds"], mine["images"]) == (3, 6)
     assert mine["success"] == pytest.approx(np.mean(each))
     assert mine["std"] == pytest.approx(np.std(each, ddof=1))
 
@@ -248,19 +248,19 @@ def test_amplified_difference():
     np.testing.assert_array_equal(gallery.amplified(np.zeros((1, 2, 2), np.int16))[0], 128)
 
 
-def test_missing_clean_images(tiny_run, tmp_path, monkeypatch):
+def test_missing_clean_images(finished, tmp_path, monkeypatch):
     def gone(images, seed):
         raise StudyError("the folder is gone")
 
     monkeypatch.setattr(gallery, "candidates", gone)
-    page = written(tiny_run, tmp_path)
+    page = written(finished(FEWER), tmp_path)
     assert "Clean images are left out: the folder is gone." in page
     assert "data:image" not in page
 
 
-def test_command(door, tiny_run, tmp_path):
+def test_command(door, finished, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
+    shutil.copytree(finished(FEWER), run)
     status, printed, error = door("report", run)
     assert status == 0, error
     assert (run / "report.html").is_file()

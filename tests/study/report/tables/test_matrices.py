@@ -24,6 +24,6 @@ def test_show(tiny_run):
         f"{100 * one['success']:.0f}{'*' if one['relation'] == 'white' else ''}" for one in rates.to_dicts()
     )
     (line,) = [line for line in text.splitlines() if "b + c" in line and line.split()[0] == "mi"]
-    assert line.split()[1:] == ["b", "+", "c", "10", f"{rates['rmsd'][0]:.2f}", *cells.split()]
+    assert line.split()[1:] == ["b", "+", "c", "6", f"{rates['rmsd'][0]:.2f}", *cells.split()]
     assert "white-box" in text
     assert "adversarial images that the target misclassifies" in text
