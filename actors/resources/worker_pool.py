@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.backends.interface import Backend
@@ -53,13 +54,19 @@ def worker_options(spec: Spec) -> WorkerOptions:
     return WorkerOptions(spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory)
 
 
-def plan_pool(spec: Spec, backend: Backend, estimate: MemoryEstimate, say: Callable[[str], None]) -> WorkerPool:
-    """Plan the workers and `say` how many. Raises StudyError, with the numbers, where the machines are too small."""
+def plan_pool(
+    spec: Spec, backend: Backend, estimate: MemoryEstimate, say: Callable[[str], None], *, workers: int | None = None
+) -> WorkerPool:
+    """Plan the workers and `say` how many; `workers` replaces the number in the spec.
+
+    Raises StudyError, with the numbers, where the machines are too small.
+    """
     machines = backend.machines()
     device = "cuda:0" if any(machine.gpus >= 1 for machine in machines) else "cpu"
     found = estimate.get(say)
     needs = None if found is None else memory_needs.needs(spec, found, device)
     options = worker_options(spec)
+    options = options if workers is None else replace(options, workers=workers)
     pool = placement.plan_workers(machines, needs, options, spec.services)
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     resources, most = pool.resources, placement.worker_bytes(needs, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,22 @@ def read_resolved(text: str, name: str) -> Spec:
     Raises StudyError if the text is damaged.
     """
     return resolve(yaml_document.as_written(text, name)).spec
+
+
+def from_data(data: Mapping[str, object], name: str) -> SpecFile:
+    """Read, resolve and validate a spec that a program has made: what its file would hold, as plain data.
+
+    `name` takes the place of the file in messages. Raises StudyError, with the key, for the first error.
+    """
+    document = yaml_document.from_data(data, name)
+    file = resolve(document)
+    check_units(file.spec.attacks, document)
+    return file
+
+
+def again(spec: Spec, name: str) -> SpecFile:
+    """Validate a resolved spec, which a program may have changed. `name` takes the place of a file in messages."""
+    return resolve(Document(name, yaml_document.as_written(spec.text(), name).data))
 
 
 def resolve(document: Document) -> SpecFile:

@@ -191,7 +191,7 @@ class _Poisoned(InProcess):
         if method == "craft" and job.key[1:3] == (("b",), "optimization") and job.goal == "targeted":
             first = yaml.safe_load(TINY)
             assert first["study"] == "tiny"
-            if self._values[pixels].sum() == self.poison:
+            if self.pixels(pixels).sum() == self.poison:
                 arguments = (arguments[0], None)
         return super().call(actor, method, arguments, pixels)
 
