@@ -74,6 +74,7 @@ def test_polars_answers(many_run):
         mine = [one for one in everything if same(one, row, "image", "attack", "goal", "steps", "budget")]
         assert (row["len"], row["success"]) == (len(mine), pytest.approx(sum(map(succeeds, mine)) / len(mine)))
 
+
 SMALLER = {
     "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 2},
     "models": {
@@ -96,13 +97,17 @@ def test_the_python_door(tmp_path, monkeypatch, capsys):
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "quickstart.yaml").write_text(yaml.safe_dump(whole))
     names: dict = {}
-    *before, last = ast.parse(door).body
-    matrix = next(one for one in before if isinstance(one, ast.Expr))
-    exec(door.replace(ast.unparse(matrix.value).replace("'", '"'), f"matrix = {ast.unparse(matrix.value)}"), names)
+    answers = []
+    for statement in ast.parse(door).body:
+        if isinstance(statement, ast.Expr):
+            answers.append(eval(ast.unparse(statement), names))
+        else:
+            exec(ast.unparse(statement), names)
+    matrix, black = answers
     assert "single-source, untargeted" in capsys.readouterr().out
-    assert names["matrix"].columns == ["sources", "seeds", "images", "lite0", "lite1"]
-    black = eval(ast.unparse(last), names)
-    assert set(zip(black["sources"].list.first(), black["target"], strict=True)) == {("lite0", "lite1"), ("lite1", "lite0")}
+    assert matrix.columns == ["sources", "seeds", "images", "lite0", "lite1"]
+    pairs = set(zip(black["sources"].list.first(), black["target"], strict=True))
+    assert pairs == {("lite0", "lite1"), ("lite1", "lite0")}
     assert black.height == 2 * 2 * 2
 
 

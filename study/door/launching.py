@@ -7,17 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from study.door.run import load
+from study.door.run import Run, load
 from study.errors import StudyError, first_line
 from study.spec import loading
 from study.spec.loading import SpecFile
 from study.spec.schema import Spec
 from study.tracking.settings import Mode
-
-if TYPE_CHECKING:
-    from study.door.run import Run
 
 GROUP, NAME = "study.launchers", "default"
 """The entry point of a `Launcher`."""

@@ -11,7 +11,7 @@ import polars as pl
 
 from study.analysis.experiments import averaged, cells, of_experiment, with_level
 from study.door.adversarial_images import AdversarialImages, read_images
-from study.door.choices import MEAN, chosen, options_of
+from study.door.choices import chosen, options_of
 from study.errors import StudyError, names
 from study.planning.relation import RELATIONS, Relation
 from study.report.matrix_rows import matrix_rows

@@ -37,8 +37,8 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
 def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyFrame:
     """Those rows that the experiments of `spec` ask for, and those of attacks that their budgets are matched to.
 
-    `found` are `rows` of `run`. A target that the spec no longer shows an attack run to is left out. Raises StudyError if
-    two attack runs claim the same place: a launch was stopped before it recorded the new plan.
+    `found` are `rows` of `run`. A target that the spec no longer shows an attack run to is left out. Raises StudyError
+    if two attack runs claim the same place: a launch was stopped before it recorded the new plan.
     """
     wanted = set(_requests(spec))
     craft = ["sources", "attack", "goal", "seed"]

@@ -167,9 +167,7 @@ def kept_pairs(folder: RunFolder) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema={"craft": pl.String, "image": pl.String}), *found]).unique()
 
 
-def deltas(
-    folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None
-) -> pl.DataFrame:
+def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None) -> pl.DataFrame:
     """`craft`, `image`, `point` and `delta` of some images, sorted by the first three; of one `point`, or of all.
 
     An image in several parts is the same in each. Raises StudyError if a part that has some of them is damaged.

@@ -49,8 +49,8 @@ for _one in (_Loader, _Dumper):
 class Document:
     """Parsed data, and the origin of every place in it: file and line, or the override.
 
-    `unquoted` holds the words without quotes that YAML did not read as text, as the user wrote them. Data that was made by
-    a program has no `lines`.
+    `unquoted` holds the words without quotes that YAML did not read as text, as the user wrote them. Data that was made
+    by a program has no `lines`.
     """
 
     name: str

@@ -34,9 +34,8 @@ print("equal")
 
 def test_ray_and_this_process_give_the_same_rows(tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "RAY_", "PYTHON", "PYTEST_"))
-    }
+    others = ("WANDB_", "RAY_", "PYTHON", "PYTEST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -102,7 +102,8 @@ def refused(run: study.Run, experiment: str, **asked) -> str:
 
 def test_nothing_is_mixed(many):
     said = refused(many, "many")
-    assert "several attacks and several goals and several seeds and several numbers of steps and several budgets" in said
+    fields = ("attacks", "goals", "seeds", "numbers of steps", "budgets")
+    assert " and ".join(f"several {field}" for field in fields) in said
     assert "attack= 'pgd', 'fgsm'" in said
     assert "goal= 'untargeted', 'targeted'" in said
     assert "seed= 0, 1, 2, 'mean'" in said
@@ -161,7 +162,7 @@ def test_rows_of_an_earlier_plan_are_left_out(tiny_run, spec_file, tmp_path):
 
 
 def test_attack_runs_that_depend_on_all_images(spec_file, tmp_path):
-    """Another number of images makes them anew; where the new plan was never recorded, the run is refused, not mixed."""
+    """More images make them anew; where the new plan was never recorded, the run is refused, not mixed."""
     attacks = {"igsm": {"steps": 1}, "fgs": {"budget": {"rmsd": "matched", "to": "igsm", "by": "mean"}}}
     one = {"attacks": attacks, "experiments": {"x": {"attacks": ["fgs"], "sources": {"each": ["c"]}}}}
     spec, run = spec_file(changed(TINY, **one)), tmp_path / "run"
