@@ -75,7 +75,7 @@ def chosen(options: Sequence[Option], asked: Mapping[str, object], *, of: str, c
             f"{of} has several {' and several '.join(_PLURALS[field] for field in each)}, and they are never mixed",
             where=call,
             accepted="\n            ".join(f"{field}= {', '.join(values)}" for field, values in each.items()),
-            todo=f"choose: {call}({', '.join(f'{field}={values[0]}' for field, values in each.items())}, …)",
+            todo=f"choose: {call}({', '.join(f'{field}={_shown(getattr(left[0], field))}' for field in each)}, …)",
         )
     return left
 
@@ -89,7 +89,9 @@ def _is_open(left: Sequence[Option], field: str) -> bool:
 
 
 def _values(options: Sequence[Option], field: str) -> list[object]:
-    return list(dict.fromkeys(getattr(one, field) for one in options))
+    """The different values of a field: numbers by size, others in the order of the options."""
+    found = dict.fromkeys(getattr(one, field) for one in options)
+    return sorted(found, key=lambda one: one if isinstance(one, int | float) else 0)
 
 
 def _with(asked: Mapping[str, object], before: str) -> str:
