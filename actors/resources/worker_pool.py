@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 class MemoryEstimate:
     """The memory of a study's models, estimated in a thread."""
 
-    def __init__(self, spec: Spec, *, allow_code: bool) -> None:
+    def __init__(self, spec: Spec, *, allow_code: bool, debugged: bool = False) -> None:
+        """`debugged`: do not estimate networks of the user's own code, which would run here before it runs in an attack."""
         self._allow_code = allow_code
         self._lines: list[str] = []
         self._pool = ThreadPoolExecutor(1, "estimate")
-        self._found: Future[dict[str, Memory] | None] = self._pool.submit(self._estimate, spec)
+        own_code = any(model.zoo == "python" for model in spec.models.values())
+        self._found: Future[dict[str, Memory] | None] = self._pool.submit(
+            self._nothing if debugged and own_code else self._estimate, spec
+        )
 
     def _estimate(self, spec: Spec) -> dict[str, Memory] | None:
         return estimates(
@@ -36,6 +40,9 @@ class MemoryEstimate:
             allow_code=self._allow_code,
             say=self._lines.append,
         )
+
+    def _nothing(self, spec: Spec) -> None:
+        return None
 
     def get(self, say: Callable[[str], None]) -> dict[str, Memory] | None:
         """Wait for the estimate; None where it is impossible, with a line to `say`. Raises its errors."""
