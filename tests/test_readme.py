@@ -79,7 +79,7 @@ SMALLER = {
     "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 2},
     "models": {
         "lite0": {"network": "timm:test_resnet", "weights": "random:1", "size": 48},
-        "lite1": {"network": "timm:test_resnet", "weights": "random:2", "size": 48},
+        "lite1": {"network": "torchvision:squeezenet1_1", "weights": "random:2", "size": 48},
     },
     "attacks": {"mi": {"epsilon": 16, "steps": 2}, "fgsm": {"epsilon": 16}},
     "experiments": {"single-source": {"attacks": ["mi", "fgsm"], "sources": "each"}},
