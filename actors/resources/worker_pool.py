@@ -22,7 +22,7 @@ class MemoryEstimate:
     """The memory of a study's models, estimated in a thread."""
 
     def __init__(self, spec: Spec, *, allow_code: bool, debugged: bool = False) -> None:
-        """`debugged`: do not estimate networks of the user's own code, which would run here before it runs in an attack."""
+        """`debugged`: estimate no networks of the user's own code, which would run here before it runs in an attack."""
         self._allow_code = allow_code
         self._lines: list[str] = []
         self._pool = ThreadPoolExecutor(1, "estimate")

@@ -47,15 +47,18 @@ def options_of(spec: Spec, experiments: Sequence[str]) -> list[Option]:
     return list(found)
 
 
-def chosen(options: Sequence[Option], asked: Mapping[str, object], *, of: str, call: str) -> list[Option]:
+def chosen(
+    options: Sequence[Option], asked: Mapping[str, object], *, of: str, call: str, mean: bool = False
+) -> list[Option]:
     """The options that are equal to all that is `asked` (None: not asked), by field.
 
-    They differ in no field of `asked`; for a seed that is `MEAN`, in their seeds. `of` names in messages what has the
-    options, and `call` the method that asks. Raises StudyError, with what can be chosen, if there are none or several.
+    They differ in no field of `asked`; with `mean` the seed can be `MEAN`, and then they differ in their seeds. In
+    messages, `of` names what has the options, and `call` the method that asks. Raises StudyError, with what can be
+    chosen, if there are none or several.
     """
     left = list(options)
     for field, value in asked.items():
-        if value is None or (field == "seed" and value == MEAN):
+        if value is None or (mean and field == "seed" and value == MEAN):
             continue
         fitting = [one for one in left if _same(getattr(one, field), value)]
         if not fitting:
@@ -68,7 +71,7 @@ def chosen(options: Sequence[Option], asked: Mapping[str, object], *, of: str, c
     open_fields = [field for field, value in asked.items() if value is None and _is_open(left, field)]
     if open_fields:
         each = {
-            field: [*map(_shown, _values(left, field)), *([_shown(MEAN)] if field == "seed" else [])]
+            field: [*map(_shown, _values(left, field)), *([_shown(MEAN)] if mean and field == "seed" else [])]
             for field in open_fields
         }
         raise StudyError(

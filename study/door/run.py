@@ -124,7 +124,7 @@ class Run:
             )
         asked = {"attack": attack, "goal": goal, "seed": seed, "steps": steps, "budget": budget}
         options = options_of(spec, [experiment])
-        left = chosen(options, asked, of=f"experiment '{experiment}'", call="run.matrix")
+        left = chosen(options, asked, of=f"experiment '{experiment}'", call="run.matrix", mean=True)
         one = left[0]
         points = pl.col("level").is_null() if one.budget is None else pl.col("level") == one.budget
         with integrity.reading(self.folder):

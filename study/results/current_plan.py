@@ -41,8 +41,11 @@ def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyF
     if two attack runs claim the same place: a launch was stopped before it recorded the new plan.
     """
     wanted = set(_requests(spec))
-    craft = ["sources", "attack", "goal", "seed"]
-    pairs = found.group_by("craft", "target").agg(pl.col(craft).first()).collect(engine="streaming")
+    pairs = found.group_by("craft", "target").agg(pl.col("unit").first()).collect(engine="streaming")
+    # One unit tells what its attack run is: the list of sources is slow to scan.
+    units, craft = pairs["unit"].unique().implode(), pl.col("sources", "attack", "goal", "seed").first()
+    crafts = found.filter(pl.col("unit").is_in(units)).group_by("craft").agg(craft).collect(engine="streaming")
+    pairs = pairs.drop("unit").join(crafts, on="craft")
     kept: list[tuple[str, str]] = []
     owners: dict[tuple[object, ...], str] = {}
     for name, target, sources, *rest in pairs.sort("craft", "target").iter_rows():

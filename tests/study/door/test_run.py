@@ -130,7 +130,7 @@ def test_nothing_is_mixed(many):
 def test_what_there_is_not(many, asked, what, accepted):
     said = refused(many, "many", **asked)
     assert what in said
-    assert all(one in said.partition("accepted:")[2] for one in accepted.split(', '))
+    assert all(one in said.partition("accepted:")[2] for one in accepted.split(", "))
 
 
 def test_an_unknown_experiment(many):
@@ -262,6 +262,7 @@ def test_images_have_the_distances_of_their_rows(kept, asked, point):
         ({"attack": "pgd"}, "sources= 'b', 'a+b'"),
         ({"attack": "pgd", "sources": ["b"], "goal": "targeted"}, "steps= 1, 2"),
         ({"attack": "pgd", "sources": ["c"]}, "no sources 'c'"),
+        ({"attack": "pgd", "seed": "mean"}, "has no seed 'mean' with attack='pgd'"),
         ({"attack": "fg-minimal"}, "each target searches for an image of its own"),
     ],
 )
