@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -185,6 +186,9 @@ def launch(
         ),
     ] = None,
     wandb: Annotated[str | None, option("MODE", "Track on Weights & Biases: online, offline or disabled.")] = None,
+    inline: Annotated[
+        bool, flag("Run everything in this process, without Ray: for debugging. The rows are the same.", "--inline")
+    ] = False,
     quiet: Annotated[bool, flag("Print errors and the last line only.", "--quiet", "-q")] = False,
     json: Annotated[bool, flag("Print events, one JSON object per line.", "--json")] = False,
 ) -> None:
@@ -198,6 +202,7 @@ def launch(
 
     Example: study launch specs/quickstart.yaml --json > events.jsonl
     """
+    from actors.launch.inline_errors import as_one_message
     from actors.launch.launch import launch as run_study
     from actors.launch.options import LaunchOptions
     from study.terminal import style
@@ -208,12 +213,15 @@ def launch(
         address=address,
         overrides=tuple(set_ or ()),
         allow_code=allow_code,
-        style=style(quiet=quiet, json=json),
+        style=style(quiet=quiet, json=json, shared=inline and not json),
         only=tuple(only or ()),
         limit=limit,
         wandb=wandb,
+        inline=inline,
     )
-    raise typer.Exit(run_study(options, _console()))
+    with as_one_message() if inline else contextlib.nullcontext():
+        status = run_study(options, _console())
+    raise typer.Exit(status)
 
 
 @app.command(rich_help_panel=RUN)

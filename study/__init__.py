@@ -1,3 +1,49 @@
-"""Studies of adversarial transfer: specs, attacks, models, results. Nothing in this package imports Ray."""
+"""Studies of adversarial transfer between image classifiers.
+
+    import study
+
+    run = study.launch("specs/quickstart.yaml", output="runs/q")
+    run = study.load("runs/q")
+    run.matrix("single-source", attack="mi")
+
+Nothing in this package imports Ray. What is named here is imported at its first use, so that `import study` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from study.door.adversarial_images import AdversarialImages
+    from study.door.launching import launch
+    from study.door.run import Run, load
+    from study.errors import StudyError
+    from study.spec.schema import Spec
 
 __version__ = "0.1.0"
+
+__all__ = ["AdversarialImages", "Run", "Spec", "StudyError", "__version__", "launch", "load"]
+
+_HOMES = {
+    "AdversarialImages": "study.door.adversarial_images",
+    "Run": "study.door.run",
+    "Spec": "study.spec.schema",
+    "StudyError": "study.errors",
+    "launch": "study.door.launching",
+    "load": "study.door.run",
+}
+
+# Type checkers must not see it: they would accept every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module 'study' has no attribute '{name}'")
+        found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return __all__

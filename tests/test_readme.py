@@ -8,6 +8,8 @@ import re
 import pytest
 import yaml
 
+import actors.launch.launch
+from actors.backends.in_process import InProcess
 from study.models.catalogue import SHORT_NAMES
 from study.results.schema import SCHEMA
 from study.spec.loading import resolve
@@ -25,7 +27,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 def test_polars_answers(many_run):
     """The README's own lines, on a run of two goals, three seeds, two steps and two budgets, against loops."""
-    first, others = blocks("python")
+    _, first, others = blocks("python")
     # A search of the minimal RMSD ends at a budget of its own for each image: the README says so.
     kept = ".filter(pl.col('attack') != 'fg-minimal')\n"
     names: dict = {}
@@ -71,6 +73,42 @@ def test_polars_answers(many_run):
     for row in images.iter_rows(named=True):
         mine = [one for one in everything if same(one, row, "image", "attack", "goal", "steps", "budget")]
         assert (row["len"], row["success"]) == (len(mine), pytest.approx(sum(map(succeeds, mine)) / len(mine)))
+
+
+SMALLER = {
+    "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 2},
+    "models": {
+        "lite0": {"network": "timm:test_resnet", "weights": "random:1", "size": 48},
+        "lite1": {"network": "torchvision:squeezenet1_1", "weights": "random:2", "size": 48},
+    },
+    "attacks": {"mi": {"epsilon": 16, "steps": 2}, "fgsm": {"epsilon": 16}},
+    "experiments": {"single-source": {"attacks": ["mi", "fgsm"], "sources": "each"}},
+    "numerics": {"batch": 2, "threads": 1},
+}
+
+
+def test_the_python_door(tmp_path, monkeypatch, capsys):
+    """The README's own lines, on a smaller quickstart, and in this process."""
+    door, *_ = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(actors.launch.launch, "RayBackend", lambda *_: InProcess())
+    whole = yaml.safe_load((ROOT / "specs" / "quickstart.yaml").read_text()) | SMALLER
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "quickstart.yaml").write_text(yaml.safe_dump(whole))
+    names: dict = {}
+    answers = []
+    for statement in ast.parse(door).body:
+        if isinstance(statement, ast.Expr):
+            answers.append(eval(ast.unparse(statement), names))
+        else:
+            exec(ast.unparse(statement), names)
+    matrix, black = answers
+    assert "single-source, untargeted" in capsys.readouterr().out
+    assert matrix.columns == ["sources", "seeds", "images", "lite0", "lite1"]
+    pairs = set(zip(black["sources"].list.first(), black["target"], strict=True))
+    assert pairs == {("lite0", "lite1"), ("lite1", "lite0")}
+    assert black.height == 2 * 2 * 2
 
 
 def succeeds(row: dict) -> bool:

@@ -23,7 +23,7 @@ from actors.resources.placement import Machine, ResourceRequest, Role
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
 from study.process.interrupt import Interrupt, Interrupted, hurry
-from study.spec.run_options import Run
+from study.spec.run_options import RunOptions
 
 _TICK_SECONDS = 0.25
 _LONGEST_TICK = 1.0
@@ -47,7 +47,7 @@ class CallTimeouts:
     call: float = _CALL_SECONDS
 
     @classmethod
-    def of(cls, run: Run) -> CallTimeouts:
+    def of(cls, run: RunOptions) -> CallTimeouts:
         """The `start_seconds` and `call_seconds` of a spec, within sensible bounds."""
         call = max(run.call_seconds, _LEAST_SECONDS)
         start = max(run.start_seconds, _LEAST_SECONDS)

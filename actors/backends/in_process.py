@@ -1,89 +1,119 @@
-"""A backend that runs every call in this process: for debugging, and for tests in milliseconds."""
+"""A backend that runs every call in this process: for notebooks, for a debugger, and for tests in milliseconds."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.backends.interface import Call, CallFailed, Device, Ref
+from actors.resources import object_store
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
+from study.process.interrupt import Interrupt
+
+
+class _Held:
+    """A reference that holds its own value, so that pixels are freed with the last reference to them."""
+
+    def __init__(self, number: int, value: Any = None) -> None:
+        self.number = number
+        self.value = value
+        self.work: Callable[[], None] | None = None
+        """The call that will set the value; None once it is there."""
 
 
 class InProcess:
-    """Runs a call when the driver waits for it, one at a time. `order` draws which, so tests can vary the order."""
+    """Runs a call when the driver waits for it, one at a time."""
 
     name = "this process"
 
-    def __init__(self, order: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        order: random.Random | None = None,
+        *,
+        machine: Machine | None = None,
+        interrupt: Interrupt | None = None,
+        raises: bool = False,
+    ) -> None:
+        """The defaults are those of tests.
+
+        `order` draws which call runs next. `machine` is what workers are planned for; by default four cores. A signal
+        ends a running call at once if `interrupt` is given. `raises`: an error of a call that is no StudyError leaves
+        `wait` as it was raised, for a debugger; otherwise it is the outcome of that call, as on Ray.
+        """
         self._order = order
+        self._machine = machine or Machine(cpus=4.0)
+        self._interrupt = interrupt
+        self._raises = raises
         self._ids = itertools.count()
-        self._pending: dict[Ref, Callable[[], None]] = {}
-        self._values: dict[Ref, Any] = {}
 
     def machines(self) -> list[Machine]:
-        return [Machine(cpus=4.0)]
+        return [self._machine]
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Worker | ServiceWorker:
-        return (Worker if role == WORKER else ServiceWorker)(config.of(role), "cpu")
+        return (Worker if role == WORKER else ServiceWorker)(config.of(role), resources.device)
 
     def hello(self, actor: Worker | ServiceWorker) -> Ref:
-        ref = next(self._ids)
-        self._values[ref] = actor.hello()
-        return ref
+        return self._new(actor.hello())
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        value, crafted = next(self._ids), next(self._ids) if method == "craft" else None
+        value, crafted = self._new(), self._new() if method == "craft" else None
 
         def run() -> None:
             try:
-                answer: Any = getattr(actor, method)(*arguments, self._values[pixels])
+                answer: Any = getattr(actor, method)(*arguments, _held(pixels).value)
             except StudyError as error:
-                self._values[value] = error
-                return
-            except Exception as error:  # noqa: BLE001 - raised again by `value`
-                self._values[value] = CallFailed.of(error)
-                return
-            if crafted is not None:
-                self._values[value], self._values[crafted] = answer
+                value.value = error
+            except Exception as error:
+                if self._raises:
+                    raise
+                value.value = CallFailed.of(error)
             else:
-                self._values[value] = answer
+                if crafted is not None:
+                    value.value, crafted.value = answer
+                else:
+                    value.value = answer
 
-        self._pending[value] = run
+        value.work = run
         return Call(value, crafted)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        if not any(ref in self._values for ref in refs):
-            waiting = [ref for ref in self._pending if ref in set(refs)]
+        if all(_held(ref).work for ref in refs):
+            waiting = sorted(map(_held, refs), key=lambda one: one.number)
             if waiting:
-                chosen = self._order.choice(waiting) if self._order else waiting[0]
-                self._pending.pop(chosen)()
-        return [ref for ref in refs if ref in self._values]
+                self._run(self._order.choice(waiting) if self._order else waiting[0])
+        return [ref for ref in refs if _held(ref).work is None]
+
+    def _run(self, call: _Held) -> None:
+        assert call.work is not None, "the call has not run"
+        with self._interrupt.impatient() if self._interrupt else contextlib.nullcontext():
+            call.work()
+        call.work = None
 
     def value(self, ref: Ref) -> Any:
-        value = self._values.pop(ref)
+        value = _held(ref).value
         if isinstance(value, Exception):
             raise value
         return value
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
-        found: NDArray[np.uint8] = self._values[ref]
+        found: NDArray[np.uint8] = _held(ref).value
         return found
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
-        ref = next(self._ids)
         frozen = pixels.copy()
         frozen.flags.writeable = False
-        self._values[ref] = frozen
-        return ref
+        return self._new(frozen)
 
     def stop(self, actor: Worker | ServiceWorker) -> None:
         """Does nothing: an actor here is an object without a process."""
@@ -92,5 +122,22 @@ class InProcess:
         """Does nothing: all actors share one device."""
 
     def close(self) -> None:
-        self._pending.clear()
-        self._values.clear()
+        """Does nothing: all that was started here is freed with its last reference."""
+
+    def _new(self, value: Any = None) -> _Held:
+        return _Held(next(self._ids), value)
+
+
+def this_machine() -> Machine:
+    """This machine for one worker in this process: cores, free memory, and the first GPU that torch can use."""
+    import torch
+
+    cores, memory = float(os.cpu_count() or 1), object_store.free_memory()
+    if not torch.cuda.is_available():
+        return Machine(cores, memory=memory)
+    free, _ = torch.cuda.mem_get_info(0)
+    return Machine(cores, 1.0, memory, float(free))
+
+
+def _held(ref: Ref) -> _Held:
+    return cast("_Held", ref)

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from actors.backends.bounded_calls import CallTimeouts, bounded
+from actors.backends.in_process import InProcess, this_machine
 from actors.backends.interface import Backend
 from actors.backends.ray_backend import RayBackend
 from actors.launch import unit_filter
@@ -29,8 +30,8 @@ from study.events.observer import Ended
 from study.planning import spec_diff
 from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.results import integrity
-from study.spec import loading as specs
 from study.spec.own_parts import with_code
+from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.terminal import Display
 
@@ -49,7 +50,8 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
     """Run a study, or its unfinished part; return the exit status.
 
     0 complete, 1 incomplete, 130, 143 or 129 interrupted. Raises StudyError: with status 2 for bad input, with
-    status 1 where a study that has begun cannot go on. `start` makes the backend, Ray by default.
+    status 1 where a study that has begun cannot go on. With `options.inline`, an error in the code of a model or an
+    attack ends the launch as it was raised. `start` makes the backend; by default the options choose it.
     """
     begun = time.monotonic()
     with Interrupt() as interrupt, Display(console, options.style) as display:
@@ -76,7 +78,13 @@ def _launch(
     begun: float,
     start: Callable[[], Backend] | None,
 ) -> int:
-    file, code = with_code(specs.load(options.spec, options.overrides), allow_code=options.allow_code)
+    if options.inline and options.address is not None:
+        raise StudyError(
+            "--inline runs everything in this process, and --address names a Ray cluster",
+            accepted="one of them",
+            todo="leave one out",
+        )
+    file, code = with_code(options.spec_file(), allow_code=options.allow_code)
     unit_filter.check(file, options.only)
     folder = RunFolder(options.output or Path("runs") / file.spec.study)
     changes = spec_diff.changes(file, folder)
@@ -93,8 +101,7 @@ def _launch(
                 already_complete(prepared, display)
                 return COMPLETE
             inputs = check_inputs(prepared)
-            say, store = tracking.display.say, object_store.here(file.spec)
-            make = start or (lambda: RayBackend(options.address, hidden, say, store))
+            make = start or _backend(options, file.spec, tracking.display.say, interrupt)
             backend = bounded(make, CallTimeouts.of(file.spec.run), interrupt, display.refused)
             return _run(prepared, inputs, backend, _Session(display, tracking, interrupt, begun))
     finally:
@@ -134,6 +141,16 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
         hurry()
         ended = stopped(prepared.options, session.display, interrupt.status)
         return replace(ended, left=None if plan is None else plan.left(prepared.folder))
+
+
+def _backend(
+    options: LaunchOptions, spec: Spec, say: Callable[[str], None], interrupt: Interrupt
+) -> Callable[[], Backend]:
+    """Return what makes the backend of a launch: this process, or Ray."""
+    if options.inline:
+        return lambda: InProcess(machine=this_machine(), interrupt=interrupt, raises=True)
+    store = object_store.here(spec)
+    return lambda: RayBackend(options.address, spec.credentials, say, store)
 
 
 @contextlib.contextmanager

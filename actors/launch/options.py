@@ -6,15 +6,22 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.spec import loading
+from study.spec.loading import SpecFile
 from study.storage.paths import storage_path
 from study.terminal import Style
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """The command line of a launch."""
+    """The options of a launch.
 
-    spec: Path
+    Attributes:
+        spec: The YAML file; None where a program has made the spec, which is `given` then.
+        inline: Whether everything runs in this process, without Ray.
+    """
+
+    spec: Path | None
     output: Path | None = None
     address: str | None = None
     overrides: tuple[str, ...] = ()
@@ -23,16 +30,28 @@ class LaunchOptions:
     only: tuple[str, ...] = ()
     limit: int | None = None
     wandb: str | None = None
+    inline: bool = False
+    given: SpecFile | None = None
 
     @property
     def partial(self) -> bool:
         """Whether only a part of the study is to run: some experiments, or a number of units."""
         return bool(self.only) or self.limit is not None
 
+    def spec_file(self) -> SpecFile:
+        """The spec of the launch. Raises StudyError, with file, line and key, where it is not valid."""
+        if self.given is not None:
+            return self.given
+        assert self.spec is not None, "a launch has a spec"
+        return loading.load(self.spec, self.overrides)
+
     def command(self, *, whole: bool = False) -> str:
         """The command that continues this launch; `whole`: without `--only` and `--limit`."""
+        if self.spec is None:
+            return f"study.launch(…, output={str(storage_path(self.output or ''))!r}), with the same spec"
         words = ["study", "launch", str(self.spec)]
         words += ["--output", str(storage_path(self.output))] if self.output else []
+        words += ["--inline"] if self.inline else []
         words += ["--address", self.address] if self.address else []
         words += ["--allow-code"] if self.allow_code else []
         words += ["--wandb", self.wandb] if self.wandb is not None else []

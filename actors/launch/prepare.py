@@ -86,4 +86,4 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
         found = candidates(spec.images, spec.seed, targeted=spec.targeted)
     except StudyError as error:
         raise error.located(file.where("images")) from None
-    return Inputs(found, MemoryEstimate(spec, allow_code=allow_code))
+    return Inputs(found, MemoryEstimate(spec, allow_code=allow_code, debugged=launch.options.inline))

@@ -19,14 +19,15 @@ def start_workers(
     launch: PreparedLaunch, inputs: Inputs, backend: Backend, display: Observer, interrupt: Interrupt
 ) -> Runtime:
     """Start workers and wait for them. Raises StudyError where memory or time is too short, and Interrupted."""
-    spec, say = launch.spec, display.say
-    pool = plan_pool(spec, backend, inputs.estimate, say)
+    spec, say, inline = launch.spec, display.say, launch.options.inline
+    # In one process, two workers would only take turns.
+    pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None)
     scheduler = Scheduler(
         backend,
         pool,
         worker_config(spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
         limits=Limits.of(spec.run),
-        elastic=spec.run.actors is None,
+        elastic=spec.run.actors is None and not inline,
         say=lambda line: repaired("actor", line),
     )
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))

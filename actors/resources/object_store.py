@@ -56,7 +56,7 @@ def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float) -> i
 
 def here(spec: Spec) -> int:
     """`local_store_bytes` on this machine in its present state."""
-    return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), _free_memory())
+    return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), free_memory())
 
 
 def reduction(budgets: PixelBudgets) -> str:
@@ -76,7 +76,7 @@ def _shared_memory() -> float:
     return 0.95 * found.f_frsize * found.f_bavail
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
     """Free bytes, within the limit of this process's control group."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.backends.interface import Backend
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 class MemoryEstimate:
     """The memory of a study's models, estimated in a thread."""
 
-    def __init__(self, spec: Spec, *, allow_code: bool) -> None:
+    def __init__(self, spec: Spec, *, allow_code: bool, debugged: bool = False) -> None:
+        """`debugged`: estimate no networks of the user's own code, which would run here before it runs in an attack."""
         self._allow_code = allow_code
         self._lines: list[str] = []
         self._pool = ThreadPoolExecutor(1, "estimate")
-        self._found: Future[dict[str, Memory] | None] = self._pool.submit(self._estimate, spec)
+        own_code = any(model.zoo == "python" for model in spec.models.values())
+        self._found: Future[dict[str, Memory] | None] = self._pool.submit(
+            self._nothing if debugged and own_code else self._estimate, spec
+        )
 
     def _estimate(self, spec: Spec) -> dict[str, Memory] | None:
         return estimates(
@@ -35,6 +40,9 @@ class MemoryEstimate:
             allow_code=self._allow_code,
             say=self._lines.append,
         )
+
+    def _nothing(self, spec: Spec) -> None:
+        return None
 
     def get(self, say: Callable[[str], None]) -> dict[str, Memory] | None:
         """Wait for the estimate; None where it is impossible, with a line to `say`. Raises its errors."""
@@ -53,13 +61,19 @@ def worker_options(spec: Spec) -> WorkerOptions:
     return WorkerOptions(spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory)
 
 
-def plan_pool(spec: Spec, backend: Backend, estimate: MemoryEstimate, say: Callable[[str], None]) -> WorkerPool:
-    """Plan the workers and `say` how many. Raises StudyError, with the numbers, where the machines are too small."""
+def plan_pool(
+    spec: Spec, backend: Backend, estimate: MemoryEstimate, say: Callable[[str], None], *, workers: int | None = None
+) -> WorkerPool:
+    """Plan the workers and `say` how many; `workers` replaces the number in the spec.
+
+    Raises StudyError, with the numbers, where the machines are too small.
+    """
     machines = backend.machines()
     device = "cuda:0" if any(machine.gpus >= 1 for machine in machines) else "cpu"
     found = estimate.get(say)
     needs = None if found is None else memory_needs.needs(spec, found, device)
     options = worker_options(spec)
+    options = options if workers is None else replace(options, workers=workers)
     pool = placement.plan_workers(machines, needs, options, spec.services)
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     resources, most = pool.resources, placement.worker_bytes(needs, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study.spec.run_options import Run
+from study.spec.run_options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,6 @@ class Limits:
     memory_seconds: float = 600.0
 
     @classmethod
-    def of(cls, run: Run) -> Limits:
+    def of(cls, run: RunOptions) -> Limits:
         """The limits of a spec."""
         return cls(run.attempts, run.start_seconds, run.call_seconds, run.straggler_seconds, run.memory_seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -34,8 +33,6 @@ class ModelCache:
     """
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
-        if device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         fix(config.numerics.threads)
         self.config = config
         self.device = device

@@ -68,6 +68,9 @@ class WorkerActor:
         self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
         self._worker: Any = None
         self._broken: CallFailed | StudyError | None = None
+        if device == "cpu":
+            # torch would take memory of every GPU that it sees.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if code_digest.running().digest != digest:
             return
         try:

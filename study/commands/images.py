@@ -14,16 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
 from study.errors import StudyError, names
-from study.images import decoding
 from study.images.folders import without_suffix
-from study.images.image_sets import Candidate, candidates
-from study.images.selection import Selection
+from study.images.selected_pixels import SelectedPixels
 from study.planning import resume
 from study.planning.plan import Craft, Plan, Unit
 from study.results import integrity
@@ -86,10 +82,11 @@ def export_images(run: str, to: Path, console: Console, options: ImagesOptions) 
     spec, kept = resume.spec_of(folder), KeptImages(folder)
     plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
     batches = _batches(plan, kept, options, to)
-    files = file_names([one.image for shard in selection.shards for one in shard.images])
+    selected = [one for shard in selection.shards for one in shard.images]
+    files = file_names([one.image for one in selected])
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StudyError(f"{to} is not empty", todo="name a new folder with --to")
-    clean = _Clean(selection, candidates(spec.images, spec.seed), plan)
+    clean = SelectedPixels(spec.images, spec.seed, selected)
     for batch in batches:
         count = _write(batch, plan, kept, clean, files)
         exactly(console, f"{batch.folder}: {counted(count, 'image')} of {batch.craft.id}")
@@ -160,32 +157,7 @@ def file_names(images: Sequence[str]) -> dict[str, str]:
     return files
 
 
-class _Clean:
-    """The clean images of each shard: kept images are stored as differences to them."""
-
-    def __init__(self, selection: Selection, found: Sequence[Candidate], plan: Plan) -> None:
-        self._files = {one.image: one.file for one in found}
-        self._images = plan.spec.images
-        missing = [one.image for shard in selection.shards for one in shard.images if one.image not in self._files]
-        if missing:
-            raise StudyError(
-                f"the image set lacks {counted(len(missing), 'clean image')} of the run, e.g. {missing[0]}",
-                todo="restore the files: kept images are stored as differences to clean ones",
-            )
-
-    def of(self, unit: Unit) -> NDArray[np.uint8]:
-        read = []
-        for one in unit.shard.images:
-            read.append(decoding.read(self._files[one.image], self._images))
-            if decoding.digest(read[-1]) != one.digest:
-                raise StudyError(
-                    f"the image {self._files[one.image]} has changed since the study began",
-                    todo="restore the old file: kept images are stored as differences to clean ones",
-                )
-        return np.stack(read)
-
-
-def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: _Clean, files: dict[str, str]) -> int:
+def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: SelectedPixels, files: dict[str, str]) -> int:
     """Write all images of a craft at one point, and their labels; returns the number of images."""
     targeted = batch.craft.goal == "targeted"
     table = io.StringIO()
@@ -194,7 +166,7 @@ def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: _Clean, files: di
     root = batch.folder.resolve()
     count = 0
     for unit in _units(batch.craft, plan):
-        _, made = kept.load(unit, clean.of(unit))
+        _, made = kept.load(unit, clean.read(unit.shard.images))
         size = len(unit.shard.images)
         for one, image in zip(unit.shard.images, made[batch.point * size : (batch.point + 1) * size], strict=True):
             path = root / files[one.image]

@@ -8,9 +8,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-import study
-
-_OURS = Path(study.__file__).resolve().parent
+_OURS = Path(__file__).resolve().parents[1]
 _INSTALLED = tuple(
     Path(path).resolve()
     for name in ("stdlib", "platstdlib", "purelib", "platlib")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -21,15 +22,18 @@ class Interrupt:
     """A context in which the first signal sets `status` (130, 143 or 129) and raises Interrupted in the main thread.
 
     Inside `patient` the signal only sets `status`, and the code there checks it. The second signal calls `farewell` and
-    ends the process with the status of the first. A signal that the process ignored from the start stays ignored
-    (`nohup`).
+    ends the process with the status of the first; where the process belongs to others (`ends_process` is false, as in a
+    notebook), it raises Interrupted also inside `patient`. A signal that the process ignored from the start stays
+    ignored (`nohup`). Only the main thread of a process can handle signals: in another thread, none is noticed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_process: bool = True) -> None:
+        """An Interrupt inside another one takes `ends_process` from it."""
         self.status: int | None = None
         self.farewell: Callable[[], object] = _nothing
         """Prints the last lines if a second signal ends the process."""
         self.hurried = False
+        self._ends_process = ends_process
         self._patient = 0
         self._before: dict[int, Any] = {}
 
@@ -37,9 +41,11 @@ class Interrupt:
         """Install the signal handlers. If an outer Interrupt has seen a signal, `check` raises Interrupted at once."""
         if _entered:
             self.status = _entered[-1].status
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
+            self._ends_process = _entered[-1]._ends_process
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         _entered.append(self)
         return self
 
@@ -67,8 +73,20 @@ class Interrupt:
         finally:
             self._patient -= 1
 
+    @contextlib.contextmanager
+    def impatient(self) -> Iterator[None]:
+        """A context, also inside `patient`, in which the first signal raises Interrupted: for work that may be lost."""
+        before, self._patient = self._patient, 0
+        try:
+            self.check()
+            yield
+        finally:
+            self._patient = before
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.status is not None:
+            if not self._ends_process:
+                raise Interrupted
             with contextlib.suppress(Exception):
                 self.farewell()
             end_process(self.status, exit_handlers=False)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
+from study.errors import StudyError
 from study.planning.plan import Finished, Plan
 from study.results.scanning import scan_cached
+from study.spec.schema import Spec
 from study.storage import json_file
 from study.storage.run_folder import RunFolder
 
@@ -28,6 +32,51 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
     crafts = _planned(folder)
     found = scan_cached(folder.path)
     return found if crafts is None else found.filter(pl.col("craft").is_in(sorted(crafts)))
+
+
+def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyFrame:
+    """Those rows that the experiments of `spec` ask for, and those of attacks that their budgets are matched to.
+
+    `found` are `rows` of `run`. A target that the spec no longer shows an attack run to is left out. Raises StudyError
+    if two attack runs claim the same place: a launch was stopped before it recorded the new plan.
+    """
+    wanted = set(_requests(spec))
+    pairs = found.group_by("craft", "target").agg(pl.col("unit").first()).collect(engine="streaming")
+    # One unit tells what its attack run is: the list of sources is slow to scan.
+    units, craft = pairs["unit"].unique().implode(), pl.col("sources", "attack", "goal", "seed").first()
+    crafts = found.filter(pl.col("unit").is_in(units)).group_by("craft").agg(craft).collect(engine="streaming")
+    pairs = pairs.drop("unit").join(crafts, on="craft")
+    kept: list[tuple[str, str]] = []
+    owners: dict[tuple[object, ...], str] = {}
+    for name, target, sources, *rest in pairs.sort("craft", "target").iter_rows():
+        request = ("+".join(sources), *rest, target)
+        if request not in wanted:
+            continue
+        if owners.setdefault(request, name) != name:
+            raise StudyError(
+                f"the run has rows of two attack runs for the same place, {owners[request]} and {name}",
+                where=str(run.path if isinstance(run, RunFolder) else run),
+                todo="launch the study again, which records the one that its present spec plans",
+                status=1,
+            )
+        kept.append((name, target))
+    if len(kept) == pairs.height:
+        return found
+    chosen = pl.LazyFrame(kept, schema={"craft": pl.String, "target": pl.String}, orient="row")
+    return found.join(chosen, on=["craft", "target"], how="semi")
+
+
+def _requests(spec: Spec) -> Iterator[tuple[object, ...]]:
+    """Sources joined by `+`, attack, goal, seed and target of every attack run that is planned."""
+    for experiment in spec.experiments.values():
+        attacks = list(experiment.attacks)
+        for name in attacks:
+            reference = spec.attacks[name].budget.to
+            if reference is not None and reference not in attacks:
+                attacks.append(reference)
+        sources = ["+".join(one) for one in spec.source_sets(experiment)]
+        seeds, targets = spec.seeds_of(experiment), spec.targets(experiment)
+        yield from itertools.product(sources, attacks, experiment.goal, seeds, targets)
 
 
 def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:

@@ -167,12 +167,13 @@ def kept_pairs(folder: RunFolder) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema={"craft": pl.String, "image": pl.String}), *found]).unique()
 
 
-def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str]) -> pl.DataFrame:
-    """`craft`, `image`, `point` and `delta` of some images, sorted by the first three.
+def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None) -> pl.DataFrame:
+    """`craft`, `image`, `point` and `delta` of some images, sorted by the first three; of one `point`, or of all.
 
     An image in several parts is the same in each. Raises StudyError if a part that has some of them is damaged.
     """
     where = pl.col("craft").is_in(list(crafts)) & pl.col("image").is_in(list(images))
+    where = where if point is None else where & (pl.col("point") == point)
     found = []
     for part in _parts(folder):
         rows = _read(part, *map(pl.col, _DELTAS), where=where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,22 @@ def read_resolved(text: str, name: str) -> Spec:
         # The first format did not say which it is.
         document.data.setdefault("format", 1)
     return resolve(document).spec
+
+
+def from_data(data: Mapping[str, object], name: str) -> SpecFile:
+    """Read, resolve and validate a spec that a program has made: what its file would hold, as plain data.
+
+    `name` takes the place of the file in messages. Raises StudyError, with the key, for the first error.
+    """
+    document = yaml_document.from_data(data, name)
+    file = resolve(document)
+    check_units(file.spec.attacks, document)
+    return SpecFile(with_digests(file.spec, file.where), document)
+
+
+def again(spec: Spec, name: str) -> SpecFile:
+    """Validate a resolved spec, which a program may have changed. `name` takes the place of a file in messages."""
+    return resolve(Document(name, yaml_document.as_written(spec.text(), name).data))
 
 
 def resolve(document: Document) -> SpecFile:

@@ -12,7 +12,7 @@ from study.spec.shorthand import Shorthand
 _AUTO = Shorthand(lambda given: None if given == "auto" else given, ({"const": "auto"},))
 
 
-class Run(Frozen):
+class RunOptions(Frozen):
     """Where, how many, how fast, and which images are kept. Nothing in here changes a pixel or a row.
 
     - `shard`: images of one unit of work. If it is no multiple of `numerics.batch`, its last pass is padded.

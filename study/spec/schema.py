@@ -23,7 +23,7 @@ from study.papers.registry import Published
 from study.reproducibility.numerics import Numerics
 from study.spec import yaml_document
 from study.spec.frozen import Frozen
-from study.spec.run_options import Run
+from study.spec.run_options import RunOptions
 from study.spec.shorthand import TEXT, TEXTS, Names, OneOrMore, Shorthand, instead
 from study.tracking.settings import Tracking
 
@@ -141,7 +141,7 @@ class Spec(Frozen):
     geometry: dict[str, Probe] = Field(default_factory=dict)
     findings: dict[str, Finding] = Field(default_factory=dict)
     numerics: Numerics = Numerics()
-    run: Run = Run()
+    run: RunOptions = RunOptions()
     tracking: Tracking = Tracking()
 
     def targets(self, experiment: Experiment) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import re
 from collections.abc import Mapping
@@ -48,13 +49,15 @@ for _one in (_Loader, _Dumper):
 class Document:
     """Parsed data, and the origin of every place in it: file and line, or the override.
 
-    `unquoted` holds the words without quotes that YAML did not read as text, as the user wrote them.
+    `unquoted` holds the words without quotes that YAML did not read as text, as the user wrote them. Data that was made
+    by a program has no `lines`.
     """
 
     name: str
     data: Any = None
     origins: dict[Place, str] = field(default_factory=dict)
     unquoted: dict[Place, str] = field(default_factory=dict)
+    lines: bool = True
 
     def where(self, place: Place) -> str:
         """Return file, line and key of `place`, or of the nearest place around it with a known origin."""
@@ -78,12 +81,26 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
 
     Raises StudyError, with the line, for broken YAML, a repeated key, a key that is not text, or an unset variable.
     """
-    return _read(text, name, os.environ if environment is None else environment)
+    return _read(text, Document(name), os.environ if environment is None else environment)
 
 
 def as_written(text: str, name: str) -> Document:
     """Read YAML like `parse`, but expand nothing: text from `dump`, or a file that is no spec."""
-    return _read(text, name, None)
+    return _read(text, Document(name), None)
+
+
+def from_data(data: Any, name: str) -> Document:
+    """Take plain data that a program has made, with paths as text and tuples as lists; `${NAME}` is expanded.
+
+    Raises StudyError, with the key, for other objects, and for what `parse` refuses.
+    """
+    try:
+        text = dump(_plain(data, name, ()))
+    except RecursionError:
+        raise StudyError("this spec is nested too deeply", where=name) from None
+    document = _read(text, Document(name, lines=False), os.environ)
+    document.unquoted.clear()
+    return document
 
 
 def dump(data: Any, width: int = 100) -> str:
@@ -92,8 +109,8 @@ def dump(data: Any, width: int = 100) -> str:
     return text
 
 
-def _read(text: str, name: str, environment: Mapping[str, str] | None) -> Document:
-    document = Document(name)
+def _read(text: str, document: Document, environment: Mapping[str, str] | None) -> Document:
+    name = document.name
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
@@ -172,6 +189,32 @@ def override(document: Document, assignment: str) -> None:
     document.origins[place] = origin
     document.origins.update({place + deeper: origin for deeper in inner.origins})
     document.unquoted.update({place + deeper: word for deeper, word in inner.unquoted.items()})
+
+
+def _plain(value: Any, name: str, place: Place) -> Any:
+    """The value as the types that YAML has."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return str(os.fspath(value))
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise StudyError(f"a key must be text, and {key!r} is none", where=_within(name, place))
+        return {str(key): _plain(inner, name, (*place, key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, name, (*place, index)) for index, inner in enumerate(value)]
+    raise StudyError(
+        f"a spec is plain data, and this is of the type {type(value).__name__}",
+        where=_within(name, place),
+        accepted="text, paths, numbers, True, False, None, lists and dicts",
+    )
+
+
+def _within(name: str, place: Place) -> str:
+    return f"{name}, {dotted(place)}" if place else name
 
 
 class _Builder:
@@ -264,7 +307,7 @@ class _Builder:
         return _VARIABLE.sub(value_of, text)
 
     def _line(self, node: yaml.Node) -> str:
-        if self._document.name.startswith("--set"):
+        if self._document.name.startswith("--set") or not self._document.lines:
             return self._document.name
         return f"{self._document.name}, line {node.start_mark.line + 1}"
 

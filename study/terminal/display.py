@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import IO, Literal
 from rich.console import Console as AnyConsole
 from rich.console import ConsoleDimensions
 
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.events import repairs
 from study.events.json_lines import Events
 from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
@@ -34,27 +35,34 @@ How = Literal["shown", "quiet", "json"]
 
 @dataclass(frozen=True)
 class Style:
-    """The kind of output: a readable view, only failures, or JSON events."""
+    """The kind of output: a readable view, only failures, or JSON events.
+
+    `shared`: the terminal also belongs to a debugger or to the program that launches: there is no live view, and output
+    of libraries stays where it is.
+    """
 
     how: How = "shown"
+    shared: bool = False
 
 
-def style(*, quiet: bool, json: bool) -> Style:
+def style(*, quiet: bool, json: bool, shared: bool = False) -> Style:
     """The style that `--quiet` and `--json` ask for. Raises StudyError if both are given."""
     if quiet and json:
         raise StudyError("--quiet and --json exclude each other", accepted="one of them", todo="leave one out")
-    return Style("quiet" if quiet else "json" if json else "shown")
+    return Style("quiet" if quiet else "json" if json else "shown", shared)
 
 
 class Display(Observer):
     """Passes all events and lines of a launch to the view, the log and status.json.
 
     Enter it before the spec is read. Call `attach` once the run folder is claimed: the log and status.json begin, and
-    output of libraries goes to the log if `console` is the standard output of this process.
+    output of libraries goes to the log if `console` is the standard output of this process and `style` is not shared.
     """
 
     def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
-        self._how: How = (style or Style()).how
+        style = style or Style()
+        self._how: How = style.how
+        self._shared = style.shared
         self._printer = console
         self._stderr: IO[str] | None = None
         self._open = contextlib.ExitStack()
@@ -77,8 +85,13 @@ class Display(Observer):
         try:
             self.settle()
             self._hear()
-            if isinstance(error, StudyError) and error is not self._refused:
-                self.refused(error)
+            if isinstance(error, StudyError):
+                if error is not self._refused:
+                    self.refused(error)
+            elif isinstance(error, Exception):
+                self.refused(StudyError(f"{type(error).__name__}: {first_line(error)}", status=1))
+                if self._log is not None:
+                    self._log.write("".join(traceback.format_exception(error)))
             if error is not None and self._log is not None:
                 self._log.write(f"ended by {type(error).__name__}: {error}")
         finally:
@@ -188,16 +201,16 @@ class Display(Observer):
             return Events(lambda: self._printer.file, self.run_state)
         if how == "quiet":
             return Quiet(self._errors, self.run_state)
-        if console.is_terminal and not console.is_dumb_terminal:
+        if console.is_terminal and not console.is_dumb_terminal and not self._shared:
             return Live(lambda: self._printer, self.run_state)
         return Lines(lambda: self._printer, self.run_state)
 
     def _errors(self, line: str) -> None:
-        print(visible(line), file=self._stderr, flush=True)
+        print(visible(line), file=self._stderr or sys.stderr, flush=True)
 
     def _divert(self, log: Log) -> None:
         """Send output of libraries to the log; our own output keeps its destination through copied descriptors."""
-        if not _is_ours(self._printer):
+        if self._shared or not _is_ours(self._printer):
             return
         out, err = (self._open.enter_context(_copied(number)) for number in (1, 2))
         self._printer, self._stderr = _Apart(self._printer, out), err

@@ -15,7 +15,7 @@ from actors.backends.in_process import InProcess
 from actors.backends.interface import Backend, BackendGone
 from study.errors import StudyError
 from study.process.interrupt import Interrupt, Interrupted
-from study.spec.run_options import Run
+from study.spec.run_options import RunOptions
 
 METHODS = sorted(name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_"))
 SHORT = CallTimeouts(start=0.4, pixels=0.4, call=0.4)
@@ -221,4 +221,4 @@ def test_what_runs_here_is_not_watched():
     ids=["usual", "short", "too short"],
 )
 def test_patience_follows_the_spec_within_reason(run, patience):
-    assert CallTimeouts.of(Run(**run)) == patience
+    assert CallTimeouts.of(RunOptions(**run)) == patience

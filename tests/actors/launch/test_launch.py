@@ -200,7 +200,7 @@ class _Poisoned(InProcess):
     def call(self, actor, method, arguments, pixels):
         job = arguments[1]
         optimization = method == "craft" and job.key[1:3] == (("b",), "optimization") and job.goal == "targeted"
-        if optimization and self._values[pixels].sum() == self.poison:
+        if optimization and self.pixels(pixels).sum() == self.poison:
             arguments = (arguments[0], None)
         return super().call(actor, method, arguments, pixels)
 

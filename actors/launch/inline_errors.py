@@ -1,0 +1,36 @@
+"""`study launch --inline`: an error in the code of a model or an attack as one message."""
+
+from __future__ import annotations
+
+import contextlib
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from study.errors import StudyError, first_line
+
+_INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+
+
+@contextlib.contextmanager
+def as_one_message() -> Iterator[None]:
+    """Turn an error that is no StudyError into one, with the last place outside installed packages.
+
+    `study.launch(…, inline=True)` raises such an error as it is.
+    """
+    try:
+        yield
+    except StudyError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(one) for one in _INSTALLED)]
+        last = (ours or frames)[-1]
+        raise StudyError(
+            f"{type(error).__name__}: {first_line(error)}",
+            where=f"{last.filename}, line {last.lineno}, in {last.name}",
+            todo="study.log in the run folder has the traceback; to stop there, write breakpoint() into your code, or "
+            "call study.launch(…, inline=True) in a debugger. Finished work is kept",
+            status=1,
+        ) from error

@@ -1,0 +1,272 @@
+"""Checks of what a caller gives to an attack from Python: images of any kind to pixel values, and back.
+
+Images are torch tensors or numpy arrays (N, C, H, W), with one or three channels: 8-bit, floats in 0..1, or floats
+normalised by a mean and a standard deviation. Channels last, single images and other types are refused, not guessed. So
+are images that would be black: values that were scaled twice, or cut to 8 bits too early.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from study.errors import StudyError
+
+Images = Tensor | NDArray[Any]
+PixelValues = NDArray[np.uint8] | NDArray[np.float32]
+Restore = Callable[[NDArray[np.uint8]], Any]
+Statistic = float | Sequence[float] | NDArray[Any] | Tensor
+"""A mean or a standard deviation: one number for all channels, or one for each."""
+
+_ACCEPTED = "uint8 in 0..255, floats in 0..1, or floats with their mean= and std="
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_EXCESS = 0.5
+"""Pixel values beyond 0..255 that are clipped: they come from rounding, because no 8-bit image has them."""
+_EIGHT_BITS = 0.01
+"""Largest distance of floats, in pixel values, from those of an 8-bit image: the rounding of a float16 is larger."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the caller's images are: a tensor on `device`, or else an array; its dtype; its normalisation, (C, 1, 1)."""
+
+    device: torch.device | None
+    dtype: str
+    mean: NDArray[np.float64] | None
+    std: NDArray[np.float64] | None
+
+
+def to_pixels(
+    images: Images, *, mean: Statistic | None = None, std: Statistic | None = None
+) -> tuple[PixelValues, Restore]:
+    """Turn images into pixel values 0..255, and return a function that turns 8-bit results into the caller's kind.
+
+    Args:
+        images: (N, C, H, W) with one or three channels: `uint8`; or float16, bfloat16, float32 or float64, in 0..1, or
+            normalised as `(x - mean) / std` of images x in 0..1.
+        mean: Of the normalisation, for images in 0..1: a number, or one for each channel. With `std` or not at all.
+        std: Likewise.
+
+    Returns pixels (N, C, H, W): `uint8` if the images are 8-bit images in another form, as most are, else `float32` in
+    0..255. Floats beyond 0..1 by less than half a pixel value are clipped. The function takes `uint8` (N, C, H, W) and
+    returns what `images` is: tensor or array, with its dtype, device, range and normalisation. What torchvision's
+    `ToTensor` and `Normalize` make of an 8-bit image comes back bit for bit.
+
+    Raises StudyError for other types, shapes, dtypes and ranges, for values that are not finite, and for black images.
+    """
+    _check_type(images)
+    _check_shape(tuple(images.shape))
+    dtype = str(images.dtype).removeprefix("torch.")
+    if (mean is None) != (std is None):
+        raise StudyError("mean= and std= belong together, and only one of them is given", where="images")
+    device = images.device if isinstance(images, Tensor) else None
+    if dtype == "uint8":
+        return _eight_bit(images, _Kind(device, dtype, None, None), normalised=mean is not None)
+    if dtype not in _FLOATS:
+        raise StudyError(
+            f"images cannot have the dtype {dtype}",
+            where="images",
+            accepted=_ACCEPTED,
+            todo="convert integers in 0..255 with .to(torch.uint8) or .astype(numpy.uint8)" if "int" in dtype else None,
+        )
+    channels = images.shape[1]
+    kind = _Kind(device, dtype, _statistic("mean", mean, channels), _statistic("std", std, channels))
+    values = _array(images.to(torch.float64)) if isinstance(images, Tensor) else images.astype(np.float64)
+    _check_finite(values)
+    if kind.mean is not None and kind.std is not None:
+        values = values * kind.std + kind.mean
+    pixels = 255 * values
+    _check_range(pixels, normalised=kind.mean is not None)
+    pixels = pixels.clip(0, 255)
+    whole = np.rint(pixels)
+    return (
+        whole.astype(np.uint8) if np.abs(pixels - whole).max() <= _tolerance(kind) else pixels.astype(np.float32)
+    ), _restore(kind)
+
+
+def to_labels(
+    labels: Tensor | NDArray[Any] | Sequence[int], count: int, classes: int | None = None
+) -> NDArray[np.int64]:
+    """Check the labels of `count` images, which are below `classes` if that is given; return them as `int64` (N,).
+
+    Raises StudyError for floats, probabilities, another number of labels, and labels that no class has.
+    """
+    given = _array(labels) if isinstance(labels, Tensor) else np.asarray(labels)
+    if given.dtype.kind not in "iu":
+        raise StudyError(
+            f"labels are whole numbers, and these have the dtype {given.dtype}",
+            where="labels",
+            accepted="integers (N,)",
+        )
+    if given.shape != (count,):
+        raise StudyError(
+            f"there are {count} images, and the labels have the shape {given.shape}",
+            where="labels",
+            accepted=f"({count},): one label for each image",
+            todo="take labels.argmax(1) of probabilities or of one-hot labels" if given.ndim == 2 else None,
+        )
+    found = given.astype(np.int64)
+    wrong = found[(found < 0) | (found >= (math.inf if classes is None else classes))]
+    if len(wrong):
+        raise StudyError(
+            f"there is no class {wrong[0]}",
+            where="labels",
+            accepted="0 and above" if classes is None else f"0 to {classes - 1}: the model has {classes} outputs",
+        )
+    return found
+
+
+def device_of(images: Images, models: Sequence[nn.Module]) -> str:
+    """The device of all parameters and buffers of the models, which tensors must be on too; arrays are copied there.
+
+    Raises StudyError if there are several. Models without parameters are on the device of the images.
+    """
+    found = {str(value.device) for model in models for value in (*model.parameters(), *model.buffers())}
+    if len(found) > 1:
+        raise StudyError(
+            f"the models are on several devices: {', '.join(sorted(found))}",
+            where="models",
+            accepted="one device",
+            todo="move them with model.to(device)",
+        )
+    theirs = str(images.device) if isinstance(images, Tensor) else None
+    device = next(iter(found), theirs or "cpu")
+    if theirs is not None and theirs != device:
+        raise StudyError(
+            f"the images are on {theirs}, and the model is on {device}",
+            where="images",
+            accepted="one device",
+            todo=f"move the images: images.to('{device}')",
+        )
+    return device
+
+
+def _check_type(images: object) -> None:
+    if not isinstance(images, Tensor | np.ndarray):
+        raise StudyError(
+            f"images cannot be of the type {type(images).__name__}",
+            where="images",
+            accepted="a torch tensor or a numpy array (N, C, H, W)",
+        )
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    todo = None
+    if len(shape) == 4 and shape[1] in (1, 3) and all(shape):
+        return
+    if len(shape) == 3:
+        todo = "one image needs a dimension more: images[None]"
+    elif len(shape) == 4 and shape[3] in (1, 3):
+        todo = "put the channels first: images.transpose(0, 3, 1, 2) in numpy, images.permute(0, 3, 1, 2) in torch"
+    raise StudyError(
+        f"images cannot have the shape {shape}",
+        where="images",
+        accepted="(N, C, H, W) with at least one image, and one or three channels",
+        todo=todo,
+    )
+
+
+def _eight_bit(images: Images, kind: _Kind, *, normalised: bool) -> tuple[PixelValues, Restore]:
+    if normalised:
+        raise StudyError(
+            "uint8 images are not normalised",
+            where="mean, std",
+            todo="leave out mean= and std=, or give the float images",
+        )
+    pixels = np.array(_array(images) if isinstance(images, Tensor) else images, dtype=np.uint8, order="C")
+    if pixels.max() <= 1:
+        raise StudyError(
+            f"no value of these uint8 images is above {pixels.max()}, so they are black",
+            where="images",
+            accepted=_ACCEPTED,
+            todo="floats in 0..1 become 8-bit images by (255 * images).round(), before the change of the dtype",
+        )
+    return pixels, _restore(kind)
+
+
+def _check_finite(values: NDArray[np.float64]) -> None:
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
+    if len(broken):
+        raise StudyError(f"image {broken[0]} has values that are not finite", where="images", accepted=_ACCEPTED)
+
+
+def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
+    low, high = float(pixels.min()) / 255, float(pixels.max()) / 255
+    excess = _EXCESS / 255
+    if low < -excess or high > 1 + excess:
+        if normalised:
+            what = f"with this mean and std, the images have values from {low:.4g} to {high:.4g}, and not in 0..1"
+            todo = "give the mean and std with which the images were normalised, for images in 0..1"
+        else:
+            what = f"float images have values from {low:.4g} to {high:.4g}, and not in 0..1"
+            todo = (
+                "divide images in 0..255 by 255, or make them uint8"
+                if low >= -excess
+                else "give the mean= and std= with which the images were normalised"
+            )
+        raise StudyError(what, where="images", accepted=_ACCEPTED, todo=todo)
+    if high <= 1 / 255 + 1e-6:
+        raise StudyError(
+            f"no value of these images is above {high:.4g} of 0..1, so they are black",
+            where="images",
+            accepted=_ACCEPTED,
+            todo="divide images in 0..255 by 255 once only",
+        )
+
+
+def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.float64] | None:
+    """A mean or standard deviation as (C, 1, 1), or (1, 1, 1) for a number."""
+    if given is None:
+        return None
+    try:
+        values = np.asarray(_array(given) if isinstance(given, Tensor) else given, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    accepted = f"a number, or {channels} numbers, for images in 0..1"
+    if len(values) not in (1, channels) or not np.isfinite(values).all() or (name == "std" and (values <= 0).any()):
+        what = f"{name}= cannot be {given!r} for images with {channels} channels"
+        raise StudyError(what, where=name, accepted=accepted)
+    if (np.abs(values) > 1).any():
+        raise StudyError(
+            f"{name}= {given!r} is not that of images in 0..1", where=name, accepted=accepted, todo="divide it by 255"
+        )
+    return values.reshape(-1, 1, 1)
+
+
+def _tolerance(kind: _Kind) -> float:
+    """How far, in pixel values, the rounding of the caller's dtype may put an 8-bit image from whole numbers."""
+    # A float of 8 bits of mantissa is wrong by up to 255 / 2**9, half a pixel value: it can hold no 8-bit image.
+    bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[kind.dtype]
+    scale = 1.0 if kind.mean is None or kind.std is None else float((kind.std + np.abs(kind.mean)).max())
+    return min(0.25, max(_EIGHT_BITS, 4 * scale * 255 / 2**bits))
+
+
+def _restore(kind: _Kind) -> Restore:
+    def restore(pixels: NDArray[np.uint8]) -> Any:
+        """Turn `uint8` (N, C, H, W) into the caller's kind."""
+        if pixels.dtype != np.uint8:
+            raise TypeError("results are 8-bit images")
+        found: NDArray[Any] = np.ascontiguousarray(pixels)
+        if kind.dtype != "uint8":
+            # In the dtype of the caller, as torchvision does; halves are rounded once, at the end.
+            wide: Any = np.float64 if kind.dtype == "float64" else np.float32
+            found = found.astype(wide) / wide(255)
+            if kind.mean is not None and kind.std is not None:
+                found = (found - kind.mean.astype(wide)) / kind.std.astype(wide)
+        if kind.device is None:
+            return found.astype(kind.dtype)
+        return torch.from_numpy(found.copy()).to(kind.device, getattr(torch, kind.dtype))
+
+    return restore
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    found: NDArray[Any] = tensor.detach().cpu().contiguous().numpy()
+    return found

@@ -1,0 +1,40 @@
+"""The clean images of a run, read again from their files: kept adversarial images are stored as differences to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import StudyError
+from study.images import decoding
+from study.images.image_sets import ImageSet, candidates
+from study.images.selection import Selected
+
+_TODO = "restore the {}: kept images are stored as differences to clean ones"
+
+
+class SelectedPixels:
+    """Reads selected images, and checks that they are the images that were selected."""
+
+    def __init__(self, images: ImageSet, seed: int, selected: Sequence[Selected]) -> None:
+        """`seed` is that of the study. Raises StudyError if the image set lacks one of the images."""
+        self._images = images
+        self._files = {one.image: one.file for one in candidates(images, seed)}
+        missing = [one.image for one in selected if one.image not in self._files]
+        if missing:
+            count = f"{len(missing):,} clean image{'s' * (len(missing) > 1)}"
+            raise StudyError(f"the image set lacks {count} of the run, e.g. {missing[0]}", todo=_TODO.format("files"))
+
+    def read(self, selected: Sequence[Selected]) -> NDArray[np.uint8]:
+        """The images, `uint8` (N, C, S, S). Raises StudyError if one has changed since the study began."""
+        found = []
+        for one in selected:
+            found.append(decoding.read(self._files[one.image], self._images))
+            if decoding.digest(found[-1]) != one.digest:
+                raise StudyError(
+                    f"the image {self._files[one.image]} has changed since the study began",
+                    todo=_TODO.format("old file"),
+                )
+        return np.stack(found)
