@@ -52,7 +52,8 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
                 accepted=f"a function of {', '.join(_OURS)}, and of arguments of its own",
                 todo="add them to the function's parameters",
             )
-        held.check(f"python:{attack}", function, arguments, ours=_OURS)
+        # A function that asks for the budget has it from the study.
+        held.check(f"python:{attack}", function, held.with_budget(function, arguments, epsilon), ours=_OURS)
 
 
 def craft(call: ExternalCall) -> Tensor:

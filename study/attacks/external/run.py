@@ -44,6 +44,11 @@ class ExternalImages:
     most_over: float
     notes: tuple[str, ...]
 
+    @property
+    def note(self) -> str | None:
+        """The notes in one line; None if there are none."""
+        return "; ".join(self.notes) or None
+
 
 def check_external(
     external: External, goals: Sequence[Goal], sources: int, *, epsilon: float | None, allow_code: bool = False

@@ -17,7 +17,8 @@ from study.attacks.external.run import run_external
 from study.attacks.external.seeds import seed_of
 from study.attacks.external.spec import External
 from study.attacks.loop import Engine, ImageBatch
-from tests.study.attacks.external.conftest import MEAN, STD
+from study.errors import StudyError
+from tests.study.attacks.external.conftest import MEAN, STD, classifier
 
 EPSILON, BATCH = 8, 3
 LABELS = np.array([1, 2, 3, 4, 5])
@@ -129,3 +130,56 @@ def test_equals_the_library(source, clean, case, goal):
     assert (found.pixels != clean).mean() > 0.5
     assert (found.gradients, found.forwards) == (gradients, forwards)
     assert (found.over_budget, found.notes) == (0, ())
+
+
+def test_an_argument_seed_is_the_seed_of_the_call(source, clean):
+    """torchattacks' AutoAttack would take the clock, and APGD always 0."""
+    given = ImageBatch(clean[:2], LABELS[:2], IDS[:2])
+    attack = External(external="torchattacks:APGD", arguments={"steps": 2})
+    found = run_external(attack, [source], given, "untargeted", epsilon=EPSILON, key=KEY, engine=Engine(batch=BATCH))
+    made = torchattacks.APGD(
+        nn.Sequential(Normalize(MEAN, STD), source.network).eval(), eps=8 / 255, steps=2, seed=seed_of(KEY, IDS[:2])
+    )(torch.from_numpy(clean[:2]).float() / 255, torch.from_numpy(LABELS[:2]))
+    np.testing.assert_array_equal(found.pixels, (made * 255).round().to(torch.uint8).numpy())
+
+
+def test_layers_of_a_folded_network(clean):
+    """Modules keep their names when batch norms are folded into convolutions, and images change by rounding only."""
+    given = ImageBatch(clean[:2], LABELS[:2], IDS[:2])
+    attack = External(external="torchattack:FIA", arguments={"steps": 1, "num_ens": 2, "feature_layer_cfg": "layer2.0"})
+    found = []
+    for fold, layout in ((False, "contiguous"), (True, "channels-last")):
+        model = classifier(0)
+        model.arrange(fold=fold, layout=layout, device="cpu")
+        assert (model.folded > 0) == fold
+        found.append(
+            run_external(attack, [model], given, "untargeted", epsilon=EPSILON, key=KEY, engine=Engine(batch=BATCH))
+        )
+    assert found[0].gradients == found[1].gradients == 3
+    assert (found[0].pixels != found[1].pixels).mean() < 0.02
+
+
+@pytest.mark.parametrize(("attack", "network", "arguments"), [
+    ("FIA", "resnet50", {}),
+    ("FIA", "resnet18", {"feature_layer_cfg": "layer2"}),
+    ("SGM", "resnet18", {}),
+])  # fmt: skip
+def test_torchattack_knows_layers_by_the_name_of_the_network(clean, attack, network, arguments):
+    """`layer2.3`, which FIA has on record for ResNet-50, or what the arguments say."""
+    torch.manual_seed(0)
+    model = classifier(0, network=network)
+    given = ImageBatch(clean[:1], LABELS[:1], IDS[:1])
+    run = {"epsilon": EPSILON, "key": KEY, "engine": Engine(batch=BATCH), "networks": [network]}
+    spec = External(external=f"torchattack:{attack}", arguments={"steps": 1, **arguments})
+    assert (run_external(spec, [model], given, "untargeted", **run).pixels != clean[:1]).mean() > 0.5
+
+
+def test_layers_that_torchattack_does_not_know(source, clean):
+    given = ImageBatch(clean[:1], LABELS[:1], IDS[:1])
+    run = {"epsilon": EPSILON, "key": KEY, "engine": Engine(batch=BATCH), "networks": ["resnet18"]}
+    with pytest.raises(StudyError, match="FIA has no layers on record for the network resnet18") as caught:
+        run_external(External(external="torchattack:FIA"), [source], given, "untargeted", **run)
+    assert "feature_layer_cfg" in str(caught.value)
+    spec = External(external="torchattack:FIA", arguments={"feature_layer_cfg": "layer9"})
+    with pytest.raises(StudyError, match="has no attribute 'layer9'"):
+        run_external(spec, [source], given, "untargeted", **run)
