@@ -114,8 +114,12 @@ class Classifier(nn.Module):
             pixels = pixels.flip(1)
         # Broadcasting makes one channel into three if the mean has three.
         normalised = (pixels / expected.scale - self.mean) / self.std
+        return self.in_order(self.network(normalised.contiguous(memory_format=self.memory_format)))
+
+    def in_order(self, outputs: Tensor) -> Tensor:
+        """The network's outputs (N, ...) as logits (N, labels), in the order of the labels."""
         # SqueezeNets of pretrainedmodels return (N, labels, 1, 1).
-        logits: Tensor = self.network(normalised.contiguous(memory_format=self.memory_format)).flatten(1)
+        logits = outputs.flatten(1)
         if self.outputs is not None:
             return logits.index_select(1, self.outputs)
         return logits[:, logits.shape[1] - self.labels :]

@@ -5,30 +5,23 @@ The function runs with all rights of the user who starts the study, so no code r
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from study.errors import StudyError, names
+from study.errors import StudyError
+from study.models import user_files
 from study.models.classifier import Preprocessing
 from study.models.imported_files import root_of, sources
 from study.models.reference import Model
+from study.models.user_files import UserFunction
 from study.reproducibility.hashing import canonical
 
 _NEEDED = ("size", "mean", "std")
 _WEIGHTS = ("own", "file", "random")
-_PREFIX = "study_code_"
-_IMPORTED: set[str] = set()
-"""Names of the modules that the last file imported from its own folder."""
 
 
 def check(name: str, model: Model, *, allowed: bool) -> None:
@@ -49,9 +42,9 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
             accepted="size in pixels; mean and std, one number for each channel, for images scaled to 0..1",
             todo=f"add {', '.join(missing)} to model '{name}'",
         )
-    where, _ = _parts(model)
-    if not (Path(where).is_file() if _is_file(where) else _known(where)):
-        raise _not_found(model)
+    named = _named(model)
+    if not named.exists:
+        raise user_files.not_found(named)
 
 
 def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
@@ -63,17 +56,14 @@ def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
     """
     if not allowed:
         raise _forbidden("a model", model)
-    where, called = _parts(model)
-    with _imports_from_folder(where):
-        return _built(model, where, called)
+    named = _named(model)
+    with user_files.imports_from_folder(named.where):
+        return _built(model, named)
 
 
-def _built(model: Model, where: str, called: str) -> tuple[nn.Module, str]:
-    module = _module(model, where)
-    function = getattr(module, called, None)
-    if not callable(function):
-        found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise StudyError(f"{where} has no function '{called}'", accepted=names(found, called))
+def _built(model: Model, named: UserFunction) -> tuple[nn.Module, str]:
+    module = user_files.module_of(named)
+    function = user_files.function_of(named, module)
     arguments: Mapping[str, Any] = model.arguments
     built = function(**arguments)
     if not isinstance(built, nn.Module):
@@ -81,14 +71,14 @@ def _built(model: Model, where: str, called: str) -> tuple[nn.Module, str]:
             f"{model.network} returned {type(built).__name__}, not a network",
             accepted="a function that returns a torch.nn.Module",
         )
-    own = _source(function, module)
-    root = Path(where).resolve().parent if _is_file(where) else root_of(Path(module.__file__ or own))
+    own = user_files.source_of(function, module)
+    root = Path(named.where).resolve().parent if named.in_file else root_of(Path(module.__file__ or own))
     text = hashlib.sha256(own.read_bytes()).hexdigest()
     others = dict(pair for path in (Path(module.__file__ or own), own) for pair in sources(path, root).items())
     if own.resolve().is_relative_to(root.resolve()):
         others.pop(own.resolve().relative_to(root.resolve()).as_posix(), None)
     imported = f" beside {sorted(others.items())}" if others else ""
-    return built, f"python:{called} {text} {canonical(arguments)}{imported}"
+    return built, f"python:{named.called} {text} {canonical(arguments)}{imported}"
 
 
 def _forbidden(called: str, model: Model) -> StudyError:
@@ -107,93 +97,5 @@ def preprocessing(model: Model) -> Preprocessing:
     return Preprocessing(size=model.size, interpolation="bilinear", mean=model.mean, std=model.std)
 
 
-def _parts(model: Model) -> tuple[str, str]:
-    where, _, function = model.name.rpartition(":")
-    return where, function
-
-
-def _is_file(where: str) -> bool:
-    return where.endswith(".py")
-
-
-def _known(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def _module(model: Model, where: str) -> ModuleType:
-    if not _is_file(where):
-        if not _known(where):
-            raise _not_found(model)
-        return importlib.import_module(where)
-    path = Path(where).resolve()
-    if not path.is_file():
-        raise _not_found(model)
-    # The file runs again each time, because the files that it imports may have changed.
-    key = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
-    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{key}", path)
-    assert spec is not None, "a path that ends in .py has a loader"
-    assert spec.loader is not None, "a path that ends in .py has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module
-
-
-@contextlib.contextmanager
-def _imports_from_folder(where: str) -> Iterator[None]:
-    """Let a file import modules from its own folder, after installed ones; forget the modules of an earlier file."""
-    if not _is_file(where):
-        yield
-        return
-    folder = str(Path(where).resolve().parent)
-    for name in _IMPORTED:
-        sys.modules.pop(name, None)
-    _IMPORTED.clear()
-    importlib.invalidate_caches()
-    before = set(sys.modules)
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        _IMPORTED.update(name for name in set(sys.modules) - before if _lies_in(folder, name, before))
-
-
-def _lies_in(folder: str, name: str, before: Collection[str]) -> bool:
-    """Whether a module lies directly in `folder`, not deeper, where installed packages may lie."""
-    path, (top, *_) = getattr(sys.modules[name], "__file__", None), name.split(".")
-    if not path or top in before or not Path(path).is_relative_to(folder):
-        return False
-    return Path(Path(path).relative_to(folder).parts[0]).stem == top
-
-
-def _source(function: Callable[..., Any], module: ModuleType) -> Path:
-    try:
-        found = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:
-        found = None
-    path = found or module.__file__
-    if path is None or not Path(path).is_file():
-        raise StudyError(
-            f"the source of {getattr(function, '__name__', 'the function')} cannot be found",
-            accepted="a function in a .py file: its source is part of the model's identity",
-        )
-    return Path(path)
-
-
-def _not_found(model: Model) -> StudyError:
-    where, _ = _parts(model)
-    if _is_file(where):
-        return StudyError(f"the file {where} of {model.network} does not exist", todo="correct the path")
-    return StudyError(
-        f"{model.network}: there is no module '{where}'",
-        accepted="a module that Python can import, or a file: python:<path>.py:<function>",
-        todo="put the module's folder on PYTHONPATH, or name the file",
-    )
+def _named(model: Model) -> UserFunction:
+    return UserFunction.parse(model.name, str(model.network))

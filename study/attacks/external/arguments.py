@@ -1,0 +1,112 @@
+"""Arguments of somebody else's attack, held against the signature of its class or function."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from study.errors import StudyError, names
+
+EPSILONS = ("eps", "epsilon", "max_epsilon")
+"""What libraries call an L-infinity budget."""
+
+
+def accepted(target: Callable[..., Any]) -> dict[str, bool]:
+    """The arguments of a function, or of a class and of the bases that it passes `**kwargs` on to.
+
+    Each says whether it is required. Names that only disappear in `**kwargs` are not among them.
+    """
+    found: dict[str, bool] = {}
+    for function in _called(target):
+        for one in list(inspect.signature(function).parameters.values()):
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+                found.setdefault(one.name, one.default is one.empty)
+    found.pop("self", None)
+    return found
+
+
+def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ours: Collection[str]) -> None:
+    """Raise StudyError for an argument that `target` does not take, or that is required and missing.
+
+    `ours` are the arguments that this program sets.
+    """
+    known = accepted(target)
+    free = [one for one in known if one not in ours]
+    for argument in given:
+        if argument in ours:
+            raise StudyError(
+                f"the argument '{argument}' of {name} follows from the study: sources, goal, budget or device",
+                accepted=names(free, argument, most=40),
+                todo=f"remove `{argument}` from the arguments",
+            )
+        if argument not in free:
+            raise StudyError(
+                f"{name} takes no argument '{argument}'",
+                accepted=names(free, argument, most=40),
+                todo="correct the arguments of the attack",
+            )
+    missing = [one for one in free if known[one] and one not in given]
+    if missing:
+        raise StudyError(
+            f"{name} needs the argument {' and '.join(repr(one) for one in missing)}",
+            accepted=names(free, most=40),
+            todo="add it to the arguments; an attack that needs objects of Python cannot be named in a spec",
+        )
+
+
+def with_budget(
+    target: Callable[..., Any], given: Mapping[str, Any], epsilon: float | None, *, linf: bool = True
+) -> dict[str, Any]:
+    """The arguments with the study's `epsilon`, for images in 0..1, unless they have a budget of their own."""
+    name = budget_name(target)
+    if name is None or epsilon is None or name in given or not linf:
+        return dict(given)
+    return {**given, name: epsilon}
+
+
+def budget_name(target: Callable[..., Any]) -> str | None:
+    """The name of the budget among the arguments of `target`; None if it takes none."""
+    known = accepted(target)
+    return next((name for name in EPSILONS if name in known), None)
+
+
+def overridden(attack: object, given: Mapping[str, Any]) -> Iterator[str]:
+    """Say of each number that the built `attack` holds another one than the arguments give."""
+    for name, value in given.items():
+        held = getattr(attack, name, value)
+        if isinstance(value, bool | int | float) and isinstance(held, bool | int | float) and held != value:
+            yield f"the argument {name} is {value:g}, and the attack holds {name} = {held:g}"
+
+
+def _called(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    if not inspect.isclass(target):
+        yield target
+        return
+    for base in target.__mro__:
+        function = vars(base).get("__init__")
+        if function is None or base is object:
+            continue
+        yield function
+        if not _passes_on(function):
+            return
+
+
+def _passes_on(function: Callable[..., Any]) -> bool:
+    """Whether a function hands its own `**kwargs` to another one."""
+    parameters = inspect.signature(function).parameters.values()
+    rest = next((one.name for one in parameters if one.kind is one.VAR_KEYWORD), None)
+    if rest is None:
+        return False
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError):
+        return False
+    return any(
+        keyword.arg is None and isinstance(keyword.value, ast.Name) and keyword.value.id == rest
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+    )

@@ -1,0 +1,37 @@
+"""One call of somebody else's attack: models and images in the form that libraries expect, and what is noted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ExternalCall:
+    """One batch for an attack. `images` are float32 (N, C, H, W) in 0..1, on `device`.
+
+    Each of `models` is a sequence of two modules, from such images to logits: the preprocessing, and the network under
+    its own names. `networks` are the names of the networks in their zoos (`resnet50`). `labels` (N,) are the labels of
+    the objective, which are target labels for a targeted goal, and `true` (N,) the true ones. `epsilon` is the
+    L-infinity budget for images in 0..1. `generator` is seeded with `seed`, which belongs to this batch. `notes` takes
+    what the user should know.
+    """
+
+    attack: str
+    arguments: Mapping[str, Any]
+    models: Sequence[nn.Sequential]
+    networks: Sequence[str]
+    images: Tensor
+    labels: Tensor
+    true: Tensor
+    targeted: bool
+    epsilon: float | None
+    device: torch.device
+    generator: torch.Generator
+    seed: int
+    notes: list[str] = field(default_factory=list)

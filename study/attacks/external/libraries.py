@@ -1,0 +1,48 @@
+"""The libraries whose attacks can be named, each a module with the same functions."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from study.attacks.external.call import ExternalCall
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAMES = ("torchattack", "torchattacks", "foolbox", "transferattack", "python")
+
+
+class Adapter(Protocol):
+    """The functions of each module here. `attack` is an attack's name in its library."""
+
+    def version(self, attack: str) -> str:
+        """The installed version of the library, or the digest of the attack's source. Raises StudyError if missing."""
+
+    def attacks(self) -> Sequence[str]:
+        """The names of the library's attacks. Raises StudyError if the library is missing."""
+
+    def home(self, attack: str) -> Path:
+        """The folder of the attack's code, where its errors are looked for."""
+
+    def check(
+        self, attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None
+    ) -> None:
+        """Raise StudyError for an unknown attack or argument, a goal or an ensemble that the attack does not support.
+
+        No model is needed, and nothing is computed.
+        """
+
+    def craft(self, call: ExternalCall) -> Tensor:
+        """Return what the attack returns for one batch: images (N, C, H, W), if it keeps its word in 0..1.
+
+        The attack is built anew in each call. Its exceptions pass through; `check` has passed.
+        """
+
+
+def adapter(library: str) -> Adapter:
+    """Return the module of a library, without importing the library itself."""
+    assert library in NAMES, "checked when the spec was read"
+    return cast(Adapter, importlib.import_module(f"{__package__}.{library}"))

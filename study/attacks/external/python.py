@@ -1,0 +1,88 @@
+"""A user's own attack: a function `attack(models, images, labels, goal, generator)` in a file or module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.attacks.external import arguments as held
+from study.attacks.external.call import ExternalCall
+from study.attacks.external.failures import failure
+from study.errors import StudyError
+from study.models import user_files
+from study.models.user_files import UserFunction
+from study.reproducibility.hashing import digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OURS = ("models", "images", "labels", "goal", "generator")
+_DIGITS = 16
+
+
+def version(attack: str) -> str:
+    """A digest of the function's file and of the files beside it that it imports. The file does not run."""
+    return digest(user_files.digests(_named(attack)))[:_DIGITS]
+
+
+def attacks() -> Sequence[str]:
+    """None: a user's own attack has no list."""
+    return ()
+
+
+def home(attack: str) -> Path:
+    """The folder of the function's file."""
+    return user_files.folder(_named(attack))
+
+
+def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
+    """Raise StudyError for a file or function that does not exist, and for arguments that the function does not take.
+
+    The file runs. The function takes every goal and any number of sources.
+    """
+    with _function(attack) as function:
+        known = held.accepted(function)
+        missing = [one for one in _OURS if one not in known]
+        if missing:
+            raise StudyError(
+                f"the function {attack} does not take {' and '.join(missing)}",
+                where=str(home(attack)),
+                accepted=f"a function of {', '.join(_OURS)}, and of arguments of its own",
+                todo="add them to the function's parameters",
+            )
+        # A function that asks for the budget has it from the study.
+        held.check(f"python:{attack}", function, held.with_budget(function, arguments, epsilon), ours=_OURS)
+
+
+def craft(call: ExternalCall) -> Tensor:
+    """Call the function, whose file runs anew. A parameter `epsilon` gets the study's budget, for images in 0..1."""
+    with _function(call.attack) as function:
+        images: Tensor = function(
+            models=list(call.models),
+            images=call.images,
+            labels=call.labels,
+            goal="targeted" if call.targeted else "untargeted",
+            generator=call.generator,
+            **held.with_budget(function, call.arguments, call.epsilon),
+        )
+        return images
+
+
+def _named(attack: str) -> UserFunction:
+    return UserFunction.parse(attack, f"python:{attack}")
+
+
+@contextmanager
+def _function(attack: str) -> Iterator[Callable[..., Any]]:
+    """The function, while modules of its folder can be imported."""
+    named = _named(attack)
+    with user_files.imports_from_folder(named.where):
+        try:
+            module = user_files.module_of(named)
+        except StudyError:
+            raise
+        except Exception as error:
+            raise failure(f"python:{attack}", error, user_files.folder(named)) from error
+        yield user_files.function_of(named, module)

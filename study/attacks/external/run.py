@@ -1,0 +1,217 @@
+"""Run somebody else's attack on source models: seeded, watched, and its images rounded and held to the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from study.attacks.budget import Pixels
+from study.attacks.external import libraries
+from study.attacks.external.call import ExternalCall
+from study.attacks.external.failures import failure
+from study.attacks.external.seeds import seed_of, seeded
+from study.attacks.external.spec import External
+from study.attacks.external.surrogate import Passes, surrogate
+from study.attacks.loop import Engine, ImageBatch
+from study.attacks.recipe import Goal
+from study.errors import StudyError
+
+_TOLERANCE = 0.01
+"""Pixel values beyond a budget that float32 arithmetic in 0..1 explains many times over."""
+
+_MOST = 2.0
+"""Beyond this value an image is not in 0..1, however far an attack overshoots."""
+
+
+@dataclass(frozen=True)
+class ExternalImages:
+    """Adversarial images, `uint8` (N, C, H, W), and what was seen while they were made.
+
+    `gradients` and `forwards` are per image: gradients that came back to the input of a source model, and images that
+    went through one, over all sources and views. `over_budget` counts the images that left the budget or the pixel box
+    and were projected, and `most_over` is by how many pixel values at most. `notes` are for the user.
+    """
+
+    pixels: Pixels
+    gradients: float
+    forwards: float
+    over_budget: int
+    most_over: float
+    notes: tuple[str, ...]
+
+    @property
+    def note(self) -> str | None:
+        """The notes in one line; None if there are none."""
+        return "; ".join(self.notes) or None
+
+
+def check_external(
+    external: External, goals: Sequence[Goal], sources: int, *, epsilon: float | None, allow_code: bool = False
+) -> None:
+    """Raise StudyError for what can be seen before any work.
+
+    That is a library or file that is missing, an unknown attack or argument, several sources or a targeted goal where
+    the attack supports neither, and a user's file without permission. No model is needed. `epsilon` is in pixel values.
+    """
+    if external.library == "python" and not allow_code:
+        raise StudyError(
+            f"the attack {external.external} is your own code, which may not run without permission",
+            accepted="--allow-code, for code that you trust: it runs with all your rights",
+            todo="read the code, then add --allow-code to the command; or remove the attack",
+        )
+    adapter = libraries.adapter(external.library)
+    for goal in goals:
+        adapter.check(
+            external.attack,
+            external.arguments,
+            targeted=goal == "targeted",
+            sources=sources,
+            epsilon=None if epsilon is None else epsilon / 255,
+        )
+
+
+def run_external(
+    external: External,
+    models: Sequence[nn.Module],
+    given: ImageBatch,
+    goal: Goal,
+    *,
+    epsilon: float | None,
+    key: Sequence[object],
+    engine: Engine,
+    networks: Sequence[str] = (),
+    allow_code: bool = False,
+) -> ExternalImages:
+    """Attack the images in `given`, in batches of `engine.batch` in their order, each a call of the attack of its own.
+
+    `models` take pixels in 0..255; the attack gets images in 0..1. `networks` are the names of their networks in the
+    zoos (`resnet50`), by which some attacks find layers. `epsilon`, in pixel values, is given to the attack as its own
+    L-infinity budget, unless its arguments have one; whatever comes back is rounded to whole pixel values and
+    projected onto `epsilon` and 0..255. Before each call the global generators of `random`, numpy and torch are seeded
+    with `seed_of(key, ids of the batch)`; afterwards they are put back, and the models are as before.
+
+    Raises StudyError as `check_external` does, and where the attack fails, with its file and line, or returns no finite
+    images of the same shape.
+    """
+    check_external(external, [goal], len(models), epsilon=epsilon, allow_code=allow_code)
+    called = tuple(networks) or tuple(_name_of(model) for model in models)
+    passes, notes = Passes(), dict[str, None]()
+    pixels: list[Pixels] = []
+    over: list[float] = []
+    for first in range(0, len(given.clean), engine.batch):
+        batch = given.take(range(first, min(first + engine.batch, len(given.clean))))
+        seed, device = seed_of(key, batch.images), torch.device(engine.device)
+        clean = torch.from_numpy(batch.clean).to(device)
+        call = ExternalCall(
+            attack=external.attack,
+            arguments=external.arguments,
+            models=[surrogate(model, passes) for model in models],
+            networks=called,
+            images=clean.to(torch.float32) / 255,
+            labels=torch.from_numpy(batch.labels).to(device),
+            true=torch.from_numpy(batch.true).to(device),
+            targeted=goal == "targeted",
+            epsilon=None if epsilon is None else epsilon / 255,
+            device=device,
+            generator=torch.Generator(device).manual_seed(seed),
+            seed=seed,
+        )
+        found = _returned(external, call, batch.images)
+        whole, excess = _held_to(clean, found, epsilon)
+        pixels.append(whole)
+        over += excess
+        notes |= dict.fromkeys(call.notes)
+    outside = [one for one in over if one > _TOLERANCE]
+    count = len(given.clean)
+    return ExternalImages(
+        np.concatenate(pixels),
+        gradients=passes.gradients / count,
+        forwards=passes.forwards / count,
+        over_budget=len(outside),
+        most_over=max(outside, default=0.0),
+        notes=(*(f"{external.external}: {note}" for note in notes), *_notes(external, engine, passes, outside, count)),
+    )
+
+
+def _returned(external: External, call: ExternalCall, images: Sequence[str]) -> Tensor:
+    """What the attack returns, checked: float32 (N, C, H, W), finite, on the device."""
+    adapter = libraries.adapter(external.library)
+    try:
+        with seeded(call.seed, call.device), torch.enable_grad():
+            found = adapter.craft(call)
+    except StudyError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise StudyError(
+            f"the device does not have enough memory for {len(images)} images in one call of {external.external}",
+            todo="lower numerics.batch, which changes ids, or use a device with more memory",
+        ) from error
+    except Exception as error:
+        raise failure(external.external, error, adapter.home(external.attack)) from error
+    expected = tuple(call.images.shape)
+    if not isinstance(found, Tensor) or not found.is_floating_point() or tuple(found.shape) != expected:
+        raise StudyError(
+            f"{external.external} returned {_described(found)}",
+            accepted=f"a float tensor {expected} of images in 0..1, as the attack was given",
+            todo="correct the attack",
+        )
+    found = found.detach().to(call.device, torch.float32)
+    broken = [image for image, one in zip(images, found, strict=True) if not bool(one.isfinite().all())]
+    if broken:
+        raise StudyError(
+            f"{external.external} returned values that are not finite for {', '.join(broken)}",
+            todo="check the attack and the source model's weights; no row of this unit was written",
+        )
+    if float(found.abs().max()) > _MOST:
+        raise StudyError(
+            f"{external.external} returned values from {float(found.min()):g} to {float(found.max()):g}",
+            accepted="images in 0..1",
+            todo="divide by 255 in the attack if it works on pixel values",
+        )
+    return found
+
+
+def _held_to(clean: Tensor, found: Tensor, epsilon: float | None) -> tuple[Pixels, list[float]]:
+    """The images as `uint8`, rounded and projected, and by how many pixel values each had left the budget."""
+    values = found * 255
+    excess = torch.maximum(values - 255, -values).flatten(1).amax(1)
+    low, high = torch.zeros_like(clean, dtype=torch.int16), torch.full_like(clean, 255, dtype=torch.int16)
+    if epsilon is not None:
+        moved = (values - clean).abs().flatten(1).amax(1)
+        excess = torch.maximum(excess, moved - epsilon)
+        before, most = clean.to(torch.int16), math.floor(epsilon)
+        low, high = torch.maximum(low, before - most), torch.minimum(high, before + most)
+    whole = torch.clamp(values.round().to(torch.int16), low, high).to(torch.uint8)
+    return whole.contiguous().cpu().numpy(), excess.tolist()
+
+
+def _notes(external: External, engine: Engine, passes: Passes, outside: Sequence[float], count: int) -> list[str]:
+    found = []
+    if outside:
+        found.append(
+            f"{external.external} left the budget on {len(outside)} of {count} images, by up to {max(outside):.2f} "
+            "pixel values; they were projected"
+        )
+    if passes.forwards == 0:
+        found.append(f"{external.external} called no source model, so its images do not depend on the sources")
+    if engine.precision == "bfloat16":
+        found.append(f"{external.external} computes in float32: bfloat16 is for this program's own attacks")
+    return found
+
+
+def _described(found: object) -> str:
+    if isinstance(found, Tensor):
+        return f"a {str(found.dtype).removeprefix('torch.')} tensor {tuple(found.shape)}"
+    return f"{type(found).__name__}, not a tensor"
+
+
+def _name_of(model: nn.Module) -> str:
+    """A name for a network without one: timm's record of it, or the name of its class."""
+    network = getattr(model, "network", model)
+    recorded = getattr(network, "default_cfg", None) or {}
+    return str(recorded.get("architecture") or type(network).__name__.lower())

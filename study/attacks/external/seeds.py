@@ -1,0 +1,35 @@
+"""The global random generators of Python, numpy and torch, seeded for somebody else's attack and put back after it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from study.reproducibility.hashing import digest
+
+_DIGITS = 8
+"""Hexadecimal digits of a seed: numpy takes 32 bits."""
+
+
+def seed_of(key: Sequence[object], images: Sequence[str]) -> int:
+    """The seed of one call: 32 bits that follow from the key of the attack run and the ids of the images, in order."""
+    return int(digest(*key, list(images), "external")[:_DIGITS], 16)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed `random`, `numpy.random` and `torch`, on the CPU and on `device`; put their states back at the end."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

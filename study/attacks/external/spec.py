@@ -1,0 +1,96 @@
+"""Somebody else's attack as a spec has it: where it comes from, its name there, and its arguments."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.external import libraries
+from study.reproducibility.hashing import canonical
+from study.spec.frozen import Frozen, rejected
+
+_PATTERN = rf"^(?:(?:{'|'.join(name for name in libraries.NAMES if name != 'python')}):\w+|python:.+:[A-Za-z_]\w*)$"
+_FORMS = (*(f"{name}:<attack>" for name in libraries.NAMES if name != "python"), "python:<file>.py:<function>")
+_OF_255 = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*255\s*")
+
+
+def _either(schema: dict[str, Any]) -> None:
+    """Let editors accept `python` in place of `external`."""
+    described = "Short for `external: python:<file>.py:<function>`."
+    schema["properties"]["python"] = {"type": "string", "pattern": r".+:[A-Za-z_]\w*$", "description": described}
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["external"]}, {"required": ["python"]}]
+
+
+class External(Frozen):
+    """Somebody else's whole attack: `{external: "torchattack:BSR", arguments: {num_scale: 10}}`.
+
+    `external` is `<library>:<attack>`, of torchattack, torchattacks, foolbox or TransferAttack (a checkout, at the path
+    in the environment variable TRANSFERATTACK), or `python:<file>.py:<function>`; `{python: "mine.py:attack"}` is short
+    for the latter. `arguments` are those of the attack itself, with the names and in the units of its library: pixels
+    are in 0..1 there, and `alpha: 2/255` is 0.00784.
+
+    Such an attack draws random numbers for a whole batch at once, and may average over it. Its images therefore depend
+    on which images are attacked together: besides `identity`, an id must hold the images of the unit (its shard, in
+    order), the number of images in one call (`numerics.batch`), the goal, the budget, the sources and the seed.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_either)
+
+    external: Annotated[str, WithJsonSchema({"type": "string", "pattern": _PATTERN})]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_python(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "python" not in given:
+            return given
+        if "external" in given:
+            raise PydanticCustomError("external", "`python` is short for `external: python:…`: keep one of them")
+        given = dict(given)
+        given["external"] = f"python:{given.pop('python')}"
+        return given
+
+    @field_validator("external")
+    @classmethod
+    def _named(cls, given: str) -> str:
+        if re.fullmatch(_PATTERN, given) is None:
+            raise rejected(f"'{given}' does not name an attack", ", ".join(_FORMS))
+        return given
+
+    @field_validator("arguments")
+    @classmethod
+    def _as_numbers(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {name: _number(value) for name, value in given.items()}
+
+    @property
+    def library(self) -> str:
+        return self.external.partition(":")[0]
+
+    @property
+    def attack(self) -> str:
+        """The attack's name in its library; `<file>.py:<function>` of a user's own."""
+        return self.external.partition(":")[2]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the images, besides what the class names: library, its installed version, attack, arguments.
+
+        The version of a checkout, and of a user's own file, is a digest of the attack's source and of the files that it
+        imports beside it; the path of a file is left out. Raises StudyError where the library or file is missing. No
+        code of a user's file runs.
+        """
+        return {
+            "library": self.library,
+            "version": libraries.adapter(self.library).version(self.attack),
+            "attack": self.attack.rpartition(":")[2],
+            "arguments": canonical(self.arguments),
+        }
+
+
+def _number(value: Any) -> Any:
+    """Turn the text `2/255` into the number."""
+    found = _OF_255.fullmatch(value) if isinstance(value, str) else None
+    return value if found is None else float(found[1]) / 255

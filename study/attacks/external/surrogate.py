@@ -1,0 +1,111 @@
+"""A source model in the form that libraries expect, and the count of the passes through it.
+
+Libraries leave hooks behind, replace modules and train weights. Each call gets a copy of the network, so that none of
+this reaches another attack.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.models.classifier import Classifier
+
+
+@dataclass
+class Passes:
+    """Images that went forward through source models, and image gradients that came back to their input."""
+
+    forwards: int = 0
+    gradients: int = 0
+
+
+def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
+    """Return two modules in sequence: images (N, C, H, W) in 0..1 -> the network's input -> logits (N, labels).
+
+    `model` takes pixels in 0..255. Of a classifier the second module is a copy of its network, under the names of its
+    zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`:
+    images, also where an attack stacks several views, and their gradients where a backward pass reaches the input. An
+    attack that calls the network's layers one by one is not seen.
+    """
+    if isinstance(model, Classifier):
+        first: nn.Module = NetworkInput(model)
+        network = copy.deepcopy(model.network)
+        _arrange(network, model)
+    else:
+        first, network = _Pixels(), copy.deepcopy(model)
+    _watch(network, passes)
+    return nn.Sequential(first, network).eval()
+
+
+class NetworkInput(nn.Module):
+    """Images (N, C, H, W) in 0..1 -> the input of a classifier's network: resized, normalised, in its channel order.
+
+    For a network of images in 0..1 this is (x - mean) / std, to the last bit what the libraries' users write.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.preprocessing = model.preprocessing
+        self.memory_format = model.memory_format
+        self.register_buffer("mean", model.mean, persistent=False)
+        self.register_buffer("std", model.std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        expected = self.preprocessing
+        if images.shape[-2:] != (expected.size, expected.size):
+            smooth = expected.interpolation in ("bilinear", "bicubic")
+            images = nn.functional.interpolate(
+                images, (expected.size, expected.size), mode=expected.interpolation, antialias=smooth
+            )
+        if expected.channels == "BGR":
+            images = images.flip(1)
+        if expected.scale != 255:
+            images = images * (255 / expected.scale)
+        normalised = (images - self.mean) / self.std
+        return normalised.contiguous(memory_format=self.memory_format)
+
+
+class _Pixels(nn.Module):
+    """Images in 0..1 -> pixels in 0..255."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 255
+
+
+# Hooks are plain functions: a copy of the network, which some attacks make, then counts here too.
+
+
+def _arrange(network: nn.Module, model: Classifier) -> None:
+    """Let the network return logits (N, labels) in the order of the study's labels."""
+
+    def arranged(_module: nn.Module, _given: Any, found: Tensor) -> Tensor:
+        return model.in_order(found)
+
+    network.register_forward_hook(arranged)
+
+
+def _watch(network: nn.Module, passes: Passes) -> None:
+    def reached(gradient: Tensor) -> None:
+        passes.gradients += len(gradient)
+
+    def entered(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not given or not isinstance(given[0], Tensor):
+            return None
+        seen = given[0]
+        passes.forwards += len(seen)
+        if not (torch.is_grad_enabled() and seen.requires_grad):
+            return None
+        # A view belongs to this pass alone: a hook on the tensor itself would count the passes of others.
+        seen = seen.view_as(seen)
+        seen.register_hook(reached)
+        return (seen, *given[1:])
+
+    network.register_forward_pre_hook(entered)

@@ -1,0 +1,85 @@
+"""Attacks of the package torchattacks (Harry24k), on one model of images in 0..1."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from study.attacks.external import arguments as held
+from study.attacks.external import installed, limits
+from study.attacks.external.call import ExternalCall
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OURS = ("model", "device")
+_L2 = ("PGDL2", "PGDRSL2")
+_TARGETED = "targeted"
+
+
+def version(attack: str) -> str:
+    """The installed version."""
+    return installed.version("torchattacks")
+
+
+def attacks() -> Sequence[str]:
+    """The names of its attacks, without the wrappers, which take other attacks and data."""
+    library = installed.package("torchattacks")
+    wrappers = getattr(library, "__wrapper__", ())
+    return sorted(name for name in library.__all__ if name not in wrappers)
+
+
+def home(attack: str) -> Path:
+    """The folder of the package."""
+    return installed.folder("torchattacks")
+
+
+def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
+    """Raise StudyError as `Adapter.check` says. The attacks take one model; some have no targeted form."""
+    name = f"torchattacks:{attack}"
+    limits.known(name, attack, attacks())
+    target = _class(attack)
+    held.check(name, target, arguments, ours=_OURS)
+    limits.one_source(name, sources)
+    limits.norm(name, target, arguments, epsilon, linf=_linf(attack, arguments))
+    if targeted:
+        limits.goal(name, targeted=True, supported=_TARGETED in target(_Nothing(), **arguments).supported_mode)
+
+
+def craft(call: ExternalCall) -> Tensor:
+    """Run the attack; target labels are the labels that it is given."""
+    target = _class(call.attack)
+    linf = _linf(call.attack, call.arguments)
+    given = held.with_budget(target, call.arguments, call.epsilon, linf=linf)
+    if "seed" in held.accepted(target) and given.get("seed") is None:
+        # Without a seed some attacks take the clock.
+        given["seed"] = call.seed
+    attack = target(call.models[0], **given)
+    attack.set_device(call.device)
+    if call.targeted:
+        attack.set_mode_targeted_by_label(quiet=True)
+    call.notes.extend(held.overridden(attack, given))
+    images: Tensor = attack(call.images, call.labels)
+    return images
+
+
+class _Nothing(nn.Module):
+    """A model that is never called: an attack says which goals it supports only once it is built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter()
+
+
+def _class(attack: str) -> Any:
+    return getattr(installed.package("torchattacks"), attack)
+
+
+def _linf(attack: str, arguments: Mapping[str, Any]) -> bool:
+    signature = inspect.signature(_class(attack)).parameters
+    norm = arguments.get("norm", signature["norm"].default if "norm" in signature else "Linf")
+    return attack not in _L2 and norm == "Linf"

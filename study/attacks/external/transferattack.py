@@ -1,0 +1,282 @@
+"""Attacks of TransferAttack (Trustworthy-AI-Group), from a checkout at the path in TRANSFERATTACK.
+
+Its attacks load their source models themselves, by name, onto `cuda`. During a call the checkout's modules see another
+model hub, which has the study's sources under their names in their zoos, and `.cuda()` means the worker's device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from study.attacks.external import arguments as held
+from study.attacks.external import limits
+from study.attacks.external.call import ExternalCall
+from study.attacks.external.failures import failure
+from study.errors import StudyError, first_line
+from study.models.imported_files import sources as sources_of
+from study.reproducibility.hashing import digest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+VARIABLE = "TRANSFERATTACK"
+
+_PACKAGE = "transferattack"
+_OURS = ("model_name", "targeted", "device", "attack")
+_ENSEMBLE = "ensemble"
+_DIGITS = 16
+
+
+def version(attack: str) -> str:
+    """A digest of the attack's source and of all files of the checkout that it imports."""
+    limits.known(f"{_PACKAGE}:{attack}", attack, attacks())
+    module, _ = _package().attack_zoo[attack]
+    path = checkout() / _PACKAGE / (module.strip(".").replace(".", "/") + ".py")
+    return digest(sorted(sources_of(path, checkout()).items()))[:_DIGITS]
+
+
+def attacks() -> Sequence[str]:
+    """The names in the checkout's `attack_zoo`."""
+    return sorted(_package().attack_zoo)
+
+
+def home(attack: str) -> Path:
+    """The folder of the checkout."""
+    return checkout()
+
+
+def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
+    """Raise StudyError as `Adapter.check` says.
+
+    Arguments are those of the attack's class, and `ensemble: true`, which makes an ensemble of a single source, too.
+    Several sources are always one.
+    """
+    name = f"{_PACKAGE}:{attack}"
+    limits.known(name, attack, attacks())
+    with _importable():
+        target = _class(attack)
+    held.check(name, target, _own(arguments), ours=_OURS)
+    limits.goal(name, targeted=targeted, supported="targeted" in held.accepted(target))
+    limits.norm(name, target, arguments, epsilon, linf=_linf(arguments))
+
+
+def craft(call: ExternalCall) -> Tensor:
+    """Run the attack on the sources; the image is the clean one plus the perturbation that the attack returns."""
+    hub = _Hub(call)
+    with _importable(), contextlib.redirect_stdout(io.StringIO()):
+        target = _class(call.attack)
+        given = held.with_budget(target, _own(call.arguments), call.epsilon, linf=_linf(call.arguments))
+        if "targeted" in held.accepted(target):
+            given["targeted"] = call.targeted
+        several = len(call.models) > 1 or call.arguments.get(_ENSEMBLE, False)
+        called = list(call.networks) if several else call.networks[0]
+        with hub.in_place(), _on(call.device):
+            attack = _built(target, call, hub, {**given, "model_name": called})
+            call.notes.extend(held.overridden(attack, given))
+            moved: Tensor = attack(call.images, [call.true, call.labels] if call.targeted else call.labels)
+    return call.images + moved.to(call.device)
+
+
+def checkout() -> Path:
+    """The folder that TRANSFERATTACK names. Raises StudyError if it is not set, or no checkout."""
+    given = os.environ.get(VARIABLE)
+    accepted = "the path of a checkout of github.com/Trustworthy-AI-Group/TransferAttack, the same on every machine"
+    if not given:
+        raise StudyError(
+            f"the environment variable {VARIABLE} is not set", accepted=accepted, todo=f"export {VARIABLE}=<path>"
+        )
+    folder = Path(given).resolve()
+    if not (folder / _PACKAGE / "__init__.py").is_file():
+        raise StudyError(
+            f"{VARIABLE} is {given}, which has no package {_PACKAGE}", accepted=accepted, todo="correct the path"
+        )
+    return folder
+
+
+class _Hub:
+    """Stands in for torchvision and timm inside the checkout: it has the sources, and no other networks."""
+
+    def __init__(self, call: ExternalCall) -> None:
+        self._networks: dict[str, list[nn.Module]] = {}
+        self._preprocessing: dict[int, nn.Module] = {}
+        for called, (first, network) in zip(call.networks, call.models, strict=True):
+            self._networks.setdefault(called, []).append(network)
+            self._preprocessing[id(network)] = first
+        self._asked: dict[str, int] = dict.fromkeys(self._networks, 0)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the attack has loaded a source."""
+        return any(self._asked.values())
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Replace both libraries, and the functions that build and wrap networks, in the checkout's modules."""
+        import timm
+        import torchvision
+
+        utils = sys.modules[f"{_PACKAGE}.utils"]
+        builders = {name: functools.partial(self.build, name) for name in self._networks}
+        zoo = _instead(torchvision.models, {**builders, "get_model": self.build})
+        instead: dict[int, Any] = {
+            id(getattr(torchvision.models, name)): functools.partial(self.build, name)
+            for name in torchvision.models.list_models(module=torchvision.models)
+        }
+        instead |= {
+            id(torchvision.models): zoo,
+            id(torchvision): _instead(torchvision, {"models": zoo}),
+            id(timm): _instead(timm, {"create_model": self.build, "list_models": self._names}),
+            id(timm.create_model): self.build,
+            id(utils.wrap_model): self._wrapped,
+        }
+        changed: list[tuple[ModuleType, str, Any]] = []
+        try:
+            for module in [one for name, one in sys.modules.items() if name.partition(".")[0] == _PACKAGE]:
+                for name, value in list(vars(module).items()):
+                    if id(value) in instead:
+                        changed.append((module, name, value))
+                        setattr(module, name, instead[id(value)])
+            yield
+        finally:
+            for module, name, value in changed:
+                setattr(module, name, value)
+
+    def build(self, name: str, *_: Any, **__: Any) -> nn.Module:
+        """The network of this name; where several sources have the name, one after the other, and then copies."""
+        if name not in self._networks:
+            raise StudyError(
+                f"the attack loads the network '{name}', which is not among the sources",
+                accepted=f"sources with this network; they have {', '.join(self._networks)}",
+                todo="change the sources, or the attack",
+            )
+        known, before = self._networks[name], self._asked[name]
+        self._asked[name] += 1
+        network = known[before % len(known)]
+        if before < len(known):
+            return network
+        another = copy.deepcopy(network)
+        self._preprocessing[id(another)] = self._preprocessing[id(network)]
+        known.append(another)
+        return another
+
+    def _wrapped(self, network: nn.Module) -> nn.Sequential:
+        """A network behind the preprocessing of its source. An attack's own version of a network has its source's."""
+        from torch import nn
+
+        found = self._preprocessing.get(id(network))
+        if found is None:
+            if len({id(one) for one in self._preprocessing.values()}) > 1:
+                raise StudyError(
+                    "the attack changes its networks before it wraps them, which works with one source only",
+                    accepted="one source",
+                    todo="use `sources: each` in the attack's experiments",
+                )
+            found = next(iter(self._preprocessing.values()))
+        return nn.Sequential(found, network)
+
+    def _names(self, *_: Any, **__: Any) -> list[str]:
+        return list(self._networks)
+
+
+def _instead(module: ModuleType, values: Mapping[str, Any]) -> Any:
+    """A module with other values for some names; `vars` shows these names alone."""
+
+    class Instead:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(module, name)
+
+    found = Instead()
+    vars(found).update(values)
+    return found
+
+
+def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Mapping[str, Any]) -> Any:
+    """The attack object. Raises StudyError if it cannot take the sources."""
+    name = f"{_PACKAGE}:{call.attack}"
+    try:
+        attack = target(**given)
+    except ValueError as error:
+        if hub.asked:
+            raise
+        raise StudyError(
+            f"{name} does not take the sources: {first_line(error)}",
+            accepted=f"sources with the network that it names; they have {', '.join(call.networks)}",
+            todo="change the sources, or the attack",
+        ) from error
+    if not hub.asked:
+        raise StudyError(
+            f"{name} loads networks of its own, and none of the sources",
+            accepted="an attack that takes its source model by name",
+            todo="name another attack, or evaluate images that it made elsewhere with `precomputed`",
+        )
+    return attack
+
+
+@contextlib.contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Let `.cuda()` move tensors and modules to `device`."""
+    import torch
+
+    def moved(given: Any, *_: Any, **__: Any) -> Any:
+        return given.to(device)
+
+    before = torch.Tensor.cuda, torch.nn.Module.cuda
+    torch.Tensor.cuda = torch.nn.Module.cuda = moved  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda, torch.nn.Module.cuda = before  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _importable() -> Iterator[None]:
+    """Let the checkout's package be imported, and forget that of another checkout."""
+    folder = str(checkout())
+    loaded = sys.modules.get(_PACKAGE)
+    if loaded is not None and not str(loaded.__file__).startswith(f"{folder}{os.sep}"):
+        for name in [one for one in sys.modules if one.partition(".")[0] == _PACKAGE]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _package() -> Any:
+    with _importable():
+        return importlib.import_module(_PACKAGE)
+
+
+def _class(attack: str) -> Any:
+    """The class of an attack; call it where the checkout can be imported."""
+    name = f"{_PACKAGE}:{attack}"
+    try:
+        return _package().load_attack_class(attack)
+    except ImportError as error:
+        raise StudyError(
+            f"{name} cannot be imported: {first_line(error)}",
+            todo=f"pip install {error.name}" if error.name else "install what the checkout's requirements.txt names",
+        ) from error
+    except Exception as error:
+        raise failure(name, error, checkout()) from error
+
+
+def _own(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != _ENSEMBLE}
+
+
+def _linf(arguments: Mapping[str, Any]) -> bool:
+    return arguments.get("norm", "linfty") == "linfty"
