@@ -21,7 +21,7 @@ from study.papers import published
 from study.papers.findings import evaluate
 from study.papers.published_matching import match
 from study.results import scanning
-from study.spec.loading import SpecFile, load
+from study.spec.spec_file import SpecFile, load
 from tests.conftest import ROOT, run_here
 
 SPECS = {

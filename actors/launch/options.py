@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.spec import loading
-from study.spec.loading import SpecFile
+from study.spec.spec_file import SpecFile
 from study.storage.paths import storage_path
 from study.terminal import Style
 

@@ -71,7 +71,7 @@ def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
 
     def passed(_: nn.Module, given: tuple[Tensor, ...], logits: Tensor) -> None:
         if logits.requires_grad:
-            logits.register_hook(backward)
+            logits.register_hook(backward)  # type: ignore[no-untyped-call]
         else:
             found["forwards"] += len(given[0])
 

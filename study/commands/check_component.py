@@ -39,9 +39,9 @@ def print_check(console: Console, reference: str, values: list[str] | None, netw
 def _component(reference: str, parameters: dict[str, object]) -> Component:
     if ":" in reference:
         own = own_code.read(reference, "study attacks check")
-        found = own_code.load_any(own)
-        part = Part(kind=found.kind, python=reference, sha256=own.sha256, parameters=parameters)
-        return own_code.made(part, found, reference)
+        own_class = own_code.load_any(own)
+        part = Part(kind=own_class.kind, python=reference, sha256=own.sha256, parameters=parameters)
+        return own_code.made(part, own_class, reference)
     kinds = [kind for kind in KINDS if registry.find(kind, reference) is not None]
     if not kinds:
         known = sorted({one.name for one in registry.all_components()})

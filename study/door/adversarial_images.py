@@ -81,7 +81,7 @@ def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Op
             status=1,
         )
     (craft,) = found["craft"].unique()
-    point = recipe.points.index((option.steps, option.budget))
+    point = recipe.scored_points.index((option.steps, option.budget))
     with_rows = set(found["image"])
     everything = (one for shard in data.selection.shards for one in shard.images)
     selected = sorted((one for one in everything if one.image in with_rows), key=lambda one: one.image)

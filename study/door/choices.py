@@ -42,7 +42,7 @@ def options_of(spec: Spec, experiments: Sequence[str]) -> list[Option]:
             for goal in one.goal:
                 for attack in one.attacks:
                     for seed in spec.seeds_of(one):
-                        for steps, level in spec.attacks[attack].points:
+                        for steps, level in spec.attacks[attack].scored_points:
                             found[Option(attack, "+".join(sources), goal, seed, steps, level)] = None
     return list(found)
 

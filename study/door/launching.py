@@ -12,8 +12,8 @@ from typing import cast
 from study.door.run import Run, load
 from study.errors import StudyError, first_line
 from study.spec import loading
-from study.spec.loading import SpecFile
 from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
 from study.tracking.settings import Mode
 
 GROUP, NAME = "study.launchers", "default"

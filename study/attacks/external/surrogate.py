@@ -105,7 +105,7 @@ def _watch(network: nn.Module, passes: Passes) -> None:
             return None
         # A view belongs to this pass alone: a hook on the tensor itself would count the passes of others.
         seen = seen.view_as(seen)
-        seen.register_hook(reached)
+        seen.register_hook(reached)  # type: ignore[no-untyped-call]
         return (seen, *given[1:])
 
     network.register_forward_pre_hook(entered)
