@@ -82,8 +82,32 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
 
     spec, file, allow_code = launch.spec, launch.file, launch.options.allow_code
     check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
+    _check_external(launch)
     try:
         found = candidates(spec.images, spec.seed, targeted=spec.targeted)
     except StudyError as error:
         raise error.located(file.where("images")) from None
     return Inputs(found, MemoryEstimate(spec, allow_code=allow_code, debugged=launch.options.inline))
+
+
+def _check_external(launch: PreparedLaunch) -> None:
+    """Raise StudyError, with the place in the spec, where another library's attack cannot run as an experiment asks."""
+    spec = launch.spec
+    for experiment in spec.experiments.values():
+        for name in experiment.attacks:
+            attack = spec.attacks[name]
+            if attack.external is None:
+                continue
+            from study.attacks.external.run import check_external
+
+            try:
+                for sources in spec.source_sets(experiment):
+                    check_external(
+                        attack.external,
+                        experiment.goal,
+                        len(sources),
+                        epsilon=attack.budget.levels[0],
+                        allow_code=launch.options.allow_code,
+                    )
+            except StudyError as error:
+                raise error.located(launch.file.where("attacks", name)) from None

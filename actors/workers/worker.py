@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
 
 if TYPE_CHECKING:
-    from study.attacks.loop import Engine
+    from study.attacks.loop import Engine, ImageBatch
     from study.models.classifier import Classifier
     from study.models.predict import Prediction
 
@@ -83,6 +84,8 @@ class Worker:
         engine = self._engine()
         models = self._cache.get(request)
         names = tuple(request.models)
+        if job.attack.external is not None:
+            return self._external(job, images, models)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
             directions = step_directions(
@@ -105,6 +108,28 @@ class Worker:
             passes = f"crafted in passes of {outcome.max_pass_images} images, so rounding may differ"
             note = f"out of memory on {' + '.join(names)}: {passes}"
         return CraftResult(PixelDistances(outcome.rmsd, outcome.linf, outcome.l2), note=note), outcome.pixels
+
+    def _external(
+        self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier]
+    ) -> tuple[CraftResult, NDArray[np.uint8]]:
+        """Let another library attack the images of a unit."""
+        from study.attacks.budget import all_distances
+        from study.attacks.external.run import run_external
+
+        assert job.attack.external is not None, "the caller has looked"
+        made = run_external(
+            job.attack.external,
+            models,
+            images,
+            job.goal,
+            epsilon=job.attack.budget.levels[0],
+            key=job.key,
+            engine=self._engine(),
+            allow_code=self._config.allow_code,
+        )
+        rmsd, linf, l2 = all_distances(images.clean, made.pixels).T
+        distances = PixelDistances(rmsd, linf, l2, gradients=round(made.gradients))
+        return CraftResult(distances, note=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
         """The error, with file and line if it comes from a component in a user's file."""

@@ -28,9 +28,10 @@ from study.attacks.components.scales import Scales
 from study.attacks.components.skip_gradient import SkipGradient
 from study.attacks.components.smoothing import Copies, Smoothing
 from study.attacks.components.variance import Variance
+from study.attacks.external.spec import External
 from study.attacks.kinds import Goal
 from study.attacks.own_code import loaded_or_placeholder
-from study.attacks.part import NameOrPart, Part, PartOf
+from study.attacks.part import PYTHON, NameOrPart, Part, PartOf
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, Shorthand
 
@@ -95,6 +96,7 @@ class Attack(Frozen):
         Budget,
         Shorthand(lambda given: {} if given in (None, "none") else given, ({"const": "none"}, {"type": "null"})),
     ] = Budget()
+    external: External | None = None
     precomputed: Annotated[
         str | None, Field(validation_alias=AliasChoices(*PRECOMPUTED_KEYS), serialization_alias=PRECOMPUTED_KEYS[1])
     ] = None
@@ -113,6 +115,8 @@ class Attack(Frozen):
             },
             "epsilon": {**budget["properties"]["epsilon"], "description": "Short for `budget: {epsilon: …}`."},
             "made": {**TEXT, "description": "Older name of `precomputed`."},
+            "python": {**TEXT, "description": "Short for `external: python:<file>.py:<function>`."},
+            "arguments": {"type": "object", "description": "The arguments of an `external` attack."},
         }
         return found
 
@@ -130,13 +134,14 @@ class Attack(Frozen):
         if not isinstance(given, dict):
             return given
         given = dict(given)
+        given = _with_external(given)
         if "epsilon" in given:
             if "budget" in given:
                 raise PydanticCustomError(
                     "budget", "`epsilon` is short for a budget, and `budget` is given too: keep one"
                 )
             given["budget"] = {"epsilon": given.pop("epsilon")}
-        if any(given.get(key) is not None for key in PRECOMPUTED_KEYS):
+        if any(given.get(key) is not None for key in (*PRECOMPUTED_KEYS, "external")):
             given.setdefault("steps", 0)
         if given.get("objective") == "logit":
             given.setdefault("fusion", "logit")
@@ -172,7 +177,16 @@ class Attack(Frozen):
                 "the folder of `precomputed` images has other braces than {sources}, {goal} and {seed}",
             ),
             (
-                self.steps == 0 and self.start is None and self.precomputed is None,
+                self.external is not None
+                and self.model_copy(update={"external": None, "budget": Budget()}) != Attack.model_construct(steps=0),
+                "an attack of another library has its own parts: keep `external`, `arguments` and `epsilon`",
+            ),
+            (
+                self.external is not None and (budget.kind not in ("none", "epsilon") or len(budget.levels) > 1),
+                "an attack of another library is held to one `epsilon`, or to none",
+            ),
+            (
+                self.steps == 0 and self.start is None and self.precomputed is None and self.external is None,
                 "an attack without steps and without `start` does not change an image",
             ),
             (
@@ -283,13 +297,24 @@ class Attack(Frozen):
         return [(stop, level) for stop in stops for level in self.budget.levels]
 
     def gradients(self, steps: int, sources: int) -> int:
-        """Return the number of gradients of one image, on `sources` models, up to `steps`."""
+        """Return the number of gradients of one image, on `sources` models, up to `steps`.
+
+        It is 0 for an attack of another library: a worker counts them.
+        """
         return self.assembly.gradients(steps, sources)
 
     def weights_of(self, sources: Sequence[str]) -> list[float]:
         """Return the weight of every source model. They sum to 1, unless the models are separate."""
         given = [self.weights.get(name, 1.0) for name in sources]
         return given if self.separate else [one / math.fsum(given) for one in given]
+
+
+def _with_external(given: dict[str, Any]) -> dict[str, Any]:
+    """`external: "torchattack:BSR"` and `arguments` beside it, or `python: "mine.py:attack"`, become one mapping."""
+    if not isinstance(given.get("external", ""), str) or not given.keys() & {"external", PYTHON}:
+        return given
+    inner = {key: given.pop(key) for key in ("external", PYTHON, "arguments") if key in given}
+    return {**given, "external": inner}
 
 
 def _component(kind: str, given: str | Part) -> Component:

@@ -76,6 +76,9 @@ def attack_run_id(
 
 def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
     """Return what decides the pixels of an attack on `sources`, as plain data: what is present, and no defaults."""
+    if attack.external is not None:
+        budget = attack.budget.model_dump(mode="json", exclude_defaults=True)
+        return {"external": attack.external.identity(), "budget": budget}
     found: dict[str, Any] = {
         "components": [component.identity() for component in attack.assembly],
         "steps": attack.steps,

@@ -153,7 +153,8 @@ class KeptImages:
         images, points = [selected.image for selected in unit.shard.images], unit.craft.recipe.scored_points
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"the images of unit {unit.id} are not those that were selected")
-        distances = PixelDistances(*(found[name].to_numpy() for name in ("rmsd", "linf", "l2")))
+        rmsd, linf, l2 = (found[name].to_numpy() for name in ("rmsd", "linf", "l2"))
+        distances = PixelDistances(rmsd, linf, l2)
         flat = b"".join(found["delta"].to_list())
         if len(flat) != clean.nbytes * len(points):
             raise _damaged(part, f"the images of unit {unit.id} have the wrong size")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from study.planning.plan import Unit
+from study.planning.plan import Craft, Unit
 
 SCHEMA_VERSION = 3
 """Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
@@ -62,6 +62,8 @@ class PixelDistances:
     rmsd: NDArray[np.float64]
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
+    gradients: int | None = None
+    """Gradients of one image, where a worker has counted them; None where they follow from the recipe."""
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
@@ -112,7 +114,7 @@ def table(
         "budget": [
             budget for answer in answers for budget in (fixed if answer.budgets is None else answer.budgets.tolist())
         ],
-        "gradients": [craft.recipe.gradients(steps, len(craft.sources)) for steps, _ in variants] * targets,
+        "gradients": [_gradients(craft, distances, steps) for steps, _ in variants] * targets,
         "image": [image.image for image in images] * targets,
         "label": [image.label for image in images] * targets,
         "target_label": [image.target_label if targeted else None for image in images] * targets,
@@ -137,3 +139,10 @@ def table(
         "l2": np.concatenate([end.l2 for end in ends]),
     }
     return pa.table(columns, schema=SCHEMA)
+
+
+def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:
+    """Gradients of one image: counted, or by the recipe; None for kept images of another library's attack."""
+    if distances.gradients is not None or craft.recipe.external is not None:
+        return distances.gradients
+    return craft.recipe.gradients(steps, len(craft.sources))

@@ -127,7 +127,7 @@ def _with_presets(document: Document, given: Any) -> Any:
             )
         keys = dict(keys)
         preset = keys.pop("preset", name if presets.preset(name) else None)
-        if preset is None and not keys.keys() & {"step", "start", "program", *PRECOMPUTED_KEYS}:
+        if preset is None and not keys.keys() & {"step", "start", "program", "external", "python", *PRECOMPUTED_KEYS}:
             raise StudyError(
                 f"'{name}' is not the name of a preset, and the attack has neither `preset` nor `step`",
                 where=document.where(place),

@@ -44,11 +44,11 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
 
 
 def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
-    """Return the spec with the digests of users' files, which are read and not run.
+    """Return the spec with the digests of users' files, which are read and not run, and the versions of libraries.
 
-    Raises StudyError, with the place in the spec, if a file does not exist.
+    Raises StudyError, with the place in the spec, if a file or a library does not exist.
     """
-    if not any(part.python for attack in spec.attacks.values() for part in attack.parts):
+    if not any(attack.external or any(part.python for part in attack.parts) for attack in spec.attacks.values()):
         return spec
     attacks = {}
     for name, attack in spec.attacks.items():
@@ -59,6 +59,13 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
             return part.model_copy(update={"sha256": own_code.read(part.python, place).sha256})
 
         attacks[name] = _replaced(attack, digested)
+        if attack.external is not None:
+            try:
+                version = attack.external.installed_version()
+            except StudyError as error:
+                raise error.located(place) from None
+            external = attack.external.model_copy(update={"version": version})
+            attacks[name] = attack.model_copy(update={"external": external})
     return spec.model_copy(update={"attacks": attacks})
 
 

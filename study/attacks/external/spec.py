@@ -42,6 +42,8 @@ class External(Frozen):
 
     external: Annotated[str, WithJsonSchema({"type": "string", "pattern": _PATTERN})]
     arguments: dict[str, Any] = Field(default_factory=dict)
+    version: str | None = None
+    """What `installed_version` was when the spec was read; a launch writes it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +77,10 @@ class External(Frozen):
         """The attack's name in its library; `<file>.py:<function>` of a user's own."""
         return self.external.partition(":")[2]
 
+    def installed_version(self) -> str:
+        """The version of the library, or a digest of the source. Raises StudyError where it is missing."""
+        return libraries.adapter(self.library).version(self.attack)
+
     def identity(self) -> dict[str, Any]:
         """What decides the images, besides what the class names: library, its installed version, attack, arguments.
 
@@ -84,7 +90,7 @@ class External(Frozen):
         """
         return {
             "library": self.library,
-            "version": libraries.adapter(self.library).version(self.attack),
+            "version": self.version or self.installed_version(),
             "attack": self.attack.rpartition(":")[2],
             "arguments": canonical(self.arguments),
         }
