@@ -2,6 +2,8 @@
 
     import study
 
+    mi = study.attack("mi+di", epsilon=8)
+    adversarial = mi(model, images, labels)
     run = study.launch("specs/quickstart.yaml", output="runs/q")
     run = study.load("runs/q")
     run.matrix("single-source", attack="mi")
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from study.door.adversarial_images import AdversarialImages
+    from study.door.attacking import Recipe, attack
     from study.door.launching import launch
     from study.door.run import Run, load
     from study.errors import StudyError
@@ -22,13 +25,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["AdversarialImages", "Run", "Spec", "StudyError", "__version__", "launch", "load"]
+__all__ = ["AdversarialImages", "Recipe", "Run", "Spec", "StudyError", "__version__", "attack", "launch", "load"]
 
 _HOMES = {
     "AdversarialImages": "study.door.adversarial_images",
+    "Recipe": "study.door.attacking",
     "Run": "study.door.run",
     "Spec": "study.spec.schema",
     "StudyError": "study.errors",
+    "attack": "study.door.attacking",
     "launch": "study.door.launching",
     "load": "study.door.run",
 }

@@ -61,6 +61,7 @@ class AttackRuns(Workload):
         self._remaining = RemainingUnits(plan, done, kept, whole=whole)
         self._dependencies = Dependencies(plan, self._remaining, self._rmsd)
         self._open = OpenUnits(plan.spec)
+        self._remarked: set[str] = set()
         self._to_show: Iterator[Unit] = self._remaining.to_show() if kept is not None else iter(())
         self._budget = (runtime.budgets or pixel_budgets(plan.spec)).waiting
 
@@ -135,10 +136,18 @@ class AttackRuns(Workload):
 
     def _crafted(self, unit: Unit, result: CraftResult, pixels: Ref) -> None:
         _report_note(unit, result)
+        self._report_remark(unit, result.remark)
         self.outcome.crafted += 1
         self._expect(unit.craft, -len(unit.shard.images))
         seconds = result.seconds - sum(result.loads.values())
         self._show(OpenUnit(unit, result.distances, pixels, set(unit.targets), seconds))
+
+    def _report_remark(self, unit: Unit, remark: str | None) -> None:
+        """Tell what another library's attack did, once for each attack run."""
+        if remark is not None and unit.craft.id not in self._remarked:
+            self._remarked.add(unit.craft.id)
+            sources = " + ".join(unit.craft.sources)
+            self._runtime.display.say(f"{unit.craft.attack} on {sources}: {remark}")
 
     def _show(self, opened: OpenUnit) -> None:
         """Show the images of a unit to its targets; start the crafts that waited for the RMSD of these images."""
@@ -199,7 +208,9 @@ class AttackRuns(Workload):
             return
         rows = self._rows.write(opened)
         if rows is not None:
-            gradients = 0 if opened.kept else unit.craft.gradients * len(unit.shard.images)
+            counted = opened.distances.gradients
+            each = unit.craft.gradients if counted is None else counted
+            gradients = 0 if opened.kept else each * len(unit.shard.images)
             display.finished(UnitDone(unit, rows, opened.seconds, gradients))
         if len(opened.answers) == len(unit.targets):
             self.outcome.finished += 1

@@ -49,9 +49,13 @@ class CallResult:
 
 @dataclass(frozen=True)
 class CraftResult(CallResult):
-    """The distances between the clean and the adversarial images of a unit."""
+    """The distances between the clean and the adversarial images of a unit.
+
+    `remark` is what another library did that a user must know; a `note` is about a repair.
+    """
 
     distances: PixelDistances
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Worker:
         )
         rmsd, linf, l2 = all_distances(images.clean, made.pixels).T
         distances = PixelDistances(rmsd, linf, l2, gradients=round(made.gradients))
-        return CraftResult(distances, note=made.note), made.pixels
+        return CraftResult(distances, remark=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
         """The error, with file and line if it comes from a component in a user's file."""

@@ -101,6 +101,9 @@ class PartOf:
         if isinstance(given, Part):
             return given
         if isinstance(given, Component):
+            if registry.find(self.kind, given.name) is None:
+                # A class of a notebook or a script is known from its first use on.
+                registry.register(type(given))
             return Part(kind=self.kind, name=given.name, parameters=given.model_dump(mode="json"))
         if isinstance(given, str):
             return self._named(given, {})

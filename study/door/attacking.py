@@ -1,0 +1,159 @@
+"""`study.attack`: one attack on images at hand, from Python: any torch module, tensors or arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from study.attacks import presets
+from study.attacks.recipe import Attack, Goal
+from study.errors import StudyError, names
+from study.spec import validation_errors, yaml_document
+from study.spec.budget_units import check_units
+from study.spec.yaml_document import Document
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from study.attacks.door_images import Images, Statistic
+    from study.door.scaled_model import SourceModel
+
+_Given = TypeVar("_Given", bound="Images")
+
+
+class Recipe:
+    """An attack that can be called: `adversarial = recipe(model, images, labels)`."""
+
+    def __init__(self, name: str, attack: Attack) -> None:
+        self.name = name
+        self.attack = attack
+
+    def describe(self) -> str:
+        """Return every number of the attack, as the keys of a spec, and its cost."""
+        kept = {key: value for key, value in self.attack.model_dump(mode="json").items() if value not in _OFF}
+        if isinstance(kept.get("budget"), dict):
+            kept["budget"] = {key: value for key, value in kept["budget"].items() if value is not None}
+        cost = self.attack.gradients(self.attack.steps, 1)
+        text = yaml_document.dump({self.name: kept})
+        return f"{text}# {cost} gradient{'' if cost == 1 else 's'} per image and source model"
+
+    def __call__(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        images: _Given,
+        labels: Tensor | NDArray[Any] | Sequence[int],
+        *,
+        goal: Goal = "untargeted",
+        mean: Statistic | None = None,
+        std: Statistic | None = None,
+        seed: int = 0,
+        batch: int = 8,
+    ) -> _Given:
+        """Attack images; return adversarial images of the same kind, within the budget as 8-bit images.
+
+        Args:
+            model: A torch module in eval mode, or several: an ensemble. It is given images in 0..1, normalised by
+                `mean` and `std` if these are given.
+            images: (N, C, H, W): `uint8`, floats in 0..1, or, with `mean` and `std`, normalised floats. Images that are
+                no 8-bit images are rounded to the nearest ones first.
+            labels: The true labels (N,); target labels if the goal is `targeted`.
+            goal: `untargeted` (leave the label) or `targeted` (reach it).
+            seed: Of all random numbers. They are keyed by seed and image: neighbours and order change nothing.
+            batch: Images in one pass.
+
+        Raises StudyError for images, labels or models that do not fit, with what is accepted, and for attacks that need
+        a whole study: budgets matched to another attack, and searches of the minimal RMSD.
+        """
+        from study.attacks import door_images
+
+        models = list(model) if isinstance(model, Sequence) else [model]
+        eight_bit = str(images.dtype).removeprefix("torch.") == "uint8"
+        pixels, restore = door_images.to_pixels(
+            images, mean=None if eight_bit else mean, std=None if eight_bit else std
+        )
+        wanted = door_images.to_labels(labels, len(pixels))
+        from study.door.scaled_model import scaled
+
+        sources = [scaled(one, mean, std) for one in models]
+        made = self._crafted(sources, pixels, wanted, goal, seed=seed, batch=batch)
+        found: _Given = restore(made)
+        return found
+
+    def _crafted(
+        self,
+        sources: Sequence[SourceModel],
+        pixels: NDArray[Any],
+        labels: NDArray[np.int64],
+        goal: Goal,
+        *,
+        seed: int,
+        batch: int,
+    ) -> NDArray[np.uint8]:
+        import numpy as np
+
+        from study.attacks.external.run import run_external
+        from study.attacks.kinds import Pool
+        from study.attacks.loop import Engine, ImageBatch, craft
+
+        clean = np.rint(pixels).astype(np.uint8)
+        ids = [hashlib.sha256(one.tobytes()).hexdigest()[:16] for one in clean]
+        given = ImageBatch(clean, labels, ids)
+        engine = Engine(batch=batch, device=sources[0].device, layout="contiguous")
+        key = ("attack", self.name, goal, seed)
+        if self.attack.external is not None:
+            level = self.attack.budget.levels[0]
+            outcome = run_external(
+                self.attack.external, sources, given, goal, epsilon=level, key=key, engine=engine, allow_code=True
+            )
+            return outcome.pixels
+        pool = Pool(clean, labels) if self.attack.assembly.others else None
+        made = craft(sources, self.attack, goal, given, key=key, engine=engine, pool=pool)
+        # The finished attack stands last of its checkpoints and budgets.
+        return made.pixels[-len(clean) :]
+
+    def __repr__(self) -> str:
+        return f"<study.attack {self.name}: epsilon {self.attack.budget.epsilon}, {self.attack.steps} steps>"
+
+
+_OFF: tuple[Any, ...] = (None, False, [], {}, 0.0)
+
+
+def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
+    """Return an attack that can be called on a model, images and labels.
+
+    `recipe` is the name of a preset (`"mi"`), presets joined by `+` (`"mi+di"`), or the keys of an attack of a spec.
+    `changed` are keys that replace the preset's: `study.attack("mi+di", epsilon=8, steps=20)`. All lengths are in pixel
+    values, 0..255. Raises StudyError for an unknown preset or key, and for keys that do not fit together.
+    """
+    if isinstance(recipe, str):
+        if presets.preset(recipe) is None:
+            raise StudyError(
+                f"there is no preset named '{recipe}'",
+                where="study.attack",
+                accepted=names(presets.known(), recipe),
+                todo="`study attacks` lists all presets; `+` joins them",
+            )
+        name, keys = recipe, presets.keys_of(recipe, changed)
+    else:
+        name, keys = "attack", {**recipe, **changed}
+    document = Document("study.attack", keys)
+    try:
+        found = Attack.model_validate(keys)
+    except ValidationError as error:
+        raise validation_errors.first_error(error, document, Attack) from None
+    check_units({name: found}, document)
+    if found.budget.matched or found.budget.minimal is not None or found.precomputed is not None:
+        raise StudyError(
+            f"the attack '{name}' needs a whole study: its budget depends on another attack or on the targets",
+            where="study.attack",
+            accepted="a budget such as epsilon=8, budget={'l2': 1000} or budget={'rmsd': 9}",
+            todo="give a budget, or use study.launch",
+        )
+    if found.step_size is None and (size := found.automatic_step_size) is not None:
+        found = found.model_copy(update={"step_size": size})
+    return Recipe(name, found)
