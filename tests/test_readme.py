@@ -6,6 +6,7 @@ import ast
 import re
 
 import pytest
+import torch
 import yaml
 
 import actors.launch.launch
@@ -96,7 +97,9 @@ def test_the_python_door(tmp_path, monkeypatch, capsys):
     whole = yaml.safe_load((ROOT / "specs" / "quickstart.yaml").read_text()) | SMALLER
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "quickstart.yaml").write_text(yaml.safe_dump(whole))
-    names: dict = {}
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5)).eval()
+    names: dict = {"model": network, "images": images, "labels": torch.tensor([0, 1, 2])}
     answers = []
     for statement in ast.parse(door).body:
         if isinstance(statement, ast.Expr):
@@ -104,6 +107,8 @@ def test_the_python_door(tmp_path, monkeypatch, capsys):
         else:
             exec(ast.unparse(statement), names)
     matrix, black = answers
+    assert names["adversarial"].dtype == torch.uint8
+    assert (names["adversarial"].int() - images).abs().max() == 8
     assert "single-source, untargeted" in capsys.readouterr().out
     assert matrix.columns == ["sources", "seeds", "images", "lite0", "lite1"]
     pairs = set(zip(black["sources"].list.first(), black["target"], strict=True))

@@ -85,7 +85,7 @@ class Worker:
         models = self._cache.get(request)
         names = tuple(request.models)
         if job.attack.external is not None:
-            return self._external(job, images, models)
+            return self._external(job, images, models, names)
         pool = Pool(pixels[count:], np.array(job.pool, dtype=np.int64)) if job.pool else None
         if job.attack.budget.minimal is not None:
             directions = step_directions(
@@ -110,7 +110,7 @@ class Worker:
         return CraftResult(PixelDistances(outcome.rmsd, outcome.linf, outcome.l2), note=note), outcome.pixels
 
     def _external(
-        self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier]
+        self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier], names: Sequence[str]
     ) -> tuple[CraftResult, NDArray[np.uint8]]:
         """Let another library attack the images of a unit."""
         from study.attacks.budget import all_distances
@@ -125,6 +125,7 @@ class Worker:
             epsilon=job.attack.budget.levels[0],
             key=job.key,
             engine=self._engine(),
+            networks=[self._config.models[name].name for name in names],
             allow_code=self._config.allow_code,
         )
         rmsd, linf, l2 = all_distances(images.clean, made.pixels).T
