@@ -53,6 +53,7 @@ def test_pixels():
 
 
 def copied(run: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     make(folder)
     shutil.copytree(run, folder / "run")
     return folder / "run"

@@ -14,6 +14,7 @@ from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 
 SCRIPT = """
 import sys, threading
+import torch  # it runs ldconfig
 import study
 
 started = []

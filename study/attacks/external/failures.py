@@ -5,10 +5,9 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-import study
 from study.errors import StudyError, first_line
 
-_OURS = Path(study.__file__).resolve().parent
+_OURS = Path(__file__).resolve().parents[2]
 
 
 def failure(name: str, error: BaseException, home: Path | None = None) -> StudyError:

@@ -69,11 +69,12 @@ ATTACK = {
     "backward": {"backward": [{"skip_gradient": 0.25}]},
     "forward": {},
     "program": {},
+    "external": {},
     "budget": {"budget": {"epsilon": 17}},
     "precomputed": {},
 }
 """Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place. The
-project has no forward change and no program of its own: tests with a user's components have them."""
+project has no forward change and no program of its own; another library's attack has an id of its own."""
 
 NUMERICS = {
     "batch": 3,
@@ -258,3 +259,25 @@ def test_another_version_is_another_id(shards, monkeypatch):
     monkeypatch.setattr(Diversity, "version", 2)
     after, _ = ids(SPEC | {"attacks": {"one": ONE | {"diversity": {}}}}, shards)
     assert not before & after
+
+
+def test_another_librarys_attack_is_in_the_id(shards):
+    """Its library, version, name, arguments and budget."""
+
+    def craft(**changed):
+        keys = {"external": {"external": "torchattacks:PIFGSM", "arguments": {}, "version": "1"}, "epsilon": 8}
+        inner = keys["external"] | changed.pop("external", {})
+        one = keys | {"external": inner} | changed
+        # A probe's direction is an attack of this program.
+        spec = {key: value for key, value in SPEC.items() if key != "geometry"} | {"attacks": {"one": one}}
+        return ids(spec, shards)[0]
+
+    before = craft()
+    others = [
+        craft(epsilon=9),
+        craft(external={"external": "torchattacks:MIFGSM"}),
+        craft(external={"arguments": {"steps": 3}}),
+        craft(external={"version": "2"}),
+    ]
+    assert craft() == before
+    assert all(not before & other for other in others)

@@ -79,7 +79,7 @@ def test_an_alias_that_unfolds_without_end_is_refused():
 
 
 IDENTITY = {
-    "study", "seed", "seeds", "images", "models", "attacks", "experiments", "numerics",
+    "study", "format", "seed", "seeds", "images", "models", "attacks", "experiments", "numerics",
     "images.sample", "images.size", "images.keep", "images.count", "images.targets", "images.split", "images.labels",
     "images.fit", "images.channels", "images.corrupt",
     "models.network", "models.model", "models.remote", "models.weights", "models.sha256", "models.arguments",
@@ -89,6 +89,8 @@ IDENTITY = {
     "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",
     "attacks.start", "attacks.steps", "attacks.checkpoints", "attacks.budget", "attacks.precomputed",
+    "attacks.views", "attacks.points", "attacks.updates", "attacks.penalties", "attacks.backward", "attacks.forward",
+    "attacks.program", "attacks.external",
     "experiments.attacks", "experiments.sources", "experiments.goal", "experiments.seeds", "experiments.targets",
     "geometry", "geometry.probe", "geometry.models", "geometry.images", "geometry.goal", "geometry.objective",
     "geometry.smoothing", "geometry.along", "geometry.across", "geometry.step", "geometry.extent", "geometry.points",
