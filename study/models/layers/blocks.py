@@ -139,7 +139,7 @@ def _inside(block: str, name: str) -> str:
 
 
 def _same_shape(block: nn.Module) -> bool:
-    return not block.added and block.stride == 1
+    return bool(not block.added and block.stride == 1)
 
 
 def _never(_: nn.Module) -> bool:
