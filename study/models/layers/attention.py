@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from study.errors import StudyError, names
 from study.models.layers.named import ATTENTION_MAP, ATTENTION_QKV
@@ -101,7 +100,7 @@ def _adds_bias(module: nn.Module) -> bool:
     return getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
 
 
-def functional_weights(module: nn.Module) -> Iterator[torch.Tensor]:
+def functional_weights(module: nn.Module) -> Iterator[Tensor]:
     """The weights of an attention module with which it computes queries, keys and values by itself."""
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is not None:
