@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from actors.backends.in_process import InProcess
+from actors.backends.interface import ActorLost, CallFailed
 from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
 from tests.chaos.harness import Disturbed, Mix, Tally, compare, published, whole
@@ -187,25 +188,51 @@ def poisoned(tmp_path) -> Path:
     return tmp_path
 
 
-def here(spec: Path, run: Path) -> tuple[int, str]:
+class Exits(InProcess):
+    """Loses the actor whose network would end its process."""
+
+    def value(self, ref):
+        try:
+            return super().value(ref)
+        except CallFailed as error:
+            if "would exit" in error.what:
+                raise ActorLost("an actor died") from error
+            raise
+
+
+def here(spec: Path, run: Path, make: type[InProcess] = InProcess) -> tuple[int, str]:
     printed = io.StringIO()
-    status = launch(LaunchOptions(spec, run, allow_code=True), Console(file=printed, width=200), InProcess)
+    status = launch(LaunchOptions(spec, run, allow_code=True), Console(file=printed, width=200), make)
     return status, printed.getvalue()
 
 
-def test_poison_is_set_aside(poisoned):
+@pytest.mark.parametrize(
+    "where",
+    [
+        "here",
+        # What real processes add: tests/actors/backends/test_faults.py ends them in calls.
+        pytest.param("on Ray", marks=pytest.mark.slow),
+    ],
+)
+def test_poison_is_set_aside(poisoned, where):
     """Networks that raise and that end their process: the rest finishes, what failed is named, and made up for."""
     spec, run = poisoned / "spec.yaml", poisoned / "run"
+    if where == "here":
+        (poisoned / "code.py").write_text(CODE.replace("os._exit(3)", 'raise RuntimeError("this would exit")'))
     status, printed = here(spec, poisoned / "quiet")
     assert status == 0, printed
     quiet = pl.scan_parquet(poisoned / "quiet" / "results" / "*.parquet").collect()
     (poisoned / "armed").touch()
-    driver = Launched([spec, "--output", run, "--allow-code"], poisoned / "run.log")
-    try:
-        assert driver.finish() == 1, driver.printed
-    finally:
-        driver.end()
-    assert "incomplete after" in driver.printed
+    if where == "here":
+        status, printed = here(spec, run, Exits)
+    else:
+        driver = Launched([spec, "--output", run, "--allow-code"], poisoned / "run.log")
+        try:
+            status, printed = driver.finish(), driver.printed
+        finally:
+            driver.end()
+    assert status == 1, printed
+    assert "incomplete after" in printed
     white = quiet.filter(pl.col("image").str.contains("white"))
     unit = {source: one for (source,), one in white.select("sources", "unit").unique().iter_rows()}
     failures = {

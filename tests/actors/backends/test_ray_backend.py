@@ -86,7 +86,8 @@ def test_one_study_through_every_disturbance(tmp_path):
     assert_stopped(run, printed, path, 130)
     assert gone(below), f"left behind: {alive(below)}"
 
-    process = start(*words)
+    one = (*words, "--set", "run.actors=1")
+    process = start(*one)
     wait_for_parts(run, parts(run) + 1, process)
     below, raylet = descendants(process.pid), child(process, "raylet")
     os.kill(raylet, signal.SIGKILL)
@@ -96,7 +97,7 @@ def test_one_study_through_every_disturbance(tmp_path):
     assert gone(below), f"left behind: {alive(below)}"
     kept = parts(run)
 
-    process = start(*words)
+    process = start(*one)
     child(process, "gcs_server")
     below, began = descendants(process.pid), time.monotonic()
     process.send_signal(signal.SIGTERM)

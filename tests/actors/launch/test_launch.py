@@ -97,11 +97,12 @@ def test_shards_change_nothing(fewer_run, spec_file, tmp_path, shard):
     ("text", "workers"),
     [
         (FEWER, 1),
-        pytest.param(FEWER, 2, marks=pytest.mark.slow),  # between one worker and four
-        pytest.param(FEWER, 3, marks=pytest.mark.slow),
-        (TINY, 4),
+        (FEWER, 4),
+        # Between one worker and four, and with all sources.
+        pytest.param(FEWER, 2, marks=pytest.mark.slow),
+        pytest.param(TINY, 3, marks=pytest.mark.slow),
     ],
-    ids=["1", "2", "3", "4, all sources"],
+    ids=["1", "4", "2", "3, all sources"],
 )
 def test_actors_change_nothing(finished, spec_file, tmp_path, text, workers):
     staff = f"run.actors={workers}"

@@ -58,7 +58,7 @@ def quiet(line: str) -> None:
 SHORT = {"epochs": 4, "batch": 20, "say": quiet}
 
 
-@pytest.mark.parametrize("depth", [0, 2, 4, 8])
+@pytest.mark.parametrize("depth", [0, 2, pytest.param(4, marks=pytest.mark.slow), 8])  # between two and eight
 def test_every_depth_learns_and_its_file_says_what_it_is(data, tmp_path, depth):
     said = []
     (found,) = train(data, [depth], tmp_path / "out", epochs=12, batch=20, say=said.append)
