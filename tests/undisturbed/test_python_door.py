@@ -14,6 +14,7 @@ from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 
 SCRIPT = """
 import sys, threading
+import torch  # its import asks ldconfig for a library
 import study
 
 started = []
