@@ -245,7 +245,7 @@ def _tolerance(kind: _Kind) -> float:
     # A float of 8 bits of mantissa is wrong by up to 255 / 2**9, half a pixel value: it can hold no 8-bit image.
     bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[kind.dtype]
     scale = 1.0 if kind.mean is None or kind.std is None else float((kind.std + np.abs(kind.mean)).max())
-    return float(min(0.25, max(_EIGHT_BITS, 4 * scale * 255 / 2**bits)))
+    return min(0.25, max(_EIGHT_BITS, 4 * scale * 255 / 2.0**bits))
 
 
 def _restore(kind: _Kind) -> Restore:

@@ -14,7 +14,7 @@ from tests.undisturbed.undisturbed import Launched, assert_undisturbed
 
 SCRIPT = """
 import sys, threading
-import torch  # it runs ldconfig
+import torch  # its import asks ldconfig for a library
 import study
 
 started = []
