@@ -279,4 +279,4 @@ def _own(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _linf(arguments: Mapping[str, Any]) -> bool:
-    return arguments.get("norm", "linfty") == "linfty"
+    return bool(arguments.get("norm", "linfty") == "linfty")
