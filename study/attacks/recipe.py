@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -245,6 +245,12 @@ class Attack(Frozen):
             "program": None if self.program is None else loaded_or_placeholder(self.program),
         }
         return Assembly(**cast(Any, lists | single))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Attack:
+        """Like pydantic's, with an assembly of its own: the copy may have other components."""
+        found = super().model_copy(update=update, deep=deep)
+        found.__dict__.pop("assembly", None)
+        return found
 
     def __getstate__(self) -> dict[Any, Any]:
         """Without the assembly, which may hold classes of a user's file: each process loads them itself."""

@@ -84,12 +84,11 @@ def module_of(named: UserFunction) -> ModuleType:
 
 def function_of(named: UserFunction, module: ModuleType) -> Callable[..., Any]:
     """The function in its module. Raises StudyError, with the functions that there are, if it does not exist."""
-    function: Any = getattr(module, named.called, None)
+    function: Callable[..., Any] | None = getattr(module, named.called, None)
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise StudyError(f"{named.where} has no function '{named.called}'", accepted=names(found, named.called))
-    found_function: Callable[..., Any] = function
-    return found_function
+    return function
 
 
 def source_of(function: Callable[..., Any], module: ModuleType) -> Path:

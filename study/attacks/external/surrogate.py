@@ -29,8 +29,8 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
 
     `model` takes pixels in 0..255. Of a classifier the second module is a copy of its network, under the names of its
     zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`:
-    images, also where an attack stacks several views, and their gradients where a backward pass reaches the input. An
-    attack that calls the network's layers one by one is not seen.
+    images, also where an attack stacks several views, and their gradients where a backward pass goes back to the input.
+    An attack that calls the network's layers one by one is not seen. Weights require no gradient.
     """
     if isinstance(model, Classifier):
         first: nn.Module = NetworkInput(model)
@@ -101,10 +101,11 @@ def _watch(network: nn.Module, passes: Passes) -> None:
             return None
         seen = given[0]
         passes.forwards += len(seen)
-        if not (torch.is_grad_enabled() and seen.requires_grad):
+        if not torch.is_grad_enabled() or not seen.is_floating_point():
             return None
-        # A view belongs to this pass alone: a hook on the tensor itself would count the passes of others.
-        seen = seen.view_as(seen)
+        # Weights require no gradient here, and libraries expect that all features have one. A view, and a copy, belong
+        # to this pass alone: a hook on the tensor itself would count the passes of others.
+        seen = seen.view_as(seen) if seen.requires_grad else seen.detach().requires_grad_(True).clone()
         seen.register_hook(reached)  # type: ignore[no-untyped-call]
         return (seen, *given[1:])
 

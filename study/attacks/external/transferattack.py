@@ -74,6 +74,9 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 def craft(call: ExternalCall) -> Tensor:
     """Run the attack on the sources; the image is the clean one plus the perturbation that the attack returns."""
     hub = _Hub(call)
+    for model in call.models:
+        # As it loads them: a few attacks tune or prune weights by their gradients.
+        model[1].requires_grad_(True)
     with _importable(), contextlib.redirect_stdout(io.StringIO()):
         target = _class(call.attack)
         given = held.with_budget(target, _own(call.arguments), call.epsilon, linf=_linf(call.arguments))
@@ -84,7 +87,7 @@ def craft(call: ExternalCall) -> Tensor:
         with hub.in_place(), _on(call.device):
             attack = _built(target, call, hub, {**given, "model_name": called})
             call.notes.extend(held.overridden(attack, given))
-            moved: Tensor = attack(call.images, [call.true, call.labels] if call.targeted else call.labels)
+            moved = _moved(attack, call)
     return call.images + moved.to(call.device)
 
 
@@ -221,6 +224,25 @@ def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Map
             todo="name another attack, or evaluate images that it made elsewhere with `precomputed`",
         )
     return attack
+
+
+def _moved(attack: Any, call: ExternalCall) -> Tensor:
+    """The perturbation. Raises StudyError if the attack turns out not to take a targeted goal, or a single source."""
+    name = f"{_PACKAGE}:{call.attack}"
+    try:
+        moved: Tensor = attack(call.images, [call.true, call.labels] if call.targeted else call.labels)
+        return moved
+    except AttributeError as error:
+        # Few attacks say what they do not support.
+        if call.targeted and "'list' object" in str(error):
+            limits.goal(name, targeted=True, supported=False)
+        if str(error) == "'Sequential' object has no attribute 'models'":
+            raise StudyError(
+                f"{name} attacks an ensemble",
+                accepted="several sources, or the argument `ensemble: true` for one",
+                todo="change the sources or the arguments",
+            ) from error
+        raise
 
 
 @contextlib.contextmanager

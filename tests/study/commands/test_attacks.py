@@ -40,7 +40,7 @@ def test_every_preset_is_a_recipe(name):
 def test_a_combination_has_the_parts_of_all(name):
     keys = keys_of(name, {})
     for one in name.split("+"):
-        for part in preset(one).part:
+        for part in preset(one).joins:
             assert keys[part] == preset(one).keys[part]
 
 

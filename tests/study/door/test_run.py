@@ -154,7 +154,7 @@ def test_rows_of_an_earlier_plan_are_left_out(tiny_run, spec_file, tmp_path):
     assert set(found.rows["attack"]) == {"fg", "mi", "optimization"}
     assert set(found.rows["goal"]) == {"untargeted"}
     assert set(found.rows["target"]) == {"a", "b"}
-    assert found.rows.height == 3 * 3 * 2 * 10
+    assert found.rows.height == 3 * 3 * 2 * 6
     same = everything.filter(
         pl.col("target") != "c", pl.col("attack") != "fgs", pl.col("sources").list.len() == 1, goal="untargeted"
     )

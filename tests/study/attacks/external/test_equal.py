@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import foolbox
@@ -68,6 +69,17 @@ CASES = {
         ),
         (8, 8),
     ),
+    # Its first passes take gradients at a layer, for images that require none: the weights do, by hand.
+    "torchattack:NAA": (
+        {"steps": 3, "num_ens": 5, "feature_layer_cfg": "layer2"},
+        in_torchattack(
+            lambda m, n: torchattack.NAA(
+                copy.deepcopy(m).requires_grad_(True), n, **BY_HAND, num_ens=5, feature_layer_cfg="layer2"
+            ),
+            has_goal=False,
+        ),
+        (8, 9),
+    ),
     # Two passes a step, and one of them without a gradient.
     "torchattack:ILPD": (
         {"steps": 3, "feature_layer_cfg": "layer2.1"},
@@ -97,7 +109,9 @@ CASES = {
     ),
     "foolbox:PGD": ({"steps": 3}, in_foolbox(foolbox.attacks.PGD(steps=3, random_start=True)), (3, 4)),
 }  # fmt: skip
-UNTARGETED = [(case, "targeted") for case in ("torchattack:FIA", "torchattack:ILPD", "torchattacks:PIFGSM")]
+UNTARGETED = [
+    (case, "targeted") for case in ("torchattack:FIA", "torchattack:NAA", "torchattack:ILPD", "torchattacks:PIFGSM")
+]
 
 
 @pytest.mark.parametrize(

@@ -272,9 +272,12 @@ def test_the_watch_counts_what_passes(source):
     # The network alone, on its own input.
     model[1](images).sum().backward()
     assert (passes.forwards, passes.gradients) == (6, 6)
-    # A gradient with respect to features does not reach the input.
+    # A gradient of features alone does not go back to the input; one of all does, also where no image asks for it.
     held = []
     model[1].layer2.register_forward_hook(lambda _module, _given, found: held.append(found))
-    loss = model(images).sum()
-    torch.autograd.grad(loss, held[0])
+    loss = model(images.detach()).sum()
+    torch.autograd.grad(loss, held[0], retain_graph=True)
     assert (passes.forwards, passes.gradients) == (8, 6)
+    loss.backward()
+    assert (passes.forwards, passes.gradients) == (8, 8)
+    assert images.grad.abs().sum() > 0

@@ -40,6 +40,9 @@ FILES = {
             "elsewhere": (".gradient.noisy", "Elsewhere"),
             "rewrapped": (".gradient.noisy", "Rewrapped"),
             "twice": (".gradient.noisy", "Twice"),
+            "ensemble": (".gradient.noisy", "Together"),
+            "sighted": (".gradient.noisy", "Sighted"),
+            "tuning": (".gradient.noisy", "Tuning"),
             "needy": (".gradient.needy", "Needy"),
         }
 
@@ -157,6 +160,25 @@ FILES = {
             def __init__(self, **kwargs):
                 super().__init__(**kwargs)
                 self.other = resnet34(weights="DEFAULT")
+
+
+        class Together(Noisy):
+            def forward(self, images, labels):
+                return self.epsilon * sum(model(images).sum() for model in self.model.models).sign() + 0 * images
+
+
+        class Sighted(Noisy):
+            def forward(self, images, labels):
+                return super().forward(images, labels.clone())
+
+
+        class Tuning(Noisy):
+            def forward(self, images, labels):
+                nn.CrossEntropyLoss()(self.model(images), labels).backward()
+                with torch.no_grad():
+                    for weight in self.model.parameters():
+                        weight -= weight.grad
+                return super().forward(images, labels)
         """,
     "gradient/needy.py": "import nothing_of_the_kind\n",
 }
@@ -310,6 +332,7 @@ def test_an_attack_that_wraps_its_own_version(standin, source, second, clean):
 @pytest.mark.parametrize(("name", "message"), [
     ("fixed", "does not take the sources: Model resnet50 not supported"),
     ("elsewhere", "loads networks of its own, and none of the sources"),
+    ("ensemble", "transferattack:ensemble attacks an ensemble"),
     ("needy", "cannot be imported: No module named 'nothing_of_the_kind'"),
     ("nois", "there is no attack 'nois' in transferattack"),
 ])  # fmt: skip
@@ -356,3 +379,20 @@ def test_identity(standin):
     path.write_text(path.read_text() + "\n# changed\n")
     assert attack.identity() != before[0]
     assert other.identity() == before[1]
+
+
+def test_an_attack_without_a_targeted_form(standin, source, clean):
+    """It says that it has one, and takes one label for an image."""
+    assert run("sighted", [source], clean).gradients == 2
+    with pytest.raises(StudyError, match="transferattack:sighted has no targeted form"):
+        run("sighted", [source], clean, "targeted")
+
+
+def test_an_attack_that_tunes_weights(standin, source, clean):
+    """It has gradients of the weights, and the source keeps its own."""
+    before = [weight.clone() for weight in source.parameters()]
+    found = run("tuning", [source], clean)
+    assert (found.gradients, found.forwards) == (3, 3)
+    assert (found.pixels != run("noisy", [source], clean).pixels).any()
+    assert all(map(torch.equal, before, source.parameters()))
+    assert not any(weight.requires_grad or weight.grad is not None for weight in source.parameters())
