@@ -82,7 +82,7 @@ SPECS = {
     ),
     "a start of no kind": (
         swap("mi: {steps: 2}", "mi: {start: here}"),
-        ["'start' cannot be 'here'", "attacks.mi.start"],
+        ["there is no start named 'here'", "zero", "attacks.mi.start"],
     ),
     "a falling range": (
         swap("mi: {steps: 2}", "mi: {steps: 1, budget: {epsilon: {from: 8, to: 2, by: 1}}}"),

@@ -153,7 +153,8 @@ class PartOf:
         return Part(kind=self.kind, python=where, parameters=rest, **sealed)
 
     def _accepted(self, name: str) -> str:
-        return f"{names(registry.known(self.kind), name)}; or {{python: <file>.py:<class>}}"
+        known = [*registry.known(self.kind), *(["zero"] if self.kind == "start" else [])]
+        return f"{names(known, name)}; or {{python: <file>.py:<class>}}"
 
 
 def _schema(kind: str, name: str) -> dict[str, Any]:

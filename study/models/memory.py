@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import logging
 import warnings
 import weakref
@@ -69,6 +70,9 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
     if model.network is None:
         raise StudyError("a service or a model with a transform only has no network", accepted="a model with a network")
     labels = labels or label_set("imagenet")
+    if model.zoo == "pretrainedmodels":
+        # Its import makes modules, which must not stay without memory.
+        importlib.import_module("pretrainedmodels")
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _without_memory(model.zoo):
             warnings.simplefilter("ignore")

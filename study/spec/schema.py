@@ -208,7 +208,9 @@ class Spec(Frozen):
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES
                 }
         for name, attack in data["attacks"].items():
-            data["attacks"][name] = without_declarations(attack) | {"made": attack["made"] is not None}
+            # A step size that follows from the budget would hide the key that was changed.
+            size = {"step_size": self.attacks[name].plain()["step_size"]}
+            data["attacks"][name] = without_declarations(attack) | {"made": attack["made"] is not None} | size
         for experiment in data["experiments"].values():
             del experiment["published"]
         return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,8 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     settings = _settings()[network]
     given = {"num_classes": (settings[tag] if tag else _first(settings))["num_classes"], **arguments}
     make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
-    built = make(pretrained=tag, **given)
+    # Some of its networks hold modules that exist once in the whole process: a copy shares no weights.
+    built = copy.deepcopy(make(pretrained=tag, **given))
     # Networks that it copied from torchvision ignore num_classes and have 1,000 outputs.
     last = getattr(built, "last_linear", None)
     if isinstance(last, nn.Linear) and last.out_features != given["num_classes"]:

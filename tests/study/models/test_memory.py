@@ -178,3 +178,18 @@ def test_a_network_that_looks_at_values():
         memory.estimate(Looks(), channels=3, size=8, batch=2)
     with pytest.raises(StudyError, match="has no network"):
         memory.build_meta(model({"model": "other", "transform": {"jpeg": 75}}))
+
+
+def test_modules_that_a_library_makes_once_are_no_ones_own():
+    """pretrainedmodels holds the features of its ResNeXts once in the process: models share no weights, and an estimate
+    leaves them their memory."""
+    name = "pretrainedmodels:resnext101_32x4d"
+    memory.build_meta(model(name))
+    one, other = (
+        loading.load("m", Model.model_validate({"network": name, "weights": f"random:{seed}"})).network
+        for seed in (1, 2)
+    )
+    pairs = list(zip(one.features.parameters(), other.features.parameters(), strict=True))
+    assert pairs
+    assert all(first is not second for first, second in pairs)
+    assert any(not bool((first == second).all()) for first, second in pairs)
