@@ -430,7 +430,9 @@ def attacks(
 ) -> None:
     """List the attack presets with their parts and sources; or test a component of your own.
 
-    Examples: study attacks mi+di+sgm; study attacks check mine.py:Shuffle
+    Example: study attacks mi+di+sgm
+
+    Example: study attacks check mine.py:Shuffle
     """
     if name == "check" and component is not None:
         from study.commands.check_component import print_check

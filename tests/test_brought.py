@@ -59,10 +59,10 @@ def test_lengths_of_pixels_from_0_to_1(spec_file, recipe, expected):
 
 
 @pytest.mark.parametrize(("recipe", "epsilon", "size"), [
-    ({"preset": "mi", "epsilon": "8/255"}, (8.0,), None),
+    ({"preset": "mi", "epsilon": "8/255"}, (8.0,), 0.8),
     ({"preset": "igsm", "epsilon": "4 / 255", "step_size": "0.5/255"}, (4.0,), 0.5),
     ({"preset": "fgsm", "budget": {"epsilon": ["2/255", 8]}}, (2.0, 8.0), None),
-    ({"preset": "mi", "epsilon": 1}, (1.0,), None),
+    ({"preset": "mi", "epsilon": 1}, (1.0,), 0.1),
     ({"preset": "fgsm", "budget": {"epsilon": [0.5, 1]}}, (0.5, 1.0), None),
 ])  # fmt: skip
 def test_fractions_of_255(spec_file, recipe, epsilon, size):

@@ -21,7 +21,8 @@ from study.papers import published
 from study.papers.findings import evaluate
 from study.papers.published_matching import match
 from study.results import scanning
-from study.spec.spec_file import SpecFile, load
+from study.spec.loading import load
+from study.spec.spec_file import SpecFile
 from tests.conftest import ROOT, run_here
 
 SPECS = {

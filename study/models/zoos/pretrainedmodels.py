@@ -62,6 +62,11 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
     # Some of its networks hold modules that exist once in the whole process: a copy shares no weights.
     built = copy.deepcopy(make(pretrained=tag, **given))
+    if tag is None and network.startswith("resnext"):
+        # Their features were made when the library was imported, whatever the seed is now.
+        for module in built.features.modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                module.reset_parameters()
     # Networks that it copied from torchvision ignore num_classes and have 1,000 outputs.
     last = getattr(built, "last_linear", None)
     if isinstance(last, nn.Linear) and last.out_features != given["num_classes"]:
