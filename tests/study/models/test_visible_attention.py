@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from study.errors import StudyError
@@ -44,7 +45,7 @@ def close(given, wanted, rounding=1e-4) -> bool:
 def test_attention_in_steps_is_the_same_attention(name):
     built, x = network(name), images(name)
     if name == "timm:test_vit":
-        x = torch.nn.functional.interpolate(x, (160, 160))
+        x = functional.interpolate(x, (160, 160))
     count, shape = NETWORKS[name]
     with torch.no_grad():
         logits = built(x)
@@ -72,6 +73,45 @@ def test_attention_in_steps_in_half_precision(name):
         with visible_attention(built) as maps, captured(built, maps) as seen:
             assert close(built(x).float(), logits.float(), 0.05)
     assert torch.allclose(seen[maps[0]].float().sum(-1), torch.ones(()), atol=0.02)
+
+
+class OwnAttention(nn.Module):
+    """A user's own module, which calls the fused kernel with the given options."""
+
+    def __init__(self, groups=1, **options) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(8, 8 + 16 // groups), nn.Linear(8, 8)
+        self.groups, self.options = groups, options
+
+    def forward(self, x):
+        query, key, value = self.qkv(x).split([8, 8 // self.groups, 8 // self.groups], -1)
+        query, key, value = (one.unflatten(-1, (-1, 4)).transpose(1, 2) for one in (query, key, value))
+        mixed = functional.scaled_dot_product_attention(query, key, value, **self.options)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 1.0},
+        {"is_causal": True},
+        {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril(1)},
+        {"attn_mask": torch.linspace(-1, 1, 25).view(5, 5)},
+        {"groups": 2, "enable_gqa": True},
+    ],
+    ids=["scale", "causal", "bool mask", "mask", "grouped queries"],
+)
+def test_every_option_of_the_fused_kernel(options):
+    draw = torch.Generator().manual_seed(1)
+    built = nn.Sequential(OwnAttention(**options)).eval()
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, generator=draw)
+    x = torch.randn(2, 5, 8, generator=draw)
+    with torch.no_grad(), visible_attention(built) as maps:
+        given = built(x)
+    with torch.no_grad():
+        assert maps == ("0.attention_map",)
+        assert torch.allclose(given, built(x), atol=1e-5)
 
 
 def test_the_map_is_the_one_that_the_formula_gives():
