@@ -64,7 +64,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     built = copy.deepcopy(make(pretrained=tag, **given))
     if tag is None and network.startswith("resnext"):
         # Their features were made when the library was imported, whatever the seed is now.
-        for module in built.features.modules():
+        for module in built.get_submodule("features").modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()
     # Networks that it copied from torchvision ignore num_classes and have 1,000 outputs.
