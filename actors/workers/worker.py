@@ -125,7 +125,7 @@ class Worker:
             epsilon=job.attack.budget.levels[0],
             key=job.key,
             engine=self._engine(),
-            networks=[self._config.models[name].name for name in names],
+            networks=[self._config.models[name].bare_name for name in names],
             allow_code=self._config.allow_code,
         )
         rmsd, linf, l2 = all_distances(images.clean, made.pixels).T
