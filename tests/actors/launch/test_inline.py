@@ -121,6 +121,7 @@ def test_the_command_line_prints_one_message(door, mine):
     assert len(error.splitlines()) <= 4
 
 
+@pytest.mark.slow
 def test_a_debugger_stops_in_an_attack(mine):
     """pdb on a real terminal: a question and its answer, and on to the end."""
     mine("if os.environ.pop('FIRST', ''):\n    here = 6 * 7\n    breakpoint()")
