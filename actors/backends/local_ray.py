@@ -68,9 +68,16 @@ class LocalRay:
             environment["RAY_AUTH_TOKEN"] = self._secret
         return children.replaced_environment(environment)
 
-    def close(self) -> str | None:
-        """End all processes of this Ray. Returns a warning for the user where the reaper did not answer."""
+    def close(self, *, orderly: bool = False) -> str | None:
+        """End all processes of this Ray. Returns a warning for the user where the reaper did not answer.
+
+        `orderly`: Ray has been shut down, so that what is left has nothing to finish.
+        """
         assert self._reaper.stdin is not None, "it was started with a pipe"
+        with contextlib.suppress(OSError):
+            if orderly:
+                self._reaper.stdin.write(b".")
+                self._reaper.stdin.flush()
         with contextlib.suppress(OSError):
             self._reaper.stdin.close()
         try:

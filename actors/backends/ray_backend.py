@@ -222,12 +222,12 @@ class RayBackend:
             if kill is not None:
                 kill(check_alive=False)
         self._ray.shutdown()
-        self._end_local()
+        self._end_local(orderly=True)
 
-    def _end_local(self) -> None:
+    def _end_local(self, *, orderly: bool = False) -> None:
         if self._local is not None:
             local, self._local = self._local, None
-            if line := local.close():
+            if line := local.close(orderly=orderly):
                 self._say(line)
 
 
