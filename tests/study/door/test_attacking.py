@@ -10,6 +10,7 @@ import torch
 import torchattacks
 
 import study
+from study.attacks import registry
 from study.attacks.kinds import View, ViewContext
 
 LABELS = torch.tensor([1, 2, 3, 4, 5, 6])
@@ -85,6 +86,16 @@ def test_neighbours_order_and_batch_change_nothing(model, small_images):
     assert not np.array_equal(other, whole)
 
 
+@pytest.fixture
+def forgotten():
+    """Components that a test makes known are known to no other test."""
+    before = set(registry.all_components())
+    yield
+    for one in set(registry.all_components()) - before:
+        registry.unregister(one)
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_an_ensemble_and_a_class_of_a_script(model, small_images):
     class Mirror(View):
         name: ClassVar[str] = "mirror of a script"
