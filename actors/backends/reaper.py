@@ -3,8 +3,8 @@
 Ray's own processes end with the driver, but some take a minute where the driver was killed. The processes that the
 driver starts carry a mark in their environment; once the driver is gone, this program ends them and their descendants
 by process id, and no other process. A byte on its standard input says that the driver has shut Ray down in order: what
-is left then holds nothing, and gets less time. Some of Ray's processes rename themselves, which can overwrite their whole
-environment, and lose their parent before they end: so the program notes Ray's processes while their parents live.
+is left then holds nothing, and gets less time. Some of Ray's processes rename themselves, which can overwrite their
+whole environment, and lose their parent before they end: so the program notes Ray's processes while their parents live.
 
 It runs by its path, without site packages: it imports only the standard library.
 """
