@@ -181,9 +181,11 @@ def _load_report() -> None:
     """Import the report and draw a figure: the first figure searches for fonts. Saves time after the last unit."""
     from matplotlib.figure import Figure
 
+    from study.attacks import presets
     from study.report import figures
     from study.report.html import document  # noqa: F401
 
+    presets.known()
     figures.svg(Figure())
 
 

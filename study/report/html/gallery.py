@@ -129,7 +129,7 @@ class _Thumbnails:
 
         plain = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy()).convert("RGB")
         written = io.BytesIO()
-        plain.save(written, format="webp", lossless=True, quality=80, method=4, exact=True)
+        plain.save(written, format="webp", lossless=True, quality=20, method=0, exact=True)
         if self.size + written.tell() > _MOST_BYTES:
             self.full = True
             return None
