@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from study.attacks.component import Component
 from study.attacks.kinds import (
@@ -84,8 +83,3 @@ def _places(points: Sequence[Point], calls: int) -> int:
         return calls
     inner, own = points[0].calls(calls)
     return own + _places(points[1:], inner)
-
-
-def identities(components: Sequence[Any]) -> list[Any]:
-    """What stands of components in an id."""
-    return [one.identity() for one in components]

@@ -102,6 +102,8 @@ class BatchGradients:
     running: RunningPass | None = None
     prepared: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
     """What an objective of features has prepared, by the id of the model."""
+    layers: dict[int, Sequence[str]] = field(default_factory=dict)
+    """The layers that it reads, likewise: they are looked up once, not in every pass."""
 
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the mean gradient over all views of `image`, float (N, C, H, W). `sample` numbers places in a step.
@@ -174,9 +176,9 @@ class BatchGradients:
         images = len(self.labels)
         places = torch.arange(rows.start, rows.stop, device=seen.device) % images
         for model in group.models:
-            with captured(_module(model), layers_of(objective, model)) as features:
+            with captured(_module(model), self.layers[id(model)]) as features:
                 logits = _full(model(seen))
-            prepared = {name: one[places] for name, one in self.prepared.get(id(model), {}).items()}
+            prepared = {name: one[places] for name, one in self.prepared[id(model)].items()}
             kept = {name: _full(one) for name, one in features.items()}
             found.append(objective.loss(kept, prepared, logits, labels, self.goal))
         return found

@@ -276,9 +276,8 @@ class _Ascent:
         gradients = self._gradients
         for number, model in enumerate(models):
             draws = StepDraws(self._streams, objective.stream, str(self._origin.device), number=number)
-            source = Preparing(
-                model, layers_of(objective, model), self._origin, gradients.labels, gradients.goal, draws
-            )
+            layers = gradients.layers[id(model)] = layers_of(objective, model)
+            source = Preparing(model, layers, self._origin, gradients.labels, gradients.goal, draws)
             gradients.prepared[id(model)] = objective.prepare(source)
 
     def _ascend(self, start: Tensor | None) -> list[Tensor]:

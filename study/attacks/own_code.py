@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import shutil
 import sys
 import tempfile
 import traceback
@@ -22,20 +23,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from study.attacks.component import Component
-from study.attacks.kinds import (
-    KINDS,
-    BackwardChange,
-    EnsembleRule,
-    ForwardChange,
-    Objective,
-    Penalty,
-    Point,
-    Program,
-    Start,
-    Step,
-    Update,
-    View,
-)
+from study.attacks.kinds import KINDS, View
 from study.attacks.part import Declared, Part
 from study.errors import StudyError, first_line, names
 from study.models.imported_files import root_of, sources
@@ -144,7 +132,6 @@ def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, OwnFile]:
         copies=component.count if isinstance(component, View) else 1,
         others=component.others,
         reads_true_labels=component.reads_true_labels,
-        separate=isinstance(component, EnsembleRule) and component.separate,
     )
     return part.model_copy(update={"sha256": own.sha256, "declared": declared}), own
 
@@ -177,7 +164,8 @@ def loaded_or_placeholder(part: Part) -> Component:
     found = _loaded.get((part.python, part.sha256 or ""))
     if found is not None:
         return made(part, found, part.python)
-    return _PLACEHOLDERS[part.kind](part=part)
+    placeholder: Component = _PLACEHOLDERS[part.kind](part=part)
+    return placeholder
 
 
 def _spec_of(module: str) -> Any:
@@ -221,7 +209,7 @@ def _module(own: OwnFile, where: str) -> ModuleType:
             raise
         raise StudyError(
             f"{own.reference} cannot be run: {type(error).__name__}: {first_line(error)}",
-            where=f"{own.path}{_line(error, own.path)}" + (f"; {where}" if where else ""),
+            where="; ".join(filter(None, (line_in(error, (own.path,)) or own.path, where))),
             todo="mend the file",
         ) from error
     finally:
@@ -231,19 +219,15 @@ def _module(own: OwnFile, where: str) -> ModuleType:
             if origin and Path(origin).is_relative_to(folder):
                 # Another file may have a module of this name beside it.
                 del sys.modules[one]
+        shutil.rmtree(folder, ignore_errors=True)
     return module
-
-
-def _line(error: BaseException, path: str) -> str:
-    if isinstance(error, SyntaxError) and error.lineno and error.filename == path:
-        return f", line {error.lineno}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == path]
-    return f", line {frames[-1].lineno}" if frames else ""
 
 
 def line_in(error: BaseException, paths: Iterable[str]) -> str:
     """Return `<file>, line <n>` of the innermost frame of an error that lies in one of `paths`; "" if none does."""
     known = set(paths)
+    if isinstance(error, SyntaxError) and error.lineno and error.filename in known:
+        return f"{error.filename}, line {error.lineno}"
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in known]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
@@ -266,63 +250,19 @@ class _Placeholder(Component):
         return self.part.declared.reads_true_labels
 
 
-class _AnyView(_Placeholder, View):
+class _AnyView(_Placeholder):
     @property
     def count(self) -> int:
         return self.part.declared.copies
 
 
-class _AnyPoint(_Placeholder, Point):
-    pass
-
-
-class _AnyUpdate(_Placeholder, Update):
-    pass
-
-
-class _AnyStep(_Placeholder, Step):
-    pass
-
-
-class _AnyObjective(_Placeholder, Objective):
-    pass
-
-
-class _AnyPenalty(_Placeholder, Penalty):
-    pass
-
-
-class _AnyEnsemble(_Placeholder, EnsembleRule):
-    pass
-
-
-class _AnyBackward(_Placeholder, BackwardChange):
-    pass
-
-
-class _AnyForward(_Placeholder, ForwardChange):
-    pass
-
-
-class _AnyStart(_Placeholder, Start):
-    pass
-
-
-class _AnyProgram(_Placeholder, Program):
+class _AnyProgram(_Placeholder):
     def cost(self, steps: int, sources: int, views: int) -> int:
         return steps
 
 
-_PLACEHOLDERS: Mapping[str, type[_Placeholder]] = {
-    "view": _AnyView,
-    "point": _AnyPoint,
-    "update": _AnyUpdate,
-    "step": _AnyStep,
-    "objective": _AnyObjective,
-    "penalty": _AnyPenalty,
-    "ensemble": _AnyEnsemble,
-    "backward": _AnyBackward,
-    "forward": _AnyForward,
-    "start": _AnyStart,
-    "program": _AnyProgram,
+_OF_KIND: Mapping[str, type[_Placeholder]] = {"view": _AnyView, "program": _AnyProgram}
+_PLACEHOLDERS: Mapping[str, Any] = {
+    kind: type("_Placeholder", (_OF_KIND.get(kind, _Placeholder), base), {"__module__": __name__})
+    for kind, base in KINDS.items()
 }

@@ -34,7 +34,6 @@ class Declared(Frozen):
     copies: Annotated[int, Field(ge=1)] = 1
     others: Annotated[int, Field(ge=0)] = 0
     reads_true_labels: bool = False
-    separate: bool = False
 
 
 class Part(Frozen):
@@ -77,7 +76,7 @@ class PartOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            self.read, serialization=core_schema.plain_serializer_function_ser_schema(Part.written)
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(_written)
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -183,11 +182,6 @@ def _inside(error: ValidationError, name: str) -> ValidationError:
 class NameOrPart(PartOf):
     """The same for a field whose value is a bare name where the component has no parameters of its own."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self.read, serialization=core_schema.plain_serializer_function_ser_schema(_written)
-        )
-
     def read(self, given: Any) -> Any:
         """Read a name, as a text, or a part."""
         found = super().read(given)
@@ -196,11 +190,6 @@ class NameOrPart(PartOf):
 
 def _written(given: str | Part) -> Any:
     return given.written() if isinstance(given, Part) else given
-
-
-def component_of(kind: str, given: str | Part) -> Component:
-    """The component of a field that holds a name or a part."""
-    return (given if isinstance(given, Part) else Part(kind=kind, name=given)).component()
 
 
 def without_declarations(attack: Mapping[str, Any]) -> dict[str, Any]:

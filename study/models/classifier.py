@@ -46,6 +46,16 @@ class Native:
     mode: Mode
 
 
+def fitted(images: Tensor, expected: Preprocessing) -> Tensor:
+    """Resize images (N, C, H, W) of any range to a network's size, and put channels into its order."""
+    if images.shape[-2:] != (expected.size, expected.size):
+        smooth = expected.interpolation in ("bilinear", "bicubic")
+        images = nn.functional.interpolate(
+            images, (expected.size, expected.size), mode=expected.interpolation, antialias=smooth
+        )
+    return images.flip(1) if expected.channels == "BGR" else images
+
+
 class Classifier(nn.Module):
     """Float pixels (N, C, H, W) in 0..255, RGB or grey, of any size -> differentiable logits (N, labels).
 
@@ -104,16 +114,8 @@ class Classifier(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Like `forward`, without torch.compile."""
-        expected = self.preprocessing
-        if pixels.shape[-2:] != (expected.size, expected.size):
-            smooth = expected.interpolation in ("bilinear", "bicubic")
-            pixels = nn.functional.interpolate(
-                pixels, (expected.size, expected.size), mode=expected.interpolation, antialias=smooth
-            )
-        if expected.channels == "BGR":
-            pixels = pixels.flip(1)
         # Broadcasting makes one channel into three if the mean has three.
-        normalised = (pixels / expected.scale - self.mean) / self.std
+        normalised = (fitted(pixels, self.preprocessing) / self.preprocessing.scale - self.mean) / self.std
         return self.in_order(self.network(normalised.contiguous(memory_format=self.memory_format)))
 
     def in_order(self, outputs: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from study.models.classifier import Classifier
+from study.models.classifier import Classifier, fitted
 
 
 @dataclass
@@ -60,13 +60,7 @@ class NetworkInput(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         expected = self.preprocessing
-        if images.shape[-2:] != (expected.size, expected.size):
-            smooth = expected.interpolation in ("bilinear", "bicubic")
-            images = nn.functional.interpolate(
-                images, (expected.size, expected.size), mode=expected.interpolation, antialias=smooth
-            )
-        if expected.channels == "BGR":
-            images = images.flip(1)
+        images = fitted(images, expected)
         if expected.scale != 255:
             images = images * (255 / expected.scale)
         normalised = (images - self.mean) / self.std
