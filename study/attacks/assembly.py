@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from study.attacks.component import Component
 from study.attacks.kinds import (
@@ -52,6 +53,16 @@ class Assembly:
         return math.prod(view.count for view in self.views)
 
     @property
+    def averages(self) -> Literal["gradients", "logits"]:
+        """What is averaged over views."""
+        return "logits" if any(view.averages == "logits" for view in self.views) else "gradients"
+
+    @property
+    def alone(self) -> bool:
+        """Whether each pass holds one copy of the images only."""
+        return any(change.alone for change in (*self.backward, *self.forward))
+
+    @property
     def others(self) -> int:
         """The size of the pool of images that components mix in."""
         return max((one.others for one in self), default=0)
@@ -64,10 +75,17 @@ class Assembly:
     def gradients(self, steps: int, sources: int) -> int:
         """Return the number of gradients of one image, on `sources` models, up to `steps`."""
         preparing = self.objective.preparing_gradients if isinstance(self.objective, FeatureObjective) else 0
+        views = self.copies * (1 + sum(view.inner_gradients for view in self.views))
         if self.program is not None:
-            return sources * (self.program.cost(steps, sources, self.copies) + preparing)
-        places = _places(self.points, steps)
-        return self.ensemble.cost(sources) * self.copies * places + sources * preparing
+            return sources * (self.program.cost(steps, sources, views) + preparing)
+        return self.ensemble.cost(sources) * views * _places(self.points, steps) + sources * preparing
+
+    def forwards(self, steps: int, sources: int) -> int:
+        """Return the number of forward passes of one image that have no gradient, on `sources` models, up to `steps`."""
+        preparing = self.objective.preparing_forwards if isinstance(self.objective, FeatureObjective) else 0
+        if self.program is not None:
+            return sources * (self.program.forwards(steps, sources) + preparing)
+        return self.ensemble.forwards(sources) * _places(self.points, steps) + sources * preparing
 
     def names(self) -> dict[str, list[str]]:
         """The names of the components, by kind."""

@@ -14,13 +14,15 @@ from study.spec.frozen import Frozen
 class AttackOutline:
     """What a component may ask about the attack that it is part of, to find conflicts.
 
-    `parts` has the names of the components by kind. `step_size` is None if it follows from the budget.
+    `parts` has the names of the components by kind. `step_size` is None if it follows from the budget. `first` says
+    whether the attack has a first stage, whose finished images components can use.
     """
 
     parts: Mapping[str, Collection[str]]
     budget: Budget
     steps: int
     step_size: float | None
+    first: bool = False
 
 
 class Component(Frozen):
@@ -39,6 +41,8 @@ class Component(Frozen):
     main: ClassVar[str | None] = None
     streams: ClassVar[str | None] = None
     """The name of its random streams, if it is not `name`."""
+    uses_first: ClassVar[bool] = False
+    """Whether it needs the finished images of the attack's first stage."""
 
     def identity(self) -> list[Any]:
         """What stands in an id: kind, name, version, and the parameters that are not at their defaults."""

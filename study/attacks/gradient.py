@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from study.attacks.assembly import Assembly
 from study.attacks.component import Component
-from study.attacks.kinds import FeatureObjective, Goal, State, StepDraws
+from study.attacks.kinds import AnyObjective, FeatureObjective, Goal, Pool, State, StepDraws
 from study.attacks.views import Views
 from study.errors import StudyError
 from study.models.features import captured
@@ -50,37 +52,77 @@ def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
 
 
 class RunningPass:
-    """The rows of the pass that runs: changes of a network draw random numbers for them.
+    """The rows of the pass that runs (`study.attacks.kinds.PassDraws`).
 
-    Row r of a pass belongs to image r modulo the batch; `copies` are the numbers of the copies that follow each other.
+    Row r of a pass belongs to image r modulo the batch, unless `of` says otherwise.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, key: Sequence[object], pool: Pool | None) -> None:
         self._device = device
+        self._key = key
+        self._pool = pool
         self._streams: Streams | None = None
-        self._step = 0
-        self._copies: Sequence[int] = ()
-        self._rows = slice(None)
+        self._origin: Tensor | None = None
+        self._batch = -1
+        self._step = -1
+        self._copies: Sequence[int] = (0,)
+        self._rows: slice | list[int] = slice(None)
 
-    def begin(self, streams: Streams, step: int, copies: Sequence[int]) -> None:
-        """Note the copies that the next passes hold."""
-        self._streams, self._step, self._copies, self._rows = streams, step, copies, slice(None)
+    def begin_batch(self, streams: Streams, origin: Tensor) -> None:
+        """Note the images of the next passes; a preparing pass may follow."""
+        self._streams, self._origin = streams, origin
+        self._batch += 1
+        self.begin(-1, (0,))
 
-    def cut(self, rows: slice) -> None:
+    def begin(self, step: int, copies: Sequence[int]) -> None:
+        """Note the copies that the next passes hold, one after the other."""
+        self._step, self._copies, self._rows = step, copies, slice(None)
+
+    def cut(self, rows: slice | list[int]) -> None:
         """Note that the pass holds these rows of the copies only."""
         self._rows = rows
 
     def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        """Return float32 (rows, *shape), uniform over (-1, 1)."""
         return torch.cat([one.uniform(shape, stream) for one in self._draws(component)])[self._rows]
 
     def normal(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        """Return float32 (rows, *shape), standard normal."""
         return torch.cat([one.normal(shape, stream) for one in self._draws(component)])[self._rows]
 
+    def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
+        return np.concatenate([one.integers(count, stream) for one in self._draws(component)])[self._rows]
+
+    def common(self, component: Component) -> StepDraws:
+        streams = Streams((*self._key, "all images"), ("",))
+        return StepDraws(streams, component.stream, self._device, max(self._step, 0), self.copy)
+
+    def of_images(self, values: Tensor) -> Tensor:
+        return torch.cat([values] * len(self._copies))[self._rows]
+
+    @property
+    def origin(self) -> Tensor:
+        assert self._origin is not None, "a batch runs"
+        return self._origin
+
+    @property
+    def batch(self) -> int:
+        return self._batch
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @property
+    def copy(self) -> int:
+        return self._copies[0]
+
+    @property
+    def pool(self) -> Pool | None:
+        return self._pool
+
     def _draws(self, component: Component) -> list[StepDraws]:
-        assert self._streams is not None, "a pass runs"
-        return [StepDraws(self._streams, component.stream, self._device, self._step, copy) for copy in self._copies]
+        assert self._streams is not None, "a batch runs"
+        step = max(self._step, 0)
+        return [StepDraws(self._streams, component.stream, self._device, step, copy) for copy in self._copies]
 
 
 @dataclass
@@ -97,6 +139,7 @@ class BatchGradients:
     labels: Tensor
     views: Views
     streams: Streams
+    origin: Tensor
     max_pass_images: int
     precision: Precision = "float32"
     running: RunningPass | None = None
@@ -106,15 +149,19 @@ class BatchGradients:
     """The layers that it reads, likewise: they are looked up once, not in every pass."""
 
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
-        """Return the mean gradient over all views of `image`, float (N, C, H, W). `sample` numbers places in a step.
+        """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
 
+        It is the mean of the views' gradients, or the gradient for their mean logits. `sample` numbers places in a step.
         Raises StudyError if the memory does not suffice for a single image.
         """
         copies = self.assembly.copies
+        if self.assembly.averages == "logits" and copies > 1:
+            return self._of_mean_logits(group, image, step, range(sample * copies, (sample + 1) * copies))
         total: Tensor | None = None
         first = 0
         while first < copies:
-            these = range(first, min(copies, first + views_per_pass(len(image), self.max_pass_images)))
+            together = 1 if self.assembly.alone else views_per_pass(len(image), self.max_pass_images)
+            these = range(first, min(copies, first + together))
             part = self._try(group, image, step, [sample * copies + copy for copy in these])
             if part is None:
                 self._halve()
@@ -128,10 +175,10 @@ class BatchGradients:
         """The summed gradient over `copies`; None if the device runs out of memory."""
         try:
             leaf = image.detach().requires_grad_(True)
-            views = [self.views.make(leaf, step, copy) for copy in copies]
+            views = [self._view(group, leaf, step, copy) for copy in copies]
             stacked = views[0] if len(views) == 1 else torch.cat(views)
             if self.running is not None:
-                self.running.begin(self.streams, step, copies)
+                self.running.begin(step, copies)
             upstream = self._upstream(group, stacked.detach(), self.labels.repeat(len(views)))
             if stacked is leaf:
                 # A CUDA graph overwrites this memory with the next gradient.
@@ -140,6 +187,42 @@ class BatchGradients:
             return through
         except torch.OutOfMemoryError:
             return None
+
+    def _view(self, group: SourceGroup, leaf: Tensor, step: int, copy: int) -> Tensor:
+        """One copy of `leaf`. Its view can ask for gradients at places of its own."""
+
+        def gradient(view: Tensor) -> Tensor:
+            if self.running is not None:
+                self.running.begin(step, (copy,))
+            return self._upstream(group, view.detach(), self.labels)
+
+        return self.views.make(leaf, step, copy, gradient)
+
+    def _of_mean_logits(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
+        """The gradient of the loss of mean logits over `copies`: all copies of some images in one pass."""
+        while True:
+            try:
+                leaf = image.detach().requires_grad_(True)
+                stacked = torch.cat([self._view(group, leaf, step, copy) for copy in copies])
+                if self.running is not None:
+                    self.running.begin(step, copies)
+                upstream = torch.empty_like(stacked)
+                # All passes have one size, so that the place of an image in the batch changes no rounding.
+                together = max(1, min(len(image), self.max_pass_images // len(copies)))
+                while len(image) % together:
+                    together -= 1
+                for first in range(0, len(image), together):
+                    images = range(first, first + together)
+                    rows = [at * len(image) + one for at in range(len(copies)) for one in images]
+                    if self.running is not None:
+                        self.running.cut(rows)
+                    upstream[rows] = self._pass(group, stacked.detach()[rows], self.labels[images.start : images.stop], rows)
+                (through,) = torch.autograd.grad(stacked, leaf, upstream)
+                return through
+            except torch.OutOfMemoryError:
+                if self.max_pass_images <= len(copies):
+                    self.max_pass_images = 1
+            self._halve()
 
     def _upstream(self, group: SourceGroup, seen: Tensor, labels: Tensor) -> Tensor:
         """The gradient at the models' input, `max_pass_images` images at a time."""
@@ -152,18 +235,22 @@ class BatchGradients:
             parts.append(self._pass(group, seen[rows], labels[rows], rows))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice) -> Tensor:
+    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]) -> Tensor:
+        """The gradient at `seen`. If it has several copies of the images of `labels`, the loss is of their mean logits."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         shares = torch.tensor(list(group.weights), dtype=torch.float64)[:, None]
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if isinstance(objective, FeatureObjective):
+                assert isinstance(rows, slice), "only logits are averaged over views"
                 losses = self._feature_losses(objective, group, seen, labels, rows)
                 stacked = torch.stack(losses)
                 loss = (shares.to(stacked.device, stacked.dtype) * stacked).sum(0)
             else:
                 logits = torch.stack([_full(model(seen)) for model in group.models])
                 with torch.autocast(seen.device.type, enabled=False):
+                    if logits.shape[1] > len(labels):
+                        logits = logits.unflatten(1, (-1, len(labels))).mean(1)
                     shares = shares.to(logits.device, logits.dtype)
                     loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
         (gradient,) = torch.autograd.grad(loss.sum(), seen)
@@ -182,6 +269,17 @@ class BatchGradients:
             kept = {name: _full(one) for name, one in features.items()}
             found.append(objective.loss(kept, prepared, logits, labels, self.goal))
         return found
+
+    def logits(self, model: Logits, image: Tensor, step: int) -> Tensor:
+        """Return the logits (N, classes) of one model at `image`, without views and without a gradient."""
+        parts = []
+        with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            for at in range(0, len(image), self.max_pass_images):
+                if self.running is not None:
+                    self.running.begin(step, (0,))
+                    self.running.cut(slice(at, at + self.max_pass_images))
+                parts.append(_full(model(image[at : at + self.max_pass_images])))
+        return torch.cat(parts)
 
     def _halve(self) -> None:
         if self.max_pass_images == 1:
@@ -202,7 +300,10 @@ class GroupAt:
     gradients: BatchGradients
     step: int
     steps: int
+    size: float | Tensor
+    epsilon: float | None
     draws: StepDraws
+    project: Callable[[Tensor], Tensor]
 
     @property
     def count(self) -> int:
@@ -212,6 +313,22 @@ class GroupAt:
     def weights(self) -> Sequence[float]:
         return self.group.weights
 
+    @property
+    def origin(self) -> Tensor:
+        return self.gradients.origin
+
+    @property
+    def labels(self) -> Tensor:
+        return self.gradients.labels
+
+    @property
+    def goal(self) -> Goal:
+        return self.gradients.goal
+
+    @property
+    def objective(self) -> AnyObjective:
+        return self.gradients.assembly.objective
+
     def joint(self, image: Tensor, sample: int = 0) -> Tensor:
         return self.gradients.of(self.group, image, self.step, sample)
 
@@ -219,18 +336,31 @@ class GroupAt:
         alone = SourceGroup((self.group.models[model],), (1.0,), 1.0)
         return self.gradients.of(alone, image, self.step, sample)
 
+    def logits(self, model: int, image: Tensor) -> Tensor:
+        return self.gradients.logits(self.group.models[model], image, self.step)
 
-def fused(
-    group: SourceGroup, gradients: BatchGradients, *, step: int, steps: int, state: State
-) -> Callable[..., Tensor]:
-    """Return a function (image, sample) -> the gradient that the ensemble rule makes of a group at a step."""
-    rule = gradients.assembly.ensemble
 
-    def at(image: Tensor, sample: int = 0) -> Tensor:
-        draws = StepDraws(gradients.streams, rule.stream, str(image.device), step, sample)
-        return rule.gradient(image, GroupAt(group, gradients, step, steps, draws), sample, state)
+@dataclass(frozen=True)
+class Fusion:
+    """Asks the ensemble rule for the gradient of a group at one step."""
 
-    return at
+    group: SourceGroup
+    gradients: BatchGradients
+    step: int
+    steps: int
+    size: float | Tensor
+    epsilon: float | None
+    project: Callable[[Tensor], Tensor]
+    state: State
+
+    def __call__(self, image: Tensor, sample: int = 0) -> Tensor:
+        """Return the gradient at `image`, float (N, C, H, W); `sample` numbers the places of a step."""
+        rule = self.gradients.assembly.ensemble
+        draws = StepDraws(self.gradients.streams, rule.stream, str(image.device), self.step, sample)
+        models = GroupAt(
+            self.group, self.gradients, self.step, self.steps, self.size, self.epsilon, draws, self.project
+        )
+        return rule.gradient(image, models, sample, self.state)
 
 
 def layers_of(objective: FeatureObjective, model: Logits) -> Sequence[str]:
@@ -248,6 +378,7 @@ class Preparing:
     labels: Tensor
     goal: Goal
     draws: StepDraws
+    first: Tensor | None = None
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
         with torch.no_grad(), captured(_module(self.model), self.names) as found:

@@ -81,7 +81,9 @@ class StepDraws:
 class ViewContext:
     """What a view is given beside the image: the number of the copy (from 0) among its own copies, draws, labels.
 
-    `true` and `wanted` (N,) are the true labels and those of the objective.
+    `true` and `wanted` (N,) are the true labels and those of the objective. `origin` is the clean image; `step` counts
+    from 0; `epsilon` is the budget's L-infinity norm, if it has one. `gradient(view)` is the gradient of the loss at a
+    view (N, C, H, W), without the views that follow; a view that asks for it says so in `inner_gradients`.
     """
 
     copy: int
@@ -89,21 +91,42 @@ class ViewContext:
     true: NDArray[np.int64]
     wanted: NDArray[np.int64]
     pool: Pool | None
+    origin: Tensor
+    step: int
+    steps: int
+    epsilon: float | None
+    gradient: Callable[[Tensor], Tensor]
 
 
 class View(Component):
     """A transformed copy of the image. An attack averages its gradients over all copies of all views."""
 
     kind: ClassVar[str] = "view"
+    averages: ClassVar[Literal["gradients", "logits"]] = "gradients"
+    """Whether gradients are averaged over all copies, or logits, of which the loss is taken. One view with logits
+    decides for all views of an attack. Only objectives of logits can average them."""
 
     @property
     def count(self) -> int:
         """Number of copies: the parameter `copies`, or 1."""
         return int(getattr(self, "copies", 1))
 
+    @property
+    def inner_gradients(self) -> int:
+        """How often one copy asks `given.gradient`."""
+        return 0
+
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        """Return one copy of `image`, float (N, C, H, W), with the same shape, differentiable in `image`."""
+        """Return one copy of `image`, float (N, C, H, W), with the same shape, differentiable in `image`.
+
+        The gradient passes through the view. Where a method takes it at the view, return `at_view(image, view)`.
+        """
         raise NotImplementedError
+
+
+def at_view(image: Tensor, view: Tensor) -> Tensor:
+    """Return `view` (N, C, H, W) with the gradient of the identity: a gradient there counts as one at `image`."""
+    return image + (view - image).detach()
 
 
 class GradientAt(Protocol):
@@ -123,7 +146,8 @@ class StepContext:
 
     `origin` is the clean image, `delta` the perturbation before the step; `size` is the length of the step in pixel
     values, a number or (N, 1, 1, 1); `epsilon` is the budget's L-infinity norm, if it has one; `momentum` is the
-    accumulated update of the last step, None at the first and without momentum, and `decay` its factor.
+    accumulated update of the last step, None at the first and without momentum, and `decay` its factor. `first` has the
+    finished images of the attack's first stage, if it has one.
     """
 
     step: int
@@ -138,6 +162,7 @@ class StepContext:
     project: Callable[[Tensor], Tensor]
     momentum: Tensor | None = None
     decay: float = 0.0
+    first: Tensor | None = None
 
     def draws(self, component: Component, number: int = 0) -> Draws:
         """The draws of `component` at this step; `number` tells several draws at one step apart."""
@@ -233,6 +258,11 @@ class FeatureObjective(Component):
         """Number of gradients per image and model that `prepare` takes."""
         return 0
 
+    @property
+    def preparing_forwards(self) -> int:
+        """Number of forward passes per image and model that `prepare` takes, beside those of its gradients."""
+        return 0
+
 
 class PreparingSource(Protocol):
     """A source model and the clean images of a batch, for a preparing pass."""
@@ -240,6 +270,8 @@ class PreparingSource(Protocol):
     origin: Tensor
     labels: Tensor
     goal: Goal
+    first: Tensor | None
+    """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
 
     @property
     def draws(self) -> Draws:
@@ -269,7 +301,24 @@ AnyObjective = Objective | FeatureObjective
 
 
 class ModelsAt(Protocol):
-    """The gradients that an ensemble rule may ask for, at one place of one step."""
+    """The gradients and logits that an ensemble rule may ask for, at one place of one step.
+
+    `origin` is the clean image (N, C, H, W), `labels` (N,) are those of the objective, `size` is the length of a step
+    in pixel values, a number or (N, 1, 1, 1), and `epsilon` the budget's L-infinity norm, if it has one.
+    """
+
+    @property
+    def origin(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def goal(self) -> Goal: ...
+    @property
+    def objective(self) -> AnyObjective: ...
+    @property
+    def size(self) -> float | Tensor: ...
+    @property
+    def epsilon(self) -> float | None: ...
 
     @property
     def count(self) -> int:
@@ -304,6 +353,14 @@ class ModelsAt(Protocol):
         """Return the gradient of the loss of one model, by its number, at `image`."""
         ...
 
+    def logits(self, model: int, image: Tensor) -> Tensor:
+        """Return the logits (N, classes) of one model at `image`, without views and without a gradient."""
+        ...
+
+    def project(self, delta: Tensor) -> Tensor:
+        """Return the perturbation nearest to `delta` that keeps the budget and pixel values in 0..255."""
+        ...
+
 
 class EnsembleRule(Component):
     """How several source models form one gradient."""
@@ -325,6 +382,10 @@ class EnsembleRule(Component):
         """Return the number of gradients of single models that one gradient takes."""
         return sources
 
+    def forwards(self, sources: int) -> int:
+        """Return the number of forward passes (`models.logits`) that one gradient takes beside."""
+        return 0
+
 
 class PassDraws(Protocol):
     """Draws for the rows of the pass that runs, which may hold several copies of each image."""
@@ -337,9 +398,52 @@ class PassDraws(Protocol):
         """Return float32 (rows, *shape), standard normal."""
         ...
 
+    def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
+        """Return uniform 64-bit integers (rows, count), on the host."""
+        ...
+
+    def common(self, component: Component) -> Draws:
+        """Draws that depend on the attack run, the step and the copy, and not on the image: their N is 1.
+
+        All images of an attack run get the same numbers, in all batches: for weights that are drawn for a step.
+        """
+        ...
+
+    def of_images(self, values: Tensor) -> Tensor:
+        """Return, for every row of the pass, the row of `values` (N, …) that belongs to its image."""
+        ...
+
+    @property
+    def origin(self) -> Tensor:
+        """The clean images of the batch, float (N, C, H, W): `of_images(origin)` are those of the rows."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Number of the batch, from 0: what a change has computed for one batch does not hold for the next."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0; -1 in the preparing pass of an objective of features."""
+        ...
+
+    @property
+    def copy(self) -> int:
+        """Number of the first copy in the pass, from 0: an attack without views and neighbours has one a step."""
+        ...
+
+    @property
+    def pool(self) -> Pool | None:
+        """The images to mix in, if a component declares `others`."""
+        ...
+
 
 class Change(Component):
     """A change of the source models while an attack takes their gradients."""
+
+    alone: ClassVar[bool] = False
+    """Whether each pass holds one copy only, because the change differs from copy to copy for the whole network."""
 
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> AbstractContextManager[None]:
         """Change `models`, by name, within the `with` block, and leave nothing behind.
@@ -415,6 +519,10 @@ class Program(Component):
     def cost(self, steps: int, sources: int, views: int) -> int:
         """Return the number of gradients of one image and one model that the program takes in `steps` steps."""
         raise NotImplementedError
+
+    def forwards(self, steps: int, sources: int) -> int:
+        """Return the number of forward passes of one image and one model that it takes in `steps` steps beside."""
+        return 0
 
 
 KINDS: Mapping[str, type[Component]] = {

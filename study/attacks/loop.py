@@ -16,12 +16,12 @@ from study.attacks.budget import Pixels
 from study.attacks.finish import finish
 from study.attacks.gradient import (
     BatchGradients,
+    Fusion,
     Logits,
     Preparing,
     RunningPass,
     SourceGroup,
     changed,
-    fused,
     groups,
     largest_pass,
     layers_of,
@@ -197,7 +197,9 @@ def perturbations(
     assembly = attack.assembly
     sources = groups(models, attack.weights_of(called), separate=attack.separate)
     limit = engine.pass_limit
-    running = RunningPass(engine.device)
+    epsilon = _epsilon(attack)
+    first_stage = _first_stage(models, attack, goal, given, key=key, engine=engine, names=called, pool=pool)
+    running = RunningPass(engine.device, key, pool)
     with changed(assembly, models, called, running):
         for first in range(0, len(given.clean), engine.batch_size):
             rows = list(range(first, min(first + engine.batch_size, len(given.clean))))
@@ -205,25 +207,65 @@ def perturbations(
             batch = given.take(padded)
             streams = Streams(key, batch.images)
             labels = torch.from_numpy(batch.labels).to(engine.device)
+            origin = _floats(batch.clean, engine)
             gradients = BatchGradients(
                 assembly,
                 goal,
                 labels,
-                Views(assembly.views, streams, batch.true, pool, batch.labels),
+                Views(
+                    assembly.views,
+                    streams,
+                    batch.true,
+                    pool,
+                    batch.labels,
+                    origin=origin,
+                    steps=attack.steps,
+                    epsilon=epsilon,
+                ),
                 streams,
+                origin,
                 limit,
                 engine.precision,
                 running if assembly.forward or assembly.backward else None,
             )
-            clean = torch.from_numpy(batch.clean).to(engine.device)
-            origin = clean.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
+            running.begin_batch(streams, origin)
+            first = None if first_stage is None else _floats(first_stage.pixels[padded], engine)
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
-            ascent = _Ascent(attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius)
+            ascent = _Ascent(attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, first=first)
             deltas = ascent.run(models)
             limit = gradients.max_pass_images
             finite = ascent.finite.tolist()
             _refuse_broken([given.images[row] for row, fine in zip(rows, finite, strict=False) if not fine])
             yield rows, [one[: len(rows)] for one in deltas], limit
+
+
+def _first_stage(
+    models: Sequence[Logits],
+    attack: Attack,
+    goal: Goal,
+    given: ImageBatch,
+    *,
+    key: Sequence[object],
+    engine: Engine,
+    names: Sequence[str],
+    pool: Pool | None,
+) -> Crafted | None:
+    """The finished images of the attack's first stage, if it has one."""
+    if attack.first is None:
+        return None
+    own = (*key, "first stage")
+    return craft(models, attack.first, goal, given, key=own, engine=engine, names=names, pool=pool)
+
+
+def _floats(pixels: Pixels, engine: Engine) -> Tensor:
+    """Images as float32 on the device, in its layout."""
+    return torch.from_numpy(pixels).to(engine.device).to(
+        torch.float32, memory_format=numerics.memory_format(engine.layout)
+    )
+
+
+def _epsilon(attack: Attack) -> float | None:
+    return attack.budget.levels[0] if attack.budget.epsilon is not None else None
 
 
 @dataclass
@@ -251,8 +293,10 @@ class _Ascent:
         gradients: BatchGradients,
         origin: Tensor,
         rmsd: Tensor | None,
+        first: Tensor | None,
     ) -> None:
         self._attack = attack
+        self._first = first
         self._parts = attack.assembly
         self._groups = sources
         self._gradients = gradients
@@ -277,7 +321,7 @@ class _Ascent:
         for number, model in enumerate(models):
             draws = StepDraws(self._streams, objective.stream, str(self._origin.device), number=number)
             layers = gradients.layers[id(model)] = layers_of(objective, model)
-            source = Preparing(model, layers, self._origin, gradients.labels, gradients.goal, draws)
+            source = Preparing(model, layers, self._origin, gradients.labels, gradients.goal, draws, self._first)
             gradients.prepared[id(model)] = objective.prepare(source)
 
     def _ascend(self, start: Tensor | None) -> list[Tensor]:
@@ -340,15 +384,14 @@ class _Ascent:
             origin=self._origin,
             delta=delta,
             size=size,
-            epsilon=attack.budget.levels[0] if attack.budget.epsilon is not None else None,
-            gradient=self._checked(
-                fused(climber.group, self._gradients, step=step, steps=attack.steps, state=climber.ensemble)
-            ),
+            epsilon=_epsilon(attack),
+            gradient=self._checked(self._fusion(climber.group, step, size, climber.ensemble)),
             streams=self._streams,
             goal=self._gradients.goal,
             project=self._project,
             momentum=momentum,
             decay=decay,
+            first=self._first,
         )
         ask: Inner = lambda place: context.gradient(self._origin + place, 0, place)  # noqa: E731
         for point, state in zip(reversed(parts.points), reversed(climber.points), strict=True):
@@ -357,6 +400,10 @@ class _Ascent:
         for update, state in zip(parts.updates, climber.updates, strict=True):
             gradient = update.update(gradient, context, state)
         return parts.step.direction(gradient, context, climber.step)
+
+    def _fusion(self, group: SourceGroup, step: int, size: float | Tensor, state: State) -> Fusion:
+        attack = self._attack
+        return Fusion(group, self._gradients, step, attack.steps, size, _epsilon(attack), self._project, state)
 
     def _checked(self, gradient: Callable[..., Tensor]) -> GradientAt:
         """`gradient` with the penalties' gradients, and a note of images whose gradient is not finite."""
@@ -373,19 +420,19 @@ class _Ascent:
 
     def _run_program(self, program: Program, models: Sequence[Logits]) -> list[Tensor]:
         attack, everyone = self._attack, SourceGroup(tuple(models), self._shares(len(models)), 1.0)
+        level = attack.budget.levels[0]
 
         def gradient(image: Tensor, step: int = 0, sample: int = 0, models: Sequence[int] | None = None) -> Tensor:
             group = everyone
             if models is not None:
                 chosen = tuple(everyone.models[number] for number in models)
                 group = SourceGroup(chosen, (1 / len(chosen),) * len(chosen), 1.0)
-            return self._checked(fused(group, self._gradients, step=step, steps=attack.steps, state={}))(image, sample)
+            return self._checked(self._fusion(group, step, self._size(level), {}))(image, sample)
 
         def forward(image: Tensor, model: int) -> Tensor:
             with torch.no_grad():
                 return everyone.models[model](image)
 
-        level = attack.budget.levels[0]
         given = ProgramContext(
             origin=self._origin,
             labels=self._gradients.labels,
@@ -393,7 +440,7 @@ class _Ascent:
             steps=attack.steps,
             points=attack.scored_points,
             size=self._size(level),
-            epsilon=level if attack.budget.epsilon is not None else None,
+            epsilon=_epsilon(attack),
             gradient=gradient,
             forward=forward,
             project=self._project,

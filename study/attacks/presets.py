@@ -3,7 +3,8 @@
 They are data: a file for each paper in `preset_files/`. `joins` of a preset names the keys that it adds to a
 combination: `mi+di+sgm` is `mi` with those keys of `di` and of `sgm`. A paper's `combinations` are those that it
 reports; users can write any other combination too. `gradients` is the number of gradients of one image and one model,
-which a test compares with what the components say.
+which a test compares with what the components say. `formula`, `differs` (from the paper, the authors' code, other
+libraries) and `oracle` (what a test compares it with, and how near it comes) stand in docs/attacks.md.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Preset:
     title: str = ""
     link: str = ""
     gradients: int | None = None
+    equation: str = ""
+    formula: str = ""
+    differs: str = ""
+    oracle: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ def _collection() -> _Collection:
                 title=paper["title"],
                 link=paper.get("link", ""),
                 gradients=one["gradients"],
+                equation=one.get("equation", ""),
+                formula=one.get("formula", ""),
+                differs=one.get("differs", ""),
+                oracle=one.get("oracle", ""),
             )
         combinations |= paper.get("combinations", {})
     return _Collection(presets, combinations)

@@ -29,9 +29,10 @@ from study.attacks.components.skip_gradient import SkipGradient
 from study.attacks.components.smoothing import Copies, Smoothing
 from study.attacks.components.variance import Variance
 from study.attacks.external.spec import External
-from study.attacks.kinds import Goal
+from study.attacks.kinds import FeatureObjective, Goal
 from study.attacks.own_code import loaded_or_placeholder
 from study.attacks.part import PYTHON, NameOrPart, Part, PartOf
+from study.errors import names
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, Shorthand
 
@@ -58,6 +59,8 @@ class Attack(Frozen):
 
     `precomputed: <folder>` takes the place of a recipe: the study evaluates images that another tool has made. The
     folder's name may contain `{sources}` (names joined by `+`), `{goal}` and `{seed}`.
+
+    `first` is the recipe of a first stage on the same source models: components can use its finished images.
     """
 
     # Ids and run folders have the older name of `precomputed`.
@@ -96,6 +99,7 @@ class Attack(Frozen):
         Budget,
         Shorthand(lambda given: {} if given in (None, "none") else given, ({"const": "none"}, {"type": "null"})),
     ] = Budget()
+    first: Annotated[Attack | None, Field()] = None
     external: External | None = None
     precomputed: Annotated[
         str | None, Field(validation_alias=AliasChoices(*PRECOMPUTED_KEYS), serialization_alias=PRECOMPUTED_KEYS[1])
@@ -145,6 +149,8 @@ class Attack(Frozen):
             given.setdefault("steps", 0)
         if given.get("objective") == "logit":
             given.setdefault("fusion", "logit")
+        if "first" in given:
+            given["first"] = _first_stage(given)
         return given
 
     @model_validator(mode="after")
@@ -206,13 +212,42 @@ class Attack(Frozen):
                 or max(self.checkpoints, default=0) > self.steps,
                 "checkpoints are rising numbers of steps, at most `steps`",
             ),
+            (
+                self.first is not None
+                and (
+                    self.first.budget.matched
+                    or self.first.budget.minimal is not None
+                    or len(self.first.scored_points) > 1
+                    or self.first.external is not None
+                    or self.first.precomputed is not None
+                ),
+                "a `first` stage needs a recipe of one budget, without checkpoints, matched budgets or other libraries",
+            ),
+            (
+                self.first is not None and any(part.python for part in self.first.parts),
+                "a `first` stage cannot have parts in a file",
+            ),
+            *self._first_stage_conflicts(),
+            (
+                self.assembly.averages == "logits" and isinstance(self.assembly.objective, FeatureObjective),
+                "a view that averages logits needs an objective of logits",
+            ),
             *((True, message) for message in self.conflicts()),
         ]
+
+    def _first_stage_conflicts(self) -> Iterator[tuple[bool, str]]:
+        users = [one.name for one in self.assembly if one.uses_first]
+        own = any(part.python for part in self.parts)
+        yield bool(users) and self.first is None, f"`{''.join(users[:1])}` needs a `first` stage, such as `first: mi`"
+        yield (
+            self.first is not None and not users and not own,
+            "no component of this attack uses the images of its `first` stage: remove `first`",
+        )
 
     def conflicts(self) -> Iterator[str]:
         """Yield a sentence for each conflict that the components find."""
         assembly = self.assembly
-        outline = AttackOutline(assembly.names(), self.budget, self.steps, self.step_size)
+        outline = AttackOutline(assembly.names(), self.budget, self.steps, self.step_size, self.first is not None)
         for component in assembly:
             yield from component.conflicts(outline)
 
@@ -283,13 +318,18 @@ class Attack(Frozen):
 
     @property
     def copies(self) -> int:
-        """Number of views whose gradients are averaged."""
-        return self.assembly.copies
+        """Number of views of an image whose gradients are averaged; the larger one of both stages."""
+        return max(self.assembly.copies, 1 if self.first is None else self.first.copies)
+
+    @property
+    def others(self) -> int:
+        """The size of the pool of images that components mix in, in both stages."""
+        return max(self.assembly.others, 0 if self.first is None else self.first.others)
 
     @property
     def reads_true_labels(self) -> bool:
         """Whether pixels depend on the true label for every goal: admix mixes in images of other classes."""
-        return self.assembly.reads_true_labels
+        return self.assembly.reads_true_labels or (self.first is not None and self.first.reads_true_labels)
 
     @property
     def separate(self) -> bool:
@@ -305,9 +345,15 @@ class Attack(Frozen):
     def gradients(self, steps: int, sources: int) -> int:
         """Return the number of gradients of one image, on `sources` models, up to `steps`.
 
-        It is 0 for an attack of another library: a worker counts them.
+        Those of a first stage count. It is 0 for an attack of another library: a worker counts them.
         """
-        return self.assembly.gradients(steps, sources)
+        first = 0 if self.first is None else self.first.gradients(self.first.steps, sources)
+        return first + self.assembly.gradients(steps, sources)
+
+    def forwards(self, steps: int, sources: int) -> int:
+        """Return the number of forward passes of one image that have no gradient, on `sources` models, up to `steps`."""
+        first = 0 if self.first is None else self.first.forwards(self.first.steps, sources)
+        return first + self.assembly.forwards(steps, sources)
 
     def weights_of(self, sources: Sequence[str]) -> list[float]:
         """Return the weight of every source model. They sum to 1, unless the models are separate."""
@@ -321,6 +367,28 @@ def _with_external(given: dict[str, Any]) -> dict[str, Any]:
         return given
     inner = {key: given.pop(key) for key in ("external", PYTHON, "arguments") if key in given}
     return {**given, "external": inner}
+
+
+def _first_stage(given: dict[str, Any]) -> Any:
+    """The keys of a first stage: those of a preset, with the budget of the whole attack unless it has its own."""
+    first = given["first"]
+    if isinstance(first, str):
+        first = {"preset": first}
+    if not isinstance(first, dict):
+        return first
+    first = dict(first)
+    if first.keys().isdisjoint(("epsilon", "budget")) and (budget := given.get("budget")) is not None:
+        first["budget"] = budget
+    if "preset" not in first:
+        return first
+    name = first.pop("preset")
+    if not isinstance(name, str) or presets.preset(name) is None:
+        raise PydanticCustomError(
+            "reference",
+            "there is no preset named '{name}'",
+            {"name": str(name), "accepted": names(presets.known(), str(name))},
+        )
+    return presets.keys_of(name, first)
 
 
 def _component(kind: str, given: str | Part) -> Component:

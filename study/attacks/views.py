@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,14 @@ class Views:
         true: NDArray[np.int64],
         pool: Pool | None,
         wanted: NDArray[np.int64] | None = None,
+        *,
+        origin: Tensor,
+        steps: int = 1,
+        epsilon: float | None = None,
     ) -> None:
         """`true` (N,) are the true labels, and `wanted` (N,) those of the objective, if they differ.
+
+        `origin` (N, C, H, W) are the clean images, `epsilon` the budget's L-infinity norm if it has one.
 
         Raises ValueError if a view mixes in other images, and there is no `pool`.
         """
@@ -42,14 +48,31 @@ class Views:
         self._true = true
         self._wanted = true if wanted is None else wanted
         self._pool = pool
+        self._origin = origin
+        self._steps = steps
+        self._epsilon = epsilon
 
-    def make(self, image: Tensor, step: int, copy: int) -> Tensor:
-        """Return copy number `copy` of `image`, float (N, C, H, W), at a step: differentiable, with the same shape."""
+    def make(self, image: Tensor, step: int, copy: int, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return copy number `copy` of `image`, float (N, C, H, W), at a step: differentiable, with the same shape.
+
+        `gradient(view)` is the gradient of the loss at a view, for views that ask for it.
+        """
         device = str(image.device)
         for (view, later), purpose in zip(self._views, self._purposes, strict=True):
             number = copy // later
             draws = StepDraws(self._streams, purpose, device, step, number)
-            given = ViewContext(number % view.count, draws, self._true, self._wanted, self._pool)
+            given = ViewContext(
+                copy=number % view.count,
+                draws=draws,
+                true=self._true,
+                wanted=self._wanted,
+                pool=self._pool,
+                origin=self._origin,
+                step=step,
+                steps=self._steps,
+                epsilon=self._epsilon,
+                gradient=gradient,
+            )
             image = view.make(image, given)
         return image
 

@@ -111,7 +111,7 @@ class Recipe:
                 self.attack.external, sources, given, goal, epsilon=level, key=key, engine=engine, allow_code=True
             )
             return outcome.pixels
-        pool = Pool(clean, labels) if self.attack.assembly.others else None
+        pool = Pool(clean, labels) if self.attack.others else None
         made = craft(sources, self.attack, goal, given, key=key, engine=engine, pool=pool)
         # The finished attack stands last of its checkpoints and budgets.
         return made.pixels[-len(clean) :]

@@ -88,6 +88,8 @@ def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
     # Without it the size of a step follows from each image's own budget.
     if size is not None:
         found["step size"] = size
+    if attack.first is not None:
+        found["first"] = recipe_identity(attack.first, sources)
     if attack.checkpoints:
         found["checkpoints"] = list(attack.checkpoints)
     weights = {name: attack.weights[name] for name in sources if name in attack.weights}

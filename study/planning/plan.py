@@ -164,7 +164,7 @@ class Plan:
         return self._pool(craft.recipe)
 
     def _pool(self, recipe: Attack) -> tuple[Selected, ...]:
-        return self._shuffled[: recipe.assembly.others]
+        return self._shuffled[: recipe.others]
 
     @functools.cached_property
     def _shuffled(self) -> tuple[Selected, ...]:

@@ -223,7 +223,7 @@ class Validation:
             recipe = self._spec.attacks[direction.attack]
             budget = recipe.budget
             several = len(budget.levels) > 1
-            if recipe.precomputed or recipe.assembly.others or budget.matched or budget.minimal is not None or several:
+            if recipe.precomputed or recipe.others or budget.matched or budget.minimal is not None or several:
                 raise StudyError(
                     f"'{direction.attack}' cannot be the direction of a probe: it needs other images or another "
                     "attack, or makes several images of each image",

@@ -1,35 +1,7 @@
-"""The project's own components. Importing this package registers them; none of its modules imports torch at once."""
+"""The project's own components, a file each. Importing this package registers them; none imports torch at once."""
 
-from study.attacks.components import (
-    admix,
-    directions,
-    distance_penalty,
-    diversity,
-    ensembles,
-    kernel,
-    momentum,
-    nesterov,
-    objectives,
-    scales,
-    skip_gradient,
-    smoothing,
-    starts,
-    variance,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "admix",
-    "directions",
-    "distance_penalty",
-    "diversity",
-    "ensembles",
-    "kernel",
-    "momentum",
-    "nesterov",
-    "objectives",
-    "scales",
-    "skip_gradient",
-    "smoothing",
-    "starts",
-    "variance",
-]
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
