@@ -10,6 +10,7 @@ Rates are shares 0..1; distances are in pixel values 0..255. Without images that
 
 from study.analysis.bootstrap import bootstrap_rates, paired_differences
 from study.analysis.classes import per_class, wrong_labels
+from study.analysis.costs import at_cost
 from study.analysis.intervals import wilson
 from study.analysis.matrix import leave_one_out, transfer_matrix
 from study.analysis.minimal_rmsd import minimal_cdf, minimal_summary
@@ -32,6 +33,7 @@ __all__ = [
     "accuracies",
     "agreement_matrix",
     "agreements",
+    "at_cost",
     "best_within",
     "bootstrap_rates",
     "clean_accuracies",

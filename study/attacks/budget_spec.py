@@ -67,6 +67,9 @@ class Budget(Frozen):
     - `minimal` searches upwards through a range of RMSDs, for each target, until an image succeeds (Liu et al. 2017,
       section 3.2.2);
     - without a budget only the pixel box limits an image.
+
+    `gradients` beside it decides the number of steps: as many as take at most so many gradients of one image per source
+    model, with those of views, neighbours and preparing passes. It replaces `steps`.
     """
 
     epsilon: Length | Lengths | Range | None = None
@@ -75,6 +78,7 @@ class Budget(Frozen):
     minimal: Range | None = None
     to: str | None = None
     by: Match = "image"
+    gradients: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Budget:

@@ -118,6 +118,7 @@ class Attack(Frozen):
                 "description": "The preset that sets all keys that are not given here; `+` joins presets.",
             },
             "epsilon": {**budget["properties"]["epsilon"], "description": "Short for `budget: {epsilon: …}`."},
+            "gradients": {**budget["properties"]["gradients"], "description": "Short for `budget: {gradients: …}`."},
             "made": {**TEXT, "description": "Older name of `precomputed`."},
             "python": {**TEXT, "description": "Short for `external: python:<file>.py:<function>`."},
             "arguments": {"type": "object", "description": "The arguments of an `external` attack."},
@@ -134,7 +135,7 @@ class Attack(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
-        """`epsilon: 16` is short for `budget: {epsilon: 16}`. Some defaults depend on the values of other keys."""
+        """`epsilon: 16` is short for `budget: {epsilon: 16}`, `gradients` likewise. Some defaults depend on other keys."""
         if not isinstance(given, dict):
             return given
         given = dict(given)
@@ -145,6 +146,11 @@ class Attack(Frozen):
                     "budget", "`epsilon` is short for a budget, and `budget` is given too: keep one"
                 )
             given["budget"] = {"epsilon": given.pop("epsilon")}
+        if "gradients" in given:
+            budget = given.get("budget") or {}
+            if not isinstance(budget, dict) or "gradients" in budget:
+                raise PydanticCustomError("budget", "`gradients` is short for `budget: {gradients: …}`: keep one")
+            given["budget"] = {**budget, "gradients": given.pop("gradients")}
         if any(given.get(key) is not None for key in (*PRECOMPUTED_KEYS, "external")):
             given.setdefault("steps", 0)
         if given.get("objective") == "logit":
@@ -170,7 +176,7 @@ class Attack(Frozen):
             ),
             (not adam and self.learning_rate is not None, "a learning_rate belongs to `step: adam`; use step_size"),
             (
-                not adam and self.step_size is None and budget == Budget() and self.steps > 0,
+                not adam and self.step_size is None and budget.kind == "none" and self.steps > 0,
                 "without a budget, a sign or l2 step needs a step_size",
             ),
             (
@@ -378,7 +384,7 @@ def _first_stage(given: dict[str, Any]) -> Any:
         return first
     first = dict(first)
     if first.keys().isdisjoint(("epsilon", "budget")) and (budget := given.get("budget")) is not None:
-        first["budget"] = budget
+        first["budget"] = {key: one for key, one in budget.items() if key != "gradients"} if isinstance(budget, dict) else budget
     if "preset" not in first:
         return first
     name = first.pop("preset")

@@ -112,9 +112,27 @@ class Recipe:
             )
             return outcome.pixels
         pool = Pool(clean, labels) if self.attack.others else None
-        made = craft(sources, self.attack, goal, given, key=key, engine=engine, pool=pool)
+        attack = self._with_steps(len(sources))
+        made = craft(sources, attack, goal, given, key=key, engine=engine, pool=pool)
         # The finished attack stands last of its checkpoints and budgets.
         return made.pixels[-len(clean) :]
+
+    def _with_steps(self, sources: int) -> Attack:
+        """The attack with the steps that a number of gradients allows on so many source models."""
+        limit = self.attack.budget.gradients
+        if limit is None:
+            return self.attack
+        from study.attacks.costs import steps_within
+
+        steps = steps_within(self.attack, limit, sources)
+        if not steps:
+            least = -(-self.attack.gradients(1, sources) // sources)
+            raise StudyError(
+                f"one step of {self.name} takes {least} gradients, and {limit} are allowed",
+                where="study.attack",
+                accepted=f"{least} or more",
+            )
+        return self.attack.model_copy(update={"steps": steps, "checkpoints": ()})
 
     def __repr__(self) -> str:
         return f"<study.attack {self.name}: epsilon {self.attack.budget.epsilon}, {self.attack.steps} steps>"

@@ -82,7 +82,8 @@ def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "components": [component.identity() for component in attack.assembly],
         "steps": attack.steps,
-        "budget": attack.budget.model_dump(mode="json", exclude_defaults=True),
+        # A number of gradients has decided the steps.
+        "budget": attack.budget.model_dump(mode="json", exclude_defaults=True, exclude={"gradients"}),
     }
     size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
     # Without it the size of a step follows from each image's own budget.

@@ -72,7 +72,7 @@ def _recipe(attack: Attack) -> dict[str, Any]:
         "start": start,
         "steps": attack.steps,
         "checkpoints": list(attack.checkpoints),
-        "budget": attack.budget.model_dump(mode="json"),
+        "budget": attack.budget.model_dump(mode="json", exclude={"gradients"}),
         **parts,
     }
 

@@ -12,6 +12,11 @@ SUCCESS_RATE: Mapping[str, str] = {
 }
 """By goal."""
 
+AT_COST = (
+    "Mean black-box success rate (%) at the last checkpoint within so many gradients of one image per source model; a "
+    "dash where the first step takes more"
+)
+
 SERVICE_SUCCESS = (
     "Remote service: an untargeted image succeeds if the service returns none of the labels that it returned for the "
     "clean image; a targeted image succeeds if it returns the target label"

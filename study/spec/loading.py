@@ -14,6 +14,7 @@ from study.errors import StudyError, names
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS
 from study.spec import yaml_document
+from study.spec.costs import with_costs
 from study.spec.budget_units import check_units
 from study.spec.own_parts import with_digests
 from study.spec.schema import Spec
@@ -81,6 +82,7 @@ def resolve(document: Document) -> SpecFile:
     spec = _with_implied_attacks(spec)
     Validation(spec, document).base_models()
     spec = _with_base_models(spec)
+    spec = with_costs(spec, document)
     if spec.format > 1:
         spec = _with_step_sizes(spec)
     Validation(spec, document).all()

@@ -111,14 +111,33 @@ class Sources(Frozen):
         return list(dict.fromkeys(chosen))
 
 
+class AtCost(Frozen):
+    """Compare attacks at equal cost: every attack gets a checkpoint at each of these numbers of `gradients`.
+
+    They count gradients of one image per source model, with those of views, neighbours and preparing passes. The length
+    of a step stays that of the recipe. Such an attack is named after its last cost, as in `mi-to-400`.
+    """
+
+    gradients: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
+
+    @model_validator(mode="after")
+    def _rising(self) -> AtCost:
+        if list(self.gradients) != sorted(set(self.gradients)):
+            raise PydanticCustomError("parts", "`gradients` are rising numbers")
+        return self
+
+
 class Experiment(Frozen):
     """One table or figure: attacks x sources x goals x seeds. Every target sees the images of every attack run."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     attacks: Names
     sources: Sources
     goal: OneOrMore[Goal] = ("untargeted",)
     targets: Names | None = None
     seeds: Seeds | None = None
+    at_cost: AtCost | None = Field(default=None, alias="at-cost")
     published: Published | None = None
 
 

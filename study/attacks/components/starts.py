@@ -24,7 +24,7 @@ class RandomStart(Start):
     streams: ClassVar[str | None] = "start"
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
-        if attack.budget == Budget():
+        if attack.budget.kind == "none":
             yield "a random start needs a budget: it is uniform within the budget"
 
     def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from study.analysis.costs import at_cost
 from study.analysis.experiments import averaged
 from study.analysis.matrix import left_out
 from study.analysis.robustness import destruction_rates
@@ -20,6 +21,7 @@ from study.report.html.mistakes import mistakes
 from study.report.html.report_data import ReportData
 from study.report.matrix_rows import attack_points, matrix_rows
 from study.report.wording import (
+    AT_COST,
     CLEAN_ACCURACY,
     RMSD,
     SERVICE_SUCCESS,
@@ -42,6 +44,7 @@ class GoalResults:
 
     matrix: HtmlTable
     ensembles: HtmlTable | None
+    costs: HtmlTable | None
     drawings: Sequence[figures.Drawing]
 
 
@@ -65,7 +68,7 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
     for goal in goals:
         cells = all_cells.filter(goal=goal)
         if not cells.is_empty():
-            tables = _matrix(data, name, goal, cells), _ensembles(data, name, goal, cells)
+            tables = _matrix(data, name, goal, cells), _ensembles(data, name, goal, cells), _costs(data, name, goal, cells)
             results.append(GoalResults(*tables, _drawings(data, name, goal, cells, album)))
     return ExperimentResults(name, summary, results, list(mistakes(data, name)))
 
@@ -147,6 +150,32 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
     title = f"{name}, {goal}: ensembles against the model they leave out"
     code = data.code(f"analysis.leave_one_out(rows, spec, {name!r})")
     return HtmlTable(title, head, rows, code, grid=True, notes=notes)
+
+
+def _costs(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
+    """Attacks at equal cost; None for an experiment without `at-cost`, and without black-box cells."""
+    experiment = data.spec.experiments[name]
+    if experiment.at_cost is None:
+        return None
+    found = at_cost(cells, data.spec, name)
+    known = {(one["attack"], one["cost"]): one for one in found.iter_rows(named=True)}
+    rows = []
+    for attack in dict.fromkeys(experiment.attacks):
+        here = [known.get((attack, cost)) for cost in experiment.at_cost.gradients]
+        if any(here):
+            rows.append([TableCell(attack), *(_at_cost_cell(one) for one in here)])
+    if not rows:
+        return None
+    head = ["attack", *(f"{cost:,} gradients" for cost in experiment.at_cost.gradients)]
+    code = data.code(f"analysis.at_cost(averaged(of_experiment(cells(rows, spec), spec, {name!r})), spec, {name!r})")
+    return HtmlTable(f"{name}, {goal}: at equal cost", head, rows, code, notes=[f"{AT_COST}."])
+
+
+def _at_cost_cell(one: Mapping[str, Any] | None) -> TableCell:
+    if one is None:
+        return MISSING
+    tip = f"{one['steps']:,} steps, {one['gradients']:g} gradients, mean of {one['cells']} black-box cells"
+    return percent_cell(one["success"], tip, decimals=1)
 
 
 def _drawings(

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from study.analysis.costs import at_cost
 from study.analysis.experiments import averaged, cells, of_experiment
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
-from study.report.wording import CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
+from study.report.wording import AT_COST, CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
 from study.results.run_reader import RunData
 from study.terminal.prose import say
 
@@ -30,9 +31,13 @@ def print_matrices(finished: RunData, console: Console) -> bool:
     for table, goal in matrices(finished, found, console):
         console.print(table)
         goals.append(goal)
+    costs = list(_costs(finished, found))
+    for table in costs:
+        console.print(table)
     if not goals:
         return False
     notes = [SUCCESS_RATE[goal] for goal in dict.fromkeys(goals)]
+    notes += [AT_COST] if costs else []
     notes += [SERVICE_SUCCESS] if spec.services else []
     notes += [CLEAN_ACCURACY] if finished.clean else []
     doubts = [
@@ -63,6 +68,27 @@ def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterat
                 start = stop
                 if table.row_count:
                     yield table, goal
+
+
+def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
+    """The table of each experiment and goal with `at-cost`: attacks by numbers of gradients."""
+    for name, experiment in finished.spec.experiments.items():
+        if experiment.at_cost is None:
+            continue
+        rows = at_cost(averaged(of_experiment(found, finished.spec, name)), finished.spec, name)
+        for goal in dict.fromkeys(experiment.goal):
+            title = f"{name}, {goal}: at equal cost"
+            table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+            table.add_column("attack")
+            for cost in experiment.at_cost.gradients:
+                table.add_column(f"{cost:,}", justify="right", no_wrap=True)
+            for attack in dict.fromkeys(experiment.attacks):
+                here = {one["cost"]: one["success"] for one in rows.filter(goal=goal, attack=attack).iter_rows(named=True)}
+                shown = [f"{100 * here[cost]:.1f}" if cost in here else "–" for cost in experiment.at_cost.gradients]
+                if here:
+                    table.add_row(attack, *shown)
+            if table.row_count:
+                yield table
 
 
 def _matrix(finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice) -> Table:
