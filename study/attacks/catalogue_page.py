@@ -1,0 +1,123 @@
+"""Generate docs/attacks.md, the catalogue of attacks, from the presets: `python -m study.attacks.catalogue_page`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from study.attacks import presets
+from study.attacks.assembly import Assembly
+from study.attacks.component import Component
+from study.attacks.presets import Preset
+from study.attacks.recipe import Attack
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "attacks.md"
+
+_HEAD = """# The attacks
+
+`python -m study.attacks.catalogue_page` generates this page from the presets in `study/attacks/preset_files/`; a test
+keeps it up to date. `study attacks NAME` prints all numbers of one preset, and `+` joins presets: `mi+di+sgm`.
+
+x is the clean image, d the perturbation, g the gradient of the loss (what the attack maximises), n(g) is g divided by
+its mean absolute value, U(±a) uniform noise, N(0, s) normal noise. Pixel values are 0..255. *Gradients* are those of one
+image per source model, in the preset's steps; *forwards* are forward passes beside them. Random numbers are keyed by
+image, step and copy: an image's result never depends on its neighbours. All presets run on several source models too;
+their gradients are fused by `fusion`.
+
+"""
+
+
+def generated() -> str:
+    """Return the text of the page."""
+    found = presets.presets()
+    lines = [_HEAD, "| preset | paper | parts | gradients | forwards |", "| --- | --- | --- | ---: | ---: |"]
+    for name, one in found.items():
+        attack = Attack.model_validate(presets.keys_of(name, {}))
+        cost = attack.gradients(attack.steps, 1), attack.forwards(attack.steps, 1)
+        parts = ", ".join(dict.fromkeys(part.name for part in _telling(attack.assembly))) or "the gradient alone"
+        lines.append(f"| [{name}](#{_anchor(name)}) | {one.paper} | {parts} | {cost[0]:,} | {cost[1] or ''} |")
+    lines.append("")
+    for name, one in found.items():
+        lines += _section(name, one)
+    lines += _combinations()
+    return "\n".join(lines)
+
+
+def _section(name: str, one: Preset) -> Iterator[str]:
+    attack = Attack.model_validate(presets.keys_of(name, {}))
+    yield f"## {name}"
+    yield ""
+    yield f"{_link(one)}{f', {one.equation}' if one.equation else ''}. {_sentence(one.source)}"
+    yield ""
+    if one.formula:
+        yield "```text"
+        yield one.formula.strip()
+        yield "```"
+        yield ""
+    for part in _telling(attack.assembly):
+        yield f"- {part.kind} `{part.name}`{_parameters(part)}: {_first_line(type(part))}"
+    if attack.first is not None:
+        yield f"- first stage of {attack.first.steps} steps: `{', '.join(attack.first.assembly.names())}`"
+    sources = " (on one source model)" if attack.assembly.ensemble.cost(2) != 2 else ""
+    forwards = attack.forwards(attack.steps, 1)
+    beside = f", {forwards:,} forward passes beside" if forwards else ""
+    yield f"- cost: {attack.gradients(attack.steps, 1):,} gradients in {attack.steps:,} steps{sources}{beside}"
+    if one.differs:
+        yield f"- elsewhere: {_sentence(one.differs)}"
+    if one.oracle:
+        yield f"- tested against: {_sentence(one.oracle)}"
+    yield ""
+
+
+def _combinations() -> Iterator[str]:
+    yield "## Combinations that papers report"
+    yield ""
+    for name, source in presets.combinations().items():
+        yield f"- `{name}`: {_sentence(source)}"
+    yield ""
+
+
+def _telling(assembly: Assembly) -> Iterator[Component]:
+    """The components that tell an attack from another one: without the usual objective, fusion and step."""
+    usual = {("objective", "cross-entropy"), ("ensemble", "probability"), ("step", "sign")}
+    yield from (one for one in assembly if (one.kind, one.name) not in usual)
+
+
+def _parameters(part: Component) -> str:
+    values = part.model_dump(mode="json")
+    shown = ", ".join(f"{key} {_value(value)}" for key, value in values.items() if value not in (None, {}, []))
+    return f" ({shown})" if shown else ""
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _first_line(component: type[Component]) -> str:
+    return _sentence((component.__doc__ or component.name).strip().split("\n\n")[0].replace("\n", " "))
+
+
+def _sentence(text: str) -> str:
+    """The text on one line, with a full stop."""
+    text = re.sub(r"\s+", " ", text).strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _link(one: Preset) -> str:
+    number = one.link.removeprefix("arXiv:")
+    where = f"https://arxiv.org/abs/{number}" if one.link.startswith("arXiv:") else one.link
+    title = f"{one.paper}, *{one.title}*"
+    return f"[{title}]({where})" if where else title
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", name.lower())
+
+
+
+
+if __name__ == "__main__":
+    PAGE.write_text(generated(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")
