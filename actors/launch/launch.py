@@ -23,6 +23,7 @@ from actors.launch.select import select
 from actors.launch.study_plan import plan_study
 from actors.launch.summary import COMPLETE, INCOMPLETE, already_complete, stopped, summarise
 from actors.launch.tracking_session import TrackingSession, tracked
+from actors.launch.tuning import check_apart, chosen, tuning_of
 from actors.launch.workers import start_workers
 from actors.resources import object_store
 from study.errors import StudyError
@@ -34,6 +35,7 @@ from study.spec.own_parts import with_code
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.terminal import Display
+from study.terminal.prose import say
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
     attack ends the launch as it was raised. `start` makes the backend; by default the options choose it.
     """
     begun = time.monotonic()
+    file = options.spec_file()
+    tuning = tuning_of(options, file)
+    if tuning is not None:
+        status = launch(tuning.options, console, start)
+        if status != COMPLETE:
+            return status
+        options = replace(options, given=chosen(tuning, lambda line: say(console, line)))
     with Interrupt() as interrupt, Display(console, options.style) as display:
 
         def stop() -> int:
@@ -130,6 +139,7 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
         runtime = start_workers(prepared, inputs, backend, session.tracking.display, interrupt)
         selection = select(prepared, inputs.candidates, runtime)
         try:
+            check_apart(prepared.folder, selection)
             plan = plan or plan_study(prepared.spec, selection)
             outcome = execute(prepared, plan, inputs.candidates, runtime)
         except StudyError as error:

@@ -209,6 +209,11 @@ class Step(Component):
 
     kind: ClassVar[str] = "step"
 
+    @property
+    def preparing_steps(self) -> int:
+        """Number of first steps that the rule takes back, because they only prepare the others."""
+        return 0
+
     def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
         """Return the direction of a step of length 1 pixel value, float (N, C, H, W)."""
         raise NotImplementedError

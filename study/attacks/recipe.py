@@ -32,6 +32,7 @@ from study.attacks.external.spec import External
 from study.attacks.kinds import FeatureObjective, Goal
 from study.attacks.own_code import loaded_or_placeholder
 from study.attacks.part import PYTHON, NameOrPart, Part, PartOf
+from study.attacks.tuning import Tune
 from study.errors import names
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, Shorthand
@@ -100,6 +101,7 @@ class Attack(Frozen):
         Shorthand(lambda given: {} if given in (None, "none") else given, ({"const": "none"}, {"type": "null"})),
     ] = Budget()
     first: Annotated[Attack | None, Field()] = None
+    tune: Tune | None = None
     external: External | None = None
     precomputed: Annotated[
         str | None, Field(validation_alias=AliasChoices(*PRECOMPUTED_KEYS), serialization_alias=PRECOMPUTED_KEYS[1])

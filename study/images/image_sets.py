@@ -50,7 +50,7 @@ class ImageSet(Frozen):
     - `records`: the `split` of MNIST's or CIFAR-10's own binary files.
 
     `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
-    pixels of all images. `count` images are drawn with the study's seed from the images that `keep` admits. Target
+    pixels of all images. `count` images are drawn with the study's seed from the images that `keep` admits, from the beginning of the drawn order or, with `draw: last`, from its end. Target
     labels come from the list if it has them; else they are drawn uniformly from the other labels, with the seed and the
     image's id. `targets` demands one of the two, or ranks labels by clean predictions. `corrupt` says whether an
     unreadable image stops the study or is left out.
@@ -77,6 +77,7 @@ class ImageSet(Frozen):
     count: Annotated[int, Field(ge=1)] | None = None
     targets: Literal["random", "list"] | Ranked | None = None
     corrupt: Literal["stop", "leave-out"] = "stop"
+    draw: Literal["first", "last"] = "first"
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -192,7 +193,8 @@ def candidates(images: ImageSet, seed: int, *, targeted: bool = False) -> list[C
         else:
             target = _random_target(image, label, seed, len(labels)) if listed is None else listed
         found.append(Candidate(image, file, label, target))
-    return sorted(found, key=lambda candidate: (digest(seed, candidate.image, "selection"), candidate.image))
+    found.sort(key=lambda candidate: (digest(seed, candidate.image, "selection"), candidate.image))
+    return found if images.draw == "first" else found[::-1]
 
 
 def _listed(images: ImageSet, labels: LabelSet, *, targeted: bool) -> _Listing:

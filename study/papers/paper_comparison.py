@@ -50,7 +50,7 @@ def compare(
     comparable, `reason` says why; for example, rows of some of the `selected` images are missing (None: no such check).
     `cosines` are mean cosines of plain gradients from probes, with the columns first, second, cosine, images.
     """
-    wanted = matched.filter(pl.col("reason").is_null())
+    wanted = matched.filter(pl.col("reason").is_null()).with_columns(pl.col("our_target").alias("target"))
     is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
     is_clean = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") == "none")
     searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]

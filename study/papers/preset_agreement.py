@@ -69,7 +69,8 @@ def _weights(point: PlannedPoint) -> str:
 
 _HERE: Mapping[str, Callable[[PlannedPoint], object]] = {
     "epsilon": _epsilon,
-    "steps": lambda point: point.steps,
+    # Steps that only accumulate momentum before the attack begins do not count in papers.
+    "steps": lambda point: point.steps - point.recipe.assembly.step.preparing_steps,
     "step_size": _step_size,
     "learning_rate": lambda point: point.recipe.learning_rate,
     "optimizer": lambda point: point.recipe.step,

@@ -36,14 +36,17 @@ PLANNED = pl.Schema(
 budget, if the attack has a fixed one. `sources` are joined by `+`. For same-mistake, `target` is a pair, sorted and
 joined. Clean cells have the attack `none` and no goal."""
 
-_OURS = ("experiment", "our_attack", "our_sources", "steps", "level", "top", "seeds")
+_OURS = ("experiment", "our_attack", "our_sources", "our_target", "steps", "level", "top", "seeds")
 MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS} | {"reason": pl.String()})
 """The columns that `match` adds to a published row. Exactly one of `experiment` and `reason` is null."""
 
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """One planned number of a spec. `shown_sources` are the sources as a paper prints them: noise has none."""
+    """One planned number of a spec.
+
+    `shown_sources` and `shown_target` are the models as a paper prints them: noise has no sources.
+    """
 
     experiment: str
     attack: str
@@ -52,6 +55,7 @@ class PublishedCell:
     shown_sources: str
     goal: str | None
     target: str
+    shown_target: str
     steps: int | None
     level: float | None
     metric: str
@@ -65,7 +69,7 @@ class PublishedCell:
     @property
     def key(self) -> tuple[object, ...]:
         """The part of it that a published row names, without parameters."""
-        return (self.called, self.goal, self.shown_sources, self.target, self.metric)
+        return (self.called, self.goal, self.shown_sources, self.shown_target, self.metric)
 
     @property
     def number(self) -> tuple[object, ...]:
@@ -97,6 +101,7 @@ def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
 def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     experiment = spec.experiments[name]
     targets, seeds = spec.targets(experiment), spec.seeds_of(experiment)
+    printed_name = experiment.published.printed if experiment.published else str
     printed = _metrics(experiment)
     for attack in dict.fromkeys(experiment.attacks):
         recipe = spec.attacks[attack]
@@ -113,19 +118,20 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
                     shown += [(pair, "same-mistake") for pair in _pairs(targets)]
                 for steps, level in recipe.scored_points:
                     point = PlannedPoint(recipe, sources, steps, level, dense)
-                    base = (name, attack, called, joined, "" if noise else joined, goal)
+                    base = (name, attack, called, joined, "" if noise else printed_name(joined), goal)
                     yield from (
-                        PublishedCell(*base, target, steps, level, metric, seeds, point) for target, metric in shown
+                        PublishedCell(*base, target, printed_name(target), steps, level, metric, seeds, point)
+                        for target, metric in shown
                     )
     for metric, attacked in sorted(printed):
         if metric in _PAIRS or attacked:
             continue
         for target in targets:
-            yield PublishedCell(name, "none", "none", "", "", None, target, None, None, metric, seeds)
+            yield PublishedCell(name, "none", "none", "", "", None, target, target, None, None, metric, seeds)
     if ("cosine", False) in printed:
         for first in targets:
             for second in targets:
-                yield PublishedCell(name, "none", "none", first, first, None, second, None, None, "cosine", seeds)
+                yield PublishedCell(name, "none", "none", first, first, None, second, second, None, None, "cosine", seeds)
 
 
 def _is_dense(spec: Spec, name: str) -> bool:
@@ -168,6 +174,7 @@ class _ExperimentCells:
 
     def absent(self, row: Mapping[str, Any]) -> tuple[int, str]:
         """The reason why no cell has the row's keys, and the number of keys that match."""
+        assert self.experiment.published is not None
         if row["attack"] not in self.called:
             near = names(sorted(map(str, self.called - {"none"})), row["attack"])
             return 0, f"{self.name} has no attack called '{row['attack']}' in the paper: its attacks are {near}"
@@ -175,14 +182,15 @@ class _ExperimentCells:
             return 1, f"{self.name} is not {row['goal']}"
         for key, stage in (("sources", 2), ("target", 3)):
             for model in filter(None, (row[key] or "").split("+")):
-                if model not in self.spec.models:
+                if model not in {*self.spec.models, *self.experiment.published.models.values()}:
                     return stage, f"the spec has no model '{model}'"
         if row["sources"] not in self.sources:
             return (
                 2,
                 f"{self.name} has no attack on {row['sources'] or 'no model (noise needs an attack with steps: 0)'}",
             )
-        missing = [one for one in row["target"].split("+") if one not in self.spec.targets(self.experiment)]
+        targets = [self.experiment.published.printed(one) for one in self.spec.targets(self.experiment)]
+        missing = [one for one in row["target"].split("+") if one not in targets]
         if missing:
             return 3, f"'{missing[0]}' is not a target of {self.name}"
         return 4, f"{self.name} has no {row['metric']} of {row['sources']} against {row['target']}"
@@ -212,6 +220,7 @@ def _match(row: Mapping[str, Any], books: Mapping[str, _ExperimentCells]) -> dic
         "experiment": cell.experiment,
         "our_attack": cell.attack,
         "our_sources": cell.sources,
+        "our_target": cell.target,
         "steps": cell.steps,
         "level": cell.level,
         "top": cell.top,

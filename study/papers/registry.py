@@ -22,6 +22,7 @@ PAPERS: Mapping[str, str] = {
     "liu2017": "Liu et al. 2017 (arXiv:1611.02770)",
     "smoothed2019": "Wu et al. 2019 (Exploring and Enhancing the Transferability of Adversarial Examples)",
     "sgm2020": "Wu et al. 2020 (arXiv:2002.05990)",
+    "transferattack": "the readme of TransferAttack (github.com/Trustworthy-AI-Group/TransferAttack, 2663e4a)",
 }
 """The papers, by the name of their files."""
 
@@ -37,7 +38,7 @@ class Published(Frozen):
     """The published tables that an experiment reproduces.
 
     Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks have
-    other names in the spec than in the paper. An attack in `attacks` is compared only with the paper's attack that
+    other names in the spec than in the paper; `models: {<ours>: <theirs>}` likewise. An attack in `attacks` is compared only with the paper's attack that
     it is mapped to, and that attack with no other attack of the experiment, even one of the same name.
     """
 
@@ -45,6 +46,7 @@ class Published(Frozen):
 
     tables: Names
     attacks: dict[str, str] = Field(default_factory=dict)
+    models: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -65,13 +67,19 @@ class Published(Frozen):
 
     @model_serializer
     def _to_yaml(self) -> Any:
-        return {"tables": list(self.tables), "attacks": dict(self.attacks)} if self.attacks else list(self.tables)
+        named = {"attacks": dict(self.attacks)} if self.attacks else {}
+        named |= {"models": dict(self.models)} if self.models else {}
+        return {"tables": list(self.tables), **named} if named else list(self.tables)
 
     def called(self, attack: str) -> str | None:
         """Return the paper's name of an attack of the experiment; None if another attack stands for that name."""
         if attack in self.attacks:
             return self.attacks[attack]
         return None if attack in self.attacks.values() else attack
+
+    def printed(self, models: str) -> str:
+        """Return the paper's names of models of the experiment, which `+` joins, in string order."""
+        return "+".join(sorted(self.models.get(one, one) for one in models.split("+"))) if models else ""
 
 
 @functools.cache

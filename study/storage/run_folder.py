@@ -92,6 +92,16 @@ class RunFolder:
         return self.path / "failures.json"
 
     @property
+    def tuning(self) -> StoragePath:
+        """The run that tries the choices of attacks with `tune`, on images that the study does not use."""
+        return self.path / "tuning"
+
+    @property
+    def tuned(self) -> StoragePath:
+        """The choices of attacks with `tune`, and what the others gave."""
+        return self.tuning / "tuning.json"
+
+    @property
     def unreadable(self) -> StoragePath:
         """Unreadable image files that the study left out, as its spec allows."""
         return self.path / "unreadable.json"

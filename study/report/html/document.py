@@ -22,6 +22,7 @@ from study.report.html.findings import findings
 from study.report.html.gallery import gallery
 from study.report.html.geometry import geometry
 from study.report.html.report_data import ReportData, read_report_data
+from study.report.html.tuned import tuned
 from study.results import integrity
 from study.storage.paths import storage_path
 from study.terminal.prose import say
@@ -89,6 +90,7 @@ def _page(data: ReportData, figures: Path | None) -> str:
             alert=summary.alert(data),
             facts=summary.facts(data),
             findings=findings(data),
+            tuned=tuned(data),
             experiments=[experiment_results(data, name, album) for name in data.spec.experiments],
             papers=comparison(data),
             geometry=geometry(data, album),

@@ -1,0 +1,162 @@
+"""The first part of a launch whose attacks have `tune`: try every choice on other images, and keep the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from actors.launch.options import LaunchOptions
+from study.analysis.experiments import averaged, cells
+from study.attacks.recipe import Attack
+from study.attacks.tuning import with_numbers
+from study.errors import StudyError, first_line
+from study.images.selection import Selection
+from study.planning import resume
+from study.results.run_reader import open_run
+from study.spec import loading
+from study.spec.spec_file import SpecFile
+from study.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A launch that tries all choices, and what it must be asked when it is done.
+
+    `variants` has the numbers of each attack of that launch, by the study's attack and the name of the variant.
+    """
+
+    options: LaunchOptions
+    file: SpecFile
+    variants: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def tuning_of(options: LaunchOptions, file: SpecFile) -> Tuning | None:
+    """Return the launch that tries the choices of all attacks with `tune`; None for a study without one.
+
+    Raises StudyError, with the place in the spec, for a number that an attack does not have, or that it does not accept.
+    """
+    asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
+    if not asked:
+        return None
+    if file.spec.images.count is None:
+        raise StudyError(
+            "`tune` needs images that the study does not use, and this study uses all of them",
+            where=file.where("images"),
+            accepted="images: {count: <number>}, below the number of images that there are",
+        )
+    counts = {attack.tune.images for attack in asked.values() if attack.tune is not None}
+    if len(counts) > 1:
+        raise StudyError(
+            f"attacks are tuned on {' and '.join(map(str, sorted(counts)))} images",
+            where=file.where("attacks"),
+            accepted="one number of `images` for all attacks with `tune`",
+        )
+    attacks: dict[str, Attack] = {}
+    variants: dict[str, dict[str, Mapping[str, float]]] = {}
+    for name, attack in asked.items():
+        variants[name] = {}
+        assert attack.tune is not None
+        for number, chosen in enumerate(attack.tune.choices()):
+            variant = f"{name}-choice-{number + 1}"
+            attacks[variant] = _varied(attack, chosen, file.where("attacks", name, "tune"))
+            variants[name][variant] = chosen
+    spec = file.spec
+    experiments = {
+        name: one.model_copy(
+            update={"attacks": tuple(v for attack in one.attacks for v in variants.get(attack, ())), "published": None}
+        )
+        for name, one in spec.experiments.items()
+        if any(attack in variants for attack in one.attacks)
+    }
+    if not experiments:
+        raise StudyError(f"no experiment uses '{next(iter(asked))}', so nothing can be tuned", where=file.where("attacks"))
+    images = spec.images.model_copy(update={"count": counts.pop(), "draw": "last"})
+    tried = spec.model_copy(
+        update={
+            "study": f"{spec.study}-tuning",
+            "images": images,
+            "attacks": attacks,
+            "experiments": experiments,
+            "geometry": {},
+            "findings": {},
+        }
+    )
+    folder = RunFolder(options.output or Path("runs") / spec.study)
+    inner = replace(
+        options,
+        given=loading.again(tried, f"{file.document.name}, tuning"),
+        output=Path(str(folder.tuning)),
+        only=(),
+        limit=None,
+        wandb="off",
+    )
+    return Tuning(inner, file, variants)
+
+
+def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
+    try:
+        return with_numbers(attack, numbers)
+    except (KeyError, StopIteration) as error:
+        accepted = "keys of numbers of the attack, such as smoothing.sigma"
+        raise StudyError(f"the attack has no number {first_line(error)}", where=where, accepted=accepted) from None
+    except ValidationError as error:
+        what = error.errors(include_url=False)[0]["msg"]
+        raise StudyError(f"{dict(numbers)} is not accepted: {what}", where=where) from None
+
+
+def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
+    """Return the spec with the best choice of every attack, once the launch of `tuning` is complete; say and record it."""
+    assert tuning.options.output is not None
+    folder = RunFolder(str(tuning.options.output))
+    finished = open_run(str(folder.path))
+    rates = averaged(cells(finished.rows, finished.spec)).filter(pl.col("relation") == "black", pl.col("images") > 0)
+    means = {str(name): mean for name, mean in rates.group_by("attack").agg(pl.col("success").mean()).iter_rows()}
+    attacks, record = dict(tuning.file.spec.attacks), []
+    for name, variants in tuning.variants.items():
+        known = {variant: means[variant] for variant in variants if variant in means}
+        if not known:
+            raise StudyError(
+                f"'{name}' has no black-box target, so that no choice of its numbers is better than another",
+                where=tuning.file.where("attacks", name, "tune"),
+            )
+        best = max(known, key=lambda variant: known[variant])
+        attacks[name] = with_numbers(attacks[name], variants[best])
+        choices = [{"numbers": dict(variants[variant]), "success": success} for variant, success in known.items()]
+        record.append({"attack": name, "chosen": dict(variants[best]), "images": finished.selected, "choices": choices})
+        say(_told(record[-1]))
+    folder.write_json(folder.path / "tuning.json", {"attacks": record})
+    # The step sizes that follow from a budget are written out by the resolution of the spec.
+    spec = tuning.file.spec.model_copy(update={"attacks": attacks})
+    return SpecFile(loading.again(spec, tuning.file.document.name).spec, tuning.file.document)
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    def named(numbers: Mapping[str, float]) -> str:
+        return ", ".join(f"{key} {value:g}" for key, value in numbers.items())
+
+    each = "; ".join(f"{named(other['numbers'])}: {100 * other['success']:.1f} %" for other in one["choices"])
+    return f"tuned:    {one['attack']}: {named(one['chosen'])}, on {one['images']} other images ({each})"
+
+
+def check_apart(study: RunFolder, selection: Selection) -> None:
+    """Raise StudyError if the study uses an image on which an attack was tuned."""
+    folder = RunFolder(str(study.tuning))
+    tried = resume.selected(folder) if folder.begun else None
+    if tried is None:
+        return
+    used = _ids(selection.shards) & _ids(tried.shards)
+    if used:
+        raise StudyError(
+            f"{len(used)} images of the study are among those on which attacks were tuned",
+            accepted="an image set with enough images for both",
+            todo="reduce images.count, or the `images` of tune",
+        )
+
+
+def _ids(shards: Sequence[Any]) -> set[str]:
+    return {one.image for shard in shards for one in shard.images}
