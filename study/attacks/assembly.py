@@ -81,7 +81,7 @@ class Assembly:
         return self.ensemble.cost(sources) * views * _places(self.points, steps) + sources * preparing
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image that have no gradient, on `sources` models, up to `steps`."""
+        """Return the number of forward passes of one image without a gradient, on `sources` models, up to `steps`."""
         preparing = self.objective.preparing_forwards if isinstance(self.objective, FeatureObjective) else 0
         if self.program is not None:
             return sources * (self.program.forwards(steps, sources) + preparing)

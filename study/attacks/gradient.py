@@ -151,7 +151,7 @@ class BatchGradients:
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
 
-        It is the mean of the views' gradients, or the gradient for their mean logits. `sample` numbers places in a step.
+        It is the mean of the views' gradients, or that for their mean logits. `sample` numbers places in a step.
         Raises StudyError if the memory does not suffice for a single image.
         """
         copies = self.assembly.copies
@@ -216,7 +216,9 @@ class BatchGradients:
                     rows = [at * len(image) + one for at in range(len(copies)) for one in images]
                     if self.running is not None:
                         self.running.cut(rows)
-                    upstream[rows] = self._pass(group, stacked.detach()[rows], self.labels[images.start : images.stop], rows)
+                    upstream[rows] = self._pass(
+                        group, stacked.detach()[rows], self.labels[images.start : images.stop], rows
+                    )
                 (through,) = torch.autograd.grad(stacked, leaf, upstream)
                 return through
             except torch.OutOfMemoryError:
@@ -236,7 +238,7 @@ class BatchGradients:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]) -> Tensor:
-        """The gradient at `seen`. If it has several copies of the images of `labels`, the loss is of their mean logits."""
+        """The gradient at `seen`; for several copies of the images of `labels`, that for their mean logits."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         shares = torch.tensor(list(group.weights), dtype=torch.float64)[:, None]
@@ -250,7 +252,7 @@ class BatchGradients:
                 logits = torch.stack([_full(model(seen)) for model in group.models])
                 with torch.autocast(seen.device.type, enabled=False):
                     if logits.shape[1] > len(labels):
-                        logits = logits.unflatten(1, (-1, len(labels))).mean(1)
+                        logits = logits.reshape(len(logits), -1, len(labels), logits.shape[-1]).mean(1)
                     shares = shares.to(logits.device, logits.dtype)
                     loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
         (gradient,) = torch.autograd.grad(loss.sum(), seen)

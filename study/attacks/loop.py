@@ -229,9 +229,9 @@ def perturbations(
                 running if assembly.forward or assembly.backward else None,
             )
             running.begin_batch(streams, origin)
-            first = None if first_stage is None else _floats(first_stage.pixels[padded], engine)
+            made = None if first_stage is None else _floats(first_stage.pixels[padded], engine)
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
-            ascent = _Ascent(attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, first=first)
+            ascent = _Ascent(attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, first=made)
             deltas = ascent.run(models)
             limit = gradients.max_pass_images
             finite = ascent.finite.tolist()
@@ -259,8 +259,10 @@ def _first_stage(
 
 def _floats(pixels: Pixels, engine: Engine) -> Tensor:
     """Images as float32 on the device, in its layout."""
-    return torch.from_numpy(pixels).to(engine.device).to(
-        torch.float32, memory_format=numerics.memory_format(engine.layout)
+    return (
+        torch.from_numpy(pixels)
+        .to(engine.device)
+        .to(torch.float32, memory_format=numerics.memory_format(engine.layout))
     )
 
 

@@ -32,7 +32,7 @@ from study.attacks.external.spec import External
 from study.attacks.kinds import FeatureObjective, Goal
 from study.attacks.own_code import loaded_or_placeholder
 from study.attacks.part import PYTHON, NameOrPart, Part, PartOf
-from study.attacks.tuning import Tune
+from study.attacks.tune_spec import Tune
 from study.errors import names
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, Shorthand
@@ -137,7 +137,7 @@ class Attack(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
-        """`epsilon: 16` is short for `budget: {epsilon: 16}`, `gradients` likewise. Some defaults depend on other keys."""
+        """`epsilon` and `gradients` are short for a budget with these keys. Some defaults depend on other keys."""
         if not isinstance(given, dict):
             return given
         given = dict(given)
@@ -359,7 +359,7 @@ class Attack(Frozen):
         return first + self.assembly.gradients(steps, sources)
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image that have no gradient, on `sources` models, up to `steps`."""
+        """Return the number of forward passes of one image without a gradient, on `sources` models, up to `steps`."""
         first = 0 if self.first is None else self.first.forwards(self.first.steps, sources)
         return first + self.assembly.forwards(steps, sources)
 
@@ -386,7 +386,9 @@ def _first_stage(given: dict[str, Any]) -> Any:
         return first
     first = dict(first)
     if first.keys().isdisjoint(("epsilon", "budget")) and (budget := given.get("budget")) is not None:
-        first["budget"] = {key: one for key, one in budget.items() if key != "gradients"} if isinstance(budget, dict) else budget
+        first["budget"] = (
+            {key: one for key, one in budget.items() if key != "gradients"} if isinstance(budget, dict) else budget
+        )
     if "preset" not in first:
         return first
     name = first.pop("preset")
