@@ -4,8 +4,8 @@ Run: python benchmarks/engine.py [--quick] [--json] [--threads 1] [--device cuda
 
 - `ours`: `craft` as a study runs it, on a channels-last network with its batch norms folded;
 - `limit`: only the same number of forward passes and image gradients of that network, in the same precision;
-- `torchattacks`, `torchattack`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its parameters
-  frozen. Without freezing, foolbox takes longer, because it calls `backward()`.
+- `torchattacks`, `torchattack`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its
+  parameters frozen. Without freezing, foolbox takes longer, because it calls `backward()`.
 
 All sides run in one process, interleaved in an order that changes with each round, after an uncounted run of one step;
 numbers are medians. Weights are random: the time of a pass does not depend on them. Peak memory of a side is measured
