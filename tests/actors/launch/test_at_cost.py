@@ -38,7 +38,9 @@ def test_success_within_each_number_of_gradients(door, tmp_path):
         ("vmi-to-25", 4): 1, ("vmi-to-25", 10): 1, ("vmi-to-25", 25): 2,
     }  # fmt: skip
     found = open_run(str(run))
-    table = analysis.at_cost(averaged(of_experiment(cells(found.rows, found.spec), found.spec, "equal")), found.spec, "equal")
+    table = analysis.at_cost(
+        averaged(of_experiment(cells(found.rows, found.spec), found.spec, "equal")), found.spec, "equal"
+    )
     assert {(one["attack"], one["cost"]): one["steps"] for one in table.to_dicts()} == steps
     for one in table.to_dicts():
         here = every.filter(relation="black", attack=one["attack"], steps=one["steps"])
