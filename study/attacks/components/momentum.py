@@ -18,8 +18,8 @@ class Momentum(Update):
     """Momentum, MI: g <- decay g' + grad / mean |grad| (Dong et al. 2018, arXiv:1710.06081, equation 6).
 
     The equation has the L1 norm, the authors' code the mean, which is smaller by the factor of the number of pixels.
-    The factor changes no sign or l2 step, but it changes Nesterov's look-ahead. With `norm: none` gradients are added up
-    as they are, as some later attacks do.
+    The factor changes no sign or l2 step, but it changes Nesterov's look-ahead. With `norm: none` gradients are added
+    up as they are, as some later attacks do.
     """
 
     name: ClassVar[str] = "momentum"
