@@ -171,6 +171,16 @@ class BatchGradients:
         assert total is not None, "an image has a view"
         return total / copies if copies > 1 else total
 
+    @contextlib.contextmanager
+    def for_labels(self, labels: Tensor | None) -> Iterator[None]:
+        """Take the loss for `labels` (N,) within the `with` block; None are the attack's own."""
+        own = self.labels
+        self.labels = own if labels is None else labels
+        try:
+            yield
+        finally:
+            self.labels = own
+
     def _try(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor | None:
         """The summed gradient over `copies`; None if the device runs out of memory."""
         try:

@@ -498,7 +498,11 @@ class ProgramContext:
     size: float | Tensor
     epsilon: float | None
     gradient: Callable[..., Tensor]
-    """(image, step=0, sample=0, models=None) -> gradient (N, C, H, W); `models` are numbers of source models."""
+    """(image, step=0, sample=0, models=None, labels=None) -> gradient (N, C, H, W).
+
+    `models` are numbers of source models. `labels` (N,) take the place of the objective's labels; an objective of
+    features keeps what it has prepared for its own.
+    """
     forward: Callable[[Tensor, int], Tensor]
     """(image, number of a source model) -> logits (N, classes), without gradient."""
     project: Callable[[Tensor], Tensor]

@@ -422,12 +422,20 @@ class _Ascent:
         attack, everyone = self._attack, SourceGroup(tuple(models), self._shares(len(models)), 1.0)
         level = attack.budget.levels[0]
 
-        def gradient(image: Tensor, step: int = 0, sample: int = 0, models: Sequence[int] | None = None) -> Tensor:
+        def gradient(
+            image: Tensor,
+            step: int = 0,
+            sample: int = 0,
+            models: Sequence[int] | None = None,
+            labels: Tensor | None = None,
+        ) -> Tensor:
             group = everyone
             if models is not None:
                 chosen = tuple(everyone.models[number] for number in models)
                 group = SourceGroup(chosen, (1 / len(chosen),) * len(chosen), 1.0)
-            return self._checked(self._fusion(group, step, self._size(level), {}))(image, sample)
+            found = self._checked(self._fusion(group, step, self._size(level), {}))
+            with self._gradients.for_labels(labels):
+                return found(image, sample)
 
         def forward(image: Tensor, model: int) -> Tensor:
             with torch.no_grad():
