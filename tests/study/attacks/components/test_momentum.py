@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from tests.study.attacks.components.written_out import (
-    GOALS, LABELS, PIXELS, SIGN, attacked, clip, diversified, gradient, n, smoothed, streams,
+    GOALS,
+    LABELS,
+    PIXELS,
+    SIGN,
+    attacked,
+    clip,
+    diversified,
+    gradient,
+    n,
+    smoothed,
+    streams,
 )  # fmt: skip
 
 NORMS = {

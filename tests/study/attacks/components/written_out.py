@@ -90,15 +90,15 @@ def diversified(x, words, probability):
     size = x.shape[-1]
     frame = round(size * 330 / 299)
     rows = []
-    for one, (chance, extent, top, left) in zip(x, words.tolist(), strict=True):
-        one = one[None]
+    for image, (chance, extent, top, left) in zip(x, words.tolist(), strict=True):
+        row = image[None]
         if chance / 2**64 < probability:
             inner = size + extent % (frame - size)
             up, before = top % (frame - inner + 1), left % (frame - inner + 1)
-            one = functional.interpolate(one, (inner, inner), mode="nearest")
-            one = functional.pad(one, (before, frame - inner - before, up, frame - inner - up))
-            one = functional.interpolate(one, (size, size), mode="bilinear", align_corners=False)
-        rows.append(one)
+            row = functional.interpolate(row, (inner, inner), mode="nearest")
+            row = functional.pad(row, (before, frame - inner - before, up, frame - inner - up))
+            row = functional.interpolate(row, (size, size), mode="bilinear", align_corners=False)
+        rows.append(row)
     return torch.cat(rows)
 
 
