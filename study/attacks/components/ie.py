@@ -20,7 +20,7 @@ class EulersMethod(Point):
 
     Peng et al., ICASSP 2023, "Boosting Transferability of Adversarial Example via an Enhanced Euler's Method".
     n(g) = g / mean |g| of each image. Momentum follows; TransferAttack adds the means up as they are
-    (`{momentum: {decay: 1, norm: none}}` does the same).
+    (`{momentum: {decay: 1, normalise: none}}` does the same).
     """
 
     name: ClassVar[str] = "ie"
