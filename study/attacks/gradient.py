@@ -390,12 +390,18 @@ class Preparing:
     labels: Tensor
     goal: Goal
     draws: StepDraws
+    true: Tensor
     first: Tensor | None = None
+    path: Sequence[Tensor] = ()
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
+        found, _ = self.forward(image)
+        return found
+
+    def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         with torch.no_grad(), captured(_module(self.model), self.names) as found:
-            self.model(image)
-        return {name: _full(one.detach()) for name, one in found.items()}
+            logits = _full(self.model(image))
+        return {name: _full(one.detach()) for name, one in found.items()}, logits
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         # The image requires a gradient, so that features do: parameters require none.
@@ -404,6 +410,11 @@ class Preparing:
         names = list(found)
         gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
         return {name: _full(one) for name, one in zip(names, gradients, strict=True)}
+
+    def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = image.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(_full(self.model(leaf))).sum(), leaf)
+        return gradient
 
 
 def _module(model: Logits) -> nn.Module:

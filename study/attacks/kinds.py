@@ -275,8 +275,12 @@ class PreparingSource(Protocol):
     origin: Tensor
     labels: Tensor
     goal: Goal
+    true: Tensor
+    """The true labels (N,); `labels` are those of the objective."""
     first: Tensor | None
     """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
+    path: Sequence[Tensor]
+    """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
 
     @property
     def draws(self) -> Draws:
@@ -287,8 +291,16 @@ class PreparingSource(Protocol):
         """Return the features (N, …) of `image` by layer, without gradient."""
         ...
 
+    def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Return the features (N, …) of `image` by layer and its logits (N, classes), without gradient."""
+        ...
+
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         """Return the gradients (N, …) of the summed `loss(logits)` (N,) with respect to the features, by layer."""
+        ...
+
+    def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the gradient (N, C, H, W) of the summed `loss(logits)` (N,) with respect to the image."""
         ...
 
 

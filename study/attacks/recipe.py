@@ -44,6 +44,8 @@ PRECOMPUTED_KEYS = ("precomputed", "made")
 
 _PLACEHOLDERS = ("sources", "goal", "seed")
 
+_ONE_POINT = "a `first` stage needs a recipe of one budget, without checkpoints, matched budgets or other libraries"
+
 _LISTS = {
     "views": "view",
     "points": "point",
@@ -225,11 +227,11 @@ class Attack(Frozen):
                 and (
                     self.first.budget.matched
                     or self.first.budget.minimal is not None
-                    or len(self.first.scored_points) > 1
+                    or len(self.first.budget.levels) > 1
                     or self.first.external is not None
                     or self.first.precomputed is not None
                 ),
-                "a `first` stage needs a recipe of one budget, without checkpoints, matched budgets or other libraries",
+                _ONE_POINT,
             ),
             (
                 self.first is not None and any(part.python for part in self.first.parts),
@@ -247,6 +249,15 @@ class Attack(Frozen):
         users = [one.name for one in self.assembly if one.uses_first]
         own = any(part.python for part in self.parts)
         yield bool(users) and self.first is None, f"`{''.join(users[:1])}` needs a `first` stage, such as `first: mi`"
+        wanted = max((one.first_points for one in self.assembly if one.uses_first), default=1)
+        points = 1 if self.first is None else len(self.first.scored_points)
+        yield (
+            self.first is not None and not own and points != wanted,
+            _ONE_POINT
+            if wanted == 1
+            else f"`{users[0]}` reads {wanted} images of the `first` stage, which has {points}: give it {wanted} steps "
+            f"and `checkpoints` at all but the last",
+        )
         yield (
             self.first is not None and not users and not own,
             "no component of this attack uses the images of its `first` stage: remove `first`",
