@@ -450,6 +450,21 @@ class Change(Component):
     alone: ClassVar[bool] = False
     """Whether each pass holds one copy only, because the change differs from copy to copy for the whole network."""
 
+    @property
+    def extra_gradients(self) -> int:
+        """Number of backward passes through a whole network that one gradient takes beside its own."""
+        return 0
+
+    @property
+    def extra_forwards(self) -> int:
+        """Number of forward passes without a gradient that one gradient takes beside."""
+        return 0
+
+    @property
+    def preparing_gradients(self) -> int:
+        """Number of gradients per image and model before the first step."""
+        return 0
+
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> AbstractContextManager[None]:
         """Change `models`, by name, within the `with` block, and leave nothing behind.
 
