@@ -231,7 +231,9 @@ def perturbations(
             running.begin_batch(streams, origin)
             first = None if first_stage is None else _floats(first_stage.pixels[padded], engine)
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
-            ascent = _Ascent(attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, first=first)
+            ascent = _Ascent(
+                attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, first=first, pool=pool
+            )
             deltas = ascent.run(models)
             limit = gradients.max_pass_images
             finite = ascent.finite.tolist()
@@ -294,9 +296,11 @@ class _Ascent:
         origin: Tensor,
         rmsd: Tensor | None,
         first: Tensor | None,
+        pool: Pool | None,
     ) -> None:
         self._attack = attack
         self._first = first
+        self._pool = pool
         self._parts = attack.assembly
         self._groups = sources
         self._gradients = gradients
@@ -392,6 +396,8 @@ class _Ascent:
             momentum=momentum,
             decay=decay,
             first=self._first,
+            losses=self._gradients.last_losses,
+            pool=self._pool,
         )
         ask: Inner = lambda place: context.gradient(self._origin + place, 0, place)  # noqa: E731
         for point, state in zip(reversed(parts.points), reversed(climber.points), strict=True):
