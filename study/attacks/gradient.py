@@ -147,6 +147,8 @@ class BatchGradients:
     """What an objective of features has prepared, by the id of the model."""
     layers: dict[int, Sequence[str]] = field(default_factory=dict)
     """The layers that it reads, likewise: they are looked up once, not in every pass."""
+    losses: Tensor | None = None
+    _passed: list[Tensor] = field(default_factory=list)
 
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
@@ -158,6 +160,7 @@ class BatchGradients:
         if self.assembly.averages == "logits" and copies > 1:
             return self._of_mean_logits(group, image, step, range(sample * copies, (sample + 1) * copies))
         total: Tensor | None = None
+        losses: list[Tensor] = []
         first = 0
         while first < copies:
             together = 1 if self.assembly.alone else views_per_pass(len(image), self.max_pass_images)
@@ -167,8 +170,10 @@ class BatchGradients:
                 self._halve()
                 continue
             total = part if total is None else total.add_(part)
+            losses += self._passed
             first = these.stop
         assert total is not None, "an image has a view"
+        self.losses = torch.cat(losses).view(copies, -1).mean(0)
         return total / copies if copies > 1 else total
 
     @contextlib.contextmanager
@@ -189,6 +194,7 @@ class BatchGradients:
             stacked = views[0] if len(views) == 1 else torch.cat(views)
             if self.running is not None:
                 self.running.begin(step, copies)
+            self._passed = []
             upstream = self._upstream(group, stacked.detach(), self.labels.repeat(len(views)))
             if stacked is leaf:
                 # A CUDA graph overwrites this memory with the next gradient.
@@ -217,6 +223,7 @@ class BatchGradients:
                 if self.running is not None:
                     self.running.begin(step, copies)
                 upstream = torch.empty_like(stacked)
+                self._passed = []
                 # All passes have one size, so that the place of an image in the batch changes no rounding.
                 together = max(1, min(len(image), self.max_pass_images // len(copies)))
                 while len(image) % together:
@@ -226,9 +233,9 @@ class BatchGradients:
                     rows = [at * len(image) + one for at in range(len(copies)) for one in images]
                     if self.running is not None:
                         self.running.cut(rows)
-                    upstream[rows] = self._pass(
-                        group, stacked.detach()[rows], self.labels[images.start : images.stop], rows
-                    )
+                    labels = self.labels[images.start : images.stop]
+                    upstream[rows] = self._pass(group, stacked.detach()[rows], labels, rows)
+                self.losses = torch.cat(self._passed)
                 (through,) = torch.autograd.grad(stacked, leaf, upstream)
                 return through
             except torch.OutOfMemoryError:
@@ -266,6 +273,7 @@ class BatchGradients:
                     shares = shares.to(logits.device, logits.dtype)
                     loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
         (gradient,) = torch.autograd.grad(loss.sum(), seen)
+        self._passed.append(loss.detach())
         return gradient
 
     def _feature_losses(
@@ -281,6 +289,11 @@ class BatchGradients:
             kept = {name: _full(one) for name, one in features.items()}
             found.append(objective.loss(kept, prepared, logits, labels, self.goal))
         return found
+
+    def last_losses(self) -> Tensor:
+        """Return the loss (N,) at the last gradient, as a mean over its views, without gradient."""
+        assert self.losses is not None, "a gradient was asked for"
+        return self.losses
 
     def logits(self, model: Logits, image: Tensor, step: int) -> Tensor:
         """Return the logits (N, classes) of one model at `image`, without views and without a gradient."""

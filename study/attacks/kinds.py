@@ -140,6 +140,10 @@ class GradientAt(Protocol):
         ...
 
 
+def _no_losses() -> Tensor:
+    raise LookupError("no gradient was asked for yet")
+
+
 @dataclass
 class StepContext:
     """One step of one group of source models.
@@ -147,7 +151,8 @@ class StepContext:
     `origin` is the clean image, `delta` the perturbation before the step; `size` is the length of the step in pixel
     values, a number or (N, 1, 1, 1); `epsilon` is the budget's L-infinity norm, if it has one; `momentum` is the
     accumulated update of the last step, None at the first and without momentum, and `decay` its factor. `first` has the
-    finished images of the attack's first stage, if it has one.
+    finished images of the attack's first stage, if it has one. `losses()` is the loss (N,) at the last gradient that
+    was asked for, as a mean over its views. `pool` has the images to mix in, if a component declares `others`.
     """
 
     step: int
@@ -163,6 +168,8 @@ class StepContext:
     momentum: Tensor | None = None
     decay: float = 0.0
     first: Tensor | None = None
+    losses: Callable[[], Tensor] = _no_losses
+    pool: Pool | None = None
 
     def draws(self, component: Component, number: int = 0) -> Draws:
         """The draws of `component` at this step; `number` tells several draws at one step apart."""

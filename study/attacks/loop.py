@@ -233,7 +233,14 @@ def perturbations(
             true = torch.from_numpy(batch.true).to(engine.device)
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
             ascent = _Ascent(
-                attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, path=path, true=true
+                attack,
+                sources=sources,
+                gradients=gradients,
+                origin=origin,
+                rmsd=radius,
+                path=path,
+                true=true,
+                pool=pool,
             )
             deltas = ascent.run(models)
             limit = gradients.max_pass_images
@@ -301,12 +308,14 @@ class _Ascent:
         rmsd: Tensor | None,
         path: Sequence[Tensor],
         true: Tensor,
+        pool: Pool | None,
     ) -> None:
         """`path` has the images of the first stage; `true` (N,) are the true labels."""
         self._attack = attack
         self._path = path
         self._first = path[-1] if path else None
         self._true = true
+        self._pool = pool
         self._parts = attack.assembly
         self._groups = sources
         self._gradients = gradients
@@ -412,6 +421,8 @@ class _Ascent:
             momentum=momentum,
             decay=decay,
             first=self._first,
+            losses=self._gradients.last_losses,
+            pool=self._pool,
         )
         ask: Inner = lambda place: context.gradient(self._origin + place, 0, place)  # noqa: E731
         for point, state in zip(reversed(parts.points), reversed(climber.points), strict=True):

@@ -1,0 +1,136 @@
+"""DeCoWA: the image warped at random, each warp turned against the attack first."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@register
+class ConstrainedWarp(View):
+    """DeCoWA: `copies` of the image under thin-plate warps that have taken one step to lower the gain.
+
+    Lin et al., AAAI 2024, arXiv:2402.03951, algorithm 1. A mesh of `mesh` x `mesh` control points covers the image. Its
+    inner points move by theta, uniform within `reach` (the image is 2 wide and high), and the others stay; a thin-plate
+    spline carries every pixel along. theta then becomes theta - `rate` * d gain / d theta, which warps the copy.
+
+    Every image and copy has its own theta, and its gradient is that of the image's own gain. In the authors' code,
+    TransferAttack and torchattack all images of a batch share theta, with the gradient of their mean gain.
+    `variant: authors` has their grid: it is half a pixel too wide, so that a warp by 0 enlarges the image's content by
+    1 / size and mixes zeros into its edges.
+    """
+
+    name: ClassVar[str] = "decowa"
+
+    copies: Annotated[int, Field(ge=1, le=10_000)] = 20
+    mesh: Annotated[int, Field(ge=3, le=32)] = 3
+    reach: Positive = 1.0
+    rate: Positive = 0.01
+    variant: Literal["paper", "authors"] = "paper"
+
+    @property
+    def inner_gradients(self) -> int:
+        return 1
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        inner = self.mesh - 2
+        theta = self.reach * given.draws.uniform((inner * inner, 2)).to(image.dtype)
+        theta.requires_grad_(True)
+        first = self._warped(image.detach(), theta)
+        (slope,) = torch.autograd.grad(first, theta, given.gradient(first))
+        return self._warped(image, theta.detach() - self.rate * slope)
+
+    def _warped(self, image: Tensor, theta: Tensor) -> Tensor:
+        return warped(image, theta, self.mesh, aligned=self.variant == "paper")
+
+
+def warped(image: Tensor, theta: Tensor, mesh: int, *, aligned: bool) -> Tensor:
+    """Return the images (N, C, H, W) under the warp of a `mesh` whose inner points move by `theta` (N, points, 2).
+
+    Points are in the order of rows, and a movement is (right, down), for images that are 2 wide and 2 high. The centres
+    of the outermost pixels are at -1 and 1 if `aligned`, else their outer edges are.
+    """
+    height, width = image.shape[2:]
+    still, basis = _plate(mesh, height, width, str(image.device), image.dtype)
+    # One product for each image: that of one large matrix may round by the number of images.
+    moved = basis.expand(len(image), -1, -1) @ theta
+    return sampled(image, (still + moved).view(len(image), height, width, 2), aligned=aligned)
+
+
+def sampled(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
+    """Return `image` (N, C, H, W) at the places of `grid` (N, H, W, 2), bilinear, with zeros outside.
+
+    It is torch's `grid_sample`. On a GPU the gradient of that sums in random order, and `sampled_in_order` is used.
+    """
+    import torch
+
+    if image.device.type != "cpu":
+        return sampled_in_order(image, grid, aligned=aligned)
+    return torch.nn.functional.grid_sample(image, grid, "bilinear", "zeros", align_corners=aligned)
+
+
+def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
+    """Return what `sampled` returns, by operations whose gradients sum in a fixed order on every device."""
+    import torch
+
+    batch, channels, height, width = image.shape
+    sizes = torch.tensor((width, height), device=image.device, dtype=image.dtype)
+    places = (grid + 1) / 2 * (sizes - 1) if aligned else ((grid + 1) * sizes - 1) / 2
+    corner = places.detach().floor()
+    share = places - corner
+    left, top = corner.long().unbind(-1)
+    first = torch.arange(batch, device=image.device).view(-1, 1, 1) * (height * width)
+    taken, weights = [], []
+    for down in (0, 1):
+        for right in (0, 1):
+            row, column = top + down, left + right
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            taken.append(first + row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
+            across = share[..., 0] if right else 1 - share[..., 0]
+            along = share[..., 1] if down else 1 - share[..., 1]
+            weights.append(across * along * inside)
+    pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)
+    # The gradient of an index is a sum in the order of the index.
+    values = pixels[torch.stack(taken)] * torch.stack(weights).unsqueeze(-1)
+    return values.sum(0).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=16)
+def _plate(mesh: int, height: int, width: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The places (H * W, 2) of all pixels, and how far each goes along with each inner point (H * W, points).
+
+    A thin-plate spline is linear in the places of its control points, and keeps all places if none of them moves.
+    """
+    import torch
+
+    line = np.linspace(-1, 1, mesh)
+    control = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    pixels = np.stack(np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)), -1).reshape(-1, 2)
+    points = len(control)
+    system = np.zeros((points + 3, points + 3))
+    system[:points] = _terms(control, control)
+    system[points:, :points] = system[:points, points:].T
+    inner = np.arange(points).reshape(mesh, mesh)[1:-1, 1:-1].ravel()
+    basis = _terms(pixels, control) @ np.linalg.solve(system, np.eye(points + 3)[:, inner])
+    return (torch.from_numpy(pixels).to(device, dtype), torch.from_numpy(basis).to(device, dtype))
+
+
+def _terms(places: NDArray[np.float64], control: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The terms of a thin-plate spline at places (P, 2): r^2 log r^2 for each control point, 1, x and y."""
+    squared = np.square(places[:, None] - control).sum(-1)
+    radial = squared * np.log(np.where(squared > 0, squared, 1))
+    return np.concatenate([radial, np.ones((len(places), 1)), places], axis=1)
