@@ -41,7 +41,8 @@ def print_attacks(console: Console, name: str | None = None, more: str | None = 
     console.print(table)
     exactly(
         console,
-        "gradients: per image and source model, in all steps; forwards: forward passes beside them. `+` joins presets: mi+ti is mi with the parts of ti.\n"
+        "gradients: per image and source model, in all steps; forwards: forward passes beside them.\n"
+        "`+` joins presets: mi+ti is mi with the parts of ti.\n"
         "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. All parts of a preset: `study attacks mi`",
     )
     return None

@@ -35,6 +35,10 @@ class GlobalMomentum(Step):
     factor: Positive = 10.0
     variant: Literal["paper", "authors"] = "paper"
 
+    @property
+    def preparing_steps(self) -> int:
+        return self.warmup
+
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "summed-updates" in attack.parts.get("ensemble", ()):
             yield "gi begins again for all source models at once: it cannot be added up with `fusion: summed-updates`"
