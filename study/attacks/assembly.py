@@ -58,6 +58,12 @@ class Assembly:
         return "logits" if any(view.averages == "logits" for view in self.views) else "gradients"
 
     @property
+    def together(self) -> bool:
+        """Whether a loss is of all copies of an image: they are in one pass."""
+        objective = self.objective
+        return self.averages == "logits" or (isinstance(objective, FeatureObjective) and objective.together)
+
+    @property
     def alone(self) -> bool:
         """Whether each pass holds one copy of the images only."""
         return any(change.alone for change in self.changes)

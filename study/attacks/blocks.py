@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-Taps = Callable[[], Iterator[tuple[Tensor, Tensor]]]
-"""Yields places (N, H, W), numbers of pixels, and weights (N, H, W) of the pixels there: the map is their sum."""
+_TOGETHER = {"cpu": 2**17}
+_TOGETHER_ELSEWHERE = 2**22
+"""Number of pixels whose weights are computed at once: on a CPU as many as fit into its cache."""
 
 
 @dataclass(frozen=True)
@@ -30,74 +32,71 @@ class Filtered:
     right: Tensor
 
 
-def rearranged(image: Tensor, there: Tensor, back: Tensor, filtered: Sequence[Filtered] = ()) -> Tensor:
-    """Return the image (N, C, H, W) with pixel `there[n, y, x]` at (y, x), and some blocks filtered.
+@dataclass(frozen=True)
+class Changes:
+    """What happens to each image (H, W pixels) of a batch, in this order.
 
-    `there` (N, H, W) is a permutation of the numbers of an image's pixels, which leaves `filtered` blocks in place, and
-    `back` its inverse.
+    `there` (N, H, W) is the number of the pixel that comes to each place: a permutation, which leaves the blocks of
+    `filtered` in place, and `back` is its inverse. Pixels are multiplied by `factor`, and `shift` is added, both
+    (N, C or 1, H, W). Where `clipped` (N, 1, H, W), they are clipped to 0..255.
     """
-    return _Rearranged.apply(image, there, back, filtered)  # type: ignore[no-any-return, no-untyped-call]
+
+    there: Tensor
+    back: Tensor
+    filtered: Sequence[Filtered] = ()
+    factor: Tensor | None = None
+    shift: Tensor | None = None
+    clipped: Tensor | None = None
 
 
-def summed(image: Tensor, there: Taps, back: Taps) -> Tensor:
-    """Return the weighted sum of pixels that `there` describes; `back` describes the transposed map."""
-    return _Summed.apply(image, there, back)  # type: ignore[no-any-return, no-untyped-call]
+def changed(image: Tensor, changes: Changes) -> Tensor:
+    """Return the image, float (N, C, H, W), with its pixels changed."""
+    return _Changed.apply(image, changes)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Rearranged(torch.autograd.Function):
+class _Changed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, there: Tensor, back: Tensor, filtered: Sequence[Filtered]) -> Tensor:
-        ctx.save_for_backward(back)
-        ctx.filtered = filtered
-        moved = _taken(image, there)
-        for one in filtered:
+    def forward(ctx: Any, image: Tensor, changes: Changes) -> Tensor:
+        ctx.changes = changes
+        moved = _taken(image, changes.there)
+        for one in changes.filtered:
             block = image[one.image, :, one.rows, one.columns]
             moved[one.image, :, one.rows, one.columns] = one.left @ block @ one.right.mT
+        slope = changes.factor
+        if changes.factor is not None:
+            moved.mul_(changes.factor)
+        if changes.shift is not None:
+            moved.add_(changes.shift)
+        if changes.clipped is not None:
+            free, moved = moved, torch.where(changes.clipped, moved.clamp(0, 255), moved)
+            kept = (free == moved).to(moved.dtype)
+            slope = kept if slope is None else kept.mul_(slope)
+        ctx.slope = slope
         return moved
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,), (back,) = gradients, ctx.saved_tensors
-        moved = _taken(gradient, back)
-        for one in ctx.filtered:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        changes: Changes = ctx.changes
+        gradient = gradients[0] if ctx.slope is None else gradients[0] * ctx.slope
+        moved = _taken(gradient, changes.back)
+        for one in changes.filtered:
             block = gradient[one.image, :, one.rows, one.columns]
             moved[one.image, :, one.rows, one.columns] = one.left.mT @ block @ one.right
-        return moved, None, None, None
-
-
-class _Summed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, there: Taps, back: Taps) -> Tensor:
-        ctx.back = back
-        return _sum(image, there)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _sum(gradients[0], ctx.back), None, None
+        return moved, None
 
 
 def _taken(image: Tensor, places: Tensor) -> Tensor:
     """The pixels of each image at `places` (N, H, W), for all channels: (N, C, H, W)."""
-    channels = image.shape[1]
-    index = places.flatten(1)[:, None].expand(-1, channels, -1)
-    return image.flatten(2).gather(2, index).view(len(image), channels, *places.shape[1:])
-
-
-def _sum(image: Tensor, taps: Taps) -> Tensor:
-    total: Tensor | None = None
-    for places, weights in taps():
-        part = _taken(image, places).mul_(weights[:, None])
-        total = part if total is None else total.add_(part)
-    assert total is not None, "a map has taps"
-    return total
+    index = places.flatten(1)[:, None].expand(-1, image.shape[1], -1)
+    return image.flatten(2).gather(2, index).view(image.shape)
 
 
 @dataclass(frozen=True)
 class Lines:
     """Where each line (row or column) of an image lies in its strip, and where that strip comes from or goes to.
 
-    All are int64 (N, lines): the number of the strip in the clean image, the line's place in it, the strip's length,
-    and the place of its first line in the other image.
+    All are (N, H, 1) for rows and (N, 1, W) for columns: the number of the strip in the clean image, the line's place
+    in it, the strip's length, and the place of its first line in the other image.
     """
 
     strip: Tensor
@@ -105,11 +104,18 @@ class Lines:
     length: Tensor
     other: Tensor
 
+    def of(self, images: slice) -> Lines:
+        """Those of some images."""
+        return Lines(self.strip[images], self.place[images], self.length[images], self.other[images])
 
-def shuffled(lengths: NDArray[np.int64], order: NDArray[np.int64], device: torch.device) -> tuple[Lines, Lines]:
+
+def shuffled(
+    lengths: NDArray[np.int64], order: NDArray[np.int64], axis: int, device: torch.device
+) -> tuple[Lines, Lines]:
     """Describe strips of `lengths` (N, strips) put in a new `order` (N, strips): strip order[n, k] comes k-th.
 
     Returns the lines of the new image, which come from the old one, and those of the old, which go to the new one.
+    `axis` is that of the lines in (N, H, W).
     """
     count = int(lengths[0].sum())
     new = np.take_along_axis(lengths, order, 1)
@@ -124,16 +130,15 @@ def shuffled(lengths: NDArray[np.int64], order: NDArray[np.int64], device: torch
         kth = (np.arange(count) >= np.cumsum(own, 1)[:, :, None]).sum(1)
         of_line = [np.take_along_axis(one, kth, 1) for one in (strip, own_start, own, other_start)]
         of_line[1] = np.arange(count) - of_line[1]
-        found.append(Lines(*(torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in of_line)))
+        found.append(Lines(*(torch.from_numpy(one).to(device).unsqueeze(3 - axis) for one in of_line)))
     return found[0], found[1]
 
 
 @dataclass(frozen=True)
-class Turned:
+class Turns:
     """Blocks that change their places, each turned about its middle: `cosine` and `sine` (N, blocks) of the angles.
 
-    Pixels are interpolated linearly from those of the same block; outside of it is 0. Positive angles turn
-    counter-clockwise.
+    `rows` and `columns` are what `shuffled` returns. Positive angles turn counter-clockwise.
     """
 
     rows: tuple[Lines, Lines]
@@ -141,53 +146,99 @@ class Turned:
     cosine: Tensor
     sine: Tensor
 
-    def there(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield where the new pixels come from: four pixels around a place."""
-        rows, columns = self.rows[0], self.columns[0]
-        cosine, sine = self._angles(rows, columns)
-        y, x = _turned(rows, columns, cosine, sine)
-        top, left = y.floor(), x.floor()
-        for more in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            at_y, at_x = top + more[0], left + more[1]
-            yield _tap(rows, columns, at_y, at_x, _hat(at_y - y).mul_(_hat(at_x - x)))
 
-    def back(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield where the old pixels go to: all new pixels that lie within one pixel of them, at most nine."""
-        rows, columns = self.rows[1], self.columns[1]
-        cosine, sine = self._angles(rows, columns)
-        y, x = _turned(rows, columns, cosine, -sine)
-        reach = cosine.abs() + sine.abs()
-        top, left = (y - reach).ceil(), (x - reach).ceil()
-        for down in range(3):
-            for right in range(3):
-                at_y, at_x = top + down, left + right
-                v, u = at_y - y, at_x - x
-                weight = _hat(cosine * v + sine * u).mul_(_hat(cosine * u - sine * v))
-                yield _tap(rows, columns, at_y, at_x, weight)
+def turned(image: Tensor, turns: Turns) -> Tensor:
+    """Return the image (N, C, H, W) with its blocks moved and turned.
 
-    def _angles(self, rows: Lines, columns: Lines) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every pixel (N, H, W)."""
-        strips = round(self.cosine.shape[1] ** 0.5)
-        block = rows.strip[:, :, None] * strips + columns.strip[:, None]
-        return tuple(one.gather(1, block.flatten(1)).view(block.shape) for one in (self.cosine, self.sine))  # type: ignore[return-value]
+    Pixels are interpolated linearly from those of the same block; outside of it is 0.
+    """
+    return _Turned.apply(image, turns)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _turned(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """The places (N, H, W) of all pixels in their blocks, turned about the blocks' middles."""
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, turns: Turns) -> Tensor:
+        ctx.turns = turns
+        return _summed(image, turns, 0, _around)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _summed(gradients[0], ctx.turns, 1, _reached), None
+
+
+_Taps = Callable[[Lines, Lines, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
+"""Rows, columns, cosine and sine (n, H, W) -> for each pixel the number of one of the other image, and its weight."""
+
+
+def _summed(image: Tensor, turns: Turns, side: int, taps: _Taps) -> Tensor:
+    """Weighted sums of the pixels that `taps` names."""
+    count, channels, height, width = image.shape
+    pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)
+    first = torch.arange(count, device=image.device)[:, None, None] * (height * width)
+    together = max(1, _TOGETHER.get(image.device.type, _TOGETHER_ELSEWHERE) // (height * width))
+    parts = []
+    for start in range(0, count, together):
+        these = slice(start, start + together)
+        rows, columns = turns.rows[side].of(these), turns.columns[side].of(these)
+        block = rows.strip * round(turns.cosine.shape[1] ** 0.5) + columns.strip
+        cosine, sine = (one[these].gather(1, block.flatten(1)).view(block.shape) for one in (turns.cosine, turns.sine))
+        places, weights = zip(*taps(rows, columns, cosine, sine), strict=True)
+        numbers = torch.stack(places, 3).add_(first[these, ..., None]).flatten(0, 2)
+        weights = torch.stack(weights, 3).flatten(0, 2)
+        parts.append(functional.embedding_bag(numbers, pixels, per_sample_weights=weights, mode="sum"))
+    summed = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return summed.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _around(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The four pixels around the place that each new pixel comes from."""
+    y, x = _turn(rows, columns, cosine, sine)
+    top, left = y.floor(), x.floor()
+    y, x = y.sub_(top), x.sub_(left)
+    across = [_line(columns, left + more, _hat(more - x)) for more in range(2)]
+    for more in range(2):
+        row, high = _line(rows, top + more, _hat(more - y))
+        row.mul_(columns.strip.shape[2])
+        for column, wide in across:
+            yield row + column, high * wide
+
+
+def _reached(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The new pixels that each old pixel goes to: all that lie within one pixel of its place, at most nine."""
+    y, x = _turn(rows, columns, cosine, -sine)
+    reach = cosine.abs().add_(sine.abs())
+    top, left = (y - reach).ceil_(), (x - reach).ceil_()
+    y, x = (top - y), (left - x)
+    across = []
+    for more in range(3):
+        u = x + more
+        column, inside = _line(columns, left + more, None)
+        across.append((column, inside, cosine * u, sine * u))
+    for more in range(3):
+        v = y + more
+        row, high = _line(rows, top + more, None)
+        row.mul_(columns.strip.shape[2])
+        along, aside = cosine * v, sine * v
+        for column, wide, cosine_u, sine_u in across:
+            weight = _hat(along + sine_u).mul_(_hat(cosine_u - aside)).mul_(high).mul_(wide)
+            yield row + column, weight
+
+
+def _turn(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """The places (n, H, W) of all pixels in their blocks, turned about the blocks' middles."""
     middle_y, middle_x = ((one.length - 1).to(cosine.dtype) / 2 for one in (rows, columns))
-    v, u = (rows.place - middle_y)[:, :, None], (columns.place - middle_x)[:, None]
-    return cosine * v + sine * u + middle_y[:, :, None], cosine * u - sine * v + middle_x[:, None]
+    v, u = rows.place - middle_y, columns.place - middle_x
+    return (cosine * v).add_(sine * u).add_(middle_y), (cosine * u).sub_(sine * v).add_(middle_x)
 
 
 def _hat(distance: Tensor) -> Tensor:
-    return (1 - distance.abs()).clamp_(min=0)
+    """The weight of linear interpolation; `distance` is overwritten."""
+    return distance.abs_().neg_().add_(1).clamp_(min=0)
 
 
-def _tap(rows: Lines, columns: Lines, y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Places (N, H, W) in the whole other image for places in a block, with weight 0 outside of the block."""
-    high, wide = rows.length[:, :, None], columns.length[:, None]
-    inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
-    width = columns.strip.shape[1]
-    row = rows.other[:, :, None] + y.long()
-    column = columns.other[:, None] + x.long()
-    return torch.where(inside, row * width + column, 0), weight.mul_(inside)
+def _line(lines: Lines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The lines of the other image at places in a block, int64 (n, H, W), and their weight: 0 outside of the block."""
+    last = (lines.length - 1).to(places.dtype)
+    held = torch.minimum(places.clamp(min=0), last)
+    inside = (held == places).to(places.dtype)
+    return held.long().add_(lines.other), inside if weight is None else inside.mul_(weight)

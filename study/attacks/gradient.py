@@ -153,12 +153,12 @@ class BatchGradients:
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
 
-        It is the mean of the views' gradients, or that for their mean logits. `sample` numbers places in a step.
+        It is the mean of the views' gradients, or that of one loss of all views. `sample` numbers places in a step.
         Raises StudyError if the memory does not suffice for a single image.
         """
         copies = self.assembly.copies
-        if self.assembly.averages == "logits" and copies > 1:
-            return self._of_mean_logits(group, image, step, range(sample * copies, (sample + 1) * copies))
+        if self.assembly.together and copies > 1:
+            return self._of_all_copies(group, image, step, range(sample * copies, (sample + 1) * copies))
         total: Tensor | None = None
         losses: list[Tensor] = []
         first = 0
@@ -214,8 +214,8 @@ class BatchGradients:
 
         return self.views.make(leaf, step, copy, gradient)
 
-    def _of_mean_logits(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
-        """The gradient of the loss of mean logits over `copies`: all copies of some images in one pass."""
+    def _of_all_copies(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
+        """The gradient of one loss of all `copies`, such as that of their mean logits: those of an image in one pass."""
         while True:
             try:
                 leaf = image.detach().requires_grad_(True)
@@ -255,13 +255,12 @@ class BatchGradients:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]) -> Tensor:
-        """The gradient at `seen`; for several copies of the images of `labels`, that for their mean logits."""
+        """The gradient at `seen`; for several copies of the images of `labels`, that of one loss of all copies."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         shares = torch.tensor(list(group.weights), dtype=torch.float64)[:, None]
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if isinstance(objective, FeatureObjective):
-                assert isinstance(rows, slice), "only logits are averaged over views"
                 losses = self._feature_losses(objective, group, seen, labels, rows)
                 stacked = torch.stack(losses)
                 loss = (shares.to(stacked.device, stacked.dtype) * stacked).sum(0)
@@ -277,16 +276,19 @@ class BatchGradients:
         return gradient
 
     def _feature_losses(
-        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice
+        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]
     ) -> list[Tensor]:
         found = []
-        images = len(self.labels)
-        places = torch.arange(rows.start, rows.stop, device=seen.device) % images
+        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        places = torch.tensor(numbers[: len(labels)], device=seen.device) % len(self.labels)
         for model in group.models:
             with captured(_module(model), self.layers[id(model)]) as features:
                 logits = _full(model(seen))
             prepared = {name: one[places] for name, one in self.prepared[id(model)].items()}
             kept = {name: _full(one) for name, one in features.items()}
+            if objective.together:
+                kept = {name: one.unflatten(0, (-1, len(labels))) for name, one in kept.items()}
+                logits = logits.unflatten(0, (-1, len(labels)))
             found.append(objective.loss(kept, prepared, logits, labels, self.goal))
         return found
 

@@ -250,6 +250,9 @@ class FeatureObjective(Component):
     """A loss of features at named layers, to be maximised; an ensemble averages it over its models."""
 
     kind: ClassVar[str] = "objective"
+    together: ClassVar[bool] = False
+    """Whether `loss` sees all copies of an image at once, and returns one loss (M,) for all of them. It then gets
+    features (copies, M, …) and logits (copies, M, classes), in the order of the views."""
 
     def layers(self, network: nn.Module) -> Sequence[str]:
         """Return the names of the layers whose outputs `loss` reads. Raises StudyError if the network has none."""

@@ -42,18 +42,17 @@ class BlockShuffleRotation(View):
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         import torch
 
-        from study.attacks.blocks import Turned, shuffled, summed
+        from study.attacks.blocks import Turns, shuffled, turned
 
         count, device = self.blocks, image.device
         words = given.draws.integers(4 * count + count**2)
         height, width = image.shape[2:]
         cuts = words[:, : 4 * count].reshape(len(words), 4, count)
-        rows = shuffled(_lengths(cuts[:, 0], height), np.argsort(cuts[:, 1], 1), device)
-        columns = shuffled(_lengths(cuts[:, 2], width), np.argsort(cuts[:, 3], 1), device)
+        rows = shuffled(_lengths(cuts[:, 0], height), np.argsort(cuts[:, 1], 1), 1, device)
+        columns = shuffled(_lengths(cuts[:, 2], width), np.argsort(cuts[:, 3], 1), 2, device)
         angles = self._angles(words[:, 4 * count :])
         cosine, sine = (torch.from_numpy(one(angles)).to(device, image.dtype) for one in (np.cos, np.sin))
-        turned = Turned(rows, columns, cosine, sine)
-        return summed(image, turned.there, turned.back)
+        return turned(image, Turns(rows, columns, cosine, sine))
 
     def _angles(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
         """An angle in radians for each word."""

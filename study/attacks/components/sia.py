@@ -50,21 +50,18 @@ class StructureInvariance(View):
     operations: Annotated[tuple[Operation, ...], Field(strict=False, min_length=1)] = _ALL
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        import torch
-
-        from study.attacks.blocks import rearranged
+        from study.attacks.blocks import Changes, changed
 
         blocks = _Blocks(self, image, given)
-        changed = rearranged(image, *blocks.places(), blocks.filtered())
+        factor = shift = clipped = None
         if blocks.have("scale", "dropout"):
-            changed = changed * blocks.of_pixels(blocks.factors(given))
+            factor = blocks.of_pixels(blocks.factors(given))
         if blocks.have("noise"):
-            noisy = blocks.of_pixels(self.noise * (blocks.chosen == "noise")[:, None])
-            changed = changed + noisy * given.draws.uniform(image.shape[1:], "noise")
+            shift = blocks.of_pixels(self.noise * (blocks.chosen == "noise")[:, None])
+            shift = shift * given.draws.uniform(image.shape[1:], "noise")
         if blocks.have("noise", "resize"):
             clipped = blocks.of_pixels(np.isin(blocks.chosen, ("noise", "resize"))[:, None])
-            changed = torch.where(clipped, changed.clamp(0, 255), changed)
-        return changed
+        return changed(image, Changes(*blocks.places(), blocks.filtered(), factor, shift, clipped))
 
 
 class _Blocks:

@@ -9,6 +9,7 @@ from study.attacks import Attack
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
 from study.attacks.presets import keys_of, known, presets
+from study.attacks.registry import find
 from study.images.image_sets import ImageSet as Set
 from study.models import Model, loading
 from tests.conftest import photographs
@@ -16,6 +17,10 @@ from tests.conftest import photographs
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
 FEW = {"steps": 3}
+COUNTS = ("copies", "samples", "masks", "memories", "neighbours", "warmup", "radii", "compositions", "scales")
+FOR_TRANSFORMERS = {"pna", "tgr", "vdc", "att"}
+"""Changes of attention."""
+
 SMALLER = {
     "vmi": {"variance": {"samples": 2}, "steps": 2}, "vni": {"variance": {"samples": 2}},
     "sg-fgsm": {"smoothing": {"copies": 2}}, "sg-igsm": {"smoothing": {"copies": 2}},
@@ -30,38 +35,49 @@ def small(name):
     changes = {"steps": min(3, keys["steps"])} | SMALLER.get(name, {})
     if keys.get("budget") == presets()["fg"].keys["budget"]:
         changes["budget"] = {"rmsd": 9.5}
+    changes |= {key: [fewer(key, part) for part in keys[key]] for key in ("views", "points", "forward") if key in keys}
     return Attack.model_validate(keys_of(name, changes))
 
 
+def fewer(key, part):
+    """The part with at most two of whatever it counts."""
+    kind = key.removesuffix("s")
+    named, given = (part, {}) if isinstance(part, str) else next(iter(part.items()))
+    component = find(kind, named).model_validate(given)
+    counted = {one: 2 for one, value in component if one in COUNTS and isinstance(value, int) and value > 2}
+    return {named: component.model_dump(mode="json") | counted}
+
+
 @pytest.fixture(scope="module")
-def model():
-    """A real network with residual branches, in double precision: no draw may hide behind a rounding."""
-    reference = Model.model_validate({"network": "timm:test_resnet", "weights": "random:3", "size": 12})
-    return loading.load("m", reference, layout="contiguous").double()
+def models():
+    """Real networks with residual branches or attention, in double precision: no draw may hide behind a rounding."""
+    references = {"resnet": {"size": 12}, "vit": {"arguments": {"img_size": 32}, "size": 32}}
+    found = {}
+    for name, keys in references.items():
+        reference = Model.model_validate({"network": f"timm:test_{name}", "weights": "random:3", **keys})
+        found[name] = loading.load("m", reference, layout="contiguous").double()
+        found[name].register_forward_pre_hook(lambda _, given: (given[0].double(),))
+    return found
+
+
+def model_for(models, attack):
+    names = {one.name for one in attack.assembly}
+    return models["vit" if names & FOR_TRANSFORMERS else "resnet"]
 
 
 def crafted(model, attack, clean, rows, batch, max_pass_images=None):
     given = ImageBatch(clean[rows], LABELS[rows], [IDS[row] for row in rows])
     engine = Engine(batch=batch, max_pass_images=max_pass_images, layout="contiguous")
-    pool = Pool(clean[:4], LABELS[:4]) if attack.admix else None
-    wrapped = _Double(model)
+    pool = Pool(clean[:4], LABELS[:4]) if attack.others else None
     if attack.budget.minimal is not None:
-        return step_directions([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool)
-    return craft([wrapped], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool).pixels
-
-
-class _Double(loading.torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x.double())
+        return step_directions([model], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool)
+    return craft([model], attack, "untargeted", given, key=("craft",), engine=engine, pool=pool).pixels
 
 
 @pytest.mark.parametrize("name", known())
-def test_no_draw_depends_on_batches_order_or_neighbours(model, small_images, name):
+def test_no_draw_depends_on_batches_order_or_neighbours(models, small_images, name):
     attack = small(name)
+    model = model_for(models, attack)
     whole = crafted(model, attack, small_images, list(range(6)), 3)
     assert not np.array_equal(whole, small_images)
     for rows, batch, limit in (([4, 1, 5, 0, 3, 2], 3, None), ([2, 4], 5, 10), ([3], 1, None), (list(range(6)), 4, 2)):

@@ -1,0 +1,72 @@
+"""Everywhere: the image, and copies that keep only one of its blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.kinds import StepDraws, View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Level = Annotated[float, Field(ge=0, le=255)]
+
+
+@register
+class Everywhere(View):
+    """Everywhere attack: the image, and `samples` copies that each keep one block of a `grid` x `grid` division.
+
+    Zeng et al. 2025, arXiv:2501.00707. Every image draws its blocks anew in each step, and none twice. Outside of its
+    block a copy has the colour `fill` (pixel values; by default ImageNet's mean, which is 0 after normalisation).
+
+    The authors' demo has 16 blocks, of which it draws 9; their code with CFM, which TransferAttack has taken over, has
+    9 blocks, of which it draws 4. Both draw one set of blocks for a whole batch.
+    """
+
+    name: ClassVar[str] = "everywhere"
+
+    grid: Annotated[int, Field(ge=1, le=32)] = 4
+    samples: Annotated[int, Field(ge=1, le=1024)] = 9
+    fill: Annotated[tuple[Level, Level, Level], Field(strict=False)] = (123.675, 116.28, 103.53)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Everywhere:
+        if self.samples > self.grid**2:
+            raise PydanticCustomError("parts", "`samples` of everywhere is more than its blocks, the square of `grid`")
+        return self
+
+    @property
+    def count(self) -> int:
+        return 1 + self.samples
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        if given.copy == 0:
+            return image
+        row, column = np.divmod(self._blocks(given), self.grid)
+        rows, columns = (
+            torch.from_numpy(self._inside(size, places)).to(image.device)
+            for size, places in zip(image.shape[2:], (row, column), strict=True)
+        )
+        fill = image.new_tensor(self.fill)[:, None, None]
+        return torch.where(rows[:, None, :, None] & columns[:, None, None, :], image, fill)
+
+    def _blocks(self, given: ViewContext) -> NDArray[np.int64]:
+        """The number of the block (N,) that this copy of each image keeps."""
+        assert isinstance(given.draws, StepDraws), "all copies of a step share one order of the blocks"
+        draws = dataclasses.replace(given.draws, number=given.draws.number - given.copy)
+        return np.argsort(draws.integers(self.grid**2), axis=1)[:, given.copy - 1]
+
+    def _inside(self, size: int, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each line of an axis is inside the blocks at `places` (N,): (N, size)."""
+        starts, ends = (-(-(places + more) * size // self.grid)[:, None] for more in (0, 1))
+        lines = np.arange(size)
+        return (starts <= lines) & (lines < ends)

@@ -1,0 +1,40 @@
+"""MaskBlock: copies of the image, each with one block set to black."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class MaskBlock(View):
+    """MaskBlock: one copy for each block of a `grid` x `grid` division of the image, with this block set to 0.
+
+    Fan et al. 2022, arXiv:2208.06538. With 4 x 4 blocks an image of 224 has blocks of 56 pixels, as TransferAttack has
+    them; there a larger image has more blocks, and what the last whole block leaves is never masked.
+    """
+
+    name: ClassVar[str] = "maskblock"
+    main: ClassVar[str | None] = "grid"
+
+    grid: Annotated[int, Field(ge=1, le=32)] = 4
+
+    @property
+    def count(self) -> int:
+        return self.grid**2
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        row, column = divmod(given.copy, self.grid)
+        height, width = image.shape[2:]
+        mask = image.new_ones(1, 1, height, width)
+        top, bottom = (round(one * height / self.grid) for one in (row, row + 1))
+        left, right = (round(one * width / self.grid) for one in (column, column + 1))
+        mask[..., top:bottom, left:right] = 0
+        return image * mask

@@ -1,0 +1,116 @@
+"""Self-universality, SU: the perturbation must also work on an enlarged part of the image, with similar features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.component import AttackOutline
+from study.attacks.kinds import FeatureObjective, Goal, View, ViewContext
+from study.attacks.registry import register
+from study.attacks.resampling import resized
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@register
+class GlobalAndLocal(View):
+    """Self-universality's views: the image, and an enlarged part of the clean image with the same perturbation.
+
+    Wei et al. 2023, arXiv:2209.03716, section 3.2. The part is drawn for each image and step: `low` to `high` times the
+    image's area, 3:4 to 4:3 in shape (uniform in the logarithm), at a random place. It is resized to the image's size
+    (bilinear), and gets the whole perturbation.
+
+    The authors, and TransferAttack, cut the same part of all images of a batch.
+    """
+
+    name: ClassVar[str] = "su"
+
+    low: Share = 0.1
+    high: Share = 0.1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GlobalAndLocal:
+        if self.low > self.high:
+            raise PydanticCustomError("parts", "`low` of the local views is above their `high`")
+        return self
+
+    @property
+    def count(self) -> int:
+        return 2
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        if given.copy == 0:
+            return image
+        height, width = image.shape[2:]
+        rows, columns = [], []
+        for size, shape, top, left in (given.draws.integers(4) / 2**64).tolist():
+            area = height * width * (self.low + (self.high - self.low) * size)
+            ratio = math.exp((2 * shape - 1) * math.log(4 / 3))
+            rows.append(_enlarged(height, round(math.sqrt(area / ratio)), top))
+            columns.append(_enlarged(width, round(math.sqrt(area * ratio)), left))
+        down, across = (
+            torch.from_numpy(np.stack(one)).to(image.device, image.dtype)[:, None] for one in (rows, columns)
+        )
+        origin = given.origin.to(image.dtype)
+        return image + (down @ origin @ across.mT - origin)
+
+
+def _enlarged(size: int, part: int, place: float) -> NDArray[np.float64]:
+    """The matrix (size, size) that resizes a part of an axis to the whole; `place` in 0..1 says where it is."""
+    part = min(max(1, part), size)
+    start = min(int(place * (size - part + 1)), size - part)
+    matrix = np.zeros((size, size))
+    matrix[:, start : start + part] = resized(part, size, "bilinear")
+    return matrix
+
+
+@register
+class SimilarFeatures(FeatureObjective):
+    """Self-universality's loss: the mean logit of both views, and `weight` times the similarity of their features.
+
+    Wei et al. 2023, arXiv:2209.03716, equation 5. The logit is that of the target label if the attack is targeted, and
+    minus that of the true label otherwise. The similarity is the cosine between the features of the whole image and of
+    its part, at the end of the stage at `depth` of the network (0.75: `layer3` of a ResNet, conv4 of a VGG and Mixed_6e
+    of Inception-v3, as in the authors' code). Views that follow `su`, such as diversity, change both. Without views
+    there is nothing to compare: the loss is the logit.
+    """
+
+    name: ClassVar[str] = "su"
+    together: ClassVar[bool] = True
+
+    weight: Annotated[float, Field(ge=0)] = 0.001
+    depth: Share = 0.75
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        if next(iter(attack.parts.get("view", ("su",)))) != "su":
+            yield "`objective: su` compares the two copies of the view `su`: put it before all other views"
+
+    def layers(self, network: nn.Module) -> Sequence[str]:
+        from study.models.layers.catalogue import layers_of
+
+        return (layers_of(network).stage(self.depth),)
+
+    def loss(
+        self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
+    ) -> Tensor:
+        from torch.nn.functional import cosine_similarity
+
+        chosen = logits.gather(-1, labels.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1).mean(0)
+        gain = chosen if goal == "targeted" else -chosen
+        (values,) = features.values()
+        if len(values) == 1:
+            return gain
+        whole, local = values.flatten(2).chunk(2)
+        return gain + self.weight * cosine_similarity(whole, local, dim=-1).mean(0)

@@ -1,0 +1,66 @@
+"""Uniform scale and mix mask, US-MM: scaled copies, multiplied by masks made of other images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.kinds import View, ViewContext, at_view
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Scale = Annotated[float, Field(gt=0, le=1)]
+
+
+@register
+class UniformScaleMixMask(View):
+    """Uniform scale and mix mask, US-MM: scale * image * ((1 - r) + 2 r x'), clipped; the gradient is taken there.
+
+    Wang et al. 2023, arXiv:2311.12051. The image has `scales` scales at equal distances from `low` to `high`, and each
+    is multiplied by `masks` masks; r is `mix`, and x', with values in 0..1, is an image of a pool of `pool` selected
+    images of the study, drawn anew for every copy, image and step.
+
+    TransferAttack draws x' from the batch, so that results depend on it, and takes the adversarial image for x'.
+    """
+
+    name: ClassVar[str] = "us-mm"
+
+    scales: Annotated[int, Field(ge=1, le=100)] = 5
+    low: Scale = 0.1
+    high: Scale = 0.75
+    masks: Annotated[int, Field(ge=1, le=100)] = 3
+    mix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    pool: Annotated[int, Field(ge=2, le=1000)] = 32
+
+    @model_validator(mode="after")
+    def _ordered(self) -> UniformScaleMixMask:
+        if self.low > self.high:
+            raise PydanticCustomError("parts", "`low` of the scales is above their `high`")
+        return self
+
+    @property
+    def count(self) -> int:
+        return self.scales * self.masks
+
+    @property
+    def others(self) -> int:
+        return self.pool
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        pool = given.pool
+        assert pool is not None, "the views have checked it"
+        words = given.draws.integers(1)[:, 0].tolist()
+        chosen = [word % len(pool.pixels) for word in words]
+        share = given.copy % self.scales / max(1, self.scales - 1)
+        scale = self.low + (self.high - self.low) * share
+        with torch.no_grad():
+            other = torch.from_numpy(pool.pixels[chosen]).to(image.device, image.dtype)
+            mask = (1 - self.mix) + 2 * self.mix / 255 * other
+            view = (scale * image * mask).clamp_(0, 255)
+        return at_view(image, view)
