@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class GradientNormPenalty(Point):
     """A penalty on the gradient's norm, GNP: (1 + beta) g - beta g', g' the gradient at delta + reach * n(g).
 
-    Wu et al. 2023, arXiv:2307.04099. It is the gradient of gain - lambda |g|: the gradient of the norm is the difference
-    (g' - g) / reach, and a penalty subtracts it. n(g) = g / mean |g| of each image, as in TransferAttack, so that
-    lambda is beta * reach * |g| / mean |g|; with g / |g| it would be beta * reach, for a difference over `reach` in all.
+    Wu et al. 2023, arXiv:2307.04099. It is the gradient of gain - lambda |g|: that of the norm is the difference
+    (g' - g) / reach, and a penalty subtracts it. n(g) = g / mean |g| of each image, as in TransferAttack: lambda is
+    beta * reach * |g| / mean |g|. With n(g) = g / |g| it would be beta * reach.
 
     - `reach`: the length of the difference, in pixel values for each pixel on average (0.01 of 255);
     - `beta`: the weight of the penalty;

@@ -33,7 +33,7 @@ def test_every_preset_is_a_recipe(name):
     attack = Attack.model_validate(keys_of(name, {}))
     assert Attack.model_validate(attack.model_dump(mode="json")) == attack
     assert preset(name).source
-    assert f"{attack.gradients(attack.steps, 1)} gradient" in printed(name)
+    assert f"{attack.gradients(attack.steps, 1):,} gradient" in printed(name)
 
 
 @pytest.mark.parametrize("name", combinations())

@@ -21,18 +21,18 @@ from tests.study.attacks.components.point_oracles import (
 def test_gradients_along_the_last_mean_gradient(small_model, small_images):
     model, clean = Pixels(small_model), double(small_images)
     x, momentum, last = clean, torch.zeros_like(clean), torch.zeros_like(clean)
-    for _ in range(10):
-        places = [slope(model, x + float(factor) * 1.6 * last) for factor in np.linspace(-7, 7, 11)]
+    for _ in range(4):
+        places = [slope(model, x + float(factor) * 4 * last) for factor in np.linspace(-7, 7, 11)]
         last = mean_one(sum(places) / 11)
         momentum = momentum + last
-        x = clipped(x + 1.6 * momentum.sign(), clean)
-    assert_same(ours(model, keys_of("emi", {}), small_images), x)
+        x = clipped(x + 4 * momentum.sign(), clean)
+    assert_same(ours(model, keys_of("emi", {"steps": 4}), small_images), x)
 
 
 def test_one_sample_is_mi(small_model, small_images):
     model = Pixels(small_model)
-    alone = ours(model, keys_of("emi", {"points": [{"emi": {"samples": 1}}]}), small_images)
-    assert torch.equal(alone, ours(model, keys_of("mi", {}), small_images))
+    alone = ours(model, keys_of("emi", {"steps": 3, "points": [{"emi": {"samples": 1}}]}), small_images)
+    assert torch.equal(alone, ours(model, keys_of("mi", {"steps": 3}), small_images))
 
 
 def test_each_place_has_a_number_of_its_own():

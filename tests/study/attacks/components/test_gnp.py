@@ -24,12 +24,12 @@ from tests.study.attacks.components.point_oracles import (
 def test_the_difference_along_the_gradient(small_model, small_images, variant, share):
     model, clean = Pixels(small_model), double(small_images)
     x, momentum = clean, torch.zeros_like(clean)
-    for _ in range(10):
+    for _ in range(5):
         here = slope(model, x)
         there = slope(model, x + 2.55 * mean_one(here))
         momentum = momentum + mean_one(1.8 * here + share * there)
-        x = clipped(x + 1.6 * momentum.sign(), clean)
-    keys = keys_of("gnp", {"points": [{"gnp": {"variant": variant}}]})
+        x = clipped(x + 3.2 * momentum.sign(), clean)
+    keys = keys_of("gnp", {"steps": 5, "points": [{"gnp": {"variant": variant}}]})
     assert_same(ours(model, keys, small_images), x)
 
 

@@ -20,7 +20,7 @@ from tests.study.attacks.components.point_oracles import (
     slope,
 )
 
-STEPS, SAMPLES = 6, 4
+STEPS, SAMPLES = 4, 3
 
 
 class Scaled(torch.nn.Module):

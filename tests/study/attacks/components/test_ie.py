@@ -21,10 +21,10 @@ from tests.study.attacks.components.point_oracles import (
 def test_the_mean_of_here_and_a_step_further(small_model, small_images, name):
     model, clean = Pixels(small_model), double(small_images)
     x, momentum = clean, torch.zeros_like(clean)
-    for _ in range(10):
+    for _ in range(5):
         here = mean_one(slope(model, x))
-        there = mean_one(slope(model, x + 1.6 * here))
+        there = mean_one(slope(model, x + 3.2 * here))
         mean = (here + there) / 2
         momentum = momentum + (mean if name == "ie" else mean_one(mean))
-        x = clipped(x + 1.6 * momentum.sign(), clean)
-    assert_same(ours(model, keys_of(name, {}), small_images), x)
+        x = clipped(x + 3.2 * momentum.sign(), clean)
+    assert_same(ours(model, keys_of(name, {"steps": 5}), small_images), x)

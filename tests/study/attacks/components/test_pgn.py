@@ -22,18 +22,18 @@ from tests.study.attacks.components.point_oracles import (
 def test_neighbours_and_the_places_downhill_from_them(small_model, small_images, variant):
     model, clean = Pixels(small_model), double(small_images)
     x, momentum = clean, torch.zeros_like(clean)
-    for step in range(4):
+    for step in range(3):
         total = torch.zeros_like(clean)
-        for sample in range(5):
+        for sample in range(4):
             near = x + 3 * 16 * drawn("pgn", step, sample)
             first = slope(model, near)
             norm = first.abs().sum((1, 2, 3)) if variant == "paper" else first.abs().mean((1, 2, 3))
-            second = slope(model, near - 4 * first / norm[:, None, None, None])
+            second = slope(model, near - 16 / 3 * first / norm[:, None, None, None])
             total += 0.3 * first + 0.7 * second
         momentum = momentum + mean_one(total)
-        x = clipped(x + 4 * momentum.sign(), clean)
-    rule = {"pgn": {"samples": 5, "balance": 0.7, "variant": variant}}
-    assert_same(ours(model, keys_of("pgn", {"steps": 4, "points": [rule]}), small_images), x)
+        x = clipped(x + 16 / 3 * momentum.sign(), clean)
+    rule = {"pgn": {"samples": 4, "balance": 0.7, "variant": variant}}
+    assert_same(ours(model, keys_of("pgn", {"steps": 3, "points": [rule]}), small_images), x)
 
 
 def test_the_papers_norm_leaves_the_second_place_where_the_first_is(small_model, small_images):

@@ -22,12 +22,12 @@ from tests.study.attacks.components.point_oracles import (
 def test_the_look_ahead_follows_the_last_gradient(small_model, small_images, goal, sign, reach):
     model, clean = Pixels(small_model), double(small_images)
     x, momentum, last = clean, torch.zeros_like(clean), torch.zeros_like(clean)
-    for _ in range(10):
-        gradient = slope(model, x + reach * 1.6 * last, sign=sign)
+    for _ in range(5):
+        gradient = slope(model, x + reach * 3.2 * last, sign=sign)
         last = mean_one(gradient)
         momentum = momentum + last
-        x = clipped(x + 1.6 * momentum.sign(), clean)
-    keys = keys_of("pi", {"points": [{"pre_gradient": reach}]})
+        x = clipped(x + 3.2 * momentum.sign(), clean)
+    keys = keys_of("pi", {"steps": 5, "points": [{"pre_gradient": reach}]})
     assert_same(ours(model, keys, small_images, goal), x)
 
 

@@ -1,0 +1,71 @@
+"""Maximin expected flatness, MEF: gradients at random neighbours, each moved by what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline
+from study.attacks.components.places import mean_normalised, not_innermost, without_epsilon
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class MaximinFlatness(Point):
+    """Maximin expected flatness, MEF: the mean gradient at neighbours that are moved down the gain, by memory.
+
+    Qiu et al. 2024, arXiv:2405.16181 (its first version calls it NCS). The attack maximises the expectation, over
+    neighbours, of the lowest gain near each. Where it is lowest, a step against the neighbour's gradient would say; in
+    its place stands the memory of neighbour i, which costs no gradient: G_i <- n(g_i) - decay G_i, n(g) = g / mean |g|
+    of each image. G_i is 0 at first.
+
+    - `samples`: the number of neighbours, and of memories: each holds an image;
+    - `radius`: neighbours are uniform within so many epsilons;
+    - `reach`: the length of the move by memory, in epsilons;
+    - `decay`: the factor of the old memory;
+    - `variant`: the sign of the move. The inner problem is a minimum, and G_i remembers gradients of the gain, so
+      that `paper` moves by -reach * epsilon * G_i: this is our derivation. `authors` (their code, and TransferAttack)
+      moves by +reach * epsilon * G_i.
+    """
+
+    name: ClassVar[str] = "mef"
+
+    samples: Annotated[int, Field(ge=1, le=10_000)] = 20
+    radius: Positive = 2.0
+    reach: Positive = 0.15
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.9
+    variant: Literal["paper", "authors"] = "paper"
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        yield from not_innermost(self.name, attack)
+        yield from without_epsilon(self.name, attack)
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return 0, self.samples * steps
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        import torch
+
+        epsilon = step.epsilon
+        assert epsilon is not None, "conflicts() asks for it"
+        reach = self.reach * epsilon * (1 if self.variant == "authors" else -1)
+        memories: dict[int, Tensor] = state.setdefault("memories", {})
+        total = torch.zeros_like(delta)
+        for sample in range(self.samples):
+            away = step.draws(self, sample).uniform(delta.shape[1:])
+            near = delta + self.radius * epsilon * away
+            last = memories.get(sample)
+            if last is not None:
+                near = near + reach * last
+            gradient = step.gradient(step.origin + near, sample, near)
+            total += gradient
+            fresh = mean_normalised(gradient)
+            memories[sample] = fresh if last is None else fresh - self.decay * last
+        return total / self.samples
