@@ -8,7 +8,17 @@ from torch.nn import functional
 
 from study.attacks.components.calibration import CalibratedCrossEntropy
 from tests.study.attacks.components.written_out import (
-    GOALS, LABELS, PIXELS, SIGN, attacked, clip, diversified, gradient, n, smoothed, streams,
+    GOALS,
+    LABELS,
+    PIXELS,
+    SIGN,
+    attacked,
+    clip,
+    diversified,
+    gradient,
+    n,
+    smoothed,
+    streams,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from study.attacks.components.translations import Translations
 from study.attacks.views import Views
-from tests.study.attacks.components.written_out import GOALS, PIXELS, LABELS, attacked, clip, gradient, streams
+from tests.study.attacks.components.written_out import GOALS, LABELS, PIXELS, attacked, clip, gradient, streams
 
 
 def shifted(x, across, down):

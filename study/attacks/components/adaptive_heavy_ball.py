@@ -1,0 +1,49 @@
+"""AdaMSI: an adaptive step with a heavy ball in place of the sign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.budget_spec import Positive
+from study.attacks.kinds import State, Step, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLOOR = 1e-16
+
+
+@register
+class AdaptiveHeavyBall(Step):
+    """AdaMSI-FGM: x_{t+1} = clip(x_t + size g_t / V_t + beta_t (x_t - x_{t-1})), without a sign.
+
+    Long et al. 2024, "On the Convergence of an Adaptive Momentum Method for Adversarial Attacks", AAAI 2024, t = 1, 2,
+    ...: V_t is the root of the mean of all squared gradients so far, plus 1e-16 / sqrt(t); s_t = lambda t^2 |g_t|_1 and
+    beta_t = s_{t-1} / (s_t + 1), s_0 = 0, with gradients of images in 0..1. `factor` is lambda.
+
+    The authors published no code. The numbers are those of TransferAttack, which differs from a heavy ball: it keeps
+    the clean image in place of x_{t-1}, accumulates the directions with decay 1 on top, and multiplies the ball by the
+    step's size.
+    """
+
+    name: ClassVar[str] = "adaptive-heavy-ball"
+    main: ClassVar[str | None] = "factor"
+
+    factor: Positive = 0.6
+
+    def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
+        import torch
+
+        count = state["count"] = state.get("count", 0) + 1
+        # Of images in 0..1, as the authors have them: the 1 in beta has that unit.
+        scaled = 255 * gradient
+        squares = scaled.square() if count == 1 else state["squares"] + (scaled.square() - state["squares"]) / count
+        norm = torch.linalg.vector_norm(scaled, 1, dim=(1, 2, 3), keepdim=True)
+        weight = self.factor * count**2 * norm
+        direction = scaled / (squares.sqrt() + _FLOOR / count**0.5)
+        if count > 1:
+            ball = state["weight"] / (weight + 1)
+            direction = direction + ball * (step.delta - state["last"]) / step.size
+        state.update(squares=squares, weight=weight, last=step.delta)
+        return direction

@@ -1,0 +1,66 @@
+"""Integrated gradients: the gradients on the way from a black image, times the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.component import AttackOutline
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class IntegratedGradients(Point):
+    """Integrated gradients from a black image: (x + d) times the mean gradient at k / samples of the image.
+
+    Ma et al. 2023 (MIG, ICCV 2023): k = 1 ... samples. Huang and Kong 2022 (TAIG, arXiv:2205.13152): k = 0 ... samples,
+    that is `first: 0`. TAIG-R adds a uniform draw within `noise` times epsilon to each point, and takes the way from
+    the first point to the last; so does the authors' code, which calls it an approximation of their random broken line.
+
+    With `weighting: scaled` the gradient at k / samples counts k / samples, as one gets by differentiating through the
+    scaling of the image. So do torchattack and TransferAttack for MIG. The integral, and the authors' code for TAIG,
+    weigh all points alike.
+    """
+
+    name: ClassVar[str] = "integrated-gradients"
+    main: ClassVar[str | None] = "samples"
+
+    samples: Annotated[int, Field(ge=1, le=10_000)] = 20
+    first: Literal[0, 1] = 1
+    noise: Annotated[float, Field(ge=0, le=100)] = 0.0
+    weighting: Literal["even", "scaled"] = "even"
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        if self.noise and attack.budget.epsilon is None:
+            yield "the noise of integrated-gradients needs a budget with an epsilon"
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return steps, steps * (self.samples - self.first)
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        import torch
+
+        image, total = step.origin + delta, torch.zeros_like(delta)
+        for number in range(self.first, self.samples):
+            share = number / self.samples
+            found = step.gradient(share * image + self._noise(delta, step, number), number + 1)
+            total += found * share if self.weighting == "scaled" else found
+        end = self._noise(delta, step, self.samples)
+        total += inner(delta + end)
+        start = self._noise(delta, step, 0) if self.first == 0 else torch.zeros_like(delta)
+        return (image + end - start) * total / (self.samples + 1 - self.first)
+
+    def _noise(self, delta: Tensor, step: StepContext, number: int) -> Tensor:
+        import torch
+
+        if not self.noise:
+            return torch.zeros_like(delta)
+        epsilon = step.epsilon
+        assert epsilon is not None, "conflicts() asks for it"
+        return self.noise * epsilon * step.draws(self, number).uniform(delta.shape[1:])

@@ -1,0 +1,23 @@
+"""The label's probability as an objective."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.components.objectives import log_odds
+from study.attacks.kinds import Goal, Objective
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class LabelProbability(Objective):
+    """The softmax probability: untargeted -p_y, targeted p_t, as Ma et al. 2023 (ICCV 2023, MIG) attribute it."""
+
+    name: ClassVar[str] = "probability"
+
+    def loss(self, logits: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+        chosen = log_odds(logits, labels).sigmoid()
+        return chosen if goal == "targeted" else -chosen

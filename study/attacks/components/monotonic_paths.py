@@ -1,0 +1,122 @@
+"""Monotonic paths, MuMoDIG: integrated gradients from quantised images, of the image and of transformed copies."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.components.diversity import Diversity, diversify
+from study.attacks.kinds import Draws, Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_RESIZED = Diversity(probability=1.0, low=1.0, high=245 / 224, interpolation="bilinear")
+_KINDS = 5
+_DEGREES = 45
+
+
+@register
+class MonotonicPaths(Point):
+    """Monotonic paths, MuMoDIG: the sum of integrated gradients of the image and of `transforms` random copies.
+
+    Ren et al. 2025, arXiv:2412.18844. A path leads from a quantised copy b to the (transformed) image t, and each of
+    its `points` gradients lies at b + share (t - b), share = (k + position) / points. Its sum, led back through the
+    transform, is multiplied with t - b. Of each transformed copy and of the image there are `bases` paths. Quantised:
+    each channel's range is cut at `regions` - 1 uniform places, and a value falls to the lower end of its region, so
+    that b is nowhere above t and a path is monotonic. Transforms are, with equal chance, one of roll down, roll right,
+    two flips and a rotation by up to 45 degrees, or an enlargement to at most 245/224 in a random place.
+
+    As the authors' code, but drawn for each image. There a frame never touches the lower and the right edge; here it
+    may. torchattack takes the gradient of the untransformed image in all paths, and uses the transformed copy only as
+    what is quantised: its paths are neither monotonic nor diverse.
+    """
+
+    name: ClassVar[str] = "monotonic-paths"
+
+    transforms: Annotated[int, Field(ge=0, le=1000)] = 6
+    bases: Annotated[int, Field(ge=1, le=100)] = 1
+    points: Annotated[int, Field(ge=1, le=1000)] = 1
+    regions: Annotated[int, Field(ge=2, le=256)] = 2
+    position: Annotated[float, Field(gt=0, le=1)] = 0.65
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return steps, steps * ((1 + self.transforms) * self.bases * self.points - 1)
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        import torch
+
+        image, total = step.origin + delta, torch.zeros_like(delta)
+        for path in range((1 + self.transforms) * self.bases):
+            transform = path // self.bases
+            leaf = image.detach().requires_grad_(True)
+            seen = self._transformed(leaf, step.draws(self, transform)) if transform else leaf
+            ends = step.draws(self, path).uniform((image.shape[1], self.regions - 1), "regions")
+            base = quantised(seen.detach(), ends)
+            way = seen.detach() - base
+            upstream = torch.zeros_like(way)
+            for point in range(self.points):
+                share = (point + self.position) / self.points
+                place, number = base + share * way, path * self.points + point
+                upstream += share * (step.gradient(place, number) if number else inner(place - step.origin))
+            if transform:
+                (upstream,) = torch.autograd.grad(seen, leaf, upstream)
+            total += way * upstream
+        return total
+
+    def _transformed(self, image: Tensor, draws: Draws) -> Tensor:
+        """A random copy of each image (N, C, H, W), differentiable in the image."""
+        import torch
+
+        words = draws.integers(7)
+        resized = diversify(image, _RESIZED, words[:, 3:])
+        rows = [
+            _affine(image[row], which, amount) if family % 2 == 0 else resized[row]
+            for row, (family, which, amount) in enumerate(words[:, :3].tolist())
+        ]
+        return torch.stack(rows)
+
+
+def quantised(image: Tensor, ends: Tensor) -> Tensor:
+    """Lower each value of `image` (N, C, H, W) to the end of its region.
+
+    `ends` (N, C, R) in -1..1 are places in each channel's range, beside its minimum.
+    """
+    low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+    lowered = low.expand_as(image)
+    for end in ends.sort(dim=-1).values.unbind(-1):
+        cut = low + (high - low) * (end[..., None, None] + 1) / 2
+        lowered = cut.where(image >= cut, lowered)
+    return lowered
+
+
+def _affine(image: Tensor, which: int, amount: int) -> Tensor:
+    """One of five changes of an image (C, H, W), chosen and measured by two 64-bit words."""
+    height, width = image.shape[1:]
+    match which % _KINDS:
+        case 0:
+            return image.roll(amount % height, 1)
+        case 1:
+            return image.roll(amount % width, 2)
+        case 2:
+            return image.flip(1)
+        case 3:
+            return image.flip(2)
+        case _:
+            return rotated(image, math.radians(_DEGREES * (2 * amount / 2**64 - 1)))
+
+
+def rotated(image: Tensor, angle: float) -> Tensor:
+    """Rotate an image (C, H, W) about its centre by `angle` (radians): bilinear, 0 from beyond the image."""
+    import torch
+
+    height, width = image.shape[1:]
+    down = (torch.arange(height, device=image.device, dtype=image.dtype) - (height - 1) / 2)[:, None]
+    right = (torch.arange(width, device=image.device, dtype=image.dtype) - (width - 1) / 2)[None]
+    across = math.cos(angle) * right + math.sin(angle) * down
+    along = math.cos(angle) * down - math.sin(angle) * right
+    grid = torch.stack([across * 2 / max(1, width - 1), along * 2 / max(1, height - 1)], -1)
+    return torch.nn.functional.grid_sample(image[None], grid[None], align_corners=True)[0]
