@@ -17,7 +17,7 @@ from tests.study.attacks.components.feature_networks import (
     origin,
 )
 
-LAYERS = (1, 3, 5)
+LAYERS = (1, 5)
 READ = [f"trunk.{layer}" for layer in LAYERS]
 
 

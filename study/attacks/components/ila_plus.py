@@ -1,0 +1,79 @@
+"""ILA++: features moved on along the direction that explains best how the loss grew on the way of another attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.components.feature_layers import Layer, layer_of
+from study.attacks.components.objectives import CrossEntropy
+from study.attacks.components.weighted_features import only, unit
+from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+class ILAPlus(FeatureObjective):
+    """ILA++: raise <f(x + d) - f(x), w>, w the linear regression of the loss on the features, for each image.
+
+    Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847): with h_t = f(x_t) - f(x) of
+    the first stage's images x_t at its `points`, over their L2 norms, and r_t their cross-entropies,
+    w = (H^T H + `ridge` I)^-1 H^T r; without `ridge` its limit for a large one, w = sum_t r_t h_t. It starts from the
+    clean image again.
+
+    - `layer`: `middle` unless given. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
+    - `points`: the number of images x_t: the first stage has so many steps, and all but the last as `checkpoints`;
+    - `ridge`: lambda; the authors' code has none (infinity), the paper both.
+
+    Images x_t are those of 8 bits that the first stage would return at these steps; the authors have floats.
+    """
+
+    name: ClassVar[str] = "ila++"
+    uses_first: ClassVar[bool] = True
+
+    layer: Layer = "middle"
+    points: Annotated[int, Field(ge=1, le=1000)] = 10
+    ridge: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+    @property
+    def first_points(self) -> int:
+        return self.points
+
+    def layers(self, network: nn.Module) -> Sequence[str]:
+        return [layer_of(network, self.layer, "ila++")]
+
+    @property
+    def preparing_forwards(self) -> int:
+        return 1 + self.points
+
+    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
+        clean = only(source.features(source.origin))
+        ways, losses = [], []
+        for image in source.path:
+            features, logits = source.forward(image)
+            ways.append(unit(only(features) - clean))
+            losses.append(CrossEntropy().loss(logits, source.labels, source.goal))
+        return {"clean": clean, "way": unit(self._regression(ways, losses))}
+
+    def _regression(self, ways: Sequence[Tensor], losses: Sequence[Tensor]) -> Tensor:
+        """The direction (N, …) for the ways (N, …) and losses (N,) at all points."""
+        import torch
+
+        if self.ridge is not None:
+            rows = torch.stack([way.flatten(1) for way in ways], 1).double()
+            gram = rows @ rows.mT + self.ridge * torch.eye(len(ways), dtype=rows.dtype, device=rows.device)
+            losses = torch.linalg.solve(gram, torch.stack(list(losses), 1).double()).to(ways[0].dtype).unbind(1)
+        total = torch.zeros_like(ways[0])
+        for way, loss in zip(ways, losses, strict=True):
+            total = total + way * loss.reshape(-1, *(1 for _ in way.shape[1:]))
+        return total
+
+    def loss(
+        self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
+    ) -> Tensor:
+        return ((only(features) - prepared["clean"]) * prepared["way"]).flatten(1).sum(1)
