@@ -1,0 +1,133 @@
+"""Clean feature mixup, CFM: features of other clean images are mixed in, in layers that are chosen at random."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.kinds import ForwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class FeatureMixup(ForwardChange):
+    """What clean feature mixup and its successors share: which layers of which images are mixed with what."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.1
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.75
+    divisor: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    pool: Annotated[int, Field(ge=2, le=1000)] = 16
+    variant: Literal["paper", "authors"] = "paper"
+
+    @property
+    def others(self) -> int:
+        return self.pool
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for number, model in enumerate(models.values()):
+                stack.enter_context(self._mixed(model, number, draws))
+            yield
+
+    @contextlib.contextmanager
+    def _mixed(self, model: nn.Module, number: int, draws: PassDraws) -> Iterator[None]:
+        import torch
+
+        from study.models.clean_features import clean_features
+        from study.models.layers.named import network_of
+
+        pool = draws.pool
+        assert pool is not None, "a component that declares `others` has a pool"
+        example = next(model.parameters())
+        clean = clean_features(model, torch.from_numpy(pool.pixels).to(example.device).float(), self.divisor)
+        mixup = Mixup(self, number, draws, clean.features)
+        begin = network_of(model).register_forward_pre_hook(mixup.begin)
+        with begin, clean.changed(model, self.mixing(mixup)):
+            yield
+
+    def mixing(self, mixup: Mixup) -> Any:
+        """Return the function (layer, output) -> changed output."""
+        raise NotImplementedError
+
+
+class Mixup:
+    """The draws of one model's pass: for each layer and row whether it is mixed, with which image, and how much."""
+
+    def __init__(
+        self,
+        component: FeatureMixup,
+        number: int,
+        draws: PassDraws,
+        clean: Mapping[str, tuple[Tensor, ...]],
+    ) -> None:
+        self.draws = draws
+        self._number = number
+        self._component = component
+        self._clean = clean
+        self._places = {name: place for place, name in enumerate(clean)}
+        self._words = np.zeros((0, 0), dtype=np.uint64)
+        self._runs: dict[str, int] = {}
+
+    def begin(self, *_: Any) -> None:
+        """Draw for a new pass."""
+        self._runs = {}
+        self._words = self.draws.integers(self._component, 2 * len(self._places), f"layers.{self._number}")
+
+    def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return the rows (M,) that are mixed at this run of a layer, the clean features for them, and their shares.
+
+        The shares have the shape to multiply features of M rows. None if no row is mixed.
+        """
+        import torch
+
+        from study.models.clean_features import by_channel, channels_of
+
+        run = self._runs.get(name, 0)
+        self._runs[name] = run + 1
+        words = self._words[:, 2 * self._places[name] :][:, :2]
+        rows = np.flatnonzero(words[:, 0] < self._component.probability * 2.0**64)
+        if not len(rows):
+            return None
+        clean = self._clean[name][run % len(self._clean[name])]
+        partners = (words[rows, 1] % np.uint64(len(clean))).astype(np.int64)
+        axis = channels_of(features) if self._component.variant == "paper" else 1
+        drawn = self.draws.uniform(self._component, (features.shape[axis],), f"shares.{self._number}.{name}")
+        shares = self._component.strength / 2 * (drawn + 1)
+        chosen = torch.from_numpy(rows).to(features.device)
+        others = clean[torch.from_numpy(partners).to(clean.device)].to(features.dtype)
+        return chosen, others, by_channel(shares[chosen], features, axis)
+
+
+@register
+class CleanFeatureMixup(FeatureMixup):
+    """Clean feature mixup, CFM: features of a clean image are mixed in, in some layers, anew for each pass.
+
+    Byun et al. 2023, arXiv:2305.14846, section 3 and algorithm 1. At linear layers, and at convolutions whose output is
+    at most the image's width divided by `divisor`, each with `probability`: f = (1 - a) f + a f', where f' are the
+    features of another clean image at this layer, kept from one pass before the attack, and a is uniform in 0 ..
+    `strength`, one number a channel. Layers, images and numbers are drawn for each image, step and copy. Other images
+    come from a pool of `pool` selected images of the study, which the seed chooses; their features stay in memory.
+
+    The authors choose layers for a whole batch, mix its images with each other, an image sometimes with itself, and
+    count the pass before as one of the 300 iterations. Their channel of a transformer's tokens (N, tokens, C) is the
+    token: `variant: authors`.
+    """
+
+    name: ClassVar[str] = "cfm"
+
+    def mixing(self, mixup: Mixup) -> Any:
+        def change(name: str, features: Tensor) -> Tensor:
+            found = mixup.of(name, features)
+            if found is None:
+                return features
+            rows, others, shares = found
+            return features.index_copy(0, rows, (1 - shares) * features[rows] + shares * others)
+
+        return change

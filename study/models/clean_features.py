@@ -1,0 +1,70 @@
+"""Features of clean images at the narrow layers of a network, to be mixed into those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import StudyError
+from study.models.layer_outputs import Change, changed_outputs, normalised
+from study.models.layers.catalogue import layers_of
+from study.models.layers.named import network_of
+
+
+@dataclass(frozen=True)
+class CleanFeatures:
+    """The outputs of layers for some images: by layer, once for each time that it runs, (images, …).
+
+    `norms` are the layers behind which a batch norm follows.
+    """
+
+    features: Mapping[str, tuple[Tensor, ...]]
+    norms: frozenset[str]
+
+    @contextmanager
+    def changed(self, model: nn.Module, change: Change) -> Iterator[None]:
+        """Put `change(layer, output)` in place of the outputs of these layers."""
+        with changed_outputs(model, tuple(self.features), self.norms, change):
+            yield
+
+
+def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFeatures:
+    """The outputs for `images` (P, C, S, S), pixels, of linear layers, and of convolutions at most S / `divisor` wide.
+
+    Raises StudyError if there are none.
+    """
+    layers = layers_of(model)
+    widest = images.shape[-1] / divisor
+    held: dict[str, list[Tensor]] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        if output.ndim < 4 or output.shape[-1] <= widest:
+            held.setdefault(name, []).append(output.detach().clone())
+        return output
+
+    norms = normalised(model, images[:1], layers.weighted)
+    with torch.no_grad(), changed_outputs(model, layers.weighted, norms, keep):
+        model(images)
+    if not held:
+        raise StudyError(
+            f"this {type(network_of(model)).__name__} has no convolution or linear layer of that width",
+            accepted="networks of convolutions and linear layers",
+            todo="choose a smaller divisor, or another network",
+        )
+    return CleanFeatures({name: tuple(found) for name, found in held.items()}, norms & held.keys())
+
+
+def channels_of(features: Tensor) -> int:
+    """The axis of the channels: 1 in (N, C, H, W), the last in (N, C) and (N, tokens, C)."""
+    return 1 if features.ndim == 4 else features.ndim - 1
+
+
+def by_channel(values: Tensor, features: Tensor, axis: int) -> Tensor:
+    """`values` (N, size of the axis), shaped to multiply `features`."""
+    shape = [1] * features.ndim
+    shape[0], shape[axis] = len(values), features.shape[axis]
+    return values.to(features.dtype).view(shape)

@@ -1,0 +1,92 @@
+"""The outputs of convolutions and linear layers, each behind its batch norm, folded or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import StudyError
+from study.models.features import hooked
+from study.models.functions import Call, intercepted
+from study.models.layers.named import layer, network_of
+
+Change = Callable[[str, Tensor], Tensor]
+"""Gets the name of a layer and its output; returns a tensor of the same shape, row by row."""
+
+
+def normalised(model: nn.Module, images: Tensor, layers: Collection[str]) -> frozenset[str]:
+    """Names of those `layers` whose output a batch norm reads, in a pass of `images`; none where norms are folded."""
+    found: set[str] = set()
+    outputs: dict[int, tuple[str, Tensor]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            outputs[id(output)] = (name, output)
+
+        return hook
+
+    def handle(call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if getattr(call, "__name__", "") == "batch_norm" and id(arguments[0]) in outputs:
+            found.add(outputs[id(arguments[0])][0])
+        return call(*arguments, **options)
+
+    with torch.no_grad(), ExitStack() as stack:
+        for name in layers:
+            stack.enter_context(layer(model, name).register_forward_hook(note(name)))
+        stack.enter_context(intercepted(network_of(model), handle))
+        model(images)
+    return frozenset(found)
+
+
+@contextmanager
+def changed_outputs(
+    model: nn.Module, layers: Collection[str], norms: Collection[str], change: Change
+) -> Iterator[None]:
+    """Put `change(name, output)` in place of the output of each of `layers`.
+
+    The output of a layer in `norms`, of which `normalised` knows that a batch norm follows it, is that of the norm: it
+    is the same whether norms are folded or not. Raises StudyError in the pass for a layer that does not run, or whose
+    norm does not follow.
+    """
+    waiting: dict[int, tuple[str, Tensor]] = {}
+
+    def begin(*_: Any) -> None:
+        waiting.clear()
+
+    def check(*_: Any) -> None:
+        if waiting:
+            missed = next(iter(waiting.values()))[0]
+            raise StudyError(
+                f"something stands between the layer '{missed}' and its batch norm",
+                todo="apply this change alone, or fold batch norms",
+            )
+
+    def after(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
+            if name in norms:
+                waiting[id(output)] = (name, output)
+                return None
+            return change(name, output)
+
+        return hook
+
+    def handle(call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        found = call(*arguments, **options)
+        if getattr(call, "__name__", "") != "batch_norm" or id(arguments[0]) not in waiting:
+            return found
+        name, _ = waiting.pop(id(arguments[0]))
+        return change(name, found)
+
+    network = network_of(model)
+    with hooked(model, layers) as hooks:
+        hooks.enter_context(network.register_forward_pre_hook(begin))
+        hooks.enter_context(network.register_forward_hook(check))
+        for name in layers:
+            hooks.enter_context(layer(model, name).register_forward_hook(after(name)))
+        if norms:
+            hooks.enter_context(intercepted(network, handle))
+        yield
