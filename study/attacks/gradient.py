@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from study.errors import StudyError
 from study.models.features import captured
 from study.models.layers.named import network_of
 from study.reproducibility.numerics import Precision
-from study.reproducibility.rng import Streams
+from study.reproducibility.rng import Streams, of_all_images
 
 Logits = Callable[[Tensor], Tensor]
 """A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
@@ -27,11 +28,22 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SourceGroup:
-    """Source models with one common loss, and their weights in it. `share` is the group's weight in the update."""
+    """Source models with one common loss, and their weights in it. `share` is the group's weight in the update.
+
+    `by_image` (models, N) takes the place of `weights` where every image has its own.
+    """
 
     models: tuple[Logits, ...]
     weights: tuple[float, ...]
     share: float
+    by_image: Tensor | None = None
+
+    def shares(self, rows: slice | list[int], images: int, batch: int) -> Tensor:
+        """Return the weights of a pass of `rows`, which hold copies of `images` images: (models, 1), or (models, N)."""
+        if self.by_image is None:
+            return torch.tensor(list(self.weights), dtype=torch.float64)[:, None]
+        numbers = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows
+        return self.by_image[:, [number % batch for number in numbers[:images]]]
 
 
 def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool) -> list[SourceGroup]:
@@ -91,9 +103,9 @@ class RunningPass:
     def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
         return np.concatenate([one.integers(count, stream) for one in self._draws(component)])[self._rows]
 
-    def common(self, component: Component) -> StepDraws:
-        streams = Streams((*self._key, "all images"), ("",))
-        return StepDraws(streams, component.stream, self._device, max(self._step, 0), self.copy)
+    def common(self, component: Component, *, fixed: bool = False) -> StepDraws:
+        step, number = (0, 0) if fixed else (max(self._step, 0), self.copy)
+        return StepDraws(of_all_images(self._key), component.stream, self._device, step, number)
 
     def of_images(self, values: Tensor) -> Tensor:
         return torch.cat([values] * len(self._copies))[self._rows]
@@ -143,6 +155,8 @@ class BatchGradients:
     max_pass_images: int
     precision: Precision = "float32"
     running: RunningPass | None = None
+    common: Streams | None = None
+    """The random numbers that all images of the attack run share."""
     prepared: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
     """What an objective of features has prepared, by the id of the model."""
     layers: dict[int, Sequence[str]] = field(default_factory=dict)
@@ -258,7 +272,7 @@ class BatchGradients:
         """The gradient at `seen`; for several copies of the images of `labels`, that of one loss of all copies."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
-        shares = torch.tensor(list(group.weights), dtype=torch.float64)[:, None]
+        shares = group.shares(rows, len(labels), len(self.labels))
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if isinstance(objective, FeatureObjective):
                 losses = self._feature_losses(objective, group, seen, labels, rows)
@@ -356,8 +370,18 @@ class GroupAt:
     def objective(self) -> AnyObjective:
         return self.gradients.assembly.objective
 
+    @property
+    def common(self) -> StepDraws:
+        assert self.gradients.common is not None, "an attack runs"
+        return dataclasses.replace(self.draws, streams=self.gradients.common)
+
     def joint(self, image: Tensor, sample: int = 0) -> Tensor:
         return self.gradients.of(self.group, image, self.step, sample)
+
+    def weighted(self, image: Tensor, weights: Tensor, sample: int = 0, among: Sequence[int] | None = None) -> Tensor:
+        chosen = tuple(self.group.models[number] for number in (range(self.count) if among is None else among))
+        group = SourceGroup(chosen, (1.0,) * len(chosen), 1.0, weights)
+        return self.gradients.of(group, image, self.step, sample)
 
     def of(self, model: int, image: Tensor, sample: int = 0) -> Tensor:
         alone = SourceGroup((self.group.models[model],), (1.0,), 1.0)

@@ -372,8 +372,24 @@ class ModelsAt(Protocol):
         """Draws of the rule at this place."""
         ...
 
+    @property
+    def common(self) -> Draws:
+        """Draws of the rule at this place that depend on the attack run and not on the image: their N is 1.
+
+        For choices of models: one order for all images, in all batches, lets a pass hold a whole batch.
+        """
+        ...
+
     def joint(self, image: Tensor, sample: int = 0) -> Tensor:
         """Return the gradient of the fused loss of all models at `image`, float (N, C, H, W)."""
+        ...
+
+    def weighted(self, image: Tensor, weights: Tensor, sample: int = 0, among: Sequence[int] | None = None) -> Tensor:
+        """Return the gradient of the fused loss of the models `among` (None: all), by their numbers, at `image`.
+
+        `weights` (models, N) take the place of the models' own weights: every image has its own. It counts as one
+        gradient of each of these models.
+        """
         ...
 
     def of(self, model: int, image: Tensor, sample: int = 0) -> Tensor:
@@ -429,10 +445,11 @@ class PassDraws(Protocol):
         """Return uniform 64-bit integers (rows, count), on the host."""
         ...
 
-    def common(self, component: Component) -> Draws:
+    def common(self, component: Component, *, fixed: bool = False) -> Draws:
         """Draws that depend on the attack run, the step and the copy, and not on the image: their N is 1.
 
         All images of an attack run get the same numbers, in all batches: for weights that are drawn for a step.
+        `fixed` draws are the same at every step and copy too: for what is drawn once for the whole attack.
         """
         ...
 
@@ -471,6 +488,8 @@ class Change(Component):
 
     alone: ClassVar[bool] = False
     """Whether each pass holds one copy only, because the change differs from copy to copy for the whole network."""
+    uses_weight_set: ClassVar[bool] = False
+    """Whether every source model needs a set of weights (`weights: {set: …}`)."""
 
     @property
     def extra_gradients(self) -> int:

@@ -44,7 +44,7 @@ from study.attacks.views import Views
 from study.errors import StudyError
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
-from study.reproducibility.rng import Streams
+from study.reproducibility.rng import Streams, of_all_images
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,7 @@ def perturbations(
                 limit,
                 engine.precision,
                 running if assembly.forward or assembly.backward else None,
+                of_all_images(key),
             )
             running.begin_batch(streams, origin)
             path = [_floats(variant[padded], engine) for variant in first_stage]

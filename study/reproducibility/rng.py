@@ -89,6 +89,11 @@ class Streams:
                 yield quarters.flatten()[:count].to(torch.int32)
 
 
+def of_all_images(key: Sequence[object]) -> Streams:
+    """Return the random numbers of the attack run `key` that its images share: streams of one row."""
+    return Streams((*key, "all images"), ("",))
+
+
 def _compiled(device: str) -> bool:
     """Whether numpy's Philox can compute on the device."""
     return device.partition(":")[0] == "cpu"

@@ -1,0 +1,70 @@
+"""Common weakness attack, CWA: down the ensemble's gradient, then up each model's, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline
+from study.attacks.components.directions import l2_normalised
+from study.attacks.kinds import AnyObjective, EnsembleRule, Goal, ModelsAt, Objective, State
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_REVERSE = 15
+"""The first step is a fifteenth of epsilon."""
+
+
+@register
+class CommonWeakness(EnsembleRule):
+    """Common weakness attack, CWA: one step down the ensemble's gradient, then one up the normalised gradient of each.
+
+    Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA: y <- x - reverse sign(g(x)) with the gradient g of the mean
+    loss; for each model k in turn m <- decay m + g_k(y) / ||g_k(y)||_2 and y <- y + size m, kept within the budget;
+    y - x is the rule's gradient. m goes on from step to step. The models follow each other in the order of their names.
+    `reverse` is in pixel values (absent: epsilon / 15). `size` is an L2 length in pixel values; the default is the
+    authors' 250 for values in 0..1, so large that nearly every pixel ends at the edge of the budget.
+
+    The authors normalise y - x by its L1 norm over the whole batch before the outer momentum; here momentum normalises
+    each image. `variant: authors` takes the first step along the gradient for the models' summed logits, as their code
+    does; TransferAttack's is that for mean logits. On one model the rule steps down and up its gradient.
+    """
+
+    name: ClassVar[str] = "cwa"
+
+    reverse: Positive | None = None
+    size: Positive = 63_750.0
+    decay: Annotated[float, Field(ge=0, le=100)] = 1.0
+    variant: Literal["paper", "authors"] = "paper"
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        if self.reverse is None and attack.budget.epsilon is None:
+            yield "`fusion: cwa` steps back by a fifteenth of epsilon: give the attack an epsilon, or cwa a `reverse`"
+
+    def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+        if self.variant == "paper" or len(logits) == 1:
+            return super().loss(objective, logits, shares, labels, goal)
+        assert isinstance(objective, Objective), "losses of features are averaged before"
+        return objective.loss((len(logits) * shares[..., None] * logits).sum(0), labels, goal)
+
+    def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
+        reverse = self.reverse
+        if reverse is None:
+            assert models.epsilon is not None, "conflicts() asks for an epsilon"
+            reverse = models.epsilon / _REVERSE
+        begun = image - models.origin
+        delta = models.project(begun - reverse * models.joint(image, sample).sign())
+        momentum: Tensor = state.get(str(sample), image.new_zeros(()))
+        for model in range(models.count):
+            momentum = self.decay * momentum + l2_normalised(models.of(model, models.origin + delta, sample))
+            delta = models.project(delta + self.size * momentum)
+        state[str(sample)] = momentum
+        return delta - begun
+
+    def cost(self, sources: int) -> int:
+        return 2 * sources

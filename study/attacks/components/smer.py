@@ -1,0 +1,97 @@
+"""Stochastic mini-batch ensemble with reweighting, SMER: one model a step, in random order, weights that adapt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.kinds import AnyObjective, EnsembleRule, Goal, ModelsAt, Objective, State
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SURE = -20.0
+"""Below this margin, the logarithm of softplus rises as fast as the margin, to float32's last digit."""
+
+
+@register
+class Reweighted(EnsembleRule):
+    """Stochastic mini-batch ensemble, SMER: `rounds` inner steps on each of K models, whose logits have weights.
+
+    Tang et al. 2024 (CVPR, "Ensemble Diversity Facilitates Adversarial Transferability"). A round takes the K models in
+    a random order: at the image y, G <- decay G + n(g), where g is the gradient for the logits of one model times its
+    weight, and y <- y + size sign(G). Before y moves, each weight w follows the gradient of log L, where L is the
+    cross-entropy of the labels for the mean of all weighted logits at y: w <- w + rate (d log L / dw - shrink w). The
+    last G is the rule's gradient; the outer momentum is an update of the attack. Weights begin at 1 (at K times a
+    model's weight in the attack), and go on from step to step. `size` is in pixel values (absent: that of the attack's
+    steps).
+
+    Numbers and order are those of the code in TransferAttack, where the weights are those of a whole batch, and even of
+    all batches, one after the other; here every image has its own. There a targeted attack climbs the cross-entropy of
+    the target label; here goals are those of the objective, and weights then descend log L. The order is drawn for
+    each step and is the same for all images: an order for each image would take all models in each inner step. On one
+    model the rule is an inner loop of its momentum, with a weight that changes the loss only.
+    """
+
+    name: ClassVar[str] = "smer"
+    main: ClassVar[str | None] = "rounds"
+
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 4
+    decay: Annotated[float, Field(ge=0, le=100)] = 1.0
+    size: Positive | None = None
+    rate: Annotated[float, Field(ge=0, le=100)] = 0.02
+    shrink: Annotated[float, Field(ge=0, le=1)] = 0.002
+
+    def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+        assert isinstance(objective, Objective), "losses of features are averaged before"
+        return objective.loss((shares[..., None] * logits).sum(0), labels, goal)
+
+    def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
+        import torch
+
+        size = models.size if self.size is None else self.size
+        begin = models.count * torch.tensor(models.weights, device=image.device, dtype=image.dtype)
+        weights: Tensor = state.get(str(sample), begin[:, None].expand(-1, len(image)))
+        there, total = image, image.new_zeros(())
+        for model in self._order(models):
+            gradient = models.weighted(there, weights[model : model + 1], sample, among=(model,))
+            logits = torch.stack([models.logits(one, there) for one in range(models.count)])
+            rise = log_loss_gradient(weights, logits, models.labels)
+            weights = weights + self.rate * ((rise if models.goal == "untargeted" else -rise) - self.shrink * weights)
+            mean = gradient.abs().mean((1, 2, 3), keepdim=True)
+            total = self.decay * total + gradient / mean.where(mean > 0, 1)
+            there = models.origin + models.project(there - models.origin + size * total.sign())
+        state[str(sample)] = weights
+        return total
+
+    def _order(self, models: ModelsAt) -> list[int]:
+        """`rounds` permutations of the models, one after the other."""
+        words = models.common.integers(self.rounds * models.count)[0].reshape(self.rounds, models.count)
+        return [int(model) for row in words.argsort(axis=1, kind="stable") for model in row]
+
+    def cost(self, sources: int) -> int:
+        return self.rounds * sources
+
+    def forwards(self, sources: int) -> int:
+        return self.rounds * sources**2
+
+
+def log_loss_gradient(weights: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return d log L / d weights, (K, N), of the cross-entropy L of mean(weights x logits), logits (K, N, classes).
+
+    L is softplus(t), where t is how far the other labels are above the label. The formula holds where L itself, in
+    float32, is 0: for an image that the models are sure of.
+    """
+    import torch
+
+    place = labels[:, None]
+    mean = (weights[..., None] * logits).mean(0)
+    others = mean.scatter(1, place, float("-inf"))
+    margin = others.logsumexp(1) - mean.gather(1, place)[:, 0]
+    slope = torch.where(margin < _SURE, 1.0, margin.sigmoid() / torch.nn.functional.softplus(margin).clamp_min(1e-30))
+    label = logits.gather(2, place.expand(len(logits), -1, -1))[..., 0]
+    rise: Tensor = slope * ((others.softmax(1) * logits).sum(2) - label) / len(logits)
+    return rise

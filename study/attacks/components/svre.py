@@ -1,0 +1,73 @@
+"""Stochastic variance reduced ensemble, SVRE: steps along single models, corrected by the ensemble's gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.kinds import AnyObjective, EnsembleRule, Goal, ModelsAt, Objective, State
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class VarianceReduced(EnsembleRule):
+    """Stochastic variance reduced ensemble, SVRE: `inner` x K steps, each along one of the K models, drawn at random.
+
+    Xiong et al. 2022, arXiv:2111.10752, algorithm 1: at the image y of an inner step, with model k,
+    G <- decay G + g_k(y) - (g_k(x) - g(x)), where g is the models' mean gradient; y <- y + size sign(G). The last G is
+    the rule's gradient; the outer momentum is an update of the attack. `size` is the length of an inner step in pixel
+    values (absent: that of the attack's steps, as in the paper), `decay` the inner momentum.
+
+    `variant: authors` is what their code does: g is the gradient for the models' mean logits, and each term of G is
+    divided by its mean absolute value. There, and in TransferAttack, the gradients g_k(x) are computed again in each
+    inner step; here each of them is computed once, with the same result: K + `inner` x K gradients in place of
+    K + 2 x `inner` x K. The order of the models is drawn for each step and is the same for all images: an order for
+    each image would take the gradients of all models in each inner step. With views that draw, the gradients at x and y
+    belong to the same draws. On one model the rule is an inner loop of its momentum.
+    """
+
+    name: ClassVar[str] = "svre"
+    main: ClassVar[str | None] = "inner"
+
+    inner: Annotated[int, Field(ge=1, le=1000)] = 4
+    decay: Annotated[float, Field(ge=0, le=100)] = 1.0
+    size: Positive | None = None
+    variant: Literal["paper", "authors"] = "paper"
+
+    def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+        if self.variant == "paper" or len(logits) == 1:
+            return super().loss(objective, logits, shares, labels, goal)
+        assert isinstance(objective, Objective), "losses of features are averaged before"
+        return objective.loss((shares[..., None] * logits).sum(0), labels, goal)
+
+    def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
+        import torch
+
+        single = [models.of(model, image, sample) for model in range(models.count)]
+        if self._fuses_logits(models.count):
+            everyone = models.joint(image, sample)
+        else:
+            everyone = torch.stack([weight * one for weight, one in zip(models.weights, single, strict=True)]).sum(0)
+        words = models.common.integers(self.inner * models.count)[0].tolist()
+        size = models.size if self.size is None else self.size
+        there, total = image, image.new_zeros(())
+        for word in words:
+            model = int(word % models.count)
+            term = models.of(model, there, sample) - (single[model] - everyone)
+            if self.variant == "authors":
+                mean = term.abs().mean((1, 2, 3), keepdim=True)
+                term = term / mean.where(mean > 0, 1)
+            total = self.decay * total + term
+            there = models.origin + models.project(there - models.origin + size * total.sign())
+        return total
+
+    def _fuses_logits(self, sources: int) -> bool:
+        return self.variant == "authors" and sources > 1
+
+    def cost(self, sources: int) -> int:
+        return (sources if self._fuses_logits(sources) else 0) + sources + self.inner * sources
