@@ -1,11 +1,11 @@
-"""The speed of attacks, compared with the bare passes of the network, and with torchattacks and foolbox.
+"""The speed of attacks, compared with the bare passes of the network, and with torchattacks, torchattack and foolbox.
 
 Run: python benchmarks/engine.py [--quick] [--json] [--threads 1] [--device cuda].
 
 - `ours`: `craft` as a study runs it, on a channels-last network with its batch norms folded;
 - `limit`: only the same number of forward passes and image gradients of that network, in the same precision;
-- `torchattacks`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its parameters
-  frozen. Without freezing, foolbox takes longer, because it calls `backward()`.
+- `torchattacks`, `torchattack`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its
+  parameters frozen. Without freezing, foolbox takes longer, because it calls `backward()`.
 
 All sides run in one process, interleaved in an order that changes with each round, after an uncounted run of one step;
 numbers are medians. Weights are random: the time of a pass does not depend on them. Peak memory of a side is measured
@@ -53,7 +53,15 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "DI": ("di", {}),
     "TI": ("ti", {}),
     "VMI": ("vmi", {"variance": {"samples": NEIGHBOURS}}),
+    "SSA": ("ssa", {}),
+    "BSR": ("bsr", {}),
+    "SIA": ("sia", {}),
+    "PGN": ("pgn", {}),
+    "GRA": ("gra", {}),
 }
+COSTLY = ("SSA", "BSR", "SIA", "PGN", "GRA")
+"""Attacks of 20 or more gradients a step: one step is measured."""
+
 TORCHATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "FGSM": ("FGSM", {}),
     "PGD": ("PGD", {"alpha": 2 / 255, "random_start": True}),
@@ -67,6 +75,8 @@ FOOLBOX: dict[str, tuple[str, dict[str, Any]]] = {
     "PGD": ("LinfPGD", {"abs_stepsize": 2 / 255, "random_start": True}),
     "MI": ("MIFGSM", {"abs_stepsize": EPSILON / STEPS / 255, "momentum": 1.0}),
 }
+# SIA and PGN are in neither library.
+TORCHATTACK: dict[str, str] = {"SSA": "SSA", "BSR": "BSR", "GRA": "GRA", "VMI": "VMIFGSM", "MI": "MIFGSM"}
 Side = Callable[[int], None]
 """Runs one side's attack with the given number of steps."""
 
@@ -98,9 +108,7 @@ class Bench:
 
         def run(steps: int) -> None:
             numerics.fix(self.threads, precision)
-            preset, changed = OURS[attack]
-            recipe = Attack.model_validate(keys_of(preset, {**changed, "steps": steps}))
-            craft([model], recipe, "untargeted", given, key=("bench",), engine=engine)
+            craft([model], _recipe(attack, steps), "untargeted", given, key=("bench",), engine=engine)
 
         return run
 
@@ -110,9 +118,7 @@ class Bench:
         def run(steps: int) -> None:
             numerics.fix(self.threads, precision)
             start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
-            # The variance after the last step is not used.
-            passes = steps + NEIGHBOURS * (steps - 1) if attack == "VMI" else steps
-            for _ in range(passes):
+            for _ in range(_recipe(attack, steps).gradients(steps, 1)):
                 pixels = start.detach().requires_grad_(True)
                 with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
                     logits = model(pixels)
@@ -130,6 +136,24 @@ class Bench:
             _as_shipped(self.threads)
             counted = {} if attack == "FGSM" else {"steps": steps}
             getattr(torchattacks, name)(network, eps=EPSILON / 255, **keys, **counted)(images, labels)
+
+        return run
+
+    def torchattack(self, attack: str) -> Side:
+        classifier = self.model(ours=False)
+        mean, std = classifier.mean, classifier.std
+        network = copy.deepcopy(classifier.network).eval()
+        images, labels = self._scaled()
+        keys = {"n": NEIGHBOURS} if attack == "VMI" else {}
+
+        def run(steps: int) -> None:
+            import torchattack
+
+            _as_shipped(self.threads)
+            made = getattr(torchattack, TORCHATTACK[attack])(
+                network, lambda given: (given - mean) / std, self.device, eps=EPSILON / 255, steps=steps, **keys
+            )
+            made(images, labels)
 
         return run
 
@@ -157,7 +181,10 @@ class Bench:
                 kind = "bf16, compiled" if compiled else "bf16"
                 found[f"ours ({kind})"] = self.ours(attack, "bfloat16", compiled)
                 found[f"limit ({kind})"] = self.limit(attack, "bfloat16", compiled)
-        found["torchattacks"] = self.torchattacks(attack)
+        if attack in TORCHATTACKS:
+            found["torchattacks"] = self.torchattacks(attack)
+        if attack in TORCHATTACK:
+            found["torchattack"] = self.torchattack(attack)
         if attack in FOOLBOX:
             found["foolbox"] = self.foolbox(attack)
         return found
@@ -165,6 +192,11 @@ class Bench:
     def _scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.from_numpy(self.clean).to(self.device) / 255
         return images, torch.from_numpy(self.labels).to(self.device)
+
+
+def _recipe(attack: str, steps: int) -> Attack:
+    preset, changed = OURS[attack]
+    return Attack.model_validate(keys_of(preset, {**changed, "steps": steps}))
 
 
 class _Normalised(torch.nn.Module):
@@ -225,7 +257,7 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
             continue
         suffix = name.removeprefix("ours")
         found[f"ratio_to_limit{suffix}"] = ours / seconds[f"limit{suffix}"]
-        for library in ("torchattacks", "foolbox"):
+        for library in ("torchattacks", "torchattack", "foolbox"):
             if library in seconds:
                 found[f"speedup_over_{library}{suffix}"] = seconds[library] / ours
     return found
@@ -284,7 +316,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="time for each attack on each network")
     parser.add_argument("--network", choices=NETWORKS, help="only this one")
     parser.add_argument("--attack", choices=OURS, help="only this one")
-    parser.add_argument("--peak-of", choices=["ours", "limit", "torchattacks", "foolbox"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--peak-of", choices=["ours", "limit", "torchattacks", "torchattack", "foolbox"], help=argparse.SUPPRESS
+    )
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     if chosen.peak_of:
@@ -301,7 +335,7 @@ def main() -> None:
         everything[network] = {}
         for attack in attacks:
             sides = bench.sides(attack)
-            steps = 1 if attack == "FGSM" else STEPS
+            steps = 1 if attack == "FGSM" or attack in COSTLY else STEPS
             seconds, rounds, steps = compare(sides, steps=steps, budget=budget, device=chosen.device)
             peaks = {}
             if not chosen.quick:

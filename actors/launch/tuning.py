@@ -38,7 +38,7 @@ class Tuning:
 def tuning_of(options: LaunchOptions, file: SpecFile) -> Tuning | None:
     """Return the launch that tries the choices of all attacks with `tune`; None for a study without one.
 
-    Raises StudyError, with the place in the spec, for a number that an attack does not have, or that it does not accept.
+    Raises StudyError, with the place in the spec, for a number that an attack does not have or accept.
     """
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
     if not asked:
@@ -74,7 +74,12 @@ def tuning_of(options: LaunchOptions, file: SpecFile) -> Tuning | None:
         if any(attack in variants for attack in one.attacks)
     }
     if not experiments:
-        raise StudyError(f"no experiment uses '{next(iter(asked))}', so nothing can be tuned", where=file.where("attacks"))
+        unused = next(iter(asked))
+        raise StudyError(
+            f"no experiment uses '{unused}', so its numbers cannot be tuned",
+            where=file.where("attacks", unused, "tune"),
+            todo="name the attack in an experiment, or remove `tune`",
+        )
     images = spec.images.model_copy(update={"count": counts.pop(), "draw": "last"})
     tried = spec.model_copy(
         update={
@@ -93,7 +98,7 @@ def tuning_of(options: LaunchOptions, file: SpecFile) -> Tuning | None:
         output=Path(str(folder.tuning)),
         only=(),
         limit=None,
-        wandb="off",
+        wandb="disabled",
     )
     return Tuning(inner, file, variants)
 
@@ -110,7 +115,7 @@ def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
 
 
 def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
-    """Return the spec with the best choice of every attack, once the launch of `tuning` is complete; say and record it."""
+    """Return the spec with the best choice of every attack; say and record it. The launch of `tuning` is complete."""
     assert tuning.options.output is not None
     folder = RunFolder(str(tuning.options.output))
     finished = open_run(str(folder.path))

@@ -60,7 +60,7 @@ class Assembly:
     @property
     def alone(self) -> bool:
         """Whether each pass holds one copy of the images only."""
-        return any(change.alone for change in (*self.backward, *self.forward))
+        return any(change.alone for change in self.changes)
 
     @property
     def others(self) -> int:
@@ -72,20 +72,31 @@ class Assembly:
         """Whether pixels depend on true labels for every goal."""
         return any(one.reads_true_labels for one in self)
 
+    @property
+    def changes(self) -> tuple[BackwardChange | ForwardChange, ...]:
+        """The changes of the source models."""
+        return (*self.backward, *self.forward)
+
     def gradients(self, steps: int, sources: int) -> int:
         """Return the number of gradients of one image, on `sources` models, up to `steps`."""
+        each = 1 + sum(change.extra_gradients for change in self.changes)
+        return each * self._asked(steps, sources) + sources * sum(change.preparing_gradients for change in self.changes)
+
+    def forwards(self, steps: int, sources: int) -> int:
+        """Return the number of forward passes of one image without a gradient, on `sources` models, up to `steps`."""
+        preparing = self.objective.preparing_forwards if isinstance(self.objective, FeatureObjective) else 0
+        extra = sum(change.extra_forwards for change in self.changes) * self._asked(steps, sources)
+        if self.program is not None:
+            return extra + sources * (self.program.forwards(steps, sources) + preparing)
+        return extra + self.ensemble.forwards(sources) * _places(self.points, steps) + sources * preparing
+
+    def _asked(self, steps: int, sources: int) -> int:
+        """The number of gradients that the other components ask for."""
         preparing = self.objective.preparing_gradients if isinstance(self.objective, FeatureObjective) else 0
         views = self.copies * (1 + sum(view.inner_gradients for view in self.views))
         if self.program is not None:
             return sources * (self.program.cost(steps, sources, views) + preparing)
         return self.ensemble.cost(sources) * views * _places(self.points, steps) + sources * preparing
-
-    def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image that have no gradient, on `sources` models, up to `steps`."""
-        preparing = self.objective.preparing_forwards if isinstance(self.objective, FeatureObjective) else 0
-        if self.program is not None:
-            return sources * (self.program.forwards(steps, sources) + preparing)
-        return self.ensemble.forwards(sources) * _places(self.points, steps) + sources * preparing
 
     def names(self) -> dict[str, list[str]]:
         """The names of the components, by kind."""

@@ -21,10 +21,10 @@ _HEAD = """# The attacks
 keeps it up to date. `study attacks NAME` prints all numbers of one preset, and `+` joins presets: `mi+di+sgm`.
 
 x is the clean image, d the perturbation, g the gradient of the loss (what the attack maximises), n(g) is g divided by
-its mean absolute value, U(±a) uniform noise, N(0, s) normal noise. Pixel values are 0..255. *Gradients* are those of one
-image per source model, in the preset's steps; *forwards* are forward passes beside them. Random numbers are keyed by
-image, step and copy: an image's result never depends on its neighbours. All presets run on several source models too;
-their gradients are fused by `fusion`.
+its mean absolute value, U(±a) uniform noise, N(0, s) normal noise. Pixel values are 0..255. *Gradients* are those of
+one image per source model, in the preset's steps; *forwards* are forward passes beside them. Random numbers are keyed
+by image, step and copy: an image's result never depends on its neighbours. All presets run on several source models
+too; their gradients are fused by `fusion`.
 
 """
 
@@ -114,8 +114,6 @@ def _link(one: Preset) -> str:
 
 def _anchor(name: str) -> str:
     return re.sub(r"[^a-z0-9 -]", "", name.lower())
-
-
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ class Component(Frozen):
         yield from ()
 
     @property
+    def first_points(self) -> int:
+        """How many images of the first stage it reads, if it has one: of its last checkpoints, and the finished one."""
+        return 1
+
+    @property
     def others(self) -> int:
         """The number of images of the study that the component mixes into others."""
         return 0

@@ -7,6 +7,7 @@ it takes as many gradients as it says; if a program keeps the budget; and if it 
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,13 +71,20 @@ def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
     found = {"gradients": 0, "forwards": 0}
 
     def passed(_: nn.Module, given: tuple[Tensor, ...], logits: Tensor) -> None:
-        if logits.requires_grad:
-            logits.register_hook(backward)  # type: ignore[no-untyped-call]
-        else:
+        if not logits.requires_grad:
             found["forwards"] += len(given[0])
+            return
+        # A gradient begins at the logits; that of a loss of features begins inside, and ends at the images.
+        reached = [0, 0]
 
-    def backward(gradient: Tensor) -> None:
-        found["gradients"] += len(gradient)
+        def backward(end: int, gradient: Tensor) -> None:
+            reached[end] += 1
+            if reached[end] > reached[1 - end]:
+                found["gradients"] += len(gradient)
+
+        for end, tensor in enumerate((logits, given[0])):
+            if tensor.requires_grad:
+                tensor.register_hook(functools.partial(backward, end))  # type: ignore[no-untyped-call]
 
     with contextlib.ExitStack() as stack:
         for model in models:
@@ -222,10 +230,19 @@ def attack_with(component: Component) -> Attack:
     found.__dict__["assembly"] = replaced
     if kind == "program":
         found.__dict__["program"] = component
+    if component.uses_first:
+        found.__dict__["first"] = _first_stage(component.first_points)
     broken = next(found.conflicts(), None)
     if broken is not None:
         raise StudyError(broken, where=type(component).__name__)
     return found
+
+
+def _first_stage(points: int) -> Attack:
+    """A first stage with images at `points` of its steps."""
+    steps = max(2, points)
+    checkpoints = list(range(steps - points + 1, steps))
+    return Attack.model_validate({"step": "sign", "steps": steps, "epsilon": _EPSILON, "checkpoints": checkpoints})
 
 
 def _seed(seed: int) -> None:

@@ -153,7 +153,7 @@ class BatchGradients:
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
 
-        It is the mean of the views' gradients, or the gradient for their mean logits. `sample` numbers places in a step.
+        It is the mean of the views' gradients, or that for their mean logits. `sample` numbers places in a step.
         Raises StudyError if the memory does not suffice for a single image.
         """
         copies = self.assembly.copies
@@ -175,6 +175,16 @@ class BatchGradients:
         assert total is not None, "an image has a view"
         self.losses = torch.cat(losses).view(copies, -1).mean(0)
         return total / copies if copies > 1 else total
+
+    @contextlib.contextmanager
+    def for_labels(self, labels: Tensor | None) -> Iterator[None]:
+        """Take the loss for `labels` (N,) within the `with` block; None are the attack's own."""
+        own = self.labels
+        self.labels = own if labels is None else labels
+        try:
+            yield
+        finally:
+            self.labels = own
 
     def _try(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor | None:
         """The summed gradient over `copies`; None if the device runs out of memory."""
@@ -223,7 +233,8 @@ class BatchGradients:
                     rows = [at * len(image) + one for at in range(len(copies)) for one in images]
                     if self.running is not None:
                         self.running.cut(rows)
-                    upstream[rows] = self._pass(group, stacked.detach()[rows], self.labels[images.start : images.stop], rows)
+                    labels = self.labels[images.start : images.stop]
+                    upstream[rows] = self._pass(group, stacked.detach()[rows], labels, rows)
                 self.losses = torch.cat(self._passed)
                 (through,) = torch.autograd.grad(stacked, leaf, upstream)
                 return through
@@ -244,7 +255,7 @@ class BatchGradients:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]) -> Tensor:
-        """The gradient at `seen`. If it has several copies of the images of `labels`, the loss is of their mean logits."""
+        """The gradient at `seen`; for several copies of the images of `labels`, that for their mean logits."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         shares = torch.tensor(list(group.weights), dtype=torch.float64)[:, None]
@@ -258,7 +269,7 @@ class BatchGradients:
                 logits = torch.stack([_full(model(seen)) for model in group.models])
                 with torch.autocast(seen.device.type, enabled=False):
                     if logits.shape[1] > len(labels):
-                        logits = logits.unflatten(1, (-1, len(labels))).mean(1)
+                        logits = logits.reshape(len(logits), -1, len(labels), logits.shape[-1]).mean(1)
                     shares = shares.to(logits.device, logits.dtype)
                     loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
         (gradient,) = torch.autograd.grad(loss.sum(), seen)
@@ -392,12 +403,18 @@ class Preparing:
     labels: Tensor
     goal: Goal
     draws: StepDraws
+    true: Tensor
     first: Tensor | None = None
+    path: Sequence[Tensor] = ()
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
+        found, _ = self.forward(image)
+        return found
+
+    def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         with torch.no_grad(), captured(_module(self.model), self.names) as found:
-            self.model(image)
-        return {name: _full(one.detach()) for name, one in found.items()}
+            logits = _full(self.model(image))
+        return {name: _full(one.detach()) for name, one in found.items()}, logits
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         # The image requires a gradient, so that features do: parameters require none.
@@ -406,6 +423,11 @@ class Preparing:
         names = list(found)
         gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
         return {name: _full(one) for name, one in zip(names, gradients, strict=True)}
+
+    def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = image.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(_full(self.model(leaf))).sum(), leaf)
+        return gradient
 
 
 def _module(model: Logits) -> nn.Module:

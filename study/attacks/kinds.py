@@ -282,8 +282,12 @@ class PreparingSource(Protocol):
     origin: Tensor
     labels: Tensor
     goal: Goal
+    true: Tensor
+    """The true labels (N,); `labels` are those of the objective."""
     first: Tensor | None
     """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
+    path: Sequence[Tensor]
+    """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
 
     @property
     def draws(self) -> Draws:
@@ -294,8 +298,16 @@ class PreparingSource(Protocol):
         """Return the features (N, …) of `image` by layer, without gradient."""
         ...
 
+    def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Return the features (N, …) of `image` by layer and its logits (N, classes), without gradient."""
+        ...
+
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         """Return the gradients (N, …) of the summed `loss(logits)` (N,) with respect to the features, by layer."""
+        ...
+
+    def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the gradient (N, C, H, W) of the summed `loss(logits)` (N,) with respect to the image."""
         ...
 
 
@@ -457,6 +469,21 @@ class Change(Component):
     alone: ClassVar[bool] = False
     """Whether each pass holds one copy only, because the change differs from copy to copy for the whole network."""
 
+    @property
+    def extra_gradients(self) -> int:
+        """Number of backward passes through a whole network that one gradient takes beside its own."""
+        return 0
+
+    @property
+    def extra_forwards(self) -> int:
+        """Number of forward passes without a gradient that one gradient takes beside."""
+        return 0
+
+    @property
+    def preparing_gradients(self) -> int:
+        """Number of gradients per image and model before the first step."""
+        return 0
+
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> AbstractContextManager[None]:
         """Change `models`, by name, within the `with` block, and leave nothing behind.
 
@@ -505,7 +532,11 @@ class ProgramContext:
     size: float | Tensor
     epsilon: float | None
     gradient: Callable[..., Tensor]
-    """(image, step=0, sample=0, models=None) -> gradient (N, C, H, W); `models` are numbers of source models."""
+    """(image, step=0, sample=0, models=None, labels=None) -> gradient (N, C, H, W).
+
+    `models` are numbers of source models. `labels` (N,) take the place of the objective's labels; an objective of
+    features keeps what it has prepared for its own.
+    """
     forward: Callable[[Tensor, int], Tensor]
     """(image, number of a source model) -> logits (N, classes), without gradient."""
     project: Callable[[Tensor], Tensor]

@@ -229,10 +229,18 @@ def perturbations(
                 running if assembly.forward or assembly.backward else None,
             )
             running.begin_batch(streams, origin)
-            first = None if first_stage is None else _floats(first_stage.pixels[padded], engine)
+            path = [_floats(variant[padded], engine) for variant in first_stage]
+            true = torch.from_numpy(batch.true).to(engine.device)
             radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
             ascent = _Ascent(
-                attack, sources=sources, gradients=gradients, origin=origin, rmsd=radius, first=first, pool=pool
+                attack,
+                sources=sources,
+                gradients=gradients,
+                origin=origin,
+                rmsd=radius,
+                path=path,
+                true=true,
+                pool=pool,
             )
             deltas = ascent.run(models)
             limit = gradients.max_pass_images
@@ -251,18 +259,21 @@ def _first_stage(
     engine: Engine,
     names: Sequence[str],
     pool: Pool | None,
-) -> Crafted | None:
-    """The finished images of the attack's first stage, if it has one."""
+) -> Sequence[Pixels]:
+    """The images (N, C, H, W) of the attack's first stage at each of its points; nothing if it has none."""
     if attack.first is None:
-        return None
+        return ()
     own = (*key, "first stage")
-    return craft(models, attack.first, goal, given, key=own, engine=engine, names=names, pool=pool)
+    made = craft(models, attack.first, goal, given, key=own, engine=engine, names=names, pool=pool)
+    return np.split(made.pixels, len(attack.first.scored_points))
 
 
 def _floats(pixels: Pixels, engine: Engine) -> Tensor:
     """Images as float32 on the device, in its layout."""
-    return torch.from_numpy(pixels).to(engine.device).to(
-        torch.float32, memory_format=numerics.memory_format(engine.layout)
+    return (
+        torch.from_numpy(pixels)
+        .to(engine.device)
+        .to(torch.float32, memory_format=numerics.memory_format(engine.layout))
     )
 
 
@@ -295,11 +306,15 @@ class _Ascent:
         gradients: BatchGradients,
         origin: Tensor,
         rmsd: Tensor | None,
-        first: Tensor | None,
+        path: Sequence[Tensor],
+        true: Tensor,
         pool: Pool | None,
     ) -> None:
+        """`path` has the images of the first stage; `true` (N,) are the true labels."""
         self._attack = attack
-        self._first = first
+        self._path = path
+        self._first = path[-1] if path else None
+        self._true = true
         self._pool = pool
         self._parts = attack.assembly
         self._groups = sources
@@ -325,7 +340,17 @@ class _Ascent:
         for number, model in enumerate(models):
             draws = StepDraws(self._streams, objective.stream, str(self._origin.device), number=number)
             layers = gradients.layers[id(model)] = layers_of(objective, model)
-            source = Preparing(model, layers, self._origin, gradients.labels, gradients.goal, draws, self._first)
+            source = Preparing(
+                model=model,
+                names=layers,
+                origin=self._origin,
+                labels=gradients.labels,
+                goal=gradients.goal,
+                draws=draws,
+                true=self._true,
+                first=self._first,
+                path=self._path,
+            )
             gradients.prepared[id(model)] = objective.prepare(source)
 
     def _ascend(self, start: Tensor | None) -> list[Tensor]:
@@ -428,12 +453,20 @@ class _Ascent:
         attack, everyone = self._attack, SourceGroup(tuple(models), self._shares(len(models)), 1.0)
         level = attack.budget.levels[0]
 
-        def gradient(image: Tensor, step: int = 0, sample: int = 0, models: Sequence[int] | None = None) -> Tensor:
+        def gradient(
+            image: Tensor,
+            step: int = 0,
+            sample: int = 0,
+            models: Sequence[int] | None = None,
+            labels: Tensor | None = None,
+        ) -> Tensor:
             group = everyone
             if models is not None:
                 chosen = tuple(everyone.models[number] for number in models)
                 group = SourceGroup(chosen, (1 / len(chosen),) * len(chosen), 1.0)
-            return self._checked(self._fusion(group, step, self._size(level), {}))(image, sample)
+            found = self._checked(self._fusion(group, step, self._size(level), {}))
+            with self._gradients.for_labels(labels):
+                return found(image, sample)
 
         def forward(image: Tensor, model: int) -> Tensor:
             with torch.no_grad():

@@ -32,7 +32,7 @@ from study.attacks.external.spec import External
 from study.attacks.kinds import FeatureObjective, Goal
 from study.attacks.own_code import loaded_or_placeholder
 from study.attacks.part import PYTHON, NameOrPart, Part, PartOf
-from study.attacks.tuning import Tune
+from study.attacks.tune_spec import Tune
 from study.errors import names
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, Shorthand
@@ -43,6 +43,8 @@ PRECOMPUTED_KEYS = ("precomputed", "made")
 """The key of precomputed images, and its older name."""
 
 _PLACEHOLDERS = ("sources", "goal", "seed")
+
+_ONE_POINT = "a `first` stage needs a recipe of one budget, without checkpoints, matched budgets or other libraries"
 
 _LISTS = {
     "views": "view",
@@ -137,7 +139,7 @@ class Attack(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
-        """`epsilon: 16` is short for `budget: {epsilon: 16}`, `gradients` likewise. Some defaults depend on other keys."""
+        """`epsilon` and `gradients` are short for a budget with these keys. Some defaults depend on other keys."""
         if not isinstance(given, dict):
             return given
         given = dict(given)
@@ -225,11 +227,11 @@ class Attack(Frozen):
                 and (
                     self.first.budget.matched
                     or self.first.budget.minimal is not None
-                    or len(self.first.scored_points) > 1
+                    or len(self.first.budget.levels) > 1
                     or self.first.external is not None
                     or self.first.precomputed is not None
                 ),
-                "a `first` stage needs a recipe of one budget, without checkpoints, matched budgets or other libraries",
+                _ONE_POINT,
             ),
             (
                 self.first is not None and any(part.python for part in self.first.parts),
@@ -247,6 +249,15 @@ class Attack(Frozen):
         users = [one.name for one in self.assembly if one.uses_first]
         own = any(part.python for part in self.parts)
         yield bool(users) and self.first is None, f"`{''.join(users[:1])}` needs a `first` stage, such as `first: mi`"
+        wanted = max((one.first_points for one in self.assembly if one.uses_first), default=1)
+        points = 1 if self.first is None else len(self.first.scored_points)
+        yield (
+            self.first is not None and not own and points != wanted,
+            _ONE_POINT
+            if wanted == 1
+            else f"`{users[0]}` reads {wanted} images of the `first` stage, which has {points}: give it {wanted} steps "
+            f"and `checkpoints` at all but the last",
+        )
         yield (
             self.first is not None and not users and not own,
             "no component of this attack uses the images of its `first` stage: remove `first`",
@@ -359,7 +370,7 @@ class Attack(Frozen):
         return first + self.assembly.gradients(steps, sources)
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image that have no gradient, on `sources` models, up to `steps`."""
+        """Return the number of forward passes of one image without a gradient, on `sources` models, up to `steps`."""
         first = 0 if self.first is None else self.first.forwards(self.first.steps, sources)
         return first + self.assembly.forwards(steps, sources)
 
@@ -386,7 +397,9 @@ def _first_stage(given: dict[str, Any]) -> Any:
         return first
     first = dict(first)
     if first.keys().isdisjoint(("epsilon", "budget")) and (budget := given.get("budget")) is not None:
-        first["budget"] = {key: one for key, one in budget.items() if key != "gradients"} if isinstance(budget, dict) else budget
+        first["budget"] = (
+            {key: one for key, one in budget.items() if key != "gradients"} if isinstance(budget, dict) else budget
+        )
     if "preset" not in first:
         return first
     name = first.pop("preset")

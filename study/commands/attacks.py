@@ -28,6 +28,7 @@ def print_attacks(console: Console, name: str | None = None, more: str | None = 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("preset", no_wrap=True)
     table.add_column("gradients", justify="right")
+    table.add_column("forwards", justify="right")
     table.add_column("parts and source")
     for one in presets.known():
         found = presets.preset(one)
@@ -35,11 +36,12 @@ def print_attacks(console: Console, name: str | None = None, more: str | None = 
         attack = Attack.model_validate(presets.keys_of(one, {}))
         parts = ", ".join(f"{key} {_shown(value)}" for key, value in _parts(attack).items())
         text = Text.assemble(parts, "\n", (found.source, "dim"))
-        table.add_row(one, str(attack.gradients(attack.steps, 1)), text)
+        forwards = attack.forwards(attack.steps, 1)
+        table.add_row(one, f"{attack.gradients(attack.steps, 1):,}", f"{forwards:,}" if forwards else "", text)
     console.print(table)
     exactly(
         console,
-        "gradients: per image and source model. `+` joins presets: mi+ti is mi with the parts of ti.\n"
+        "gradients: per image and source model, in all steps; forwards: forward passes beside them. `+` joins presets: mi+ti is mi with the parts of ti.\n"
         "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. All parts of a preset: `study attacks mi`",
     )
     return None
@@ -57,9 +59,12 @@ def _print_one(console: Console, name: str) -> None:
     text = yaml.safe_dump(_parts(attack), sort_keys=False, width=100)
     exactly(console, f"{name}: {found.source}")
     exactly(console, f"\n{text}")
-    console.print(
-        f"{counted(attack.gradients(attack.steps, 1), 'gradient')} per image and source model", highlight=False
-    )
+    if found.formula:
+        exactly(console, f"{found.formula}")
+    forwards = attack.forwards(attack.steps, 1)
+    beside = f", and {counted(forwards, 'forward pass', 'forward passes')} beside" if forwards else ""
+    cost = f"{counted(attack.gradients(attack.steps, 1), 'gradient')} per image and source model{beside}"
+    console.print(cost, highlight=False)
 
 
 def _parts(attack: Attack) -> dict[str, Any]:

@@ -77,11 +77,11 @@ def _prepared(
     padded = batch.take([*range(count), *[count - 1] * (engine.batch_size - count)])
     streams = Streams(key, padded.images)
     assembly = recipe.assembly
-    views = Views(assembly.views, streams, padded.true, None)
     labels = torch.from_numpy(padded.labels).to(engine.device)
     pixels = torch.from_numpy(padded.clean).to(engine.device)
     image = pixels.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
-    taken = BatchGradients(assembly, goal, labels, views, streams, engine.pass_limit, engine.precision)
+    views = Views(assembly.views, streams, padded.true, None, origin=image)
+    taken = BatchGradients(assembly, goal, labels, views, streams, image, engine.pass_limit, engine.precision)
     (group,) = groups([model], [1.0], separate=False)
     return functools.partial(taken.of, group, image, 0)
 

@@ -50,10 +50,11 @@ class ImageSet(Frozen):
     - `records`: the `split` of MNIST's or CIFAR-10's own binary files.
 
     `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
-    pixels of all images. `count` images are drawn with the study's seed from the images that `keep` admits, from the beginning of the drawn order or, with `draw: last`, from its end. Target
-    labels come from the list if it has them; else they are drawn uniformly from the other labels, with the seed and the
-    image's id. `targets` demands one of the two, or ranks labels by clean predictions. `corrupt` says whether an
-    unreadable image stops the study or is left out.
+    pixels of all images. `count` images are drawn with the study's seed from the images that `keep` admits: the
+    first of a drawn order or, with `draw: last`, its last. Target labels come from the list if it has them; else
+    they are drawn uniformly from the other labels, with the seed and the image's id. `targets` demands one of the
+    two, or ranks labels by clean predictions. `corrupt` says whether an unreadable image stops the study or is
+    left out.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")

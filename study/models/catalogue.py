@@ -7,6 +7,7 @@ the weights of the paper if a zoo still has them:
   are torchvision's first published weights; timm has those of SENet-154.
 - SGM used the Inceptions of TensorFlow slim, which timm has (`tf_in1k`). Torchvision's Inception v3 was trained
   separately.
+- the targets of TransferAttack's readme are torchvision's default weights, and timm's transformers;
 - Liu et al. used the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has them; torchvision has the same
   architectures with other weights.
 """
@@ -34,6 +35,10 @@ _TIMM = {
     "inceptionv3": "inception_v3.tf_in1k",
     "inceptionv4": "inception_v4.tf_in1k",
     "inceptionresnetv2": "inception_resnet_v2.tf_in1k",
+    "vit_b16": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    "pit_b": "pit_b_224.in1k",
+    "visformer_s": "visformer_small.in1k",
+    "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
     "inceptionv3_adv": "inception_v3.tf_adv_in1k",
     "inceptionresnetv2_ens_adv": "inception_resnet_v2.tf_ens_adv_in1k",
     # SGM cites Tramèr et al., who published only this adversarially trained Inception-ResNet.
@@ -53,6 +58,8 @@ _NAMES_IN_PAPER = {
 
 SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{name: {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V1"} for name in _TORCHVISION},
+    # What TransferAttack's readme calls by this name has torchvision's default weights: its second ones.
+    "mobilenetv2": {"network": "torchvision:mobilenet_v2", "weights": "zoo:IMAGENET1K_V2"},
     # Wu et al. 2019 do not name the version; their table of models lists this one first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},
     **{name: {"network": f"timm:{tagged}"} for name, tagged in _TIMM.items()},

@@ -131,7 +131,9 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     if ("cosine", False) in printed:
         for first in targets:
             for second in targets:
-                yield PublishedCell(name, "none", "none", first, first, None, second, second, None, None, "cosine", seeds)
+                yield PublishedCell(
+                    name, "none", "none", first, first, None, second, second, None, None, "cosine", seeds
+                )
 
 
 def _is_dense(spec: Spec, name: str) -> bool:

@@ -37,9 +37,10 @@ COLUMNS = (
 class Published(Frozen):
     """The published tables that an experiment reproduces.
 
-    Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks have
-    other names in the spec than in the paper; `models: {<ours>: <theirs>}` likewise. An attack in `attacks` is compared only with the paper's attack that
-    it is mapped to, and that attack with no other attack of the experiment, even one of the same name.
+    Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks
+    have other names in the spec than in the paper; models likewise, with `models`. An attack in `attacks` is
+    compared only with the paper's attack that it is mapped to, and that attack with no other attack of the
+    experiment, even one of the same name.
     """
 
     model_config = ConfigDict(json_schema_extra=also(TEXT, TEXTS))

@@ -5,13 +5,14 @@ Both become steps when a spec is read, so that plans, ids and rows know steps on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from study.attacks.costs import steps_within
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.spec.schema import Experiment, Spec
-from study.spec.yaml_document import Document, Place
+from study.spec.yaml_document import Document
 
 
 def with_costs(spec: Spec, document: Document) -> Spec:
@@ -20,81 +21,92 @@ def with_costs(spec: Spec, document: Document) -> Spec:
     Raises StudyError, with the line, if no step fits, or if an attack would take other numbers of steps on ensembles of
     other sizes.
     """
-    attacks = {}
-    for name, attack in spec.attacks.items():
-        limit = attack.budget.gradients
-        if limit is not None:
-            place: Place = ("attacks", name)
-            steps = _steps(attack, limit, _sizes(spec, name), name, document, place)
-            if not steps:
-                raise _too_few(attack, name, limit, _sizes(spec, name), document, place)
-            attack = attack.model_copy(update={"steps": steps, "checkpoints": _up_to(attack.checkpoints, steps)})
-        attacks[name] = attack
+    attacks = {
+        name: attack if attack.budget.gradients is None else _limited(spec, document, name, attack.budget.gradients)
+        for name, attack in spec.attacks.items()
+    }
     spec = spec.model_copy(update={"attacks": attacks})
     experiments = {}
-    for name, experiment in spec.experiments.items():
-        if experiment.at_cost is not None:
-            added = dict(_at_cost(spec, experiment, document, ("experiments", name, "at-cost")))
-            spec = spec.model_copy(update={"attacks": spec.attacks | added})
-            experiment = experiment.model_copy(update={"attacks": tuple(added)})
-        experiments[name] = experiment
-    return spec.model_copy(update={"experiments": experiments})
+    for name, one in spec.experiments.items():
+        experiments[name] = one
+        if one.at_cost is not None:
+            added = dict(_with_checkpoints(spec, document, name, one))
+            attacks |= added
+            experiments[name] = one.model_copy(update={"attacks": tuple(added)})
+    return spec.model_copy(update={"attacks": attacks, "experiments": experiments})
 
 
-def _at_cost(spec: Spec, experiment: Experiment, document: Document, place: Place) -> Iterator[tuple[str, Attack]]:
+def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
+    """An attack with the steps that its budget's number of gradients allows."""
+    used = [one for one in spec.experiments.values() if name in one.attacks]
+    sizes = {len(sources) for one in used for sources in spec.source_sets(one)} or {1}
+    attack = spec.attacks[name]
+    (steps,) = _Counting(name, attack, sizes, document.where(("attacks", name))).steps([limit])
+    earlier = tuple(one for one in attack.checkpoints if one < steps)
+    return attack.model_copy(update={"steps": steps, "checkpoints": earlier})
+
+
+def _with_checkpoints(
+    spec: Spec, document: Document, name: str, experiment: Experiment
+) -> Iterator[tuple[str, Attack]]:
     """The attacks of an experiment with a checkpoint at each cost, under names of their own."""
-    assert experiment.at_cost is not None
+    assert experiment.at_cost is not None, "asked before"
     costs = experiment.at_cost.gradients
     sizes = {len(sources) for sources in spec.source_sets(experiment)}
+    where = document.where(("experiments", name, "at-cost"))
     ending = f"-to-{costs[-1]}"
-    for name in experiment.attacks:
-        attack = spec.attacks.get(name)
-        if attack is None or name.endswith(ending):
-            # An unknown attack is refused later; a resolved spec has its checkpoints already.
-            if attack is not None:
-                yield name, attack
+    for called in experiment.attacks:
+        attack = spec.attacks.get(called)
+        if attack is None:
+            # Validation refuses unknown attacks.
+            continue
+        if called.endswith(ending):
+            # A resolved spec has the checkpoints already.
+            yield called, attack
             continue
         if len(attack.budget.levels) > 1 or attack.steps == 0:
-            raise StudyError(f"'{name}' has no steps to cut at a number of gradients", where=document.where(place))
-        stops = sorted({steps for cost in costs if (steps := _steps(attack, cost, sizes, name, document, place))})
-        if not stops:
-            raise _too_few(attack, name, costs[-1], sizes, document, place)
-        budget = attack.budget.model_copy(update={"gradients": None})
-        changed = {"steps": stops[-1], "checkpoints": tuple(stops[:-1]), "budget": budget}
-        if attack.step_size is None:
-            changed["step_size"] = attack.automatic_step_size
-        yield f"{name}{ending}", attack.model_copy(update=changed)
+            raise StudyError(f"'{called}' has no steps to cut at a number of gradients", where=where)
+        stops = _Counting(called, attack, sizes, where).steps(costs)
+        changed = {
+            "steps": stops[-1],
+            "checkpoints": tuple(stops[:-1]),
+            "budget": attack.budget.model_copy(update={"gradients": None}),
+            "step_size": attack.step_size or attack.automatic_step_size,
+        }
+        yield f"{called}{ending}", attack.model_copy(update=changed)
 
 
-def _sizes(spec: Spec, attack: str) -> set[int]:
-    """The numbers of source models that an attack runs on."""
-    used = [experiment for experiment in spec.experiments.values() if attack in experiment.attacks]
-    return {len(sources) for experiment in used for sources in spec.source_sets(experiment)} or {1}
+@dataclass(frozen=True)
+class _Counting:
+    """Counts the steps of an attack on ensembles of `sizes` source models; `where` is its place in the spec."""
 
+    name: str
+    attack: Attack
+    sizes: Collection[int]
+    where: str
 
-def _steps(attack: Attack, cost: int, sizes: set[int], name: str, document: Document, place: Place) -> int:
-    try:
-        found = {size: steps_within(attack, cost, size) for size in sorted(sizes)}
-    except StudyError as error:
-        raise error.located(f"attack '{name}', {document.where(place)}") from None
-    if len(set(found.values())) > 1:
-        each = ", ".join(f"{steps} on {size} models" for size, steps in found.items())
-        raise StudyError(
-            f"{cost} gradients per source model are different numbers of steps of '{name}': {each}",
-            where=document.where(place),
-            todo="write one attack, or one experiment, for each number of source models",
-        )
-    return next(iter(found.values()))
+    def steps(self, costs: Sequence[int]) -> list[int]:
+        """The numbers of steps that fit into each of `costs`, rising, each once."""
+        found = sorted({steps for cost in costs if (steps := self._within(cost))})
+        if not found:
+            least = max(-(-self.attack.gradients(1, size) // size) for size in self.sizes)
+            raise StudyError(
+                f"one step of '{self.name}' takes {least} gradients, and {costs[-1]} are allowed",
+                where=self.where,
+                accepted=f"{least} or more",
+            )
+        return found
 
-
-def _too_few(attack: Attack, name: str, cost: int, sizes: set[int], document: Document, place: Place) -> StudyError:
-    least = max(-(-attack.gradients(1, size) // size) for size in sizes)
-    return StudyError(
-        f"one step of '{name}' takes {least} gradients, and {cost} are allowed",
-        where=document.where(place),
-        accepted=f"{least} or more",
-    )
-
-
-def _up_to(checkpoints: Sequence[int], steps: int) -> tuple[int, ...]:
-    return tuple(one for one in checkpoints if one < steps)
+    def _within(self, cost: int) -> int:
+        try:
+            found = {size: steps_within(self.attack, cost, size) for size in sorted(self.sizes)}
+        except StudyError as error:
+            raise error.located(self.where) from None
+        if len(set(found.values())) > 1:
+            each = ", ".join(f"{steps} on {size} models" for size, steps in found.items())
+            raise StudyError(
+                f"{cost} gradients per source model are different numbers of steps of '{self.name}': {each}",
+                where=self.where,
+                todo="write one attack, or one experiment, for each number of source models",
+            )
+        return next(iter(found.values()))

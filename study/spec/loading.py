@@ -14,8 +14,8 @@ from study.errors import StudyError, names
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS
 from study.spec import yaml_document
-from study.spec.costs import with_costs
 from study.spec.budget_units import check_units
+from study.spec.costs import with_costs
 from study.spec.own_parts import with_digests
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile

@@ -24,7 +24,6 @@ _KINDS = {
     "tuple_type": "a list",
     "list_type": "a list",
     "finite_number": "a finite number",
-    "too_short": "at least one entry",
 }
 
 
@@ -84,6 +83,9 @@ def _accepted(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     if detail["type"] == "literal_error":
         return str(context["expected"]).replace("'", "")
+    if detail["type"] == "too_short":
+        least = int(context["min_length"])
+        return "at least one entry" if least == 1 else f"at least {least} entries"
     if detail["type"] in _KINDS:
         return _KINDS[detail["type"]]
     message = str(detail["msg"])

@@ -183,9 +183,10 @@ def _load_report() -> None:
 
     from study.attacks import presets
     from study.report import figures
-    from study.report.html import document  # noqa: F401
+    from study.report.html import document
 
     presets.known()
+    document.page_template()
     figures.svg(Figure())
 
 

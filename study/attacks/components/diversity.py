@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
+from study.attacks.resampling import Interpolation, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class Diversity(View):
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     low: Annotated[float, Field(gt=0, le=4)] = 1.0
     high: Annotated[float, Field(gt=0, le=4)] = 330 / 299
-    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    interpolation: Interpolation = "nearest"
     padding: Annotated[float, Field(ge=0, le=255)] = 0.0
 
     @model_validator(mode="after")
@@ -54,7 +55,7 @@ def diversify(image: Tensor, diversity: Diversity, words: NDArray[np.uint64]) ->
 
     size = image.shape[-1]
     frame = max(size, round(diversity.high * size))
-    back = _resize(frame, size, "bilinear")
+    back = resized(frame, size, "bilinear")
     rows, columns, covered = [], [], []
     for chance, extent, top, left in words.tolist():
         if chance / 2**64 >= diversity.probability:
@@ -64,7 +65,7 @@ def diversify(image: Tensor, diversity: Diversity, words: NDArray[np.uint64]) ->
             continue
         low, high = round(diversity.low * size), round(diversity.high * size)
         inner = low + extent % max(1, high - low)
-        resize = _resize(size, inner, diversity.interpolation)
+        resize = resized(size, inner, diversity.interpolation)
         matrices = []
         for word in (top, left):
             start = word % (frame - inner + 1)
@@ -81,18 +82,3 @@ def diversify(image: Tensor, diversity: Diversity, words: NDArray[np.uint64]) ->
         inside = tensor([np.outer(*one) for one in covered])
         moved = moved + diversity.padding * (1 - inside)
     return moved
-
-
-def _resize(old: int, new: int, interpolation: str) -> NDArray[np.float64]:
-    """The matrix (new, old) of torch's `interpolate` along one axis, with align_corners=False."""
-    matrix = np.zeros((new, old))
-    places = np.arange(new)
-    if interpolation == "nearest":
-        matrix[places, np.minimum((places * (old / new)).astype(int), old - 1)] = 1
-        return matrix
-    centre = ((places + 0.5) * (old / new) - 0.5).clip(min=0)
-    below = np.minimum(centre.astype(int), old - 1)
-    above = np.minimum(below + 1, old - 1)
-    np.add.at(matrix, (places, below), 1 - (centre - below))
-    np.add.at(matrix, (places, above), centre - below)
-    return matrix

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from study.attacks.components.directions import l2_normalised
+from study.attacks.components.normalised import by_mean
 from study.attacks.kinds import State, StepContext, Update
 from study.attacks.registry import register
 
@@ -18,23 +20,33 @@ class Momentum(Update):
     """Momentum, MI: g <- decay g' + grad / mean |grad| (Dong et al. 2018, arXiv:1710.06081, equation 6).
 
     The equation has the L1 norm, the authors' code the mean, which is smaller by the factor of the number of pixels.
-    The factor changes no sign or l2 step, but it changes Nesterov's look-ahead.
+    The factor changes no sign or l2 step, but it changes Nesterov's look-ahead. `normalise` says what a gradient is
+    divided by: `mean`, its norm `l1` or `l2`, or `none`, as in Zhao et al. 2021, arXiv:2012.11207.
     """
 
     name: ClassVar[str] = "momentum"
     main: ClassVar[str | None] = "decay"
 
     decay: Annotated[float, Field(gt=0, le=100)] = 1.0
+    normalise: Literal["mean", "l1", "l2", "none"] = "mean"
 
     def update(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
-        import torch
-
-        mean = torch.linalg.vector_norm(gradient, 1, dim=(1, 2, 3), keepdim=True) / gradient[0].numel()
-        gradient = gradient / torch.where(mean > 0, mean, 1)
+        gradient = self._normalised(gradient)
         if "sum" in state:
-            gradient += state["sum"].mul_(self.decay)
+            gradient = gradient + self.decay * state["sum"]
         state["sum"] = gradient
         return gradient
 
     def accumulated(self, state: State) -> tuple[Tensor, float] | None:
         return (state["sum"], self.decay) if "sum" in state else None
+
+    def _normalised(self, gradient: Tensor) -> Tensor:
+        match self.normalise:
+            case "mean":
+                return by_mean(gradient)
+            case "l1":
+                return by_mean(gradient) / gradient[0].numel()
+            case "l2":
+                return l2_normalised(gradient)
+            case "none":
+                return gradient

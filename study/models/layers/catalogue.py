@@ -243,6 +243,9 @@ _PAPERS: dict[str, dict[str, str]] = {
     "naa": {**_FIA, "inception_v4": "features.9", "inceptionv4": "features.9"},
     # Huang et al. 2019, arXiv:1907.10823: layer 4 of ResNet-18, counted from 0 through conv1, bn1 and the stages.
     "ila": {"resnet-18": "layer3"},
+    # Guo et al. 2020, arXiv:2012.03528, and Wang et al. 2023, arXiv:2306.12685: from the second block of conv4 on.
+    "linbp": {"resnet-50": "layer3.0"},
+    "bpa": {"resnet-50": "layer3.0"},
     # Li et al. 2023, arXiv:2304.13410: the last block of conv3.
     "ilpd": {"resnet-50": "layer2.3"},
 }

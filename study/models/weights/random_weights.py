@@ -6,7 +6,8 @@ differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from study.reproducibility.rng import draws, normal_quantiles
 
 _ATEN = torch.ops.aten
+_PART = 2**15
+"""Numbers that are computed at once: with all that their arithmetic holds they fit into a CPU's cache."""
 
 
 class ReproducibleDraws(TorchDispatchMode):
@@ -52,37 +55,65 @@ class ReproducibleDraws(TorchDispatchMode):
         key = ("weights", self._seed, self._count)
         self._count += 1
         bounds = {name: given[name] for name in ("mean", "std", "from", "to", "from_") if name in given}
-        values = fill(tensor.numel(), key, *numbers, **{name.rstrip("_"): value for name, value in bounds.items()})
+        # Rounded part by part where NumPy has the type; by PyTorch otherwise.
+        values = np.empty(tensor.numel(), np.float32 if tensor.dtype == torch.float32 else np.float64)
+        fill(values, key, *numbers, **{name.rstrip("_"): value for name, value in bounds.items()})
         return tensor.copy_(torch.from_numpy(values).view(tensor.shape))
 
 
-_Fill = Callable[..., NDArray[np.float64]]
+_Fill = Callable[..., None]
 
 
-def _uniform(count: int, key: tuple[object, ...], *numbers: float, **given: float) -> NDArray[np.float64]:
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(first, min(first + _PART, count)) for first in range(0, count, _PART))
+
+
+def _uniform(values: NDArray[Any], key: tuple[object, ...], *numbers: float, **given: float) -> None:
     low, high = (*numbers, *(0.0, 1.0)[len(numbers) :])
     low, high = given.get("from", low), given.get("to", high)
-    words = draws(-(-count // 2), *key).astype("<u8", copy=False).view("<u4")[:count]
-    drawn: NDArray[np.float64] = low + (words + 0.5) * 2.0**-32 * (high - low)
-    return drawn
+    words = draws(-(-len(values) // 2), *key).astype("<u8", copy=False).view("<u4")
+    for part in _parts(len(values)):
+        drawn = words[part] + 0.5
+        drawn *= 2.0**-32
+        drawn *= high - low
+        drawn += low
+        values[part] = drawn
 
 
-def _normal(count: int, key: tuple[object, ...], *numbers: float, **given: float) -> NDArray[np.float64]:
+def _normal(values: NDArray[Any], key: tuple[object, ...], *numbers: float, **given: float) -> None:
     mean, std = (*numbers, *(0.0, 1.0)[len(numbers) :])
     mean, std = given.get("mean", mean), given.get("std", std)
-    places = draws(-(-count // 4), *key).astype("<u8", copy=False).view("<u2")[:count]
-    drawn: NDArray[np.float64] = mean + std * normal_quantiles()[places]
-    return drawn
+    places = draws(-(-len(values) // 4), *key).astype("<u8", copy=False).view("<u2")
+    drawn = (mean + std * normal_quantiles()).astype(values.dtype)
+    for part in _parts(len(values)):
+        np.take(drawn, places[part], out=values[part], mode="clip")
 
 
 def _inverse_erf(tensor: Tensor) -> Tensor:
     """Linear interpolation in the table of quantiles; -1 and 1 give its first and last quantile."""
-    quantiles = normal_quantiles()
+    quantiles, steps = normal_quantiles(), _steps()
     last = len(quantiles) - 1
-    place = np.clip((tensor.double().numpy() + 1) / 2 * (last + 1) - 0.5, 0, last)
-    below = np.minimum(np.floor(place).astype(np.int64), last - 1)
-    between = quantiles[below] + (place - below) * (quantiles[below + 1] - quantiles[below])
-    return torch.from_numpy(between * np.sqrt(0.5)).to(tensor.dtype)
+    values = tensor.double().numpy().copy(order="K")
+    flat = values.ravel(order="K")  # a view, whatever the strides
+    for part in _parts(flat.size):
+        place = flat[part]
+        place += 1
+        place /= 2
+        place *= last + 1
+        place -= 0.5
+        np.clip(place, 0, last, out=place)
+        below = np.minimum(place.astype(np.int64), last - 1)
+        place -= below
+        place *= steps[below]
+        place += quantiles[below]
+        place *= np.sqrt(0.5)
+    return torch.from_numpy(values).to(tensor.dtype)
+
+
+@functools.cache
+def _steps() -> NDArray[np.float64]:
+    """From each quantile to the next."""
+    return np.diff(normal_quantiles())
 
 
 _FILLED: dict[Any, _Fill] = {_ATEN.uniform_.default: _uniform, _ATEN.normal_.default: _normal}

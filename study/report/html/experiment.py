@@ -68,7 +68,11 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
     for goal in goals:
         cells = all_cells.filter(goal=goal)
         if not cells.is_empty():
-            tables = _matrix(data, name, goal, cells), _ensembles(data, name, goal, cells), _costs(data, name, goal, cells)
+            tables = (
+                _matrix(data, name, goal, cells),
+                _ensembles(data, name, goal, cells),
+                _costs(data, name, goal, cells),
+            )
             results.append(GoalResults(*tables, _drawings(data, name, goal, cells, album)))
     return ExperimentResults(name, summary, results, list(mistakes(data, name)))
 

@@ -83,7 +83,9 @@ def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
             for cost in experiment.at_cost.gradients:
                 table.add_column(f"{cost:,}", justify="right", no_wrap=True)
             for attack in dict.fromkeys(experiment.attacks):
-                here = {one["cost"]: one["success"] for one in rows.filter(goal=goal, attack=attack).iter_rows(named=True)}
+                here = {
+                    one["cost"]: one["success"] for one in rows.filter(goal=goal, attack=attack).iter_rows(named=True)
+                }
                 shown = [f"{100 * here[cost]:.1f}" if cost in here else "–" for cost in experiment.at_cost.gradients]
                 if here:
                     table.add_row(attack, *shown)

@@ -46,7 +46,7 @@ def test_the_best_choice_on_other_images_is_used(door, tmp_path):
     for number, (sigma, size) in enumerate([(5, 1), (5, 8), (40, 1), (40, 8)], 1):
         mine = tried.filter(attack=f"noisy-choice-{number}")
         shares = [
-            sum(one["label"] != one["pred"] for one in cell) / len(cell)
+            sum(one["label"] != one["top1"] for one in cell) / len(cell)
             for cell in (mine.filter(target=target).to_dicts() for target in "ac")
         ]
         means[sigma, size] = sum(shares) / 2
@@ -72,13 +72,16 @@ def test_the_best_choice_on_other_images_is_used(door, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": {"sample": "foolbox", "size": 48, "keep": "all"}}, "`tune` needs images that the study does not use"),
+        (
+            {"images": {"sample": "foolbox", "size": 48, "keep": "all"}},
+            "`tune` needs images that the study does not use",
+        ),
         ({"images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 18}}, "are among those on which"),
         ({"experiments": {"e": {"attacks": ["mi"], "sources": "each"}}}, "no experiment uses 'noisy'"),
         ({"experiments": {"e": {"attacks": ["noisy"], "sources": ["a"], "targets": ["a"]}}}, "has no black-box target"),
         ({"over": {"smoothing.sigmaa": [1, 2]}}, "has no number"),
         ({"over": {"smoothing.sigma": [-1, 2]}}, "is not accepted"),
-        ({"over": {"smoothing.sigma": [1]}}, "at least 2"),
+        ({"over": {"smoothing.sigma": [1]}}, "at least 2 entries"),
     ],
 )
 def test_what_cannot_be_tuned(door, tmp_path, change, message):

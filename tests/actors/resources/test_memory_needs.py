@@ -98,13 +98,14 @@ def test_passes_of_any_limit(images, copies, limit):
     labels, seen = torch.zeros(images, dtype=torch.int64), Seen()
 
     class Same:
-        def make(self, image, step, copy):
+        def make(self, image, step, copy, gradient):
             return image * 1
 
     streams = Streams(("key",), [str(index) for index in range(images)])
-    taken = BatchGradients(attack.assembly, "untargeted", labels, Same(), streams, limit)
+    clean = torch.zeros(images, 3, 2, 2)
+    taken = BatchGradients(attack.assembly, "untargeted", labels, Same(), streams, clean, limit)
     (group,) = groups([seen], [1.0], separate=False)
-    taken.of(group, torch.zeros(images, 3, 2, 2), 0)
+    taken.of(group, clean, 0)
     assert max(seen.gradients) == largest_pass(images, copies, limit)
 
 

@@ -177,7 +177,9 @@ def test_ensemble_rules_see_logits_and_the_budget(model, small_images, own):
         def gradient(self, image, models, sample, state):
             far = models.project(torch.full_like(image, 99.0))
             loss = CrossEntropy().loss(models.logits(1, image), models.labels, models.goal)
-            seen.append((models.epsilon, models.size, float((far).max()), bool((models.origin + far).max() <= 255), loss))
+            seen.append(
+                (models.epsilon, models.size, float((far).max()), bool((models.origin + far).max() <= 255), loss)
+            )
             return models.of(0, image)
 
         def cost(self, sources):
@@ -225,5 +227,3 @@ def test_features_with_mean_logits_are_refused(own):
     keys = {"step": "sign", "epsilon": 8, "objective": "flat", "fusion": "loss", "views": ["mean-logits"]}
     with pytest.raises(ValueError, match="needs an objective of logits"):
         Attack.model_validate(keys)
-
-

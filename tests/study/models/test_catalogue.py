@@ -25,6 +25,8 @@ OURS = [name for name in catalogue.SHORT_NAMES if name not in IN_ZOOS]
 SMALL = {"inceptionv3": 80, "inceptionv3_adv": 80, "inceptionv4": 80} | {
     name: 80 for name in catalogue.SHORT_NAMES if name.startswith("inceptionresnetv2")
 }
+# Transformers take one size only.
+SMALL |= dict.fromkeys(("vit_b16", "pit_b", "visformer_s", "swin_t"), 224)
 
 
 def test_every_model_of_the_papers_has_a_name(shared):
@@ -47,8 +49,9 @@ def test_weights_exist(name):
     if model.zoo == "timm":
         assert model.name in timm.list_pretrained()
     else:
-        assert model.weights == "zoo:IMAGENET1K_V1"
-        assert torchvision_models.get_model_weights(model.name)["IMAGENET1K_V1"].name == "IMAGENET1K_V1"
+        version = "IMAGENET1K_V2" if name == "mobilenetv2" else "IMAGENET1K_V1"
+        assert model.weights == f"zoo:{version}"
+        assert torchvision_models.get_model_weights(model.name)[version].name == version
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -80,6 +83,7 @@ LARGE = {
     *("resnet101", "resnet152", "densenet161", "densenet169", "densenet201", "senet154"),
     *("vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
     *("inceptionv3_adv", "inceptionresnetv2_ens_adv", "inceptionresnetv2_ens3"),
+    *("vit_b16", "pit_b", "swin_t"),
 }
 """The large ones of a family, and the same network under another name."""
 

@@ -15,20 +15,28 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from study.errors import StudyError
 from study.models import Model, loading
 from study.models.residual import branches, decayed
+from study.models.zoos import ZOOS
 
 RESIDUAL, DENSE = 0.2, 0.5
 
 
-def network(reference, size=64, **arguments) -> nn.Module:
-    """Seeded weights in float64; normalised signals, so that no branch is switched off and no deep network explodes."""
+SMALL = 32
+
+
+def network(reference, size=SMALL, **arguments) -> nn.Module:
+    """Seeded weights in float64; normalised signals, so that no branch is switched off and no deep network explodes.
+
+    Built by its zoo, for a loader tries the networks of pretrainedmodels at the one size that they take.
+    """
     if reference.startswith("timm:vit"):
         arguments["img_size"] = size
-    # A loader tries a network at the size that it is told. Those of pretrainedmodels take one size only.
-    given = {"arguments": arguments} | ({} if reference.startswith("pretrainedmodels") else {"size": size})
-    built = loading.load(
-        "m", Model.model_validate({"network": reference, "weights": "random:5"} | given)
-    ).network.double()
-    if reference.startswith("pretrainedmodels") and size == 64:
+    library, _, name = reference.partition(":")
+    zoo = ZOOS[library]
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        built = zoo.build(name, None, zoo.defaults(name, None) | arguments)
+    built.double().to(memory_format=torch.channels_last)
+    if library == "pretrainedmodels" and size == SMALL:
         built.avg_pool = nn.AdaptiveAvgPool2d(1)  # SENet's is 7 wide, for images of 224 pixels only
     draw = torch.Generator().manual_seed(0)
     norms = [one for one in built.modules() if isinstance(one, nn.BatchNorm2d)]
@@ -45,7 +53,7 @@ def network(reference, size=64, **arguments) -> nn.Module:
     return built.eval()
 
 
-def pixels(count=2, size=64) -> torch.Tensor:
+def pixels(count=2, size=SMALL) -> torch.Tensor:
     return torch.randn(count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -213,12 +221,13 @@ def table(text):
     [*table(COUNTS), *(pytest.param(*one, marks=pytest.mark.slow) for one in table(MORE_COUNTS))],
 )
 def test_decay_is_the_rewritten_network(reference, count):
-    check(reference, count, 64)
+    # At 32 pixels its last norms, of four numbers each, make rounding errors of 1e-9 of what is small.
+    check(reference, count, 64 if reference == "timm:efficientnetv2_rw_t" else SMALL)
 
 
 def test_decay_is_the_rewritten_network_in_senet154():
     """With one block of each of its four kinds."""
-    check("timm:legacy_senet154", 4, 64, layers=[1, 1, 1, 1])
+    check("timm:legacy_senet154", 4, SMALL, layers=[1, 1, 1, 1])
 
 
 @pytest.mark.slow
@@ -229,7 +238,7 @@ def test_decay_is_the_rewritten_network_at_its_own_size(reference, count):
 
 def check(reference, count, size, **arguments):
     """The zoo's networks are in channels-last, and here the images are too."""
-    built, image = network(reference, size, **arguments), pixels(2, size).contiguous(memory_format=torch.channels_last)
+    built, image = network(reference, size, **arguments), pixels(1, size).contiguous(memory_format=torch.channels_last)
     assert len(branches(built)) == count
     plain = gradient(built, image)
     with rewritten(built):

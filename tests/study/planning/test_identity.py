@@ -69,12 +69,14 @@ ATTACK = {
     "backward": {"backward": [{"skip_gradient": 0.25}]},
     "forward": {},
     "program": {},
+    "first": {},
+    "tune": {},
     "external": {},
     "budget": {"budget": {"epsilon": 17}},
     "precomputed": {},
 }
-"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place. The
-project has no forward change and no program of its own; another library's attack has an id of its own."""
+"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place. Forward
+changes, programs, first stages and attacks of other libraries are tried elsewhere; `tune` is replaced by what it chose."""
 
 NUMERICS = {
     "batch": 3,
@@ -95,7 +97,9 @@ IMAGES = {
 
 IMAGES_OTHERWISE = {
     **dict.fromkeys(ImageSet.PLACES, "where data lies: pixels and labels are in units' ids"),
-    **dict.fromkeys(("sample", "split", "keep", "count", "targets", "corrupt"), "which images: they are in units' ids"),
+    **dict.fromkeys(
+        ("sample", "split", "keep", "count", "draw", "targets", "corrupt"), "which images: they are in units' ids"
+    ),
     "labels": "what labels mean: models' digests have their outputs' order, and a run folder has one label set",
 }
 

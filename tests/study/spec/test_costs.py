@@ -41,12 +41,14 @@ def test_steps_within_is_the_last_that_fits(keys, per_step, before, sources):
 
 def test_steps_within_refuses_what_has_no_steps():
     noise = Attack.model_validate({"step": "sign", "steps": 0, "start": {"gaussian": {"sigma": 5}}})
-    with pytest.raises(StudyError, match="the same number of gradients"):
+    with pytest.raises(StudyError, match="has no steps"):
         steps_within(noise, 10, 1)
 
 
 def test_gradients_of_a_budget_decide_the_steps():
-    found = spec("{sg-igsm: {gradients: 110, step_size: 1}, mi: {gradients: 25}}", "{e: {attacks: [sg-igsm, mi], sources: each}}")
+    found = spec(
+        "{sg-igsm: {gradients: 110, step_size: 1}, mi: {gradients: 25}}", "{e: {attacks: [sg-igsm, mi], sources: each}}"
+    )
     per_step = found.attacks["sg-igsm"].gradients(1, 1)
     assert found.attacks["sg-igsm"].steps == 110 // per_step
     assert found.attacks["mi"].steps == 25
@@ -57,7 +59,8 @@ def test_gradients_of_a_budget_decide_the_steps():
 def test_at_cost_gives_checkpoints_and_keeps_the_step():
     found = spec(
         "{}",
-        "{cost: {attacks: [mi, vmi, admix], sources: each, at-cost: {gradients: [10, 50, 200]}}, plain: {attacks: [mi], sources: each}}",
+        "{cost: {attacks: [mi, vmi, admix], sources: each, at-cost: {gradients: [10, 50, 200]}},"
+        " plain: {attacks: [mi], sources: each}}",
     )
     assert found.experiments["cost"].attacks == ("mi-to-200", "vmi-to-200", "admix-to-200")
     mi, vmi, admix = (found.attacks[name] for name in found.experiments["cost"].attacks)
@@ -72,8 +75,16 @@ def test_at_cost_gives_checkpoints_and_keeps_the_step():
 @pytest.mark.parametrize(
     ("attacks", "experiments", "message"),
     [
-        ("{admix: {gradients: 14}}", "{e: {attacks: admix, sources: each}}", "one step of 'admix' takes 15 gradients, and 14"),
-        ("{}", "{e: {attacks: admix, sources: each, at-cost: {gradients: [10]}}}", "one step of 'admix' takes 15 gradients"),
+        (
+            "{admix: {gradients: 14}}",
+            "{e: {attacks: admix, sources: each}}",
+            "one step of 'admix' takes 15 gradients, and 14",
+        ),
+        (
+            "{}",
+            "{e: {attacks: admix, sources: each, at-cost: {gradients: [10]}}}",
+            "one step of 'admix' takes 15 gradients",
+        ),
         ("{}", "{e: {attacks: mi, sources: each, at-cost: {gradients: [50, 10]}}}", "rising numbers"),
         ("{}", "{e: {attacks: gaussian-noise, sources: each, at-cost: {gradients: [50]}}}", "has no steps to cut"),
     ],

@@ -1,0 +1,51 @@
+"""Backward propagation attack, BPA: ReLUs and max-poolings get smoother derivatives."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.kinds import BackwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+class SmoothBackward(BackwardChange):
+    """Backward propagation attack, BPA: behind `layer`, a ReLU has the derivative of SiLU; max-poolings a soft one.
+
+    Wang et al. 2023, arXiv:2306.12685, equations 5 and 6. The derivative of a ReLU becomes that of x sigmoid(x), also
+    after the addition of a residual block. All max-poolings of the network give their gradient to all pixels of a
+    window, in shares softmax(`temperature` * pixel): the authors use 10 for ResNet-50, and 1 for VGG-19. Without
+    `layer` the start is that of the authors, the first block of a ResNet-50's third stage (`layer3.0`), and for other
+    networks the middle.
+
+    A window that reaches over the border: pixels that do not exist get no share. In the authors' code and
+    TransferAttack they are zeros and keep their share, which is lost: `variant: authors`. TransferAttack changes only
+    the first ReLU of a block, and leaves out the third convolution of a bottleneck.
+    """
+
+    name: ClassVar[str] = "bpa"
+    main: ClassVar[str | None] = "layer"
+
+    layer: str | None = None
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 10.0
+    variant: Literal["paper", "authors"] = "paper"
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        from study.models.layers.middle import middle_layer
+        from study.models.smooth_backward import smooth_backward
+
+        border = -math.inf if self.variant == "paper" else 0.0
+        with contextlib.ExitStack() as stack:
+            for model in models.values():
+                after = middle_layer(model, "bpa", self.layer)
+                stack.enter_context(smooth_backward(model, after, temperature=self.temperature, border=border))
+            yield

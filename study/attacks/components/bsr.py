@@ -1,0 +1,80 @@
+"""Block shuffle and rotation, BSR: copies whose blocks change their places and are turned."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+from study.reproducibility.rng import normal_quantiles
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class BlockShuffleRotation(View):
+    """Block shuffle and rotation, BSR: rows and columns of blocks in random order, each block turned at random.
+
+    Wang et al. 2024, arXiv:2308.10299, section 3.3. The image is cut into `blocks` x `blocks` blocks by random lengths
+    (shares of uniform numbers). The order of its rows of blocks and that of its columns are drawn, then the angle of
+    each block. Pixels are interpolated (bilinear); those from outside of the block are 0.
+
+    Angles are uniform within `angle` degrees (`variant: paper`), or normal with a standard deviation of `deviation`
+    radians, redrawn beyond two deviations (`variant: authors`). The authors draw lengths and orders once for a batch;
+    here each image has its own. TransferAttack and torchattack cut 3 x 3 blocks, cut each strip on its own, and turn
+    whole strips before they cut them.
+    """
+
+    name: ClassVar[str] = "bsr"
+
+    copies: Annotated[int, Field(ge=1, le=10_000)] = 20
+    blocks: Annotated[int, Field(ge=1, le=16)] = 2
+    angle: Annotated[float, Field(ge=0, le=180)] = 24.0
+    deviation: Annotated[float, Field(ge=0, le=1)] = 0.2
+    variant: Literal["paper", "authors"] = "paper"
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        from study.attacks.blocks import Turned, shuffled, summed
+
+        count, device = self.blocks, image.device
+        words = given.draws.integers(4 * count + count**2)
+        height, width = image.shape[2:]
+        cuts = words[:, : 4 * count].reshape(len(words), 4, count)
+        rows = shuffled(_lengths(cuts[:, 0], height), np.argsort(cuts[:, 1], 1), device)
+        columns = shuffled(_lengths(cuts[:, 2], width), np.argsort(cuts[:, 3], 1), device)
+        angles = self._angles(words[:, 4 * count :])
+        cosine, sine = (torch.from_numpy(one(angles)).to(device, image.dtype) for one in (np.cos, np.sin))
+        turned = Turned(rows, columns, cosine, sine)
+        return summed(image, turned.there, turned.back)
+
+    def _angles(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """An angle in radians for each word."""
+        shares = (words >> np.uint64(11)) / 2**53
+        if self.variant == "paper":
+            return math.radians(self.angle) * (2 * shares - 1)
+        return self.deviation * truncated_normal(shares)
+
+
+def truncated_normal(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return standard normal numbers within two deviations for uniform `shares` of 0..1."""
+    table = normal_quantiles()
+    table = table[np.abs(table) <= 2]
+    found: NDArray[np.float64] = table[(shares * len(table)).astype(np.int64).clip(max=len(table) - 1)]
+    return found
+
+
+def _lengths(words: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
+    """Lengths (N, blocks) in proportion to uniform numbers, rounded; the longest takes what rounding leaves."""
+    shares = (words >> np.uint64(11)).astype(np.float64) + 1
+    lengths: NDArray[np.int64] = np.round(shares / shares.sum(1, keepdims=True) * total).astype(np.int64)
+    rows = np.arange(len(lengths))
+    lengths[rows, lengths.argmax(1)] += total - lengths.sum(1)
+    return lengths

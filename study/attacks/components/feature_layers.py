@@ -1,0 +1,85 @@
+"""Which layers a loss of features reads, as a spec names them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from study.errors import StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Layer = Annotated[str, Field(min_length=1, max_length=200)]
+"""`authors`, `middle`, `stage 2`, or a layer's own name such as `layer2.3`."""
+
+LayerSet = Literal["blocks", "stages"] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)]
+"""`blocks`, `stages`, or a list of layers."""
+
+_STAGE = re.compile(r"stage (\d+)")
+
+
+def layer_of(network: nn.Module, layer: str, method: str) -> str:
+    """Return the name of one layer of `network`.
+
+    - `authors`: the layer that the authors of `method` chose for this network; the middle one if they chose none;
+    - `middle`: the end of the middle stage;
+    - `stage 2`: the end of the second stage;
+    - all else is a layer's name, which is looked up when the network runs.
+
+    Raises StudyError if the network's stages are not known, or if it has fewer.
+    """
+    from study.models.layers.catalogue import layers_of
+
+    known = layers_of(network)
+    if layer == "authors":
+        try:
+            return known.of_paper(method)
+        except StudyError:
+            return known.middle
+    if layer == "middle":
+        return known.middle
+    if found := _STAGE.fullmatch(layer):
+        number, stages = int(found[1]), known.stages
+        if not 0 < number <= len(stages):
+            raise StudyError(
+                f"this {type(network).__name__} ({known.family}) has no stage {number}",
+                accepted=f"stage 1 to stage {len(stages)}",
+                todo="correct the attack's `layer`",
+            )
+        return stages[number - 1]
+    return layer
+
+
+def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of several layers of `network`, in its order.
+
+    - `blocks`: the residual blocks or dense layers; in a network without any the activations that are modules; without
+      those, the ends of the stages;
+    - `stages`: the ends of the stages;
+    - a list: each as in `layer_of`.
+
+    Raises StudyError if the network's blocks or stages are not known.
+    """
+    from study.models.layers.catalogue import layers_of
+
+    known = layers_of(network)
+    if isinstance(chosen, tuple):
+        return tuple(layer_of(network, one, "") for one in chosen)
+    if chosen == "stages":
+        return known.stages
+    blocks = tuple(dict.fromkeys(one.block for one in known.blocks))
+    return blocks or tuple(one.name for one in known.activations) or known.stages
+
+
+def channel_axis(features: Tensor) -> int:
+    """The axis of the channels: 1 of (N, C, H, W) and (N, C), the last of (N, H, W, C) and of tokens (N, T, C).
+
+    Images are square: four axes have their channels last if only then height and width are equal.
+    """
+    shape = features.shape
+    if len(shape) == 4:
+        return 3 if shape[1] == shape[2] != shape[3] else 1
+    return -1 if len(shape) == 3 else 1

@@ -1,0 +1,81 @@
+"""Ghost networks: skip connections weighted at random, or features dropped where a network has none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.kinds import ForwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Change = Callable[[str, Tensor], Tensor]
+
+
+@register
+class Ghost(ForwardChange):
+    """Ghost networks: every step attacks another network, made from the source by small random changes.
+
+    Li et al. 2020, arXiv:1812.03413, sections on skip connection erosion, dropout erosion and the longitudinal
+    ensemble. Where the network has residual blocks, what a skip connection carries is multiplied by a number that is
+    uniform in 1 - `spread` .. 1 + `spread`. Networks without skip connections (VGG, Inception; DenseNets, whose layers
+    concatenate) lose a share `dropout` of the values after every activation, pooling and block of their trunk; the
+    others are divided by 1 - `dropout`. All numbers are drawn anew for each image, step and copy.
+
+    The paper has one number a block, for all images; the authors' code and TransferAttack draw one a channel: `variant:
+    authors` does. The authors' best spreads are 0.22 (ResNet-50 v2), 0.16 (ResNet-101) and 0.12 (ResNet-152), and their
+    best dropout for Inception v3 is 0.006.
+    """
+
+    name: ClassVar[str] = "ghost"
+    main: ClassVar[str | None] = "spread"
+
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.22
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.006
+    variant: Literal["paper", "authors"] = "paper"
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        from study.models.features import changed_forward
+        from study.models.layers.catalogue import layers_of
+        from study.models.layers.trunk import trunk_of
+        from study.models.skips import changed_skips
+
+        def weigh(stream: str, carried: Tensor) -> Tensor:
+            channels = carried.shape[-1 if carried.ndim == 3 else 1]
+            drawn = draws.uniform(self, (1 if self.variant == "paper" else channels,), stream).to(carried.dtype)
+            return carried * (1 + self.spread * _by_channel(drawn, carried))
+
+        def drop(stream: str, features: Tensor) -> Tensor:
+            if features.ndim != 4:
+                # Behind the trunk, where the authors drop nothing.
+                return features
+            kept = draws.uniform(self, features.shape[1:], stream) < 1 - 2 * self.dropout
+            return features * kept.to(features.dtype) / (1 - self.dropout)
+
+        with contextlib.ExitStack() as stack:
+            for number, model in enumerate(models.values()):
+                if any(not one.dense for one in layers_of(model).blocks):
+                    stack.enter_context(changed_skips(model, _named(weigh, number)))
+                else:
+                    dropped = {name: _at(drop, f"{number}.{name}") for name in trunk_of(model)}
+                    stack.enter_context(changed_forward(model, dropped))
+            yield
+
+
+def _named(change: Change, number: int) -> Change:
+    return lambda name, carried: change(f"{number}.{name}", carried)
+
+
+def _at(change: Change, stream: str) -> Callable[[Tensor], Tensor]:
+    return lambda features: change(stream, features)
+
+
+def _by_channel(drawn: Tensor, features: Tensor) -> Tensor:
+    """Numbers (rows, 1 or channels), shaped to multiply features (rows, C, H, W) or (rows, tokens, C)."""
+    return drawn[:, None, :] if features.ndim == 3 else drawn[..., *[None] * (features.ndim - 2)]

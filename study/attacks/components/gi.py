@@ -1,0 +1,50 @@
+"""Global momentum initialisation, GI: large steps warm the momentum up, and the attack begins again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline
+from study.attacks.kinds import State, Step, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class GlobalMomentum(Step):
+    """Global momentum initialisation, GI: sign steps, the first `warmup` of them `factor` times as long.
+
+    Wang et al. 2022, arXiv:2211.11236, algorithm 1. After the warm-up the image is what it was at first; the momentum
+    stays. The attack's `steps` count the warm-up. An attack of at most `warmup` steps does not begin again.
+
+    - `warmup`: the number of long steps;
+    - `factor`: their length, in steps;
+    - `variant`: where the first gradient after the warm-up is taken. `paper` (and TransferAttack) takes it at the image
+      that the attack begins with again, `authors` (their code) still at the end of the warm-up.
+    """
+
+    name: ClassVar[str] = "gi"
+
+    warmup: Annotated[int, Field(ge=1, le=10_000)] = 5
+    factor: Positive = 10.0
+    variant: Literal["paper", "authors"] = "paper"
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        if "summed-updates" in attack.parts.get("ensemble", ()):
+            yield "gi begins again for all source models at once: it cannot be added up with `fusion: summed-updates`"
+
+    def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
+        start = state.setdefault("start", step.delta)
+        sign = gradient.sign()
+        back = (start - step.delta) / step.size
+        if self.variant == "authors" and step.step == self.warmup:
+            return back + sign
+        if self.variant == "paper" and step.step == self.warmup - 1 and step.step + 1 < step.steps:
+            return back
+        return self.factor * sign if step.step < self.warmup else sign

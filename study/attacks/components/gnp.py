@@ -1,0 +1,46 @@
+"""A penalty on the gradient's norm by one finite difference, GNP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.budget_spec import Positive
+from study.attacks.components.places import mean_normalised
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class GradientNormPenalty(Point):
+    """A penalty on the gradient's norm, GNP: (1 + beta) g - beta g', g' the gradient at delta + reach * n(g).
+
+    Wu et al. 2023, arXiv:2307.04099. It is the gradient of gain - lambda |g|: the gradient of the norm is the difference
+    (g' - g) / reach, and a penalty subtracts it. n(g) = g / mean |g| of each image, as in TransferAttack, so that
+    lambda is beta * reach * |g| / mean |g|; with g / |g| it would be beta * reach, for a difference over `reach` in all.
+
+    - `reach`: the length of the difference, in pixel values for each pixel on average (0.01 of 255);
+    - `beta`: the weight of the penalty;
+    - `variant`: `paper` subtracts; `transferattack` has (1 + beta) g + beta g', as TransferAttack, which rewards a
+      gradient instead.
+    """
+
+    name: ClassVar[str] = "gnp"
+
+    reach: Positive = 2.55
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.8
+    variant: Literal["paper", "transferattack"] = "paper"
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return steps, steps
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        here = inner(delta)
+        ahead = delta + self.reach * mean_normalised(here)
+        there = step.gradient(step.origin + ahead, 1, ahead)
+        share = -self.beta if self.variant == "paper" else self.beta
+        return (1 + self.beta) * here + share * there

@@ -1,0 +1,82 @@
+"""Intermediate-level perturbation decay, ILPD: features are pulled towards those of the clean image."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from study.attacks.kinds import ForwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+class PerturbationDecay(ForwardChange):
+    """Intermediate-level perturbation decay, ILPD: f = `keep` f(x + d) + (1 - `keep`) f(x + noise) at `layer`.
+
+    Li et al. 2023, arXiv:2304.13410, section 3.2. The noise is normal with a standard deviation of `sigma` pixel
+    values, drawn anew for each image, step and copy; each gradient takes one forward pass for it. Without `layer` it is
+    that of the authors for ResNet-50, the last block of the second stage (`layer2.3`), and the middle layer for other
+    networks.
+
+    Paper, authors' code, TransferAttack and torchattack agree; torchattack adds momentum. x is the clean image: the
+    attack's views do not change it.
+    """
+
+    name: ClassVar[str] = "ilpd"
+
+    layer: str | None = None
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.1
+    sigma: Annotated[float, Field(ge=0, le=255)] = 12.75
+
+    @property
+    def extra_forwards(self) -> int:
+        return 1
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        from study.models.layers.middle import middle_layer
+
+        with contextlib.ExitStack() as stack:
+            for model in models.values():
+                stack.enter_context(self._decayed(model, middle_layer(model, "ilpd", self.layer), draws))
+            yield
+
+    @contextlib.contextmanager
+    def _decayed(self, model: nn.Module, name: str, draws: PassDraws) -> Iterator[None]:
+        import torch
+
+        from study.models.features import changed_forward
+        from study.models.layers.named import network_of
+
+        clean: list[Tensor] = []
+        inside = False
+
+        def look(*_: Any) -> None:
+            """Before a pass: one of the clean images with noise, whose features `change` keeps."""
+            nonlocal inside
+            if inside:
+                return
+            origin = draws.of_images(draws.origin)
+            noise = draws.normal(self, origin.shape[1:])
+            clean.clear()
+            inside = True
+            try:
+                with torch.no_grad():
+                    model(origin + self.sigma * noise)
+            finally:
+                inside = False
+
+        def change(features: Tensor) -> Tensor:
+            if inside:
+                clean.append(features.detach())
+                return features
+            return self.keep * features + (1 - self.keep) * clean.pop(0)
+
+        with network_of(model).register_forward_pre_hook(look), changed_forward(model, {name: change}):
+            yield

@@ -1,0 +1,43 @@
+"""Linear backpropagation, LinBP: gradients pass the ReLUs of later layers as if these were the identity."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.kinds import BackwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+class LinearBackpropagation(BackwardChange):
+    """Linear backpropagation, LinBP: behind `layer`, the derivative of a ReLU is 1.
+
+    Guo et al. 2020, arXiv:2012.03528, section 4; equation 5 for residual blocks. In residual networks the ReLUs inside
+    the branches are linear, those after an addition are not, and the gradient that a branch gives its input keeps the
+    L2 norm of the true one, for each image. Without `layer` the start is that of the authors, the first block of a
+    ResNet-50's third stage (`layer3.0`), and for other networks the middle layer. Networks without ReLUs behind it are
+    refused.
+
+    Paper, authors' code and TransferAttack agree; both codes know ResNet-50 only, and divide 0 by 0 where a branch has
+    no gradient. Here such a gradient stays 0.
+    """
+
+    name: ClassVar[str] = "linbp"
+    main: ClassVar[str | None] = "layer"
+
+    layer: str | None = None
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        from study.models.layers.middle import middle_layer
+        from study.models.linear_relu import linear_relus
+
+        with contextlib.ExitStack() as stack:
+            for model in models.values():
+                stack.enter_context(linear_relus(model, middle_layer(model, "linbp", self.layer)))
+            yield

@@ -1,0 +1,68 @@
+"""Patch-wise steps, PI-FGSM: long steps, and what goes beyond epsilon moves the pixels around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline
+from study.attacks.components.places import without_epsilon
+from study.attacks.kinds import State, Step, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class PatchWise(Step):
+    """Patch-wise steps, PI-FGSM: sign steps of `factor` times the length, and what exceeds epsilon is spread.
+
+    Gao et al. 2020, arXiv:2007.06765, algorithm 1. All steps and what was spread are added up without a limit. What
+    this sum has beyond epsilon is summed over the neighbours of each pixel, without itself, and the pixel moves by the
+    sign of it.
+
+    - `factor`: the length of a step, in the attack's steps;
+    - `spread`: the length of the move by the neighbours, in steps of this rule. The authors' code has 1, which is 16
+      pixel values for their numbers; TransferAttack has 16 pixel values for any budget;
+    - `width`: the width of the square of neighbours.
+    """
+
+    name: ClassVar[str] = "patch-wise"
+
+    factor: Positive = 10.0
+    spread: Positive = 1.0
+    width: Annotated[int, Field(ge=3, le=511)] = 3
+
+    @model_validator(mode="after")
+    def _odd(self) -> PatchWise:
+        if self.width % 2 == 0:
+            raise PydanticCustomError("parts", "the width of the neighbours is odd: as many on either side")
+        return self
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        yield from without_epsilon(self.name, attack)
+
+    def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
+        epsilon = step.epsilon
+        assert epsilon is not None, "conflicts() asks for it"
+        length = self.factor * step.size
+        long = length * gradient.sign()
+        total = long + state["sum"] if "sum" in state else long
+        beyond = (total.abs() - epsilon).clamp(min=0) * total.sign()
+        spread = self.spread * length * around(beyond, self.width).sign()
+        state["sum"] = total + spread
+        return (long + spread) / step.size
+
+
+def around(values: Tensor, width: int) -> Tensor:
+    """Return the sum of each pixel's neighbours in a `width` x `width` square, without itself; zeros lie outside."""
+    import torch
+
+    # A sum, not the paper's mean: whole numbers stay exact, and a sum of 0 has the sign 0.
+    whole = torch.nn.functional.avg_pool2d(values, width, 1, width // 2, divisor_override=1)
+    return whole - values

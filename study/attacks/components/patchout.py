@@ -1,0 +1,43 @@
+"""PatchOut: each step sees the perturbation on some patches of the image only."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class PatchOut(View):
+    """PatchOut: the perturbation is kept on a random share of the image's patches, and left out on the others.
+
+    Wei et al. 2022, arXiv:2109.04176, section "PatchOut attack". `patch` is the side of a patch in pixels; `share` of
+    all patches are kept, the authors' 130 of 196 unless given, drawn anew for each image and step. Patches at the right
+    and lower border are cut if the image is no multiple of them. The authors draw from the number of the step, the same
+    patches for all images; TransferAttack and torchattack as well.
+    """
+
+    name: ClassVar[str] = "patchout"
+
+    patch: Annotated[int, Field(ge=1, le=1024)] = 16
+    share: Annotated[float, Field(gt=0, le=1)] = 130 / 196
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        height, width = image.shape[-2:]
+        down, right = math.ceil(height / self.patch), math.ceil(width / self.patch)
+        order = np.argsort(given.draws.integers(down * right), axis=1)
+        kept = np.zeros((len(image), down * right), dtype=np.float32)
+        np.put_along_axis(kept, order[:, : max(1, round(self.share * down * right))], 1, axis=1)
+        mask = torch.from_numpy(kept).to(image.device, image.dtype).view(-1, 1, down, right)
+        mask = mask.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)[..., :height, :width]
+        return given.origin + mask * (image - given.origin)

@@ -1,0 +1,34 @@
+"""A penalty, or here a reward, of the perturbation's L2 norm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.kinds import Penalty
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class PerturbationNorm(Penalty):
+    """The loss plus `strength` times the L2 norm of the perturbation, for pixel values in 0..1.
+
+    Wei et al. 2022, arXiv:2109.04176, equation 6, where it makes perturbations spread; a negative strength holds them
+    small. Its gradient is 0 at a zero perturbation. The norm is that of each image; the authors' code and
+    TransferAttack take the norm of the whole batch, and add it to the mean loss.
+    """
+
+    name: ClassVar[str] = "perturbation-norm"
+    main: ClassVar[str | None] = "strength"
+
+    strength: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.1
+
+    def gradient(self, delta: Tensor) -> Tensor:
+        import torch
+
+        norm = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+        return self.strength / 255 * delta / torch.where(norm > 0, norm, 1)

@@ -1,0 +1,38 @@
+"""What rules for places of gradients share: a gradient of mean magnitude 1, and where a rule may stand in `points`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from study.attacks.component import AttackOutline
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mean_normalised(gradient: Tensor) -> Tensor:
+    """Divide each image's gradient (N, C, H, W) by the mean of its absolute values. A zero gradient stays zero."""
+    import torch
+
+    mean = torch.linalg.vector_norm(gradient, 1, dim=(1, 2, 3), keepdim=True) / gradient[0].numel()
+    return gradient / torch.where(mean > 0, mean, 1)
+
+
+def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
+    """Yield a conflict if a rule that asks the models itself has another rule behind it, which would never be asked."""
+    points = list(attack.parts.get("point", ()))
+    if name in points[:-1]:
+        yield f"{name} takes all its gradients itself: put it last in `points`, behind {', '.join(points[1:])}"
+
+
+def without_epsilon(name: str, attack: AttackOutline) -> Iterator[str]:
+    """Yield a conflict if a rule measures in epsilon and the budget has none."""
+    if attack.budget.epsilon is None:
+        yield f"{name} needs a budget with an epsilon"
+
+
+def with_adam(name: str, attack: AttackOutline) -> Iterator[str]:
+    """Yield a conflict if a rule measures in steps and the step is Adam's, whose size is a learning rate."""
+    if "adam" in attack.parts.get("step", ()):
+        yield f"{name} measures in steps: it needs a sign or l2 step, not Adam"

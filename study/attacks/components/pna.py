@@ -1,0 +1,40 @@
+"""Pay no attention, PNA: no gradient passes through a transformer's attention maps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.kinds import BackwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+class PayNoAttention(BackwardChange):
+    """Pay no attention, PNA: a transformer's attention maps count as constants in the backward pass.
+
+    Wei et al. 2022, arXiv:2109.04176, equation 4. Gradients reach the values only, not queries and keys. Paper,
+    authors' code, TransferAttack and torchattack agree, but for CaiT: the others leave out the first of its two class
+    attentions. The codes' hooks do nothing where timm uses a fused attention; here the map is computed in any case.
+    """
+
+    name: ClassVar[str] = "pna"
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        import torch
+
+        from study.models.features import changed_backward
+        from study.models.token_gradients import transformer_of
+        from study.models.visible_attention import visible_attention
+
+        with contextlib.ExitStack() as stack:
+            for model in models.values():
+                maps = transformer_of(model, "pna").maps
+                stack.enter_context(visible_attention(model))
+                stack.enter_context(changed_backward(model, dict.fromkeys(maps, torch.zeros_like)))
+            yield

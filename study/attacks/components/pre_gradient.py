@@ -1,0 +1,40 @@
+"""The pre-gradient's look-ahead, PI: the gradient is taken ahead, along the gradient of the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline
+from study.attacks.components.places import mean_normalised, with_adam
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class PreGradient(Point):
+    """The pre-gradient's look-ahead, PI: the gradient at delta + reach * size * n(g), g the last step's gradient.
+
+    Wang et al. 2021, arXiv:2103.10609. n(g) = g / mean |g| of each image, as in EMI of the same paper: at
+    `reach` 1 the look-ahead moves a pixel as far as a step, on average. The first step has no look-ahead.
+
+    - `reach`: the length of the look-ahead, in steps.
+    """
+
+    name: ClassVar[str] = "pre_gradient"
+    main: ClassVar[str | None] = "reach"
+
+    reach: Positive = 1.0
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        yield from with_adam(self.name, attack)
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        last = state.get("last")
+        gradient = inner(delta if last is None else delta + self.reach * step.size * last)
+        state["last"] = mean_normalised(gradient)
+        return gradient

@@ -1,0 +1,44 @@
+"""Prediction and correction, PC: a step that also follows the gradient where the plain step would lead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.components.normalised import by_mean
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class PredictionCorrection(Point):
+    """Prediction and correction, PC: n(g) + mean of n(g_k), g_k the gradients at `predictions` predicted places.
+
+    Wan and Huang 2023, arXiv:2306.01809; n divides by the mean. A prediction is a sign step of the attack's
+    size, along the gradient at the place before it, held to the budget. The paper and its code predict once.
+    TransferAttack takes the gradient before it moves, so that its single prediction repeats the first gradient; its
+    prediction is a step of epsilon, and its norms are over the whole batch.
+    """
+
+    name: ClassVar[str] = "prediction-correction"
+    main: ClassVar[str | None] = "predictions"
+
+    predictions: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return steps, steps * self.predictions
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        import torch
+
+        place, last = delta, inner(delta)
+        first, corrections = by_mean(last), torch.zeros_like(delta)
+        for number in range(1, self.predictions + 1):
+            place = step.project(place + step.size * last.sign())
+            last = step.gradient(step.origin + place, number, place)
+            corrections += by_mean(last)
+        return first + corrections / self.predictions

@@ -1,0 +1,59 @@
+"""Fast gradient rescaling, FGRM: a step whose pixels differ in size, by the logarithm of the gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from study.attacks.budget_spec import Positive
+from study.attacks.kinds import State, Step, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Rescaled(Step):
+    """Fast gradient rescaling, FGRM: factor * sign(g) * sigmoid(z), z = log2 |g| standardised over the image.
+
+    Han et al. 2023, arXiv:2307.02828, with `factor` 2: a pixel of mean size moves by one step. `factor`
+    has no unit. Pixels whose gradient is 0 do not move and do not count.
+
+    `variant: authors` is the older rule in the authors' code: with e = -log2 |g| and its largest value m in each
+    channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). It depends on the scale of the gradient: m must be
+    positive, as after a momentum that divides by the mean. TransferAttack has the paper's rule, and takes the rescaled
+    direction as the next step's momentum, which the paper and the authors do not.
+    """
+
+    name: ClassVar[str] = "rescaled"
+
+    factor: Positive = 2.0
+    variant: Literal["paper", "authors"] = "paper"
+
+    def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
+        import torch
+
+        size = gradient.abs()
+        found = size > 0
+        logarithm = torch.where(found, size, 1).log2()
+        weight = self._standardised(logarithm, found) if self.variant == "paper" else _stairs(logarithm, found)
+        return self.factor * gradient.sign() * weight
+
+    def _standardised(self, logarithm: Tensor, found: Tensor) -> Tensor:
+        import torch
+
+        count = found.sum((1, 2, 3), keepdim=True)
+        mean = logarithm.sum((1, 2, 3), keepdim=True) / count.clamp(min=1)
+        away = torch.where(found, logarithm - mean, 0)
+        deviation = (away.square().sum((1, 2, 3), keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+        return (away / torch.where(deviation > 0, deviation, 1)).sigmoid()
+
+
+def _stairs(logarithm: Tensor, found: Tensor) -> Tensor:
+    """log(1 + ceil(m - e) / m) for e = -log2 |g|, m the largest e of a channel where |g| is not 0."""
+    import torch
+
+    exponent = -logarithm
+    largest = torch.where(found, exponent, -torch.inf).amax((2, 3), keepdim=True)
+    largest = torch.where(largest > 0, largest, 1)
+    return ((largest - exponent + 1e-9).ceil() / largest).clamp(min=0).log1p()

@@ -1,0 +1,197 @@
+"""Structure invariant attack, SIA: copies whose blocks are each changed in a way of their own."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+from study.attacks.resampling import cosine_transform, resized
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from study.attacks.blocks import Filtered
+
+Operation = Literal[
+    "resize", "roll-rows", "roll-columns", "flip-rows", "flip-columns", "turn", "scale", "noise", "low-pass", "dropout"
+]
+_ALL: tuple[Operation, ...] = (
+    "resize", "roll-rows", "roll-columns", "flip-rows", "flip-columns", "turn", "scale", "noise", "low-pass", "dropout"
+)  # fmt: skip
+_RESIZED, _CUT, _DROPPED = 0.8, 0.4, 0.1
+
+
+@register
+class StructureInvariance(View):
+    """Structure invariance, SIA: the image is cut by a random grid, and each block is changed by one of ten operations.
+
+    Wang et al. 2023, arXiv:2309.14700, section 3.3 and figure 3. The `grid` - 1 cuts of each axis are different random
+    places. The operations, all equally probable: resize to 0.8 of the block's size (plus a pixel) and back, and clip;
+    roll the rows or the columns by a random number; flip the rows or the columns; turn by 180 degrees; multiply by
+    U(0, 1); add U(-`noise`, `noise`) to each pixel (pixel values) and clip; cut the upper 0.4 of both axes of the
+    cosine transform; set each channel to 0 with probability 0.1, and divide the others by 0.9.
+
+    Every image has a grid and operations of its own; the authors draw one for a batch. Where 0.4 of a block's side is
+    less than a pixel, the authors' cut sets the block to 0, ours does nothing. TransferAttack has the seven operations
+    without resize, low-pass and dropout: set them in `operations`.
+    """
+
+    name: ClassVar[str] = "sia"
+
+    copies: Annotated[int, Field(ge=1, le=10_000)] = 20
+    grid: Annotated[int, Field(ge=1, le=16)] = 3
+    noise: Annotated[float, Field(ge=0, le=255)] = 16.0
+    operations: Annotated[tuple[Operation, ...], Field(strict=False, min_length=1)] = _ALL
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        from study.attacks.blocks import rearranged
+
+        blocks = _Blocks(self, image, given)
+        changed = rearranged(image, *blocks.places(), blocks.filtered())
+        if blocks.have("scale", "dropout"):
+            changed = changed * blocks.of_pixels(blocks.factors(given))
+        if blocks.have("noise"):
+            noisy = blocks.of_pixels(self.noise * (blocks.chosen == "noise")[:, None])
+            changed = changed + noisy * given.draws.uniform(image.shape[1:], "noise")
+        if blocks.have("noise", "resize"):
+            clipped = blocks.of_pixels(np.isin(blocks.chosen, ("noise", "resize"))[:, None])
+            changed = torch.where(clipped, changed.clamp(0, 255), changed)
+        return changed
+
+
+class _Blocks:
+    """The blocks of each image: `chosen` (N, grid, grid) are their operations, `shares` numbers drawn from 0..1."""
+
+    def __init__(self, view: StructureInvariance, image: Tensor, given: ViewContext) -> None:
+        grid = view.grid
+        words = given.draws.integers(2 * (grid - 1) + 2 * grid**2)
+        down, across, chosen, shares = np.split(words, np.cumsum([grid - 1, grid - 1, grid**2]), axis=1)
+        self._image = image
+        self._rows = _Axis(down, image.shape[2], image)
+        self._columns = _Axis(across, image.shape[3], image)
+        operations = np.array(view.operations)
+        self.chosen = operations[chosen % np.uint64(len(operations))].reshape(-1, grid, grid)
+        self.shares = (shares / 2**64).reshape(-1, grid, grid)
+        for block, name in np.ndenumerate(self.chosen):
+            self._move(block, str(name))
+
+    def have(self, *names: str) -> bool:
+        """Whether a block has one of these operations."""
+        return bool(np.isin(self.chosen, names).any())
+
+    def _move(self, block: tuple[int, ...], name: str) -> None:
+        image, row, column = block
+        rows, columns = self._rows.lines(image, row), self._columns.lines(image, column)
+        if name == "roll-rows":
+            self._rows.come(image, row, column, np.roll(rows, int(self.shares[block] * len(rows))))
+        if name == "roll-columns":
+            self._columns.come(image, column, row, np.roll(columns, int(self.shares[block] * len(columns))))
+        if name in ("flip-rows", "turn"):
+            self._rows.come(image, row, column, rows[::-1])
+        if name in ("flip-columns", "turn"):
+            self._columns.come(image, column, row, columns[::-1])
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The number of the pixel that comes to each place (N, H, W), and the inverse permutation."""
+        there, back = (self._of_blocks(self._rows.tables[one], self._columns.tables[one]) for one in (0, 1))
+        return there, back
+
+    def _of_blocks(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+        height, width = self._image.shape[2:]
+        row = self._tensor(rows).gather(1, self._columns.strip[:, :, None].expand(-1, -1, height)).mT
+        return row * width + self._tensor(columns).gather(1, self._rows.strip[:, :, None].expand(-1, -1, width))
+
+    def filtered(self) -> list[Filtered]:
+        """The blocks that are resized or lose their upper frequencies."""
+        from study.attacks.blocks import Filtered
+
+        found = []
+        for name, matrix in (("resize", _there_and_back), ("low-pass", _low_pass)):
+            for image, row, column in np.argwhere(self.chosen == name).tolist():
+                lines = self._rows.lines(image, row), self._columns.lines(image, column)
+                rows, columns = (slice(int(one[0]), int(one[-1]) + 1) for one in lines)
+                left, right = (self._tensor(matrix(len(one))).to(self._image.dtype) for one in lines)
+                found.append(Filtered(image, rows, columns, left, right))
+        return found
+
+    def factors(self, given: ViewContext) -> NDArray[np.float64]:
+        """The factor of each block and channel (N, C, grid, grid)."""
+        channels = self._image.shape[1]
+        found = np.where(self.chosen == "scale", self.shares, 1.0)[:, None].repeat(channels, 1)
+        words = given.draws.integers(channels * self.chosen[0].size, "channels").reshape(found.shape)
+        kept = (words / 2**64 >= _DROPPED) / (1 - _DROPPED)
+        return np.where((self.chosen == "dropout")[:, None], kept, found)
+
+    def of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_]) -> Tensor:
+        """A table (N, K, grid, grid) of the blocks as one of the pixels, (N, K, H, W)."""
+        values = self._tensor(table)
+        values = values.to(self._image.dtype) if values.is_floating_point() else values
+        count, grid = values.shape[1], values.shape[3]
+        height = self._image.shape[2]
+        values = values.gather(2, self._rows.strip[:, None, :, None].expand(-1, count, -1, grid))
+        return values.gather(3, self._columns.strip[:, None, None].expand(-1, count, height, -1))
+
+    def _tensor(self, values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
+        import torch
+
+        return torch.from_numpy(values).to(self._image.device)
+
+
+class _Axis:
+    """The cuts of one axis of each image, and how the lines of its strips change places.
+
+    `strip` (N, size) is the strip that each line belongs to. `tables` are the lines that come to each place
+    (N, grid, size), for each strip of the other axis, and the inverse.
+    """
+
+    def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
+        import torch
+
+        self._edges = np.array([_edges(one, size) for one in words.tolist()])
+        strip = (np.arange(size) >= self._edges[:, 1:-1, None]).sum(1)
+        self.strip = torch.from_numpy(strip).to(image.device)
+        self.tables = tuple(np.tile(np.arange(size), (len(words), words.shape[1] + 1, 1)) for _ in range(2))
+
+    def lines(self, image: int, strip: int) -> NDArray[np.int64]:
+        """The numbers of the lines of one strip."""
+        return np.arange(self._edges[image, strip], self._edges[image, strip + 1])
+
+    def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
+        """Note the `order` in which the lines of one strip come, where it meets the strip `across`."""
+        own = self.lines(image, strip)
+        there, back = self.tables
+        there[image, across, own] = order
+        back[image, across, order] = own
+
+
+def _edges(words: list[int], size: int) -> list[int]:
+    """The edges of the strips of one axis: 0, as many different random places as there are words, and the size."""
+    cuts: list[int] = []
+    for taken, word in enumerate(words):
+        place = 1 + word % (size - 1 - taken)
+        for cut in cuts:
+            place += place >= cut
+        cuts = sorted((*cuts, place))
+    return [0, *cuts, size]
+
+
+@functools.lru_cache(maxsize=256)
+def _there_and_back(size: int) -> NDArray[np.float64]:
+    """The matrix that resizes a line to 0.8 of its length, plus a pixel, and back."""
+    small = int(_RESIZED * size) + 1
+    return resized(small, size, "bilinear") @ resized(size, small, "bilinear")
+
+
+@functools.lru_cache(maxsize=256)
+def _low_pass(size: int) -> NDArray[np.float64]:
+    """The matrix that cuts the upper 0.4 of a line's cosine transform."""
+    kept = cosine_transform(size)[: size - int(_CUT * size)]
+    return kept.T @ kept

@@ -1,0 +1,47 @@
+"""Spectrum simulation, SSA: copies whose frequencies are scaled at random."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext, at_view
+from study.attacks.registry import register
+from study.attacks.resampling import cosine_transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class SpectrumSimulation(View):
+    """Spectrum simulation, SSA: IDCT(DCT(image + noise) * mask); the gradient is taken at this view.
+
+    Long et al. 2022, arXiv:2207.05382, equation 6 and algorithm 1; TransferAttack calls it SSM. `copies` is N there.
+    The noise is normal with standard deviation `sigma` (pixel values), the mask uniform over 1 - `rho` to 1 + `rho`,
+    one number for each pixel, channel and copy.
+
+    The paper's own attack and the authors' code have no momentum; TransferAttack adds it. torchattack takes the
+    gradient through the view.
+    """
+
+    name: ClassVar[str] = "ssa"
+
+    copies: Annotated[int, Field(ge=1, le=10_000)] = 20
+    sigma: Annotated[float, Field(ge=0)] = 16.0
+    rho: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        with torch.no_grad():
+            noisy = image + self.sigma * given.draws.normal(image.shape[1:])
+            mask = 1 + self.rho * given.draws.uniform(image.shape[1:], "mask")
+            down, across = (
+                torch.tensor(cosine_transform(size)).to(image.device, image.dtype)[None, None]
+                for size in image.shape[2:]
+            )
+            spectrum = down @ noisy @ across.mT
+            view = down.mT @ (spectrum * mask) @ across
+        return at_view(image, view)

@@ -1,0 +1,40 @@
+"""The staircase sign: a step whose pixels differ in size, by the rank of the gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.kinds import State, Step, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class StaircaseSign(Step):
+    """The staircase sign: sign(g) times (2 j + 1) / stairs, j = 0 ... the class of |g| by its size.
+
+    Gao et al. 2021, arXiv:2104.09722. The classes end at the percentiles 100 / stairs, 200 / stairs, ... of |g| in each
+    channel of each image, as in the authors' code; where a percentile lies between two values, at the lower one. The
+    weights have the mean 1. The authors write the width of a class in percent: 1.5625 are 64 stairs.
+    """
+
+    name: ClassVar[str] = "staircase"
+    main: ClassVar[str | None] = "stairs"
+
+    stairs: Annotated[int, Field(ge=1, le=1000)] = 64
+
+    def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
+        import torch
+
+        size = gradient.abs().flatten(2).contiguous()
+        count = size.shape[-1]
+        ranks = [(number * (count - 1)) // self.stairs for number in range(1, self.stairs + 1)]
+        ends = size.sort(dim=-1).values[..., ranks].contiguous()
+        # The number of classes that end below a value is the number of its own class.
+        classes = torch.searchsorted(ends, size).clamp(max=self.stairs - 1)
+        weights = (2 * classes + 1).to(gradient.dtype) / self.stairs
+        return weights.view_as(gradient) * gradient.sign()

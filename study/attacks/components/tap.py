@@ -1,0 +1,66 @@
+"""Transferable adversarial perturbations, TAP: cross-entropy, and the distance of the features of all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.components.feature_layers import LayerSet, layers_in
+from study.attacks.components.objectives import CrossEntropy
+from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+class TAP(FeatureObjective):
+    """Transferable adversarial perturbations, TAP: raise cross-entropy + `weight` times the features' distances.
+
+    Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018: the distance is the sum over layers of
+    |T(f(x + d)) - T(f(x))|^2, T(f) = sign(f) |f|^`power`. The third term of the paper, the sum of the smoothed
+    perturbation's absolute values, is the penalty `low-frequency`. If the attack is targeted, the first term is the log
+    probability of the target.
+
+    - `read`: `blocks` are the outputs of all residual blocks; where a network has none, its activations that are
+      modules; else the ends of its stages. The paper takes all layers; the code in circulation (of Huang et al. 2019,
+      used by TransferAttack) the network's children. `stages` or a list are others;
+    - `weight` is lambda, and `power` alpha in the paper: 0.005 and 0.5 in that code.
+
+    At features of 0 the gradient of T, which is infinite, counts as 0. TransferAttack sums the distance over the batch
+    and averages the cross-entropy, so that its weight depends on the size of the batch.
+    """
+
+    name: ClassVar[str] = "tap"
+
+    read: LayerSet = "blocks"
+    weight: Annotated[float, Field(ge=0, le=1000)] = 0.005
+    power: Annotated[float, Field(gt=0, le=2)] = 0.5
+
+    def layers(self, network: nn.Module) -> Sequence[str]:
+        return layers_in(network, self.read)
+
+    @property
+    def preparing_forwards(self) -> int:
+        return 1
+
+    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
+        return {name: self._compressed(features) for name, features in source.features(source.origin).items()}
+
+    def loss(
+        self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
+    ) -> Tensor:
+        total = CrossEntropy().loss(logits, labels, goal)
+        for name, clean in prepared.items():
+            moved = self._compressed(features[name]) - clean
+            total = total + self.weight * moved.square().flatten(1).sum(1)
+        return total
+
+    def _compressed(self, features: Tensor) -> Tensor:
+        import torch
+
+        size = features.abs()
+        return features.sign() * torch.where(size > 0, size, 1).pow(self.power)

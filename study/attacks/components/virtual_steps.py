@@ -1,0 +1,86 @@
+"""Virtual steps and auxiliary gradients, VA: the image may leave the budget on its way, towards other labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.component import AttackOutline
+from study.attacks.kinds import Program, ProgramContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class VirtualSteps(Program):
+    """Virtual steps and auxiliary gradients, VA: sign steps beyond the budget, also towards `auxiliary` random labels.
+
+    Zhang et al. 2022, "Improving Transferability of Adversarial Examples with Virtual Step and Auxiliary Gradients",
+    IJCAI 2022. At each place there are 1 + auxiliary gradients: the attack's, and those that raise the probability of
+    other labels, drawn anew at each step for each image; for a target label they lower it. Each makes a sign step, one
+    after the other, held to 0..255 and not to the budget; only the finished image is projected. As the authors' code:
+    3 labels, 20 steps of 0.007 (1.785 pixel values).
+
+    Views of the attack are the same for all gradients of a step. An objective of features keeps what it has prepared
+    for the attack's own labels.
+    """
+
+    name: ClassVar[str] = "virtual-steps"
+    main: ClassVar[str | None] = "auxiliary"
+
+    auxiliary: Annotated[int, Field(ge=0, le=500)] = 3
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        for kind in ("point", "update", "start"):
+            if attack.parts.get(kind):
+                yield f"the program virtual-steps takes its own sign steps, without a {kind}"
+
+    def cost(self, steps: int, sources: int, views: int) -> int:
+        return views * steps * (1 + self.auxiliary)
+
+    def forwards(self, steps: int, sources: int) -> int:
+        return 1
+
+    def run(self, given: ProgramContext) -> Sequence[Tensor]:
+        import torch
+
+        classes = min(given.forward(given.origin, model).shape[-1] for model in range(given.models))
+        delta = torch.zeros_like(given.origin)
+        found: dict[int, Tensor] = {}
+        stops = {steps for steps, _ in given.points}
+        for step in range(given.steps):
+            image = given.origin + delta
+            auxiliary = self._labels(given, step, classes)
+            gradients = [given.gradient(image, step)]
+            gradients += [-given.gradient(image, step, labels=labels) for labels in auxiliary]
+            for gradient in gradients:
+                image = (image + given.size * gradient.sign()).clamp(0, 255)
+            delta = image - given.origin
+            if step + 1 in stops:
+                found[step + 1] = given.project(delta)
+        return [found[steps] for steps, _ in given.points]
+
+    def _labels(self, given: ProgramContext, step: int, classes: int) -> Iterator[Tensor]:
+        """Labels (N,) other than the objective's, no two alike for one image."""
+        import torch
+
+        words = given.draws(self, step).integers(self.auxiliary).tolist()
+        chosen = [others(own, row, classes) for own, row in zip(given.labels.tolist(), words, strict=True)]
+        for labels in zip(*chosen, strict=True):
+            yield torch.tensor(labels, device=given.labels.device)
+
+
+def others(own: int, words: Sequence[int], classes: int) -> list[int]:
+    """One label below `classes` for each word, uniform over those that are neither `own` nor chosen before."""
+    taken, found = [own], []
+    for word in words:
+        label = word % (classes - len(taken))
+        for one in sorted(taken):
+            label += label >= one
+        taken.append(label)
+        found.append(label)
+    return found

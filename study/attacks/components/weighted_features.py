@@ -1,0 +1,70 @@
+"""Losses of features at one layer, weighted by gradients of the label's score at changed copies of the clean image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from study.attacks.components.feature_layers import Layer, layer_of
+from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Score = Literal["logit", "probability"]
+
+
+class WeightedFeatures(FeatureObjective):
+    """The sum of weights times features: lowered if the attack is untargeted, raised if it is targeted.
+
+    Weights are found once, at the clean image; those of each image and model have the L2 norm 1.
+    """
+
+    method: ClassVar[str]
+    """The method whose authors' layers `layer: authors` means."""
+
+    layer: Layer = "authors"
+
+    def layers(self, network: nn.Module) -> Sequence[str]:
+        return [layer_of(network, self.layer, self.method)]
+
+    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
+        return {"weights": unit(self.weights(source))}
+
+    def weights(self, source: PreparingSource) -> Tensor:
+        """Return the weights (N, …) of one model's features, at any scale."""
+        raise NotImplementedError
+
+    def loss(
+        self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
+    ) -> Tensor:
+        found = (only(features) * prepared["weights"]).flatten(1).sum(1)
+        return found if goal == "targeted" else -found
+
+
+def score_of(labels: Tensor, score: Score) -> Callable[[Tensor], Tensor]:
+    """Return the function from logits (N, classes) to the score (N,) of each image's label."""
+
+    def found(logits: Tensor) -> Tensor:
+        values = logits if score == "logit" else logits.softmax(-1)
+        return values.gather(-1, labels[:, None]).squeeze(-1)
+
+    return found
+
+
+def unit(values: Tensor) -> Tensor:
+    """Divide each image's values (N, …) by their L2 norm. Zeros stay zeros."""
+    import torch
+
+    # Divide by the largest first: squares of a saturated model's gradient underflow in float32.
+    flat = values.flatten(1)
+    peak = flat.abs().amax(1, keepdim=True)
+    flat = flat / torch.where(peak > 0, peak, 1)
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return (flat / torch.where(norm > 0, norm, 1)).reshape(values.shape)
+
+
+def only(features: Mapping[str, Tensor]) -> Tensor:
+    """The features of the one layer."""
+    (found,) = (features[name] for name in features)
+    return found

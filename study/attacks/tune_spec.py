@@ -1,0 +1,32 @@
+"""Hyper-parameters that a study chooses itself, on images that its tables do not use."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from study.spec.frozen import Frozen
+
+Number = Annotated[float, Field(allow_inf_nan=False)] | int
+Values = Annotated[tuple[Number, ...], Field(strict=False, min_length=2)]
+
+
+class Tune(Frozen):
+    """Choose numbers of an attack on other images than those of the study.
+
+    `over` names numbers by their keys, as in `smoothing.sigma` or `views.ssa.sigma`, and their candidates; every
+    combination is tried. `images` is the number of images; they are drawn from the end of the study's image order. The
+    choice has the highest mean black-box success over the attack's experiments; of equal ones the first.
+    """
+
+    over: Annotated[dict[str, Values], Field(min_length=1)]
+    images: Annotated[int, Field(ge=1)] = 200
+    by: Literal["mean black-box success"] = "mean black-box success"
+
+    def choices(self) -> Iterator[dict[str, float]]:
+        """Every combination of values, by key."""
+        for values in itertools.product(*self.over.values()):
+            yield dict(zip(self.over, values, strict=True))

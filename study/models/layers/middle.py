@@ -1,0 +1,24 @@
+"""The layer from which a method changes a network: the user's, that of the authors, or the middle."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from study.errors import StudyError
+from study.models.layers.catalogue import layers_of
+from study.models.layers.named import layer
+
+
+def middle_layer(model: nn.Module, method: str, name: str | None = None) -> str:
+    """The layer `name` of a classifier or network; without one, the layer of the method's authors, or else the middle.
+
+    Raises StudyError if it does not exist.
+    """
+    if name is not None:
+        layer(model, name)
+        return name
+    layers = layers_of(model)
+    try:
+        return layers.of_paper(method)
+    except StudyError:
+        return layers.middle

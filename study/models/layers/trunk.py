@@ -1,0 +1,43 @@
+"""The outputs within a network's trunk: those of its blocks, activations and poolings, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from study.errors import StudyError
+from study.models.layers.catalogue import layers_of
+from study.models.layers.named import network_of
+
+
+def trunk_of(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules at a network's top level that end in an activation, or pool; in its order.
+
+    Modules in a sequence count one by one: an Inception's blocks, the activations and poolings of a VGG. A convolution
+    and a batch norm alone are none: an activation follows them. Raises StudyError if there are none.
+    """
+    network, layers = network_of(model), layers_of(model)
+    activations = {one.name for one in layers.activations}
+    found = tuple(
+        name
+        for name, one in _units(network, "")
+        if name in activations
+        or isinstance(one, nn.MaxPool2d)
+        or any(inner.startswith(f"{name}.") for inner in layers.weighted)
+    )
+    if not found:
+        raise StudyError(
+            f"the blocks of this {type(network).__name__} are not known",
+            accepted="networks whose top level consists of blocks, activations and poolings",
+            todo="choose another network",
+        )
+    return found
+
+
+def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from _units(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child

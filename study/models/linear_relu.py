@@ -1,0 +1,167 @@
+"""Linear backpropagation: gradients pass the ReLUs of later layers as if these were the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import StudyError
+from study.models.features import hooked
+from study.models.functions import Call, changed_functions
+from study.models.layers.blocks import Branch
+from study.models.layers.catalogue import layers_of
+from study.models.layers.named import layer, network_of
+
+
+@contextmanager
+def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
+    """Pass gradients unchanged through the ReLUs that run after the layer `after`; values keep their bits.
+
+    In a network with residual branches only the ReLUs inside branches are linear. The gradient that a branch then gives
+    its input is scaled, image by image, to the L2 norm that it has with the ReLUs' own derivatives: the branch's part
+    of the backward pass runs twice. In other networks all later ReLUs are linear, and nothing is scaled.
+
+    Raises StudyError if no ReLU runs there, or if branches do not start at their block's input.
+    """
+    network = network_of(model)
+    branches = [branch for branch in layers_of(model).blocks if not branch.dense]
+    inner = next((branch for branch in branches if branch.start != branch.block), None)
+    if inner is not None:
+        raise StudyError(
+            f"linear backpropagation does not apply to this {type(network).__name__}: the branch that ends at "
+            f"'{inner.name}' does not start at its block's input",
+            accepted="ResNets and networks of similar blocks, VGG, Inception, DenseNet, with ReLUs",
+            todo="leave this source out",
+        )
+    state = _State(whole=not branches)
+    with hooked(model, [after]) as hooks:
+        hooks.enter_context(network.register_forward_pre_hook(state.begin))
+        hooks.enter_context(layer(model, after).register_forward_hook(state.activate))
+        hooks.enter_context(network.register_forward_hook(state.check))
+        for branch in branches:
+            _watch(model, branch, state, hooks)
+        hooks.enter_context(changed_functions(model, {"relu": state.relu}, after=after))
+        yield
+
+
+class _State:
+    """What runs at present: whether `after` has run, in which branch, and with which derivative."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self.whole = whole
+        self.active = False
+        self.true = False
+        self.branch: _Run | None = None
+        self.linear = 0
+
+    def begin(self, *_: Any) -> None:
+        self.active, self.branch, self.linear = False, None, 0
+
+    def activate(self, *_: Any) -> None:
+        self.active = True
+
+    def check(self, network: nn.Module, *_: Any) -> None:
+        if not self.linear:
+            raise StudyError(
+                f"no residual branch of this {type(network).__name__} after the start of linear backpropagation has "
+                f"a ReLU",
+                accepted="ResNets and networks of similar blocks, with ReLUs in their branches",
+                todo="choose an earlier layer, or leave this source out",
+            )
+
+    def relu(self, call: Call, given: Tensor, *rest: Any, **options: Any) -> Any:
+        if not self.whole and self.branch is None:
+            return call(given, *rest, **options)
+        self.linear += 1
+        return _LinearReLU.apply(given, self)
+
+
+class _LinearReLU(torch.autograd.Function):
+    """ReLU with the gradient of the identity, or its own while `state.true`."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, state: _State) -> Tensor:
+        ctx.state = state
+        ctx.save_for_backward(given > 0)
+        return given.relu()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (positive,) = ctx.saved_tensors
+        return (gradient * positive if ctx.state.true else gradient), None
+
+
+class _Run:
+    """One run of one residual branch: its input, through an alias that only the branch reads."""
+
+    def __init__(self, given: Tensor, state: _State) -> None:
+        self.given = given
+        self.used = False
+        self.alias = given.view_as(given)
+        self._state = state
+        self._norm: Tensor | None = None
+        if given.requires_grad:
+            self.alias.register_hook(self._scale)  # type: ignore[no-untyped-call]
+
+    def measure(self, output: Tensor, gradient: Tensor) -> None:
+        """Note the norm of the branch's true gradient for a gradient of its output."""
+        if self._state.true:
+            return
+        self._state.true = True
+        try:
+            (true,) = torch.autograd.grad(output, self.alias, gradient, retain_graph=True)
+        finally:
+            self._state.true = False
+        self._norm = _norms(true)
+
+    def _scale(self, gradient: Tensor) -> Tensor | None:
+        if self._state.true or self._norm is None:
+            return None
+        own = _norms(gradient)
+        return gradient * (self._norm / torch.where(own > 0, own, 1))
+
+
+def _norms(gradient: Tensor) -> Tensor:
+    """The L2 norm of each row, shaped to multiply it."""
+    found: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return found.view(-1, *[1] * (gradient.ndim - 1))
+
+
+def _watch(model: nn.Module, branch: Branch, state: _State, hooks: ExitStack) -> None:
+    """Follow the runs of a branch: the modules of its block that read the block's input read an alias of it."""
+    block = layer(model, branch.block)
+
+    def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        state.branch = _Run(inputs[0], state) if state.active else None
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        run = state.branch
+        if run is None or not any(one is run.given for one in inputs):
+            return None
+        run.used = True
+        return tuple(run.alias if one is run.given else one for one in inputs)
+
+    def end(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
+        run, state.branch = state.branch, None
+        if run is None or not output.requires_grad:
+            return None
+        if not run.used:
+            raise StudyError(
+                f"linear backpropagation does not apply: no module of '{branch.block}' reads its input",
+                accepted="blocks whose branch is made of modules",
+                todo="leave this source out",
+            )
+        # The block may add its skip connection in place, and the branch's own output must stay as it is.
+        given = output.clone()
+        given.register_hook(lambda gradient: run.measure(output, gradient))  # type: ignore[no-untyped-call]
+        return given
+
+    hooks.enter_context(block.register_forward_pre_hook(begin))
+    for name, child in block.named_children():
+        if f"{branch.block}.{name}" != branch.skip:
+            hooks.enter_context(child.register_forward_pre_hook(enter))
+    hooks.enter_context(branch.end.register_forward_hook(end))

@@ -1,0 +1,159 @@
+"""Gradients of tokens and of attention maps in transformers, changed image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import StudyError, names
+from study.models.features import hooked
+from study.models.layers.catalogue import layers_of
+from study.models.layers.named import layer, network_of
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The parts of a transformer whose gradients attacks change: names of layers, each in the network's order.
+
+    Attributes:
+        maps: The attention maps, which exist inside `visible_attention`.
+        qkv: The layers whose outputs are queries, keys and values.
+        mlps: The MLP blocks.
+    """
+
+    maps: tuple[str, ...]
+    qkv: tuple[str, ...]
+    mlps: tuple[str, ...]
+
+
+def transformer_of(model: nn.Module, method: str) -> Transformer:
+    """The parts of a transformer. Raises StudyError for a network without attention over all tokens of an image."""
+    network, layers = network_of(model), layers_of(model)
+    attention = layers.attention
+    if not attention or any(one.over != "tokens" for one in attention):
+        raise StudyError(
+            f"{method} does not apply to this {type(network).__name__}: "
+            + ("an attention of it has no map over tokens" if attention else "it has no attention"),
+            accepted="transformers with attention over tokens, such as ViT, DeiT, CaiT, PiT, Visformer",
+            todo="leave this source out of the attack's experiments",
+        )
+    return Transformer(
+        maps=tuple(one.map for one in attention),
+        qkv=tuple(name for one in attention for name in one.qkv),
+        mlps=layers.mlps,
+    )
+
+
+def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the gradients of extreme tokens by `factor` (N,), or once for all images ().
+
+    For each image and channel, these are the tokens with the largest and with the smallest gradient. `gradient` is
+    (N, tokens, channels), (N, channels, height, width), or (N, channels) for one token.
+    """
+    if gradient.ndim == 2:
+        return gradient * _shaped(factor, gradient)
+    along = 1 if gradient.ndim == 3 else 2
+    flat = gradient if gradient.ndim == 3 else gradient.flatten(2)
+    return (flat * _at_extremes(flat, flat, along, factor)).view_as(gradient)
+
+
+def maps_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Multiply rows and columns of a map's gradient (N, heads, queries, keys) by `factor` (N,) or ().
+
+    For each image and head, these are the row and the column of the largest gradient, and those of the smallest. A map
+    with a single query has no rows to choose from: there only columns are multiplied.
+    """
+    keys = gradient.shape[-1]
+    flat = gradient.flatten(2)
+    largest, smallest = flat.argmax(2, keepdim=True), flat.argmin(2, keepdim=True)
+    changed = gradient
+    for place in (largest, smallest):
+        if gradient.shape[2] > 1:
+            changed = changed * _weights(gradient[..., 0], 2, place // keys, factor)[..., None]
+        changed = changed * _weights(gradient[:, :, 0], 2, place % keys, factor)[:, :, None]
+    return changed
+
+
+def _at_extremes(gradient: Tensor, like: Tensor, along: int, factor: Tensor) -> Tensor:
+    largest, smallest = gradient.argmax(along, keepdim=True), gradient.argmin(along, keepdim=True)
+    return _weights(like, along, largest, factor) * _weights(like, along, smallest, factor)
+
+
+def _weights(like: Tensor, along: int, place: Tensor, factor: Tensor) -> Tensor:
+    """Ones of the shape of `like`, with `factor` at `place`."""
+    return torch.ones_like(like).scatter(along, place, _shaped(factor, like).expand(place.shape).to(like.dtype))
+
+
+def _shaped(factor: Tensor, like: Tensor) -> Tensor:
+    return factor if factor.ndim == 0 else factor.view(-1, *[1] * (like.ndim - 1))
+
+
+@contextmanager
+def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Put `changes[map](gradient)` in place of the gradient of the scores, which the softmax makes an attention map.
+
+    `changes` are by the names of the maps; use it inside `visible_attention`. Raises StudyError in the pass for a map
+    that is no direct result of a softmax.
+    """
+
+    def change(name: str, function: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, weights: Tensor) -> None:
+            node = weights.grad_fn
+            if node is None:
+                return
+            if "Softmax" not in node.name():
+                raise StudyError(
+                    f"the attention map '{name}' is no direct result of a softmax",
+                    accepted="attention with one softmax over its keys",
+                    todo="use `variant: paper`, or leave this source out",
+                )
+            node.register_hook(lambda inputs, _: (function(inputs[0]), *inputs[1:]))
+
+        return hook
+
+    with hooked(model, changes) as hooks:
+        for name, function in changes.items():
+            hooks.enter_context(layer(model, name).register_forward_hook(change(name, function)))
+        yield
+
+
+def one_row_an_image(gradient: Tensor, rows: int, name: str) -> Tensor:
+    """Return `gradient`. Raises StudyError if its first axis is not that of the images."""
+    if len(gradient) != rows:
+        raise StudyError(
+            f"the layer '{name}' has several rows for an image: its attention works in windows",
+            accepted="transformers whose attention reads all tokens of an image, such as ViT, DeiT and PiT",
+            todo="leave this source out of the attack's experiments",
+        )
+    return gradient
+
+
+@contextmanager
+def counted_rows(model: nn.Module) -> Iterator[list[int]]:
+    """Yield a list that holds the number of images of the pass that runs."""
+    rows = [0]
+
+    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows[0] = len(inputs[0])
+
+    with network_of(model).register_forward_pre_hook(note):
+        yield rows
+
+
+def plain(model: nn.Module, method: str, chosen: Collection[str]) -> None:
+    """Raise StudyError unless all of a transformer's `chosen` layers belong to blocks of one resolution."""
+    network = network_of(model)
+    stages = layers_of(model).stages
+    outside = [name for name in chosen if not name.startswith(tuple(f"{stage}." for stage in stages))]
+    if outside or len(stages) < 2:
+        raise StudyError(
+            f"{method} does not apply to this {type(network).__name__}"
+            + (f": {names(outside)} belongs to none of its equal blocks" if outside else ""),
+            accepted="plain transformers, such as ViT, DeiT and BEiT",
+            todo="leave this source out of the attack's experiments",
+        )

@@ -1,0 +1,71 @@
+"""SSA against scipy's cosine transform, and against torchattack with the same draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torchattack
+from scipy import fft
+
+from study.attacks.components.ssa import SpectrumSimulation
+from study.attacks.presets import keys_of
+from tests.view_trials import STREAMS, attacked, classifier, differing, logits_of, made, pixels
+
+
+def drawn(shape, step, copy):
+    """Noise and mask of one copy, float64."""
+    noise = 16 * STREAMS.normal(shape, "cpu", "ssa", step, copy).double()
+    return noise, 1 + 0.5 * STREAMS.uniform(shape, "cpu", "ssa.mask", step, copy).double()
+
+
+def direct(image, step, copy):
+    noise, mask = drawn(image.shape[1:], step, copy)
+    spectrum = fft.dctn((image + noise).numpy(), axes=(2, 3)) * mask.numpy()
+    return torch.from_numpy(fft.idctn(spectrum, axes=(2, 3)))
+
+
+def test_copies_are_scipys_transform():
+    for height, width in ((20, 20), (15, 22)):
+        image = torch.from_numpy(pixels(height, width)).double()
+        for copy in (0, 7):
+            ours = made([SpectrumSimulation()], image, copy, step=2)
+            torch.testing.assert_close(ours, direct(image, 2, copy), rtol=0, atol=1e-9)
+
+
+def test_copies_are_torchattacks(monkeypatch):
+    """Its own transform, with our noise and mask put in place of its draws (it knows images of 224 only)."""
+    image = torch.from_numpy(pixels(224)).double()
+    noise, mask = drawn(image.shape[1:], 0, 1)
+    peer = torchattack.SSA(torch.nn.Identity(), eps=16 / 255)
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: noise / 16)
+    monkeypatch.setattr(torch, "rand_like", lambda _: mask - 0.5)
+    theirs = peer.transform(image / 255) * 255
+    ours = made([SpectrumSimulation()], image, 1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_the_gradient_is_that_at_the_view():
+    """Algorithm 1 of the paper: the mean gradient at the copies, no momentum."""
+    images = pixels(24)
+    model = logits_of(classifier(24))
+    labels = torch.tensor([1, 2, 3, 4])
+    clean = torch.from_numpy(images).double()
+    image = clean.clone()
+    for step in range(3):
+        total = torch.zeros_like(image)
+        for copy in range(4):
+            view = direct(image, step, copy).requires_grad_(True)
+            loss = torch.nn.functional.cross_entropy(model(view), labels, reduction="sum")
+            total += torch.autograd.grad(loss, view)[0]
+        image = (image + 16 / 3 * total.sign()).clamp(clean - 16, clean + 16).clamp(0, 255)
+    keys = keys_of("ssa", {"steps": 3, "views": [{"ssa": {"copies": 4}}]})
+    assert differing(attacked(model, keys, images), image) < 2e-3
+
+
+def test_the_combination_has_momentum():
+    assert keys_of("mi+ssa", {})["momentum"] == 1
+    assert "momentum" not in keys_of("ssa", {})
+    images, model = pixels(16), logits_of(classifier(16))
+    changes = {"steps": 2, "views": [{"ssa": {"copies": 2}}]}
+    without, with_momentum = (attacked(model, keys_of(name, changes), images) for name in ("ssa", "mi+ssa"))
+    assert not np.array_equal(without, with_momentum)
