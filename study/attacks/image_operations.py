@@ -35,6 +35,10 @@ Family = Literal[
     "drop",
     "mix",
     "spectrum",
+    "fade",
+    "noise",
+    "low-pass",
+    "channels",
 ]
 """The families of operations; `Operation` says what the amounts of each are."""
 
@@ -61,7 +65,11 @@ class Operation:
     - mask: blocks along each axis of a grid, of which a random one becomes zero;
     - drop: the probability that a value becomes zero;
     - mix: the strength at which a random image of the pool is added; the sum is multiplied by 1, 1/2 or 1/4;
-    - spectrum: r in idct(dct(x + noise) * U(1 - r, 1 + r)), with noise of standard deviation 16 pixel values.
+    - spectrum: r in idct(dct(x + noise) * U(1 - r, 1 + r)), with noise of standard deviation 16 pixel values;
+    - fade: the largest factor; the image's own is uniform from 0;
+    - noise: the largest uniform noise in pixel values; the sum is clipped to 0..255;
+    - low-pass: the part of the highest frequencies of the cosine transform along each axis that become zero;
+    - channels: the probability that a channel becomes zero; the others are divided by the probability that they stay.
     """
 
     family: Family
@@ -83,6 +91,16 @@ COMPOSED: tuple[Operation, ...] = (
     *(Operation("resize", (tenths / 10,)) for tenths in range(11, 30, 2)),
 )
 """The 31 operations of OPS (Guo et al., CVPR 2025)."""
+
+BASIC: tuple[Operation, ...] = (
+    *(Operation(family, (axis,)) for family in ("flip", "roll") for axis in (_ROWS, _COLUMNS)),
+    *_turns(180),
+    Operation("fade", (1.0,)),
+    Operation("noise", (16.0,)),
+    Operation("low-pass", (0.4,)),
+    Operation("channels", (0.1,)),
+)
+"""The nine operations of S4ST (Liu et al., arXiv:2410.13891)."""
 
 _DROPPED = ("1", "12", "123", "1234", "12345", "2345", "1345", "1245", "1235", "1234")
 """The drop probabilities of L2T, in tenths."""
@@ -262,7 +280,7 @@ def _crop(image: Tensor, chosen: _Chosen) -> Tensor:
         kept = max(1, int(part * size + 1e-9))
         matrix = np.zeros((size, size), np.float32)
         first = (size - kept) // 2
-        matrix[:, first : first + kept] = _enlarging(kept, size)
+        matrix[:, first : first + kept] = resizing(kept, size)
         matrices.append(matrix)
     return _multiplied(image, matrices, matrices)
 
@@ -273,21 +291,20 @@ def _multiplied(image: Tensor, rows: Sequence[NDArray[np.float32]], columns: Seq
 
 
 @functools.lru_cache(maxsize=1024)
+def resizing(old: int, new: int) -> NDArray[np.float64]:
+    """Return the matrix (new, old) of torch's antialiased bilinear `interpolate` along one axis."""
+    ratio = old / new
+    away = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * ratio
+    weight = (1 - np.abs(away) / max(1.0, ratio)).clip(min=0)
+    return weight / weight.sum(1, keepdims=True)
+
+
+@functools.lru_cache(maxsize=1024)
 def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """For each of `new` places the two of `old` that torch's bilinear `interpolate` mixes, and the second's weight."""
     centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(min=0)
     below = np.minimum(centre.astype(int), old - 1)
     return below, np.minimum(below + 1, old - 1), centre - below
-
-
-def _enlarging(old: int, new: int) -> NDArray[np.float32]:
-    """The matrix (new, old) of bilinear interpolation along one axis."""
-    below, above, weight = _taps(old, new)
-    matrix = np.zeros((new, old))
-    places = np.arange(new)
-    matrix[places, below] = 1 - weight
-    np.add.at(matrix, (places, above), weight)
-    return matrix.astype(np.float32)
 
 
 def _through_frame(size: int, frame: int, inner: int, start: int) -> NDArray[np.float32]:
@@ -345,6 +362,29 @@ def _spectrum(image: Tensor, chosen: _Chosen) -> Tensor:
     return turned @ changed @ matrix
 
 
+def _fade(image: Tensor, chosen: _Chosen) -> Tensor:
+    shares = [most * words[0] / 2**64 for most, words in zip(chosen.amounts, chosen.words, strict=True)]
+    return image * _numbers(shares, image)[:, None, None, None]
+
+
+def _noise(image: Tensor, chosen: _Chosen) -> Tensor:
+    drawn = chosen.draws.uniform(image.shape[1:], f"{chosen.stream}.added")[_index(chosen.rows, image)]
+    return (image + _numbers(chosen.amounts, image)[:, None, None, None] * drawn).clamp(0, 255)
+
+
+def _low_pass(image: Tensor, chosen: _Chosen) -> Tensor:
+    size, cosines = image.shape[-1], _cosines(image.shape[-1])
+    lows = [cosines[: size - int(part * size)] for part in chosen.amounts]
+    matrices = [(low.T @ low).astype(np.float32) for low in lows]
+    return _multiplied(image, matrices, matrices)
+
+
+def _channels(image: Tensor, chosen: _Chosen) -> Tensor:
+    drawn = chosen.draws.uniform(image.shape[1:2], f"{chosen.stream}.channels")[_index(chosen.rows, image)]
+    chance = _numbers(chosen.amounts, image)[:, None]
+    return image * ((drawn >= 2 * chance - 1) / (1 - chance))[:, :, None, None]
+
+
 @functools.lru_cache(maxsize=16)
 def _cosines(size: int) -> NDArray[np.float64]:
     """The orthogonal matrix of the cosine transform, DCT-II."""
@@ -379,4 +419,8 @@ _CHANGES: Mapping[Family, Callable[[Tensor, _Chosen], Tensor]] = {
     "drop": _drop,
     "mix": _mix,
     "spectrum": _spectrum,
+    "fade": _fade,
+    "noise": _noise,
+    "low-pass": _low_pass,
+    "channels": _channels,
 }

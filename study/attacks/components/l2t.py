@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
+from study.attacks.components.places import not_innermost
 from study.attacks.image_operations import LEARNT, Family, Operation, applied
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
@@ -65,6 +66,7 @@ class LearnedTransforms(Point):
         return [one for one in LEARNT if one.family in self.families]
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        yield from not_innermost(self.name, attack)
         if attack.parts.get("penalty"):
             yield "l2t takes gradients at changed images, where a penalty of the perturbation has no meaning"
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
+from study.attacks.components.places import without_epsilon
 from study.attacks.image_operations import COMPOSED, IDENTITY, applied
 from study.attacks.kinds import StepDraws, View, ViewContext
 from study.attacks.registry import register
@@ -47,8 +48,7 @@ class OperationSampling(View):
         return 1 + self.samples * self.operators
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
-        if attack.budget.epsilon is None:
-            yield "ops needs a budget with an epsilon"
+        yield from without_epsilon(self.name, attack)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         if given.copy == 0:

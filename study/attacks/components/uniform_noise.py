@@ -9,6 +9,7 @@ from pydantic import Field
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
+from study.attacks.components.places import without_epsilon
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
 
@@ -29,8 +30,7 @@ class UniformNoise(View):
     beta: Positive = 1.0
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
-        if attack.budget.epsilon is None:
-            yield "uniform-noise needs a budget with an epsilon"
+        yield from without_epsilon(self.name, attack)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         assert given.epsilon is not None, "conflicts() asks for it"

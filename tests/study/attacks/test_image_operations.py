@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchattack import l2t as theirs
 from torchvision.transforms import functional as transforms
 
-from study.attacks.image_operations import COMPOSED, FAMILIES, LEARNT, Operation, applied
+from study.attacks.image_operations import BASIC, COMPOSED, FAMILIES, LEARNT, Operation, applied, resizing
 from study.attacks.kinds import Pool, StepDraws
 from study.reproducibility.rng import Streams
 from tests.study.attacks.components.transforms_by_hand import IDS, KEY, Draws, turned
@@ -187,6 +187,29 @@ def test_images_of_the_pool_are_mixed_in(image):
         same(found[row], mixed / 2 ** (halved % 3))
 
 
+def test_faded_noisy_and_smooth_images_and_dropped_channels(image):
+    faded, noisy, smooth, dropped = (
+        changed(image, [next(one for one in BASIC if one.family == family)] * 6)
+        for family in ("fade", "noise", "low-pass", "channels")
+    )
+    spectrum = scipy.fft.dctn(image.numpy(), axes=(2, 3))
+    spectrum[:, :, 20:] = 0
+    spectrum[:, :, :, 20:] = 0
+    same(smooth, torch.from_numpy(scipy.fft.idctn(spectrum, axes=(2, 3))))
+    for row in range(6):
+        same(faded[row], image[row] * (words(row)[1] / 2**64))
+        same(noisy[row], (image[row] + 16 * Draws(row, "test").uniform((3, 32, 32), "place.added")).clamp(0, 255))
+        kept = (Draws(row, "test").uniform((3,), "place.channels") + 1) / 2 >= 0.1
+        same(dropped[row], image[row] * kept[:, None, None] / 0.9)
+
+
+@pytest.mark.parametrize(("old", "new"), [(32, 32), (32, 11), (11, 32), (7, 6), (5, 30)])
+def test_resizing_is_torchs_with_antialiasing(old, new):
+    lines = torch.rand(1, 1, 3, old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = functional.interpolate(lines, (3, new), mode="bilinear", antialias=True)
+    torch.testing.assert_close(lines @ torch.from_numpy(resizing(old, new)).T, expected)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_flips_rolls_and_translations(image, axis):
     same(changed(image, [Operation("flip", (axis,))] * 6), image.flip(2 + axis))
@@ -201,10 +224,11 @@ def test_flips_rolls_and_translations(image, axis):
 
 def test_each_image_gets_its_own_operation(image):
     """In any mixture, an image and its gradient are what they are alone."""
-    every = {one.family: one for one in (*COMPOSED, *LEARNT)}
+    every = {one.family: one for one in (*BASIC, *COMPOSED, *LEARNT)}
     assert set(every) == set(FAMILIES)
     weight = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    single = image.float()
+    # No noise takes the middle grey levels to an end of the range, where the change is not linear.
+    single = (image * 0.5 + 60).float()
     for first in range(len(FAMILIES)):
         operations = [every[FAMILIES[(first + row) % len(FAMILIES)]] for row in range(6)]
         leaf = single.clone().requires_grad_(True)

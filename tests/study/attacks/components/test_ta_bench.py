@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchvision.transforms import functional as transforms
 
 from study.attacks.components.dropped_patches import DroppedPatches
-from study.attacks.components.translation import Translation
+from study.attacks.components.random_shift import RandomShift
 from study.attacks.kinds import StepDraws, ViewContext
 from study.attacks.presets import keys_of
 from study.reproducibility.rng import Streams
@@ -68,9 +68,9 @@ def test_movements_are_torchvisions(variant):
     image = torch.rand(6, 2, 11, 13, generator=torch.Generator().manual_seed(0))
     seen = set()
     for step in range(40):
-        moved = view_of(Translation(variant=variant), image, image, step)
+        moved = view_of(RandomShift(variant=variant), image, image, step)
         for row, one in enumerate(moved):
-            down, right = Draws(row, "translation").words(2, step=step)
+            down, right = Draws(row, "random-shift").words(2, step=step)
             if variant == "paper":
                 down, right = down % 7 - 3, right % 7 - 3
             else:
@@ -93,7 +93,7 @@ def test_the_back_end_is_the_printed_formula(small_model, small_images):
         mask = mask.view(1, 1, 4, 4).repeat_interleave(3, 2).repeat_interleave(3, 3)
         seen = image - (image - origin).detach() * (1 - mask)
         seen = seen + 8 * Draws(row, "uniform-noise").uniform((3, 12, 12), step=step)
-        down, right = (word % 7 - 3 for word in Draws(row, "translation").words(2, step=step))
+        down, right = (word % 7 - 3 for word in Draws(row, "random-shift").words(2, step=step))
         seen = transforms.affine(seen, 0, [right, down], 1, [0.0])
         chance, extent, top, left = Draws(row, "diversity").words(4, step=step)
         if chance / 2**64 >= 0.5:

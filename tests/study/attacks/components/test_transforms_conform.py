@@ -9,9 +9,9 @@ from study.attacks import Attack
 from study.attacks.components.decowa import ConstrainedWarp
 from study.attacks.components.dropped_patches import DroppedPatches
 from study.attacks.components.l2t import LearnedTransforms
-from study.attacks.components.last_gradient import LastGradient
 from study.attacks.components.ops import OperationSampling
-from study.attacks.components.translation import Translation
+from study.attacks.components.random_shift import RandomShift
+from study.attacks.components.s4st import BlockScaling
 from study.attacks.components.uniform_noise import UniformNoise
 from study.attacks.conformance import check
 from study.attacks.kinds import Pool
@@ -20,15 +20,14 @@ from study.attacks.presets import keys_of, preset
 from study.models import Model, loading
 
 COMPONENTS = {
-    "decowa": ConstrainedWarp(copies=2),
-    "decowa-authors": ConstrainedWarp(copies=1, mesh=5, variant="authors"),
+    "decowa": ConstrainedWarp(copies=1, mesh=4),
     "dropped-patches": DroppedPatches(),
     "uniform-noise": UniformNoise(),
-    "translation": Translation(copies=2),
-    "last-gradient": LastGradient(),
-    "ops": OperationSampling(samples=2, operators=3),
-    "ops-authors": OperationSampling(samples=2, operators=1, variant="authors"),
-    "l2t": LearnedTransforms(samples=3),
+    "random-shift": RandomShift(),
+    "ops": OperationSampling(samples=1, operators=2),
+    "ops-authors": OperationSampling(samples=1, operators=1, variant="authors"),
+    "l2t": LearnedTransforms(samples=2),
+    "s4st": BlockScaling(),
 }
 
 
@@ -36,21 +35,22 @@ COMPONENTS = {
 def test_components_conform(name):
     found = list(check(COMPONENTS[name], size=32))
     assert [one for one in found if one.fault] == []
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 PRESETS = {
-    "decowa": {"views": [{"decowa": {"copies": 2}}]},
+    "decowa": {"views": [{"decowa": {"copies": 1}}]},
     "ta-bench": {},
-    "ops": {"views": [{"ops": {"samples": 2, "operators": 2}}]},
+    "ops": {"views": [{"ops": {"samples": 1, "operators": 2}}]},
     "l2t": {"points": [{"l2t": {"samples": 2}}]},
+    "s4st": {},
 }
 """With fewer copies: how many they are changes nothing here."""
 
 
 @pytest.fixture(scope="module", params=["timm:test_resnet", "timm:test_vit"])
 def network(request):
-    size = 160 if request.param == "timm:test_vit" else 32
+    size = 64 if request.param == "timm:test_vit" else 32
     model = Model.model_validate({"network": request.param, "weights": "random:1", "size": size})
     return loading.load(request.param, model, fold=True), size
 

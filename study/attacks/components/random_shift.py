@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @register
-class Translation(View):
+class RandomShift(View):
     """`copies` of the image, each moved by whole pixels, at most `reach` down or up and left or right; zero outside.
 
     Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323, which moves in place of Dong et al.'s kernel
@@ -24,7 +24,7 @@ class Translation(View):
     within `reach` + 1 pixels, as their code does: movements by `reach` + 1 are half as probable as the others.
     """
 
-    name: ClassVar[str] = "translation"
+    name: ClassVar[str] = "random-shift"
 
     copies: Annotated[int, Field(ge=1, le=10_000)] = 1
     reach: Annotated[int, Field(ge=1, le=512)] = 3
