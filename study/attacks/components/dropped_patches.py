@@ -1,0 +1,45 @@
+"""DP: the perturbation is kept on some patches of a grid, and dropped elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.kinds import View, ViewContext, at_view
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class DroppedPatches(View):
+    """DP: the clean image with the perturbation on `kept` random patches of a grid of `grid` x `grid` patches.
+
+    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. The gradient is taken at the view, as in the authors' code:
+    dropped patches get one, too. `variant: authors` draws the patches with replacement, as that code does: of 256
+    patches, 128 draws keep about 101. Sizes that `grid` does not divide have patches of two sizes; there, the code
+    always drops the last rows and columns. Each image draws its own patches; there, a batch shares them.
+    """
+
+    name: ClassVar[str] = "dropped-patches"
+
+    kept: Annotated[int, Field(ge=1)] = 128
+    grid: Annotated[int, Field(ge=1, le=512)] = 16
+    variant: Literal["paper", "authors"] = "paper"
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        import torch
+
+        patches = self.grid**2
+        if self.variant == "paper":
+            chosen = np.argsort(given.draws.integers(patches), axis=1, kind="stable")[:, : self.kept]
+        else:
+            chosen = (given.draws.integers(self.kept) % np.uint64(patches)).astype(np.int64)
+        kept = np.zeros((len(image), patches), dtype=bool)
+        np.put_along_axis(kept, chosen, True, axis=1)
+        row, column = (np.arange(size) * self.grid // size for size in image.shape[2:])
+        mask = torch.from_numpy(kept.reshape(-1, 1, self.grid, self.grid)[:, :, row][..., column]).to(image.device)
+        return at_view(image, torch.where(mask, image, given.origin))

@@ -1,0 +1,125 @@
+"""L2T: image operations whose probabilities are learnt during the attack, for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline
+from study.attacks.components.places import not_innermost
+from study.attacks.image_operations import LEARNT, Family, Operation, applied
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_FAMILIES: tuple[Family, ...] = tuple(dict.fromkeys(one.family for one in LEARNT))
+
+
+@register
+class LearnedTransforms(Point):
+    """L2T: the mean gradient over `samples` random chains of `length` image operations, whose probabilities are learnt.
+
+    Zhu et al., CVPR 2024, arXiv:2405.14077. Every operation has a parameter, 0 at first; a chain draws its operations
+    from the softmax of the parameters, with replacement. After each step the parameters ascend the expected gain J with
+    learning rate `rate`, by the policy gradient: rate * mean of J * d log p, p the probability of the chain.
+    `families` are those of the 98 operations that take part; "mix" adds images of a pool of `pool` images.
+
+    `variant: authors` ascends the mean of J * p, as their code does. p is about 1 / 10,000, hence the parameters
+    practically stay 0 and the operations are drawn uniformly. There, one operation makes up to ten copies, and two make
+    up to a hundred: a gradient of one step costs a random number of passes. Here, a chain is one image, which draws
+    one of the copies: the same mean, at a fixed cost. Translations are parts of the size, where their code takes the
+    parts as pixels, hence moves by a pixel at most. Probabilities, chains and gains belong to one image each; theirs to
+    a batch. TransferAttack has 3 samples, torchattack 5.
+    """
+
+    name: ClassVar[str] = "l2t"
+
+    samples: Annotated[int, Field(ge=1, le=10_000)] = 10
+    length: Annotated[int, Field(ge=1, le=16)] = 2
+    rate: Positive = 0.01
+    families: Annotated[tuple[Family, ...], Field(strict=False)] = _FAMILIES
+    pool: Annotated[int, Field(ge=2, le=1000)] = 32
+    variant: Literal["paper", "authors"] = "paper"
+
+    @model_validator(mode="after")
+    def _has_operations(self) -> LearnedTransforms:
+        if not self.operations:
+            raise PydanticCustomError("parts", f"`families` of l2t are some of {', '.join(_FAMILIES)}")
+        return self
+
+    @property
+    def others(self) -> int:
+        return self.pool if "mix" in self.families else 0
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The operations that take part, in the order of their parameters."""
+        return [one for one in LEARNT if one.family in self.families]
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        yield from not_innermost(self.name, attack)
+        if attack.parts.get("penalty"):
+            yield "l2t takes gradients at changed images, where a penalty of the perturbation has no meaning"
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return 0, self.samples * steps
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        import torch
+
+        operations, image = self.operations, step.origin + delta
+        parameters = state.get("parameters")
+        if parameters is None:
+            parameters = np.zeros((len(image), len(operations)))
+        probabilities = softmax(parameters)
+        total, gains, chains = torch.zeros_like(image), [], []
+        for sample in range(self.samples):
+            chain = self._chain(step, sample, probabilities)
+            chains.append(chain)
+            leaf = image.detach().requires_grad_(True)
+            view = leaf
+            for place in range(self.length):
+                chosen = [operations[number] for number in chain[:, place]]
+                view = applied(view, chosen, step.draws(self, sample), f"operation{place}", step.pool)
+            upstream = step.gradient(view.detach(), sample)
+            gains.append(step.losses())
+            total += torch.autograd.grad(view, leaf, upstream)[0]
+        found = torch.stack(gains).double().cpu().numpy()
+        state["parameters"] = parameters + self.rate * self.ascent(probabilities, np.stack(chains), found)
+        return total / self.samples
+
+    def _chain(self, step: StepContext, sample: int, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The numbers (N, length) of the operations that each image has drawn."""
+        words = step.draws(self, sample).integers(self.length, "chain")
+        shares = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        below = probabilities.cumsum(1)[:, None, :-1] <= shares[:, :, None]
+        return below.sum(2)
+
+    def ascent(
+        self, probabilities: NDArray[np.float64], chains: NDArray[np.int64], gains: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the gradient (N, K) for the parameters of K operations with these `probabilities` (N, K).
+
+        `chains` (M, N, length) are the operations of M samples, and `gains` (M, N) their gains.
+        """
+        drawn = (chains[..., None] == np.arange(probabilities.shape[1])).sum(2)
+        score = drawn - chains.shape[2] * probabilities
+        if self.variant == "authors":
+            of_each = np.take_along_axis(probabilities[None], chains.reshape(len(chains), len(probabilities), -1), 2)
+            gains = gains * of_each.prod(2)
+        return (gains[..., None] * score).mean(0)
+
+
+def softmax(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the softmax over the last axis."""
+    powers = np.exp(parameters - parameters.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

@@ -1,0 +1,40 @@
+"""The image moved by some pixels at random: translation invariance by what its kernel approximates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.image_operations import gathered, moved_places
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class RandomShift(View):
+    """`copies` of the image, each moved by whole pixels, at most `reach` down or up and left or right; zero outside.
+
+    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323, which moves in place of Dong et al.'s kernel
+    (arXiv:1904.02884, equation 5, is the mean over all movements). `variant: authors` rounds a number that is uniform
+    within `reach` + 1 pixels, as their code does: movements by `reach` + 1 are half as probable as the others.
+    """
+
+    name: ClassVar[str] = "random-shift"
+
+    copies: Annotated[int, Field(ge=1, le=10_000)] = 1
+    reach: Annotated[int, Field(ge=1, le=512)] = 3
+    variant: Literal["paper", "authors"] = "paper"
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        words = given.draws.integers(2)
+        if self.variant == "paper":
+            moves = (words % np.uint64(2 * self.reach + 1)).astype(np.int64) - self.reach
+        else:
+            moves = np.rint((words / 2.0**63 - 1) * (self.reach + 1)).astype(np.int64)
+        height, width = image.shape[2:]
+        return gathered(image, np.stack([moved_places(height, width, down, right) for down, right in moves.tolist()]))

@@ -1,0 +1,426 @@
+"""Operations on images that learnt and sampled transforms choose from: every image of a batch gets its own.
+
+An operation is a family and its amounts, of which each image draws one. Images of one family are changed together, in
+a few kernels. Permutations, rotations and shifts are gathers; resizing is a product with two matrices: both sum in a
+fixed order on every device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.attacks.kinds import Draws, Pool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Family = Literal[
+    "identity",
+    "flip",
+    "roll",
+    "rotate",
+    "shuffle",
+    "translate",
+    "resize",
+    "crop",
+    "scale",
+    "mask",
+    "drop",
+    "mix",
+    "spectrum",
+    "fade",
+    "noise",
+    "low-pass",
+    "channels",
+]
+"""The families of operations; `Operation` says what the amounts of each are."""
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+_ROWS, _COLUMNS = 0, 1
+_WORDS = 4
+_NOISE = 16.0
+"""Standard deviation of the noise before the cosine transform, in pixel values."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation. Each image draws one of the `amounts`:
+
+    - flip, roll: the axis, 0 for up and down, 1 for left and right; a roll goes by a random number of pixels;
+    - rotate: degrees, counter-clockwise, by nearest pixels, zero outside;
+    - shuffle: number of strips of random lengths along one axis, each cut into as many along the other, all shuffled;
+    - translate: the part of the size by which the image moves down and to the right, zero outside;
+    - resize: the size of a frame divided by the image's. The image is resized to a random size up to the frame's, put
+      at a random place of the frame, which is zero elsewhere, and the frame is resized back (bilinear);
+    - crop: the part of the size that is kept around the centre, and resized to the whole (bilinear);
+    - scale: the factor that multiplies the image;
+    - mask: blocks along each axis of a grid, of which a random one becomes zero;
+    - drop: the probability that a value becomes zero;
+    - mix: the strength at which a random image of the pool is added; the sum is multiplied by 1, 1/2 or 1/4;
+    - spectrum: r in idct(dct(x + noise) * U(1 - r, 1 + r)), with noise of standard deviation 16 pixel values;
+    - fade: the largest factor; the image's own is uniform from 0;
+    - noise: the largest uniform noise in pixel values; the sum is clipped to 0..255;
+    - low-pass: the part of the highest frequencies of the cosine transform along each axis that become zero;
+    - channels: the probability that a channel becomes zero; the others are divided by the probability that they stay.
+    """
+
+    family: Family
+    amounts: tuple[float, ...] = (0.0,)
+
+
+IDENTITY = Operation("identity")
+
+
+def _turns(*degrees: float) -> list[Operation]:
+    return [Operation("rotate", (degree,)) for degree in degrees]
+
+
+COMPOSED: tuple[Operation, ...] = (
+    IDENTITY,
+    *(Operation(family, (axis,)) for family in ("flip", "roll") for axis in (_ROWS, _COLUMNS)),
+    *_turns(5, -5, 15, -15, 45, -45, 90, -90, 180),
+    *(Operation("scale", (1 / divisor,)) for divisor in range(2, 9)),
+    *(Operation("resize", (tenths / 10,)) for tenths in range(11, 30, 2)),
+)
+"""The 31 operations of OPS (Guo et al., CVPR 2025)."""
+
+BASIC: tuple[Operation, ...] = (
+    *(Operation(family, (axis,)) for family in ("flip", "roll") for axis in (_ROWS, _COLUMNS)),
+    *_turns(180),
+    Operation("fade", (1.0,)),
+    Operation("noise", (16.0,)),
+    Operation("low-pass", (0.4,)),
+    Operation("channels", (0.1,)),
+)
+"""The nine operations of S4ST (Liu et al., arXiv:2410.13891)."""
+
+_DROPPED = ("1", "12", "123", "1234", "12345", "2345", "1345", "1245", "1235", "1234")
+"""The drop probabilities of L2T, in tenths."""
+
+LEARNT: tuple[Operation, ...] = (
+    IDENTITY,
+    *(Operation("rotate", tuple(angle / 2**halved for halved in range(5))) for angle in range(30, 301, 30)),
+    *(Operation("scale", tuple(1 / 2**halved for halved in range(copies))) for copies in range(1, 11)),
+    *(Operation("resize", (hundredths / 100,)) for hundredths in range(110, 156, 5)),
+    *(Operation("shuffle", (strips,)) for strips in range(3, 13)),
+    *(Operation("mix", (strength,)) for strength in (0.2, 0.4) for _ in range(5)),
+    *(Operation("drop", tuple(int(tenths) / 10 for tenths in several)) for several in _DROPPED),
+    *(Operation("mask", (blocks,)) for blocks in (2, 4, 6, 8, 10, 3, 5, 7, 9, 11)),
+    *(Operation("spectrum", (tenths / 10,)) for tenths in (2, 4, 5, 6, 8, 1, 3, 7, 9)),
+    *(Operation("crop", tuple((kept + (10 - kept) * part / 5) / 10 for part in range(1, 6))) for kept in range(1, 10)),
+    *(Operation("translate", tuple(far / 100 * part / 5 for part in range(1, 6))) for far in range(50, 91, 5)),
+)
+"""The 98 operations of L2T (Zhu et al., CVPR 2024), in the order of their authors."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What the images of one family have drawn: their rows, amounts and words; and where more draws come from."""
+
+    rows: list[int]
+    amounts: list[float]
+    words: list[list[int]]
+    draws: Draws
+    stream: str
+    pool: Pool | None
+
+
+def applied(
+    image: Tensor, operations: Sequence[Operation], draws: Draws, stream: str, pool: Pool | None = None
+) -> Tensor:
+    """Return the images (N, C, S, S), each changed by its own one of the `operations`; differentiable in `image`.
+
+    `stream` keeps the draws of several calls at one place apart. "mix" needs a `pool`.
+    """
+    import torch
+
+    words = draws.integers(_WORDS, stream).tolist()
+    families = [one.family for one in operations]
+    parts, order = [], []
+    for family in FAMILIES:
+        rows = [row for row, one in enumerate(families) if one == family]
+        if not rows:
+            continue
+        part = image if len(rows) == len(image) else image.index_select(0, _index(rows, image))
+        if family != "identity":
+            amounts = [operations[row].amounts[words[row][0] % len(operations[row].amounts)] for row in rows]
+            chosen = _Chosen(rows, amounts, [words[row][1:] for row in rows], draws, stream, pool)
+            part = _CHANGES[family](part, chosen)
+        parts.append(part)
+        order += rows
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts).index_select(0, _index(np.argsort(order), image))
+
+
+def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
+    """Return (N, C, H, W) whose pixel p is pixel `places[n, p]` of image n, counted row by row; -1 gives zero.
+
+    Where no pixel is taken more than twice, the gradient is the same to the last bit in every run on a GPU, too.
+    """
+    index = _index(places, image)[:, None]
+    flat = image.reshape(*image.shape[:2], -1)
+    taken = flat.gather(2, index.clamp(min=0).expand(-1, flat.shape[1], -1))
+    if (places < 0).any():
+        taken = taken * (index >= 0)
+    return taken.view(image.shape)
+
+
+def moved_places(height: int, width: int, down: int, right: int) -> NDArray[np.int64]:
+    """Return the places (height * width,) for `gathered` that move an image `down` and to the `right`, by pixels."""
+    rows, columns = np.arange(height)[:, None] - down, np.arange(width) - right
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return np.where(inside, rows * width + columns, -1).ravel()
+
+
+def _flip(image: Tensor, chosen: _Chosen) -> Tensor:
+    def places(size: int, axis: float, words: list[int]) -> NDArray[np.int64]:
+        return np.flip(_whole(size), int(axis)).ravel()
+
+    return _placed(image, chosen, places)
+
+
+def _roll(image: Tensor, chosen: _Chosen) -> Tensor:
+    def places(size: int, axis: float, words: list[int]) -> NDArray[np.int64]:
+        return np.roll(_whole(size), words[0] % size, int(axis)).ravel()
+
+    return _placed(image, chosen, places)
+
+
+def _rotate(image: Tensor, chosen: _Chosen) -> Tensor:
+    return _placed(image, chosen, lambda size, degrees, words: _turned(size, degrees))
+
+
+def _translate(image: Tensor, chosen: _Chosen) -> Tensor:
+    def places(size: int, part: float, words: list[int]) -> NDArray[np.int64]:
+        return moved_places(size, size, round(part * size), round(part * size))
+
+    return _placed(image, chosen, places)
+
+
+def _shuffle(image: Tensor, chosen: _Chosen) -> Tensor:
+    most = int(max(chosen.amounts))
+    words = chosen.draws.integers(2 * most * (most + 1), f"{chosen.stream}.shuffle")[chosen.rows]
+    size = image.shape[-1]
+    places = [
+        _shuffled(size, int(strips), own, across=bool(drawn[0] % 2))
+        for strips, own, drawn in zip(chosen.amounts, words, chosen.words, strict=True)
+    ]
+    return gathered(image, np.stack(places))
+
+
+def _placed(image: Tensor, chosen: _Chosen, places: Callable[[int, float, list[int]], NDArray[np.int64]]) -> Tensor:
+    size = image.shape[-1]
+    return gathered(image, np.stack([places(size, *one) for one in zip(chosen.amounts, chosen.words, strict=True)]))
+
+
+def _whole(size: int) -> NDArray[np.int64]:
+    return np.arange(size * size).reshape(size, size)
+
+
+@functools.lru_cache(maxsize=256)
+def _turned(size: int, degrees: float) -> NDArray[np.int64]:
+    """The places of a rotation about the centre, counter-clockwise as one looks at the image."""
+    angle = math.radians(degrees)
+    centred = np.arange(size) - (size - 1) / 2
+    right, down = centred[None, :], centred[:, None]
+    columns = math.cos(angle) * right - math.sin(angle) * down + (size - 1) / 2
+    rows = math.sin(angle) * right + math.cos(angle) * down + (size - 1) / 2
+    # Angles of 90 degrees meet pixels but for the last bits of sine and cosine.
+    nearest_row, nearest_column = np.rint(rows.round(9)).astype(int), np.rint(columns.round(9)).astype(int)
+    inside = (nearest_row >= 0) & (nearest_row < size) & (nearest_column >= 0) & (nearest_column < size)
+    return np.where(inside, nearest_row * size + nearest_column, -1).ravel()
+
+
+def _shuffled(size: int, strips: int, words: NDArray[np.uint64], *, across: bool) -> NDArray[np.int64]:
+    """The places of shuffled strips, each of shuffled pieces; strips are rows, or columns if `across`."""
+    parts = words[: 2 * strips * (strips + 1)].reshape(strips + 1, 2, strips)
+    outer = _strips(size, *parts[0])
+    lines = np.concatenate(outer)
+    pieces = [np.concatenate(_strips(size, *one)) for one in parts[1:]]
+    inner = np.concatenate([np.tile(piece, (len(strip), 1)) for piece, strip in zip(pieces, outer, strict=True)])
+    found = inner * size + lines[:, None] if across else lines[:, None] * size + inner
+    return (found.T if across else found).ravel()
+
+
+def _strips(size: int, lengths: NDArray[np.uint64], order: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
+    """The numbers 0 to `size` - 1 cut into strips of random lengths, in random order."""
+    shares = (lengths >> np.uint64(11)).astype(np.float64) + 1
+    rounded = np.round(shares / shares.sum() * size).astype(int)
+    rounded[rounded.argmax()] += size - rounded.sum()
+    cut = np.split(np.arange(size), np.cumsum(rounded)[:-1])
+    return [cut[place] for place in np.argsort(order, kind="stable")]
+
+
+def _resize(image: Tensor, chosen: _Chosen) -> Tensor:
+    size = image.shape[-1]
+    rows, columns = [], []
+    for rate, (extent, top, left) in zip(chosen.amounts, chosen.words, strict=True):
+        frame = int(rate * size)
+        inner = size + extent % max(1, frame - size)
+        free = max(1, frame - inner)
+        rows.append(_through_frame(size, frame, inner, top % free))
+        columns.append(_through_frame(size, frame, inner, left % free))
+    return _multiplied(image, rows, columns)
+
+
+def _crop(image: Tensor, chosen: _Chosen) -> Tensor:
+    size = image.shape[-1]
+    matrices = []
+    for part in chosen.amounts:
+        # The smallest surplus makes 0.3 * 10 three pixels.
+        kept = max(1, int(part * size + 1e-9))
+        matrix = np.zeros((size, size), np.float32)
+        first = (size - kept) // 2
+        matrix[:, first : first + kept] = resizing(kept, size)
+        matrices.append(matrix)
+    return _multiplied(image, matrices, matrices)
+
+
+def _multiplied(image: Tensor, rows: Sequence[NDArray[np.float32]], columns: Sequence[NDArray[np.float32]]) -> Tensor:
+    left, right = (_numbers(np.stack(one), image)[:, None] for one in (rows, columns))
+    return left @ image @ right.transpose(-1, -2)
+
+
+@functools.lru_cache(maxsize=1024)
+def resizing(old: int, new: int) -> NDArray[np.float64]:
+    """Return the matrix (new, old) of torch's antialiased bilinear `interpolate` along one axis."""
+    ratio = old / new
+    away = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * ratio
+    weight = (1 - np.abs(away) / max(1.0, ratio)).clip(min=0)
+    return weight / weight.sum(1, keepdims=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """For each of `new` places the two of `old` that torch's bilinear `interpolate` mixes, and the second's weight."""
+    centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(min=0)
+    below = np.minimum(centre.astype(int), old - 1)
+    return below, np.minimum(below + 1, old - 1), centre - below
+
+
+def _through_frame(size: int, frame: int, inner: int, start: int) -> NDArray[np.float32]:
+    """The matrix of one axis: resize to `inner`, put at `start` of a frame of zeros, resize the frame back."""
+    first, second, share = _taps(frame, size)
+    low, high, weight = _taps(size, inner)
+    matrix = np.zeros((size, size))
+    places = np.arange(size)
+    for at, part in ((first - start, 1 - share), (second - start, share)):
+        inside = (at >= 0) & (at < inner)
+        within = at.clip(0, inner - 1)
+        np.add.at(matrix, (places, low[within]), part * inside * (1 - weight[within]))
+        np.add.at(matrix, (places, high[within]), part * inside * weight[within])
+    return matrix.astype(np.float32)
+
+
+def _scale(image: Tensor, chosen: _Chosen) -> Tensor:
+    return image * _numbers(chosen.amounts, image)[:, None, None, None]
+
+
+def _mask(image: Tensor, chosen: _Chosen) -> Tensor:
+    size = image.shape[-1]
+    kept = np.ones((len(image), 1, size, size), np.float32)
+    for one, blocks, (down, right, _) in zip(kept, chosen.amounts, chosen.words, strict=True):
+        edges = [round(size / blocks * edge) for edge in range(int(blocks) + 1)]
+        row, column = down % int(blocks), right % int(blocks)
+        one[:, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = 0
+    return image * _numbers(kept, image)
+
+
+def _drop(image: Tensor, chosen: _Chosen) -> Tensor:
+    drawn = chosen.draws.uniform(image.shape[1:], f"{chosen.stream}.drop")[_index(chosen.rows, image)]
+    limit = _numbers([2 * one - 1 for one in chosen.amounts], image)[:, None, None, None]
+    return image * (drawn >= limit)
+
+
+def _mix(image: Tensor, chosen: _Chosen) -> Tensor:
+    pool = chosen.pool
+    assert pool is not None, "the attack declares `others`"
+    others = pool.pixels[[words[0] % len(pool.pixels) for words in chosen.words]]
+    strength = _numbers(chosen.amounts, image)[:, None, None, None]
+    factor = _numbers([0.5 ** (words[1] % 3) for words in chosen.words], image)[:, None, None, None]
+    return factor * (image + strength * _numbers(others, image))
+
+
+def _spectrum(image: Tensor, chosen: _Chosen) -> Tensor:
+    rows, shape = _index(chosen.rows, image), image.shape[1:]
+    noise = chosen.draws.normal(shape, f"{chosen.stream}.noise")[rows]
+    factor = chosen.draws.uniform(shape, f"{chosen.stream}.spectrum")[rows]
+    radius = _numbers(chosen.amounts, image)[:, None, None, None]
+    # One matrix for each channel of each image: a product of one large matrix may round by the number of images.
+    matrix = _numbers(_cosines(image.shape[-1]), image).expand(image.shape)
+    turned = matrix.transpose(-1, -2)
+    changed = (matrix @ (image + _NOISE * noise) @ turned) * (1 + radius * factor)
+    return turned @ changed @ matrix
+
+
+def _fade(image: Tensor, chosen: _Chosen) -> Tensor:
+    shares = [most * words[0] / 2**64 for most, words in zip(chosen.amounts, chosen.words, strict=True)]
+    return image * _numbers(shares, image)[:, None, None, None]
+
+
+def _noise(image: Tensor, chosen: _Chosen) -> Tensor:
+    drawn = chosen.draws.uniform(image.shape[1:], f"{chosen.stream}.added")[_index(chosen.rows, image)]
+    return (image + _numbers(chosen.amounts, image)[:, None, None, None] * drawn).clamp(0, 255)
+
+
+def _low_pass(image: Tensor, chosen: _Chosen) -> Tensor:
+    size, cosines = image.shape[-1], _cosines(image.shape[-1])
+    lows = [cosines[: size - int(part * size)] for part in chosen.amounts]
+    matrices = [(low.T @ low).astype(np.float32) for low in lows]
+    return _multiplied(image, matrices, matrices)
+
+
+def _channels(image: Tensor, chosen: _Chosen) -> Tensor:
+    drawn = chosen.draws.uniform(image.shape[1:2], f"{chosen.stream}.channels")[_index(chosen.rows, image)]
+    chance = _numbers(chosen.amounts, image)[:, None]
+    return image * ((drawn >= 2 * chance - 1) / (1 - chance))[:, :, None, None]
+
+
+@functools.lru_cache(maxsize=16)
+def _cosines(size: int) -> NDArray[np.float64]:
+    """The orthogonal matrix of the cosine transform, DCT-II."""
+    places = np.arange(size)
+    matrix = np.cos(np.pi / size * np.outer(places, places + 0.5)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _index(values: Sequence[int] | NDArray[np.int64], image: Tensor) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.asarray(values, np.int64)).to(image.device)
+
+
+def _numbers(values: Sequence[float] | NDArray[Any], image: Tensor) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.asarray(values)).to(image.device, image.dtype)
+
+
+_CHANGES: Mapping[Family, Callable[[Tensor, _Chosen], Tensor]] = {
+    "flip": _flip,
+    "roll": _roll,
+    "rotate": _rotate,
+    "shuffle": _shuffle,
+    "translate": _translate,
+    "resize": _resize,
+    "crop": _crop,
+    "scale": _scale,
+    "mask": _mask,
+    "drop": _drop,
+    "mix": _mix,
+    "spectrum": _spectrum,
+    "fade": _fade,
+    "noise": _noise,
+    "low-pass": _low_pass,
+    "channels": _channels,
+}
