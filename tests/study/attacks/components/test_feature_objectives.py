@@ -17,7 +17,6 @@ from study.attacks.components.ila import ILA
 from study.attacks.components.ila_plus import ILAPlus
 from study.attacks.components.low_frequency import LowFrequency
 from study.attacks.components.naa import NAA
-from study.attacks.components.plain_momentum import PlainMomentum
 from study.attacks.components.po_trip import PoTrip
 from study.attacks.components.rpa import RPA
 from study.attacks.components.tap import TAP
@@ -38,7 +37,6 @@ COMPONENTS = [
     BFA(images=2),
     PoTrip(),
     LowFrequency(),
-    PlainMomentum(),
 ]
 PRESETS = ["fia", "naa", "ila", "ila++", "rpa", "fda", "tap", "po-trip", "bfa"]
 FEWER = {
