@@ -530,6 +530,8 @@ class Start(Component):
     """Where an attack starts; without one it starts at the clean image."""
 
     kind: ClassVar[str] = "start"
+    at_first: ClassVar[bool] = False
+    """Whether it is the finished images of the first stage; then `perturbation` is not asked."""
 
     def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
         """Return the first perturbation, float (N, C, H, W) like `origin`; it is projected onto the budget afterwards.
