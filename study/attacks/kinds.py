@@ -291,6 +291,8 @@ class PreparingSource(Protocol):
     """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
     path: Sequence[Tensor]
     """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
+    pool: Pool | None
+    """The other images, if a component declares `others`."""
 
     @property
     def draws(self) -> Draws:

@@ -351,6 +351,7 @@ class _Ascent:
                 true=self._true,
                 first=self._first,
                 path=self._path,
+                pool=self._pool,
             )
             gradients.prepared[id(model)] = objective.prepare(source)
 

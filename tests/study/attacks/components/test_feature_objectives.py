@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from study.attacks import Attack
+from study.attacks.components.aa import AA
 from study.attacks.components.bfa import BFA
 from study.attacks.components.fda import FDA
 from study.attacks.components.feature_layers import channel_axis, layer_of, layers_in
@@ -40,6 +41,7 @@ COMPONENTS = [
     FFT(masks=1),
     FirstStageStart(),
     PoTrip(),
+    AA(),
     LowFrequency(),
 ]
 PRESETS = ["fia", "naa", "ila", "ila++", "rpa", "fda", "tap", "po-trip", "bfa", "fft"]
