@@ -229,7 +229,7 @@ class BatchGradients:
         return self.views.make(leaf, step, copy, gradient)
 
     def _of_all_copies(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
-        """The gradient of one loss of all `copies`, such as that of their mean logits: those of an image in one pass."""
+        """The gradient of one loss of all `copies`, such as that of their mean logits, in one pass for each image."""
         while True:
             try:
                 leaf = image.detach().requires_grad_(True)

@@ -8,8 +8,8 @@ import pytest
 from study.attacks import Attack
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
+from study.attacks.part import PartOf
 from study.attacks.presets import keys_of, known, presets
-from study.attacks.registry import find
 from study.images.image_sets import ImageSet as Set
 from study.models import Model, loading
 from tests.conftest import photographs
@@ -17,7 +17,7 @@ from tests.conftest import photographs
 LABELS = np.array([1, 2, 3, 4, 5, 6])
 IDS = [f"image{index}" for index in range(6)]
 FEW = {"steps": 3}
-COUNTS = ("copies", "samples", "masks", "memories", "neighbours", "warmup", "radii", "compositions", "scales")
+COUNTS = ("copies", "samples", "masks", "operators", "inner", "inner_steps", "images", "points", "rounds")
 FOR_TRANSFORMERS = {"pna", "tgr", "vdc", "att"}
 """Changes of attention."""
 
@@ -36,16 +36,16 @@ def small(name):
     if keys.get("budget") == presets()["fg"].keys["budget"]:
         changes["budget"] = {"rmsd": 9.5}
     changes |= {key: [fewer(key, part) for part in keys[key]] for key in ("views", "points", "forward") if key in keys}
+    if isinstance(keys.get("objective"), dict):
+        changes["objective"] = fewer("objective", keys["objective"])
     return Attack.model_validate(keys_of(name, changes))
 
 
 def fewer(key, part):
     """The part with at most two of whatever it counts."""
-    kind = key.removesuffix("s")
-    named, given = (part, {}) if isinstance(part, str) else next(iter(part.items()))
-    component = find(kind, named).model_validate(given)
+    component = PartOf(key.removesuffix("s")).read(part).component()
     counted = {one: 2 for one, value in component if one in COUNTS and isinstance(value, int) and value > 2}
-    return {named: component.model_dump(mode="json") | counted}
+    return {component.name: component.model_dump(mode="json") | counted}
 
 
 @pytest.fixture(scope="module")

@@ -75,8 +75,9 @@ ATTACK = {
     "budget": {"budget": {"epsilon": 17}},
     "precomputed": {},
 }
-"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place. Forward
-changes, programs, first stages and attacks of other libraries are tried elsewhere; `tune` is replaced by what it chose."""
+"""Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place.
+Forward changes, programs, first stages and attacks of other libraries are tried elsewhere; `tune` is replaced by what it
+chose."""
 
 NUMERICS = {
     "batch": 3,
