@@ -9,7 +9,7 @@ from pydantic import Field
 
 from study.attacks.components.feature_layers import Layer, layer_of
 from study.attacks.components.objectives import CrossEntropy
-from study.attacks.components.weighted_features import only, unit
+from study.attacks.components.weighted_features import only, summed, unit
 from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
 from study.attacks.registry import register
 
@@ -76,4 +76,4 @@ class ILAPlus(FeatureObjective):
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
     ) -> Tensor:
-        return ((only(features) - prepared["clean"]) * prepared["way"]).flatten(1).sum(1)
+        return summed((only(features) - prepared["clean"]) * prepared["way"])
