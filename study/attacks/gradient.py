@@ -432,6 +432,7 @@ class Preparing:
     true: Tensor
     first: Tensor | None = None
     path: Sequence[Tensor] = ()
+    pool: Pool | None = None
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
         found, _ = self.forward(image)

@@ -291,6 +291,8 @@ class PreparingSource(Protocol):
     """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
     path: Sequence[Tensor]
     """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
+    pool: Pool | None
+    """The other images, if a component declares `others`."""
 
     @property
     def draws(self) -> Draws:
@@ -530,6 +532,8 @@ class Start(Component):
     """Where an attack starts; without one it starts at the clean image."""
 
     kind: ClassVar[str] = "start"
+    at_first: ClassVar[bool] = False
+    """Whether it is the finished images of the first stage; then `perturbation` is not asked."""
 
     def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
         """Return the first perturbation, float (N, C, H, W) like `origin`; it is projected onto the budget afterwards.

@@ -351,6 +351,7 @@ class _Ascent:
                 true=self._true,
                 first=self._first,
                 path=self._path,
+                pool=self._pool,
             )
             gradients.prepared[id(model)] = objective.prepare(source)
 
@@ -385,6 +386,9 @@ class _Ascent:
         start = self._parts.start
         if start is None:
             return torch.zeros_like(self._origin)
+        if start.at_first:
+            assert self._first is not None, "a recipe with this start has a first stage"
+            return self._first - self._origin
         draws = StepDraws(self._streams, start.stream, str(self._origin.device))
         return start.perturbation(self._origin, self._attack.budget, self._rmsd, draws)
 

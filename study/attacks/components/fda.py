@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from study.attacks.components.feature_layers import LayerSet, channel_axis, layers_in
+from study.attacks.components.weighted_features import summed
 from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
 from study.attacks.registry import register
 
@@ -48,7 +49,10 @@ class FDA(FeatureObjective):
     def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
         found = {}
         for name, features in source.features(source.origin).items():
-            found[name] = (features - features.mean(channel_axis(features), keepdim=True)).sign()
+            mean = features.mean(channel_axis(features), keepdim=True)
+            above = features > mean if self.variant == "paper" else features >= mean
+            found[f"below {name}"] = (features < mean).to(features.dtype)
+            found[f"above {name}"] = above.to(features.dtype)
         return found
 
     def loss(
@@ -57,13 +61,13 @@ class FDA(FeatureObjective):
         import torch
 
         total = torch.zeros_like(logits[:, 0])
-        for name, side in prepared.items():
-            squares = features[name].square()
-            above = side > 0 if self.variant == "paper" else side >= 0
-            total = total + _log_norm(squares, side < 0) - _log_norm(squares, above)
-        return total / len(prepared)
+        for name, values in features.items():
+            squares = values.square()
+            total = total + _log_norm(squares, prepared[f"below {name}"])
+            total = total - _log_norm(squares, prepared[f"above {name}"])
+        return total / len(features)
 
 
 def _log_norm(squares: Tensor, chosen: Tensor) -> Tensor:
-    """The logarithm of the L2 norm (N,) of the features with these squares (N, …) at the `chosen` places."""
-    return 0.5 * (squares * chosen).flatten(1).sum(1).clamp_min(_LEAST).log()
+    """The logarithm of the L2 norm (N,) of features with these squares (N, …), where `chosen` is 1 and not 0."""
+    return 0.5 * summed(squares * chosen).clamp_min(_LEAST).log()

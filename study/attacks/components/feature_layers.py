@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Layer = Annotated[str, Field(min_length=1, max_length=200)]
-"""`authors`, `middle`, `stage 2`, or a layer's own name such as `layer2.3`."""
+"""`authors`, `middle`, `stage 2`, `depth 0.75`, or a layer's own name such as `layer2.3`."""
 
 LayerSet = Literal["blocks", "stages"] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)]
 """`blocks`, `stages`, or a list of layers."""
 
 _STAGE = re.compile(r"stage (\d+)")
+_DEPTH = re.compile(r"depth (\d*\.?\d+)")
 
 
 def layer_of(network: nn.Module, layer: str, method: str) -> str:
@@ -27,9 +28,10 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
     - `authors`: the layer that the authors of `method` chose for this network; the middle one if they chose none;
     - `middle`: the end of the middle stage;
     - `stage 2`: the end of the second stage;
+    - `depth 0.75`: the end of the stage at this share of all stages: of n, number ceil(0.75 n);
     - all else is a layer's name, which is looked up when the network runs.
 
-    Raises StudyError if the network's stages are not known, or if it has fewer.
+    Raises StudyError if the network's stages are not known, or if it has fewer; and for a depth above 1.
     """
     from study.models.layers.catalogue import layers_of
 
@@ -41,6 +43,8 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
             return known.middle
     if layer == "middle":
         return known.middle
+    if found := _DEPTH.fullmatch(layer):
+        return known.stage(float(found[1]))
     if found := _STAGE.fullmatch(layer):
         number, stages = int(found[1]), known.stages
         if not 0 < number <= len(stages):

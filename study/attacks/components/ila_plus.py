@@ -9,7 +9,7 @@ from pydantic import Field
 
 from study.attacks.components.feature_layers import Layer, layer_of
 from study.attacks.components.objectives import CrossEntropy
-from study.attacks.components.weighted_features import only, unit
+from study.attacks.components.weighted_features import only, summed, unit
 from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
 from study.attacks.registry import register
 
@@ -22,12 +22,12 @@ class ILAPlus(FeatureObjective):
     """ILA++: raise <f(x + d) - f(x), w>, w the linear regression of the loss on the features, for each image.
 
     Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847): with h_t = f(x_t) - f(x) of
-    the first stage's images x_t at its `points`, over their L2 norms, and r_t their cross-entropies,
+    the first stage's images x_t after each of its steps, over their L2 norms, and r_t their cross-entropies,
     w = (H^T H + `ridge` I)^-1 H^T r; without `ridge` its limit for a large one, w = sum_t r_t h_t. It starts from the
     clean image again.
 
     - `layer`: `middle` unless given. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
-    - `points`: the number of images x_t: the first stage has so many steps, and all but the last as `checkpoints`;
+    - `iterates`: the number of images x_t: the first stage has so many steps, and all but the last as `checkpoints`;
     - `ridge`: lambda; the authors' code has none (infinity), the paper both.
 
     Images x_t are those of 8 bits that the first stage would return at these steps; the authors have floats.
@@ -37,19 +37,19 @@ class ILAPlus(FeatureObjective):
     uses_first: ClassVar[bool] = True
 
     layer: Layer = "middle"
-    points: Annotated[int, Field(ge=1, le=1000)] = 10
+    iterates: Annotated[int, Field(ge=1, le=1000)] = 10
     ridge: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
     @property
     def first_points(self) -> int:
-        return self.points
+        return self.iterates
 
     def layers(self, network: nn.Module) -> Sequence[str]:
         return [layer_of(network, self.layer, "ila++")]
 
     @property
     def preparing_forwards(self) -> int:
-        return 1 + self.points
+        return 1 + self.iterates
 
     def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
         clean = only(source.features(source.origin))
@@ -61,7 +61,7 @@ class ILAPlus(FeatureObjective):
         return {"clean": clean, "way": unit(self._regression(ways, losses))}
 
     def _regression(self, ways: Sequence[Tensor], losses: Sequence[Tensor]) -> Tensor:
-        """The direction (N, …) for the ways (N, …) and losses (N,) at all points."""
+        """The direction (N, …) for the ways (N, …) and losses (N,) at all steps."""
         import torch
 
         if self.ridge is not None:
@@ -76,4 +76,4 @@ class ILAPlus(FeatureObjective):
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
     ) -> Tensor:
-        return ((only(features) - prepared["clean"]) * prepared["way"]).flatten(1).sum(1)
+        return summed((only(features) - prepared["clean"]) * prepared["way"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from study.attacks.components.weighted_features import Score, WeightedFeatures, only, score_of
+from study.attacks.components.weighted_features import Score, WeightedFeatures, only, score_of, summed
 from study.attacks.kinds import Goal, PreparingSource
 from study.attacks.registry import register
 
@@ -80,5 +80,5 @@ class NAA(WeightedFeatures):
         if "black" not in prepared:
             return super().loss(features, prepared, logits, labels, goal)
         attribution = (only(features) - prepared["black"]) * prepared["weights"]
-        found = (attribution.clamp_min(0) + self.gamma * attribution.clamp_max(0)).flatten(1).sum(1)
+        found = summed(attribution.clamp_min(0) + self.gamma * attribution.clamp_max(0))
         return found if goal == "targeted" else -found

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from study.attacks.components.feature_layers import LayerSet, layers_in
 from study.attacks.components.objectives import CrossEntropy
+from study.attacks.components.weighted_features import summed
 from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
 from study.attacks.registry import register
 
@@ -56,7 +57,7 @@ class TAP(FeatureObjective):
         total = CrossEntropy().loss(logits, labels, goal)
         for name, clean in prepared.items():
             moved = self._compressed(features[name]) - clean
-            total = total + self.weight * moved.square().flatten(1).sum(1)
+            total = total + self.weight * summed(moved.square())
         return total
 
     def _compressed(self, features: Tensor) -> Tensor:

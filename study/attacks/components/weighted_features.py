@@ -38,7 +38,7 @@ class WeightedFeatures(FeatureObjective):
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
     ) -> Tensor:
-        found = (only(features) * prepared["weights"]).flatten(1).sum(1)
+        found = summed(only(features) * prepared["weights"])
         return found if goal == "targeted" else -found
 
 
@@ -62,6 +62,11 @@ def unit(values: Tensor) -> Tensor:
     flat = flat / torch.where(peak > 0, peak, 1)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return (flat / torch.where(norm > 0, norm, 1)).reshape(values.shape)
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum (N,) of each image's values (N, …), in whatever order the memory has them."""
+    return values.sum(tuple(range(1, values.ndim)))
 
 
 def only(features: Mapping[str, Tensor]) -> Tensor:

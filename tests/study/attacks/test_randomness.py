@@ -26,6 +26,7 @@ SMALLER = {
     "sg-fgsm": {"smoothing": {"copies": 2}}, "sg-igsm": {"smoothing": {"copies": 2}},
     "sg-mi": {"smoothing": {"copies": 2}},
     "optimization-ensemble": {"steps": 3},
+    "fft": {"first": {"preset": "logit", "steps": 2}},
 }  # fmt: skip
 
 

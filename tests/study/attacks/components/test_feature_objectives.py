@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from study.attacks import Attack
+from study.attacks.components.aa import AA
 from study.attacks.components.bfa import BFA
 from study.attacks.components.fda import FDA
 from study.attacks.components.feature_layers import channel_axis, layer_of, layers_in
+from study.attacks.components.fft import FFT
 from study.attacks.components.fia import FIA
+from study.attacks.components.first_stage_start import FirstStageStart
 from study.attacks.components.ila import ILA
 from study.attacks.components.ila_plus import ILAPlus
 from study.attacks.components.low_frequency import LowFrequency
 from study.attacks.components.naa import NAA
-from study.attacks.components.plain_momentum import PlainMomentum
 from study.attacks.components.po_trip import PoTrip
 from study.attacks.components.rpa import RPA
 from study.attacks.components.tap import TAP
@@ -31,23 +33,26 @@ COMPONENTS = [
     FIA(masks=2),
     NAA(points=2, gamma=2.0, variant="authors"),
     ILA(),
-    ILAPlus(points=2),
+    ILAPlus(iterates=2),
     RPA(masks=2, sizes=(1, 3)),
     FDA(),
     TAP(),
     BFA(images=2),
+    FFT(masks=1),
+    FirstStageStart(),
     PoTrip(),
+    AA(),
     LowFrequency(),
-    PlainMomentum(),
 ]
-PRESETS = ["fia", "naa", "ila", "ila++", "rpa", "fda", "tap", "po-trip", "bfa"]
+PRESETS = ["fia", "naa", "ila", "ila++", "rpa", "fda", "tap", "po-trip", "bfa", "fft"]
 FEWER = {
     "fia": {"objective": {"fia": {"masks": 3}}},
     "naa": {"objective": {"naa": {"points": 3}}},
     "ila": {"first": {"preset": "bim", "steps": 2}},
-    "ila++": {"objective": {"ila++": {"points": 2}}, "first": {"preset": "bim", "steps": 2, "checkpoints": [1]}},
+    "ila++": {"objective": {"ila++": {"iterates": 2}}, "first": {"preset": "bim", "steps": 2, "checkpoints": [1]}},
     "rpa": {"objective": {"rpa": {"masks": 4}}},
     "bfa": {"objective": {"bfa": {"images": 2}}},
+    "fft": {"objective": {"fft": {"masks": 2}}, "first": {"preset": "logit", "steps": 2}},
 }
 """Fewer preparing gradients: the others cost what they cost in these tests too."""
 LABELS = np.array([1, 20])
@@ -89,7 +94,7 @@ def test_conforms(component):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_run_and_cost_what_they_say(name, reference, size):
     """Two steps on two images: the images move, within the budget, for the gradients and passes that are declared."""
-    goal = "targeted" if name == "po-trip" else "untargeted"
+    goal = "targeted" if name in ("po-trip", "fft") else "untargeted"
     attack = Attack.model_validate(keys_of(name, {"steps": 2} | FEWER.get(name, {})))
     model = network(reference, size)
     given = ImageBatch(images(size), LABELS, IDS, own=np.array([5, 6]) if goal == "targeted" else None)
@@ -124,6 +129,7 @@ def test_each_source_of_an_ensemble_prepares(name):
         ("timm:test_resnet", "middle", "fia", "layer2"),
         ("timm:test_resnet", "authors", "fia", "layer2"),
         ("timm:test_resnet", "stage 3", "fia", "layer3"),
+        ("timm:test_resnet", "depth 0.75", "fft", "layer3"),
         ("timm:test_resnet", "layer1.0.conv1", "fia", "layer1.0.conv1"),
         ("timm:test_vit", "middle", "naa", "blocks.2"),
         ("timm:test_vit", "authors", "ila", "blocks.2"),

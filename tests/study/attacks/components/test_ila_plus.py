@@ -59,16 +59,16 @@ def test_is_the_formula(ridge, goal):
         directions.append(found)
     directions = torch.stack(directions)
     expected = climbed(gradient_of(lambda image: (features(net, image).flatten(1) * directions).sum()))
-    keys = BUDGET | {"objective": {"ila++": {"layer": LAYER, "points": 4, "ridge": ridge}}, "first": FIRST}
+    keys = BUDGET | {"objective": {"ila++": {"layer": LAYER, "iterates": 4, "ridge": ridge}}, "first": FIRST}
     assert (moved(net, keys, goal) - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
     ("objective", "first", "said"),
     [
-        ({"ila++": {"points": 4}}, FIRST | {"checkpoints": [2]}, "reads 4 images of the `first` stage, which has 2"),
+        ({"ila++": {"iterates": 4}}, FIRST | {"checkpoints": [2]}, "reads 4 images of the `first` stage, which has 2"),
         ({"ila": {}}, FIRST, "without checkpoints"),
-        ({"ila++": {"points": 4}}, None, "needs a `first` stage"),
+        ({"ila++": {"iterates": 4}}, None, "needs a `first` stage"),
     ],
 )
 def test_the_first_stage_has_as_many_images_as_are_read(objective, first, said):
@@ -78,7 +78,7 @@ def test_the_first_stage_has_as_many_images_as_are_read(objective, first, said):
 
 
 def test_cost_counts_all_images_of_the_first_stage():
-    attack = Attack.model_validate(BUDGET | {"objective": {"ila++": {"layer": LAYER, "points": 4}}, "first": FIRST})
+    attack = Attack.model_validate(BUDGET | {"objective": {"ila++": {"layer": LAYER, "iterates": 4}}, "first": FIRST})
     assert attack.gradients(3, 1) == 7
     assert attack.forwards(3, 1) == 5
     np.testing.assert_equal(attack.first.gradients(4, 1), 4)

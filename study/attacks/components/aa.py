@@ -1,0 +1,80 @@
+"""Activation attack, AA: features moved towards those of another image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.components.feature_layers import Layer, layer_of
+from study.attacks.components.weighted_features import only
+from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
+from study.attacks.registry import register
+from study.errors import StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+class AA(FeatureObjective):
+    """Activation attack, AA: lower |f(x + d) - f(x_guide)|_2, the guide an image of the target's class.
+
+    Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR 2019. The
+    guide is drawn, for each image, among those of the target's label in a pool of `pool` selected images of the study;
+    an untargeted attack, which the paper does not have, draws it among those of other labels. An image whose target no
+    image of the pool has is an error: take targets among the labels of the study's images, and a `pool` that has them.
+
+    - `layer`: `middle` unless given; the authors choose it by a measurement. `stage 3` or a name is another.
+
+    The authors take, of a library of the target's class, the image whose features are furthest. TransferAttack takes
+    the image of its data set that has the target's label, layer2, 300 steps of 2 and momentum.
+    """
+
+    name: ClassVar[str] = "aa"
+
+    layer: Layer = "middle"
+    pool: Annotated[int, Field(ge=2, le=1000)] = 100
+
+    @property
+    def others(self) -> int:
+        return self.pool
+
+    def layers(self, network: nn.Module) -> Sequence[str]:
+        return [layer_of(network, self.layer, self.name)]
+
+    @property
+    def preparing_forwards(self) -> int:
+        return 1
+
+    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
+        return {"guide": only(source.features(self._guides(source)))}
+
+    def loss(
+        self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
+    ) -> Tensor:
+        import torch
+
+        distance: Tensor = torch.linalg.vector_norm((only(features) - prepared["guide"]).flatten(1), dim=1)
+        return -distance
+
+    def _guides(self, source: PreparingSource) -> Tensor:
+        """An image of the pool for each of the batch (N, C, H, W)."""
+        import torch
+
+        pool = source.pool
+        assert pool is not None, "the loop has checked it"
+        chosen = []
+        for label, word in zip(source.labels.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
+            fitting = np.flatnonzero((pool.labels == label) == (source.goal == "targeted"))
+            if not len(fitting):
+                what = "of the target label" if source.goal == "targeted" else "of another label than"
+                raise StudyError(
+                    f"none of the {len(pool.labels)} images of the attack's pool is {what} {label}",
+                    accepted="targets among the labels of the study's images, and a pool that has them",
+                    todo="raise the `pool` of `aa`, choose other targets, or leave the attack out",
+                )
+            chosen.append(int(fitting[word % len(fitting)]))
+        return torch.from_numpy(pool.pixels[chosen]).to(source.origin)

@@ -1,0 +1,17 @@
+"""A start at the finished images of the attack's first stage."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from study.attacks.kinds import Start
+from study.attacks.registry import register
+
+
+@register
+class FirstStageStart(Start):
+    """The finished images of the attack's `first` stage, which the attack then changes further."""
+
+    name: ClassVar[str] = "first-stage"
+    uses_first: ClassVar[bool] = True
+    at_first: ClassVar[bool] = True
