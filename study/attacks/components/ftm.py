@@ -39,7 +39,7 @@ class FeatureTuningMixup(FeatureMixup):
         tuning = _Tuning(mixup.draws)
 
         def lengths(values: Tensor) -> Tensor:
-            found = torch.linalg.vector_norm(values.flatten(1), dim=1)
+            found: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
             return found.view(-1, *[1] * (values.ndim - 1))
 
         def change(name: str, features: Tensor) -> Tensor:

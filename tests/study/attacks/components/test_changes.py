@@ -28,7 +28,6 @@ CNN, VIT = "timm:test_resnet", "timm:test_vit"
 COMPONENTS = {
     "ghost": (Ghost(), CNN),
     "ghost, dropout": (Ghost(dropout=0.05), "torchvision:squeezenet1_1"),
-    "ghost, transformer": (Ghost(variant="authors"), VIT),
     "linbp": (LinearBackpropagation(), CNN),
     "bpa": (SmoothBackward(), CNN),
     "tgr": (TokenGradients(), VIT),
