@@ -51,16 +51,16 @@ def _numbers_of(model: nn.Module) -> _Numbers:
 class TokenTuning(BackwardChange):
     """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, those of extreme tokens more.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6), sections 3.2 and 3.3. The gradient of each attention map is
-    multiplied by `attention`, or by 0 in the last blocks, all but a share `kept` of them; those of queries, keys and
-    values and of the MLPs' outputs by `qkv` and `mlp`. Then the rows and columns of a map, and for each channel the
-    tokens, that hold the largest and the smallest gradient are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v /
-    v')), 0), 1): v is the variance of the gradient, v' that of the changed gradient in the block behind; the last
-    block, and one behind which there is none, has `gamma`. Unless given, numbers are those of the authors for ViT, PiT,
-    CaiT and Visformer, and those for ViT for others. Extremes and variances are those of each image.
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradient of each attention map is multiplied by `attention`,
+    or by 0 in the last blocks, all but a share `kept` of them; those of queries, keys and values and of the MLPs'
+    outputs by `qkv` and `mlp`. Then the rows and columns of a map, and for each channel the tokens, that hold the
+    largest and the smallest gradient are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1): v is the
+    variance of the gradient, v' that of the changed gradient in the block behind; the last block, and one behind which
+    there is none, has `gamma`. Unless given, numbers are those that torchattack has for ViT, PiT, CaiT and Visformer,
+    and those for ViT for others. Extremes and variances are those of each image.
 
-    The authors' code, TransferAttack and torchattack change the scores before the softmax in place of the map:
-    `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and drops no last
+    TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in place of the
+    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and drops no last
     block.
     """
 
@@ -150,7 +150,7 @@ class PatchPacing(ForwardChange):
     """The second part of adaptive token tuning, ATT: the perturbation is seen on patches that become fewer by
     importance.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6), section 3.4. A patch of `patch` pixels has the importance of the
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). A patch of `patch` pixels has the importance of the
     clean image's features there: features times the gradient of the summed logits at `layer`, summed over channels,
     resized to the image, averaged over the patch and scaled to 0..1. In step i of `pace`, from 1, a patch is left out
     with the probability 0.01 + (0.99 - t) i / `pace`, t = `scale` importance + `offset`; later steps have that of the
