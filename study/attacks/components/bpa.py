@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SmoothBackward(BackwardChange):
     """Backward propagation attack, BPA: behind `layer`, a ReLU has the derivative of SiLU; max-poolings a soft one.
 
-    Wang et al. 2023, arXiv:2306.12685, equations 5 and 6. The derivative of a ReLU becomes that of x sigmoid(x), also
+    Wang et al. 2023, arXiv:2306.12685. The derivative of a ReLU becomes that of x sigmoid(x), also
     after the addition of a residual block. All max-poolings of the network give their gradient to all pixels of a
     window, in shares softmax(`temperature` * pixel): the authors use 10 for ResNet-50, and 1 for VGG-19. Without
     `layer` the start is that of the authors, the first block of a ResNet-50's third stage (`layer3.0`), and for other

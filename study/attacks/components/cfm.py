@@ -109,7 +109,7 @@ class Mixup:
 class CleanFeatureMixup(FeatureMixup):
     """Clean feature mixup, CFM: features of a clean image are mixed in, in some layers, anew for each pass.
 
-    Byun et al. 2023, arXiv:2305.14846, section 3 and algorithm 1. At linear layers, and at convolutions whose output is
+    Byun et al. 2023, arXiv:2305.14846. At linear layers, and at convolutions whose output is
     at most the image's width divided by `divisor`, each with `probability`: f = (1 - a) f + a f', where f' are the
     features of another clean image at this layer, kept from one pass before the attack, and a is uniform in 0 ..
     `strength`, one number a channel. Layers, images and numbers are drawn for each image, step and copy. Other images

@@ -23,9 +23,10 @@ class FeatureTuningMixup(FeatureMixup):
     mixed. Where it is, the perturbation's direction t then takes a step against the attack: t = t - the gradient of the
     loss at p. It begins at 0, for every image.
 
-    Features are those behind a convolution's batch norm. In the authors' code they are before it; the gradient is that
-    at t, with a length of t of at least 1e-7: the first step is then 1e7 times the following ones, and t never turns
-    again (`variant: authors`). TransferAttack never tunes: t stays 0, which is CFM.
+    Features are those behind a convolution's batch norm. In TransferAttack's port of the authors' code they are before
+    it; the gradient is that at t, with a length of t of at least 1e-7: the first step is then 1e7 times the following
+    ones, and t never turns again: `variant: authors` has this gradient. The port itself asks for no gradient at t, and
+    stays CFM. That t follows the gradient at p is our reading of the paper.
     """
 
     name: ClassVar[str] = "ftm"
@@ -39,7 +40,7 @@ class FeatureTuningMixup(FeatureMixup):
         tuning = _Tuning(mixup.draws)
 
         def lengths(values: Tensor) -> Tensor:
-            found = torch.linalg.vector_norm(values.flatten(1), dim=1)
+            found: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
             return found.view(-1, *[1] * (values.ndim - 1))
 
         def change(name: str, features: Tensor) -> Tensor:

@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 class Ghost(ForwardChange):
     """Ghost networks: every step attacks another network, made from the source by small random changes.
 
-    Li et al. 2020, arXiv:1812.03413, sections on skip connection erosion, dropout erosion and the longitudinal
-    ensemble. Where the network has residual blocks, what a skip connection carries is multiplied by a number that is
-    uniform in 1 - `spread` .. 1 + `spread`. Networks without skip connections (VGG, Inception; DenseNets, whose layers
-    concatenate) lose a share `dropout` of the values after every activation, pooling and block of their trunk; the
-    others are divided by 1 - `dropout`. All numbers are drawn anew for each image, step and copy.
+    Li et al. 2020, arXiv:1812.03413. Where the network has residual blocks, what a skip connection carries is
+    multiplied by a number that is uniform in 1 - `spread` .. 1 + `spread`. Networks without skip connections (VGG,
+    Inception; DenseNets, whose layers concatenate) lose a share `dropout` of the values after every activation, pooling
+    and block of their trunk; the others are divided by 1 - `dropout`. All numbers are drawn anew for each image, step
+    and copy.
 
     The paper has one number a block, for all images; the authors' code and TransferAttack draw one a channel: `variant:
-    authors` does. The authors' best spreads are 0.22 (ResNet-50 v2), 0.16 (ResNet-101) and 0.12 (ResNet-152), and their
-    best dropout for Inception v3 is 0.006.
+    authors` does. The authors' readme has 0.22 for ResNet-50 v2 and a dropout of 0.006 for Inception v3.
     """
 
     name: ClassVar[str] = "ghost"

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class PerturbationDecay(ForwardChange):
     """Intermediate-level perturbation decay, ILPD: f = `keep` f(x + d) + (1 - `keep`) f(x + noise) at `layer`.
 
-    Li et al. 2023, arXiv:2304.13410, section 3.2. The noise is normal with a standard deviation of `sigma` pixel
+    Li et al. 2023, arXiv:2304.13410. The noise is normal with a standard deviation of `sigma` pixel
     values, drawn anew for each image, step and copy; each gradient takes one forward pass for it. Without `layer` it is
     that of the authors for ResNet-50, the last block of the second stage (`layer2.3`), and the middle layer for other
     networks.
 
-    Paper, authors' code, TransferAttack and torchattack agree; torchattack adds momentum. x is the clean image: the
+    The authors' code and torchattack agree; torchattack adds momentum. x is the clean image: the
     attack's views do not change it.
     """
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class LinearBackpropagation(BackwardChange):
     """Linear backpropagation, LinBP: behind `layer`, the derivative of a ReLU is 1.
 
-    Guo et al. 2020, arXiv:2012.03528, section 4; equation 5 for residual blocks. In residual networks the ReLUs inside
+    Guo et al. 2020, arXiv:2012.03528. In residual networks the ReLUs inside
     the branches are linear, those after an addition are not, and the gradient that a branch gives its input keeps the
     L2 norm of the true one, for each image. Without `layer` the start is that of the authors, the first block of a
     ResNet-50's third stage (`layer3.0`), and for other networks the middle layer. Networks without ReLUs behind it are
     refused.
 
-    Paper, authors' code and TransferAttack agree; both codes know ResNet-50 only, and divide 0 by 0 where a branch has
+    The authors' code and TransferAttack agree; both know ResNet-50 only, and divide 0 by 0 where a branch has
     no gradient. Here such a gradient stays 0.
     """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PatchOut(View):
     """PatchOut: the perturbation is kept on a random share of the image's patches, and left out on the others.
 
-    Wei et al. 2022, arXiv:2109.04176, section "PatchOut attack". `patch` is the side of a patch in pixels; `share` of
+    Wei et al. 2022, arXiv:2109.04176. `patch` is the side of a patch in pixels; `share` of
     all patches are kept, the authors' 130 of 196 unless given, drawn anew for each image and step. Patches at the right
     and lower border are cut if the image is no multiple of them. The authors draw from the number of the step, the same
     patches for all images; TransferAttack and torchattack as well.

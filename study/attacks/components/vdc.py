@@ -27,9 +27,9 @@ class VirtualDense(BackwardChange):
     `added` times `decay` times the class token's gradient behind the last block. One gradient takes two backward
     passes.
 
-    The authors' hooks, those of TransferAttack and of torchattack change the scores before the softmax in place of the
-    map: `variant: authors`. They have numbers of their own for PiT (0.03 in place of 0.1) and Visformer, which begin
-    again in each stage; here networks with several resolutions are refused. Numbers are those of the authors' code.
+    The hooks of TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in
+    place of the map: `variant: authors`. They have numbers of their own for PiT (0.03 in place of 0.1) and Visformer,
+    which begin again in each stage; here networks with several resolutions are refused. Numbers are those of the ports.
     """
 
     name: ClassVar[str] = "vdc"

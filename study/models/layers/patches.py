@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from study.models.rewrites.cpu import Stem
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -60,6 +62,7 @@ def _prefix(network: Any) -> int | None:
 
 
 def _square(name: str, convolution: Any, prefix: int) -> Patches | None:
+    convolution = convolution.conv if isinstance(convolution, Stem) else convolution
     if not isinstance(convolution, nn.Conv2d) or convolution.kernel_size[0] != convolution.kernel_size[1]:
         return None
     return Patches(name, convolution.kernel_size[0], convolution.stride[0], prefix)

@@ -27,7 +27,7 @@ def test_the_authors_variant_is_torchattacks():
 def test_pooling_and_relu_have_the_soft_derivatives(kernel, stride, padding, ceil):
     """Window by window: values are those of the maximum, gradients those of sum softmax(10 z) z with constant
     shares."""
-    network, clean = small.vgg(), small.images(32)
+    network, clean = small.vgg(), small.images(16)
     for layer in network.features:
         if isinstance(layer, torch.nn.MaxPool2d):
             layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode = kernel, stride, padding, ceil
@@ -61,7 +61,7 @@ def test_pooling_and_relu_have_the_soft_derivatives(kernel, stride, padding, cei
 
     keys = keys_of("bpa", {"steps": 2, "backward": [{"bpa": {"layer": "features.3"}}]})
     wanted = small.looped(gradient, clean, steps=2, epsilon=8)
-    assert small.apart(small.ours(small.source(network, 32), keys, clean), wanted) < 1e-4
+    assert small.apart(small.ours(small.source(network, 16), keys, clean), wanted) < 1e-4
 
 
 def test_a_network_without_relus_is_refused():

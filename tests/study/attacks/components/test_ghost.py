@@ -46,7 +46,7 @@ def test_skip_connections_have_the_drawn_weights(variant):
 
 
 def test_features_are_dropped_where_there_is_no_skip_connection():
-    network, clean = small.vgg(), small.images(32)
+    network, clean = small.vgg(), small.images(16)
     keys = keys_of("ghost", {"steps": 3, "forward": [{"ghost": {"dropout": 0.2}}]})
     sizes: dict[int, float] = {}
 
@@ -65,6 +65,6 @@ def test_features_are_dropped_where_there_is_no_skip_connection():
         return small.gradient_of(forward, image)[0]
 
     wanted = small.looped(gradient, clean, steps=3)
-    assert small.apart(small.ours(small.source(network, 32), keys, clean), wanted) < 1e-4
+    assert small.apart(small.ours(small.source(network, 16), keys, clean), wanted) < 1e-4
     assert len(sizes) == 6
-    assert all(share == pytest.approx(0.8, abs=0.05) for share in sizes.values())
+    assert all(share == pytest.approx(0.8, abs=0.08) for share in sizes.values())

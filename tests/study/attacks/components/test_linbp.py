@@ -68,7 +68,7 @@ def test_branches_are_linear_and_keep_their_norm(start):
 
 
 def test_a_network_without_branches_is_linear_as_a_whole():
-    network, clean = small.vgg(), small.images(32)
+    network, clean = small.vgg(), small.images(16)
     keys = keys_of("linbp", {**KEYS, "backward": [{"linbp": {"layer": "features.3"}}]})
 
     def gradient(image, _):
@@ -81,7 +81,7 @@ def test_a_network_without_branches_is_linear_as_a_whole():
         return small.gradient_of(forward, image)[0]
 
     wanted = small.looped(gradient, clean, steps=3, size=4, decay=0)
-    assert small.apart(small.ours(small.source(network, 32), keys, clean), wanted) < 1e-4
+    assert small.apart(small.ours(small.source(network, 16), keys, clean), wanted) < 1e-4
 
 
 def test_the_layer_is_the_authors_or_the_middle():

@@ -16,12 +16,12 @@ from tests.study.attacks.components import small_sources as small
 
 def test_the_authors_variant_is_torchattacks():
     network, clean = small.vit(64), small.images(64)
-    keys = keys_of("vdc", {"steps": 3, "backward": [{"vdc": {"variant": "authors"}}]})
+    keys = keys_of("vdc", {"steps": 2, "backward": [{"vdc": {"variant": "authors"}}]})
     wanted = small.torchattacks_images(
-        torchattack.vdc.VDC, small.unfused(network), clean, hook_cfg="vit_base_patch16_224", eps=16 / 255, steps=3
+        torchattack.vdc.VDC, small.unfused(network), clean, hook_cfg="vit_base_patch16_224", eps=16 / 255, steps=2
     )
     assert small.apart(small.ours(small.source(network, 64), keys, clean), wanted) < 1e-4
-    papers = small.ours(small.source(network, 64), keys_of("vdc", {"steps": 3}), clean)
+    papers = small.ours(small.source(network, 64), keys_of("vdc", {"steps": 2}), clean)
     assert (np.abs(papers - wanted) > 1).mean() > 0.01
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
@@ -12,7 +13,9 @@ from study.errors import StudyError
 from study.models import Model, memory
 from study.models.features import captured, output_shapes
 from study.models.layers import layers_of
+from study.models.rewrites.cpu import Stem, rewrite_convolutions
 from study.models.visible_attention import visible_attention
+from tests.study.models.layers import small
 
 # By reference: pixels; channels at the ends of the stages; residual branches or dense layers; attention modules.
 # The numbers are those of the papers' tables.
@@ -249,3 +252,11 @@ def test_what_is_not_known_is_said():
         _ = layers_of(hollow("torchvision:maxvit_t")).mlps
     with pytest.raises(StudyError, match="EfficientAdditiveAttention"):
         _ = layers_of(hollow("timm:swiftformer_xs")).attention
+
+
+def test_patches_are_known_where_the_first_convolution_is_rewritten():
+    built = copy.deepcopy(small.network("timm:vit"))
+    before = layers_of(built).patches
+    rewrite_convolutions(built)
+    assert isinstance(built.patch_embed.proj, Stem)
+    assert layers_of(built).patches == before

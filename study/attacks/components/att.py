@@ -1,0 +1,277 @@
+"""Adaptive token tuning, ATT: gradients in a transformer are damped as far as they vary, and patches come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.component import AttackOutline
+from study.attacks.kinds import BackwardChange, ForwardChange, PassDraws
+from study.attacks.registry import register
+from study.errors import StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Factor = Annotated[float, Field(ge=0, le=10)]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What the authors chose for a family of networks."""
+
+    attention: float
+    qkv: float
+    mlp: float
+    kept: float
+    scale: float
+    offset: float
+
+
+_VIT = _Numbers(0.45, 0.7, 0.65, 10 / 12, 0.4, 0.4)
+_NUMBERS = {
+    "pit": _Numbers(0.25, 0.6, 0.65, 9 / 13, 0.3, 0.45),
+    "cait": _Numbers(0.3, 1.0, 0.6, 4 / 25, 0.35, 0.4),
+    "visformer": _Numbers(0.4, 0.8, 0.3, 1.0, 0.15, 0.25),
+}
+
+
+def _numbers_of(model: nn.Module) -> _Numbers:
+    from study.models.layers.catalogue import layers_of
+
+    return _NUMBERS.get(layers_of(model).family, _VIT)
+
+
+@register
+class TokenTuning(BackwardChange):
+    """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, those of extreme tokens more.
+
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradient of each attention map is multiplied by `attention`,
+    or by 0 in the last blocks, all but a share `kept` of them; those of queries, keys and values and of the MLPs'
+    outputs by `qkv` and `mlp`. Then the rows and columns of a map, and for each channel the tokens, that hold the
+    largest and the smallest gradient are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1): v is the
+    variance of the gradient, v' that of the changed gradient in the block behind; the last block, and one behind which
+    there is none, has `gamma`. Unless given, numbers are those that torchattack has for ViT, PiT, CaiT and Visformer,
+    and those for ViT for others. Extremes and variances are those of each image.
+
+    TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in place of the
+    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and drops no last
+    block.
+    """
+
+    name: ClassVar[str] = "att"
+
+    attention: Factor | None = None
+    qkv: Factor | None = None
+    mlp: Factor | None = None
+    kept: Annotated[float, Field(ge=0, le=1)] | None = None
+    gamma: Factor = 0.5
+    adapt: Factor = 0.01
+    variant: Literal["paper", "authors"] = "paper"
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for model in models.values():
+                self._tune(model, stack)
+            yield
+
+    def _tune(self, model: nn.Module, stack: contextlib.ExitStack) -> None:
+        from study.models.features import changed_backward
+        from study.models.layers.named import network_of
+        from study.models.token_gradients import (
+            changed_scores,
+            counted_rows,
+            maps_scaled,
+            one_row_an_image,
+            tokens_scaled,
+            transformer_of,
+        )
+        from study.models.visible_attention import visible_attention
+
+        parts, numbers = transformer_of(model, "att"), _numbers_of(model)
+        rows = stack.enter_context(counted_rows(model))
+        tuned = {what: _Tuned(self.gamma, self.adapt) for what in ("maps", "qkv", "mlps")}
+
+        def begin(*_: Any) -> None:
+            for one in tuned.values():
+                one.before = None
+
+        def tune(
+            name: str, what: str, factor: float, extremes: Callable[[Tensor, Tensor], Tensor]
+        ) -> Callable[[Tensor], Tensor]:
+            return lambda gradient: tuned[what](factor * one_row_an_image(gradient, rows[0], name), extremes)
+
+        stack.enter_context(network_of(model).register_forward_pre_hook(begin))
+        stack.enter_context(visible_attention(model))
+        attention = numbers.attention if self.attention is None else self.attention
+        kept = round((numbers.kept if self.kept is None else self.kept) * len(parts.maps))
+        maps = {
+            name: tune(name, "maps", attention if place < kept else 0.0, maps_scaled)
+            for place, name in enumerate(parts.maps)
+        }
+        stack.enter_context(changed_backward(model, maps) if self.variant == "paper" else changed_scores(model, maps))
+        qkv = numbers.qkv if self.qkv is None else self.qkv
+        mlp = numbers.mlp if self.mlp is None else self.mlp
+        tokens = {name: tune(name, "qkv", qkv, tokens_scaled) for name in parts.qkv}
+        tokens |= {name: tune(name, "mlps", mlp, tokens_scaled) for name in parts.mlps}
+        stack.enter_context(changed_backward(model, tokens))
+
+
+class _Tuned:
+    """The damping of one sort of gradient, from the last block to the first; `before` (N,) is the variance behind."""
+
+    def __init__(self, gamma: float, adapt: float) -> None:
+        self._gamma = gamma
+        self._adapt = adapt
+        self.before: Tensor | None = None
+
+    def __call__(self, gradient: Tensor, extremes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        import torch
+
+        before = self.before
+        variance = gradient.flatten(1).var(1)
+        factor = torch.full_like(variance, self._gamma)
+        if before is not None:
+            ratio = (variance / torch.where(before > 0, before, 1)).sqrt()
+            factor = torch.where(before > 0, (factor + self._adapt * (1 - ratio)).clamp(0, 1), factor)
+        found = extremes(gradient, factor)
+        self.before = found.flatten(1).var(1)
+        return found
+
+
+@register
+class PatchPacing(ForwardChange):
+    """The second part of adaptive token tuning, ATT: the perturbation is seen on patches that become fewer by
+    importance.
+
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). A patch of `patch` pixels has the importance of the
+    clean image's features there: features times the gradient of the summed logits at `layer`, summed over channels,
+    resized to the image, averaged over the patch and scaled to 0..1. In step i of `pace`, from 1, a patch is left out
+    with the probability 0.01 + (0.99 - t) i / `pace`, t = `scale` importance + `offset`; later steps have that of the
+    last. Patches are drawn for each image and step. Unless given, `scale` and `offset` are the authors' for the
+    network's family.
+
+    Without `layer`, `variant: authors` takes the block before the last, as their code does, and `paper` the block
+    before that one. At the authors' block the patches of a ViT reach the logits through a layer norm only, so that
+    features times gradient sum to 0 but for the norm's epsilon: in float32, importance is mostly rounding. In
+    TransferAttack one draw of patches serves all images, and the importance is that of the first; torchattack draws for
+    each pixel, but its importances are NaN, and it leaves nothing out. As there, the gradient for the importance is one
+    with the attack's other changes.
+    """
+
+    name: ClassVar[str] = "att-patches"
+
+    layer: str | None = None
+    patch: Annotated[int, Field(ge=1, le=1024)] = 16
+    pace: Annotated[int, Field(ge=1, le=100_000)] = 10
+    scale: Annotated[float, Field(ge=0, le=1)] | None = None
+    offset: Annotated[float, Field(ge=0, le=1)] | None = None
+    variant: Literal["paper", "authors"] = "paper"
+
+    @property
+    def preparing_gradients(self) -> int:
+        return 1
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        if attack.parts.get("view"):
+            yield "`att-patches` leaves out patches of the image itself, and views change it: remove the views"
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for number, model in enumerate(models.values()):
+                layer = self.layer or _near_the_end(model, 2 if self.variant == "authors" else 3)
+                masking = _Masking(self, model, layer, number, draws)
+                stack.enter_context(model.register_forward_pre_hook(masking))
+            yield
+
+
+class _Masking:
+    """Before each pass of one model: the perturbation is left out on some patches."""
+
+    def __init__(self, pacing: PatchPacing, model: nn.Module, layer: str, number: int, draws: PassDraws) -> None:
+        from study.models.layers.catalogue import layers_of
+
+        numbers = _numbers_of(model)
+        self._pacing = pacing
+        self._layer = layer
+        self._prefix = layers_of(model).patches.prefix
+        self._scale = numbers.scale if pacing.scale is None else pacing.scale
+        self._offset = numbers.offset if pacing.offset is None else pacing.offset
+        self._number = number
+        self._draws = draws
+        self._batch = -1
+        self._busy = False
+        self._kept: Tensor | None = None
+
+    def __call__(self, model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._busy:
+            return None
+        draws, pacing = self._draws, self._pacing
+        if draws.batch != self._batch:
+            self._batch, self._kept = draws.batch, self._of_batch(model)
+        assert self._kept is not None, "the first pass of a batch has prepared it"
+        (image,) = inputs
+        kept = draws.of_images(self._kept)
+        start = 0.99
+        share = start - (start - kept) * min(max(draws.step, 0) + 1, pacing.pace) / pacing.pace
+        drawn = (draws.uniform(pacing, kept.shape[1:], f"patches.{self._number}") + 1) / 2
+        mask = (drawn <= share).to(image.dtype)[:, None]
+        mask = mask.repeat_interleave(pacing.patch, 2).repeat_interleave(pacing.patch, 3)
+        mask = mask[..., : image.shape[-2], : image.shape[-1]]
+        origin = draws.of_images(draws.origin)
+        return (origin + mask * (image - origin),)
+
+    def _of_batch(self, model: nn.Module) -> Tensor:
+        """The share of draws in which a patch is kept at the end, (N, patches down, patches right)."""
+        import torch
+        from torch.nn import functional
+
+        from study.models.features import captured
+
+        origin = self._draws.origin
+        self._busy = True
+        try:
+            with torch.enable_grad(), captured(model, [self._layer]) as found:
+                logits = model(origin.detach().requires_grad_())
+                (gradient,) = torch.autograd.grad(logits.sum(), found[self._layer])
+        finally:
+            self._busy = False
+        weight = self._by_place(found[self._layer].detach() * gradient)
+        weight = functional.interpolate(weight[:, None], origin.shape[-2:], mode="bilinear", align_corners=False)
+        mean = functional.avg_pool2d(weight, self._pacing.patch, ceil_mode=True)[:, 0]
+        low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
+        importance = (mean - low) / torch.where(high > low, high - low, 1)
+        return self._scale * importance + self._offset
+
+    def _by_place(self, products: Tensor) -> Tensor:
+        """Features times gradients, summed over channels, as an image (N, height, width)."""
+        if products.ndim == 4:
+            return products.sum(1)
+        tokens = products[:, self._prefix :].sum(-1)
+        side = math.isqrt(tokens.shape[1])
+        if side * side != tokens.shape[1]:
+            raise StudyError(
+                f"the {tokens.shape[1]} tokens of '{self._layer}' are no square of patches",
+                accepted="transformers of square images, such as ViT, DeiT, PiT, Visformer",
+                todo="name another layer, or leave this source out",
+            )
+        return tokens.view(-1, side, side)
+
+
+def _near_the_end(model: nn.Module, place: int) -> str:
+    """The block that is number `place` from the end; CaiT's last two, of the class token alone, count as one."""
+    from study.models.layers.catalogue import layers_of
+    from study.models.token_gradients import transformer_of
+
+    transformer_of(model, "att-patches")
+    every = list(dict.fromkeys(branch.block for branch in layers_of(model).blocks))
+    of_all = [name for name in every if not name.startswith("blocks_token_only")]
+    back = place if of_all == every else place - 1
+    return of_all[max(0, len(of_all) - back)]
