@@ -90,7 +90,7 @@ def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
     """Let every model predict all images; return the simulated seconds. Workers load their models meanwhile."""
     begun, batch = backend.now, plan.spec.numerics.batch
     ids = [one.image for shard in plan.shards for one in shard.images]
-    for name in plan.spec.models:
+    for name in plan.spec.predicting:
         for start in range(0, len(ids), batch):
             job = PredictJob((name,), batch, tuple(ids[start : start + batch]))
             service = name in plan.spec.services

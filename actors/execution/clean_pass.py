@@ -67,7 +67,8 @@ class _CleanPass:
         self._runtime = runtime
         self._say = runtime.display.say
         self._services = spec.services
-        self._local = [name for name in spec.models if name not in self._services]
+        self._local = [name for name in spec.predicting if name not in self._services]
+        self._silent = [name for name in spec.models if name not in spec.predicting]
         self._digests = {name: str(model["digest"]) for name, model in (known or {}).items()}
         self._models: dict[str, dict[str, Any]] = {}
         self._right: dict[str, clean_accuracy.Right] = {}
@@ -76,6 +77,7 @@ class _CleanPass:
         self._most = max(spec.numerics.batch, min(_MOST_AT_ONCE, budget // spec.images.bytes))
 
     def run(self, candidates: Sequence[Candidate]) -> Selection:
+        self._record(self._silent)
         spec = self._spec
         self._say(f"clean pass: {counted(len(self._local), 'model')}, up to {counted(len(candidates), 'image')}")
         chosen = self._choose(candidates, spec.images.count or len(candidates), 0)
@@ -86,7 +88,9 @@ class _CleanPass:
         spec = self._spec
         must_be_there(before, candidates)
         shards = list(before.shards)
-        new = unasked(spec, before)
+        unknown = unasked(spec, before)
+        self._record([name for name in unknown if name in self._silent])
+        new = [name for name in unknown if name not in self._silent]
         if new:
             images = sum(len(shard.images) for shard in shards)
             self._say(f"clean pass: {', '.join(new)} on the {counted(images, 'image')} selected before")
@@ -98,6 +102,12 @@ class _CleanPass:
             shards += self._further(shards, candidates)
         models = clean_accuracy.described({**before.models, **self._models}, before.models, self._right)
         return Selection(shards, models, self._unreadable)
+
+    def _record(self, models: Sequence[str]) -> None:
+        """Load models that are sources only, for their records: they predict nothing, and select nothing."""
+        if models:
+            self._say(f"{', '.join(models)}: loading, without predictions")
+            self._predict(models, [], [])
 
     def _further(self, shards: Sequence[Shard], candidates: Sequence[Candidate]) -> list[Shard]:
         """Select images that are not in `shards`, as new shards."""
@@ -124,7 +134,7 @@ class _CleanPass:
             tried += len(part)
             read = self._read(part)
             predicted = self._predicted(read)
-            let_in = [one for one in predicted if admitted(one, spec.images.keep, spec.sources())]
+            let_in = [one for one in predicted if admitted(one, spec.images.keep, spec.predicting_sources())]
             right += len(let_in)
             taken = let_in[: wanted - len(chosen)]
             # Where no rule selects, accuracy is that on the images of the study.
@@ -207,7 +217,7 @@ class _CleanPass:
     def _report_rule_breakers(self, shards: Sequence[Shard], new: Sequence[str]) -> None:
         """Name new models that misclassify images of the selection: the images stay, so that rows compare."""
         keep, images = self._spec.images.keep, [one for shard in shards for one in shard.images]
-        bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.sources()}
+        bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.predicting_sources()}
         for name in new:
             if isinstance(keep, str) and name in bound.get(keep, ()) and name in self._local:
                 wrong = sum(one.clean[name].top5[0] != one.label for one in images)
@@ -230,6 +240,8 @@ class _CleanPass:
 
     def _predicted(self, read: Sequence[_Decoded]) -> list[Selected]:
         """The images with the predictions of all local models."""
+        if not read:
+            return []
         answers = self._predict(self._local, [one.pixels for one in read], [one.candidate.image for one in read])
         return [
             Selected(
@@ -254,7 +266,7 @@ class _CleanPass:
     def _ranking(self) -> Sequence[str]:
         """The models whose probabilities rank the target labels."""
         rule = self._spec.images.targets
-        return (rule.by or self._spec.sources()) if isinstance(rule, Ranked) else ()
+        return (rule.by or self._spec.predicting_sources()) if isinstance(rule, Ranked) else ()
 
     def _predicted_by_services(
         self, chosen: Sequence[Selected], pixels: Mapping[str, NDArray[np.uint8]]

@@ -27,7 +27,7 @@ _STEP = "clean pass"
 
 @dataclass(frozen=True)
 class Request:
-    """Images, `uint8` (C, H, W) each, and the models that predict them.
+    """Images, `uint8` (C, H, W) each, and the models that predict them; without images, only their records are wanted.
 
     Attributes:
         models: Names of models, all local or all remote services.
@@ -52,7 +52,8 @@ class CleanPredictions(Workload):
         self._spec = spec
         self._request = request
         self._runtime = runtime
-        self._starts = range(0, len(request.images), spec.numerics.batch)
+        # Without images, one call asks for the record alone.
+        self._starts = range(0, max(1, len(request.images)), spec.numerics.batch)
         self._results: dict[tuple[str, int], TargetResult] = {}
         calls = len(self._starts) * len(request.models)
         self.progress = Progress({_STEP: calls}, {}, calls)
@@ -60,7 +61,8 @@ class CleanPredictions(Workload):
     def start(self) -> None:
         request, batch = self._request, self._spec.numerics.batch
         for start in self._starts:
-            ref = self._runtime.backend.put(np.stack(request.images[start : start + batch]))
+            pixels = request.images[start : start + batch]
+            ref = self._runtime.backend.put(np.stack(pixels) if pixels else np.empty(0, np.uint8))
             for name in request.models:
                 self._runtime.scheduler.add(self._task(name, start, ref))
 
@@ -71,7 +73,7 @@ class CleanPredictions(Workload):
         )
         service = name in self._spec.services
         models = {name: request.digests.get(name)}
-        return Task("predict", models, job, lambda: ref, float(len(job.images)), start, service=service)
+        return Task("predict", models, job, lambda: ref, float(max(1, len(job.images))), start, service=service)
 
     def handle(self, event: Done | Failed) -> None:
         if isinstance(event, Failed):
@@ -84,7 +86,7 @@ class CleanPredictions(Workload):
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
-        """Digest, parameters and input of each model that has predicted, by name."""
+        """Digest, parameters and input of each model that was asked, by name."""
         return {name: dict(result.model) for (name, _), result in self._results.items()}
 
     def prediction(self, name: str, row: int) -> Clean:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from study.geometry.plan import models_of
+from study.models.reference import Model
 from study.reproducibility import numerics
 from study.spec.schema import Spec
 
@@ -68,10 +69,13 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
     The memory of a pass grows with its images. The members of an ensemble hold the memory of their gradients at the
     same time, unless each has separate gradients.
     """
+    estimates = {name: _with_set(spec.models[name], one, device) for name, one in estimates.items()}
     estimated, image = estimated_batch(spec), _TENSORS * spec.images.channels * spec.images.size**2 * 4
     size = numerics.pass_size(spec.numerics.batch, device)
     calls = []
     for name, one in estimates.items():
+        if spec.models[name].source_only:
+            continue
         per_image = (one.forward - one.parameters) / estimated + image
         calls.append(CallMemory(one.parameters + size * per_image, one.parameters, f"predictions of {name}", size))
     for work in gradients(spec, device):
@@ -82,6 +86,16 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
         what = f"gradients of {' + '.join(work.models)}"
         calls.append(CallMemory(parameters + work.images * per_image, parameters, what, work.images))
     return Needs({name: float(one.parameters) for name, one in estimates.items()}, tuple(calls))
+
+
+def _with_set(model: Model, one: Memory, device: str) -> Memory:
+    """The memory of a model with its set of weights, their mean and deviation, which stay on the host."""
+    if not model.has_set or device != "cpu":
+        return one
+    from study.models.weights import weight_set
+
+    held = one.parameters * (len(weight_set.files(model.weights_value)) + 2)
+    return replace(one, parameters=one.parameters + held, forward=one.forward + held, gradient=one.gradient + held)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class PredictJob:
 
     Attributes:
         batch: Images in one pass.
-        images: The ids of the images.
+        images: The ids of the images; without any, only the records of the models are wanted.
         search: The search for the minimal RMSD along rays; None where finished images are shown.
         probabilities: Whether the results hold the probabilities of all labels.
     """

@@ -212,6 +212,9 @@ class Worker:
             )
 
         described = model.describe(classifier.describe())
+        if not job.images:
+            nothing = TargetAnswers(target, np.empty((0, 0), np.int32), np.empty((0, 0), np.float32))
+            return TargetResult(nothing, described), self._size(job)
         if job.search is not None:
             from study.attacks.minimal_norm import minimal_rmsd
 

@@ -69,6 +69,11 @@ class Assembly:
         return any(change.alone for change in self.changes)
 
     @property
+    def uses_weight_sets(self) -> bool:
+        """Whether every source model needs a set of weights."""
+        return any(change.uses_weight_set for change in (*self.backward, *self.forward))
+
+    @property
     def others(self) -> int:
         """The size of the pool of images that components mix in."""
         return max((one.others for one in self), default=0)

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from study.attacks.assembly import Assembly
 from study.attacks.component import Component
 from study.attacks.components.ensembles import LossMean
-from study.attacks.kinds import EnsembleRule, Pool
+from study.attacks.kinds import Change, EnsembleRule, Pool
 from study.attacks.loop import Engine, ImageBatch, craft, perturbations
 from study.attacks.recipe import Attack
 from study.errors import StudyError, first_line
 from study.models import Model, loading
+from study.models.classifier import Classifier
+from study.models.weights.weight_set import WeightSet
 from study.reproducibility import numerics
 from study.reproducibility.rng import draws
 
@@ -55,14 +57,27 @@ def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 
     """
     numerics.fix(1)
     count = len(networks) if isinstance(component, EnsembleRule) else 1
-    models = [_network(reference, number, size) for number, reference in enumerate(networks[:count])]
+    several = isinstance(component, Change) and component.uses_weight_set
+    models = [
+        _with_weights(reference, size) if several else _network(reference, number, size)
+        for number, reference in enumerate(networks[:count])
+    ]
     trial = _Trial(component, models, size)
     yield from trial.run()
 
 
-def _network(reference: str, number: int, size: int) -> nn.Module:
+def _network(reference: str, number: int, size: int, *, fold: bool = True) -> Classifier:
     model = Model.model_validate({"network": reference, "weights": f"random:{number}", "size": size})
-    return loading.load(reference, model, fold=True)
+    return loading.load(reference, model, fold=fold)
+
+
+def _with_weights(reference: str, size: int) -> Classifier:
+    """A network with a set of three random weights."""
+    states = [_network(reference, number, size, fold=False).network.state_dict() for number in range(3)]
+    classifier = _network(reference, 0, size, fold=False)
+    classifier.weight_set = WeightSet(states, [name for name, _ in classifier.network.named_parameters()])
+    classifier.weight_set.put(classifier.network, classifier.weight_set.mean)
+    return classifier
 
 
 @contextlib.contextmanager

@@ -351,6 +351,11 @@ class Attack(Frozen):
         return self.assembly.reads_true_labels or (self.first is not None and self.first.reads_true_labels)
 
     @property
+    def uses_weight_sets(self) -> bool:
+        """Whether every source model needs a set of weights, in either stage."""
+        return self.assembly.uses_weight_sets or (self.first is not None and self.first.uses_weight_sets)
+
+    @property
     def separate(self) -> bool:
         """Whether every source model has its own gradient, momentum and step."""
         return self.assembly.ensemble.separate

@@ -109,7 +109,7 @@ def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsO
         transform=transform,
         size=wanted.size,
         parameters=described["parameters"],
-        forward=needs.forward,
+        forward=None if model.source_only else needs.forward,
         gradient=None if model.target_only else needs.gradient,
         digest=described["digest"] if cached else None,
         **rates,

@@ -149,5 +149,5 @@ def models_of(spec: Spec, probe: Probe) -> tuple[str, ...]:
     return tuple(
         name
         for name, model in spec.models.items()
-        if (probe.models is None and not model.target_only) or name in (probe.models or ())
+        if (probe.models is None and not (model.target_only or model.source_only)) or name in (probe.models or ())
     )

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from study.models.rewrites import cpu
+from study.models.weights import state_dict
+from study.models.weights.weight_set import WeightSet
 from study.reproducibility.numerics import Layout, memory_format
 
 Mode = Literal["crop", "squash", "border"]
@@ -63,7 +65,8 @@ class Classifier(nn.Module):
     channels receives a grey image (C = 1) as three equal channels. `outputs` is the index of the network's output for
     each label. Without `outputs`, they are in the order of the labels; if there is one more, it is the background class
     and comes first (TensorFlow's ImageNet models), and its logit is dropped. The network stays in eval mode, and its
-    parameters require no gradient.
+    parameters require no gradient. `weight_set` holds the weights of a source whose weights change from step to step;
+    the network begins with their mean.
     """
 
     mean: Tensor
@@ -78,11 +81,13 @@ class Classifier(nn.Module):
         labels: int,
         identity: str,
         outputs: Sequence[int] | None = None,
+        weight_set: WeightSet | None = None,
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.preprocessing = preprocessing
         self.labels = labels
+        self.weight_set = weight_set
         self.digest = _digest(network, preprocessing, identity)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
@@ -95,7 +100,8 @@ class Classifier(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """The record of the model in a run: digest, number of parameters, preprocessing."""
-        return {"digest": self.digest, "parameters": self.parameters_held, **asdict(self.preprocessing)}
+        weights = {} if self.weight_set is None else {"weights": len(self.weight_set)}
+        return {"digest": self.digest, "parameters": self.parameters_held, **weights, **asdict(self.preprocessing)}
 
     @property
     def compiled(self) -> bool:
@@ -130,12 +136,12 @@ class Classifier(nn.Module):
         """Rewrite the network for speed, with equal results up to rounding, and move it to `device`.
 
         `fold` folds batch norms into convolutions, except those of the layers `keep`, and, on a CPU, rewrites some
-        convolutions.
+        convolutions. A network with a set of weights stays as it is: a folded one could not take other weights.
         """
         from study.models.rewrites.folding import fold as fold_into
 
         self.memory_format = memory_format(layout)
-        if fold:
+        if fold and self.weight_set is None:
             size, channels = self.preprocessing.size, len(self.preprocessing.mean)
             example = torch.randn(2, channels, size, size, generator=_generator())
             self.folded = fold_into(self.network, example.to(self.mean), keep=keep)
@@ -152,7 +158,5 @@ def _generator() -> torch.Generator:
 def _digest(network: nn.Module, preprocessing: Preprocessing, identity: str) -> str:
     """SHA-256 over the tensors of the network by name, its preprocessing and its `identity`."""
     hashed = hashlib.sha256(json.dumps([identity, asdict(preprocessing)]).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    state_dict.hash_into(hashed.update, network.state_dict())
     return hashed.hexdigest()

@@ -20,7 +20,7 @@ from study.images.labels import LabelSet, label_set
 from study.models import outputs, user_code
 from study.models.classifier import Classifier, Native, Preprocessing
 from study.models.reference import Model
-from study.models.weights import fetch, state_dict
+from study.models.weights import fetch, state_dict, weight_set
 from study.models.weights.packages import lite_names, package_file
 from study.models.weights.random_weights import ReproducibleDraws
 from study.models.zoos import ZOOS
@@ -61,6 +61,8 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
             _check_tag(name, model, labels)
         case "package":
             package_file(model.weights_value)
+        case "set":
+            weight_set.files(model.weights_value)
         case "file" if not Path(model.weights_value).is_file():
             raise StudyError(f"the weights file {model.weights_value} does not exist", todo="correct `weights: file:…`")
 
@@ -91,8 +93,9 @@ def load(
     """Build the classifier of `model` on `device`: network, weights and preprocessing.
 
     `labels` are the labels of its logits (None: ImageNet's); `channels` is the number of channels of the images; `fold`
-    folds batch norms into convolutions. The user's own code runs only with `allow_code`. Raises StudyError if the
-    network is unknown, or its weights are not available, do not fit, or are for other labels.
+    folds batch norms into convolutions, but not where weights are a set. The user's own code runs only with
+    `allow_code`. Raises StudyError if the network is unknown, or its weights are not available, do not fit, or are for
+    other labels.
     """
     labels = labels or label_set("imagenet")
     check(name, model, labels=labels, allow_code=allow_code)
@@ -105,6 +108,10 @@ def load(
         if kind == "package":
             tensors = lite_names(tensors, network)
         state_dict.load(network, tensors, called=called, origin=str(path) if kind == "file" else f"package {value}")
+    several = None
+    if kind == "set":
+        several = weight_set.read(network, weight_set.files(value), called=called)
+        identity += f" set {several.digest}"
     preprocessing = preprocessing_of(model, network, called)
     if channels > len(preprocessing.mean):
         raise StudyError(
@@ -115,7 +122,9 @@ def load(
     indices = outputs.output_indices(name, model, labels)
     if indices is not None:
         identity += f" outputs {list(indices)}"
-    classifier = Classifier(network, preprocessing, labels=len(labels), identity=identity, outputs=indices)
+    classifier = Classifier(
+        network, preprocessing, labels=len(labels), identity=identity, outputs=indices, weight_set=several
+    )
     outputs.check_logits(classifier, model, labels, called)
     if model.zoo == "python" or any(module.training for module in network.modules()):
         outputs.check_determinism(classifier, called)

@@ -62,7 +62,8 @@ def _estimate(
     from study.models import loading
     from study.models.memory import Memory, build_meta, estimate
 
-    same = model.model_copy(update={"transform": None, "weights": None if _keep_shape(model) else model.weights})
+    weights = None if _keep_shape(model) else model.weights
+    same = model.model_copy(update={"transform": None, "role": None, "weights": weights})
     key = digest(same.model_dump(mode="json"), labels.name, len(labels), channels, batch, torch.__version__)
     if key in cached:
         with contextlib.suppress(TypeError):
@@ -78,8 +79,8 @@ def _estimate(
 
 
 def _keep_shape(model: Model) -> bool:
-    """Whether the weights do not change the shape of the network: those of a file, or random ones."""
-    return str(model.weights).partition(":")[0] in ("file", "random")
+    """Whether the weights do not change the shape of the network: those of files, or random ones."""
+    return str(model.weights).partition(":")[0] in ("file", "set", "random")
 
 
 def _path() -> Path:

@@ -21,10 +21,10 @@ from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
 from study.models.services.service_spec import Remote
 from study.reproducibility.hashing import digest as hashed
 from study.spec.frozen import Frozen, rejected
-from study.spec.shorthand import TEXT, also
+from study.spec.shorthand import TEXT, Shorthand, also
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
-WEIGHTS = ("zoo", "file", "package", "random", "own")
+WEIGHTS = ("zoo", "file", "set", "package", "random", "own")
 ORIGINS = ("network", "model", "remote")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -32,6 +32,13 @@ Channel = Annotated[float, Field(allow_inf_nan=False)]
 Classes = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
 Channels = Annotated[tuple[Channel, ...], Field(strict=False, min_length=1, max_length=3)]
 
+
+_SET_KEY = "set"
+_SET = Shorthand(
+    lambda given: f"{_SET_KEY}:{given[_SET_KEY]}" if isinstance(given, dict) and given.keys() == {_SET_KEY} else given,
+    ({"type": "object", "properties": {_SET_KEY: TEXT}, "required": [_SET_KEY], "additionalProperties": False},),
+)
+"""`weights: {set: folder/*.safetensors}` is what a spec says; `set:folder/*.safetensors` stands for it."""
 
 _NETWORK = {"anyOf": [{"enum": list(SHORT_NAMES)}, TEXT]}
 """JSON schema of `network`: editors suggest the short names."""
@@ -45,9 +52,14 @@ class Model(Frozen):
     - `model`: another model of the spec, with a `transform` in front of it;
     - `remote`: a service that answers over HTTP; it can only be a target.
 
-    `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`, or
-    `own` for a `python:` network that loads its own weights. `sha256` is the required SHA-256 of the file of `file:` or
-    `package:`, or at least its first eight hexadecimal digits.
+    `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`,
+    `own` for a `python:` network that loads its own weights, or a set `{set: "<folder>/*.safetensors"}`: two or more
+    files, of which `drawn_weights` and `gaussian_weights` make the weights of each step; for other attacks, their mean.
+    `sha256` is the required SHA-256 of the file of `file:` or `package:`, or at least its first eight hexadecimal
+    digits.
+
+    `role: source` makes a model a source only: it is no target, predicts no image and selects none. A model with a set
+    of weights must have it.
 
     The fields of the input default to the zoo's own record of the network: `size` in pixels, `interpolation`, `mean`
     and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest value of a channel before
@@ -60,7 +72,7 @@ class Model(Frozen):
     network: Annotated[str, WithJsonSchema(_NETWORK)] | None = None
     model: str | None = None
     remote: Remote | None = None
-    weights: str | None = None
+    weights: Annotated[str | None, _SET] = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8,64}$")] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     size: Annotated[int, Field(ge=8, le=4096)] | None = None
@@ -71,6 +83,7 @@ class Model(Frozen):
     range: Literal[1, 255] | None = None
     classes: Classes | None = None
     transform: Transforms | None = None
+    role: Literal["source"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +163,15 @@ class Model(Frozen):
                 f"'{network}' does not name a function", "python:<module>:<function>, python:<path>.py:<function>"
             )
         self._check_weights(network)
+        if self.role == "source" and self.transform is not None:
+            raise rejected(
+                "a model with a transform has no gradients, so that it cannot be a source only", "role or transform"
+            )
+        if self.has_set and self.role != "source":
+            raise rejected(
+                "a set of weights is no model that could predict: it is a source only",
+                "`role: source` beside the set, or the weights of one file: `weights: file:<path>`",
+            )
         named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
         if named:
             raise rejected(
@@ -170,7 +192,8 @@ class Model(Frozen):
             alone = kind == "own" and self.zoo == "python"
             if kind not in WEIGHTS or not (value or alone) or (kind == "random" and not value.isdecimal()):
                 raise rejected(
-                    f"'{self.weights}' does not name weights", "zoo:<tag>, file:<path>, package:<name>, random:<seed>"
+                    f"'{self.weights}' does not name weights",
+                    "zoo:<tag>, file:<path>, {set: <pattern>}, package:<name>, random:<seed>",
                 )
             if kind == "package" and PACKAGES.get(value) != network:
                 raise rejected(f"the package '{value}' contains no weights of {network}", names(PACKAGES, value))
@@ -192,13 +215,18 @@ class Model(Frozen):
 
     @property
     def weights_kind(self) -> str:
-        """The part of `weights` before the colon: zoo, file, package, random or own."""
+        """The part of `weights` before the colon: zoo, file, set, package, random or own."""
         return (self.weights or "zoo:").partition(":")[0]
 
     @property
     def weights_value(self) -> str:
         """The part of `weights` after the colon."""
         return (self.weights or "zoo:").partition(":")[2]
+
+    @property
+    def has_set(self) -> bool:
+        """Whether the weights are a set of several files."""
+        return self.weights_kind == "set"
 
     @property
     def tag(self) -> str | None:
@@ -222,6 +250,11 @@ class Model(Frozen):
         return {**of_source, **shown, "digest": self.digest_of(of_source["digest"])}
 
     @property
+    def source_only(self) -> bool:
+        """Whether the model is never a target, and predicts no image."""
+        return self.role == "source"
+
+    @property
     def target_only(self) -> bool:
         """Whether the model has no gradients: a remote service, or a model with a transform."""
         return self.remote is not None or self.transform is not None
@@ -235,5 +268,5 @@ _NAMES_OF_WEIGHTS = frozenset({
 
 _OF_NETWORKS = (
     *("weights", "sha256", "arguments", "size", "interpolation"),
-    *("mean", "std", "channels", "range", "classes"),
+    *("mean", "std", "channels", "range", "classes", "role"),
 )

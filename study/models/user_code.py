@@ -21,7 +21,7 @@ from study.models.user_files import UserFunction
 from study.reproducibility.hashing import canonical
 
 _NEEDED = ("size", "mean", "std")
-_WEIGHTS = ("own", "file", "random")
+_WEIGHTS = ("own", "file", "set", "random")
 
 
 def check(name: str, model: Model, *, allowed: bool) -> None:
@@ -32,7 +32,7 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
     if kind not in _WEIGHTS:
         raise StudyError(
             f"model '{name}' is your own code, which has no weights '{model.weights}'",
-            accepted="weights: own (loaded by the function), file:<path>, random:<seed>",
+            accepted="weights: own (loaded by the function), file:<path>, {set: <pattern>}, random:<seed>",
             todo=f"correct the weights of model '{name}'",
         )
     missing = [key for key in _NEEDED if getattr(model, key) is None]

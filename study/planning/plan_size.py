@@ -43,7 +43,7 @@ def totals(plan: Plan) -> dict[str, int]:
     return {
         "images": images,
         "gradients": sum(craft.gradients for craft in plan.crafts.values()) * images,
-        "predictions": rows + (searched + len(plan.spec.models)) * images,
+        "predictions": rows + (searched + len(plan.spec.predicting)) * images,
         "rows": rows,
         "bytes": rows * _ROW_BYTES,
     }

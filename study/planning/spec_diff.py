@@ -87,7 +87,7 @@ def _fixed(spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
     images = {key: value for key, value in kept["images"].items() if key != "count"}
     rule = spec.images.targets
     if isinstance(rule, Ranked):
-        images["targets"] = {"rank": rule.rank, "by": list(rule.by or spec.sources())}
+        images["targets"] = {"rank": rule.rank, "by": list(rule.by or spec.predicting_sources())}
     return {**kept, "images": images}
 
 
@@ -127,10 +127,12 @@ def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
 
 
 def unasked(spec: Spec, selection: Selection) -> list[str]:
-    """Return the models without a digest, or without predictions of some selected image."""
+    """Return the models without a digest, or without predictions of some selected image if they predict images."""
     images = [one for shard in selection.shards for one in shard.images]
     return [
-        name for name in spec.models if name not in selection.models or any(name not in one.clean for one in images)
+        name
+        for name, model in spec.models.items()
+        if name not in selection.models or not (model.source_only or all(name in one.clean for one in images))
     ]
 
 

@@ -164,8 +164,8 @@ class Spec(Frozen):
     tracking: Tracking = Tracking()
 
     def targets(self, experiment: Experiment) -> tuple[str, ...]:
-        """The target models of an experiment, in the order of the spec."""
-        return tuple(self.models) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
+        """The target models of an experiment, in the order of the spec: without `targets`, all that predict images."""
+        return tuple(self.predicting) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
 
     def seeds_of(self, experiment: Experiment) -> tuple[int, ...]:
         """The seeds of an experiment's attacks, each once."""
@@ -192,6 +192,11 @@ class Spec(Frozen):
         return [name for name, model in self.models.items() if model.remote is not None]
 
     @property
+    def predicting(self) -> list[str]:
+        """The models that predict images, in the order of the spec: all but those that are sources only."""
+        return [name for name, model in self.models.items() if not model.source_only]
+
+    @property
     def credentials(self) -> tuple[str, ...]:
         """The environment variables that hold credentials of services."""
         remotes = [model.remote for model in self.models.values() if model.remote is not None]
@@ -208,6 +213,10 @@ class Spec(Frozen):
         }
         return [name for name in self.models if name in used]
 
+    def predicting_sources(self) -> list[str]:
+        """The sources that predict images too, in the order of the spec."""
+        return [name for name in self.sources() if not self.models[name].source_only]
+
     def text(self) -> str:
         """The resolved spec as YAML: `study.spec.loading.read_resolved` reads an equal spec from it."""
         return yaml_document.dump(self.model_dump(mode="json"))
@@ -220,8 +229,9 @@ class Spec(Frozen):
         left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(ImageSet.PLACES)}
         data: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
         for model in data["models"].values():
-            if str(model["weights"]).startswith("file:"):
-                model["weights"] = "file"
+            kind = str(model["weights"]).partition(":")[0]
+            if kind in ("file", "set"):
+                model["weights"] = kind
             if model["remote"] is not None:
                 model["remote"] = {
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES

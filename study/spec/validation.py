@@ -54,7 +54,15 @@ class Validation:
                 self._known(attack, {*spec.attacks, *presets.known()}, "attack", (*place, "attacks", index))
             for index, target in enumerate(experiment.targets or ()):
                 self._known(target, spec.models, "model", (*place, "targets", index))
+                if spec.models[target].source_only:
+                    raise self._only_a_source(target, (*place, "targets", index), "cannot be a target")
             self._sources(experiment.sources, (*place, "sources"))
+            if not spec.targets(experiment):
+                raise StudyError(
+                    "no model is left as a target: all models of this spec are sources only",
+                    where=self._document.where(place),
+                    todo="add a model without `role: source`",
+                )
             self._published(experiment, (*place, "published"))
             self._attacks_fit(experiment, place)
         for name, probe in spec.geometry.items():
@@ -70,6 +78,12 @@ class Validation:
             place = ("models", name, "model")
             self._known(model.model, self._spec.models, "model", place)
             base = self._spec.models[model.model]
+            if base.source_only:
+                raise StudyError(
+                    f"'{model.model}' is a source only, and a model with a transform is a target",
+                    where=self._document.where(place),
+                    todo=f"remove `role: source` from '{model.model}', or name another model",
+                )
             if base.model is not None or base.transform is not None:
                 raise StudyError(
                     f"'{model.model}' has a transform of its own",
@@ -99,15 +113,23 @@ class Validation:
         for key, models in named:
             for index, model in enumerate(models):
                 self._known(model, self._spec.models, "model", (*place, key, index))
+                if self._spec.models[model].source_only:
+                    raise self._only_a_source(model, (*place, key), "selects no images and ranks no labels")
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
                         f"'{model}' is a remote service, and services do not have the labels of this study",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
                     )
-        if isinstance(images.targets, Ranked) and not (images.targets.by or self._spec.sources()):
+        if images.keep == "correct-for-sources" and self._spec.sources() and not self._spec.predicting_sources():
             raise StudyError(
-                "the source models rank target labels, and this spec has no source model",
+                "the source models select the images, and all of them are sources only, which predict no image",
+                where=self._document.where((*place, "keep")),
+                accepted="correct-for-all, all, or a list of models",
+            )
+        if isinstance(images.targets, Ranked) and not (images.targets.by or self._spec.predicting_sources()):
+            raise StudyError(
+                "the source models rank target labels, and this spec has no source model that predicts images",
                 where=self._document.where((*place, "targets")),
                 accepted="{rank: …, by: [<model>, …]}",
             )
@@ -123,6 +145,8 @@ class Validation:
                     where=there,
                     todo="name source models, or give the attack `precomputed: <folder>`",
                 )
+            if attack.uses_weight_sets:
+                self._weight_sets(name, experiment, there)
             services = [one for one in spec.targets(experiment) if spec.models[one].remote is not None]
             if services and attack.budget.minimal is not None:
                 raise StudyError(
@@ -131,6 +155,28 @@ class Validation:
                     where=there,
                     todo="leave the service out of this experiment's targets, or give the attack a fixed budget",
                 )
+
+    def _weight_sets(self, attack: str, experiment: Experiment, where: str) -> None:
+        """All sources of an attack that draws from a set of weights have one."""
+        models = self._spec.models
+        used = dict.fromkeys(name for sources in self._spec.source_sets(experiment) for name in sources)
+        plain = next((name for name in used if not models[name].has_set), None)
+        if plain is not None:
+            raise StudyError(
+                f"'{attack}' draws from a set of weights, and the source '{plain}' has no set",
+                where=where,
+                accepted=names(name for name, model in models.items() if model.has_set)
+                or "a model with `weights: {set: folder/*.safetensors}` and `role: source`",
+                todo="name the sources of this experiment: `sources: [<model with a set>]`",
+            )
+
+    def _only_a_source(self, name: str, place: Place, what: str) -> StudyError:
+        """The error for a model with `role: source` where a prediction is needed; `what` says what it cannot do."""
+        return StudyError(
+            f"'{name}' is a source only (`role: source`), so that it predicts nothing and {what}",
+            where=self._document.where(place),
+            accepted=names(self._spec.predicting),
+        )
 
     def _name(self, name: str, what: str, place: Place) -> None:
         # `+` joins presets in the name of an attack, and models in the name of an ensemble: models have no `+`.
@@ -205,6 +251,8 @@ class Validation:
             for name in models:
                 self._known(name, self._spec.models, "model", (*place, key))
                 model = self._spec.models[name]
+                if key == "models" and model.source_only:
+                    raise self._only_a_source(name, (*place, key), "is in no probe")
                 if model.target_only:
                     why = "is a remote service" if model.remote else "has a transform"
                     raise StudyError(
@@ -212,7 +260,7 @@ class Validation:
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
                     )
-        if probe.models is None and all(model.target_only for model in self._spec.models.values()):
+        if probe.models is None and all(one.target_only or one.source_only for one in self._spec.models.values()):
             raise StudyError("no model of this spec has gradients", where=self._document.where(place))
         for key in ("along", "across"):
             direction = getattr(probe, key)

@@ -59,8 +59,8 @@ class WeightsFile:
 def weights_file(model: Model) -> WeightsFile | None:
     """The file of a model's weights.
 
-    None for random weights, weights that the user's code loads, services, and models with a transform only. Raises
-    StudyError if the zoo does not have the network or the weights.
+    None for random weights, weights that the user's code loads, sets of files, services, and models with a transform
+    only. Raises StudyError if the zoo does not have the network or the weights.
     """
     if model.network is None:
         return None
@@ -92,12 +92,12 @@ def verify(file: WeightsFile, path: Path, todo: str) -> None:
 def state(model: Model) -> str:
     """The state of a model's weights, for tables.
 
-    `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `random`, `own` (loaded by the user's code),
-    `service`, `transform` (another model of the spec has the weights), or `none` (a network without weights).
+    `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `set`, `random`, `own` (loaded by the user's
+    code), `service`, `transform` (another model of the spec has the weights), or `none` (a network without weights).
     """
     if model.network is None:
         return "service" if model.remote is not None else "transform"
-    if model.weights_kind in ("random", "own"):
+    if model.weights_kind in ("random", "own", "set"):
         return model.weights_kind
     file = weights_file(model)
     if file is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ def load(network: nn.Module, state: StateDict, *, called: str, origin: str) -> N
             todo=_advice_on_prefix(given, own) or "choose the network that the weights belong to, or other weights",
         )
     network.load_state_dict(state)
+
+
+def hash_into(add: Callable[[bytes | memoryview], object], state: Mapping[str, Tensor]) -> None:
+    """Give the tensors of `state` to `add`, the update of a digest: names in order, dtypes, shapes and bytes."""
+    for name, tensor in sorted(state.items()):
+        add(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        add(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _tensors(of: Sequence[str]) -> str:

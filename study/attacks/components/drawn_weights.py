@@ -1,0 +1,46 @@
+"""Drawn weights, LGV: each step takes the gradient of a network with other weights of a set."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.kinds import ForwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from study.models.weights.weight_set import WeightSet
+
+
+@register
+class DrawnWeights(ForwardChange):
+    """Drawn weights, LGV: in each step a source model has one of its set of weights, in random order.
+
+    Gubri et al. 2022, arXiv:2207.13129, section 4: the weights are those that SGD passes through at a high learning
+    rate. The order is drawn once for an attack run, without replacement, and begins again after the last one. All
+    images, copies and neighbours of a step have the same weights; an ensemble's sets of one size follow one order.
+
+    The authors' code goes on to the next weights in each forward pass: with views or neighbours in a single step, and
+    from one batch of images to the next. In TransferAttack too.
+    """
+
+    name: ClassVar[str] = "drawn_weights"
+    uses_weight_set: ClassVar[bool] = True
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        from study.models.swapped_weights import swapped, weight_set_of
+
+        with contextlib.ExitStack() as stack:
+            for name, model in models.items():
+                held = weight_set_of(name, model)
+                stack.enter_context(swapped(model, held, functools.partial(self._chosen, held, draws)))
+            yield
+
+    def _chosen(self, held: WeightSet, draws: PassDraws) -> Mapping[str, Tensor]:
+        words = draws.common(self, fixed=True).integers(len(held))[0]
+        return held.states[int(words.argsort(kind="stable")[max(draws.step, 0) % len(held)])]

@@ -1,0 +1,69 @@
+"""Gaussian weights, MBA: gradients of networks whose weights are normal samples around the mean of a set."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.kinds import ForwardChange, PassDraws
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from study.models.weights.weight_set import WeightSet
+
+_Sample = dict[str, "Tensor"]
+
+
+@register
+class GaussianWeights(ForwardChange):
+    """Gaussian weights, MBA: a source model's weights are a normal sample around the mean of its set of weights.
+
+    Li et al. 2023, arXiv:2302.05086: mean + `scale` x standard deviation x N(0, 1), for each parameter by itself, with
+    the set's mean and standard deviation; buffers, such as those of batch norms, are the mean's. `samples` are drawn
+    once for an attack run. Copy c of step t has sample (c + t) modulo `samples`: with as many copies
+    (`views: [{repeat: 20}]`) each step averages the gradients of all samples; without, each step has the next one. All
+    images have the same samples. They stay in memory: `samples` times the parameters of a source model.
+
+    The authors' code draws 20 samples anew in each step and takes the gradient of one of them; TransferAttack draws 20
+    once, and takes the gradient for their mean logits. Both read mean and variance from the file of a training run.
+    """
+
+    name: ClassVar[str] = "gaussian_weights"
+    main: ClassVar[str | None] = "scale"
+    alone: ClassVar[bool] = True
+    uses_weight_set: ClassVar[bool] = True
+
+    scale: Annotated[float, Field(ge=0, le=100)] = 1.5
+    samples: Annotated[int, Field(ge=1, le=10_000)] = 20
+
+    @contextlib.contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        from study.models.swapped_weights import swapped, weight_set_of
+
+        with contextlib.ExitStack() as stack:
+            for name, model in models.items():
+                held = weight_set_of(name, model)
+                made: dict[int, _Sample] = {}
+                stack.enter_context(swapped(model, held, functools.partial(self._chosen, name, held, draws, made)))
+            yield
+
+    def _chosen(self, name: str, held: WeightSet, draws: PassDraws, made: dict[int, _Sample]) -> _Sample:
+        number = (max(draws.step, 0) + draws.copy) % self.samples
+        if number not in made:
+            made[number] = self._sample(name, held, draws, number)
+        return made[number]
+
+    def _sample(self, name: str, held: WeightSet, draws: PassDraws, number: int) -> _Sample:
+        found = dict(held.mean)
+        drawn = draws.common(self, fixed=True)
+        for parameter in held.parameters:
+            mean = found[parameter]
+            noise = drawn.normal(mean.shape, f"{number}.{name}.{parameter}")[0].to(mean)
+            found[parameter] = mean + self.scale * held.deviation[parameter] * noise
+        return found

@@ -1,0 +1,28 @@
+"""Copies of the image as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from study.attacks.components.smoothing import Copies
+from study.attacks.kinds import View, ViewContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Repeat(View):
+    """`copies` of the image as it is: for changes of a network that differ from copy to copy.
+
+    The attack averages the gradients over the copies. Without such a change, one copy gives the same result.
+    """
+
+    name: ClassVar[str] = "repeat"
+    main: ClassVar[str | None] = "copies"
+
+    copies: Copies = 20
+
+    def make(self, image: Tensor, given: ViewContext) -> Tensor:
+        return image

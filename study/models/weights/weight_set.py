@@ -1,0 +1,113 @@
+"""A set of weights of one network: read once, and swapped in the network without building it again.
+
+LGV, MBA and other attacks take gradients of a network whose weights change from step to step. The set stays on the
+host, whatever the device of the network. A network with a set keeps its batch norms: folded ones could not follow the
+weights, and the mean of folded weights is not the folded mean.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import StudyError
+from study.models.weights import state_dict
+from study.models.weights.state_dict import StateDict
+
+_ACCEPTED = "a pattern that two or more files match, such as weights: {set: folder/*.safetensors}"
+
+
+def files(pattern: str) -> list[Path]:
+    """Return the files that `pattern` matches, in the order of their names. Raises StudyError if they are no set."""
+    found = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    if not found:
+        raise StudyError(
+            f"no file matches {pattern}, so the set of weights is empty",
+            accepted=_ACCEPTED,
+            todo="correct `weights: {set: …}`",
+        )
+    if len(found) == 1:
+        raise StudyError(
+            f"only {found[0]} matches {pattern}, and a set has several weights",
+            accepted=_ACCEPTED,
+            todo=f"correct the pattern, or write `weights: file:{found[0]}`",
+        )
+    return found
+
+
+class WeightSet:
+    """Weights of one network: two or more state dicts on the host, with the network's own names.
+
+    `parameters` are the names of the parameters; all other tensors are buffers.
+    """
+
+    def __init__(self, states: Sequence[StateDict], parameters: Collection[str]) -> None:
+        self.states = tuple(states)
+        self.parameters = tuple(parameters)
+        self._present: Mapping[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @cached_property
+    def mean(self) -> StateDict:
+        """The mean of the weights and buffers, rounded once; integers are those of the first file."""
+        return {
+            name: (self._mean(name).to(one.dtype) if one.is_floating_point() else one)
+            for name, one in self.states[0].items()
+        }
+
+    @cached_property
+    def deviation(self) -> StateDict:
+        """The standard deviation of each parameter over the set, as of a whole population."""
+        found = {}
+        for name in self.parameters:
+            mean, total = self._mean(name), torch.zeros((), dtype=torch.float64)
+            for state in self.states:
+                total = total + (state[name].double() - mean).square()
+            found[name] = (total / len(self.states)).sqrt().to(self.states[0][name].dtype)
+        return found
+
+    def _mean(self, name: str) -> Tensor:
+        # One after the other: all of them in double precision could take more memory than there is.
+        total = torch.zeros((), dtype=torch.float64)
+        for state in self.states:
+            total = total + state[name].double()
+        return total / len(self.states)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all tensors of all weights, in the order of their files' names."""
+        hashed = hashlib.sha256(str(len(self.states)).encode())
+        for state in self.states:
+            state_dict.hash_into(hashed.update, state)
+        return hashed.hexdigest()
+
+    def put(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Copy `state` into `network`, whose tensors stay where they are. No pass may be between its two halves."""
+        if self._present is state:
+            return
+        with torch.no_grad():
+            for name, tensor in network.state_dict().items():
+                tensor.copy_(state[name])
+        self._present = state
+
+
+def read(network: nn.Module, paths: Sequence[Path], *, called: str) -> WeightSet:
+    """Read the weights in `paths`, and leave their mean in `network`, which must be on the host.
+
+    Raises StudyError, which names the file, unless each of them fits the network, as `state_dict.load` does.
+    """
+    states = []
+    for path in paths:
+        state_dict.load(network, state_dict.read(path), called=called, origin=str(path))
+        states.append({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
+    found = WeightSet(states, [name for name, _ in network.named_parameters(remove_duplicate=False)])
+    found.put(network, found.mean)
+    return found
