@@ -66,11 +66,8 @@ SAMPLE = {"lite0": (0.882, 0.970), "lite1": (0.868, 0.978), "lite2": (0.890, 0.9
           "mobilenetv2": (0.892, 0.980), "squeezenet": (0.590, 0.810)}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "names",
-    [["resnet20"], pytest.param(["resnet44", "resnet56"], marks=pytest.mark.slow)],  # one shows what the command does
-    ids=" ".join,
-)
+@pytest.mark.slow  # test_models_of_the_quickstart_are_right has the command, test_loading these weights and images
+@pytest.mark.parametrize("names", [["resnet20"], ["resnet44", "resnet56"]], ids=" ".join)
 def test_cifar_accuracies(door, spec_file, shared, monkeypatch, names):
     """Those of the README of ../shared/data, within half a point, from the command line."""
     monkeypatch.setenv("CIFAR10", str(shared / "data" / "cifar10" / "test"))

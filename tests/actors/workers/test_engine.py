@@ -12,10 +12,10 @@ from tests.conftest import rows, run_here
 PARTS = """
 study: parts
 seed: 7
-images: {sample: foolbox, size: 48, keep: all, count: 6}
+images: {sample: foolbox, size: 32, keep: all, count: 6}
 models:
-  a: {network: "timm:test_resnet", weights: "random:3", size: 48}
-  b: {network: "timm:test_resnet", weights: "random:2", size: 48}
+  a: {network: "timm:test_resnet", weights: "random:3", size: 32}
+  b: {network: "timm:test_resnet", weights: "random:2", size: 32}
 attacks:
   sweep: {preset: fgsm, epsilon: [2, 4, 8.5]}
   stops: {preset: mi, steps: 3, checkpoints: [1, 2]}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
@@ -25,7 +27,11 @@ from tests.conftest import ROOT, TINY
 
 SCHEMA = json.loads((ROOT / "docs" / "events.schema.json").read_text())
 TINIER = {
-    "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 4},
+    "images": {"sample": "foolbox", "size": 32, "keep": "all", "count": 4},
+    "models": {
+        name: {"network": "timm:test_resnet", "weights": f"random:{seed}", "size": 32}
+        for seed, name in enumerate("abc")
+    },
     "experiments": {"single": {"attacks": ["fg", "mi"], "sources": ["b"]}},
 }
 
@@ -118,57 +124,77 @@ def test_a_terminal_says_itself_how_large_it_is(monkeypatch):
         assert front._Apart(Console(), stream).size == (200, 50)
 
 
-HERE = """
-import os, sys, actors.launch.launch, cli
+ONE_AFTER_ANOTHER = """
+import os, signal, sys, actors.launch.launch, cli
 from actors.backends.in_process import InProcess
+import timm, torchvision
 actors.launch.launch.RayBackend = lambda *_: InProcess()
-"""
-"""`study` in a process of its own, with the work in that process too."""
-ONE_AFTER_ANOTHER = (
-    HERE
-    + """
-import termios, timm, torchvision
-spec, folder, *sizes = sys.argv[1:]
-for size in sizes:
-    columns, rows = map(int, size.split("x"))
-    termios.tcsetwinsize(1, (rows, columns))
-    sys.argv = ["study", "launch", spec, "--output", f"{folder}/{size}", "--limit", "4"]
+print("ready", flush=True)
+for line in sys.stdin:
+    terminal, spec, folder, *ignored = line.split()
     launched = os.fork()
     if not launched:
-        cli.main()
-    status = os.waitstatus_to_exitcode(os.waitpid(launched, 0)[1])
-    os.write(1, f"<ended {status}>".encode())
+        os.setsid()
+        here = os.open(terminal, os.O_RDWR)  # the terminal of the new session
+        for stream in range(3):
+            os.dup2(here, stream)
+        os.close(here)
+        sys.stdout.reconfigure(line_buffering=True)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        sys.argv = ["study", "launch", spec, "--output", folder, "--limit", "4"]
+        sys.exit(cli.main())
+    print(os.waitstatus_to_exitcode(os.waitpid(launched, 0)[1]), flush=True)
 """
-)
-"""Launches in children, for each size of the terminal one: forking saves them the seconds that imports take."""
+"""`study` with the work in its own process, on the terminals whose names come in: forking saves the seconds that
+imports take. Prints the exit status of each."""
 SIZES = ((60, 24), (100, 30), (200, 50), (60, 8))
 
 
 @pytest.fixture(scope="module")
-def written_to_terminals(tmp_path_factory):
-    """What a launch has written to a pseudo-terminal of each size, and its exit status."""
-    pexpect, folder = pytest.importorskip("pexpect"), tmp_path_factory.mktemp("terminals")
-    (folder / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | TINIER))
-    words = ["-c", ONE_AFTER_ANOTHER, folder / "spec.yaml", folder, *("x".join(map(str, size)) for size in SIZES)]
-    child = pexpect.spawn(
-        sys.executable, [str(word) for word in words], encoding="utf-8", cwd=str(ROOT), timeout=100,
+def on_a_terminal():
+    """Launches on a pseudo-terminal of a size, until `end`: what was written to it before, and a call for the status.
+
+    `end` is what the terminal closes at; without it, it stays until the launch ends.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
     )  # fmt: skip
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0, child.before
-    found = re.findall(r"(.*?)<ended (\d+)>", child.before, re.S)
-    return {size: (text, int(status)) for size, (text, status) in zip(SIZES, found, strict=True)}
+    assert process.stdout.readline() == "ready\n"
+
+    def run(spec, folder, size, *, end=None, ignored=False):
+        ours, its = pty.openpty()
+        termios.tcsetwinsize(its, size[::-1])
+        process.stdin.write(f"{os.ttyname(its)} {spec} {folder}{' ignored' if ignored else ''}\n")
+        process.stdin.flush()
+        written = b""
+        # A terminal that nobody has open any more says so by an error.
+        with contextlib.suppress(OSError):
+            while end is None or end not in written:
+                ready, _, _ = select.select([ours], [], [], 100)
+                assert ready, written
+                written += os.read(ours, 4096)
+                if its is not None:
+                    os.close(its)
+                    its = None
+        os.close(ours)
+        return written.decode(), int(process.stdout.readline())
+
+    yield run
+    process.stdin.close()
+    process.wait(60)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_terminal(written_to_terminals, size):
+def test_a_terminal(on_a_terminal, tmp_path, size):
     """In a pseudo-terminal, rendered: nothing of the live view is left in the end, and no line is cut into two."""
     pyte = pytest.importorskip("pyte")
     columns, rows = size
     screen = pyte.HistoryScreen(columns, rows, history=1000)
     stream = pyte.Stream(screen)
-    text, status = written_to_terminals[size]
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | TINIER))
+    text, status = on_a_terminal(tmp_path / "spec.yaml", tmp_path / "run", size)
     seen = set()
     for first in range(0, len(text), 200):
         stream.feed(text[first : first + 200])
@@ -183,18 +209,11 @@ def test_a_terminal(written_to_terminals, size):
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["hangup", "nohup"])
-def test_a_terminal_that_goes_away(tmp_path, ignored):
+def test_a_terminal_that_goes_away(on_a_terminal, tmp_path, ignored):
     """A hangup stops the launch with its word in the log; where it is ignored, writing to no terminal stops nothing."""
-    pexpect = pytest.importorskip("pexpect")
-    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else ""
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | TINIER))
     run = tmp_path / "r"
-    words = ["-c", f"{HERE}{ignoring}cli.main()", "launch", str(tmp_path / "spec.yaml"), "--output", str(run)]
-    child = pexpect.spawn(sys.executable, [*words, "--limit", "4"], dimensions=(24, 100), cwd=str(ROOT), timeout=100)
-    child.expect("clean pass")
-    os.close(child.child_fd)
-    _, left = os.waitpid(child.pid, 0)
-    status = os.waitstatus_to_exitcode(left)
+    _, status = on_a_terminal(tmp_path / "spec.yaml", run, (100, 24), end=b"clean pass", ignored=ignored)
     written = json.loads((run / "status.json").read_text())
     assert status == written["status"] == (1 if ignored else 129)
     assert written["ended"]

@@ -27,10 +27,10 @@ from tests.study.tracking.service import KEY, Service, serving
 
 SMALL = yaml.safe_load(TINY) | {
     "study": "small",
-    "images": {"sample": "foolbox", "size": 48, "keep": "all", "count": 4},
+    "images": {"sample": "foolbox", "size": 32, "keep": "all", "count": 4},
     "models": {
-        "b": {"network": "torchvision:squeezenet1_1", "weights": "random:1", "size": 48},
-        "c": {"network": "timm:test_resnet", "weights": "random:2", "size": 56},
+        "b": {"network": "timm:test_efficientnet", "weights": "random:1", "size": 32},
+        "c": {"network": "timm:test_resnet", "weights": "random:2", "size": 32},
     },
     "attacks": {
         "mi": {"steps": 2},

@@ -23,6 +23,13 @@ from study.report.html.report_data import read_report_data
 from tests.conftest import FEWER, TINY, rows, run_here
 
 HOSTILE = "</script><script>window.harmed=1</script>"
+SMALLER = {
+    "images": {"sample": "foolbox", "size": 32, "keep": "all", "count": 6},
+    "models": {
+        name: {"network": "timm:test_resnet", "weights": f"random:{seed}", "size": 32} for seed, name in enumerate("ab")
+    },
+}
+"""Of the tiny study, for tests that need rows of their own."""
 QUOTED = '"a" & <b onmouseover="window.harmed=2">'
 
 
@@ -175,7 +182,8 @@ def test_missing_rows_and_failures(finished, tmp_path):
 
 
 def test_seeds(tmp_path, spec_file):
-    spec = spec_file({"experiments": {"one": {"attacks": ["mi"], "sources": ["a"], "seeds": [1, 2, 3]}}})
+    experiments = {"one": {"attacks": ["mi"], "sources": ["a"], "seeds": [1, 2, 3]}}
+    spec = spec_file(SMALLER | {"experiments": experiments})
     assert run_here(spec, tmp_path / "run")[0] == 0
     (mine,) = averaged(read_report_data(str(tmp_path / "run")).cells.filter(target="b")).to_dicts()
     each = [
@@ -274,7 +282,7 @@ def test_command(door, finished, tmp_path):
 
 
 def test_findings_and_geometry(tmp_path, spec_file):
-    changes = {
+    changes = SMALLER | {
         "experiments": {"one": {"attacks": ["mi"], "sources": ["a"]}},
         "geometry": {
             "angles": {"probe": "gradient-cosine"},
@@ -301,10 +309,10 @@ def test_findings_and_geometry(tmp_path, spec_file):
 
 def test_report_and_study_compare_agree(tmp_path, spec_file, door):
     """Both find the cosines of a probe."""
-    small = {"resnet152": ("timm:test_resnet", 1), "vgg16": ("torchvision:squeezenet1_1", 2)}
+    small = {"resnet152": ("timm:test_resnet", 1), "vgg16": ("timm:test_efficientnet", 2)}
     changes = {
         "models": {
-            name: {"network": network, "weights": f"random:{seed}", "size": 48}
+            name: {"network": network, "weights": f"random:{seed}", "size": 32}
             for name, (network, seed) in small.items()
         },
         "experiments": {"one": {"attacks": ["mi"], "sources": ["resnet152"], "published": "liu2017:33"}},
