@@ -41,7 +41,7 @@ class AdaptiveHeavyBall(Step):
         squares = scaled.square() if count == 1 else state["squares"] + (scaled.square() - state["squares"]) / count
         norm = torch.linalg.vector_norm(scaled, 1, dim=(1, 2, 3), keepdim=True)
         weight = self.factor * count**2 * norm
-        direction = scaled / (squares.sqrt() + _FLOOR / count**0.5)
+        direction: Tensor = scaled / (squares.sqrt() + _FLOOR / count**0.5)
         if count > 1:
             ball = state["weight"] / (weight + 1)
             direction = direction + ball * (step.delta - state["last"]) / step.size

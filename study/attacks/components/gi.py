@@ -44,9 +44,9 @@ class GlobalMomentum(Step):
             yield "gi begins again for all source models at once: it cannot be added up with `fusion: summed-updates`"
 
     def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
-        start = state.setdefault("start", step.delta)
+        start: Tensor = state.setdefault("start", step.delta)
         sign = gradient.sign()
-        back = (start - step.delta) / step.size
+        back: Tensor = (start - step.delta) / step.size
         if self.variant == "authors" and step.step == self.warmup:
             return back + sign
         if self.variant == "paper" and step.step == self.warmup - 1 and step.step + 1 < step.steps:

@@ -57,4 +57,5 @@ def _shifting(shift: float, size: int) -> NDArray[np.float64]:
     """The matrix (size, size) that reads each value `shift` pixels further along an axis: linear, 0 outside."""
     places = np.arange(size) + shift
     near = np.abs(places[:, None] - np.arange(size)[None])
-    return (1 - near).clip(min=0)
+    weights: NDArray[np.float64] = (1 - near).clip(min=0)
+    return weights

@@ -20,6 +20,7 @@ from study.attacks.conformance import check, counted
 from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of, presets
 from study.models import Model, loading
+from tests.study.attacks.components.point_oracles import Pixels, ours
 
 COMPONENTS = [
     PreGradient(),
@@ -57,10 +58,10 @@ def networks():
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("kind", ["cnn", "transformer"])
 def test_presets_run_at_their_cost(networks, name, kind):
-    """Two steps. On the transformer rules with many neighbours have two, to take less time."""
+    """Two steps. Rules with many neighbours have two of them here, to take less time."""
     model = networks[kind]
     keys = keys_of(name, {"steps": 2})
-    if kind == "transformer" and name in SAMPLED:
+    if name in SAMPLED:
         ((rule, parameters),) = Attack.model_validate(keys).plain()["points"].items()
         keys["points"] = [{rule: parameters | {"samples": 2}}]
     attack = Attack.model_validate(keys)
@@ -101,3 +102,24 @@ def test_a_rule_that_would_never_be_asked_is_refused(points, said):
 def test_rules_that_measure_in_epsilons_need_one(rule):
     with pytest.raises(ValueError, match=f"{rule} needs a budget with an epsilon"):
         Attack.model_validate({"step": "sign", "steps": 2, "step_size": 1, "points": [rule]})
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "other"),
+    [
+        (
+            "pgn",
+            {"points": [{"pgn": {"variant": "paper", "samples": 2}}]},
+            {"points": [{"pgn": {"variant": "authors", "samples": 2}}]},
+        ),
+        ("mef", {"points": [{"mef": {"samples": 2}}]}, {"points": [{"mef": {"variant": "authors", "samples": 2}}]}),
+        ("gnp", {}, {"points": [{"gnp": {"variant": "transferattack"}}]}),
+        ("gi", {}, {"step": {"gi": {"variant": "authors"}}, "step_size": 1.6}),
+        ("ie", {}, {"updates": [{"momentum": 1}]}),
+    ],
+)
+def test_variants_differ(small_model, small_images, name, keys, other):
+    """What their own tests compare with two formulas is not one and the same."""
+    model = Pixels(small_model)
+    first, second = (ours(model, keys_of(name, {"steps": 8} | one), small_images) for one in (keys, other))
+    assert 0.001 < (first != second).double().mean() < 0.9
