@@ -295,8 +295,9 @@ def resizing(old: int, new: int) -> NDArray[np.float64]:
     """Return the matrix (new, old) of torch's antialiased bilinear `interpolate` along one axis."""
     ratio = old / new
     away = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * ratio
-    weight = (1 - np.abs(away) / max(1.0, ratio)).clip(min=0)
-    return weight / weight.sum(1, keepdims=True)
+    weight: NDArray[np.float64] = (1 - np.abs(away) / max(1.0, ratio)).clip(min=0)
+    weight /= weight.sum(1, keepdims=True)
+    return weight
 
 
 @functools.lru_cache(maxsize=1024)

@@ -102,7 +102,8 @@ class LearnedTransforms(Point):
         words = step.draws(self, sample).integers(self.length, "chain")
         shares = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
         below = probabilities.cumsum(1)[:, None, :-1] <= shares[:, :, None]
-        return below.sum(2)
+        chain: NDArray[np.int64] = below.sum(2)
+        return chain
 
     def ascent(
         self, probabilities: NDArray[np.float64], chains: NDArray[np.int64], gains: NDArray[np.float64]
@@ -116,10 +117,12 @@ class LearnedTransforms(Point):
         if self.variant == "authors":
             of_each = np.take_along_axis(probabilities[None], chains.reshape(len(chains), len(probabilities), -1), 2)
             gains = gains * of_each.prod(2)
-        return (gains[..., None] * score).mean(0)
+        ascent: NDArray[np.float64] = (gains[..., None] * score).mean(0)
+        return ascent
 
 
 def softmax(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the softmax over the last axis."""
-    powers = np.exp(parameters - parameters.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    powers: NDArray[np.float64] = np.exp(parameters - parameters.max(-1, keepdims=True))
+    powers /= powers.sum(-1, keepdims=True)
+    return powers
