@@ -76,8 +76,8 @@ ATTACK = {
     "precomputed": {},
 }
 """Another value of every field. `precomputed` is a folder; the digests of its files stand in the id in its place.
-Forward changes, programs, first stages and attacks of other libraries are tried elsewhere; `tune` is replaced by what it
-chose."""
+Forward changes, programs, first stages and attacks of other libraries are tried elsewhere; `tune` is replaced by what
+it chose."""
 
 NUMERICS = {
     "batch": 3,
@@ -163,6 +163,7 @@ ELSEWHERE = {
         "remote": "in the service's digest",
         "sha256": "checked, and the tensors are in the model's digest",
         "transform": "in the digest of the transformed model",
+        "role": "says what a model is used for, and changes no pixel",
     },
 }
 """Where each field of what workers are given is held."""

@@ -72,4 +72,5 @@ def test_each_preset_runs_and_costs_what_it_says(models, name, sources):
     assert rows["forwards"] == 4 * attack.forwards(2, len(sources))
     moved = deltas[-1].abs()
     assert 0 < moved.max() <= 2 * (attack.step_size or 16 / 2) + 1e-3
-    assert (moved > 0).float().mean() > 0.8
+    # AdaEA leaves out the pixels at which the two models disagree.
+    assert (moved > 0).float().mean() > (0.3 if name == "adaea" else 0.8)
