@@ -33,7 +33,7 @@ class Filtered:
 
 
 @dataclass(frozen=True)
-class Changes:
+class PixelChanges:
     """What happens to each image (H, W pixels) of a batch, in this order.
 
     `there` (N, H, W) is the number of the pixel that comes to each place: a permutation, which leaves the blocks of
@@ -49,14 +49,14 @@ class Changes:
     clipped: Tensor | None = None
 
 
-def changed(image: Tensor, changes: Changes) -> Tensor:
+def changed(image: Tensor, changes: PixelChanges) -> Tensor:
     """Return the image, float (N, C, H, W), with its pixels changed."""
-    return _Changed.apply(image, changes)  # type: ignore[no-any-return, no-untyped-call]
+    return _Changed.apply(image, changes)  # type: ignore[no-any-return]
 
 
 class _Changed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, changes: Changes) -> Tensor:
+    def forward(ctx: Any, image: Tensor, changes: PixelChanges) -> Tensor:
         ctx.changes = changes
         moved = _taken(image, changes.there)
         for one in changes.filtered:
@@ -76,7 +76,7 @@ class _Changed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        changes: Changes = ctx.changes
+        changes: PixelChanges = ctx.changes
         gradient = gradients[0] if ctx.slope is None else gradients[0] * ctx.slope
         moved = _taken(gradient, changes.back)
         for one in changes.filtered:
@@ -92,7 +92,7 @@ def _taken(image: Tensor, places: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lines:
+class BlockLines:
     """Where each line (row or column) of an image lies in its strip, and where that strip comes from or goes to.
 
     All are (N, H, 1) for rows and (N, 1, W) for columns: the number of the strip in the clean image, the line's place
@@ -104,14 +104,14 @@ class Lines:
     length: Tensor
     other: Tensor
 
-    def of(self, images: slice) -> Lines:
+    def of(self, images: slice) -> BlockLines:
         """Those of some images."""
-        return Lines(self.strip[images], self.place[images], self.length[images], self.other[images])
+        return BlockLines(self.strip[images], self.place[images], self.length[images], self.other[images])
 
 
 def shuffled(
     lengths: NDArray[np.int64], order: NDArray[np.int64], axis: int, device: torch.device
-) -> tuple[Lines, Lines]:
+) -> tuple[BlockLines, BlockLines]:
     """Describe strips of `lengths` (N, strips) put in a new `order` (N, strips): strip order[n, k] comes k-th.
 
     Returns the lines of the new image, which come from the old one, and those of the old, which go to the new one.
@@ -130,7 +130,7 @@ def shuffled(
         kth = (np.arange(count) >= np.cumsum(own, 1)[:, :, None]).sum(1)
         of_line = [np.take_along_axis(one, kth, 1) for one in (strip, own_start, own, other_start)]
         of_line[1] = np.arange(count) - of_line[1]
-        found.append(Lines(*(torch.from_numpy(one).to(device).unsqueeze(3 - axis) for one in of_line)))
+        found.append(BlockLines(*(torch.from_numpy(one).to(device).unsqueeze(3 - axis) for one in of_line)))
     return found[0], found[1]
 
 
@@ -141,8 +141,8 @@ class Turns:
     `rows` and `columns` are what `shuffled` returns. Positive angles turn counter-clockwise.
     """
 
-    rows: tuple[Lines, Lines]
-    columns: tuple[Lines, Lines]
+    rows: tuple[BlockLines, BlockLines]
+    columns: tuple[BlockLines, BlockLines]
     cosine: Tensor
     sine: Tensor
 
@@ -152,7 +152,7 @@ def turned(image: Tensor, turns: Turns) -> Tensor:
 
     Pixels are interpolated linearly from those of the same block; outside of it is 0.
     """
-    return _Turned.apply(image, turns)  # type: ignore[no-any-return, no-untyped-call]
+    return _Turned.apply(image, turns)  # type: ignore[no-any-return]
 
 
 class _Turned(torch.autograd.Function):
@@ -166,7 +166,7 @@ class _Turned(torch.autograd.Function):
         return _summed(gradients[0], ctx.turns, 1, _reached), None
 
 
-_Taps = Callable[[Lines, Lines, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
+_Taps = Callable[[BlockLines, BlockLines, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
 """Rows, columns, cosine and sine (n, H, W) -> for each pixel the number of one of the other image, and its weight."""
 
 
@@ -184,13 +184,13 @@ def _summed(image: Tensor, turns: Turns, side: int, taps: _Taps) -> Tensor:
         cosine, sine = (one[these].gather(1, block.flatten(1)).view(block.shape) for one in (turns.cosine, turns.sine))
         places, weights = zip(*taps(rows, columns, cosine, sine), strict=True)
         numbers = torch.stack(places, 3).add_(first[these, ..., None]).flatten(0, 2)
-        weights = torch.stack(weights, 3).flatten(0, 2)
-        parts.append(functional.embedding_bag(numbers, pixels, per_sample_weights=weights, mode="sum"))
+        shares = torch.stack(weights, 3).flatten(0, 2)
+        parts.append(functional.embedding_bag(numbers, pixels, per_sample_weights=shares, mode="sum"))
     summed = parts[0] if len(parts) == 1 else torch.cat(parts)
     return summed.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _around(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The four pixels around the place that each new pixel comes from."""
     y, x = _turn(rows, columns, cosine, sine)
     top, left = y.floor(), x.floor()
@@ -203,7 +203,7 @@ def _around(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> Iterat
             yield row + column, high * wide
 
 
-def _reached(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The new pixels that each old pixel goes to: all that lie within one pixel of its place, at most nine."""
     y, x = _turn(rows, columns, cosine, -sine)
     reach = cosine.abs().add_(sine.abs())
@@ -224,7 +224,7 @@ def _reached(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> Itera
             yield row + column, weight
 
 
-def _turn(rows: Lines, columns: Lines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+def _turn(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
     """The places (n, H, W) of all pixels in their blocks, turned about the blocks' middles."""
     middle_y, middle_x = ((one.length - 1).to(cosine.dtype) / 2 for one in (rows, columns))
     v, u = rows.place - middle_y, columns.place - middle_x
@@ -236,7 +236,7 @@ def _hat(distance: Tensor) -> Tensor:
     return distance.abs_().neg_().add_(1).clamp_(min=0)
 
 
-def _line(lines: Lines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def _line(lines: BlockLines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """The lines of the other image at places in a block, int64 (n, H, W), and their weight: 0 outside of the block."""
     last = (lines.length - 1).to(places.dtype)
     held = torch.minimum(places.clamp(min=0), last)

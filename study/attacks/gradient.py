@@ -301,8 +301,8 @@ class BatchGradients:
             prepared = {name: one[places] for name, one in self.prepared[id(model)].items()}
             kept = {name: _full(one) for name, one in features.items()}
             if objective.together:
-                kept = {name: one.unflatten(0, (-1, len(labels))) for name, one in kept.items()}
-                logits = logits.unflatten(0, (-1, len(labels)))
+                kept = {name: one.reshape(-1, len(labels), *one.shape[1:]) for name, one in kept.items()}
+                logits = logits.reshape(-1, len(labels), logits.shape[-1])
             found.append(objective.loss(kept, prepared, logits, labels, self.goal))
         return found
 

@@ -50,7 +50,7 @@ class StructureInvariance(View):
     operations: Annotated[tuple[Operation, ...], Field(strict=False, min_length=1)] = _ALL
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        from study.attacks.blocks import Changes, changed
+        from study.attacks.blocks import PixelChanges, changed
 
         blocks = _Blocks(self, image, given)
         factor = shift = clipped = None
@@ -61,7 +61,7 @@ class StructureInvariance(View):
             shift = shift * given.draws.uniform(image.shape[1:], "noise")
         if blocks.have("noise", "resize"):
             clipped = blocks.of_pixels(np.isin(blocks.chosen, ("noise", "resize"))[:, None])
-        return changed(image, Changes(*blocks.places(), blocks.filtered(), factor, shift, clipped))
+        return changed(image, PixelChanges(*blocks.places(), blocks.filtered(), factor, shift, clipped))
 
 
 class _Blocks:
