@@ -201,6 +201,7 @@ def test_cosines_stand_beside_published_ones(undisturbed):
         pl.lit("none").alias("our_attack"),
         pl.col("sources").replace_strict(called).alias("our_sources"),
         pl.col("target").replace_strict(called).alias("target"),
+        pl.col("target").replace_strict(called).alias("our_target"),
         *(pl.lit(None, kind).alias(name) for name, kind in empty.items()),
         pl.lit(1, pl.Int64).alias("top"),
         pl.lit([7]).alias("seeds"),

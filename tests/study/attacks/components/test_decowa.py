@@ -66,7 +66,7 @@ def test_the_warp_of_the_authors_is_torchattacks():
     for theta in ((0.6, -0.9), (-0.2, 0.3), (0.0, 0.0)):
         moved = torch.tensor(theta)
         expected = theirs._vwt(image, moved.view(1, 1, 2))
-        torch.testing.assert_close(warped(image, moved.view(1, 1, 2), 3, aligned=False), expected, rtol=0, atol=1e-3)
+        torch.testing.assert_close(warped(image, moved.view(1, 1, 2), 3, aligned=False), expected, rtol=0, atol=3e-3)
 
 
 @pytest.mark.parametrize("variant", ["paper", "authors"])

@@ -115,7 +115,6 @@ def test_rules_that_measure_in_epsilons_need_one(rule):
         ("mef", {"points": [{"mef": {"samples": 2}}]}, {"points": [{"mef": {"variant": "authors", "samples": 2}}]}),
         ("gnp", {}, {"points": [{"gnp": {"variant": "transferattack"}}]}),
         ("gi", {}, {"step": {"gi": {"variant": "authors"}}, "step_size": 1.6}),
-        ("ie", {}, {"updates": [{"momentum": 1}]}),
     ],
 )
 def test_variants_differ(small_model, small_images, name, keys, other):
