@@ -56,14 +56,20 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
     attack ends the launch as it was raised. `start` makes the backend; by default the options choose it.
     """
     begun = time.monotonic()
-    file = options.spec_file()
-    tuning = tuning_of(options, file)
+    tuning, refused = None, None
+    try:
+        tuning = tuning_of(options, options.spec_file())
+    except StudyError as error:
+        # The display, which is not there yet, makes an event of it.
+        refused = error
     if tuning is not None:
         status = launch(tuning.options, console, start)
         if status != COMPLETE:
             return status
         options = replace(options, given=chosen(tuning, lambda line: say(console, line)))
     with Interrupt() as interrupt, Display(console, options.style) as display:
+        if refused is not None:
+            raise refused
 
         def stop() -> int:
             assert interrupt.status is not None, "a signal came"
