@@ -6,8 +6,8 @@ an image's result must not depend on its neighbours. Random numbers come from `d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -508,10 +508,21 @@ class Change(Component):
         """Number of gradients per image and model before the first step."""
         return 0
 
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> AbstractContextManager[None]:
-        """Change `models`, by name, within the `with` block, and leave nothing behind.
+    @contextmanager
+    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+        """Change `models`, by name, within the `with` block, and leave nothing behind. By default each by `on`.
 
         Raises StudyError if the change does not apply to a model.
+        """
+        with ExitStack() as stack:
+            for name, model in models.items():
+                stack.enter_context(self.on(model, name, draws))
+            yield
+
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
+        """Change one model, called `name`, within the `with` block, and leave nothing behind.
+
+        Raises StudyError if the change does not apply to it.
         """
         raise NotImplementedError
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from study.errors import StudyError, names
-from study.models.features import hooked
+from study.models.features import changed_backward, hooked
 from study.models.layers.catalogue import layers_of
 from study.models.layers.named import layer, network_of
+from study.models.visible_attention import visible_attention
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,46 @@ def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Te
         for name, function in changes.items():
             hooks.enter_context(layer(model, name).register_forward_hook(change(name, function)))
         yield
+
+
+Sort = Literal["maps", "qkv", "mlps"]
+"""A sort of gradients: of attention maps, of queries, keys and values, and of MLPs."""
+
+EXTREMES: Mapping[Sort, Callable[[Tensor, Tensor], Tensor]] = {
+    "maps": maps_scaled,
+    "qkv": tokens_scaled,
+    "mlps": tokens_scaled,
+}
+"""What scales the extremes of each sort."""
+
+
+@contextmanager
+def changed_tokens(
+    model: nn.Module,
+    parts: Transformer,
+    change: Callable[[Sort, str, Tensor], Tensor],
+    at: Literal["map", "scores"],
+) -> Iterator[None]:
+    """Put `change(sort, layer, gradient)` in place of the gradients of all `parts`, whose first axis is the images'.
+
+    Those of attention maps are changed behind the softmax (`map`) or before it (`scores`). Raises StudyError for a
+    network without maps, and in the pass for a layer that has several rows for an image.
+    """
+    with counted_rows(model) as rows, visible_attention(model):
+
+        def changes(sort: Sort, layers: Collection[str]) -> dict[str, Callable[[Tensor], Tensor]]:
+            return {name: functools.partial(changed, sort, name) for name in layers}
+
+        def changed(sort: Sort, name: str, gradient: Tensor) -> Tensor:
+            return change(sort, name, one_row_an_image(gradient, rows[0], name))
+
+        maps = changes("maps", parts.maps)
+        tokens = {**changes("qkv", parts.qkv), **changes("mlps", parts.mlps)}
+        with (
+            changed_backward(model, maps) if at == "map" else changed_scores(model, maps),
+            changed_backward(model, tokens),
+        ):
+            yield
 
 
 def one_row_an_image(gradient: Tensor, rows: int, name: str) -> Tensor:

@@ -75,52 +75,28 @@ class TokenTuning(BackwardChange):
     variant: Literal["paper", "authors"] = "paper"
 
     @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                self._tune(model, stack)
-            yield
-
-    def _tune(self, model: nn.Module, stack: contextlib.ExitStack) -> None:
-        from study.models.features import changed_backward
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> Iterator[None]:
         from study.models.layers.named import network_of
-        from study.models.token_gradients import (
-            changed_scores,
-            counted_rows,
-            maps_scaled,
-            one_row_an_image,
-            tokens_scaled,
-            transformer_of,
-        )
-        from study.models.visible_attention import visible_attention
+        from study.models.token_gradients import EXTREMES, Sort, changed_tokens, transformer_of
 
         parts, numbers = transformer_of(model, "att"), _numbers_of(model)
-        rows = stack.enter_context(counted_rows(model))
-        tuned = {what: _Tuned(self.gamma, self.adapt) for what in ("maps", "qkv", "mlps")}
+        attention = numbers.attention if self.attention is None else self.attention
+        kept = round((numbers.kept if self.kept is None else self.kept) * len(parts.maps))
+        factors = dict.fromkeys(parts.maps[:kept], attention) | dict.fromkeys(parts.maps[kept:], 0.0)
+        factors |= dict.fromkeys(parts.qkv, numbers.qkv if self.qkv is None else self.qkv)
+        factors |= dict.fromkeys(parts.mlps, numbers.mlp if self.mlp is None else self.mlp)
+        tuned = {sort: _Tuned(self.gamma, self.adapt) for sort in EXTREMES}
 
         def begin(*_: Any) -> None:
             for one in tuned.values():
                 one.before = None
 
-        def tune(
-            name: str, what: str, factor: float, extremes: Callable[[Tensor, Tensor], Tensor]
-        ) -> Callable[[Tensor], Tensor]:
-            return lambda gradient: tuned[what](factor * one_row_an_image(gradient, rows[0], name), extremes)
+        def tune(sort: Sort, layer: str, gradient: Tensor) -> Tensor:
+            return tuned[sort](factors[layer] * gradient, EXTREMES[sort])
 
-        stack.enter_context(network_of(model).register_forward_pre_hook(begin))
-        stack.enter_context(visible_attention(model))
-        attention = numbers.attention if self.attention is None else self.attention
-        kept = round((numbers.kept if self.kept is None else self.kept) * len(parts.maps))
-        maps = {
-            name: tune(name, "maps", attention if place < kept else 0.0, maps_scaled)
-            for place, name in enumerate(parts.maps)
-        }
-        stack.enter_context(changed_backward(model, maps) if self.variant == "paper" else changed_scores(model, maps))
-        qkv = numbers.qkv if self.qkv is None else self.qkv
-        mlp = numbers.mlp if self.mlp is None else self.mlp
-        tokens = {name: tune(name, "qkv", qkv, tokens_scaled) for name in parts.qkv}
-        tokens |= {name: tune(name, "mlps", mlp, tokens_scaled) for name in parts.mlps}
-        stack.enter_context(changed_backward(model, tokens))
+        at: Literal["map", "scores"] = "map" if self.variant == "paper" else "scores"
+        with network_of(model).register_forward_pre_hook(begin), changed_tokens(model, parts, tune, at):
+            yield
 
 
 class _Tuned:

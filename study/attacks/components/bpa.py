@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -38,14 +37,10 @@ class SmoothBackward(BackwardChange):
     temperature: Annotated[float, Field(gt=0, le=1000)] = 10.0
     variant: Literal["paper", "authors"] = "paper"
 
-    @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         from study.models.layers.middle import middle_layer
         from study.models.smooth_backward import smooth_backward
 
         border = -math.inf if self.variant == "paper" else 0.0
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                after = middle_layer(model, "bpa", self.layer)
-                stack.enter_context(smooth_backward(model, after, temperature=self.temperature, border=border))
-            yield
+        after = middle_layer(model, "bpa", self.layer)
+        return smooth_backward(model, after, temperature=self.temperature, border=border)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.kinds import ForwardChange, PassDraws
@@ -31,15 +31,11 @@ class DrawnWeights(ForwardChange):
     name: ClassVar[str] = "drawn_weights"
     uses_weight_set: ClassVar[bool] = True
 
-    @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         from study.models.swapped_weights import swapped, weight_set_of
 
-        with contextlib.ExitStack() as stack:
-            for name, model in models.items():
-                held = weight_set_of(name, model)
-                stack.enter_context(swapped(model, held, functools.partial(self._chosen, held, draws)))
-            yield
+        held = weight_set_of(name, model)
+        return swapped(model, held, functools.partial(self._chosen, held, draws))
 
     def _chosen(self, held: WeightSet, draws: PassDraws) -> Mapping[str, Tensor]:
         words = draws.common(self, fixed=True).integers(len(held))[0]

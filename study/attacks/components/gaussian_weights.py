@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -42,16 +41,12 @@ class GaussianWeights(ForwardChange):
     scale: Annotated[float, Field(ge=0, le=100)] = 1.5
     samples: Annotated[int, Field(ge=1, le=10_000)] = 20
 
-    @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         from study.models.swapped_weights import swapped, weight_set_of
 
-        with contextlib.ExitStack() as stack:
-            for name, model in models.items():
-                held = weight_set_of(name, model)
-                made: dict[int, _Sample] = {}
-                stack.enter_context(swapped(model, held, functools.partial(self._chosen, name, held, draws, made)))
-            yield
+        held = weight_set_of(name, model)
+        made: dict[int, _Sample] = {}
+        return swapped(model, held, functools.partial(self._chosen, name, held, draws, made))
 
     def _chosen(self, name: str, held: WeightSet, draws: PassDraws, made: dict[int, _Sample]) -> _Sample:
         number = (max(draws.step, 0) + draws.copy) % self.samples

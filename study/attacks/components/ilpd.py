@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -39,21 +39,14 @@ class PerturbationDecay(ForwardChange):
         return 1
 
     @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
-        from study.models.layers.middle import middle_layer
-
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                stack.enter_context(self._decayed(model, middle_layer(model, "ilpd", self.layer), draws))
-            yield
-
-    @contextlib.contextmanager
-    def _decayed(self, model: nn.Module, name: str, draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> Iterator[None]:
         import torch
 
         from study.models.features import changed_forward
+        from study.models.layers.middle import middle_layer
         from study.models.layers.named import network_of
 
+        layer = middle_layer(model, "ilpd", self.layer)
         clean: list[Tensor] = []
         inside = False
 
@@ -78,5 +71,5 @@ class PerturbationDecay(ForwardChange):
                 return features
             return self.keep * features + (1 - self.keep) * clean.pop(0)
 
-        with network_of(model).register_forward_pre_hook(look), changed_forward(model, {name: change}):
+        with network_of(model).register_forward_pre_hook(look), changed_forward(model, {layer: change}):
             yield

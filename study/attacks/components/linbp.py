@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.kinds import BackwardChange, PassDraws
@@ -32,12 +31,8 @@ class LinearBackpropagation(BackwardChange):
 
     layer: str | None = None
 
-    @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         from study.models.layers.middle import middle_layer
         from study.models.linear_relu import linear_relus
 
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                stack.enter_context(linear_relus(model, middle_layer(model, "linbp", self.layer)))
-            yield
+        return linear_relus(model, middle_layer(model, "linbp", self.layer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.kinds import BackwardChange, PassDraws
@@ -25,16 +25,13 @@ class PayNoAttention(BackwardChange):
     name: ClassVar[str] = "pna"
 
     @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> Iterator[None]:
         import torch
 
         from study.models.features import changed_backward
         from study.models.token_gradients import transformer_of
         from study.models.visible_attention import visible_attention
 
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                maps = transformer_of(model, "pna").maps
-                stack.enter_context(visible_attention(model))
-                stack.enter_context(changed_backward(model, dict.fromkeys(maps, torch.zeros_like)))
+        maps = transformer_of(model, "pna").maps
+        with visible_attention(model), changed_backward(model, dict.fromkeys(maps, torch.zeros_like)):
             yield

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -39,39 +39,16 @@ class TokenGradients(BackwardChange):
     mlp: Factor = 0.5
     variant: Literal["paper", "authors"] = "paper"
 
-    @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                self._regularize(model, stack)
-            yield
-
-    def _regularize(self, model: nn.Module, stack: contextlib.ExitStack) -> None:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         import torch
 
-        from study.models.features import changed_backward
-        from study.models.token_gradients import (
-            changed_scores,
-            counted_rows,
-            maps_scaled,
-            one_row_an_image,
-            tokens_scaled,
-            transformer_of,
-        )
-        from study.models.visible_attention import visible_attention
+        from study.models.token_gradients import EXTREMES, Sort, changed_tokens, transformer_of
 
-        parts = transformer_of(model, "tgr")
-        rows = stack.enter_context(counted_rows(model))
+        factors: Mapping[Sort, float] = {"maps": self.attention, "qkv": self.qkv, "mlps": self.mlp}
         none = torch.zeros(())
 
-        def damp(name: str, factor: float, extremes: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-            return lambda gradient: extremes(
-                factor * one_row_an_image(gradient, rows[0], name), none.to(gradient.device)
-            )
+        def damp(sort: Sort, _: str, gradient: Tensor) -> Tensor:
+            return EXTREMES[sort](factors[sort] * gradient, none.to(gradient.device))
 
-        stack.enter_context(visible_attention(model))
-        maps = {name: damp(name, self.attention, maps_scaled) for name in parts.maps}
-        stack.enter_context(changed_backward(model, maps) if self.variant == "paper" else changed_scores(model, maps))
-        tokens = {name: damp(name, self.qkv, tokens_scaled) for name in parts.qkv}
-        tokens |= {name: damp(name, self.mlp, tokens_scaled) for name in parts.mlps}
-        stack.enter_context(changed_backward(model, tokens))
+        at: Literal["map", "scores"] = "map" if self.variant == "paper" else "scores"
+        return changed_tokens(model, transformer_of(model, "tgr"), damp, at)

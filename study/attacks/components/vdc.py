@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -44,12 +43,8 @@ class VirtualDense(BackwardChange):
     def extra_gradients(self) -> int:
         return 1
 
-    @contextlib.contextmanager
-    def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
+    def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         from study.models.virtual_dense import Weights, virtual_dense
 
         weights = Weights(self.attention, self.mlp, self.added, self.decay)
-        with contextlib.ExitStack() as stack:
-            for model in models.values():
-                stack.enter_context(virtual_dense(model, weights, "map" if self.variant == "paper" else "scores"))
-            yield
+        return virtual_dense(model, weights, "map" if self.variant == "paper" else "scores")
