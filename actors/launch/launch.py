@@ -58,7 +58,8 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
     begun = time.monotonic()
     tuning, refused = None, None
     try:
-        tuning = tuning_of(options, options.spec_file())
+        options = replace(options, given=options.spec_file())
+        tuning = tuning_of(options)
     except StudyError as error:
         # The display, which is not there yet, makes an event of it.
         refused = error

@@ -35,11 +35,12 @@ class Tuning:
     variants: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def tuning_of(options: LaunchOptions, file: SpecFile) -> Tuning | None:
+def tuning_of(options: LaunchOptions) -> Tuning | None:
     """Return the launch that tries the choices of all attacks with `tune`; None for a study without one.
 
     Raises StudyError, with the place in the spec, for a number that an attack does not have or accept.
     """
+    file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
     if not asked:
         return None

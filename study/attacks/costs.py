@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 
@@ -35,3 +37,34 @@ def steps_within(attack: Attack, gradients: int, sources: int) -> int:
         else:
             exceeds = middle
     return min(fits, _MOST_STEPS)
+
+
+def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collection[int], *, where: str) -> list[int]:
+    """Return the numbers of steps that fit into each of `costs`, rising, each once.
+
+    `sizes` are the numbers of source models that the attack runs on. Raises StudyError, with `where`, if no step fits
+    into any cost, if the numbers of steps differ between sizes, and as `steps_within` does.
+    """
+    found = set()
+    for cost in costs:
+        try:
+            each = {size: steps_within(attack, cost, size) for size in sorted(sizes)}
+        except StudyError as error:
+            raise error.located(where) from None
+        if len(set(each.values())) > 1:
+            told = ", ".join(f"{steps} on {size} models" for size, steps in each.items())
+            raise StudyError(
+                f"{cost} gradients per source model are different numbers of steps of '{name}': {told}",
+                where=where,
+                todo="write one attack, or one experiment, for each number of source models",
+            )
+        found |= set(each.values())
+    steps = sorted(found - {0})
+    if not steps:
+        least = max(-(-attack.gradients(1, size) // size) for size in sizes)
+        raise StudyError(
+            f"one step of '{name}' takes {least} gradients, and {costs[-1]} are allowed",
+            where=where,
+            accepted=f"{least} or more",
+        )
+    return steps

@@ -122,16 +122,9 @@ class Recipe:
         limit = self.attack.budget.gradients
         if limit is None:
             return self.attack
-        from study.attacks.costs import steps_within
+        from study.attacks.costs import fitting_steps
 
-        steps = steps_within(self.attack, limit, sources)
-        if not steps:
-            least = -(-self.attack.gradients(1, sources) // sources)
-            raise StudyError(
-                f"one step of {self.name} takes {least} gradients, and {limit} are allowed",
-                where="study.attack",
-                accepted=f"{least} or more",
-            )
+        (steps,) = fitting_steps(self.name, self.attack, [limit], [sources], where="study.attack")
         return self.attack.model_copy(update={"steps": steps, "checkpoints": ()})
 
     def __repr__(self) -> str:

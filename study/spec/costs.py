@@ -5,10 +5,9 @@ Both become steps when a spec is read, so that plans, ids and rows know steps on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from study.attacks.costs import steps_within
+from study.attacks.costs import fitting_steps
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.spec.schema import Experiment, Spec
@@ -41,7 +40,7 @@ def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
     used = [one for one in spec.experiments.values() if name in one.attacks]
     sizes = {len(sources) for one in used for sources in spec.source_sets(one)} or {1}
     attack = spec.attacks[name]
-    (steps,) = _Counting(name, attack, sizes, document.where(("attacks", name))).steps([limit])
+    (steps,) = fitting_steps(name, attack, [limit], sizes, where=document.where(("attacks", name)))
     earlier = tuple(one for one in attack.checkpoints if one < steps)
     return attack.model_copy(update={"steps": steps, "checkpoints": earlier})
 
@@ -66,7 +65,7 @@ def _with_checkpoints(
             continue
         if len(attack.budget.levels) > 1 or attack.steps == 0:
             raise StudyError(f"'{called}' has no steps to cut at a number of gradients", where=where)
-        stops = _Counting(called, attack, sizes, where).steps(costs)
+        stops = fitting_steps(called, attack, costs, sizes, where=where)
         changed = {
             "steps": stops[-1],
             "checkpoints": tuple(stops[:-1]),
@@ -74,39 +73,3 @@ def _with_checkpoints(
             "step_size": attack.step_size or attack.automatic_step_size,
         }
         yield f"{called}{ending}", attack.model_copy(update=changed)
-
-
-@dataclass(frozen=True)
-class _Counting:
-    """Counts the steps of an attack on ensembles of `sizes` source models; `where` is its place in the spec."""
-
-    name: str
-    attack: Attack
-    sizes: Collection[int]
-    where: str
-
-    def steps(self, costs: Sequence[int]) -> list[int]:
-        """The numbers of steps that fit into each of `costs`, rising, each once."""
-        found = sorted({steps for cost in costs if (steps := self._within(cost))})
-        if not found:
-            least = max(-(-self.attack.gradients(1, size) // size) for size in self.sizes)
-            raise StudyError(
-                f"one step of '{self.name}' takes {least} gradients, and {costs[-1]} are allowed",
-                where=self.where,
-                accepted=f"{least} or more",
-            )
-        return found
-
-    def _within(self, cost: int) -> int:
-        try:
-            found = {size: steps_within(self.attack, cost, size) for size in sorted(self.sizes)}
-        except StudyError as error:
-            raise error.located(self.where) from None
-        if len(set(found.values())) > 1:
-            each = ", ".join(f"{steps} on {size} models" for size, steps in found.items())
-            raise StudyError(
-                f"{cost} gradients per source model are different numbers of steps of '{self.name}': {each}",
-                where=self.where,
-                todo="write one attack, or one experiment, for each number of source models",
-            )
-        return next(iter(found.values()))
