@@ -109,6 +109,11 @@ class Budget(Frozen):
         return next(given, "none")
 
     @property
+    def first_epsilon(self) -> float | None:
+        """The first length of an epsilon budget; None for another budget."""
+        return self.levels[0] if self.epsilon is not None else None
+
+    @property
     def levels(self) -> tuple[float | None, ...]:
         """The lengths of the budget; (None,) without a length, or if it depends on the image or the target."""
         for given in (self.epsilon, self.l2, self.rmsd):

@@ -1,0 +1,276 @@
+"""Gradient ascent on the loss of one batch: what every attack does between its start and its finished perturbations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from study.attacks import budget as budgets
+from study.attacks.gradient import BatchGradients, Fusion, Logits, Preparing, SourceGroup, layers_of
+from study.attacks.kinds import (
+    FeatureObjective,
+    GradientAt,
+    Inner,
+    Point,
+    Pool,
+    Program,
+    ProgramContext,
+    State,
+    StepContext,
+    StepDraws,
+)
+from study.attacks.recipe import Attack
+from study.errors import StudyError
+
+
+@dataclass
+class _Climber:
+    """The state of one group of source models: what its components remember from step to step."""
+
+    group: SourceGroup
+    ensemble: State
+    points: list[State]
+    updates: list[State]
+    step: State
+
+
+class Ascent:
+    """Gradient ascent on the loss of one batch.
+
+    Its state is the perturbation, not the image: all pixels of an FGS step then have one magnitude, to the last bit.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        *,
+        sources: Sequence[SourceGroup],
+        gradients: BatchGradients,
+        origin: Tensor,
+        rmsd: Tensor | None,
+        path: Sequence[Tensor],
+        true: Tensor,
+        pool: Pool | None,
+    ) -> None:
+        """`path` has the images of the first stage; `true` (N,) are the true labels."""
+        self._attack = attack
+        self._path = path
+        self._first = path[-1] if path else None
+        self._true = true
+        self._pool = pool
+        self._parts = attack.assembly
+        self._groups = sources
+        self._gradients = gradients
+        self._streams = gradients.streams
+        self._origin = origin
+        self._rmsd = rmsd
+        self._project = budgets.Projection(origin, attack.budget, rmsd)
+        self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
+
+    def run(self, models: Sequence[Logits]) -> list[Tensor]:
+        """Return the perturbation at every point, float (N, C, H, W), unprojected: `finish` projects it."""
+        self._prepare(models)
+        if self._parts.program is None:
+            return self._ascend(None)
+        return self._run_program(self._parts.program, models)
+
+    def _prepare(self, models: Sequence[Logits]) -> None:
+        objective = self._parts.objective
+        if not isinstance(objective, FeatureObjective):
+            return
+        gradients = self._gradients
+        for number, model in enumerate(models):
+            draws = StepDraws(self._streams, objective.stream, str(self._origin.device), number=number)
+            layers = gradients.layers[id(model)] = layers_of(objective, model)
+            source = Preparing(
+                model=model,
+                names=layers,
+                origin=self._origin,
+                labels=gradients.labels,
+                goal=gradients.goal,
+                draws=draws,
+                true=self._true,
+                first=self._first,
+                path=self._path,
+                pool=self._pool,
+            )
+            gradients.prepared[id(model)] = objective.prepare(source)
+
+    def _ascend(self, start: Tensor | None) -> list[Tensor]:
+        """Run the loop from `start`, or from the attack's own start."""
+        attack = self._attack
+        levels = attack.budget.levels
+        delta = self._start() if start is None else start
+        if attack.steps == 0:
+            return [delta] * len(levels)
+        parts = self._parts
+        climbers = [
+            _Climber(group, {}, [{} for _ in parts.points], [{} for _ in parts.updates], {}) for group in self._groups
+        ]
+        found = []
+        stops = {steps for steps, _ in attack.scored_points}
+        for step in range(attack.steps):
+            if step or attack.start is not None or start is not None:
+                delta = self._project(delta)
+            sizes = [self._size(level) for level in levels]
+            direction = self._direction(climbers, delta, step, sizes[0])
+            if len(sizes) == 1:
+                moved = [direction.mul_(sizes[0]).add_(delta)]
+            else:
+                moved = [delta + size * direction for size in sizes]
+            if step + 1 in stops:
+                found += moved
+            delta = moved[0]
+        return found
+
+    def _start(self) -> Tensor:
+        start = self._parts.start
+        if start is None:
+            return torch.zeros_like(self._origin)
+        if start.at_first:
+            assert self._first is not None, "a recipe with this start has a first stage"
+            return self._first - self._origin
+        draws = StepDraws(self._streams, start.stream, str(self._origin.device))
+        return start.perturbation(self._origin, self._attack.budget, self._rmsd, draws)
+
+    def _direction(self, climbers: Sequence[_Climber], delta: Tensor, step: int, size: float | Tensor) -> Tensor:
+        """The sum of the groups' step directions at `delta`."""
+        total: Tensor | None = None
+        for climber in climbers:
+            part = self._of_group(climber, delta, step, size)
+            share = climber.group.share
+            part = part if share == 1 else share * part
+            total = part if total is None else total + part
+        assert total is not None, "an attack run has a source model"
+        return total
+
+    def _of_group(self, climber: _Climber, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
+        """The step direction of one group: points, then updates, then the step rule."""
+        parts, attack = self._parts, self._attack
+        accumulated = [
+            found
+            for update, state in zip(parts.updates, climber.updates, strict=True)
+            if (found := update.accumulated(state)) is not None
+        ]
+        momentum, decay = accumulated[-1] if accumulated else (None, 0.0)
+        context = StepContext(
+            step=step,
+            steps=attack.steps,
+            origin=self._origin,
+            delta=delta,
+            size=size,
+            epsilon=attack.budget.first_epsilon,
+            gradient=self._checked(self._fusion(climber.group, step, size, climber.ensemble)),
+            streams=self._streams,
+            goal=self._gradients.goal,
+            project=self._project,
+            momentum=momentum,
+            decay=decay,
+            first=self._first,
+            losses=self._gradients.last_losses,
+            pool=self._pool,
+        )
+        ask: Inner = lambda place: context.gradient(self._origin + place, 0, place)  # noqa: E731
+        for point, state in zip(reversed(parts.points), reversed(climber.points), strict=True):
+            ask = functools.partial(_asked, point, context, ask, state)
+        gradient = ask(delta)
+        for update, state in zip(parts.updates, climber.updates, strict=True):
+            gradient = update.update(gradient, context, state)
+        return parts.step.direction(gradient, context, climber.step)
+
+    def _fusion(self, group: SourceGroup, step: int, size: float | Tensor, state: State) -> Fusion:
+        attack = self._attack
+        return Fusion(
+            group, self._gradients, step, attack.steps, size, attack.budget.first_epsilon, self._project, state
+        )
+
+    def _checked(self, gradient: Callable[..., Tensor]) -> GradientAt:
+        """`gradient` with the penalties' gradients, and a note of images whose gradient is not finite."""
+
+        def at(image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
+            found = gradient(image, sample)
+            # The check is here because the sign of a NaN is 0: the image would look like one that no step moves.
+            self.finite &= found.sum((1, 2, 3)).isfinite()
+            for penalty in self._parts.penalties:
+                found = found + penalty.gradient(image - self._origin if moved is None else moved)
+            return found
+
+        return at
+
+    def _run_program(self, program: Program, models: Sequence[Logits]) -> list[Tensor]:
+        attack, everyone = self._attack, SourceGroup(tuple(models), self._shares(len(models)), 1.0)
+        level = attack.budget.levels[0]
+
+        def gradient(
+            image: Tensor,
+            step: int = 0,
+            sample: int = 0,
+            models: Sequence[int] | None = None,
+            labels: Tensor | None = None,
+        ) -> Tensor:
+            group = everyone
+            if models is not None:
+                chosen = tuple(everyone.models[number] for number in models)
+                group = SourceGroup(chosen, (1 / len(chosen),) * len(chosen), 1.0)
+            found = self._checked(self._fusion(group, step, self._size(level), {}))
+            with self._gradients.for_labels(labels):
+                return found(image, sample)
+
+        def forward(image: Tensor, model: int) -> Tensor:
+            with torch.no_grad():
+                return everyone.models[model](image)
+
+        given = ProgramContext(
+            origin=self._origin,
+            labels=self._gradients.labels,
+            goal=self._gradients.goal,
+            steps=attack.steps,
+            points=attack.scored_points,
+            size=self._size(level),
+            epsilon=attack.budget.first_epsilon,
+            gradient=gradient,
+            forward=forward,
+            project=self._project,
+            streams=self._streams,
+            models=len(models),
+            loop=self._ascend,
+        )
+        found = list(program.run(given))
+        shapes = {tuple(one.shape) for one in found}
+        if len(found) != len(attack.scored_points) or shapes != {tuple(self._origin.shape)}:
+            raise StudyError(
+                f"the program '{program.name}' returned {len(found)} perturbations of the shapes {sorted(shapes)}",
+                accepted=f"{len(attack.scored_points)} of the shape {tuple(self._origin.shape)}",
+            )
+        for one in found:
+            self.finite &= one.sum((1, 2, 3)).isfinite()
+        return found
+
+    def _shares(self, models: int) -> tuple[float, ...]:
+        if len(self._groups) == 1:
+            return self._groups[0].weights
+        total = sum(group.share for group in self._groups)
+        return tuple(group.share / total for group in self._groups)
+
+    def _size(self, level: float | None) -> float | Tensor:
+        """The length of one step in pixel values: the recipe's, or the budget divided by the number of steps."""
+        attack = self._attack
+        given = attack.learning_rate if attack.step == "adam" else attack.step_size
+        if given is not None:
+            return given
+        if attack.budget.minimal is not None:
+            return 1.0
+        if self._rmsd is not None:
+            return (self._rmsd / attack.steps)[:, None, None, None]
+        assert level is not None, "without a budget, the recipe's validator asks for a step size"
+        if attack.budget.l2 is not None:
+            level = budgets.rmsd_of(attack.budget, level, self._origin[0].numel())
+        return level / attack.steps
+
+
+def _asked(point: Point, context: StepContext, inner: Inner, state: State, delta: Tensor) -> Tensor:
+    return point.gradient(delta, context, inner, state)
