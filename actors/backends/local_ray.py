@@ -6,6 +6,7 @@ The helper (`reaper.py`) outlives the driver, so a killed driver leaves no proce
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import subprocess
@@ -31,6 +32,12 @@ _PATIENCE_SECONDS = 4.0
 _LEFT_SECONDS = 5.0
 
 
+@functools.cache
+def _secret() -> str:
+    """The token of every local Ray of this process: Ray reads it once in a process, and a second Ray must have it."""
+    return secrets.token_hex(32)
+
+
 class LocalRay:
     """Marks and ends the processes of one local Ray: create it first, start Ray in `starting`, close it last."""
 
@@ -44,7 +51,6 @@ class LocalRay:
         self._hidden = hidden
         self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
-        self._secret = secrets.token_hex(32)
         self._reaper = children.start(
             [sys.executable, "-I", "-S", reaper.__file__, self._mark, str(grace_seconds)],
             children.HELPER,
@@ -65,7 +71,7 @@ class LocalRay:
         environment = children.environment(children.RAY, os.environ, self._hidden) | dict.fromkeys(_MARKS, self._mark)
         if not any(os.environ.get(name) for name in _TOKENS):
             # Without a token of the user or ours, Ray would write one into the home directory.
-            environment["RAY_AUTH_TOKEN"] = self._secret
+            environment["RAY_AUTH_TOKEN"] = _secret()
         return children.replaced_environment(environment)
 
     def close(self, *, orderly: bool = False) -> str | None:

@@ -89,6 +89,19 @@ def test_two_workers_in_an_object_store_stopped_and_resumed(door, tmp_path, monk
         assert_one_whole_run(run, statuses=(1, 0))
 
 
+def test_a_tuned_study_starts_two_local_rays_in_one_process(tmp_path):
+    """The second Ray of a process has the token of the first: Ray reads it once."""
+    tuned = {"preset": "sg-igsm", "steps": 1, "tune": {"over": {"smoothing.copies": [2, 3]}, "images": 6}}
+    study = {**SMALL, "attacks": {"noisy": tuned}, "experiments": {"single": {"attacks": ["noisy"], "sources": ["c"]}}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(study | {"images": SMALL["images"] | {"count": 2}}))
+    run = tmp_path / "run"
+    done = launch("small.yaml", "--output", run, here=tmp_path)
+    assert_undisturbed(done, run)
+    assert_undisturbed(done, run / "tuning")
+    assert done.printed.count("local Ray, ") == 2
+    assert done.printed.count("complete in") == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(5))
 def test_quickstart(tmp_path, attempt):
