@@ -323,7 +323,8 @@ class Validation:
     def _matched_budgets(self, name: str) -> None:
         """Follow `to` from attack to attack: each exists, none comes twice, and each has one image of each image."""
         chain = [name]
-        while (to := self._spec.attacks[chain[-1]].budget.to) is not None:
+        # A preset that no experiment uses is known, and not among the attacks.
+        while chain[-1] in self._spec.attacks and (to := self._spec.attacks[chain[-1]].budget.to) is not None:
             place = ("attacks", chain[-1], "budget", "to")
             self._known(to, {*self._spec.attacks, *presets.known()}, "attack", place)
             if to in chain:
@@ -333,7 +334,7 @@ class Validation:
                     todo="give one of these attacks a budget of its own: epsilon, rmsd, or none",
                 )
             chain.append(to)
-        for reference in chain[1:]:
+        for reference in filter(self._spec.attacks.__contains__, chain[1:]):
             budget = self._spec.attacks[reference].budget
             if len(budget.levels) > 1 or budget.minimal is not None:
                 raise StudyError(

@@ -54,6 +54,15 @@ def test_presets_need_no_entry_and_bring_what_they_are_matched_to():
     assert spec.attacks["optimization"].learning_rate == 4
 
 
+def test_an_attack_that_no_experiment_uses_may_be_matched_to_a_preset():
+    text = TINY.replace("  optimization: {steps: 3}\n", "").replace(
+        "attacks: [optimization, fg, fgs, mi]", "attacks: [mi]"
+    )
+    spec = resolve(parse(text, "spec")).spec
+    assert spec.attacks["fg"].budget.to == "optimization"
+    assert "optimization" not in spec.attacks
+
+
 def test_environment(monkeypatch):
     text = TINY.replace("study: tiny", "study: ${NAME}-${SIZE:-small}")
     assert parse(text, "spec", {"NAME": "x"}).data["study"] == "x-small"
