@@ -61,6 +61,11 @@ class MonitoredBackend(Backend, Protocol):
     awaited: str
     """The name of the process that the present `heartbeat` waits for, for messages."""
 
+    def check(self) -> None:
+        """Return at once. Raises BackendGone where a process that calls depend on has died: a call would then end this
+        process without a message.
+        """
+
     def heartbeat(self) -> None:
         """Return once every process that calls depend on has answered. Raises BackendGone where one is dead.
 
@@ -207,6 +212,10 @@ class _Caller:
         passed, self._checked = min(now - self._checked, _LONGEST_TICK), now
         if self._inner is None:
             return
+        try:
+            self._inner.check()
+        except BackendGone as error:
+            self._dead = error
         if self._dead is not None:
             raise self._give_up(self._dead)
         self._silent = 0.0 if self._seen != self._heartbeats else self._silent + passed

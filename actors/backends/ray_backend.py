@@ -109,6 +109,10 @@ class RayBackend:
             owner = f", of user {self._daemons.owner}" if self._daemons.owner else ""
             self.name = f"Ray at {self._gcs} (found by auto: {Path(socket_path).parent.parent.name}{owner})"
 
+    def check(self) -> None:
+        """Raise BackendGone where the raylet or the GCS has died: Ray ends the driver in its next call."""
+        self._daemons.stopped()
+
     def heartbeat(self) -> None:
         """Return once the raylet runs and the GCS has answered. Raises BackendGone where one of them is dead."""
         while stopped := self._daemons.stopped():

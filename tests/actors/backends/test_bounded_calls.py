@@ -43,6 +43,8 @@ class Blocking:
     def __init__(self, hangs: str = "", dead: str | None = None) -> None:
         self.hangs = hangs
         self.dead = dead
+        self.died: str | None = None
+        self.asked: list[str] = []
         self.let_go = threading.Event()
 
     def __getattr__(self, method):
@@ -51,9 +53,14 @@ class Blocking:
         return lambda *given: self._said(method)
 
     def _said(self, method):
+        self.asked.append(method)
         if method == self.hangs:
             self.let_go.wait()
         return method
+
+    def check(self):
+        if self.died:
+            raise BackendGone(self.died)
 
     def heartbeat(self):
         if self.hangs == "heartbeat":
@@ -82,6 +89,23 @@ def blocking(monkeypatch):
     yield make
     for inner in made:
         inner.let_go.set()
+
+
+def test_a_dead_backend_is_asked_for_nothing(monkeypatch):
+    """Whether or not a heartbeat has seen it: Ray would end this process in the call, without a message."""
+    monkeypatch.setattr("actors.backends.bounded_calls._HEARTBEAT_SECONDS", 60.0)
+    inner, told = Blocking(), []
+    with Interrupt() as interrupt:
+        backend = bounded(lambda: inner, SHORT, interrupt, told.append)
+        backend.wait([], 0.05)
+        inner.died = "Ray is gone"
+        for _ in range(2):
+            with pytest.raises(BackendGone, match="Ray is gone"):
+                backend.wait([], 0.05)
+        assert inner.asked == ["wait"]
+        assert [str(one) for one in told] == ["Ray is gone"]
+        backend.close()
+        assert inner.asked == ["wait"]
 
 
 def test_the_table_knows_every_method():
