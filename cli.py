@@ -243,14 +243,20 @@ def status(
 
 
 @app.command(rich_help_panel=LOOK)
-def show(run: Run) -> None:
+def show(
+    *,
+    run: Run,
+    visibility: Annotated[
+        bool, typer.Option("--visibility", help="Print success, cost and visibility of each attack instead.")
+    ] = False,
+) -> None:
     """Print the transfer matrices of a run.
 
     Example: study show runs/quickstart
     """
     from study.commands.show import print_run
 
-    print_run(run, _console())
+    print_run(run, _console(), visible=visibility)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -76,7 +76,9 @@ class Worker:
         clean = pixels[:count]
         if job.attack.precomputed is not None:
             crafted = pixels[count:]
-            return CraftResult(PixelDistances(*all_distances(clean, crafted).T)), crafted
+            return CraftResult(
+                self._measured(PixelDistances(*all_distances(clean, crafted).T), clean, crafted)
+            ), crafted
         numerics.set_precision(used.precision)
         images = ImageBatch(
             clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.true_labels, dtype=np.int64)
@@ -107,7 +109,17 @@ class Worker:
         if outcome.max_pass_images < engine.pass_limit:
             passes = f"crafted in passes of {outcome.max_pass_images} images, so rounding may differ"
             note = f"out of memory on {' + '.join(names)}: {passes}"
-        return CraftResult(PixelDistances(outcome.rmsd, outcome.linf, outcome.l2), note=note), outcome.pixels
+        moved = PixelDistances(outcome.rmsd, outcome.linf, outcome.l2)
+        return CraftResult(self._measured(moved, clean, outcome.pixels), note=note), outcome.pixels
+
+    def _measured(
+        self, distances: PixelDistances, clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]
+    ) -> PixelDistances:
+        """The distances, with what says how visible the change is."""
+        from study.visibility.measures import visibility
+
+        seen = visibility(clean, adversarial, self._cache.device)
+        return replace(distances, ssim=seen.ssim, ciede2000=seen.ciede2000)
 
     def _external(
         self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier], names: Sequence[str]
@@ -130,7 +142,7 @@ class Worker:
         )
         rmsd, linf, l2 = all_distances(images.clean, made.pixels).T
         distances = PixelDistances(rmsd, linf, l2, gradients=round(made.gradients))
-        return CraftResult(distances, remark=made.note), made.pixels
+        return CraftResult(self._measured(distances, images.clean, made.pixels), remark=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
         """The error, with file and line if it comes from a component in a user's file."""

@@ -27,6 +27,7 @@ from study.analysis.rates import (
 )
 from study.analysis.robustness import destruction_rates
 from study.analysis.sweeps import best_within, sweep
+from study.analysis.visibility import visibility
 
 __all__ = [
     "CELL",
@@ -50,6 +51,7 @@ __all__ = [
     "success_rates",
     "sweep",
     "transfer_matrix",
+    "visibility",
     "wilson",
     "wrong_labels",
 ]

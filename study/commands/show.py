@@ -6,6 +6,7 @@ from rich.console import Console
 
 from study.images.selection import Selection
 from study.report.tables.matrices import print_matrices
+from study.report.tables.visibility import print_visibility
 from study.reproducibility.float_environment import recorded
 from study.results import integrity
 from study.results.run_reader import open_run, run_data
@@ -15,10 +16,13 @@ from study.terminal.prose import say
 
 
 @integrity.reads
-def print_run(run: str, console: Console) -> None:
-    """Print the matrices of the run at `run`. Raises StudyError if there is no run."""
+def print_run(run: str, console: Console, *, visible: bool = False) -> None:
+    """Print the matrices of the run at `run`; if `visible`, how visible its images are instead.
+
+    Raises StudyError if there is no run.
+    """
     environments = recorded(RunFolder(run))
-    if not print_matrices(open_run(run), console):
+    if not (print_visibility if visible else print_matrices)(open_run(run), console):
         say(console, f"{run} has no rows yet")
     elif len(environments) > 1:
         kinds = "; ".join(map(str, environments))

@@ -18,6 +18,7 @@ from study.analysis.minimal_rmsd import minimal_cdf
 from study.errors import StudyError
 from study.planning.relation import relation
 from study.report.curves import Points, mean
+from study.report.wording import MEASURES
 from study.spec.schema import Spec
 
 if TYPE_CHECKING:
@@ -158,14 +159,31 @@ def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> 
         .agg(pl.col("success").mean(), pl.col("rmsd").mean())
         .sort("attack", "steps", "level", "sources")
     )
+    figure = _scatter(means, "rmsd", attacks, f"{title}: success against RMSD", "RMSD (mean), pixel values 0..255")
+    if figure is not None:
+        figure.axes[0].set_xlim(0, 1.08 * max(means["rmsd"].to_list()) or 1)
+    return figure
+
+
+def success_by_measure(found: pl.DataFrame, measure: str, attacks: Iterable[str], title: str) -> Figure | None:
+    """Black-box success rate against a measure of visibility: one mark per attack and attack point.
+
+    `found` is from `analysis.visibility`. None for fewer than two marks, or more than 2,000.
+    """
+    name, words = MEASURES[measure]
+    return _scatter(found.drop_nulls(["success", measure]), measure, attacks, f"{title}: success against {name}", words)
+
+
+def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str, words: str) -> Figure | None:
+    """Success against the column `along`, a mark for each row; None for fewer than two rows, or more than 2,000."""
     if not 2 <= means.height <= _MOST_POINTS:
         return None
-    with _blank(1, f"{title}: success against RMSD", 5.2) as (figure, (axes,)):
+    with _blank(1, title, 5.2) as (figure, (axes,)):
         for place, attack in enumerate(dict.fromkeys(attacks)):
             mine = means.filter(attack=attack)
             if mine.height:
                 axes.scatter(
-                    mine["rmsd"].to_list(),
+                    mine[along].to_list(),
                     (100 * mine["success"]).to_list(),
                     s=34,
                     color=_COLOURS[place % len(_COLOURS)],
@@ -174,9 +192,8 @@ def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> 
                     linewidths=0,
                 )
         _percent(axes)
-        axes.set_xlabel("RMSD (mean), pixel values 0..255")
+        axes.set_xlabel(words)
         axes.set_ylabel("success rate on black-box targets, %")
-        axes.set_xlim(0, 1.08 * max(means["rmsd"].to_list()) or 1)
         _legend(figure, [axes])
     return figure
 

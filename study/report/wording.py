@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from study.attacks import Attack
 
@@ -23,6 +24,30 @@ SERVICE_SUCCESS = (
 )
 CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
 RMSD = "RMSD: mean over images, in pixel values 0..255"
+
+MEASURES: Mapping[str, tuple[str, str]] = {
+    "psnr": ("PSNR", "peak signal-to-noise ratio (mean), decibels"),
+    "ssim": ("SSIM", "structural similarity (mean); 1: equal"),
+    "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just seen"),
+}
+"""By column: the name of a measure of visibility, and its axis."""
+
+VISIBILITY = (
+    "PSNR (decibels), SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images; success: mean of black-box "
+    "targets, %; front: no other attack is as good in success, gradients and SSIM, and better in one of them"
+)
+
+
+def visibility_numbers(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """Success, gradients, RMSD, PSNR, SSIM, CIEDE2000 and the mark of the front, of a row of `analysis.visibility`."""
+    forms = (("gradients", ",.0f"), ("rmsd", ".2f"), ("psnr", ".1f"), ("ssim", ".3f"), ("ciede2000", ".2f"))
+    numbers = ("–" if one[column] is None else format(one[column], form) for column, form in forms)
+    success = "–" if one["success"] is None else f"{100 * one['success']:.1f}"
+    return (success, *numbers, "*" if one["front"] else "")
+
+
+VISIBILITY_HEAD = ("success", "gradients", "RMSD", "PSNR", "SSIM", "CIEDE2000", "front")
+"""The heads of `visibility_numbers`."""
 
 
 def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:

@@ -20,7 +20,7 @@ from study.errors import StudyError, first_line
 from study.planning.plan import Unit
 from study.results import integrity
 from study.results.scanning import scan_files
-from study.results.schema import PixelDistances
+from study.results.schema import PixelDistances, nullable
 from study.results.writer import Writer
 from study.storage import part_file
 from study.storage.paths import StoragePath
@@ -36,15 +36,18 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("rmsd", pa.float64(), nullable=False),
     pa.field("linf", pa.float64(), nullable=False),
     pa.field("l2", pa.float64(), nullable=False),
+    pa.field("ssim", pa.float64()),
+    pa.field("ciede2000", pa.float64()),
     pa.field("delta", pa.binary(), nullable=False),
 ]
 SCHEMA = pa.schema(_FIELDS)
-"""One row per image and point of an attack. `delta`: `uint8` (channels, size, size) in C order."""
+"""One row per image and point of an attack. `delta`: `uint8` (channels, size, size) in C order. Parts of version 1 lack
+`ssim` and `ciede2000`."""
 
 _DELTAS = {"craft": pl.String, "image": pl.String, "point": pl.Int32, "delta": pl.Binary}
 _MAX_BYTES = 32 * 2**20
 _ROW_GROUP = 64
-_VERSION = 1
+_VERSION = 2
 Pixels = NDArray[np.uint8]
 
 
@@ -78,6 +81,8 @@ class KeepingWriter(Writer):
             "rmsd": distances.rmsd,
             "linf": distances.linf,
             "l2": distances.l2,
+            "ssim": nullable(distances.ssim, len(variants)),
+            "ciede2000": nullable(distances.ciede2000, len(variants)),
             "delta": [image.tobytes() for image in delta],
         }
         self._images.append(pa.table(columns, schema=SCHEMA))
@@ -154,7 +159,11 @@ class KeptImages:
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"the images of unit {unit.id} are not those that were selected")
         rmsd, linf, l2 = (found[name].to_numpy() for name in ("rmsd", "linf", "l2"))
-        distances = PixelDistances(rmsd, linf, l2)
+        ssim, ciede2000 = (
+            found[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() if name in found.columns else None
+            for name in ("ssim", "ciede2000")
+        )
+        distances = PixelDistances(rmsd, linf, l2, ssim, ciede2000)
         flat = b"".join(found["delta"].to_list())
         if len(flat) != clean.nbytes * len(points):
             raise _damaged(part, f"the images of unit {unit.id} have the wrong size")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from study.planning.plan import Craft, Unit
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
-is a source) in place of `relation`."""
+is a source) in place of `relation`. Versions 1 to 3 lack `ssim` and `ciede2000`."""
 
 SCHEMA = pa.schema(
     [
@@ -42,13 +42,17 @@ SCHEMA = pa.schema(
         pa.field("rmsd", pa.float64(), nullable=False),
         pa.field("linf", pa.float64(), nullable=False),
         pa.field("l2", pa.float64(), nullable=False),
+        pa.field("ssim", pa.float64()),
+        pa.field("ciede2000", pa.float64()),
     ]
 )
-"""Distances are in pixel values (0..255). `target_label` is null for an untargeted goal. `budget` is the epsilon, RMSD
-or L2 norm of the attack; null if it names none or is matched to another attack; in a search for the minimal RMSD, the
-result of the search. `gradients` counts the image gradients that this image cost up to `steps`. `top1` repeats the
-first of `top5`, so that rates over many millions of rows read no list. `relation` of the target to the sources:
-`white`, `grey` or `black`, see `study.planning.relation`.
+"""Distances are in pixel values (0..255). `ssim`, up to 1, and the mean colour difference `ciede2000`, from 0, say how
+visible the change is (`study.visibility`); null where they were not computed: in a search for the minimal RMSD, for
+images that an older version kept, and `ssim` for images of less than 11 pixels. `target_label` is null for an
+untargeted goal. `budget` is the epsilon, RMSD or L2 norm of the attack; null if it names none or is matched to another
+attack; in a search for the minimal RMSD, the result of the search. `gradients` counts the image gradients that this
+image cost up to `steps`. `top1` repeats the first of `top5`, so that rates over many millions of rows read no list.
+`relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`.
 
 For a remote service, which has its own labels, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
 `scores` are its answer, best first; `clean_names` its answer for the clean image; `wanted_names` its names for the
@@ -62,6 +66,10 @@ class PixelDistances:
     rmsd: NDArray[np.float64]
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
+    ssim: NDArray[np.float64] | None = None
+    """Structural similarity of each image, NaN where it has none; None where it was not computed."""
+    ciede2000: NDArray[np.float64] | None = None
+    """Mean colour difference of each image; None where it was not computed."""
     gradients: int | None = None
     """Gradients of one image, where a worker has counted them; None where they follow from the recipe."""
 
@@ -137,8 +145,15 @@ def table(
         "rmsd": np.concatenate([end.rmsd for end in ends]),
         "linf": np.concatenate([end.linf for end in ends]),
         "l2": np.concatenate([end.l2 for end in ends]),
+        "ssim": pa.chunked_array([nullable(end.ssim, count) for end in ends]),
+        "ciede2000": pa.chunked_array([nullable(end.ciede2000, count) for end in ends]),
     }
     return pa.table(columns, schema=SCHEMA)
+
+
+def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array:
+    """The values as a column of `count` rows: null where they are NaN, or all null where they were not computed."""
+    return pa.nulls(count, pa.float64()) if values is None else pa.array(values, mask=np.isnan(values))
 
 
 def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:

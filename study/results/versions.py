@@ -48,6 +48,10 @@ MIGRATIONS: dict[int, Migration] = {
             relation=pl.when("white_box").then(pl.lit("white")).otherwise(pl.lit("black"))
         ).drop("white_box"),
     ),
+    3: Migration(
+        _without("ssim", "ciede2000"),
+        lambda rows: rows.with_columns(ssim=pl.lit(None, pl.Float64), ciede2000=pl.lit(None, pl.Float64)),
+    ),
 }
 """By older version. Black-box targets of version 2 may be grey-box: `study.results.scanning` decides by the spec."""
 

@@ -12,6 +12,7 @@ from study.analysis.costs import at_cost
 from study.analysis.experiments import averaged
 from study.analysis.matrix import left_out
 from study.analysis.robustness import destruction_rates
+from study.analysis.visibility import visibility
 from study.papers.finding_cells import without_transform
 from study.planning.relation import MARKS
 from study.report import figures
@@ -26,11 +27,16 @@ from study.report.wording import (
     RMSD,
     SERVICE_SUCCESS,
     SUCCESS_RATE,
+    VISIBILITY,
+    VISIBILITY_HEAD,
+    point_name,
     rate_decimals,
     rmsd_range,
+    visibility_numbers,
 )
 
 _SCATTER_NOTE = "One mark per attack (with its checkpoint or budget) and source set: the mean over black-box targets."
+_MEASURE_NOTE = "One mark per attack (with its checkpoint or budget): the mean over black-box targets, and over images."
 _CURVE_NOTE = "A line is the mean over several source sets, or one source set with its 95 % interval."
 _DESTRUCTION_NOTE = (
     "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
@@ -45,6 +51,7 @@ class GoalResults:
     matrix: HtmlTable
     ensembles: HtmlTable | None
     costs: HtmlTable | None
+    visibility: HtmlTable | None
     drawings: Sequence[figures.Drawing]
 
 
@@ -73,7 +80,9 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
                 _ensembles(data, name, goal, cells),
                 _costs(data, name, goal, cells),
             )
-            results.append(GoalResults(*tables, _drawings(data, name, goal, cells, album)))
+            seen = visibility(data.finished.rows, cells, data.spec, name).filter(goal=goal)
+            drawings = [*_drawings(data, name, goal, cells, album), *_measures(data, name, goal, seen, album)]
+            results.append(GoalResults(*tables, _visibility(data, name, goal, seen), drawings))
     return ExperimentResults(name, summary, results, list(mistakes(data, name)))
 
 
@@ -182,6 +191,23 @@ def _at_cost_cell(one: Mapping[str, Any] | None) -> TableCell:
     return percent_cell(one["success"], tip, decimals=1)
 
 
+def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> HtmlTable | None:
+    """Success, cost and visibility of each attack; None where visibility was not computed."""
+    if found["ssim"].null_count() == found.height:
+        return None
+    rows = []
+    for one in found.iter_rows(named=True):
+        called = point_name(one["attack"], data.spec.attacks[one["attack"]], one["steps"], one["level"])
+        success, *numbers = visibility_numbers(one)
+        first = MISSING if one["success"] is None else TableCell(success, one["success"])
+        rows.append([TableCell(called), first, *(TableCell(number, number=True) for number in numbers)])
+    code = data.code(
+        f"analysis.visibility(rows, averaged(of_experiment(cells(rows, spec), spec, {name!r})), spec, {name!r})"
+    )
+    title = f"{name}, {goal}: success, cost and visibility"
+    return HtmlTable(title, ["attack", *VISIBILITY_HEAD], rows, code, notes=[f"{VISIBILITY}."])
+
+
 def _drawings(
     data: ReportData, name: str, goal: str, cells: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
@@ -197,6 +223,16 @@ def _drawings(
     if any(spec.attacks[attack].budget.minimal is not None for attack in experiment.attacks):
         for attack, figure in figures.searches(data.rows_of(data.cells_of(name, goal)), spec, title):
             drawn.append(album.add(f"{name}-{goal}-{attack}-minimal", figure))
+    return [drawing for drawing in drawn if drawing is not None]
+
+
+def _measures(
+    data: ReportData, name: str, goal: str, seen: pl.DataFrame, album: figures.Album
+) -> list[figures.Drawing]:
+    """Success against each measure of visibility that `seen`, of `analysis.visibility`, has."""
+    attacks = data.spec.experiments[name].attacks
+    found = ((one, figures.success_by_measure(seen, one, attacks, f"{name}, {goal}")) for one in ("ssim", "ciede2000"))
+    drawn = [album.add(f"{name}-{goal}-{one}", figure, _MEASURE_NOTE) for one, figure in found]
     return [drawing for drawing in drawn if drawing is not None]
 
 

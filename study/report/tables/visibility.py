@@ -1,0 +1,45 @@
+"""Tables for the terminal of what attacks reach, what they cost, and how visible their images are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from study.analysis.experiments import averaged, cells, of_experiment
+from study.analysis.visibility import visibility
+from study.report.wording import VISIBILITY, VISIBILITY_HEAD, point_name, visibility_numbers
+from study.results.run_reader import RunData
+from study.terminal.prose import say
+
+
+def print_visibility(finished: RunData, console: Console) -> bool:
+    """Print a table for each experiment and goal; False for a run without rows."""
+    printed = False
+    for table in visibility_tables(finished):
+        console.print(table)
+        printed = True
+    if printed:
+        say(console, VISIBILITY)
+    return printed
+
+
+def visibility_tables(finished: RunData) -> Iterator[Table]:
+    """The table of every experiment and goal that has rows."""
+    spec = finished.spec
+    found = cells(finished.rows, spec)
+    for name, experiment in spec.experiments.items():
+        rows = visibility(finished.rows, averaged(of_experiment(found, spec, name)), spec, name)
+        for goal in dict.fromkeys(experiment.goal):
+            title = f"{name}, {goal}: success, cost and visibility"
+            table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+            table.add_column("attack")
+            for heading in VISIBILITY_HEAD:
+                table.add_column(heading, justify="right", no_wrap=True)
+            for one in rows.filter(goal=goal).iter_rows(named=True):
+                called = point_name(one["attack"], spec.attacks[one["attack"]], one["steps"], one["level"])
+                table.add_row(called, *visibility_numbers(one))
+            if table.row_count:
+                yield table
