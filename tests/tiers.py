@@ -29,6 +29,7 @@ WHOLE = {
         "test_a_server_that_was_never_there",
         "test_without_a_key_it_is_tracked_offline",
     ),
+    "tests/test_malformed.py": ("test_broken_somewhere",),
     "tests/undisturbed/test_python_door.py": ("test_ray_and_this_process_give_the_same_rows",),
     "tests/undisturbed/test_undisturbed.py": ("test_two_workers_in_an_object_store_stopped_and_resumed",),
 }
@@ -44,6 +45,10 @@ FIRST = {
         "test_an_addition_that_is_cut_short_goes_on": 3,
         "test_what_is_added_is_run_and_nothing_else": 2,
     },
+    "tests/actors/launch/test_launch.py": {
+        "test_actors_change_nothing": 1,
+        "test_signals_stop_and_a_launch_goes_on": 1,
+    },
     "tests/golden/test_golden.py": {
         "test_commands_read_a_run_of_an_earlier_day": 6,
         "test_commands_read_a_run_of_format_1": 3,
@@ -53,7 +58,11 @@ FIRST = {
         "test_parts_from_outside_conform": 3,
         "test_the_projects_own_components_conform": 2,
     },
-    "tests/study/attacks/test_randomness.py": {"test_on_real_weights_not_a_bit": 1},
+    "tests/study/attacks/test_randomness.py": {
+        "test_no_draw_depends_on_batches_order_or_neighbours": 40,
+        "test_on_real_weights_not_a_bit": 1,
+    },
+    "tests/study/door/test_run.py": {"test_images_have_the_distances_of_their_rows": 1},
     "tests/study/models/layers/test_catalogue.py": {"test_what_the_papers_say": 18},
     "tests/study/models/rewrites/test_folding.py": {"test_same_function": 4},
     "tests/study/models/test_catalogue.py": {"test_networks_take_and_give_what_they_should": 4},
