@@ -41,7 +41,9 @@ def flag(help: str, *names: str) -> Any:
     return typer.Option(*names, metavar="", help=help)
 
 
-Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of the study.")]
+Spec = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The YAML file of the study, or a name that `study specs` lists.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://bucket/prefix.")]
 NewSpec = Annotated[
     Path | None, option("SPEC", "A spec whose `published` or `findings` changed after the launch.", "--spec")
@@ -109,6 +111,23 @@ def init(
 
     options = InitOptions(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
     write_spec(spec, options, typer.echo, terminal_prompt())
+
+
+@app.command(rich_help_panel=RUN)
+def specs(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this spec.")] = None,
+) -> None:
+    """List the specs that come with the project, or print one.
+
+    A command that takes a SPEC takes these names too, from any folder; a file of that name comes first.
+
+    Example: study specs
+
+    Example: study specs quickstart > mine.yaml
+    """
+    from study.commands.specs import print_specs
+
+    print_specs(_console(), name)
 
 
 @app.command(rich_help_panel=RUN)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from study.distribution import installing
 from study.errors import StudyError, first_line, names
 from study.images.labels import LabelSet, label_set
 from study.models import outputs, user_code
@@ -72,10 +73,12 @@ def _networks(name: str, model: Model) -> Sequence[str]:
     try:
         return ZOOS[model.zoo].networks()
     except ImportError as error:
+        extra = model.zoo == "pretrainedmodels"
+        install = installing(model.zoo) if extra else f"pip install {error.name or model.zoo}"
         raise StudyError(
             f"the networks of {model.zoo} cannot be imported: {first_line(error)}",
             accepted=f"an environment with {model.zoo} and its dependencies",
-            todo=f"pip install {error.name or model.zoo}, or use another zoo for model '{name}'",
+            todo=f"{install}, or use another zoo for model '{name}'",
         ) from None
 
 
