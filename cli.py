@@ -136,18 +136,21 @@ def validate(
     spec: Spec,
     images: Annotated[int, option("N", "Decode at most N images.", min=0)] = 1000,
     json: Json = False,
+    output: Annotated[
+        Path | None, option("RUN", "The run folder that a launch would go on in. Default: runs/<study>.")
+    ] = None,
     set_: Set = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Check a spec, its models and its images without running it.
+    """Check a spec, its models, its images and its run folder without running it.
 
-    Exit status: 0 valid, 2 invalid.
+    Exit status: 0 valid, 2 invalid, or the run folder belongs to another spec.
 
     Example: study validate specs/quickstart.yaml
     """
     from study.commands.validate import ValidateOptions, print_validation
 
-    print_validation(_load(spec, set_), _console(), ValidateOptions(images, allow_code, json))
+    print_validation(_load(spec, set_), _console(), ValidateOptions(images, allow_code, json, output))
 
 
 @app.command(rich_help_panel=RUN)

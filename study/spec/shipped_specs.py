@@ -71,7 +71,7 @@ def located(given: Path) -> Path:
         return given
     name = given.with_suffix("").as_posix().removeprefix("specs/")
     raise StudyError(
-        f"there is no file {given}, and no shipped spec of that name",
+        f"the spec {given} cannot be read: No such file or directory, and no shipped spec has that name",
         where=str(given),
         accepted=f"a YAML file, or one of {listed(known, name)}",
         todo=f"write `{name}`, without folder and ending, for the shipped spec" if name in known else "study specs",

@@ -35,9 +35,17 @@ def test_a_name_is_the_shipped_spec_and_a_file_of_that_name_comes_first(tmp_path
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ("liu2018", ["no file liu2018, and no shipped spec", "liu2017 (the nearest)", "study specs"]),
+        (
+            "liu2018",
+            [
+                "liu2018 cannot be read: No such file",
+                "no shipped spec",
+                "liu2017 (the nearest)",
+                "study specs",
+            ],
+        ),
         ("specs/small/liu2017.yaml", ["small/liu2017 (the nearest)", "write `small/liu2017`, without folder"]),
-        ("mine.yaml", ["no file mine.yaml", "a YAML file"]),
+        ("mine.yaml", ["mine.yaml cannot be read", "a YAML file"]),
     ],
 )
 def test_what_is_neither(given, parts):
