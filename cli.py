@@ -146,7 +146,7 @@ def validate(
 
     Exit status: 0 valid, 2 invalid, or the run folder belongs to another spec.
 
-    Example: study validate specs/quickstart.yaml
+    Example: study validate quickstart
     """
     from study.commands.validate import ValidateOptions, print_validation
 
@@ -177,9 +177,9 @@ def plan(
     The duration is for this machine, or with --on for other machines (simulated). It needs the output of
     `study profile`.
 
-    Example: study plan specs/quickstart.yaml
+    Example: study plan quickstart
 
-    Example: study plan specs/quickstart.yaml --on 16xcpu
+    Example: study plan quickstart --on 16xcpu
     """
     from actors.estimates.forecast import ForecastOptions, print_plan
 
@@ -218,11 +218,11 @@ def launch(
 
     Exit status: 0 complete, 1 incomplete, 2 bad input, 129, 130 or 143 interrupted.
 
-    Example: study launch specs/quickstart.yaml --set images.count=4
+    Example: study launch quickstart --set images.count=4
 
-    Example: study launch specs/quickstart.yaml --only ensembles --limit 3
+    Example: study launch quickstart --only ensembles --limit 3
 
-    Example: study launch specs/quickstart.yaml --json > events.jsonl
+    Example: study launch quickstart --json > events.jsonl
     """
     from actors.launch.inline_errors import as_one_message
     from actors.launch.launch import launch as run_study
@@ -369,7 +369,7 @@ def findings(*, run: Run, json: Json = False, spec: NewSpec = None) -> None:
 
     Each claim gets a verdict, an effect size, its interval, a test and a reason.
 
-    Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
+    Example: study findings runs/sgm2020 --spec sgm2020
     """
     from study.commands.findings import FindingsOptions, print_findings
 
@@ -388,7 +388,7 @@ def models(
 ) -> None:
     """Print the models of a spec: network, weights, input, memory, digest.
 
-    Example: study models specs/quickstart.yaml --accuracy
+    Example: study models quickstart --accuracy
     """
     if layers is not None:
         from study.commands.model_layers import print_layers
@@ -406,7 +406,7 @@ def fetch(*, spec: Spec, set_: Set = None) -> None:
 
     Each file is downloaded once and verified; an interrupted download continues. Later commands need no network.
 
-    Example: study fetch specs/liu2017.yaml
+    Example: study fetch liu2017
     """
     from study.commands.fetch import fetch_weights
 
@@ -426,7 +426,7 @@ def profile(
 
     It times gradients, predictions and the loading of each model, with all workers busy.
 
-    Example: study profile specs/quickstart.yaml
+    Example: study profile quickstart
     """
     from actors.backends.ray_backend import RayBackend
     from actors.estimates.profiling import profile as measure
