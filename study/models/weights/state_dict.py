@@ -83,10 +83,13 @@ def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) ->
     if rounded:
         problems.append(f"{_tensors(rounded)} of {state[rounded[0]].dtype} in place of floats (first: {rounded[0]})")
     if problems:
+        other = "choose the network that the weights belong to, or other weights"
+        if len(problems) == 1 and reshaped:
+            other = f"if the weights were trained for other classes, name these with `classes`; else {other}"
         raise StudyError(
             f"the weights in {origin} do not fit {called}: {'; '.join(problems)}",
             accepted=f"a state dict with the {len(own)} tensors of {called}",
-            todo=_advice_on_prefix(given, own) or "choose the network that the weights belong to, or other weights",
+            todo=_advice_on_prefix(given, own) or other,
         )
     return state
 
