@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -31,8 +32,8 @@ UNITS = 2 * (4 + 1) + 2
 
 
 @pytest.fixture
-def run(finished):
-    return finished(SMALL)
+def run(finished, tmp_path):
+    return shutil.copytree(finished(SMALL), tmp_path / "run")
 
 
 @pytest.fixture
