@@ -168,13 +168,13 @@ def plan(
     losses: Annotated[float, option("SHARE", "Share of the nodes that fail per hour, e.g. 0.01.", min=0)] = 0.0,
     json: Json = False,
     output: Annotated[
-        Path | None, option("RUN", "The run folder to read progress from. Default: runs/<study>.")
+        Path | None, option("RUN", "The run folder that a launch would go on in. Default: runs/<study>.")
     ] = None,
     set_: Set = None,
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
-    The duration is for this machine, or with --on for other machines (simulated). It needs the output of
+    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration is for this machine, or with --on for other machines (simulated). It needs the output of
     `study profile`.
 
     Example: study plan quickstart
