@@ -41,7 +41,9 @@ def flag(help: str, *names: str) -> Any:
     return typer.Option(*names, metavar="", help=help)
 
 
-Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of the study.")]
+Spec = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The YAML file of the study, or a name that `study specs` lists.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://bucket/prefix.")]
 NewSpec = Annotated[
     Path | None, option("SPEC", "A spec whose `published` or `findings` changed after the launch.", "--spec")
@@ -112,23 +114,43 @@ def init(
 
 
 @app.command(rich_help_panel=RUN)
+def specs(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this spec.")] = None,
+) -> None:
+    """List the specs that come with the project, or print one.
+
+    A command that takes a SPEC takes these names too, from any folder; a file of that name comes first.
+
+    Example: study specs
+
+    Example: study specs quickstart > mine.yaml
+    """
+    from study.commands.specs import print_specs
+
+    print_specs(_console(), name)
+
+
+@app.command(rich_help_panel=RUN)
 def validate(
     *,
     spec: Spec,
     images: Annotated[int, option("N", "Decode at most N images.", min=0)] = 1000,
     json: Json = False,
+    output: Annotated[
+        Path | None, option("RUN", "The run folder that a launch would go on in. Default: runs/<study>.")
+    ] = None,
     set_: Set = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Check a spec, its models and its images without running it.
+    """Check a spec, its models, its images and its run folder without running it.
 
-    Exit status: 0 valid, 2 invalid.
+    Exit status: 0 valid, 2 invalid, or the run folder belongs to another spec.
 
-    Example: study validate specs/quickstart.yaml
+    Example: study validate quickstart
     """
     from study.commands.validate import ValidateOptions, print_validation
 
-    print_validation(_load(spec, set_), _console(), ValidateOptions(images, allow_code, json))
+    print_validation(_load(spec, set_), _console(), ValidateOptions(images, allow_code, json, output))
 
 
 @app.command(rich_help_panel=RUN)
@@ -146,18 +168,18 @@ def plan(
     losses: Annotated[float, option("SHARE", "Share of the nodes that fail per hour, e.g. 0.01.", min=0)] = 0.0,
     json: Json = False,
     output: Annotated[
-        Path | None, option("RUN", "The run folder to read progress from. Default: runs/<study>.")
+        Path | None, option("RUN", "The run folder that a launch would go on in. Default: runs/<study>.")
     ] = None,
     set_: Set = None,
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
-    The duration is for this machine, or with --on for other machines (simulated). It needs the output of
+    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration is for this machine, or with --on for other machines (simulated). It needs the output of
     `study profile`.
 
-    Example: study plan specs/quickstart.yaml
+    Example: study plan quickstart
 
-    Example: study plan specs/quickstart.yaml --on 16xcpu
+    Example: study plan quickstart --on 16xcpu
     """
     from actors.estimates.forecast import ForecastOptions, print_plan
 
@@ -196,11 +218,11 @@ def launch(
 
     Exit status: 0 complete, 1 incomplete, 2 bad input, 129, 130 or 143 interrupted.
 
-    Example: study launch specs/quickstart.yaml --set images.count=4
+    Example: study launch quickstart --set images.count=4
 
-    Example: study launch specs/quickstart.yaml --only ensembles --limit 3
+    Example: study launch quickstart --only ensembles --limit 3
 
-    Example: study launch specs/quickstart.yaml --json > events.jsonl
+    Example: study launch quickstart --json > events.jsonl
     """
     from actors.launch.inline_errors import as_one_message
     from actors.launch.launch import launch as run_study
@@ -353,7 +375,7 @@ def findings(*, run: Run, json: Json = False, spec: NewSpec = None) -> None:
 
     Each claim gets a verdict, an effect size, its interval, a test and a reason.
 
-    Example: study findings runs/sgm2020 --spec specs/sgm2020.yaml
+    Example: study findings runs/sgm2020 --spec sgm2020
     """
     from study.commands.findings import FindingsOptions, print_findings
 
@@ -372,7 +394,7 @@ def models(
 ) -> None:
     """Print the models of a spec: network, weights, input, memory, digest.
 
-    Example: study models specs/quickstart.yaml --accuracy
+    Example: study models quickstart --accuracy
     """
     if layers is not None:
         from study.commands.model_layers import print_layers
@@ -390,7 +412,7 @@ def fetch(*, spec: Spec, set_: Set = None) -> None:
 
     Each file is downloaded once and verified; an interrupted download continues. Later commands need no network.
 
-    Example: study fetch specs/liu2017.yaml
+    Example: study fetch liu2017
     """
     from study.commands.fetch import fetch_weights
 
@@ -410,7 +432,7 @@ def profile(
 
     It times gradients, predictions and the loading of each model, with all workers busy.
 
-    Example: study profile specs/quickstart.yaml
+    Example: study profile quickstart
     """
     from actors.backends.ray_backend import RayBackend
     from actors.estimates.profiling import profile as measure

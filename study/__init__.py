@@ -4,7 +4,7 @@
 
     mi = study.attack("mi+di", epsilon=8)
     adversarial = mi(model, images, labels)
-    run = study.launch("specs/quickstart.yaml", output="runs/q")
+    run = study.launch("quickstart", output="runs/q")
     run = study.load("runs/q")
     run.matrix("single-source", attack="mi")
 

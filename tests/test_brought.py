@@ -322,7 +322,7 @@ def test_a_zoo_that_cannot_be_imported(monkeypatch):
     monkeypatch.setattr("study.models.zoos.pretrainedmodels.networks", broken)
     with pytest.raises(StudyError, match="No module named 'six'") as caught:
         loading.check("m", Model.model_validate("pretrainedmodels:inceptionresnetv2/imagenet"))
-    assert "pip install six" in str(caught.value)
+    assert "pip install 'transfer-study[pretrainedmodels]'" in str(caught.value)
 
 
 def test_the_tiny_study_is_what_it_was(spec_file):

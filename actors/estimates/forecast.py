@@ -16,8 +16,9 @@ from rich.table import Table
 from actors.backends.simulated import Costs, Machines
 from actors.estimates.simulation import Forecast, plan_without_images, simulate
 from study.errors import StudyError
-from study.images.image_sets import candidates
+from study.images.image_sets import Candidate, candidates
 from study.planning import plan_size
+from study.planning.standing import standing_lines, standing_of
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.storage import json_file
@@ -54,7 +55,7 @@ def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> No
         "units": units,
         **plan_size.totals(plan),
         "probes": plan_size.probes(plan),
-        "run": {"folder": str(folder.path), "standing": plan_size.standing(spec, folder)},
+        "run": {"folder": str(folder.path), "standing": _standing(file, folder)},
     }
     machines, where = _machines(options) if options.on is not None else _here(file, options), options.on
     if machines is not None:
@@ -91,14 +92,23 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
         console.print(table)
     say(console, f"{found['gradients']:,} image gradients, {found['predictions']:,} predictions (one image each)")
     say(console, f"{found['rows']:,} rows, about {_bytes(found['bytes'])} on disk")
-    folder, standing = found["run"]["folder"], found["run"]["standing"]
-    if standing is None:
-        say(console, f"{folder}: no launch yet")
-    elif "unknown" in standing:
-        say(console, f"{folder}: progress unknown: {standing['unknown']}")
-    else:
-        units = counted(standing["units"], "unit")
-        say(console, f"{folder}: {standing['done']:,} of {units} done, {standing['left']:,} left")
+    for line in standing_lines(**found["run"]):
+        say(console, line)
+
+
+def _standing(file: SpecFile, folder: RunFolder) -> dict[str, Any] | None:
+    """The standing of the spec in its run folder, as plain data, also where a launch would refuse the folder."""
+
+    def found() -> list[Candidate] | None:
+        try:
+            return candidates(file.spec.images, file.spec.seed)
+        except StudyError:
+            return None
+
+    try:
+        return standing_of(file, folder, found)
+    except StudyError as error:
+        return {"refused": {"what": error.what, "where": error.where, "todo": error.todo}}
 
 
 def _bytes(count: int) -> str:

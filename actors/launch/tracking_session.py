@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from actors.launch.options import LaunchOptions
 from actors.launch.progress import unit_progress
+from study.errors import StudyError
 from study.events.observer import Ended, Observer, Observers, Started
 from study.planning.plan import Plan
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.terminal import Display
-from study.tracking.settings import mode
+from study.tracking.settings import mode, require_package
 
 if TYPE_CHECKING:
     from study.tracking.client import TrackingClient
@@ -75,8 +76,19 @@ class _Lines(Observer):
 
 @contextlib.contextmanager
 def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display) -> Iterator[TrackingSession]:
-    """The tracking of one launch, which ends with the context. Raises StudyError for an unknown mode."""
+    """The tracking of one launch, which ends with the context.
+
+    Raises StudyError for an unknown mode, or where the launch or its spec asks for W&B and its package is missing.
+    """
     chosen = mode(spec.tracking, order.wandb, os.environ)
+    if chosen != "disabled":
+        try:
+            require_package()
+        except StudyError as error:
+            if order.wandb is not None or spec.tracking.wandb is not None:
+                raise
+            front.say(f"WANDB_MODE is {chosen}, and this launch is not tracked: {error.what} ({error.todo})")
+            chosen = "disabled"
     if chosen == "disabled":
         yield TrackingSession(front, None)
         return

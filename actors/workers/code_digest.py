@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import study
+from study.distribution import TOP_LEVEL
 from study.errors import StudyError
 
 _SHOWN = 12
@@ -43,6 +44,9 @@ def digest_of(folder: Path) -> str:
     digest = hashlib.sha256()
     for package in ("actors", "study"):
         for path in sorted((folder / package).rglob("*.py")):
+            # No worker runs the command line, which only a wheel has within a package.
+            if path.is_relative_to(folder / "study" / TOP_LEVEL):
+                continue
             content = path.read_bytes()
             digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
             digest.update(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,9 @@ from study.images.image_sets import Candidate, candidates
 from study.models.check import check_models
 from study.models.reference import Model
 from study.models.weights import locate
+from study.planning.standing import standing_lines, standing_of
 from study.spec.spec_file import SpecFile
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
 
@@ -26,15 +29,19 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class ValidateOptions:
-    """The options of `study validate`; `images` is the number of images to decode at most."""
+    """The options of `study validate`: the number of images to decode at most, and the run folder, if one is named."""
 
     images: int = 1000
     allow_code: bool = False
     as_json: bool = False
+    output: Path | None = None
 
 
 def print_validation(file: SpecFile, console: Console, options: ValidateOptions) -> None:
-    """Print a summary of the spec. Raises StudyError for the first problem that would stop a launch."""
+    """Print a summary of the spec. Raises StudyError for the first problem that would stop a launch.
+
+    Such a problem may be its run folder, which may belong to another spec.
+    """
     spec = file.spec
     states = {name: _model(file, name, model, options) for name, model in spec.models.items()}
     found = _candidates(file)
@@ -47,6 +54,7 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
             accepted=f"images.count up to {len(found) - len(unreadable)}",
             todo="lower images.count, or add images",
         )
+    folder = RunFolder(options.output or Path("runs") / spec.study)
     report: dict[str, Any] = {
         "study": spec.study,
         "models": states,
@@ -54,6 +62,7 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
         "attacks": len(spec.attacks),
         "experiments": list(spec.experiments),
         "download": [name for name, state in states.items() if state == "not cached"],
+        "run": {"folder": str(folder.path), "standing": standing_of(file, folder, lambda: found)},
     }
     if options.as_json:
         exactly(console, json.dumps(report))
@@ -77,6 +86,9 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, options: Va
     )
     if report["download"]:
         say(console, f"  weights to download: {', '.join(report['download'])}: study fetch {file.document.name}")
+    if report["run"]["standing"] is not None:
+        for line in standing_lines(**report["run"]):
+            say(console, f"  {line}")
     say(console, f"next: study plan {file.document.name}")
 
 

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
+from study.distribution import NAME as DISTRIBUTION
+from study.distribution import require_own
 from study.door.run import Run, load
 from study.errors import StudyError, first_line
 from study.spec import loading
@@ -104,7 +106,8 @@ def _spec_file(given: str | os.PathLike[str] | Mapping[str, object] | Spec) -> t
 
 def _launcher() -> Launcher:
     """What runs studies here. Raises StudyError if nothing is installed for that."""
-    todo = "install the project again: `pip install --editable .` in its folder"
+    todo = f"pip install --force-reinstall --no-deps {DISTRIBUTION}, or `pip install --editable .` in a checkout"
+    require_own("actors")
     found = metadata.entry_points(group=GROUP, name=NAME)
     if not found:
         raise StudyError(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from study.distribution import installing
 from study.errors import StudyError, names
 from study.images.folders import from_folder
 from study.images.ilsvrc import read_truth
@@ -239,7 +240,7 @@ def _foolbox() -> _Listing:
     if package is None or not package.submodule_search_locations:
         raise StudyError(
             "the package foolbox, which contains the sample images, is not installed",
-            todo="pip install foolbox, or pip install 'study[demo]' for everything that the quickstart needs",
+            todo=f"pip install foolbox, or {installing('demo')} for everything that the quickstart needs",
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
     named = [(path, re.fullmatch(r"imagenet_\d+_(\d+)", path.stem)) for path in sorted(folder.iterdir())]

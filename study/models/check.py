@@ -1,27 +1,52 @@
-"""Check the models of a spec without building a network or calling a service."""
+"""Check the models of a spec without loading weights or calling a service."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from study.errors import StudyError
 from study.images.labels import LabelSet
 from study.models import loading
+from study.models.memory import build_meta
 from study.models.reference import Model
 from study.models.services.credentials import credential_of
+from study.models.weights import state_dict, weight_set
+from study.models.weights.packages import lite_names, package_file
 
 
 def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[..., str], *, allow_code: bool) -> None:
     """Check all models by name. `where("models", name)` returns a model's place in the spec for messages.
 
-    Raises StudyError for the first model with an unknown network or unknown weights, a missing file, a missing
-    credential, or the user's own code without `allow_code`.
+    Raises StudyError for the first model with an unknown network or unknown weights, a missing file, a file whose
+    tensors do not fit the network, a missing credential, or the user's own code without `allow_code`.
     """
     for name, model in models.items():
         try:
             if model.remote is None:
                 loading.check(name, model, labels=labels, allow_code=allow_code)
+                _check_outline(name, model, labels)
             else:
                 credential_of(model.remote)
         except StudyError as error:
             raise error.located(where("models", name)) from None
+
+
+def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
+    """Compare names, shapes and types of the tensors in a model's files with its network, which gets no memory.
+
+    Not for the user's own code: its first run is the load. Nor for a network that cannot be built without memory: the
+    load says why, or finds the same.
+    """
+    kind, value = model.weights_kind, model.weights_value
+    if model.network is None or model.zoo == "python" or kind not in ("file", "package", "set"):
+        return
+    try:
+        network = build_meta(model, labels=labels)
+    except StudyError:
+        return
+    for path in weight_set.files(value) if kind == "set" else [Path(value) if kind == "file" else package_file(value)]:
+        state = state_dict.outline(path)
+        if kind == "package":
+            state = lite_names(state, network)
+        state_dict.fitted(network, state, called=f"{model.network} (model '{name}')", origin=str(path))

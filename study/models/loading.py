@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from study.distribution import installing
 from study.errors import StudyError, first_line, names
 from study.images.labels import LabelSet, label_set
 from study.models import outputs, user_code
@@ -61,6 +62,8 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
             _check_tag(name, model, labels)
         case "package":
             package_file(model.weights_value)
+        case "file" | "set" | "random" if model.zoo != "python" and _lacks_head(model, labels):
+            raise _no_head(name, model, labels)
         case "set":
             weight_set.files(model.weights_value)
         case "file" if not Path(model.weights_value).is_file():
@@ -72,10 +75,12 @@ def _networks(name: str, model: Model) -> Sequence[str]:
     try:
         return ZOOS[model.zoo].networks()
     except ImportError as error:
+        extra = model.zoo == "pretrainedmodels"
+        install = installing(model.zoo) if extra else f"pip install {error.name or model.zoo}"
         raise StudyError(
             f"the networks of {model.zoo} cannot be imported: {first_line(error)}",
             accepted=f"an environment with {model.zoo} and its dependencies",
-            todo=f"pip install {error.name or model.zoo}, or use another zoo for model '{name}'",
+            todo=f"{install}, or use another zoo for model '{name}'",
         ) from None
 
 
@@ -167,6 +172,8 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
             todo=f"correct the weights of model '{name}'",
         )
     width = zoo.outputs(model.name, tag)
+    if width == 0 or ("clip" in f"{model.name}.{tag}" and width not in outputs.widths(model, labels)):
+        raise _no_head(name, model, labels, width)
     asked = model.arguments.get("num_classes", width)
     if asked != width:
         raise StudyError(
@@ -175,7 +182,35 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
             todo=f"remove num_classes from model '{name}': the last layer would be random",
         )
     if width not in outputs.widths(model, labels):
-        raise outputs.wrong_width(f"{model.network} (model '{name}')", model, labels, width)
+        error = outputs.wrong_width(f"{model.network} (model '{name}')", model, labels, width)
+        error.accepted = _fitting(model, labels) or error.accepted
+        raise error
+
+
+def _lacks_head(model: Model, labels: LabelSet) -> bool:
+    """Whether the network ends in features where neither the zoo's weights nor the spec give it a head."""
+    standard = labels.name == "imagenet" and model.classes is None
+    return standard and "num_classes" not in model.arguments and ZOOS[model.zoo].headless(model.name)
+
+
+def _no_head(name: str, model: Model, labels: LabelSet, width: int = 0) -> StudyError:
+    """The error for a network that ends in features: CLIP, DINO and others have no classification head."""
+    ends = f"its {width} outputs are" if width else "it ends in"
+    accepted, fitting = outputs.widths(model, labels)[0], _fitting(model, labels)
+    return StudyError(
+        f"{model.network} (model '{name}') has no classification head: {ends} features, not classes",
+        accepted=fitting or f"weights of a network that classifies into {accepted:,} labels",
+        todo="choose weights that were trained to classify; or, with a head of your own, `arguments: {num_classes: "
+        f"{accepted}}}` and `weights: file:<path>`, a file with the tensors of network and head",
+    )
+
+
+def _fitting(model: Model, labels: LabelSet) -> str | None:
+    """Other weights of the same network that classify into `labels`, as text."""
+    zoo, accepted = ZOOS[model.zoo], outputs.widths(model, labels)
+    mark = "." if model.zoo == "timm" else "/"
+    found = [tag for tag in zoo.tags(model.name) if zoo.outputs(model.name, tag) in accepted]
+    return names(f"{model.zoo}:{model.bare_name}{mark}{tag}" for tag in found) if found else None
 
 
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from study.distribution import NAME
 from study.errors import StudyError
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, TEXTS, Names, also
@@ -97,7 +98,7 @@ def rows(paper: str) -> tuple[dict[str, str], ...]:
         raise StudyError(
             f"the published numbers cannot be read: {error}",
             where=str(path),
-            todo="install the package from its repository, for example with `pip install --editable .`",
+            todo=f"pip install --force-reinstall --no-deps {NAME}, or restore the file in a checkout",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The size of a plan: gradients, predictions, rows and bytes; and the finished part of it in a run folder."""
+"""The size of a plan: gradients, predictions, rows and bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from study.errors import StudyError
 from study.geometry.plan import GeometryPlan
-from study.planning import resume
 from study.planning.plan import Plan
-from study.results import scanning
-from study.spec.schema import Spec
-from study.storage.run_folder import RunFolder
 
 _ROW_BYTES = 45
 """Size of a compressed row. Measured: 35 to 65 in parts with many rows, 170 in parts with a hundred rows."""
@@ -76,24 +71,3 @@ def probes(plan: Plan) -> dict[str, dict[str, Any]]:
 
 def _count(images: int | Sequence[str]) -> int:
     return images if isinstance(images, int) else len(images)
-
-
-def standing(spec: Spec, folder: RunFolder) -> dict[str, Any] | None:
-    """Return the numbers of finished and unfinished units in a run folder; None if the run has not begun.
-
-    If they cannot be counted, `unknown` says why.
-    """
-    if not folder.begun:
-        return None
-    try:
-        selection = resume.selected(folder)
-        assert selection is not None, "a begun run has a selection"
-        new = [name for name in spec.models if name not in selection.models]
-        if new:
-            return {"unknown": f"model '{new[0]}' is new and has no digest in the run folder yet"}
-        plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
-        left = sum(1 for _ in plan.units(scanning.done(folder.path)))
-    except StudyError as error:
-        return {"unknown": error.what}
-    units = len(plan.crafts) * len(plan.shards)
-    return {"units": units, "done": units - left, "left": left}

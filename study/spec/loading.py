@@ -18,6 +18,7 @@ from study.spec.budget_units import check_units
 from study.spec.costs import with_costs
 from study.spec.own_parts import with_digests
 from study.spec.schema import Spec
+from study.spec.shipped_specs import located
 from study.spec.spec_file import SpecFile
 from study.spec.validation import Validation
 from study.spec.validation_errors import first_error
@@ -25,11 +26,13 @@ from study.spec.yaml_document import Document, Place
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
-    """Read, resolve and validate the spec at `path`; `overrides` are `key=value` texts that replace its values.
+    """Read, resolve and validate the spec at `path`, or the shipped spec of that name if there is no such file.
+
+    `overrides` are `key=value` texts that replace its values.
 
     Raises StudyError, with file, line and key, for the first error.
     """
-    document = yaml_document.read(path)
+    document = yaml_document.read(located(path))
     for assignment in overrides:
         yaml_document.override(document, assignment)
     file = resolve(document)

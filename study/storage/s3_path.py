@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from study.distribution import installing
 from study.errors import StudyError
 from study.process.children import driver_environment
 
@@ -120,7 +121,7 @@ def client(bucket: str, retries: int = _CLIENT_RETRIES) -> S3Store:
     except ImportError:
         raise StudyError(
             f"s3://{bucket} needs the package obstore, which is not installed",
-            todo="pip install 'study[s3]'",
+            todo=installing("s3"),
         ) from None
     return _client(bucket, TIMEOUT_SECONDS, retries, tuple(sorted(scan_options().items())))
 

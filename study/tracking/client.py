@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from study import __version__
 from study.errors import StudyError
 from study.events.observer import Ended, Observer, Started, State, UnitDone
 from study.events.repairs import repaired
@@ -38,7 +39,7 @@ do, because W&B then had no time to begin."""
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
 """Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
 
-_PACKAGES = ("study", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
+_PACKAGES = ("torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class TrackingClient(Observer):
 
 def _config(event: Started) -> dict[str, Any]:
     """The config of the run: resolved spec, models, versions of packages, size of the plan, and where it runs."""
-    versions = {"python": sys.version.split()[0]}
+    versions = {"python": sys.version.split()[0], "study": __version__}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)

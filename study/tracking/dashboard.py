@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from study.distribution import installing
 from study.errors import StudyError
 from study.results.run_reader import open_run
 from study.spec.schema import Spec
@@ -31,7 +32,7 @@ def dashboard(run: str, console: Console) -> None:
         )
     for package in ("wandb", "wandb_workspaces"):
         if importlib.util.find_spec(package) is None:
-            raise StudyError(f"a dashboard needs the package {package}", todo="pip install 'study[dashboard]'")
+            raise StudyError(f"a dashboard needs the package {package}", todo=installing("dashboard"))
     if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
         raise StudyError(
             "W&B's server makes the dashboard, and WANDB_MODE disables uploads",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from study.distribution import installing
 from study.errors import StudyError, names
 from study.spec.frozen import Frozen
 
@@ -55,6 +57,14 @@ def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) 
         return tracking.wandb
     from_environment = environment.get("WANDB_MODE", "")
     return next((one for one in MODES if one == from_environment), "disabled")
+
+
+def require_package() -> None:
+    """Raise StudyError if W&B's package is not installed."""
+    found = importlib.util.find_spec("wandb")
+    # A run leaves a folder of that name, which is no package.
+    if found is None or found.origin is None:
+        raise StudyError("tracking on Weights & Biases needs the package wandb", todo=installing("wandb"))
 
 
 def project(tracking: Tracking, environment: Mapping[str, str]) -> str:

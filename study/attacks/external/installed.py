@@ -7,6 +7,7 @@ import importlib.metadata
 from pathlib import Path
 from types import ModuleType
 
+from study.distribution import installing
 from study.errors import StudyError, first_line
 
 TESTED = {"torchattack": "1.7.2", "torchattacks": "3.5.1", "foolbox": "3.3.4"}
@@ -33,7 +34,7 @@ def version(name: str) -> str:
         raise StudyError(
             f"the package {name} is not installed",
             accepted=f"{name} {TESTED[name]}, with which this version is tested",
-            todo=f"pip install {name}=={TESTED[name]} on every machine, or install study with the extra `attacks`",
+            todo=f"pip install {name}=={TESTED[name]} on every machine, or {installing('attacks')}",
         ) from None
 
 

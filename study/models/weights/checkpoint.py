@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from study.errors import StudyError, first_line, names
 
 _ACCEPTED = ".safetensors, or a state dict written by torch.save"
 _SAVE = "in the code that wrote the file, save only model.state_dict(), and use that file"
 _HEAD = 512
+_ARCHIVE = b"PK"
 _MOST_HEADER = 100_000_000
 """Maximum size of a safetensors header in bytes, by its specification."""
 _STARTS = (
@@ -46,6 +50,18 @@ _HARMLESS: list[Any] = [
 ]
 """Harmless objects that training scripts store with tensors: arguments and numpy's numbers."""
 
+_SAFETENSORS_DTYPES = {
+    **{f"F{bits}": getattr(torch, f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (8, 16, 32, 64)},
+    "BF16": torch.bfloat16,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""The names of types in the header of a safetensors file."""
+
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -54,15 +70,28 @@ def read(path: Path) -> Any:
 
     Raises StudyError, which says what the file is, if it holds no weights, or code as well.
     """
+    return _read(path, values=True)
+
+
+def outline(path: Path) -> Any:
+    """Read what `read` does, but of each tensor only its shape and dtype: it is on the meta device.
+
+    Takes milliseconds, also for files of many gigabytes; a torch file of a version before 1.6 is read whole.
+    """
+    return _read(path, values=False)
+
+
+def _read(path: Path, *, values: bool) -> Any:
     head = _head(path)
     try:
         if _is_safetensors(head):
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
+            return _safetensors(path, values=values)
+        # A mode in which tensors have no values: torch.load then skips their bytes, if they lie in files of an archive.
+        without = FakeTensorMode() if not values and head.startswith(_ARCHIVE) else contextlib.nullcontext()
         # An open file: with a path, torch.load would go by the suffix.
-        with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file, without:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        return found if values else _on_meta(found)
     except pickle.UnpicklingError as error:
         raise _not_plain(path, error) from None
     except Exception as error:
@@ -71,6 +100,29 @@ def read(path: Path) -> Any:
             accepted=_ACCEPTED,
             todo="fetch or save the file again",
         ) from error
+
+
+def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
+    if values:
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return {
+        name: torch.empty(one["shape"], dtype=_SAFETENSORS_DTYPES[one["dtype"]], device="meta")
+        for name, one in header.items()
+    }
+
+
+def _on_meta(found: Any) -> Any:
+    """The same nested mappings, with tensors on the meta device in place of those without values."""
+    if isinstance(found, torch.Tensor):
+        return torch.empty(found.shape, dtype=found.dtype, device="meta")
+    if isinstance(found, Mapping):
+        return {key: _on_meta(value) for key, value in found.items()}
+    return found
 
 
 def _head(path: Path) -> bytes:

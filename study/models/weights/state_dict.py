@@ -39,12 +39,30 @@ def read(path: Path, *, sha256: str | None = None) -> StateDict:
     return _state_in(checkpoint.read(path), path)
 
 
+def outline(path: Path) -> StateDict:
+    """The state dict that `read` would return, with tensors on the meta device: names, shapes and types, no values.
+
+    The file's SHA-256 is not checked, because that would read all of it. Raises StudyError as `read` does.
+    """
+    if not path.is_file():
+        raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
+    return _state_in(checkpoint.outline(path), path)
+
+
 def load(network: nn.Module, state: StateDict, *, called: str, origin: str) -> None:
     """Load `state` into `network`. Raises StudyError unless all names and shapes fit.
 
+    Values are converted to the network's float type; see `fitted` for the rest.
+    """
+    network.load_state_dict(fitted(network, state, called=called, origin=origin))
+
+
+def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) -> StateDict:
+    """Return `state` with the names of `network`. Raises StudyError unless names and shapes fit; no value is read.
+
     Prefixes that wrappers add to all names are removed, old names of torchvision's DenseNets become new ones, and
-    auxiliary heads that the network lacks are dropped. Values are converted to the network's float type. `called` and
-    `origin` name the network and the weights in messages.
+    auxiliary heads that the network lacks are dropped. `called` and `origin` name the network and the weights in
+    messages.
     """
     own, given = network.state_dict(), state
     state = _fitted(given, own)
@@ -65,12 +83,15 @@ def load(network: nn.Module, state: StateDict, *, called: str, origin: str) -> N
     if rounded:
         problems.append(f"{_tensors(rounded)} of {state[rounded[0]].dtype} in place of floats (first: {rounded[0]})")
     if problems:
+        other = "choose the network that the weights belong to, or other weights"
+        if len(problems) == 1 and reshaped:
+            other = f"if the weights were trained for other classes, name these with `classes`; else {other}"
         raise StudyError(
             f"the weights in {origin} do not fit {called}: {'; '.join(problems)}",
             accepted=f"a state dict with the {len(own)} tensors of {called}",
-            todo=_advice_on_prefix(given, own) or "choose the network that the weights belong to, or other weights",
+            todo=_advice_on_prefix(given, own) or other,
         )
-    network.load_state_dict(state)
+    return state
 
 
 def hash_into(add: Callable[[bytes | memoryview], object], state: Mapping[str, Tensor]) -> None:

@@ -26,6 +26,9 @@ class Zoo(Protocol):
     def outputs(self, network: str, tag: str) -> int:
         """The number of classes of these weights."""
 
+    def headless(self, network: str) -> bool:
+        """Whether the network ends in features if it is built without the zoo's weights and a number of classes."""
+
     def refuse(self, network: str, tag: str) -> None:
         """Raise StudyError for weights that are known to be unavailable or ambiguous."""
 

@@ -34,6 +34,10 @@ def outputs(network: str, tag: str) -> int:
     return int(_settings()[network][tag]["num_classes"])
 
 
+def headless(network: str) -> bool:
+    return False
+
+
 def refuse(network: str, tag: str) -> None:
     if tag not in _settings()[network]:
         return

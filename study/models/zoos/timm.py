@@ -41,6 +41,13 @@ def outputs(network: str, tag: str) -> int:
     return int(config.num_classes)
 
 
+def headless(network: str) -> bool:
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(_bare(network))
+    return config is not None and int(config.num_classes) == 0
+
+
 def refuse(network: str, tag: str) -> None:
     """timm has no weights that are known to be unavailable."""
 

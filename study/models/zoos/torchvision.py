@@ -35,6 +35,10 @@ def outputs(network: str, tag: str) -> int:
     return len(models.get_model_weights(network)[tag].meta["categories"])
 
 
+def headless(network: str) -> bool:
+    return False
+
+
 def refuse(network: str, tag: str) -> None:
     if tag == "DEFAULT":
         raise StudyError(

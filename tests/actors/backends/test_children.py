@@ -35,8 +35,8 @@ SMALL = {
     "run": {"shard": 2, "actors": 1, "flush_seconds": 0},
 }
 NAMES = ("numpy", "torch", "timm", "typer", "ray", "wandb", "polars", "setproctitle", "cli", "json", "queue", "random")
-SCRIPT = "import sys\nfrom cli import main\nsys.exit(main())\n"
-"""What pip makes of `study = cli:main`."""
+SCRIPT = "import sys\nfrom study.command_line import main\nsys.exit(main())\n"
+"""What pip makes of `study = study.command_line:main`."""
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from importlib import metadata
 
 import pytest
@@ -27,8 +28,9 @@ def small(**changes) -> dict:
 
 def test_the_entry_point_is_the_launcher():
     """`study` finds it by the metadata of the installed distribution, which pyproject.toml makes."""
-    (found,) = metadata.entry_points(group=launching.GROUP, name=launching.NAME)
-    assert found.load() is launch_order
+    found = metadata.entry_points(group=launching.GROUP, name=launching.NAME)
+    # An environment may still hold the metadata of an install under an earlier name of the project.
+    assert {one.load() for one in found} == {launch_order}
 
 
 def test_a_path_a_dict_and_a_spec_give_the_same_rows(tmp_path, capsys):
@@ -127,6 +129,18 @@ def test_a_launcher_that_cannot_be_imported(monkeypatch):
     monkeypatch.setattr(launching.metadata, "entry_points", lambda **_: (broken,))
     with pytest.raises(study.StudyError, match="no_such_module"):
         study.launch(small(), inline=True)
+
+
+def test_a_package_of_our_name_comes_first(tmp_path, monkeypatch):
+    """A folder `actors` beside a notebook, say."""
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "__init__.py").write_text("")
+    monkeypatch.delitem(sys.modules, "actors")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(study.StudyError) as caught:
+        study.launch(small(), inline=True)
+    assert str(tmp_path / "actors" / "__init__.py") in caught.value.what
+    assert "start elsewhere" in caught.value.todo
 
 
 @pytest.mark.parametrize(

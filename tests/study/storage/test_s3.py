@@ -338,7 +338,7 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(StudyError, match="needs the package obstore") as raised:
         RunFolder(f"s3://{BUCKET}/run").claim()
-    assert "study[s3]" in str(raised.value)
+    assert "transfer-study[s3]" in str(raised.value)
 
 
 def test_answers_of_services_stay_here(monkeypatch, tmp_path):

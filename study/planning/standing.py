@@ -1,0 +1,96 @@
+"""What a launch would find in a run folder: what is new, what is kept, what is left to do, and what it would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from study.geometry import store as probe_store
+from study.geometry.plan import GeometryPlan
+from study.images.image_sets import Candidate
+from study.images.selection import Selection
+from study.planning import resume, spec_diff
+from study.planning.plan import Plan
+from study.results import scanning
+from study.results.kept_images import KeptImages
+from study.spec.schema import Spec
+from study.spec.spec_file import SpecFile
+from study.storage.run_folder import RunFolder
+from study.terminal.screen import counted
+
+_TUNED = "the spec tunes attacks, and only a launch knows the numbers that it chose"
+
+
+def standing_of(
+    file: SpecFile, folder: RunFolder, candidates: Callable[[], Sequence[Candidate] | None]
+) -> dict[str, Any] | None:
+    """Compare a spec with its run folder as a launch does; None where no launch has selected images yet.
+
+    The answer is plain data:
+        new: The differences of this spec from the recorded one, as text; empty where there are none.
+        images: The number of selected images.
+        more_images: Whether the spec asks for more images than are selected: they are looked for first.
+        predicts_first: Models that must predict the selected images first.
+        units, done, left: Units of this spec on the selected images, probes included.
+        outside: Finished units that this spec does not ask for. Their rows stay, and reports leave them out.
+        unknown: Why all this cannot be told; then it is the only key.
+
+    `candidates` lists the image set, or returns None if it is not at hand; it is called only where the spec asks for
+    all images. Raises the StudyError with which a launch would refuse the folder.
+    """
+    spec = file.spec
+    if folder.begun and any(attack.tune is not None for attack in spec.attacks.values()):
+        return {"unknown": _TUNED}
+    changes = spec_diff.changes(file, folder)
+    selection = resume.selected(folder)
+    if selection is None:
+        return None
+    found = candidates() if spec.images.count is None else None
+    more = spec_diff.more_images(file, selection, found, folder)
+    return {
+        **_counts(spec, selection, folder),
+        "new": changes.line(),
+        "images": sum(len(shard.images) for shard in selection.shards),
+        "more_images": more,
+        "predicts_first": spec_diff.unasked(spec, selection),
+    }
+
+
+def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, int]:
+    # A new model has no rows, so that any text in place of its digest gives attack runs without rows.
+    digests = {name: selection.models.get(name, {"digest": "unknown"})["digest"] for name in spec.models}
+    plan, probes = Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards)
+    done = scanning.done(folder.path)
+    left = sum(1 for _ in plan.units(done, kept=KeptImages(folder).units if spec.run.keep_images else None))
+    left += sum(1 for _ in probes.units(probe_store.done(folder.path, spec.geometry)))
+    planned = {craft.unit_id(shard) for craft in plan.crafts.values() for shard in plan.shards}
+    units = len(planned) + sum(1 for _ in probes.units())
+    return {"units": units, "done": units - left, "left": left, "outside": len(done.keys() - planned)}
+
+
+def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]:
+    """A standing as text for the user: a line for each thing that is new, first or kept.
+
+    None: no launch has selected images yet. `refused` holds the error with which a launch would refuse the folder.
+    """
+    if standing is None:
+        return [f"{folder}: no launch yet"]
+    if "unknown" in standing:
+        return [f"{folder}: progress unknown: {standing['unknown']}"]
+    if "refused" in standing:
+        error = standing["refused"]
+        more = [f"  {word}: {error[key]}" for word, key in (("where", "where"), ("to do", "todo")) if error[key]]
+        return [f"{folder}: a launch would be refused: {error['what']}", *more]
+    on = f" on the {counted(standing['images'], 'image')} selected so far" if standing["more_images"] else ""
+    units = counted(standing["units"], "unit")
+    lines = [f"{folder}: {standing['done']:,} of {units}{on} done, {standing['left']:,} left"]
+    if standing["new"]:
+        lines.append(f"  since its last launch: {standing['new']}")
+    first = [", ".join(standing["predicts_first"])] if standing["predicts_first"] else []
+    first += ["further images"] if standing["more_images"] else []
+    if first:
+        lines.append(f"  first, clean images are predicted: {'; '.join(first)}")
+    if standing["outside"]:
+        kept = counted(standing["outside"], "finished unit")
+        lines.append(f"  kept: {kept} of earlier specs, whose rows reports leave out")
+    return lines

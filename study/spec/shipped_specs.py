@@ -1,0 +1,83 @@
+"""The specs that come with the project, by name: `study launch quickstart` works in every folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.distribution import shipped
+from study.errors import StudyError
+from study.errors import names as listed
+
+_SUFFIX = ".yaml"
+_PURPOSE = re.compile(r'(?:"[^"]*"|[^".:]|(?<=\bal)\.|[.:](?!\s|$))*')
+"""A first sentence, or the part of it before a colon; what stands in quotes is not cut, and "et al." ends nothing."""
+_NEEDED = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class ShippedSpec:
+    """A spec of the project.
+
+    Attributes:
+        name: Its path below `specs/`, without `.yaml`: `quickstart`, `small/liu2017`.
+        purpose: The beginning of the comment at its top.
+        needs: The environment variables that must be set.
+    """
+
+    name: str
+    path: Path
+    purpose: str
+    needs: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+def names() -> list[str]:
+    """The names of all shipped specs: those of whole papers first, then the small ones."""
+    folder = shipped("specs")
+    found = [path.relative_to(folder).with_suffix("") for path in folder.rglob(f"*{_SUFFIX}")]
+    return [path.as_posix() for path in sorted(found, key=lambda path: (len(path.parts), path))]
+
+
+def spec_named(name: str) -> ShippedSpec:
+    """The shipped spec of that name. Raises StudyError if there is none."""
+    if name not in names():
+        raise StudyError(f"the project has no spec named '{name}'", accepted=listed(names(), name))
+    path = shipped("specs") / f"{name}{_SUFFIX}"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("# ") for line in lines[1 : _first(lines, "#")])
+    values = "\n".join(line for line in lines if not line.startswith("#"))
+    purpose = _PURPOSE.match(comment)
+    assert purpose is not None, "the pattern also matches nothing"
+    return ShippedSpec(name, path, purpose[0], tuple(dict.fromkeys(_NEEDED.findall(values))))
+
+
+def located(given: Path) -> Path:
+    """The spec that `given` means: the file at this path, else the shipped spec of this name.
+
+    Raises StudyError if there is neither.
+    """
+    if given.exists() and not given.is_dir():
+        return given
+    known = names()
+    if str(given) in known:
+        return shipped("specs") / f"{given}{_SUFFIX}"
+    if given.is_dir():
+        # The reader says what is wrong with it.
+        return given
+    name = given.with_suffix("").as_posix().removeprefix("specs/")
+    raise StudyError(
+        f"the spec {given} cannot be read: No such file or directory, and no shipped spec has that name",
+        where=str(given),
+        accepted=f"a YAML file, or one of {listed(known, name)}",
+        todo=f"write `{name}`, without folder and ending, for the shipped spec" if name in known else "study specs",
+    )
+
+
+def _first(lines: list[str], wanted: str) -> int:
+    """The index of the first line after the first one that is `wanted` alone, or that is no comment."""
+    return next(index for index, line in enumerate(lines) if index and (line == wanted or not line.startswith("#")))
