@@ -61,7 +61,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
         backend,
         pool,
         WorkerConfig(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
-        limits=Limits(attempts=1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds),
+        limits=Limits(1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds, lost_seconds=1e9),
         elastic=True,
         clock=backend.clock,
     )
