@@ -70,7 +70,7 @@ class Machines:
     losses: float = 0.0
     back: float = 300.0
     gpus: bool = True
-    broken: frozenset[int] = frozenset()
+    broken: tuple[int, ...] = ()
 
 
 @dataclass

@@ -18,14 +18,19 @@ IN_A_ROW = 3
 """Failures in a row after which a place is suspect: it gets no new work until one of these tasks has succeeded."""
 
 OFTEN = 5
-"""Tasks of a device that fail there and succeed elsewhere, after which it is to blame, whatever it executes in between."""
+"""Tasks that fail on a device and succeed elsewhere; with that many it is to blame, whatever it executes in between."""
+
+
+DEVICES = 3
+"""Failures of devices under one task after which it is to blame, if they work otherwise; where that is not known, twice
+as many. They are no attempts of the task."""
 
 
 class Blame:
     """The tasks that each place has failed since its last success."""
 
     def __init__(self, attempts: int) -> None:
-        """`attempts`: how often a task may fail, its actor may die during it, and the device may fail under it."""
+        """`attempts`: how often a task may fail, and how often its actor may die during it."""
         self._attempts = attempts
         self._failed: dict[Place, dict[Task, bool]] = {}
         """By place: the tasks that it has failed, and whether another has executed them."""
@@ -62,11 +67,11 @@ class Blame:
 
     def _breaks_devices(self, task: Task, *, alone: bool) -> bool:
         """Whether devices fail because of the task: at least one of them has executed others since."""
-        if task.devices < self._attempts:
+        if task.devices < DEVICES:
             return False
         devices = [place for place in task.tried if isinstance(place, Device)]
         works = any(task not in self._failed.get(place, {}) for place in devices)
-        return works or alone or task.devices >= 2 * self._attempts
+        return works or alone or task.devices >= 2 * DEVICES
 
     def suspect(self, place: Place) -> bool:
         """Whether `place` has failed so many tasks in a row that it gets no new work for now."""

@@ -12,7 +12,7 @@ class Limits:
     """Limits of patience.
 
     Attributes:
-        attempts: How often a task may fail, how often its actor may die during it, and the device fail under it.
+        attempts: How often a task may fail, and how often its actor may die during it.
         start_seconds: Time until the first worker is up, or, where all have died, the first replacement.
         call_seconds: Time after which an actor that does not answer counts as dead.
         straggler_seconds: A call is repeated on an idle actor once it has run this long, and three times as long as
