@@ -17,9 +17,9 @@ from actors.scheduling.policy import QUEUE
 IN_A_ROW = 3
 """Failures in a row after which a place is suspect: it gets no new work until one of these tasks has succeeded."""
 
-OFTEN = 5
-"""Tasks that fail on a device and succeed elsewhere; with that many it is to blame, whatever it executes in between."""
-
+OFTEN, SHARE = 5, 0.02
+"""Tasks that fail on a device and succeed elsewhere; with that many, and that share of those that it executes, it is to
+blame, also if it executes others in between."""
 
 DEVICES = 3
 """Failures of devices under one task after which it is to blame, if they work otherwise; where that is not known, twice
@@ -34,12 +34,14 @@ class Blame:
         self._attempts = attempts
         self._failed: dict[Place, dict[Task, bool]] = {}
         """By place: the tasks that it has failed, and whether another has executed them."""
+        self._executed: Counter[Place] = Counter()
         self._executed_elsewhere: Counter[Place] = Counter()
 
     def succeeded(self, task: Task, places: Collection[Place]) -> None:
         """Note a success in `places`, an actor's lineage and device; others are to blame that failed the task."""
         for place in places:
             self._failed.pop(place, None)
+            self._executed[place] += 1
         for other in task.tried.difference(places):
             self._executed_elsewhere[other] += 1
             if task in self._failed.get(other, {}):
@@ -85,14 +87,16 @@ class Blame:
 
     def suspected_devices(self) -> list[Device]:
         """The devices to judge: they failed several tasks in a row, or, over time, many that others executed."""
-        often = [place for place, count in self._executed_elsewhere.items() if count >= OFTEN]
+        often = [place for place in self._executed_elsewhere if self._errs(place)]
         in_a_row = [place for place in self._failed if self.suspect(place)]
         return [place for place in dict.fromkeys([*often, *in_a_row]) if isinstance(place, Device)]
 
     def broken(self, device: Device, *, alone: bool) -> bool:
         """Whether a device is to blame for its failures. `alone`: no other device works, so far as is known."""
-        often = self._executed_elsewhere[device] >= OFTEN
-        return (often and not alone) or self.guilty(device, alone=alone)
+        return (self._errs(device) and not alone) or self.guilty(device, alone=alone)
+
+    def _errs(self, place: Place) -> bool:
+        return self._executed_elsewhere[place] >= max(OFTEN, SHARE * self._executed[place])
 
     def condemned(self, device: Device) -> None:
         """Note that a device is not used any more; its failures do not count against tasks."""

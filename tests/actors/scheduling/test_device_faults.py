@@ -107,6 +107,17 @@ def test_a_device_that_errs_now_and_then_is_set_aside_in_the_end():
     assert 5 <= backend.failures["GPU 1"] <= 8
 
 
+def test_rare_failures_of_a_device_are_no_reason_to_set_it_aside():
+    """In a launch of days every device may fail now and then."""
+    clock, rare = Clock(), set(range(1, 2000, 200))
+    backend = Gpus(clock, FOUR[:2], lambda job, device: job in rare and not rare.discard(job), lambda job, device: 1)
+    made = pool_on(backend, clock, 2)
+    assert ends(hundred(made, clock, 2000)) == (list(range(2000)), [])
+    assert sum(backend.failures.values()) == 10
+    assert max(backend.failures.values()) >= 5
+    assert (backend.aside, made.workers) == ([], 2)
+
+
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 def test_tasks_that_break_every_device_are_set_aside_and_no_device_is(devices):
     """An attack whose kernel indexes out of range: every device fails under it, and executes what comes next."""
