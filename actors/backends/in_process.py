@@ -6,19 +6,20 @@ import contextlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import Call, CallFailed, Device, Ref
+from actors.backends.interface import BackendGone, Call, CallFailed, Device, Ref
 from actors.resources import object_store
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from actors.workers.worker_config import WorkerConfig
-from study.errors import StudyError
+from study.errors import StudyError, first_line
+from study.models.device_errors import device_failed
 from study.process.interrupt import Interrupt
 
 
@@ -64,14 +65,18 @@ class InProcess:
         return (Worker if role == WORKER else ServiceWorker)(config.of(role), resources.device)
 
     def hello(self, actor: Worker | ServiceWorker) -> Ref:
-        return self._new(actor.hello())
+        with _device_failures():
+            return self._new(actor.hello())
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
         value, crafted = self._new(), self._new() if method == "craft" else None
 
         def run() -> None:
             try:
-                answer: Any = getattr(actor, method)(*arguments, _held(pixels).value)
+                with _device_failures():
+                    answer: Any = getattr(actor, method)(*arguments, _held(pixels).value)
+            except BackendGone:
+                raise
             except StudyError as error:
                 value.value = error
             except Exception as error:
@@ -126,6 +131,21 @@ class InProcess:
 
     def _new(self, value: Any = None) -> _Held:
         return _Held(next(self._ids), value)
+
+
+@contextlib.contextmanager
+def _device_failures() -> Iterator[None]:
+    """Turn the failure of a device into BackendGone: this process cannot use the device any more."""
+    try:
+        yield
+    except Exception as error:
+        if not device_failed(error):
+            raise
+        raise BackendGone(
+            f"the device of this process failed: {type(error).__name__}: {first_line(error)}",
+            todo="check the device (nvidia-smi, and the kernel's log for Xid messages), then launch again: published "
+            "results are kept",
+        ) from error
 
 
 def this_machine() -> Machine:

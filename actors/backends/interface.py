@@ -73,6 +73,23 @@ class MemoryLost(ActorLost):
     """The actor was killed because its machine ran out of memory, whichever process used it."""
 
 
+class DeviceLost(ActorLost):
+    """The device of the actor failed: its process cannot use it any more. The call is not to blame until others are.
+
+    Can be pickled, whatever the original error was.
+    """
+
+    def __init__(self, what: str, traceback: str, device: Device) -> None:
+        """Arguments as in CallFailed."""
+        super().__init__(what, traceback, device)
+        self.what = what
+        self.traceback = traceback
+        self.device = device
+
+    def __str__(self) -> str:
+        return f"{self.device} failed: {self.what}"
+
+
 class BackendGone(StudyError):
     """The backend hangs or is dead and will answer no call any more. It ends a running study with status 1."""
 
@@ -113,7 +130,10 @@ class Backend(Protocol):
         """Wait until at least one of `refs` is ready, `seconds` at most. Returns all that are ready."""
 
     def value(self, ref: Ref) -> Any:
-        """The value of a ready call. Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call."""
+        """The value of a ready call. Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call.
+
+        `hello` raises CallFailed for a device that fails, and every other call DeviceLost.
+        """
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         """Fetch pixels to the driver, read-only. Raises PixelsLost."""
@@ -125,7 +145,10 @@ class Backend(Protocol):
         """Kill an actor."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """Stop using `device` and `actors`, all actors on it; `machines` does not count it any more."""
+        """Stop using `device` and `actors`, actors on it; `machines` does not count it any more.
+
+        It may be called again, with an actor that was started on the device all the same.
+        """
 
     def close(self) -> None:
         """End everything that this backend has started."""

@@ -213,7 +213,7 @@ class RayBackend:
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
         if device.gpu:
             # These actors keep the GPU reserved: else Ray would give it to the next actor.
-            self._parked[device.node][device] = list(actors)
+            self._parked[device.node].setdefault(device, []).extend(actors)
             return
         self._left_out.add(device.node)
         for actor in actors:

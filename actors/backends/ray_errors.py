@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from actors.backends.interface import ActorLost, CallFailed, MachineLost, MemoryLost, PixelsLost
+from actors.backends.interface import ActorLost, CallFailed, DeviceLost, MachineLost, MemoryLost, PixelsLost
 from study.errors import StudyError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -26,7 +26,7 @@ def translate(error: Exception, errors: Any) -> Exception:
     """The backend's error for Ray's `error`. `errors`: the module `ray.exceptions`."""
     text = _COLOURS.sub("", str(error))
     inner = getattr(error, "cause", None)
-    if isinstance(inner, StudyError | CallFailed):
+    if isinstance(inner, StudyError | CallFailed | DeviceLost):
         return inner
     if isinstance(inner, errors.ObjectLostError) or isinstance(error, errors.ObjectLostError):
         return PixelsLost("the pixels that the call needed are lost: the machine that held them is gone")

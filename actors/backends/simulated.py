@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import ActorLost, Call, Device, Ref
+from actors.backends.interface import ActorInfo, ActorLost, Call, Device, DeviceLost, Ref
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest
@@ -61,6 +61,7 @@ class Machines:
         losses: Fraction of the machines that are lost per hour.
         back: Seconds after which a lost machine comes back.
         gpus: Whether workers run on GPUs.
+        broken: The numbers of machines whose device fails every call.
     """
 
     nodes: int
@@ -69,6 +70,7 @@ class Machines:
     losses: float = 0.0
     back: float = 300.0
     gpus: bool = True
+    broken: tuple[int, ...] = ()
 
 
 @dataclass
@@ -229,8 +231,16 @@ class Simulated:
     def value(self, ref: Ref) -> Any:
         run = self._ready.pop(ref)
         del self._runs[ref]
+        node = run.actor.node
         if run.actor.dead:
             raise ActorLost("its node was lost")
+        if node is None:
+            return run.answer
+        device = _device(node, gpu=self._machines.gpus)
+        if ref == run.actor.hello:
+            return ActorInfo(device, None)
+        if node in self._machines.broken:
+            raise DeviceLost("AcceleratorError: CUDA error: unspecified launch failure", "", device)
         if run.answer is not None:
             loading = sum(run.answer.loads.values())
             self.totals.busy += run.ends - run.begins - loading
@@ -256,7 +266,9 @@ class Simulated:
         self._place()
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """Does nothing: no device fails in a simulation."""
+        self._free_slots.pop(int(device.node), None)
+        for actor in actors:
+            self.stop(actor)
 
     def close(self) -> None:
         """Does nothing: no process was started."""
@@ -294,6 +306,11 @@ class Simulated:
         self._free_slots[node] = self._machines.slots
         self._plan_loss(node)
         self._place()
+
+
+def _device(node: int, *, gpu: bool) -> Device:
+    """The one device of a machine, which has all its slots."""
+    return Device(str(node), f"machine {node}", "GPU 0" if gpu else "the processor", gpu)
 
 
 def _prediction(job: PredictJob, count: int) -> PredictResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,8 +51,10 @@ def plan_without_images(spec: Spec, count: int) -> Plan:
     return Plan(spec, {name: digest(name) for name in spec.models}, selection.shards)
 
 
-def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> Forecast:
-    """Simulate a run of `plan`, in which calls have the measured costs."""
+def simulate(
+    plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0, say: Callable[[str], None] = lambda line: None
+) -> Forecast:
+    """Simulate a run of `plan`, in which calls have the measured costs. `say` is told of devices that are set aside."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
     options = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)
@@ -61,9 +63,10 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
         backend,
         pool,
         WorkerConfig(spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics),
-        limits=Limits(attempts=1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds),
+        limits=Limits(1000, start_seconds=1e9, straggler_seconds=spec.run.straggler_seconds, lost_seconds=1e9),
         elastic=True,
         clock=backend.clock,
+        say=say,
     )
     scheduler.start(lambda: None)
     clean_seconds = _clean_pass(plan, scheduler, backend)
@@ -71,7 +74,7 @@ def simulate(plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0) -> 
     runtime = Runtime(backend, scheduler, Observer(), Interrupt())
     attacks = AttackRuns(plan, _NoImages(), _NoRows(), runtime, progress=Progress({}, {}, 0), done={}, rmsd={})
     drive(attacks, runtime)
-    assert not attacks.outcome.failures, "only machines fail in a simulation"
+    assert not attacks.outcome.failures, "only machines and devices fail in a simulation"
     seconds = backend.now - begun
     return Forecast(
         clean_seconds=clean_seconds,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from actors.backends.interface import CallFailed
+from actors.backends.interface import CallFailed, DeviceLost
 from actors.execution.runtime import Runtime
 from actors.scheduling.scheduler import Done, Failed
 
@@ -40,7 +40,7 @@ class Failure:
     @classmethod
     def of(cls, unit: str, target: str | None, error: Exception) -> Failure:
         """Build the failure from the exception."""
-        traceback = (error.traceback or None) if isinstance(error, CallFailed) else None
+        traceback = (error.traceback or None) if isinstance(error, CallFailed | DeviceLost) else None
         return cls(unit, target, str(error).strip() or type(error).__name__, traceback)
 
 

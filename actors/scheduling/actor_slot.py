@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.backends.interface import Call, Device, Ref
 from actors.resources.placement import Role
-from actors.scheduling.backlog import Task
+from actors.scheduling.backlog import Place, Task
 from study.events.observer import SlotState
 
 
@@ -19,12 +19,14 @@ class Lineage:
         strikes: How often in a row its actors failed calls that others executed.
         starts: How often in a row its actors failed to start.
         error: The last error of a call.
+        device: The device that failed under its last actor.
     """
 
     number: int
     strikes: int = 0
     starts: int = 0
     error: Exception | None = None
+    device: Device | None = None
 
 
 @dataclass
@@ -59,6 +61,11 @@ class ActorSlot:
     @property
     def up(self) -> bool:
         return self.hello is None
+
+    @property
+    def places(self) -> set[Place]:
+        """Its lineage and its device, if it is known."""
+        return {self.lineage.number} if self.device is None else {self.lineage.number, self.device}
 
     def state(self, now: float) -> SlotState:
         """Its state at time `now`, for displays."""

@@ -11,12 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from actors.backends.interface import Ref
+from actors.backends.interface import Device, Ref
 from actors.resources.placement import WORKER, Role, service_role
 from actors.scheduling.policy import Group
 
 Method = Literal["craft", "predict", "probe"]
 Key = tuple[Role, Method, frozenset[str]]
+Place = int | Device
+"""Where a task failed: the number of an actor's lineage, or the device that failed."""
 
 
 @dataclass(eq=False)
@@ -32,7 +34,8 @@ class Task:
         failures: How often the call raised an error.
         losses: How often its actor died during it.
         machines: How often it was lost with its machine, or because memory ran out there.
-        tried: The lineages of actors that it failed on.
+        devices: How often a device failed under it.
+        tried: Where it failed.
         copies: Number of actors that execute it now.
     """
 
@@ -46,7 +49,8 @@ class Task:
     failures: int = 0
     losses: int = 0
     machines: int = 0
-    tried: set[int] = field(default_factory=set)
+    devices: int = 0
+    tried: set[Place] = field(default_factory=set)
     copies: int = 0
     ended: bool = False
 

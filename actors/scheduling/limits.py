@@ -18,6 +18,7 @@ class Limits:
         straggler_seconds: A call is repeated on an idle actor once it has run this long, and three times as long as
             similar calls.
         memory_seconds: How long machines may lack memory, with no call answered, before the study ends.
+        lost_seconds: How long all workers and their machines may be gone before the study ends: one may come back.
     """
 
     attempts: int = 3
@@ -25,8 +26,16 @@ class Limits:
     call_seconds: float = 3600.0
     straggler_seconds: float = 30.0
     memory_seconds: float = 600.0
+    lost_seconds: float = 40.0
 
     @classmethod
     def of(cls, run: RunOptions) -> Limits:
         """The limits of a spec."""
-        return cls(run.attempts, run.start_seconds, run.call_seconds, run.straggler_seconds, run.memory_seconds)
+        return cls(
+            attempts=run.attempts,
+            start_seconds=run.start_seconds,
+            call_seconds=run.call_seconds,
+            straggler_seconds=run.straggler_seconds,
+            memory_seconds=run.memory_seconds,
+            lost_seconds=run.lost_seconds,
+        )

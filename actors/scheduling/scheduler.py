@@ -12,7 +12,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.backends.interface import ActorLost, Backend, BackendGone, Call, MachineLost, MemoryLost, PixelsLost, Ref
+from actors.backends.interface import (
+    ActorLost,
+    Backend,
+    BackendGone,
+    Call,
+    Device,
+    DeviceLost,
+    MachineLost,
+    MemoryLost,
+    PixelsLost,
+    Ref,
+)
 from actors.resources.placement import WORKER, WorkerPool
 from actors.scheduling import policy
 from actors.scheduling.actor_slot import ActorSlot
@@ -77,6 +88,7 @@ class Scheduler:
         self._retries: list[Task] = []
         self._held: dict[object, int] = {}
         self._held_as_of = -1
+        self._any_done = False
         self.calls = self.failed_calls = self.repeated = 0
 
     @property
@@ -152,6 +164,7 @@ class Scheduler:
             elif ref in slot.calls:
                 events += self._answered(slot, ref)
         events += self._silent()
+        self._judge_devices()
         if not self._backlog:
             self._repeat_stragglers()
         self._actors.follow_machines()
@@ -187,6 +200,8 @@ class Scheduler:
 
     def _suspect(self, slot: ActorSlot) -> bool:
         """Whether an actor gets no new work for now. A replacement that is alone does get work."""
+        if slot.device is not None and self._blame.suspect(slot.device):
+            return True
         return self._blame.suspect(slot.lineage.number) and not (slot.lineage.strikes and self._alone(slot))
 
     def _alone(self, slot: ActorSlot) -> bool:
@@ -218,6 +233,8 @@ class Scheduler:
         events: list[Done | Failed] = []
         try:
             value = self._backend.value(ref)
+        except DeviceLost as error:
+            return self._device_lost(slot, ref, error)
         except ActorLost as error:
             return self._lost(slot, error)
         except BackendGone:
@@ -235,8 +252,9 @@ class Scheduler:
                 events.append(Done(task, value, call.pixels))
             task.ended = True
             self._actors.succeeded(slot)
-            self._blame.succeeded(task, slot.lineage.number)
-            self._judge(task.tried)
+            self._blame.succeeded(task, slot.places)
+            self._judge(place for place in task.tried if isinstance(place, int))
+            self._any_done = self._any_done or slot.role == WORKER
         self._actors.prove(slot)
         return events
 
@@ -314,6 +332,51 @@ class Scheduler:
         else:
             self.add(first)
         return []
+
+    def _device_lost(self, slot: ActorSlot, ref: Ref, error: DeviceLost) -> list[Done | Failed]:
+        """End an actor whose device failed, and give out its calls again: that is no failure of a task."""
+        task, _ = self._end_call(slot, ref)
+        self.failed_calls += 1
+        waiting = [other for other, _ in slot.calls.values()]
+        slot.calls.clear()
+        slot.device = error.device
+        slot.lineage.error = error
+        self._blame.failed(task, error.device)
+        task.devices += 1
+        if self._blame.broken(error.device, alone=self._only(error.device)):
+            self._condemn(error.device, error)
+        else:
+            self._actors.restart(slot, error)
+        self._again(waiting)
+        if task.ended or task.copies:
+            return []
+        if self._blame.convicted(task, alone=self._only(error.device)):
+            task.ended = True
+            return [Failed(task, error)]
+        self._retries.append(task)
+        return []
+
+    def _only(self, device: Device) -> bool:
+        """Whether no other device works, so far as is known, so that none can tell its failures from a task's."""
+        others = {one.device for one in self._actors if one.up and one.role == WORKER} - {device}
+        if not self._any_done:
+            # Nothing was ever executed: where all devices fail, it is not the tasks.
+            others = {one for one in others if one is None or not self._blame.suspect(one)}
+        return not others
+
+    def _judge_devices(self) -> None:
+        """Stop using devices that fail tasks which others execute."""
+        for device in self._blame.suspected_devices():
+            if self._blame.broken(device, alone=self._only(device)):
+                self._condemn(device, None)
+
+    def _condemn(self, device: Device, error: DeviceLost | None) -> None:
+        """Never use a device again in this launch; give out the calls of its actors again."""
+        self._blame.condemned(device)
+        for gone in self._actors.quarantine(device, error):
+            self._blame.forget(gone.lineage.number)
+            self._again([task for task, _ in gone.calls.values()])
+            gone.calls.clear()
 
     def _silent(self) -> list[Done | Failed]:
         """Treat actors that do not answer within the limit as dead."""

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from actors.backends.interface import ActorInfo, ActorLost, Backend, CallFailed, MachineLost, MemoryLost
+from actors.backends.interface import (
+    ActorInfo,
+    ActorLost,
+    Backend,
+    CallFailed,
+    Device,
+    DeviceLost,
+    MachineLost,
+    MemoryLost,
+)
 from actors.resources import placement
 from actors.resources.placement import WORKER, Role, WorkerPool
 from actors.scheduling.actor_slot import ActorSlot, Lineage
@@ -19,9 +28,6 @@ from study.reproducibility.float_environment import Arithmetic
 
 _RESIZE_SECONDS = 10.0
 """Time between two checks of the machines."""
-
-_LOST_SECONDS = 40.0
-"""How long all workers and their machines may be gone before the study ends: a machine may come back."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +58,11 @@ class ActorSupervisor:
         self._unproven_deaths = 0
         self._resized = clock()
         self._no_worker_since: float | None = None
+        self._has_room = True
+        self._machines_lost = False
+        self._set_aside_for: dict[Device, str] = {}
+        """The devices that are not used any more, and why."""
+        self._last_failures: dict[Device, str] = {}
         self._shortage = MemoryShortage(limits.memory_seconds)
         self._delayed: list[tuple[float, Role, Lineage]] = []
         self._given_up = 0
@@ -113,6 +124,9 @@ class ActorSupervisor:
         else:
             if isinstance(answer, ActorInfo):
                 slot.device, answer = answer.device, answer.answer
+            if slot.device is not None and slot.device in self._set_aside_for:
+                self._park(slot, slot.device)
+                return
             if isinstance(answer, Arithmetic):
                 self.arithmetics.add(answer)
             slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
@@ -123,6 +137,7 @@ class ActorSupervisor:
         Raises StudyError where several actors in a row die before they answer, or memory stays short.
         """
         self._remove(slot)
+        self._machines_lost = self._machines_lost or isinstance(error, MachineLost)
         if isinstance(error, MemoryLost):
             self.replaced += 1
             self._wait_for_memory(slot, error)
@@ -143,6 +158,27 @@ class ActorSupervisor:
         repaired("actor", f"{slot.role} {slot.id} has died, and another takes its place: {first_line(error)}")
         self._new(slot.role, slot.lineage)
 
+    def restart(self, slot: ActorSlot, error: DeviceLost) -> None:
+        """End an actor whose device failed under it, and start another: a new process may be able to use the device."""
+        self._last_failures[error.device] = error.what
+        slot.lineage.device = error.device
+        self._remove(slot)
+        self.replaced += 1
+        repaired("actor", f"{slot.role} {slot.id} has ended, and another takes its place: {first_line(error)}")
+        self._new(slot.role, slot.lineage)
+
+    def quarantine(self, device: Device, error: DeviceLost | None) -> list[ActorSlot]:
+        """Never use a device again in this launch. `error` is its last one, if it comes from one of its present actors.
+
+        Returns the slots that no longer exist.
+
+        Raises StudyError where no other device is left, and no machine was lost that may come back.
+        """
+        cause = self._last_failures[device] if error is None else error.what
+        gone = [slot for slot in self if slot.device == device]
+        self._stop_using(device, gone, cause, f"{device} fails under one process after the other ({cause})")
+        return gone
+
     def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
         """Replace an actor that fails calls that others execute; if its replacement fails too, set the device aside.
 
@@ -158,25 +194,40 @@ class ActorSupervisor:
             self.replaced += 1
             self._new(slot.role, lineage)
             return [slot]
-        return self._set_aside(slot, f"{why}, and so does a new actor")
+        return self._set_aside(slot, f"{why}, and so does a new actor", cause)
 
     def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
-        """Try another actor; if that fails too, set the device aside, if other workers are up."""
+        """Try another actor; if that fails too, set the device aside, once other workers are up.
+
+        Raises StudyError where several in a row fail, and no worker is up or may still come up.
+        """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device
         slot.lineage.starts += 1
+        if slot.device is not None and slot.device in self._set_aside_for:
+            self._park(slot, slot.device)
+            return
         self._unproven_deaths += 1
         where = str(error.device) if error.device else None
-        if not self._others(slot):
-            if self._unproven_deaths > self._limits.attempts:
+        others = self._others(slot)
+        if not others:
+            # What this machine lacks, those that start for the first time may have.
+            coming = any(one.role == slot.role == WORKER and not one.up and not one.lineage.starts for one in self)
+            if self._unproven_deaths > self._limits.attempts and not coming:
                 raise StudyError(
                     f"{self._unproven_deaths} {slot.role} actors in a row could not be started: {error}",
-                    where=where,
+                    where="; ".join([*self._reasons(), *([where] if where else [])]) or None,
                     todo="fix the error on that machine, then launch again; study.log has the full traceback",
                     status=1,
                 )
         elif slot.lineage.starts > 1:
-            self._set_aside(slot, f"no worker can be started on {where or 'a machine'} ({error})")
+            why = f"no worker can be started on {where or 'a machine'} ({error})"
+            if any(other.device == slot.device for other in others):
+                # Others are up on it, so it lacks room for one more.
+                self._remove(slot)
+                self._give_up(why, WORKER)
+            else:
+                self._set_aside(slot, why, str(error))
             return
         self._remove(slot)
         self.replaced += 1
@@ -187,7 +238,7 @@ class ActorSupervisor:
         """Other workers that are up."""
         return [other for other in self if other is not slot and other.up and other.role == slot.role == WORKER]
 
-    def _set_aside(self, slot: ActorSlot, why: str) -> list[ActorSlot]:
+    def _set_aside(self, slot: ActorSlot, why: str, cause: str) -> list[ActorSlot]:
         """Stop using the device of an actor; if others have succeeded on it, end that actor only.
 
         Returns the slots that no longer exist.
@@ -199,14 +250,47 @@ class ActorSupervisor:
             self._give_up(why, WORKER)
             return gone
         gone += on_it
+        self._stop_using(device, gone, cause, why)
+        return gone
+
+    def _stop_using(self, device: Device, gone: Sequence[ActorSlot], cause: str, why: str) -> None:
+        """Never use `device` again in this launch. `gone` are the slots on it; others start where there is room."""
+        self._set_aside_for[device] = cause
         self._backend.set_aside(device, [one.actor for one in gone])
         for one in gone:
             self._forget(one)
-        fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
-        for _ in range(min(len(gone), fitting - self._count(WORKER))):
-            self._new(WORKER)
+        self._fill(len(gone))
         self._say(f"{why}: {device} is set aside, {self._remaining(WORKER)}")
-        return gone
+        self._check_any_left()
+
+    def _park(self, slot: ActorSlot, device: Device) -> None:
+        """Keep a new actor away from work: it was started on a device that is set aside, and now reserves it."""
+        self._backend.set_aside(device, [slot.actor])
+        self._forget(slot)
+        self._fill(1)
+        self._check_any_left()
+
+    def _fill(self, most: int) -> None:
+        """Start up to `most` workers, as far as the machines have room."""
+        fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
+        for _ in range(min(most, fitting - self._count(WORKER))):
+            self._new(WORKER)
+
+    def _check_any_left(self) -> None:
+        """Raise StudyError where no worker is left, and no machine was lost that may come back."""
+        if self._count(WORKER) or self._machines_lost:
+            return
+        raise StudyError(
+            "no device is left to work on: each one fails calls, or no worker can be started on it",
+            where="; ".join(self._reasons()),
+            todo="check the devices (for a GPU: nvidia-smi, and the kernel's log for Xid messages) and the code that "
+            "runs on them, then launch again: published results are kept",
+            status=1,
+        )
+
+    def _reasons(self) -> list[str]:
+        """The devices that are set aside, each with the reason."""
+        return [f"{device} ({cause})" for device, cause in self._set_aside_for.items()]
 
     def _give_up(self, why: str, role: Role) -> None:
         """Use one worker fewer from now on."""
@@ -217,7 +301,9 @@ class ActorSupervisor:
         return sum(one.role == role for one in self) + len(self._delayed)
 
     def _remaining(self, role: Role) -> str:
-        workers = self._count(role)
+        # A worker that starts where one has just failed is given no work there.
+        lost = sum(not one.up and one.lineage.device in self._set_aside_for for one in self)
+        workers = self._count(role) - lost
         return f"{workers} worker{'s' * (workers != 1)} from now on"
 
     def _wait_for_memory(self, slot: ActorSlot, error: MemoryLost) -> None:
@@ -257,22 +343,36 @@ class ActorSupervisor:
         self._start_delayed()
         self._resize()
         if any(slot.role == WORKER and slot.up for slot in self):
-            self._no_worker_since = None
+            self._no_worker_since, self._has_room = None, True
             return
         now = self._clock()
-        self._no_worker_since = now if self._no_worker_since is None else self._no_worker_since
+        if self._no_worker_since is None:
+            self._no_worker_since = now
         if self._shortage.is_over_limit(now):
             raise self._shortage.error()
-        gone = now - self._no_worker_since
-        if self._shortage.deadline is not None or gone <= min(_LOST_SECONDS, self._limits.start_seconds):
+        if self._shortage.deadline is not None:
             return
         # Starting workers may take long; without a machine for them, waiting does not help.
-        fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
-        patience = self._limits.start_seconds if fitting else _LOST_SECONDS
-        if gone > patience:
-            error = placement.not_up(self._backend.machines(), self._pool, self._pool.workers, patience)
+        machines = self._backend.machines()
+        has_room = placement.fitting_workers(machines, self._pool.resources) > 0
+        if has_room != self._has_room:
+            self._no_worker_since, self._has_room = now, has_room
+            if not has_room:
+                self._say(
+                    "all workers are gone, and no machine has room for one: waiting up to "
+                    f"{self._limits.lost_seconds:g} s (run.lost_seconds) for a machine"
+                )
+        if has_room and not self._count(WORKER):
+            self._fill(self._pool.workers)
+        patience = self._limits.start_seconds if has_room else self._limits.lost_seconds
+        if now - self._no_worker_since > patience:
+            error = placement.not_up(machines, self._pool, self._pool.workers, patience)
             error.what = f"all workers are gone: {error.what}"
-            error.todo = "launch again where there is a machine for them; published results are kept"
+            error.where = "; ".join(self._reasons()) or None
+            error.todo = (
+                "launch again where there is a machine for them, or raise run.lost_seconds to wait longer for one; "
+                "published results are kept"
+            )
             error.status = 1
             raise error
 

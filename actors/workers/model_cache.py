@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 from study.events.repairs import repaired
+from study.models.device_errors import OutOfMemory, attempt
 from study.reproducibility.numerics import fix
 
 if TYPE_CHECKING:
@@ -61,17 +63,15 @@ class ModelCache:
 
     def _load_new(self, name: str, request: ModelRequest) -> Classifier:
         """Load a model. If the device has too little memory, drop the models that the call does not need and retry."""
-        import torch
-
-        try:
-            return self._load(name)
-        except torch.OutOfMemoryError:
-            repaired(
-                "memory",
-                f"{self.device} had no memory left for {name}: models that the call does not need were dropped",
-            )
-            self._drop([one for one in self._held if one not in request.models])
-            return self._load(name)
+        loaded = attempt(functools.partial(self._load, name))
+        if not isinstance(loaded, OutOfMemory):
+            return loaded
+        repaired(
+            "memory",
+            f"{self.device} had no memory left for {name}: models that the call does not need were dropped",
+        )
+        self._drop([one for one in self._held if one not in request.models])
+        return self._load(name)
 
     def _load(self, name: str) -> Classifier:
         begun = time.perf_counter()

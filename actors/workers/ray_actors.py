@@ -15,12 +15,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import ActorInfo, CallFailed, Device
+from actors.backends.interface import ActorInfo, CallFailed, Device, DeviceLost
 from actors.workers import code_digest
 from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from study.errors import StudyError
 from study.events import repairs
+from study.models.device_errors import device_failed
 
 
 def pack(value: Any) -> bytes:
@@ -53,9 +54,10 @@ def unpack_answer(message: bytes) -> Any:
 
 
 class WorkerActor:
-    """The actor of a worker. Raises StudyError and CallFailed only.
+    """The actor of a worker. Raises StudyError, CallFailed and DeviceLost only.
 
-    An error in `__init__` is raised by `hello`: Ray would report it as the death of the actor.
+    An error in `__init__` is raised by `hello`: Ray would report it as the death of the actor. After a failure of its
+    device it executes no further call: every one would fail.
     """
 
     kind: ClassVar[type[Any]] = Worker
@@ -68,23 +70,29 @@ class WorkerActor:
         self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
         self._worker: Any = None
         self._broken: CallFailed | StudyError | None = None
+        self._lost: DeviceLost | None = None
         if device == "cpu":
             # torch would take memory of every GPU that it sees.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if code_digest.running().digest != digest:
             return
         try:
-            with self._translated_errors():
-                self._worker = self.kind(unpack(config), device)
-        except (CallFailed, StudyError) as error:
+            self._worker = self.kind(unpack(config), device)
+        except StudyError as error:
             self._broken = error
+        except Exception as error:  # noqa: BLE001 - raised by `hello`, as text
+            self._broken = CallFailed.of(error, self._device)
 
     def hello(self) -> dict[str, Any]:
         if self._broken is not None:
             raise self._broken
-        with self._translated_errors():
+        try:
             info = None if self._worker is None else ActorInfo(self._device, self._worker.hello())
             return code_digest.greeting(info)
+        except StudyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again, as text
+            raise CallFailed.of(error, self._device) from None
 
     def craft(self, message: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
         with self._translated_errors():
@@ -101,13 +109,19 @@ class WorkerActor:
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Turn every error but StudyError into CallFailed: many errors cannot be pickled or unpickled."""
+        """Turn every error but StudyError into CallFailed or DeviceLost: many cannot be pickled or unpickled."""
+        if self._lost is not None:
+            raise self._lost
         try:
             yield
-        except StudyError:
-            raise
-        except Exception as error:  # noqa: BLE001 - raised again, as text
-            raise CallFailed.of(error, self._device) from None
+        except Exception as error:
+            described = CallFailed.of(error, self._device)
+            if device_failed(error):
+                self._lost = DeviceLost(described.what, described.traceback, self._device)
+                raise self._lost from None
+            if isinstance(error, StudyError):
+                raise
+            raise described from None
 
 
 class ServiceActor(WorkerActor):

@@ -24,6 +24,7 @@ from actors.workers.worker_config import WorkerConfig
 from study.attacks import own_code
 from study.defences.transforms import transformed
 from study.errors import StudyError, first_line
+from study.models.device_errors import fault
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
@@ -43,7 +44,12 @@ class Worker:
         self._config = config
 
     def hello(self) -> Arithmetic:
-        """The arithmetic of this process; returns once torch is loaded."""
+        """The arithmetic of this process; returns once torch is loaded, and the device has computed something.
+
+        Raises the error of a GPU that does not work, before it is given any work.
+        """
+        if self._cache.device != "cpu":
+            _use(self._cache.device)
         return float_environment.here(self._cache.device)
 
     def craft(
@@ -146,6 +152,9 @@ class Worker:
 
     def _located(self, error: Exception) -> Exception:
         """The error, with file and line if it comes from a component in a user's file."""
+        if fault(error) is not None:
+            # CUDA reports an error at whatever line runs when it arrives.
+            return error
         place = own_code.line_in(error, (own.path for _, own in self._config.code))
         if not place:
             return error
@@ -209,19 +218,23 @@ class Worker:
         """The predictions of one target, and the number of images in its passes."""
         from study.models.predict import predict
 
-        model = self._config.models[target]
+        model, size = self._config.models[target], job.batch
 
         def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
+            nonlocal size
             seen = transformed(model.transform, images, (self._config.seed, target), ids)
-            return predict(
+            found = predict(
                 classifier,
                 seen,
-                batch=job.batch,
+                batch=size,
                 device=self._cache.device,
                 whole=job.probabilities,
                 name=f"model '{target}'",
                 images=ids,
             )
+            # A search calls this often: what did not fit once is not tried again.
+            size = min(size, found.size)
+            return found
 
         described = model.describe(classifier.describe())
         if not job.images:
@@ -236,3 +249,11 @@ class Worker:
             return TargetResult(answers, described), found.prediction.size
         seen = show(pixels, job.images)
         return TargetResult(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size
+
+
+def _use(device: str) -> None:
+    """Let a device compute one convolution, and wait for the result."""
+    import torch
+
+    image, kernel = torch.ones(1, 3, 8, 8, device=device), torch.ones(4, 3, 3, 3, device=device)
+    torch.nn.functional.conv2d(image, kernel).sum().item()

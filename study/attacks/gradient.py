@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from study.attacks.assembly import Assembly
 from study.attacks.component import Component
 from study.attacks.kinds import AnyObjective, FeatureObjective, Goal, Pool, State, StepDraws
 from study.attacks.views import Views
-from study.errors import StudyError
+from study.models.device_errors import OutOfMemory, attempt, halved
 from study.models.features import captured
 from study.models.layers.named import network_of
 from study.reproducibility.numerics import Precision
@@ -179,9 +180,10 @@ class BatchGradients:
         while first < copies:
             together = 1 if self.assembly.alone else views_per_pass(len(image), self.max_pass_images)
             these = range(first, min(copies, first + together))
-            part = self._try(group, image, step, [sample * copies + copy for copy in these])
-            if part is None:
-                self._halve()
+            numbers = [sample * copies + copy for copy in these]
+            part = attempt(functools.partial(self._summed, group, image, step, numbers))
+            if isinstance(part, OutOfMemory):
+                self._halve(part)
                 continue
             total = part if total is None else total.add_(part)
             losses += self._passed
@@ -200,23 +202,20 @@ class BatchGradients:
         finally:
             self.labels = own
 
-    def _try(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor | None:
-        """The summed gradient over `copies`; None if the device runs out of memory."""
-        try:
-            leaf = image.detach().requires_grad_(True)
-            views = [self._view(group, leaf, step, copy) for copy in copies]
-            stacked = views[0] if len(views) == 1 else torch.cat(views)
-            if self.running is not None:
-                self.running.begin(step, copies)
-            self._passed = []
-            upstream = self._upstream(group, stacked.detach(), self.labels.repeat(len(views)))
-            if stacked is leaf:
-                # A CUDA graph overwrites this memory with the next gradient.
-                return upstream.clone() if upstream.is_cuda else upstream
-            (through,) = torch.autograd.grad(stacked, leaf, upstream)
-            return through
-        except torch.OutOfMemoryError:
-            return None
+    def _summed(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
+        """The summed gradient over `copies`."""
+        leaf = image.detach().requires_grad_(True)
+        views = [self._view(group, leaf, step, copy) for copy in copies]
+        stacked = views[0] if len(views) == 1 else torch.cat(views)
+        if self.running is not None:
+            self.running.begin(step, copies)
+        self._passed = []
+        upstream = self._upstream(group, stacked.detach(), self.labels.repeat(len(views)))
+        if stacked is leaf:
+            # A CUDA graph overwrites this memory with the next gradient.
+            return upstream.clone() if upstream.is_cuda else upstream
+        (through,) = torch.autograd.grad(stacked, leaf, upstream)
+        return through
 
     def _view(self, group: SourceGroup, leaf: Tensor, step: int, copy: int) -> Tensor:
         """One copy of `leaf`. Its view can ask for gradients at places of its own."""
@@ -231,31 +230,35 @@ class BatchGradients:
     def _of_all_copies(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
         """The gradient of one loss of all `copies`, such as that of their mean logits, in one pass for each image."""
         while True:
-            try:
-                leaf = image.detach().requires_grad_(True)
-                stacked = torch.cat([self._view(group, leaf, step, copy) for copy in copies])
-                if self.running is not None:
-                    self.running.begin(step, copies)
-                upstream = torch.empty_like(stacked)
-                self._passed = []
-                # All passes have one size, so that the place of an image in the batch changes no rounding.
-                together = max(1, min(len(image), self.max_pass_images // len(copies)))
-                while len(image) % together:
-                    together -= 1
-                for first in range(0, len(image), together):
-                    images = range(first, first + together)
-                    rows = [at * len(image) + one for at in range(len(copies)) for one in images]
-                    if self.running is not None:
-                        self.running.cut(rows)
-                    labels = self.labels[images.start : images.stop]
-                    upstream[rows] = self._pass(group, stacked.detach()[rows], labels, rows)
-                self.losses = torch.cat(self._passed)
-                (through,) = torch.autograd.grad(stacked, leaf, upstream)
-                return through
-            except torch.OutOfMemoryError:
-                if self.max_pass_images <= len(copies):
-                    self.max_pass_images = 1
-            self._halve()
+            found = attempt(functools.partial(self._in_common, group, image, step, copies))
+            if not isinstance(found, OutOfMemory):
+                return found
+            if self.max_pass_images <= len(copies):
+                # A pass with all copies of one image cannot be smaller.
+                self.max_pass_images = 1
+            self._halve(found)
+
+    def _in_common(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
+        leaf = image.detach().requires_grad_(True)
+        stacked = torch.cat([self._view(group, leaf, step, copy) for copy in copies])
+        if self.running is not None:
+            self.running.begin(step, copies)
+        upstream = torch.empty_like(stacked)
+        self._passed = []
+        # All passes have one size, so that the place of an image in the batch changes no rounding.
+        together = max(1, min(len(image), self.max_pass_images // len(copies)))
+        while len(image) % together:
+            together -= 1
+        for first in range(0, len(image), together):
+            images = range(first, first + together)
+            rows = [at * len(image) + one for at in range(len(copies)) for one in images]
+            if self.running is not None:
+                self.running.cut(rows)
+            labels = self.labels[images.start : images.stop]
+            upstream[rows] = self._pass(group, stacked.detach()[rows], labels, rows)
+        self.losses = torch.cat(self._passed)
+        (through,) = torch.autograd.grad(stacked, leaf, upstream)
+        return through
 
     def _upstream(self, group: SourceGroup, seen: Tensor, labels: Tensor) -> Tensor:
         """The gradient at the models' input, `max_pass_images` images at a time."""
@@ -322,15 +325,8 @@ class BatchGradients:
                 parts.append(_full(model(image[at : at + self.max_pass_images])))
         return torch.cat(parts)
 
-    def _halve(self) -> None:
-        if self.max_pass_images == 1:
-            raise StudyError(
-                "the device does not have enough memory for the gradient of a single image",
-                todo="use a device with more memory, fewer models in one ensemble, or a smaller images.size",
-            )
-        self.max_pass_images //= 2
-        if self.labels.is_cuda:
-            torch.cuda.empty_cache()
+    def _halve(self, shortage: OutOfMemory) -> None:
+        self.max_pass_images = halved(self.max_pass_images, shortage, "the gradient of a single image")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from study.attacks.kinds import Goal, Pool
 from study.attacks.recipe import Attack
 from study.attacks.views import Views
 from study.errors import StudyError
+from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
 from study.reproducibility.rng import Streams, of_all_images
@@ -178,9 +180,9 @@ def perturbations(
     first_stage = _first_stage(models, attack, goal, given, key=key, engine=engine, names=called, pool=pool)
     running = RunningPass(engine.device, key, pool)
     with changed(assembly, models, called, running):
-        for first in range(0, len(given.clean), engine.batch_size):
-            rows = list(range(first, min(first + engine.batch_size, len(given.clean))))
-            padded = rows + [rows[-1]] * (engine.batch_size - len(rows))
+
+        def climb(rows: list[int], size: int) -> tuple[list[Tensor], list[bool], int]:
+            padded = rows + [rows[-1]] * (size - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
             labels = torch.from_numpy(batch.labels).to(engine.device)
@@ -221,10 +223,21 @@ def perturbations(
                 pool=pool,
             )
             deltas = ascent.run(models)
-            limit = gradients.max_pass_images
-            finite = ascent.finite.tolist()
+            return [one[: len(rows)] for one in deltas], ascent.finite.tolist(), gradients.max_pass_images
+
+        first, size = 0, engine.batch_size
+        while first < len(given.clean):
+            rows = list(range(first, min(first + size, len(given.clean))))
+            found = attempt(functools.partial(climb, rows, size))
+            if isinstance(found, OutOfMemory):
+                # Outside of a pass, such as where an objective prepares its features: then with fewer images at a time.
+                size = halved(size, found, "the attack of a single image")
+                limit = min(limit, size)
+                continue
+            deltas, finite, limit = found
             _refuse_broken([given.images[row] for row, fine in zip(rows, finite, strict=False) if not fine])
-            yield rows, [one[: len(rows)] for one in deltas], limit
+            yield rows, deltas, limit
+            first += len(rows)
 
 
 def _first_stage(

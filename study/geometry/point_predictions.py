@@ -5,14 +5,18 @@ A probe examines the model, not a file: with 8-bit rounding, a plane of a few pi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from study.errors import StudyError
+from study.events.repairs import repaired
 from study.models.classifier import Classifier
+from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
 
 
@@ -35,19 +39,30 @@ def logits(
     directions = torch.tensor(axes, dtype=torch.float32, device=device)
     where = torch.tensor(points, dtype=torch.float32, device=device)
     size = numerics.pass_size(batch, device)
-    for start in range(0, len(where), size):
+    start = 0
+    while start < len(where):
         part = where[start : start + size]
-        padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
-        moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
-        images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
-        with torch.inference_mode():
-            found = model.logits(images)[: len(part)].float().cpu().numpy()
+        found = attempt(functools.partial(_pass, model, origin, directions, part, size))
+        if isinstance(found, OutOfMemory):
+            size = halved(size, found)
+            repaired("memory", f"a probe's predictions: memory ran out, and passes have {size} images from now on")
+            continue
+        start += len(part)
         if not np.isfinite(found).all():
             raise StudyError(
                 "a logit at a point around the image is not finite",
                 todo="check the weights, preprocessing and precision of the model; no row of this unit was written",
             )
         yield found
+
+
+def _pass(model: Classifier, origin: Tensor, directions: Tensor, part: Tensor, size: int) -> NDArray[np.float32]:
+    """The logits at the points `part` (p, K), in a pass of `size` images."""
+    padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
+    moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
+    images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
+    with torch.inference_mode():
+        return model.logits(images)[: len(part)].float().cpu().numpy()
 
 
 def labels(

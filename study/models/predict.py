@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from study.errors import StudyError
 from study.models.classifier import Classifier
+from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
 
 TOP = 5
@@ -53,11 +55,11 @@ def predict(
     start = 0
     while start < len(pixels):
         part = pixels[start : start + size]
-        try:
-            found, best = _pass(model, part, size, device)
-        except torch.OutOfMemoryError:
-            size = _halved(size, device)
+        shown = attempt(functools.partial(_pass, model, part, size, device))
+        if isinstance(shown, OutOfMemory):
+            size = halved(size, shown)
             continue
+        found, best = shown
         broken = (~best.values[: len(part)].isfinite().all(1)).nonzero().flatten().tolist()
         if broken:
             raise _not_finite(name, [start + one for one in broken], images)
@@ -86,14 +88,3 @@ def _not_finite(name: str, places: Sequence[int], images: Sequence[str]) -> Stud
         f"the probabilities of {name} for {shown} are not finite",
         todo="check the weights, preprocessing and precision of this model; no rows were written for these images",
     )
-
-
-def _halved(size: int, device: str) -> int:
-    if size == 1:
-        raise StudyError(
-            "the device has too little memory for a single image",
-            todo="use a device with more memory, fewer actors on it, or fewer models per actor (run.models_per_actor)",
-        )
-    if device != "cpu":
-        torch.cuda.empty_cache()
-    return size // 2

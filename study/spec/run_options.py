@@ -33,6 +33,8 @@ class RunOptions(Frozen):
       worker.
     - `memory_seconds`: after Ray has ended workers for lack of memory, longest time without an answer; then the
       study ends.
+    - `lost_seconds`: longest time without any worker while no machine has room for one, such as after all spot machines
+      were taken back; then the study ends.
     """
 
     shard: Annotated[int, Field(ge=1, le=100_000)] = 16
@@ -49,3 +51,4 @@ class RunOptions(Frozen):
     call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
     straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0
     memory_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    lost_seconds: Annotated[float, Field(gt=0, le=604_800)] = 40.0

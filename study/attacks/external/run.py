@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +23,9 @@ from study.attacks.external.surrogate import Passes, surrogate
 from study.attacks.loop import Engine, ImageBatch
 from study.attacks.recipe import Goal
 from study.errors import StudyError
+from study.models.device_errors import OutOfMemory, attempt, fault, too_little
+
+Value = TypeVar("Value")
 
 _TOLERANCE = 0.01
 """Pixel values beyond a budget that float32 arithmetic in 0..1 explains many times over."""
@@ -105,27 +111,15 @@ def run_external(
     over: list[float] = []
     for first in range(0, len(given.clean), engine.batch):
         batch = given.take(range(first, min(first + engine.batch, len(given.clean))))
-        seed, device = seed_of(key, batch.images), torch.device(engine.device)
-        clean = torch.from_numpy(batch.clean).to(device)
-        call = ExternalCall(
-            attack=external.attack,
-            arguments=external.arguments,
-            models=[surrogate(model, passes) for model in models],
-            networks=called,
-            images=clean.to(torch.float32) / 255,
-            labels=torch.from_numpy(batch.labels).to(device),
-            true=torch.from_numpy(batch.true).to(device),
-            targeted=goal == "targeted",
-            epsilon=None if epsilon is None else epsilon / 255,
-            device=device,
-            generator=torch.Generator(device).manual_seed(seed),
-            seed=seed,
-        )
-        found = _returned(external, call, batch.images)
+        call = functools.partial(
+            _call, external, models, batch, goal, epsilon=epsilon, key=key, device=torch.device(engine.device),
+            networks=called, passes=passes,
+        )  # fmt: skip
+        clean, found, said = _within_memory(call, passes, external, batch)
         whole, excess = _held_to(clean, found, epsilon)
         pixels.append(whole)
         over += excess
-        notes |= dict.fromkeys(call.notes)
+        notes |= dict.fromkeys(said)
     outside = [one for one in over if one > _TOLERANCE]
     count = len(given.clean)
     return ExternalImages(
@@ -138,6 +132,57 @@ def run_external(
     )
 
 
+def _call(
+    external: External,
+    models: Sequence[nn.Module],
+    batch: ImageBatch,
+    goal: Goal,
+    *,
+    epsilon: float | None,
+    key: Sequence[object],
+    device: torch.device,
+    networks: Sequence[str],
+    passes: Passes,
+) -> tuple[Tensor, Tensor, Sequence[str]]:
+    """One call of the attack: the clean images (N, C, H, W), what it returns, and its notes."""
+    seed = seed_of(key, batch.images)
+    clean = torch.from_numpy(batch.clean).to(device)
+    call = ExternalCall(
+        attack=external.attack,
+        arguments=external.arguments,
+        models=[surrogate(model, passes) for model in models],
+        networks=networks,
+        images=clean.to(torch.float32) / 255,
+        labels=torch.from_numpy(batch.labels).to(device),
+        true=torch.from_numpy(batch.true).to(device),
+        targeted=goal == "targeted",
+        epsilon=None if epsilon is None else epsilon / 255,
+        device=device,
+        generator=torch.Generator(device).manual_seed(seed),
+        seed=seed,
+    )
+    return clean, _returned(external, call, batch.images), call.notes
+
+
+def _within_memory(call: Callable[[], Value], passes: Passes, external: External, batch: ImageBatch) -> Value:
+    """The result of a call. If memory runs out, it is made once more, with the same seed, when all else is free.
+
+    It is not divided: its random numbers belong to the whole batch, so that other images would come out.
+    """
+    before = dataclasses.replace(passes)
+    found = attempt(call)
+    if isinstance(found, OutOfMemory):
+        passes.forwards, passes.gradients = before.forwards, before.gradients
+        found = attempt(call)
+    if isinstance(found, OutOfMemory):
+        raise too_little(
+            found,
+            f"the device has too little memory for {len(batch.images)} images in one call of {external.external}",
+            todo="lower numerics.batch, which changes ids, or use a device with more memory",
+        )
+    return found
+
+
 def _returned(external: External, call: ExternalCall, images: Sequence[str]) -> Tensor:
     """What the attack returns, checked: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
@@ -146,12 +191,9 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str]) -> 
             found = adapter.craft(call)
     except StudyError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise StudyError(
-            f"the device does not have enough memory for {len(images)} images in one call of {external.external}",
-            todo="lower numerics.batch, which changes ids, or use a device with more memory",
-        ) from error
     except Exception as error:
+        if fault(error) is not None:
+            raise
         raise failure(external.external, error, adapter.home(external.attack)) from error
     expected = tuple(call.images.shape)
     if not isinstance(found, Tensor) or not found.is_floating_point() or tuple(found.shape) != expected:

@@ -176,7 +176,7 @@ def test_a_machine_whose_device_fails_is_set_aside(study):
         status, printed = finish(start("launch", *words), 240)
     assert status == 0, printed
     assert not (study / "run" / "failures.json").exists()
-    assert "fails calls that other actors execute" in printed
+    assert "fails under one process after the other" in printed
     assert "is set aside, 1 worker from now on" in printed
     assert "the processor of" in printed
     assert "AcceleratorError: unspecified launch failure" in printed

@@ -80,6 +80,25 @@ def test_all_nodes_lost_and_back_again():
     assert found.units == 300
 
 
+def test_one_broken_device_of_four_costs_no_unit():
+    """A hundred units on four machines, one of whose devices fails every call: it is set aside, by name, once."""
+    quiet = plan_of(200, experiments={"x": {"attacks": ["igsm"], "sources": ["a", "b"]}})
+    said = []
+    found = simulate(quiet, COSTS, Machines(4, broken=(2,)), say=said.append)
+    assert found.units == 100
+    (line,) = said
+    assert line.endswith("GPU 0 of machine 2 is set aside, 3 workers from now on")
+    assert "CUDA error: unspecified launch failure" in line
+    three = simulate(quiet, COSTS, Machines(3))
+    assert found.clean_seconds + found.seconds < three.clean_seconds + three.seconds + 60
+
+
+def test_machines_that_are_lost_for_long_are_waited_for():
+    """A forecast waits as long as it takes: the machines of a simulation come back."""
+    found = simulate(plan_of(400), COSTS, Machines(1, 2, losses=10.0, back=2000), seed=1)
+    assert found.units == 300
+
+
 def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("actors.backends.ray_backend.RayBackend", lambda *_, **__: InProcess())

@@ -147,7 +147,7 @@ class _Double(Small):
 
 
 def test_memory_for_not_even_one_image_is_an_error(small_model, small_images):
-    with pytest.raises(Exception, match="not have enough memory for the gradient of a single image"):
+    with pytest.raises(Exception, match="too little memory for the gradient of a single image"):
         run(Small(small_model, 0), keys_of("igsm", {}), small_images)
 
 

@@ -15,13 +15,14 @@ class Tight:
 
     memory_format = torch.contiguous_format
 
-    def __init__(self, room):
+    def __init__(self, room, error=None):
         self.room, self.seen = room, []
+        self.error = error or torch.OutOfMemoryError("out of memory")
         self.weight = torch.randn(12, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 
     def logits(self, images):
         if len(images) > self.room:
-            raise torch.OutOfMemoryError("out of memory")
+            raise self.error
         self.seen.append(len(images))
         return images.flatten(1) @ self.weight / 255
 

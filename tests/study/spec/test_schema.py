@@ -113,7 +113,7 @@ RUNTIME = {
     "run", "experiments.published", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
     "run.shard", "run.actors", "run.models_per_actor", "run.actors_per_gpu", "run.actor_mib",
     "run.attempts", "run.flush_seconds", "run.waiting_mib",
-    "run.clean_mib", "run.memory_seconds",
+    "run.clean_mib", "run.memory_seconds", "run.lost_seconds",
     "run.keep_images", "run.start_seconds", "run.call_seconds", "run.straggler_seconds",
     "tracking", "tracking.wandb", "tracking.project", "tracking.entity", "tracking.group", "tracking.tags",
 }  # fmt: skip

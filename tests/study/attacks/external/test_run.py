@@ -15,6 +15,7 @@ from study.attacks.external.spec import External
 from study.attacks.external.surrogate import Passes, surrogate
 from study.attacks.loop import Engine, ImageBatch
 from study.errors import StudyError
+from study.models.device_errors import device_failed
 from tests.study.attacks.external.conftest import classifier
 
 LABELS = np.array([1, 2, 3, 4, 5])
@@ -75,6 +76,24 @@ def broken(models, images, labels, goal, generator):
 
 def short(models, images):
     return images
+
+
+def greedy(models, images, labels, goal, generator):
+    # Memory runs out in its first calls, after it has drawn.
+    from pathlib import Path
+
+    noise = torch.rand(images.shape, generator=generator) + torch.rand(images.shape)
+    for model in models:
+        model(images)
+    calls = Path(__file__).with_name("calls")
+    calls.write_text(calls.read_text() + "x" if calls.exists() else "x")
+    if len(calls.read_text()) <= int(Path(__file__).with_name("failing").read_text()):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    return images + noise / 255
+
+
+def asserting(models, images, labels, goal, generator):
+    raise RuntimeError("CUDA error: device-side assert triggered")
 """
 
 
@@ -211,6 +230,29 @@ def test_a_file_that_does_not_run(tmp_path, source, clean, text, message, line):
     with pytest.raises(StudyError, match=message) as caught:
         run(f"{path}:attack", [source], clean)
     assert str(caught.value.where).startswith(f"{path}, line {line}")
+
+
+def test_a_call_is_made_once_more_when_memory_runs_out(mine, source, clean):
+    """With the same seed, so that the images are the same, and without counting the passes of the call that failed."""
+    failing, calls = mine.with_name("failing"), mine.with_name("calls")
+    failing.write_text("0")
+    whole = run(f"{mine}:greedy", [source], clean)
+    calls.unlink()
+    failing.write_text("1")
+    again = run(f"{mine}:greedy", [source], clean)
+    assert calls.read_text() == "xxx"
+    np.testing.assert_array_equal(again.pixels, whole.pixels)
+    assert again.forwards == whole.forwards == 1
+    failing.write_text("99")
+    with pytest.raises(StudyError, match=r"too little memory for 3 images in one call of .*greedy") as caught:
+        run(f"{mine}:greedy", [source], clean)
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in caught.value.what
+
+
+def test_a_device_failure_is_not_the_fault_of_the_attack(mine, source, clean):
+    with pytest.raises(Exception, match="device-side assert") as caught:
+        run(f"{mine}:asserting", [source], clean)
+    assert device_failed(caught.value)
 
 
 def test_code_runs_only_with_permission(mine, source, clean):

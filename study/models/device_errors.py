@@ -1,0 +1,147 @@
+"""What an error says of the device that it happened on: memory ran out, or the device failed. One table decides.
+
+PyTorch, cuDNN and cuBLAS have many words for both. After a device failure, every further call of the process to the
+device fails too: only a new process helps. After a lack of memory, a smaller pass may fit.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from study.errors import StudyError, first_line
+
+Fault = Literal["memory", "device", "unclear"]
+"""`unclear`: the same words for too little memory and for a device that does not work. A smaller pass tells."""
+
+Value = TypeVar("Value")
+
+_LIBRARY = r"\bCU(BLAS|DNN|FFT|SOLVER|SPARSE|RAND)_"
+
+_WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
+    ("memory", re.compile(r"\b(CUDA|HIP|XPU|MPS backend) (driver )?(error: )?out of memory")),
+    ("memory", re.compile(r"Triton Error \[\w+\]: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation")),
+    ("memory", re.compile(_LIBRARY + r"\w*ALLOC(ATION)?_FAILED")),
+    ("memory", re.compile(r"DefaultCPUAllocator: (can't|not enough)")),
+    # The allocator asks NVML who holds the memory, and only where it has none left.
+    ("memory", re.compile(r"NVML_SUCCESS == r.*CUDACachingAllocator")),
+    ("unclear", re.compile(r"unable to find an engine to execute|Unable to find a valid cuDNN algorithm")),
+    ("unclear", re.compile(r"No valid execution plans built|operation failed due to a previous error during capture")),
+    ("unclear", re.compile(_LIBRARY + r"\w*NOT_INITIALIZED")),
+    # Mistakes of the call: the process and the device go on.
+    (None, re.compile(r"(CUDA|HIP) error: (invalid (argument|configuration|resource handle)|too many resources)")),
+    (None, re.compile(r"(CUDA|HIP) error: operation not permitted when stream is capturing")),
+    (None, re.compile(_LIBRARY + r"\w*(INVALID_VALUE|BAD_PARAM|NOT_SUPPORTED|INVALID_SIZE|INVALID_TYPE)")),
+    ("device", re.compile(r"\b(CUDA|HIP) (driver )?error: |Triton Error \[\w+\]: |CUDA unknown error")),
+    ("device", re.compile(_LIBRARY + r"\w*(INTERNAL|EXEC|MAPPING_ERROR|ARCH_MISMATCH|LAUNCH_FAILURE|SUBLIBRARY)")),
+    ("device", re.compile(r"unspecified launch failure|illegal memory access|device-side assert|uncorrectable ECC")),
+    ("device", re.compile(r"No CUDA GPUs are available|no CUDA-capable device|Error \d+: .*cudaGetDeviceCount")),
+    ("device", re.compile(r"Found no NVIDIA driver|NVIDIA driver on your system is too old|cudaGetDeviceCount\(\)")),
+)  # fmt: skip
+"""The first pattern that is in the message decides; None: neither memory nor device."""
+
+_CLASSES: dict[str, Fault] = {
+    "OutOfMemoryError": "memory",
+    "MemoryError": "memory",
+    "AcceleratorError": "device",
+    "CudaError": "device",
+    "DeferredCudaCallError": "device",
+}
+"""By the name of a class or of a base class, where no pattern decides."""
+
+
+class DeviceError(RuntimeError):
+    """The device fails its work, however small."""
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """Memory ran out. `cause` is the error in one line; `certain` is false where it may also be a broken device."""
+
+    cause: str
+    certain: bool = True
+
+
+def fault(error: BaseException) -> Fault | None:
+    """Return what `error`, or an error that it comes from, says of the device; None for errors of other kinds."""
+    found = {_fault(one) for one in _chain(error)}
+    order: tuple[Fault, ...] = ("device", "memory", "unclear")
+    return next((one for one in order if one in found), None)
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether only another process, or another device, can do the work that raised `error`."""
+    return fault(error) in ("device", "unclear")
+
+
+def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
+    """Return the result of `work()`, or OutOfMemory; by then, the memory that it held is free.
+
+    Raises all other errors of `work`, and an error of a device that only seemed to lack memory.
+    """
+    try:
+        return work()
+    except Exception as error:
+        found = fault(error)
+        if found not in ("memory", "unclear"):
+            raise
+        shortage = OutOfMemory(f"{type(error).__name__}: {first_line(error)}", found == "memory")
+    # Not within `except`: until its end, the traceback keeps the tensors of the failed pass alive.
+    _free_memory()
+    return shortage
+
+
+def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> int:
+    """Return half of a number of images that was too large. Raises StudyError, or DeviceError, where it was 1."""
+    if size > 1:
+        return size // 2
+    raise too_little(
+        shortage,
+        f"the device has too little memory for {what}",
+        todo="use a device with more memory, fewer actors on it, fewer models per actor (run.models_per_actor) or in "
+        "one ensemble, or a smaller images.size",
+    )
+
+
+def too_little(shortage: OutOfMemory, what: str, todo: str) -> Exception:
+    """The error where no smaller pass is possible: DeviceError where it is not certain that memory is too small."""
+    if not shortage.certain:
+        return DeviceError(shortage.cause)
+    return StudyError(f"{what} ({shortage.cause})", todo=todo)
+
+
+def _fault(error: BaseException) -> Fault | None:
+    names = [base.__name__ for base in type(error).__mro__]
+    by_class = next((_CLASSES[name] for name in names if name in _CLASSES), None)
+    if isinstance(error, DeviceError):
+        return "device"
+    if by_class is None and not isinstance(error, RuntimeError):
+        return None
+    text = str(error)
+    for found, pattern in _WORDS:
+        if pattern.search(text):
+            return found
+    return by_class
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that a traceback would show before it."""
+    seen: set[int] = set()
+    now: BaseException | None = error
+    while now is not None and id(now) not in seen:
+        seen.add(id(now))
+        yield now
+        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+
+
+def _free_memory() -> None:
+    """Free what no one refers to. On a GPU whose context is broken, this raises its error."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
