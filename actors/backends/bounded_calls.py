@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import Backend, BackendGone, Call, Device, Ref
+from actors.backends.interface import Backend, BackendGone, Call, Device, Ref, Scaling
 from actors.resources.placement import Machine, ResourceRequest, Role
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
@@ -94,6 +94,7 @@ class _BoundedBackend:
 
     def __init__(self, inner: MonitoredBackend, caller: _Caller, timeouts: CallTimeouts) -> None:
         self.name = inner.name
+        self.fixed = inner.fixed
         self._inner = inner
         self._caller = caller
         self._timeouts = timeouts
@@ -102,6 +103,12 @@ class _BoundedBackend:
     def machines(self) -> list[Machine]:
         # A new machine is first asked for the size of its GPUs, which takes longer than other calls.
         return self._caller.do("machines", self._timeouts.start, self._inner.machines)
+
+    def scaling(self) -> Scaling | None:
+        return self._caller.do("state of the autoscaler", self._timeouts.call, self._inner.scaling)
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        self._caller.do("request to the autoscaler", self._timeouts.call, self._inner.request, workers, resources)
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
         return self._caller.do("start of an actor", self._timeouts.call, self._inner.start, role, resources, config)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import ActorLost, Call, Device, Ref
+from actors.backends.interface import ActorLost, Call, Device, Ref, Scaling
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest
@@ -61,6 +61,8 @@ class Machines:
         losses: Fraction of the machines that are lost per hour.
         back: Seconds after which a lost machine comes back.
         gpus: Whether workers run on GPUs.
+        grows_to: Most machines that an autoscaler adds when asked; 0: there is no autoscaler.
+        boot: Seconds from a request until a machine joins.
     """
 
     nodes: int
@@ -69,6 +71,8 @@ class Machines:
     losses: float = 0.0
     back: float = 300.0
     gpus: bool = True
+    grows_to: int = 0
+    boot: float = 120.0
 
 
 @dataclass
@@ -105,6 +109,7 @@ class Simulated:
     """A backend that simulates the time of calls and computes nothing."""
 
     name = "a simulation"
+    fixed = False
 
     def __init__(self, costs: Costs, machines: Machines, *, batch: int, seed: int = 0) -> None:
         """`batch`: images in one pass of a network. `seed`: of the losses of machines."""
@@ -119,6 +124,7 @@ class Simulated:
         self._ready: dict[Ref, _Run] = {}
         self._due: list[tuple[float, Ref]] = []
         self._events: list[tuple[float, int, str, int]] = []
+        self._coming: set[int] = set()
         self.now = 0.0
         self.totals = Totals()
         for node in self._free_slots:
@@ -131,6 +137,18 @@ class Simulated:
     def machines(self) -> list[Machine]:
         slots = float(self._machines.slots)
         return [Machine(0.0, slots) if self._machines.gpus else Machine(slots)] * len(self._free_slots)
+
+    def scaling(self) -> Scaling | None:
+        return Scaling(len(self._coming)) if self._machines.grows_to else None
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        """Further machines begin to come, up to the size that the cluster grows to."""
+        nodes = len(self._free_slots) + len(self._coming)
+        wanted = min(-(-workers // self._machines.slots), self._machines.grows_to)
+        for _ in range(wanted - nodes):
+            node = next(self._ids)
+            self._coming.add(node)
+            heapq.heappush(self._events, (self.now + self._machines.boot, node, "return", node))
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> _Actor:
         actor = _Actor(None, role, self.now)
@@ -291,6 +309,7 @@ class Simulated:
         heapq.heappush(self._events, (self.now + self._machines.back, next(self._ids), "return", node))
 
     def _return(self, node: int) -> None:
+        self._coming.discard(node)
         self._free_slots[node] = self._machines.slots
         self._plan_loss(node)
         self._place()

@@ -112,7 +112,8 @@ class ActorSupervisor:
             self._not_started(slot, error)
         else:
             if isinstance(answer, ActorInfo):
-                slot.device, answer = answer.device, answer.answer
+                slot.device, slot.capacity = answer.device, self._pool.capacity_on(answer.gpu_memory)
+                answer = answer.answer
             if isinstance(answer, Arithmetic):
                 self.arithmetics.add(answer)
             slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
@@ -290,6 +291,7 @@ class ActorSupervisor:
             return
         self._resized = now
         wanted = placement.fitting_workers(self._backend.machines(), self._pool.resources) - self._given_up
+        wanted = min(wanted, self._pool.options.workers or wanted)
         workers = [slot for slot in self if slot.role == WORKER]
         for _ in range(wanted - len(workers) - len(self._delayed)):
             self._new(WORKER)

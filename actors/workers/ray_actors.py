@@ -21,6 +21,7 @@ from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from study.errors import StudyError
 from study.events import repairs
+from study.reproducibility import hardware
 
 
 def pack(value: Any) -> bytes:
@@ -83,8 +84,10 @@ class WorkerActor:
         if self._broken is not None:
             raise self._broken
         with self._translated_errors():
-            info = None if self._worker is None else ActorInfo(self._device, self._worker.hello())
-            return code_digest.greeting(info)
+            if self._worker is None:
+                return code_digest.greeting(None)
+            memory = hardware.gpu_memory("cuda:0") if self._device.gpu else None
+            return code_digest.greeting(ActorInfo(self._device, self._worker.hello(), memory))
 
     def craft(self, message: bytes, pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[Any]]:
         with self._translated_errors():
