@@ -38,7 +38,11 @@ class Costs:
         call: Overhead of a call on its worker.
         driver: Overhead of a call in the driver (`benchmarks/runtime.py`).
         start: Until a new actor is up.
-        hardware: The processor or GPU that was measured; the costs hold for this kind alone.
+        hardware: The device and the name of the processor or GPU that was measured, such as `cuda:0: NVIDIA H100 80GB
+            HBM3`; the costs hold for this kind alone. Empty in profiles of early versions.
+        memory: Bytes of that GPU, or of the machine; None if unknown.
+        torch: The release of torch.
+        numerics: The section `numerics:` of the spec that was measured.
     """
 
     gradient: Mapping[str, float]
@@ -48,6 +52,19 @@ class Costs:
     driver: float = 0.0006
     start: float = 5.0
     hardware: str = ""
+    memory: float | None = None
+    torch: str = ""
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_cores(self) -> bool:
+        """Whether a processor was measured, and no GPU."""
+        return self.hardware.startswith("cpu:")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the measured processors or GPUs; empty if unknown."""
+        return self.hardware.removeprefix("cpu: ").removeprefix("cuda:0: ").split("; ") if self.hardware else []
 
 
 @dataclass(frozen=True)

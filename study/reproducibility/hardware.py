@@ -58,6 +58,11 @@ def hardware(device: str) -> str:
 
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
+    return processor_here()
+
+
+def processor_here() -> str:
+    """Return the name of this machine's processor."""
     return processor(_CPUS.read_text() if _CPUS.is_file() else "")
 
 
