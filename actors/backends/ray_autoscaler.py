@@ -28,7 +28,7 @@ def scaling(gcs: str) -> Scaling | None:
         return _reported(gcs) if is_autoscaler_v2() else _written()
     except Exception:  # noqa: BLE001 - two private formats of Ray
         # A cluster without a known autoscaler is used as it is.
-        _log.warning("the state of Ray's autoscaler cannot be read", exc_info=True)
+        _log.debug("the state of Ray's autoscaler cannot be read", exc_info=True)
         return None
 
 

@@ -24,12 +24,12 @@ _TASKS = 2
 class Growth:
     """The requests of one study to the autoscaler of its cluster."""
 
-    def __init__(self, backend: Backend, pool: WorkerPool, say: Callable[[str], None], *, asked: int = 0) -> None:
-        """`asked`: the workers that were asked for before the study began."""
+    def __init__(self, backend: Backend, pool: WorkerPool, say: Callable[[str], None]) -> None:
         self._backend = backend
         self._pool = pool
         self._say = say
-        self._asked = asked
+        self._asked: int | None = None
+        """None at first: the launch has asked for its first workers."""
         self._workers = 0
         self._step = 1
         self._next = self._since = float("-inf")
