@@ -181,6 +181,15 @@ def worker_bytes(needs: Needs | None, options: WorkerOptions) -> float:
     return 0.0 if needs is None else needs.peak + _PROCESS
 
 
+def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
+    """What a GPU lacks whose process sees so many bytes of it; None where the largest call has room, or may have."""
+    resources = pool.resources
+    needed = _USABLE * resources.gpu_memory * (resources.together if resources.gpus else 0)
+    if gpu_memory is None or gpu_memory >= needed:
+        return None
+    return f"its process sees {gib(gpu_memory)}, and its workers need {gib(needed)}"
+
+
 def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
     """What is unequal among the GPUs of a cluster, or left unused: lines for the user."""
     if not pool.resources.gpus:
@@ -249,7 +258,8 @@ def _on_gpus(
     there = [machine for machine in machines if machine.gpus >= 1]
     if not there:
         raise StudyError(
-            "run.device is gpu, and no machine has a GPU",
+            "no machine has a GPU",
+            where="run.device: gpu",
             accepted="a cluster with GPUs, or one whose autoscaler adds them within run.wait_seconds",
             todo="give --address of such a cluster, raise run.wait_seconds, or set run.device to cpu",
         )

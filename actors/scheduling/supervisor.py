@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 
-from actors.backends.interface import ActorInfo, ActorLost, Backend, CallFailed, MachineLost, MemoryLost
+from actors.backends.interface import ActorInfo, ActorLost, Backend, CallFailed, Device, MachineLost, MemoryLost
 from actors.resources import placement
 from actors.resources.placement import WORKER, Role, WorkerPool
 from actors.scheduling.actor_slot import ActorSlot, Lineage
@@ -55,6 +55,7 @@ class ActorSupervisor:
         self._shortage = MemoryShortage(limits.memory_seconds)
         self._delayed: list[tuple[float, Role, Lineage]] = []
         self._given_up = 0
+        self._small: set[Device | None] = set()
         self.replaced = 0
         self.arithmetics: set[Arithmetic] = set()
         """The processors of all workers that have ever come up."""
@@ -113,6 +114,7 @@ class ActorSupervisor:
         else:
             if isinstance(answer, ActorInfo):
                 slot.device, slot.capacity = answer.device, self._pool.capacity_on(answer.gpu_memory)
+                self._check_memory(slot, answer.gpu_memory)
                 answer = answer.answer
             if isinstance(answer, Arithmetic):
                 self.arithmetics.add(answer)
@@ -183,6 +185,13 @@ class ActorSupervisor:
         self.replaced += 1
         repaired("actor", f"{slot.role} {slot.id} could not be started, and another is tried: {first_line(error)}")
         self._new(slot.role, slot.lineage)
+
+    def _check_memory(self, slot: ActorSlot, gpu_memory: float | None) -> None:
+        """Say that a GPU, or part of one (MIG), is too small for the largest call: its passes are halved there."""
+        lack = placement.lacking(self._pool, gpu_memory)
+        if lack is not None and slot.device not in self._small:
+            self._small.add(slot.device)
+            self._say(f"{slot.device} is too small: {lack}; passes with too many images are halved there")
 
     def _others(self, slot: ActorSlot) -> list[ActorSlot]:
         """Other workers that are up."""

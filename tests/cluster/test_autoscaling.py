@@ -95,11 +95,28 @@ for _ in range(60):
 """
 
 
+GPU = """
+import sys
+from actors.backends.ray_backend import RayBackend
+from actors.resources import placement
+from actors.resources.waiting import Waiting
+from study.spec.run_options import RunOptions
+backend = RayBackend(sys.argv[1])
+def fits(options):
+    placement.plan_workers(backend.machines(), None, options)
+options = Waiting(backend, RunOptions(), print, lambda: None).machines_for(placement.WorkerOptions(), fits)
+pool = placement.plan_workers(backend.machines(), None, options)
+(machine,) = [one for one in backend.machines() if one.gpus]
+print(pool.workers, "on", pool.resources.device, machine.gpus, machine.gpu_memory, machine.host)
+backend.close()
+"""
+
+
 def test_a_cluster_scales_from_zero(tmp_path):
-    """It starts, grows to its two machines, ends complete, and the machines leave again."""
+    """It starts, grows to its two machines, ends complete, and the machines leave again. Then a GPU is asked for."""
     spec, run = tmp_path / "spec.yaml", tmp_path / "run"
     spec.write_text(SPEC.replace("STEPS", "1000"))
-    with growing(tmp_path, small=({"CPU": 1}, 2)) as (host, env):
+    with growing(tmp_path, small=({"CPU": 1}, 2), gpu=({"CPU": 1, "GPU": 1}, 1)) as (host, env):
         address = f"{host.address}:6379"
         words = ("launch", spec, "--output", run, "--address", address, "--set", "run.device=cpu")
         status, printed = finish(host.start(*STUDY, *words, env=env))
@@ -112,5 +129,9 @@ def test_a_cluster_scales_from_zero(tmp_path):
         status, left = host.run(BIN / "python", "-c", ASKED, address, env=env)
         assert "asked: []" in left
         assert "only the head is left" in left
+        status, printed = host.run(BIN / "python", "-c", GPU, address, env=env)
+        assert status == 0, printed
+        assert "waiting for a GPU, 60 s at most: no machine has a GPU; the autoscaler" in printed
+        assert f"1 on cuda:0 1.0 None {host.name}" in printed
     assert run_here(spec, tmp_path / "here")[0] == 0
     assert_same_rows(run, tmp_path / "here")
