@@ -53,7 +53,7 @@ class Growth:
         elif not scaling.coming and now - self._since >= (_ANSWER_SECONDS if self._step else _AGAIN_SECONDS):
             self._step, self._since = self._step // 2 if self._step else 1, now
         self._workers = workers
-        wanted = workers + min(self._step, waiting // _TASKS)
+        wanted = workers + min(self._step, -(-waiting // _TASKS))
         most = self._pool.options.workers
         wanted = wanted if most is None else min(wanted, most)
         self._ask(wanted if wanted > workers else 0)

@@ -177,7 +177,7 @@ def test_a_request_waits_for_machines_that_are_coming_and_for_work():
     assert cluster.asked == [16]
     growth.follow(8, 3, 1000.0)
     growth.follow(8, 0, 1010.0)
-    assert cluster.asked == [16, 9, 0]
+    assert cluster.asked == [16, 10, 0]
 
 
 def test_no_more_workers_than_the_spec_asks_for():
