@@ -33,6 +33,8 @@ _GRACE_SECONDS = 1.5
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
 """Ray ends the driver's process without a message once its GCS is gone for 60 s: our limit must come first."""
+_MACHINES_SECONDS = 45.0
+"""Above the time in which the machines tell of their GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
 
 Value = TypeVar("Value")
@@ -101,8 +103,8 @@ class _BoundedBackend:
         caller.monitor(inner, timeouts.call)
 
     def machines(self) -> list[Machine]:
-        # A new machine is first asked for the size of its GPUs, which takes longer than other calls.
-        return self._caller.do("machines", self._timeouts.start, self._inner.machines)
+        # New machines are first asked for the size of their GPUs, which takes longer than other calls.
+        return self._caller.do("machines", max(self._timeouts.start, _MACHINES_SECONDS), self._inner.machines)
 
     def scaling(self) -> Scaling | None:
         return self._caller.do("state of the autoscaler", self._timeouts.call, self._inner.scaling)

@@ -19,6 +19,9 @@ WAIT_SECONDS = 900.0
 _ANSWER_SECONDS = 60.0
 """Time in which an autoscaler begins to add machines, if it can."""
 
+_REPORT_SECONDS = 15.0
+"""Time in which the autoscaler of a cluster that was just started reports for the first time."""
+
 _TELL_SECONDS = 60.0
 _TICK_SECONDS = 1.0
 
@@ -36,22 +39,23 @@ class Waiting:
     ) -> None:
         """`check` may raise; it is called while this waits."""
         self._backend = backend
+        self._run = run
         self._say = say
         self._check = check
         self._clock = clock
-        usual = 0.0 if backend.fixed or backend.scaling() is None else WAIT_SECONDS
-        self._limit = usual if backend.fixed or run.wait_seconds is None else run.wait_seconds
+        self._limit = 0.0
         self._begun = clock()
         self.asked = 0
         """Workers that the autoscaler was asked for."""
 
-    def machines_for(self, options: WorkerOptions, fits: Callable[[WorkerOptions], None]) -> WorkerOptions:
+    def machines_for(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> WorkerOptions:
         """Return once a worker fits on the machines: the options to plan with, on the device that is there.
 
         `fits` raises StudyError, with the numbers, where none does. With an autoscaler, `auto` asks for a GPU first,
         and for processors if none begins to come within a minute. Raises the last error of `fits` after
         `run.wait_seconds`.
         """
+        self._limit = self._patience(options, fits)
         if not self._limit:
             fits(options)
             return options
@@ -66,7 +70,24 @@ class Waiting:
             self._say("the autoscaler adds no GPU: workers run on processors")
         return self._wait(options, fits, self._limit)
 
-    def _wait(self, options: WorkerOptions, fits: Callable[[WorkerOptions], None], limit: float) -> WorkerOptions:
+    def _patience(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> float:
+        """Seconds to wait: as the spec says, or if there is an autoscaler. That of a new cluster is not seen at once."""
+        if self._backend.fixed:
+            return 0.0
+        if self._run.wait_seconds is not None:
+            return self._run.wait_seconds
+        while self._backend.scaling() is None:
+            try:
+                fits(options)
+            except StudyError:
+                if self._clock() - self._begun < _REPORT_SECONDS:
+                    self._check()
+                    self._backend.wait([], _TICK_SECONDS)
+                    continue
+            return 0.0
+        return WAIT_SECONDS
+
+    def _wait(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object], limit: float) -> WorkerOptions:
         """Wait for `limit` seconds since the start, and, while machines are coming, up to `run.wait_seconds`."""
         told, wanted = -_TELL_SECONDS, options.workers or 1
         while True:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from actors.backends.in_process import InProcess
@@ -106,8 +108,21 @@ def test_where_nothing_can_come_nobody_waits(backend):
     def fits(options):
         placement.plan_workers(backend.machines(), None, options)
 
+    clock = getattr(backend, "clock", time.monotonic)
     with pytest.raises(StudyError, match="a worker with 1 thread needs 1 cores"):
-        Waiting(backend, RunOptions(), pytest.fail, pytest.fail).machines_for(WorkerOptions(), fits)
+        Waiting(backend, RunOptions(), pytest.fail, lambda: None, clock).machines_for(WorkerOptions(), fits)
+    if isinstance(backend, Cluster):
+        assert backend.now == pytest.approx(15, abs=2), "a new autoscaler is not seen at once"
+
+
+def test_an_autoscaler_that_reports_late_is_asked():
+    class New(Cluster):
+        def scaling(self):
+            return super().scaling() if self.now > 7 else None
+
+    trial = Trial(New(Machines(0, grows_to=1)))
+    assert trial.wait().workers == 1
+    assert trial.cluster.asked == [(1, "cuda:0")]
 
 
 def test_a_signal_ends_the_wait():
