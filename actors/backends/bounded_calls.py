@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import Backend, BackendGone, Call, Device, Ref
+from actors.backends.interface import Backend, BackendGone, Call, Device, Ref, Scaling
 from actors.resources.placement import Machine, ResourceRequest, Role
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
@@ -33,6 +33,8 @@ _GRACE_SECONDS = 1.5
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
 """Ray ends the driver's process without a message once its GCS is gone for 60 s: our limit must come first."""
+_MACHINES_SECONDS = 45.0
+"""Above the time in which the machines tell of their GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
 
 Value = TypeVar("Value")
@@ -94,14 +96,21 @@ class _BoundedBackend:
 
     def __init__(self, inner: MonitoredBackend, caller: _Caller, timeouts: CallTimeouts) -> None:
         self.name = inner.name
+        self.fixed = inner.fixed
         self._inner = inner
         self._caller = caller
         self._timeouts = timeouts
         caller.monitor(inner, timeouts.call)
 
     def machines(self) -> list[Machine]:
-        # A new machine is first asked for the size of its GPUs, which takes longer than other calls.
-        return self._caller.do("machines", self._timeouts.start, self._inner.machines)
+        # New machines are first asked for the size of their GPUs, which takes longer than other calls.
+        return self._caller.do("machines", max(self._timeouts.start, _MACHINES_SECONDS), self._inner.machines)
+
+    def scaling(self) -> Scaling | None:
+        return self._caller.do("state of the autoscaler", self._timeouts.call, self._inner.scaling)
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        self._caller.do("request to the autoscaler", self._timeouts.call, self._inner.request, workers, resources)
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
         return self._caller.do("start of an actor", self._timeouts.call, self._inner.start, role, resources, config)

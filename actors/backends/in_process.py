@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import BackendGone, Call, CallFailed, Device, Ref
+from actors.backends.interface import BackendGone, Call, CallFailed, Device, Ref, Scaling
 from actors.resources import object_store
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.workers.service_worker import ServiceWorker
@@ -21,6 +21,7 @@ from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
 from study.models.device_errors import device_failed
 from study.process.interrupt import Interrupt
+from study.reproducibility import hardware
 
 
 class _Held:
@@ -37,6 +38,7 @@ class InProcess:
     """Runs a call when the driver waits for it, one at a time."""
 
     name = "this process"
+    fixed = True
 
     def __init__(
         self,
@@ -60,6 +62,13 @@ class InProcess:
 
     def machines(self) -> list[Machine]:
         return [self._machine]
+
+    def scaling(self) -> Scaling | None:
+        """None: this process stays on its machine."""
+        return None
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        """Does nothing, for the same reason."""
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Worker | ServiceWorker:
         return (Worker if role == WORKER else ServiceWorker)(config.of(role), resources.device)
@@ -150,13 +159,10 @@ def _device_failures() -> Iterator[None]:
 
 def this_machine() -> Machine:
     """This machine for one worker in this process: cores, free memory, and the first GPU that torch can use."""
-    import torch
-
     cores, memory = float(os.cpu_count() or 1), object_store.free_memory()
-    if not torch.cuda.is_available():
+    if not hardware.gpu_available():
         return Machine(cores, memory=memory)
-    free, _ = torch.cuda.mem_get_info(0)
-    return Machine(cores, 1.0, memory, float(free))
+    return Machine(cores, 1.0, memory, hardware.free_gpu_memory("cuda:0"))
 
 
 def _held(ref: Ref) -> _Held:

@@ -33,10 +33,12 @@ class Device:
 
 @dataclass(frozen=True)
 class ActorInfo:
-    """The first answer of an actor: its device, and the answer of its worker to `hello`."""
+    """The first answer of an actor: its device, the answer of its worker to `hello`, and the bytes of its GPU as its
+    process sees it; None without one."""
 
     device: Device
     answer: Any
+    gpu_memory: float | None = None
 
 
 class CallFailed(Exception):
@@ -109,13 +111,28 @@ class Call:
     pixels: Ref | None
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """The state of a cluster's autoscaler; `coming`: the number of machines that it is about to add."""
+
+    coming: int = 0
+
+
 class Backend(Protocol):
     """Runs actors. No method but `wait`, `value`, `pixels` and `close` blocks."""
 
     name: str
+    fixed: bool
+    """Whether its machines are all that there will be."""
 
     def machines(self) -> list[Machine]:
         """The machines that are available now."""
+
+    def scaling(self) -> Scaling | None:
+        """What the autoscaler is doing; None where nothing adds machines when asked."""
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        """Ask the autoscaler for machines that hold `workers` workers in all; 0 withdraws what was asked before."""
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
         """Start an actor of `role`."""

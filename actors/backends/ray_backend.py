@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import BackendGone, Call, Device, PixelsLost, Ref
+from actors.backends import ray_autoscaler
+from actors.backends.interface import BackendGone, Call, Device, PixelsLost, Ref, Scaling
 from actors.backends.local_ray import LocalRay
 from actors.backends.ray_daemons import Daemons
 from actors.backends.ray_errors import translate
@@ -30,12 +31,15 @@ from study.errors import StudyError, first_line
 from study.process import children
 
 _OBJECT_STORE_BYTES = 2**30
+_NODE_ID = "ray.io/node-id"
+_MIG = re.compile(r"\bMIG \S*\b(\d+)gb\b")
 _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False, "event_stats": False}
 """Without these, a local Ray records every call, which takes a fifth of the time of a call."""
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _CONNECT_SECONDS = 10.0
 _IDLE_SECONDS = 0.2
 _GPU_MEMORY_SECONDS = 30.0
+_SMI_SECONDS = 10.0
 _PIXELS_SECONDS = 60.0
 _STOPPED_POLL_SECONDS = 0.5
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -53,12 +57,13 @@ class RayBackend:
         address: str | None = None,
         hidden: Sequence[str] = (),
         say: Callable[[str], None] = _to_stderr,
-        store: int = _OBJECT_STORE_BYTES,
+        store: Callable[[int], int] = lambda gpus: _OBJECT_STORE_BYTES,
     ) -> None:
         """Connect to `address`, else to RAY_ADDRESS, which Ray sets in its submitted jobs, else start a local Ray.
 
-        `store`: bytes of a local Ray's object store. `hidden`: environment variables that a local Ray's processes must
-        not get. `say` prints a line for the user. Raises StudyError where no cluster answers at that address.
+        `store`: bytes of a local Ray's object store, given the number of GPUs. `hidden`: environment variables that a
+        local Ray's processes must not get. `say` prints a line for the user. Raises StudyError where no cluster answers
+        at that address.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -72,18 +77,21 @@ class RayBackend:
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
+        self._probes: dict[str, tuple[Ref, float]] = {}
+        self._asked = 0
         self._local: LocalRay | None = None
         self._say = say
         self._left_out: set[str] = set()
         self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
         self._hellos: set[Ref] = set()
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
+        self.fixed = chosen == "local"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
         options["job_config"] = _job_config(ray)
         if chosen == "local":
             options |= {
                 "include_dashboard": False,
-                "object_store_memory": store,
+                "object_store_memory": store(_gpus_here()),
                 "_system_config": _QUIET,
             }
             self._local = LocalRay(hidden)
@@ -127,26 +135,46 @@ class RayBackend:
 
     def machines(self) -> list[Machine]:
         found = []
-        for node in self._ray.nodes():
-            if node["Alive"] and node["NodeID"] not in self._left_out:
-                size = node["Resources"]
-                gpus = float(size.get("GPU", 0)) - len(self._parked[node["NodeID"]])
-                memory = self._gpu_memory(node["NodeID"]) if gpus >= 1 else None
-                cpus, own = float(size.get("CPU", 0)), float(size.get("memory", 0)) or None
-                found.append(Machine(cpus, gpus, own, memory, float(size.get("object_store_memory", 0)) or None))
+        nodes = [node for node in self._ray.nodes() if node["Alive"] and node["NodeID"] not in self._left_out]
+        self._measure_gpus([node["NodeID"] for node in nodes if node["Resources"].get("GPU", 0) >= 1])
+        for node in nodes:
+            name, size = node["NodeID"], node["Resources"]
+            if name in self._probes:
+                # It counts once the memory of its GPUs is known.
+                continue
+            gpus = float(size.get("GPU", 0)) - len(self._parked[name])
+            cpus, own = float(size.get("CPU", 0)), float(size.get("memory", 0)) or None
+            memory, store = self._gpus.get(name), float(size.get("object_store_memory", 0)) or None
+            found.append(Machine(cpus, gpus, own, memory if gpus >= 1 else None, store, node["NodeManagerHostname"]))
         return found
 
-    def _gpu_memory(self, node: str) -> float | None:
-        """Bytes of a GPU of `node`, measured there once; None where they are not known."""
-        if node not in self._gpus:
-            near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-            call = self._ray.remote(num_cpus=0, max_retries=0)(gpu_memory).options(scheduling_strategy=near).remote()
-            try:
-                self._gpus[node] = self._ray.get(call, timeout=_GPU_MEMORY_SECONDS)
-            except self._ray.exceptions.RayError:
-                # The machine may have left again; another one may report the size of its GPUs.
-                self._gpus[node] = None
-        return self._gpus[node]
+    def _measure_gpus(self, nodes: Sequence[str]) -> None:
+        """Measure the memory of the GPUs of new `nodes`, of all at the same time; wait for the first machines only."""
+        wait = 0.0 if self._gpus else _GPU_MEMORY_SECONDS
+        for node in nodes:
+            if node not in self._gpus and node not in self._probes:
+                near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+                probe = self._ray.remote(num_cpus=0, max_retries=0)(gpu_memory).options(scheduling_strategy=near)
+                self._probes[node] = probe.remote(), time.monotonic() + _GPU_MEMORY_SECONDS
+        if not self._probes:
+            return
+        refs = [ref for ref, _ in self._probes.values()]
+        ready = set(self._ray.wait(refs, num_returns=len(refs), timeout=wait)[0])
+        for node, (ref, deadline) in list(self._probes.items()):
+            if ref in ready or time.monotonic() >= deadline:
+                del self._probes[node]
+                try:
+                    self._gpus[node] = self._ray.get(ref, timeout=0) if ref in ready else None
+                except self._ray.exceptions.RayError:
+                    # The machine may have left again, or nvidia-smi hangs there.
+                    self._gpus[node] = None
+
+    def scaling(self) -> Scaling | None:
+        return None if self.fixed else ray_autoscaler.scaling(self._gcs)
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        ray_autoscaler.request(workers, resources)
+        self._asked = workers
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
         options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
@@ -157,11 +185,17 @@ class RayBackend:
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
-        elif self._left_out:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._left_out))})"}
+        elif out := self._left_out | self._too_small(resources):
+            options["label_selector"] = {_NODE_ID: f"!in({','.join(sorted(out))})"}
         kind = self._worker if role == WORKER else self._service
         digest = code_digest.running().digest
         return kind.options(**options).remote(pack(config.of(role)), resources.device, digest, node_id)
+
+    def _too_small(self, resources: ResourceRequest) -> set[str]:
+        """The machines whose GPUs have no room for an actor with these resources."""
+        if not resources.gpus:
+            return set()
+        return {node for node, memory in self._gpus.items() if not resources.fits_on_gpu(memory)}
 
     def hello(self, actor: Any) -> Ref:
         ref: Ref = actor.hello.remote()
@@ -220,6 +254,10 @@ class RayBackend:
             self.stop(actor)
 
     def close(self) -> None:
+        if self._asked:
+            # A request outlives the process that made it.
+            with contextlib.suppress(Exception):
+                self.request(0, ResourceRequest(0, 0))
         if self._local is not None:
             # The autoscaler of a local Ray is idle, and takes a second to end in order.
             kill = getattr(getattr(self._ray._private.worker, "_global_node", None), "kill_monitor", None)
@@ -320,7 +358,24 @@ def node_id() -> str:
 
 
 def gpu_memory() -> float | None:
-    """Bytes of this machine's smallest GPU, from nvidia-smi; None where it reports none."""
+    """Bytes of this machine's smallest GPU, or part of a GPU (MIG), from nvidia-smi; None where it reports none."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    found = [float(one) for one in (children.command_output(command, 20) or "").split() if one.isdecimal()]
-    return min(found) * 2**20 if found else None
+    listed = children.command_output(["nvidia-smi", "--list-gpus"], _SMI_SECONDS) or ""
+    return smallest(listed, children.command_output(command, _SMI_SECONDS) or "")
+
+
+def smallest(listed: str, totals: str) -> float | None:
+    """Bytes of the smallest GPU, or part of one, in what nvidia-smi prints: the list, and the MiB of each whole GPU."""
+    # `MIG 3g.40gb  Device  0: …`: of a GPU in parts, no process sees the whole.
+    parts = [float(one) * 1e9 for one in _MIG.findall(listed)]
+    whole = [] if parts else [float(one) * 2**20 for one in totals.split() if one.isdecimal()]
+    return min(parts or whole, default=None)
+
+
+def _gpus_here() -> int:
+    """The GPUs that a local Ray will find here."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
+
+    visible = Nvidia.get_current_process_visible_accelerator_ids()
+    count = Nvidia.get_current_node_num_accelerators()
+    return count if visible is None else min(count, len(visible))

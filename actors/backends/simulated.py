@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import ActorInfo, ActorLost, Call, Device, DeviceLost, Ref
+from actors.backends.interface import ActorInfo, ActorLost, Call, Device, DeviceLost, Ref, Scaling
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest
@@ -38,7 +38,11 @@ class Costs:
         call: Overhead of a call on its worker.
         driver: Overhead of a call in the driver (`benchmarks/runtime.py`).
         start: Until a new actor is up.
-        hardware: The processor or GPU that was measured; the costs hold for this kind alone.
+        hardware: The device and the name of the processor or GPU that was measured, such as `cuda:0: NVIDIA H100 80GB
+            HBM3`; the costs hold for this kind alone. Empty in profiles of early versions.
+        memory: Bytes of that GPU, or of the machine; None if unknown.
+        torch: The release of torch.
+        numerics: The section `numerics:` of the spec that was measured.
     """
 
     gradient: Mapping[str, float]
@@ -48,6 +52,19 @@ class Costs:
     driver: float = 0.0006
     start: float = 5.0
     hardware: str = ""
+    memory: float | None = None
+    torch: str = ""
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_cores(self) -> bool:
+        """Whether a processor was measured, and no GPU."""
+        return self.hardware.startswith("cpu:")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the measured processors or GPUs; empty if unknown."""
+        return self.hardware.removeprefix("cpu: ").removeprefix("cuda:0: ").split("; ") if self.hardware else []
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,8 @@ class Machines:
         back: Seconds after which a lost machine comes back.
         gpus: Whether workers run on GPUs.
         broken: The numbers of machines whose device fails every call.
+        grows_to: Most machines that an autoscaler adds when asked; 0: there is no autoscaler.
+        boot: Seconds from a request until a machine joins.
     """
 
     nodes: int
@@ -71,6 +90,8 @@ class Machines:
     back: float = 300.0
     gpus: bool = True
     broken: tuple[int, ...] = ()
+    grows_to: int = 0
+    boot: float = 120.0
 
 
 @dataclass
@@ -107,6 +128,7 @@ class Simulated:
     """A backend that simulates the time of calls and computes nothing."""
 
     name = "a simulation"
+    fixed = False
 
     def __init__(self, costs: Costs, machines: Machines, *, batch: int, seed: int = 0) -> None:
         """`batch`: images in one pass of a network. `seed`: of the losses of machines."""
@@ -121,6 +143,7 @@ class Simulated:
         self._ready: dict[Ref, _Run] = {}
         self._due: list[tuple[float, Ref]] = []
         self._events: list[tuple[float, int, str, int]] = []
+        self._coming: set[int] = set()
         self.now = 0.0
         self.totals = Totals()
         for node in self._free_slots:
@@ -133,6 +156,18 @@ class Simulated:
     def machines(self) -> list[Machine]:
         slots = float(self._machines.slots)
         return [Machine(0.0, slots) if self._machines.gpus else Machine(slots)] * len(self._free_slots)
+
+    def scaling(self) -> Scaling | None:
+        return Scaling(len(self._coming)) if self._machines.grows_to else None
+
+    def request(self, workers: int, resources: ResourceRequest) -> None:
+        """Further machines begin to come, up to the size that the cluster grows to."""
+        nodes = len(self._free_slots) + len(self._coming)
+        wanted = min(-(-workers // self._machines.slots), self._machines.grows_to)
+        for _ in range(wanted - nodes):
+            node = next(self._ids)
+            self._coming.add(node)
+            heapq.heappush(self._events, (self.now + self._machines.boot, node, "return", node))
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> _Actor:
         actor = _Actor(None, role, self.now)
@@ -303,6 +338,7 @@ class Simulated:
         heapq.heappush(self._events, (self.now + self._machines.back, next(self._ids), "return", node))
 
     def _return(self, node: int) -> None:
+        self._coming.discard(node)
         self._free_slots[node] = self._machines.slots
         self._plan_loss(node)
         self._place()

@@ -19,6 +19,8 @@ from study.errors import StudyError
 from study.images.image_sets import Candidate, candidates
 from study.planning import plan_size
 from study.planning.standing import standing_lines, standing_of
+from study.process import children
+from study.reproducibility.hardware import processor_here
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.storage import json_file
@@ -28,6 +30,8 @@ from study.terminal.screen import counted
 
 _MACHINES = re.compile(r"(?P<nodes>\d{1,6})(?:x(?P<slots>\d{1,6}))?x?(?P<kind>[A-Za-z][\w-]*)?")
 _CORES = ("cpu", "cores", "core")
+_GPUS = ("gpu", "gpus")
+_SMI_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class ForecastOptions:
 def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> None:
     """Print counts and duration. Raises StudyError where the machines or the profile cannot be understood."""
     spec = file.spec
-    plan = plan_without_images(spec, _image_count(file, options))
+    count = _image_count(file, options)
+    basis = _on(file, options) if options.on is not None else _here(file, options)
+    plan = plan_without_images(spec, count, basis.machines if isinstance(basis, _Basis) else None)
     folder = RunFolder(options.output or Path("runs") / spec.study)
     units = len(plan.crafts) * len(plan.shards)
     found: dict[str, Any] = {
@@ -57,22 +63,29 @@ def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> No
         "probes": plan_size.probes(plan),
         "run": {"folder": str(folder.path), "standing": _standing(file, folder)},
     }
-    machines, where = _machines(options) if options.on is not None else _here(file, options), options.on
-    if machines is not None:
-        costs = _costs(file, options)
-        machines = _of_kind(machines, costs, options, file)
-        where = (where or f"this machine's {counted(machines.slots, 'worker')}") + _basis(costs, options)
-        found["machines"] = asdict(machines)
-        found["hardware"] = costs.hardware
-        found["forecast"] = asdict(simulate(plan, costs, machines))
+    if isinstance(basis, _Basis):
+        found["machines"] = asdict(basis.machines)
+        found["hardware"] = basis.costs.hardware
+        found["forecast"] = asdict(simulate(plan, basis.costs, basis.machines))
     if options.as_json:
         exactly(console, json.dumps(found))
         return
     _print_counts(spec, found, len(plan.shards), console)
-    if where is not None:
-        _print_forecast(Forecast(**found["forecast"]), where, console)
+    if isinstance(basis, _Basis):
+        _print_forecast(Forecast(**found["forecast"]), _described(basis, options), console)
+        if line := _other_numerics(basis.costs, spec):
+            say(console, line)
     else:
-        say(console, f"for the duration, measure first: study profile {file.document.name}")
+        say(console, f"{basis}for the duration, measure first: study profile {file.document.name}")
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What a duration is computed from: the costs, and the machines by a name."""
+
+    machines: Machines
+    costs: Costs
+    name: str
 
 
 def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Console) -> None:
@@ -116,12 +129,43 @@ def _bytes(count: int) -> str:
     return f"{count / size:,.1f} {unit}"
 
 
-def _here(file: SpecFile, options: ForecastOptions) -> Machines | None:
-    """The cores of this machine; None where the models of the spec have no profile."""
+def _on(file: SpecFile, options: ForecastOptions) -> _Basis:
+    """The machines of `--on`. Raises StudyError where their description or the profile does not do."""
+    machines, costs = _machines(options), _costs(file, options)
+    return _Basis(_of_kind(machines, costs, options, file), costs, options.on or "")
+
+
+def _here(file: SpecFile, options: ForecastOptions) -> _Basis | str:
+    """This machine, if it is of the measured kind or `--speed` compares the two; else the reason why not."""
     if options.profile is None and not _profile(file, options).is_file():
-        return None
-    slots = max(1, (os.cpu_count() or 1) // file.spec.numerics.threads)
-    return Machines(1, slots, options.speed or 1.0, options.losses, gpus=False)
+        return ""
+    costs, gpus = _costs(file, options), gpu_names()
+    mine = [processor_here()] if costs.on_cores else gpus
+    if options.speed is None and (not costs.names or set(costs.names) != set(mine)):
+        known = costs.hardware or "unknown hardware"
+        return f"no duration: {_profile(file, options)} holds for {known}, and this machine has {_or_none(mine)}; "
+    slots = len(gpus) if gpus and not costs.on_cores else max(1, (os.cpu_count() or 1) // file.spec.numerics.threads)
+    machines = Machines(1, slots, options.speed or 1.0, options.losses, gpus=not costs.on_cores)
+    return _Basis(machines, costs, f"this machine's {counted(slots, 'worker')}")
+
+
+def gpu_names() -> list[str]:
+    """The names of this machine's GPUs, by nvidia-smi; none without it."""
+    listed = children.command_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], _SMI_SECONDS)
+    return [line.strip() for line in (listed or "").splitlines() if line.strip()]
+
+
+def _or_none(names: list[str]) -> str:
+    return ", ".join(dict.fromkeys(names)) or "no GPU"
+
+
+def _other_numerics(costs: Costs, spec: Spec) -> str | None:
+    """Say which numerics of the spec are not those that were measured."""
+    now = spec.numerics.model_dump(mode="json")
+    other = [
+        f"{key} {then} instead of {now[key]}" for key, then in costs.numerics.items() if now.get(key, then) != then
+    ]
+    return f"warning: the profile was measured with other numerics: {', '.join(other)}" if other else None
 
 
 def _profile(file: SpecFile, options: ForecastOptions) -> Path:
@@ -170,28 +214,49 @@ def _machines(options: ForecastOptions) -> Machines:
 def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: SpecFile) -> Machines:
     """Check that the costs were measured on the same kind of machine, or that `--speed` gives the ratio.
 
-    Raises StudyError otherwise.
+    Raises StudyError otherwise, and where the profile does not say what it was measured on.
     """
     kind = (_MACHINES.fullmatch(options.on or "") or {"kind": None})["kind"]
-    on_cores = costs.hardware.startswith("cpu:")
-    if kind is None:
-        return replace(machines, gpus=not on_cores)
-    same = on_cores if kind.lower() in _CORES else kind.lower() in costs.hardware.lower()
-    if same or options.speed is not None:
-        return machines
+    if costs.names and _is_of(kind, costs):
+        return replace(machines, gpus=not costs.on_cores)
+    if options.speed is not None:
+        return machines if kind or not costs.names else replace(machines, gpus=not costs.on_cores)
+    if not costs.names:
+        raise StudyError(
+            f"the profile {_profile(file, options)} is of an early version: its hardware is unknown",
+            where=f"--on {options.on}",
+            accepted="a profile that names its hardware, or --speed: how many times as fast the machines are",
+            todo=f"run `study profile {file.document.name}` on such a machine again; --speed 1 if you know that it was "
+            "the same kind",
+        )
     raise StudyError(
-        f"the costs in {_profile(file, options)} were measured on {costs.hardware or 'unknown hardware'}, not on "
-        f"{kind}",
+        f"the costs in {_profile(file, options)} were measured on {costs.hardware}, not on {kind}",
         where=f"--on {options.on}",
         accepted="machines of the measured kind, or --speed: how many times as fast the others are",
         todo=f"run `study profile` on {kind}, and name its file with --profile",
     )
 
 
-def _basis(costs: Costs, options: ForecastOptions) -> str:
-    """The costs that a duration is computed from."""
+def _is_of(kind: str | None, costs: Costs) -> bool:
+    """Whether `kind` (None: the measured one) names what was measured: `cpu`, `gpu`, or words of every name."""
+    if kind is None:
+        return True
+    if kind.lower() in (*_CORES, *_GPUS):
+        return costs.on_cores == (kind.lower() in _CORES)
+    return all(_words(kind) <= _words(name) for name in costs.names)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _described(basis: _Basis, options: ForecastOptions) -> str:
+    """The machines, and the costs that a duration is computed from."""
+    costs = basis.costs
+    memory = f", {costs.memory / 2**30:.0f} GiB" if costs.memory else ""
+    torch = f", torch {costs.torch}" if costs.torch else ""
     speed = f", {options.speed:g} times as fast as measured" if options.speed is not None else ""
-    return f" (costs of {costs.hardware or 'unknown hardware'}{speed})"
+    return f"{basis.name} (costs of {costs.hardware or 'unknown hardware'}{memory}{torch}{speed})"
 
 
 def _costs(file: SpecFile, options: ForecastOptions) -> Costs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from rich.table import Table
 from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.interface import Backend
 from actors.backends.simulated import Costs
-from actors.resources import placement
+from actors.resources import placement, shards
+from actors.resources.waiting import Waiting
 from actors.scheduling.backlog import Task
 from actors.scheduling.limits import Limits
 from actors.scheduling.messages import CraftJob, PredictJob
@@ -61,7 +62,16 @@ def _profile(
     spec = file.spec
     backend = bounded(start, CallTimeouts.of(spec.run), interrupt, lambda error: None)
     try:
-        options = placement.WorkerOptions(spec.numerics.threads, spec.run.actors, per_gpu=1, models=1)
+        run = spec.run
+        options = placement.WorkerOptions(spec.numerics.threads, run.actors, 1, models=1, device=run.device)
+
+        def fits(options: placement.WorkerOptions) -> None:
+            placement.plan_workers(backend.machines(), None, options)
+
+        def tell(line: str) -> None:
+            say(console, line)
+
+        options = Waiting(backend, run, tell, interrupt.check).machines_for(options, fits)
         pool = placement.plan_workers(backend.machines(), None, options)
         config = WorkerConfig(
             spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code
@@ -70,6 +80,8 @@ def _profile(
         scheduler = Scheduler(backend, pool, config, limits=Limits(start_seconds=spec.run.start_seconds))
         scheduler.start(interrupt.check)
         measured_on = "; ".join(scheduler.hardware)
+        releases = sorted({one.releases["torch"] for one in scheduler.arithmetics if "torch" in one.releases})
+        memory = _memory(backend.machines(), gpus=pool.resources.gpus > 0)
         gradient, predict, load = {}, {}, {}
         for name, model in spec.models.items():
             if model.remote is not None:
@@ -80,7 +92,15 @@ def _profile(
                 gradient[name], _ = stopwatch.measure(scheduler, name, "craft")
     finally:
         backend.close()
-    costs = Costs(gradient, predict, load, hardware=f"{pool.resources.device}: {measured_on}")
+    costs = Costs(
+        gradient,
+        predict,
+        load,
+        hardware=f"{pool.resources.device}: {measured_on}",
+        memory=memory,
+        torch=", ".join(releases),
+        numerics=spec.numerics.model_dump(mode="json"),
+    )
     path = output or Path("runs") / spec.study / "profile.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(costs), indent=2) + "\n")
@@ -95,6 +115,12 @@ def _profile(
     return costs
 
 
+def _memory(machines: Sequence[placement.Machine], *, gpus: bool) -> float | None:
+    """Bytes of the smallest GPU, or else of the smallest machine; None if unknown."""
+    found = [one.gpu_memory if gpus else one.memory for one in machines]
+    return min((one for one in found if one is not None), default=None)
+
+
 class _Stopwatch:
     """Measures calls, in seconds that the workers report."""
 
@@ -102,7 +128,7 @@ class _Stopwatch:
         self._check = check
         images = file.spec.images
         size = numerics.pass_size(file.spec.numerics.batch, pool.resources.device)
-        count = -(-min(16, file.spec.run.shard) // size) * size
+        count = -(-min(16, shards.largest(file.spec, gpus=False)) // size) * size
         noise = np.random.default_rng(0).integers(0, 256, (count, images.channels, images.size, images.size), np.uint8)
         self._pixels = backend.put(noise)
         self._count = count

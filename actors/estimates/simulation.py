@@ -14,7 +14,7 @@ from actors.execution.attack_runs import AttackRuns
 from actors.execution.driver import Progress, Sink, drive
 from actors.execution.open_units import OpenUnit
 from actors.execution.runtime import Runtime
-from actors.resources import placement
+from actors.resources import placement, shards
 from actors.scheduling.backlog import Task
 from actors.scheduling.limits import Limits
 from actors.scheduling.messages import PredictJob
@@ -43,11 +43,15 @@ class Forecast:
     units: int
 
 
-def plan_without_images(spec: Spec, count: int) -> Plan:
-    """The plan of a spec for `count` images; no image and no model is read, so its ids are not those of a run."""
+def plan_without_images(spec: Spec, count: int, machines: Machines | None = None) -> Plan:
+    """The plan of a spec for `count` images, on `machines` or on processors.
+
+    No image and no model is read, so its ids are not those of a run.
+    """
     predictions = {name: Clean((0,), (1.0,)) for name in spec.models}
     images = [Selected(f"{number:08d}", 0, 1, "0" * 64, predictions) for number in range(count)]
-    selection = Selection(cut(images, spec.run.shard), {})
+    gpus, workers = (False, 1) if machines is None else (machines.gpus, machines.nodes * machines.slots)
+    selection = Selection(cut(images, shards.size(spec, count, gpus=gpus, workers=workers)), {})
     return Plan(spec, {name: digest(name) for name in spec.models}, selection.shards)
 
 

@@ -16,6 +16,7 @@ from actors.execution.clean_images import unchanged
 from actors.execution.clean_predictions import CleanPredictions, Request
 from actors.execution.driver import drive
 from actors.execution.runtime import Runtime
+from actors.resources import shards
 from actors.resources.object_store import pixel_budgets
 from study.errors import StudyError
 from study.images import clean_accuracy, decoding
@@ -82,7 +83,7 @@ class _CleanPass:
         self._say(f"clean pass: {counted(len(self._local), 'model')}, up to {counted(len(candidates), 'image')}")
         chosen = self._choose(candidates, spec.images.count or len(candidates), 0)
         models = clean_accuracy.described({name: self._models[name] for name in spec.models}, {}, self._right)
-        return Selection(cut(chosen, spec.run.shard), models, self._unreadable)
+        return Selection(cut(chosen, self._shard(len(chosen))), models, self._unreadable)
 
     def extend(self, before: Selection, candidates: Sequence[Candidate], *, more: bool) -> Selection:
         spec = self._spec
@@ -119,7 +120,11 @@ class _CleanPass:
         self._say(f"clean pass: {counted(len(self._local), 'model')}, up to {counted(len(rest), 'further image')}")
         chosen = self._choose(rest, wanted, len(images))
         first = max(shard.index for shard in shards) + 1
-        return [replace(shard, index=first + shard.index) for shard in cut(chosen, spec.run.shard)]
+        return [replace(shard, index=first + shard.index) for shard in cut(chosen, self._shard(len(chosen)))]
+
+    def _shard(self, images: int) -> int:
+        scheduler = self._runtime.scheduler
+        return shards.size(self._spec, images, gpus=scheduler.device != "cpu", workers=scheduler.workers)
 
     def _choose(self, candidates: Sequence[Candidate], wanted: int, before: int) -> list[Selected]:
         """The first `wanted` of `candidates` that are admitted; `before` images are selected already."""

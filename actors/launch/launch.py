@@ -152,7 +152,16 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
         except StudyError as error:
             error.status = INCOMPLETE
             raise
-        return summarise(prepared, plan, outcome, session.display, device=runtime.scheduler.device, begun=session.begun)
+        used = runtime.scheduler
+        return summarise(
+            prepared,
+            plan,
+            outcome,
+            session.display,
+            device=used.device,
+            device_share=used.device_share,
+            begun=session.begun,
+        )
     except Interrupted:
         assert interrupt.status is not None, "a signal came"
         hurry()
@@ -166,8 +175,7 @@ def _backend(
     """Return what makes the backend of a launch: this process, or Ray."""
     if options.inline:
         return lambda: InProcess(machine=this_machine(), interrupt=interrupt, raises=True)
-    store = object_store.here(spec)
-    return lambda: RayBackend(options.address, spec.credentials, say, store)
+    return lambda: RayBackend(options.address, spec.credentials, say, lambda gpus: object_store.here(spec, gpus))
 
 
 @contextlib.contextmanager

@@ -24,11 +24,19 @@ _SHOWN_FAILURES = 3
 
 
 def summarise(
-    launch: PreparedLaunch, plan: StudyPlan, outcome: Outcome, display: Display, *, device: str, begun: float
+    launch: PreparedLaunch,
+    plan: StudyPlan,
+    outcome: Outcome,
+    display: Display,
+    *,
+    device: str,
+    device_share: float,
+    begun: float,
 ) -> Ended:
     """Print how a launch ended, and write failures.json where units failed.
 
-    `device` is that of the workers; `begun` is when the launch began, by the monotonic clock.
+    `device` is that of the workers, and `device_share` the GPUs, or else cores, that one of them occupies; `begun` is
+    when the launch began, by the monotonic clock.
     """
     if counts := display.repairs:
         display.say(repairs.summary(counts))
@@ -37,7 +45,7 @@ def summarise(
     display.settle()
     print_so_far(launch.spec, plan.selection, launch.folder, display.console)
     left, failures = plan.left(launch.folder), outcome.failures
-    _print_cost(launch, display, device)
+    _print_cost(display, device, device_share)
     folder, seconds = launch.folder, time.monotonic() - begun
     if failures:
         folder.write_json(folder.failures, {"failures": [vars(failure) for failure in failures]})
@@ -70,13 +78,12 @@ def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
     return Ended(status, None, 0, 0.0)
 
 
-def _print_cost(launch: PreparedLaunch, display: Display, device: str) -> None:
+def _print_cost(display: Display, device: str, device_share: float) -> None:
     """Print image gradients and the time of attacks. Workers that share a GPU count in proportion to their share."""
     if not display.gradients:
         return
-    run, gpu = launch.spec.run, not device.startswith("cpu")
-    share = 1 / (run.actors_per_gpu or 1) if gpu else launch.spec.numerics.threads
-    hours, unit = display.seconds_crafting * share / 3600, "GPU-hours" if gpu else "core-hours"
+    hours = display.seconds_crafting * device_share / 3600
+    unit = "core-hours" if device.startswith("cpu") else "GPU-hours"
     display.say(
         f"cost:     {amount(display.gradients)} image gradients, {hours:.3g} {unit} of crafting, in this launch"
     )

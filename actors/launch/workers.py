@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.backends.interface import Backend
 from actors.execution.runtime import Runtime
 from actors.launch.prepare import Inputs, PreparedLaunch
+from actors.resources.growth import Growth
 from actors.resources.worker_pool import fit_budgets, plan_pool
 from actors.scheduling.limits import Limits
 from actors.scheduling.scheduler import Scheduler
@@ -21,14 +22,15 @@ def start_workers(
     """Start workers and wait for them. Raises StudyError where memory or time is too short, and Interrupted."""
     spec, say, inline = launch.spec, display.say, launch.options.inline
     # In one process, two workers would only take turns.
-    pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None)
+    pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None, check=interrupt.check)
     scheduler = Scheduler(
         backend,
         pool,
         worker_config(spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
         limits=Limits.of(spec.run),
-        elastic=spec.run.actors is None and not inline,
+        elastic=(spec.run.actors is None or pool.options.fewer) and not inline,
         say=lambda line: repaired("actor", line),
+        growth=None if backend.fixed else Growth(backend, pool, say),
     )
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
     scheduler.start(interrupt.check)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.resources import shards
 from actors.scheduling.policy import QUEUE
 from study.spec.schema import Spec
 
@@ -31,11 +32,9 @@ class PixelBudgets:
         return math.ceil((self.clean + workers * (self.waiting + QUEUE * self.result)) / _USABLE)
 
 
-def pixel_budgets(spec: Spec) -> PixelBudgets:
-    """The budgets of a spec. When they are full, each worker may still finish the calls that it has."""
-    floats = any(attack.budget.minimal is not None for attack in spec.attacks.values())
-    most = max([8 * floats, *(len(attack.scored_points) for attack in spec.attacks.values())])
-    result = spec.run.shard * spec.images.bytes * most
+def pixel_budgets(spec: Spec, *, gpus: bool = False) -> PixelBudgets:
+    """The budgets of a spec, `gpus`: on GPUs. When they are full, each worker may still finish the calls it has."""
+    result = shards.largest(spec, gpus=gpus) * shards.result_bytes(spec)
     return PixelBudgets(spec.run.clean_mib * 2**20, spec.run.waiting_mib * 2**20, result)
 
 
@@ -48,15 +47,20 @@ def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> Pix
     return PixelBudgets(int(budgets.clean * share), int(budgets.waiting * share), budgets.result)
 
 
-def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float) -> int:
-    """Bytes of a local Ray's store: for the budgets on `cores` cores, within `shared` memory and free `memory`."""
-    workers = spec.run.actors or max(1, cores // spec.numerics.threads)
-    return int(max(_LEAST, min(pixel_budgets(spec).store_bytes(workers), shared, _OF_MEMORY * memory)))
+def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus: int = 0) -> int:
+    """Bytes of a local Ray's store: for the budgets of the workers on so many GPUs, or else on `cores` cores.
+
+    It stays within `shared` memory and free `memory`.
+    """
+    gpus = 0 if spec.run.device == "cpu" else gpus
+    usual = gpus * (spec.run.actors_per_gpu or 1) if gpus else max(1, cores // spec.numerics.threads)
+    wanted = pixel_budgets(spec, gpus=gpus > 0).store_bytes(spec.run.actors or usual)
+    return int(max(_LEAST, min(wanted, shared, _OF_MEMORY * memory)))
 
 
-def here(spec: Spec) -> int:
-    """`local_store_bytes` on this machine in its present state."""
-    return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), free_memory())
+def here(spec: Spec, gpus: int = 0) -> int:
+    """`local_store_bytes` on this machine in its present state, with so many GPUs."""
+    return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), free_memory(), gpus)
 
 
 def reduction(budgets: PixelBudgets) -> str:

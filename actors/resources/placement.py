@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.resources.memory_needs import Needs
 from study.errors import StudyError
+from study.spec.run_options import Device
 
 Role = str
 """`worker`, or `service <name>`: a remote service has one actor, so that one clock limits its rate."""
@@ -20,35 +21,46 @@ _PROCESS = 700 * 2**20
 _USABLE = 0.9
 """Fraction of the memory that is planned with: allocators leave gaps."""
 
-_MOST_ON_A_GPU = 2
-"""Workers on one GPU by default: while one computes on the processor, the other has the GPU."""
-
 MOST_MODELS = 16
 """Models that a worker holds where the size of its memory is not known."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Cores and GPUs of a machine, and bytes of its memory, of each GPU, and of its object store; None if unknown."""
+    """Cores and GPUs of a machine, and bytes of its memory, of each GPU, and of its object store; None if unknown.
+
+    `host` is its name, for messages.
+    """
 
     cpus: float
     gpus: float = 0.0
     memory: float | None = None
     gpu_memory: float | None = None
     store: float | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What one actor reserves of a machine; memory in bytes."""
+    """What one actor reserves of a machine; memory in bytes. `gpu_memory` is what it needs of its GPU at least."""
 
     cpus: float
     gpus: float
     memory: float = 0.0
+    gpu_memory: float = 0.0
 
     @property
     def device(self) -> str:
         return "cuda:0" if self.gpus else "cpu"
+
+    @property
+    def together(self) -> int:
+        """Actors on one GPU."""
+        return int(1 / self.gpus + 1e-6)
+
+    def fits_on_gpu(self, memory: float | None) -> bool:
+        """Whether a GPU with these bytes has room for its share of the actors; True where they are not known."""
+        return memory is None or memory >= self.gpu_memory * self.together
 
 
 @dataclass(frozen=True)
@@ -63,24 +75,6 @@ class ModelCapacity:
 
 
 @dataclass(frozen=True)
-class WorkerPool:
-    """The actors of a study: the number of workers, what each reserves and can hold, and the models with a service."""
-
-    workers: int
-    resources: ResourceRequest
-    services: tuple[str, ...] = ()
-    capacity: ModelCapacity = ModelCapacity(MOST_MODELS)
-
-    @property
-    def roles(self) -> list[Role]:
-        """The role of every actor."""
-        return [*[WORKER] * self.workers, *(service_role(name) for name in self.services)]
-
-    def resources_of(self, role: Role) -> ResourceRequest:
-        return self.resources if role == WORKER else ResourceRequest(0, 0)
-
-
-@dataclass(frozen=True)
 class WorkerOptions:
     """The user's settings for workers; None: as the machines allow.
 
@@ -90,6 +84,8 @@ class WorkerOptions:
         per_gpu: Number on one GPU.
         models: Most models that one holds.
         memory: Bytes of one, instead of the estimate.
+        device: What they run on; `auto`: on GPUs where there is one.
+        fewer: Whether fewer workers than `workers` may begin, because further machines can join.
     """
 
     threads: int = 1
@@ -97,6 +93,37 @@ class WorkerOptions:
     per_gpu: int | None = None
     models: int | None = None
     memory: float | None = None
+    device: Device = "auto"
+    fewer: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerPool:
+    """The actors of a study: the number of workers, what each reserves and can hold, and the models with a service.
+
+    `needs` and `options` are what it was planned from.
+    """
+
+    workers: int
+    resources: ResourceRequest
+    services: tuple[str, ...] = ()
+    capacity: ModelCapacity = ModelCapacity(MOST_MODELS)
+    needs: Needs | None = None
+    options: WorkerOptions = WorkerOptions()
+
+    @property
+    def roles(self) -> list[Role]:
+        """The role of every actor."""
+        return [*[WORKER] * self.workers, *(service_role(name) for name in self.services)]
+
+    def resources_of(self, role: Role) -> ResourceRequest:
+        return self.resources if role == WORKER else ResourceRequest(0, 0)
+
+    def capacity_on(self, gpu_memory: float | None) -> ModelCapacity:
+        """The models that a worker can hold whose GPU has so many bytes; None: the capacity of the smallest one."""
+        if gpu_memory is None or not self.resources.gpus:
+            return self.capacity
+        return _capacity(self.needs, self.options, gpu_memory / self.resources.together)
 
 
 def service_role(model: str) -> Role:
@@ -109,18 +136,30 @@ def service_of(role: Role) -> str | None:
     return role.removeprefix("service ") if role.startswith("service ") else None
 
 
+def usable(machines: Sequence[Machine], device: Device) -> list[Machine]:
+    """The machines as workers on `device` see them: for `cpu` without GPUs, for `gpu` only those with GPUs."""
+    if device == "cpu":
+        return [replace(machine, gpus=0.0, gpu_memory=None) for machine in machines]
+    return [machine for machine in machines if machine.gpus >= 1] if device == "gpu" else list(machines)
+
+
+def on_gpus(machines: Sequence[Machine], device: Device) -> bool:
+    """Whether workers run on GPUs of these machines."""
+    return device == "gpu" or any(machine.gpus >= 1 for machine in usable(machines, device))
+
+
 def plan_workers(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions, services: Sequence[str] = ()
 ) -> WorkerPool:
     """The actors for `machines`. `needs`: the memory of the study, None where it is unknown.
 
     Every worker both crafts and predicts, so none idles while the other kind of work waits. On machines with GPUs it
-    gets one, or a part of one if memory allows; on others, `threads` cores. Raises StudyError, with the numbers, where
-    the requested workers do not fit, or not even one does.
+    gets one, or a part of one if the options say so; on others, `threads` cores. GPUs that are too small are left out.
+    Raises StudyError, with the numbers, where the requested workers do not fit, or not even one does.
     """
-    gpus = sum(machine.gpus for machine in machines)
-    workers, resources, memory = (_on_gpus if gpus >= 1 else _on_cores)(machines, needs, options)
-    return WorkerPool(workers, resources, tuple(services), _capacity(needs, options, memory))
+    make = _on_gpus if on_gpus(machines, options.device) else _on_cores
+    workers, resources, memory = make(usable(machines, options.device), needs, options)
+    return WorkerPool(workers, resources, tuple(services), _capacity(needs, options, memory), needs, options)
 
 
 def fitting_workers(machines: Sequence[Machine], resources: ResourceRequest) -> int:
@@ -130,7 +169,7 @@ def fitting_workers(machines: Sequence[Machine], resources: ResourceRequest) -> 
 
 def _fitting(machine: Machine, resources: ResourceRequest) -> int:
     if resources.gpus:
-        return int(machine.gpus) * int(1 / resources.gpus + 1e-6)
+        return int(machine.gpus) * resources.together if resources.fits_on_gpu(machine.gpu_memory) else 0
     by_cores = int(machine.cpus / resources.cpus + 1e-6)
     return by_cores if machine.memory is None else min(by_cores, int(machine.memory / max(resources.memory, 1.0)))
 
@@ -142,6 +181,40 @@ def worker_bytes(needs: Needs | None, options: WorkerOptions) -> float:
     return 0.0 if needs is None else needs.peak + _PROCESS
 
 
+def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
+    """What a GPU lacks whose process sees so many bytes of it; None where the largest call has room, or may have."""
+    resources = pool.resources
+    needed = _USABLE * resources.gpu_memory * (resources.together if resources.gpus else 0)
+    if gpu_memory is None or gpu_memory >= needed:
+        return None
+    return f"its process sees {gib(gpu_memory)}, and its workers need {gib(needed)}"
+
+
+def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
+    """What is unequal among the GPUs of a cluster, or left unused: lines for the user."""
+    if not pool.resources.gpus:
+        return []
+    asked, together = pool.options.per_gpu, pool.resources.together
+    used = [one for one in machines if one.gpus >= 1 and pool.resources.fits_on_gpu(one.gpu_memory)]
+    small = [one for one in machines if one.gpus >= 1 and one not in used]
+    sizes = sorted({one.gpu_memory for one in used if one.gpu_memory is not None})
+    lines = [
+        f"{int(one.gpus)} GPU{'s' * (one.gpus >= 2)} of {one.host or 'a machine'} with {gib(one.gpu_memory or 0)} "
+        f"unused: a worker needs {gib(pool.resources.gpu_memory)}"
+        for one in small
+    ]
+    if len(sizes) > 1:
+        lines.append(
+            f"GPUs of {gib(sizes[0])} to {gib(sizes[-1])}: every worker holds the models that its own has room for"
+        )
+    if asked is not None and together < asked:
+        lines.append(
+            f"run.actors_per_gpu is {together} instead of {asked}: the smallest GPU, of {gib(sizes[0])}, has room for "
+            f"{together}"
+        )
+    return lines
+
+
 def _on_cores(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions
 ) -> tuple[int, ResourceRequest, float | None]:
@@ -151,7 +224,7 @@ def _on_cores(
     cores = sum(machine.cpus for machine in machines)
     by_cores = fitting_workers(machines, ResourceRequest(options.threads, 0))
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    if options.workers is not None and options.workers > by_cores:
+    if options.workers is not None and options.workers > by_cores and not options.fewer:
         needed = options.workers * options.threads
         raise StudyError(
             f"{options.workers} workers with {threads} each need {needed} cores, and there are {cores:g}",
@@ -165,9 +238,9 @@ def _on_cores(
             todo="lower numerics.threads, or give --address of another cluster",
         )
     fitting = fitting_workers(machines, resources)
-    if fitting < (options.workers or 1):
+    if fitting < (1 if options.fewer else options.workers or 1):
         raise _no_memory(needs, least, max(machine.memory or 0.0 for machine in machines), options, fitting)
-    count = options.workers or fitting
+    count = min(options.workers or fitting, fitting)
     used = [machine for machine in machines if _fitting(machine, resources)]
     each = [machine.memory / min(_fitting(machine, resources), count) for machine in used if machine.memory is not None]
     return count, resources, min(each) if each else None
@@ -176,19 +249,33 @@ def _on_cores(
 def _on_gpus(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions
 ) -> tuple[int, ResourceRequest, float | None]:
-    """The same on GPUs."""
-    used = [machine for machine in machines if machine.gpus >= 1]
-    gpus = sum(int(machine.gpus) for machine in used)
-    known = [machine.gpu_memory for machine in used if machine.gpu_memory is not None]
-    least, memory = worker_bytes(needs, options), min(known) if known else None
-    fitting = None if memory is None or not least else int(_USABLE * memory / least)
-    together = options.per_gpu or (math.ceil(options.workers / gpus) if options.workers else 0)
-    if not together:
-        together = 1 if fitting is None else max(1, min(_MOST_ON_A_GPU, fitting))
-    if memory is not None and fitting is not None and together > fitting:
-        raise _no_memory(needs, least, memory, options, fitting * gpus)
-    resources = ResourceRequest(cpus=0, gpus=math.floor(1e4 / together) / 1e4)
-    return options.workers or gpus * together, resources, None if memory is None else memory / together
+    """The same on GPUs. One worker has a GPU for itself, unless the options say otherwise."""
+    least = worker_bytes(needs, options)
+
+    def room(machine: Machine) -> float:
+        return math.inf if machine.gpu_memory is None or not least else int(_USABLE * machine.gpu_memory / least)
+
+    there = [machine for machine in machines if machine.gpus >= 1]
+    if not there:
+        raise StudyError(
+            "no machine has a GPU",
+            where="run.device: gpu",
+            accepted="a cluster with GPUs, or one whose autoscaler adds them within run.wait_seconds",
+            todo="give --address of such a cluster, raise run.wait_seconds, or set run.device to cpu",
+        )
+    used = [machine for machine in there if room(machine)]
+    gpus = sum(int(machine.gpus) for machine in used or there)
+    wanted = options.per_gpu or (math.ceil(options.workers / gpus) if options.workers and not options.fewer else 1)
+    rooms = [room(machine) for machine in used]
+    known = [machine.gpu_memory for machine in used or there if machine.gpu_memory is not None]
+    if not used or max(rooms) < wanted:
+        fitting = sum(int(room(machine)) * int(machine.gpus) for machine in used)
+        raise _no_memory(needs, least, max(known, default=0.0), options, fitting)
+    together = int(min(wanted, *rooms))
+    if options.workers is not None and options.workers > together * gpus and not options.fewer:
+        raise _no_memory(needs, least, max(known), options, together * gpus)
+    resources = ResourceRequest(0, math.floor(1e4 / together) / 1e4, gpu_memory=math.floor(least / _USABLE))
+    return min(options.workers or gpus * together, gpus * together), resources, min(known) / together if known else None
 
 
 def _capacity(needs: Needs | None, options: WorkerOptions, memory: float | None) -> ModelCapacity:

@@ -11,6 +11,7 @@ from actors.backends.interface import Backend
 from actors.resources import memory_needs, object_store, placement
 from actors.resources.object_store import PixelBudgets
 from actors.resources.placement import WorkerOptions, WorkerPool
+from actors.resources.waiting import Waiting
 from study.models.memory_estimates import estimates
 from study.spec.schema import Spec
 
@@ -58,25 +59,40 @@ def worker_options(spec: Spec) -> WorkerOptions:
     """The settings of a spec that concern workers."""
     run = spec.run
     memory = None if run.actor_mib is None else run.actor_mib * 2.0**20
-    return WorkerOptions(spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory)
+    return WorkerOptions(
+        spec.numerics.threads, run.actors, run.actors_per_gpu, run.models_per_actor, memory, run.device
+    )
 
 
 def plan_pool(
-    spec: Spec, backend: Backend, estimate: MemoryEstimate, say: Callable[[str], None], *, workers: int | None = None
+    spec: Spec,
+    backend: Backend,
+    estimate: MemoryEstimate,
+    say: Callable[[str], None],
+    *,
+    workers: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> WorkerPool:
-    """Plan the workers and `say` how many; `workers` replaces the number in the spec.
+    """Wait for machines as long as the spec allows, plan the workers, and `say` how many.
 
-    Raises StudyError, with the numbers, where the machines are too small.
+    `workers` replaces the number in the spec. `check`, which may raise, is called while this waits. Raises StudyError,
+    with the numbers, where the machines are too small, or too late.
     """
-    machines = backend.machines()
-    device = "cuda:0" if any(machine.gpus >= 1 for machine in machines) else "cpu"
     found = estimate.get(say)
-    needs = None if found is None else memory_needs.needs(spec, found, device)
     options = worker_options(spec)
     options = options if workers is None else replace(options, workers=workers)
-    pool = placement.plan_workers(machines, needs, options, spec.services)
+
+    def plan(options: WorkerOptions) -> WorkerPool:
+        machines = backend.machines()
+        device = "cuda:0" if placement.on_gpus(machines, options.device) else "cpu"
+        needs = None if found is None else memory_needs.needs(spec, found, device)
+        return placement.plan_workers(machines, needs, options, spec.services)
+
+    waiting = Waiting(backend, spec.run, say, check)
+    pool = plan(waiting.machines_for(options, plan))
+    machines = backend.machines()
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
-    resources, most = pool.resources, placement.worker_bytes(needs, options)
+    resources, most = pool.resources, placement.worker_bytes(pool.needs, options)
     cores = f"{resources.cpus:g} core{'s' * (resources.cpus > 1)} each"
     each = f"{resources.gpus:g} of a GPU each" if resources.gpus else cores
     memory = f", {placement.gib(most)} in the largest call" if most else ""
@@ -84,13 +100,15 @@ def plan_pool(
         f"{spec.study}: {backend.name}, {cpus:g} core{'s' * (cpus != 1)}, {gpus:g} GPU{'s' * (gpus != 1)}; "
         f"{pool.workers} worker{'s' * (pool.workers > 1)} on {resources.device} ({each}{memory})"
     )
+    for line in placement.remarks(machines, pool):
+        say(line)
     return pool
 
 
 def fit_budgets(spec: Spec, backend: Backend, pool: WorkerPool, say: Callable[[str], None]) -> PixelBudgets:
     """The pixel budgets of the spec, reduced, with a line to `say`, to the size of the machines' object stores."""
     stores = [machine.store for machine in backend.machines() if machine.store is not None]
-    wanted = object_store.pixel_budgets(spec)
+    wanted = object_store.pixel_budgets(spec, gpus=pool.resources.gpus > 0)
     fitting = object_store.fitting(wanted, stores, pool.workers)
     if fitting != wanted:
         say(object_store.reduction(fitting))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.backends.interface import Call, Device, Ref
-from actors.resources.placement import Role
+from actors.resources.placement import ModelCapacity, Role
 from actors.scheduling.backlog import Place, Task
 from study.events.observer import SlotState
 
@@ -42,6 +42,7 @@ class ActorSlot:
         proven: Whether it has ever answered. Actors that never answer are replaced a limited number of times.
         done: Number of calls that succeeded.
         device: Known from its first answer.
+        capacity: The models that it may hold, by the memory in its first answer; None: as planned.
     """
 
     id: int
@@ -56,6 +57,7 @@ class ActorSlot:
     proven: bool = False
     done: int = 0
     device: Device | None = None
+    capacity: ModelCapacity | None = None
     lineage: Lineage = field(default_factory=lambda: Lineage(-1))
 
     @property

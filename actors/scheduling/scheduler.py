@@ -24,6 +24,7 @@ from actors.backends.interface import (
     PixelsLost,
     Ref,
 )
+from actors.resources.growth import Growth
 from actors.resources.placement import WORKER, WorkerPool
 from actors.scheduling import policy
 from actors.scheduling.actor_slot import ActorSlot
@@ -73,16 +74,23 @@ class Scheduler:
         elastic: bool = False,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = lambda line: None,
+        growth: Growth | None = None,
     ) -> None:
-        """`elastic`: the number of workers follows the machines that join and leave. `say` prints for the user."""
+        """`elastic`: the number of workers follows the machines that join and leave. `say` prints for the user.
+
+        `growth` asks the autoscaler of the cluster for more machines, as long as tasks wait.
+        """
         self._backend = backend
         self.capacity = pool.capacity
-        """The models that a worker may hold."""
+        """The models that every worker may hold; one on a larger GPU holds more."""
         self.device = pool.resources.device
+        self.device_share = pool.resources.gpus or pool.resources.cpus
+        """GPUs, or else cores, that one worker occupies."""
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog()
         self._actors = ActorSupervisor(backend, pool, config, limits=limits, elastic=elastic, clock=clock, say=say)
+        self._growth = growth
         self._durations = CallDurations()
         self._blame = Blame(limits.attempts)
         self._retries: list[Task] = []
@@ -168,6 +176,9 @@ class Scheduler:
         if not self._backlog:
             self._repeat_stragglers()
         self._actors.follow_machines()
+        if self._growth is not None and self._growth.due(self._clock()):
+            waiting = sum(group.count for group in self._backlog.groups(crafts=True) if group.role == WORKER)
+            self._growth.follow(self.workers, waiting, self._clock())
         return events
 
     def _give_out(self, crafts: bool) -> None:
@@ -227,7 +238,7 @@ class Scheduler:
         slot.calls[call.value] = (task, call)
 
     def _view(self, slot: ActorSlot) -> policy.SlotView:
-        return policy.SlotView(slot.id, slot.role, slot.holds, len(slot.calls), self.capacity)
+        return policy.SlotView(slot.id, slot.role, slot.holds, len(slot.calls), slot.capacity or self.capacity)
 
     def _answered(self, slot: ActorSlot, ref: Ref) -> list[Done | Failed]:
         events: list[Done | Failed] = []

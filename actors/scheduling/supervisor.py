@@ -66,6 +66,7 @@ class ActorSupervisor:
         self._shortage = MemoryShortage(limits.memory_seconds)
         self._delayed: list[tuple[float, Role, Lineage]] = []
         self._given_up = 0
+        self._small: set[Device | None] = set()
         self.replaced = 0
         self.arithmetics: set[Arithmetic] = set()
         """The processors of all workers that have ever come up."""
@@ -123,10 +124,12 @@ class ActorSupervisor:
             self._not_started(slot, error)
         else:
             if isinstance(answer, ActorInfo):
-                slot.device, answer = answer.device, answer.answer
-            if slot.device is not None and slot.device in self._set_aside_for:
-                self._park(slot, slot.device)
-                return
+                slot.device, slot.capacity = answer.device, self._pool.capacity_on(answer.gpu_memory)
+                memory, answer = answer.gpu_memory, answer.answer
+                if slot.device in self._set_aside_for:
+                    self._park(slot, slot.device)
+                    return
+                self._check_memory(slot, memory)
             if isinstance(answer, Arithmetic):
                 self.arithmetics.add(answer)
             slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
@@ -233,6 +236,13 @@ class ActorSupervisor:
         self.replaced += 1
         repaired("actor", f"{slot.role} {slot.id} could not be started, and another is tried: {first_line(error)}")
         self._new(slot.role, slot.lineage)
+
+    def _check_memory(self, slot: ActorSlot, gpu_memory: float | None) -> None:
+        """Say that a GPU, or part of one (MIG), is too small for the largest call: its passes are halved there."""
+        lack = placement.lacking(self._pool, gpu_memory)
+        if lack is not None and slot.device not in self._small:
+            self._small.add(slot.device)
+            self._say(f"{slot.device} is too small: {lack}; passes with too many images are halved there")
 
     def _others(self, slot: ActorSlot) -> list[ActorSlot]:
         """Other workers that are up."""
@@ -390,6 +400,7 @@ class ActorSupervisor:
             return
         self._resized = now
         wanted = placement.fitting_workers(self._backend.machines(), self._pool.resources) - self._given_up
+        wanted = min(wanted, self._pool.options.workers or wanted)
         workers = [slot for slot in self if slot.role == WORKER]
         for _ in range(wanted - len(workers) - len(self._delayed)):
             self._new(WORKER)

@@ -22,6 +22,7 @@ from actors.workers.worker import Worker
 from study.errors import StudyError
 from study.events import repairs
 from study.models.device_errors import device_failed
+from study.reproducibility import hardware
 
 
 def pack(value: Any) -> bytes:
@@ -87,8 +88,10 @@ class WorkerActor:
         if self._broken is not None:
             raise self._broken
         try:
-            info = None if self._worker is None else ActorInfo(self._device, self._worker.hello())
-            return code_digest.greeting(info)
+            if self._worker is None:
+                return code_digest.greeting(None)
+            memory = hardware.gpu_memory("cuda:0") if self._device.gpu else None
+            return code_digest.greeting(ActorInfo(self._device, self._worker.hello(), memory))
         except StudyError:
             raise
         except Exception as error:  # noqa: BLE001 - raised again, as text

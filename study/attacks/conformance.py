@@ -27,7 +27,7 @@ from study.errors import StudyError, first_line
 from study.models import Model, loading
 from study.models.classifier import Classifier
 from study.models.weights.weight_set import WeightSet
-from study.reproducibility import numerics
+from study.reproducibility import hardware, numerics
 from study.reproducibility.rng import draws
 
 NETWORKS = ("timm:test_resnet", "timm:test_efficientnet")
@@ -215,7 +215,7 @@ class _Trial:
 
     def _device(self, first: np.ndarray[Any, Any]) -> CheckResult:
         check = "it runs on a GPU, with the same draws"
-        if not torch.cuda.is_available():
+        if not hardware.gpu_available():
             return CheckResult(check, skipped="this machine has no GPU")
         models = [model.to("cuda") for model in self._models]
         found = self._crafted(range(len(_LABELS)), models=models, device="cuda")

@@ -19,6 +19,7 @@ from study.models import accuracy, loading, memory
 from study.models.classifier import Classifier
 from study.models.reference import Model
 from study.models.weights import locate
+from study.reproducibility import hardware
 from study.reproducibility.numerics import fix
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
@@ -124,13 +125,19 @@ def _accuracies(
         "native": accuracy.as_the_zoo(loading.native(model, classifier), spec.images.channels),
         "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
     }
-    classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device="cpu")
+    device = hardware.device_here(spec.run.device)
+    classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device=device)
     rates = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         for key, prepare in prepared.items():
             bar = bars.add_task(f"{name}, images prepared by {_PREPARED_BY[key]}", total=len(found))
             rates[key] = accuracy.measure(
-                classifier, found, prepare, batch=spec.numerics.batch, advance=functools.partial(bars.advance, bar)
+                classifier,
+                found,
+                prepare,
+                batch=spec.numerics.batch,
+                device=device,
+                advance=functools.partial(bars.advance, bar),
             )
     return rates
 

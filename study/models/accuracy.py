@@ -46,19 +46,20 @@ def measure(
     prepare: Prepare,
     *,
     batch: int,
+    device: str = "cpu",
     advance: Callable[[int], None],
 ) -> Accuracy:
-    """The accuracy of `model` on `candidates`; `prepare` makes each one into `uint8` pixels (C, S, S).
+    """The accuracy of `model`, which is on `device`, on `candidates`.
 
-    `advance` receives the number of images since its last call. Raises StudyError if an image cannot be read, or the
-    model's probabilities are not finite.
+    `prepare` makes each candidate into `uint8` pixels (C, S, S). `advance` receives the number of images since its last
+    call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
     """
     first = five = 0
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(candidates), _AT_ONCE):
             part = candidates[start : start + _AT_ONCE]
             pixels_of = np.stack(list(threads.map(prepare, part)))
-            said = predict(model, pixels_of, batch=batch, images=[one.image for one in part])
+            said = predict(model, pixels_of, batch=batch, device=device, images=[one.image for one in part])
             hits = said.top5 == np.array([one.label for one in part])[:, None]
             first, five = first + int(hits[:, 0].sum()), five + int(hits.any(1).sum())
             advance(len(part))

@@ -1,11 +1,55 @@
-"""The name of the GPU or processor that computes results."""
+"""The GPU or processor that computes results: which one this process uses, its name and its memory."""
 
 from __future__ import annotations
 
 import platform
 from pathlib import Path
 
+from study.errors import StudyError
+from study.spec.run_options import Device
+
 _CPUS = Path("/proc/cpuinfo")
+
+
+def gpu_available() -> bool:
+    """Return whether torch can compute on a GPU here."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def device_here(wanted: Device = "auto") -> str:
+    """Return the torch device of work in this process: its first GPU, where there is one and `wanted` allows it.
+
+    Raises StudyError where a GPU is wanted and there is none.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    if gpu_available():
+        return "cuda:0"
+    if wanted == "gpu":
+        raise StudyError(
+            "run.device is gpu, and torch can use no GPU on this machine",
+            todo="set run.device to auto or cpu, or check the driver with nvidia-smi",
+        )
+    return "cpu"
+
+
+def gpu_memory(device: str) -> float | None:
+    """Return the bytes of a GPU as this process sees it: of a part of a GPU (MIG), those of the part. None on a CPU."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return None
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
+def free_gpu_memory(device: str) -> float:
+    """Return the bytes of a GPU that no process uses now."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return float(free)
 
 
 def hardware(device: str) -> str:
@@ -14,6 +58,11 @@ def hardware(device: str) -> str:
 
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
+    return processor_here()
+
+
+def processor_here() -> str:
+    """Return the name of this machine's processor."""
     return processor(_CPUS.read_text() if _CPUS.is_file() else "")
 
 

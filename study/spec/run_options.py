@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,19 @@ from study.spec.shorthand import Shorthand
 
 _AUTO = Shorthand(lambda given: None if given == "auto" else given, ({"const": "auto"},))
 
+Device = Literal["auto", "gpu", "cpu"]
+
 
 class RunOptions(Frozen):
     """Where, how many, how fast, and which images are kept. Nothing in here changes a pixel or a row.
 
-    - `shard`: images of one unit of work. If it is no multiple of `numerics.batch`, its last pass is padded.
+    - `shard`: images of one unit of work. If it is no multiple of `numerics.batch`, its last pass is padded. Absent or
+      `auto`: 16 on processors; on GPUs up to 512, in whole batches, as long as there are enough units for all workers.
+    - `device`: `gpu` waits for GPUs and uses nothing else; `cpu` uses processors, also where there are GPUs; `auto`
+      uses GPUs if there are some when the study starts, or if the autoscaler of the cluster adds some when asked.
     - `actors`: number of workers. Absent or `auto`: as many as the machines can hold, also as machines join and leave.
-      Each worker takes `numerics.threads` cores, or a share of a GPU.
-    - `actors_per_gpu`: workers that share one GPU, as far as its memory allows.
+      Each worker takes `numerics.threads` cores, or a GPU.
+    - `actors_per_gpu`: workers that share one GPU, as far as its memory allows. Absent or `auto`: 1.
     - `actor_mib`: memory of one worker, in MiB. Absent or `auto`: estimated from the models of the spec.
     - `models_per_actor`: models that one worker keeps loaded. Absent or `auto`: as many as its memory holds.
     - `keep_images`: keep adversarial images in the run folder. Targets that a later launch adds see these images, and
@@ -27,6 +32,8 @@ class RunOptions(Frozen):
     - `flush_seconds`: longest time between two writes of rows.
     - `waiting_mib`: adversarial images that may wait for their targets, for each worker, in MiB.
     - `clean_mib`: memory for clean images, in MiB.
+    - `wait_seconds`: longest time to wait for the machines or GPUs that the first workers need. Absent or `auto`: 900
+      where the cluster has an autoscaler, which is asked for them, else 0.
     - `start_seconds`: if all workers have died, time for the first replacement to start.
     - `call_seconds`: time limit of one call. A worker that exceeds it is ended, and another one repeats the call.
     - `straggler_seconds`: a call that takes this long, and three times as long as similar calls, is repeated on an idle
@@ -37,7 +44,8 @@ class RunOptions(Frozen):
       were taken back; then the study ends.
     """
 
-    shard: Annotated[int, Field(ge=1, le=100_000)] = 16
+    shard: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None
+    device: Device = "auto"
     actors: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None
     actors_per_gpu: Annotated[Annotated[int, Field(ge=1, le=100)] | None, _AUTO] = None
     actor_mib: Annotated[Annotated[int, Field(ge=1)] | None, _AUTO] = None
@@ -47,6 +55,7 @@ class RunOptions(Frozen):
     flush_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
     waiting_mib: Annotated[int, Field(ge=1)] = 256
     clean_mib: Annotated[int, Field(ge=1)] = 1024
+    wait_seconds: Annotated[Annotated[float, Field(ge=0, le=604_800)] | None, _AUTO] = None
     start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     call_seconds: Annotated[float, Field(gt=0, le=1e6)] = 3600.0
     straggler_seconds: Annotated[float, Field(gt=0, le=1e6)] = 30.0

@@ -47,7 +47,7 @@ class Leaves:
 
 @pytest.fixture(scope="module")
 def cluster():
-    found = RayBackend("local", store=STORE)
+    found = RayBackend("local", store=lambda gpus: STORE)
     yield found
     found.close()
 

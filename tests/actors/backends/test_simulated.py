@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
 
 from actors.backends.in_process import InProcess
@@ -131,18 +132,70 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     status, printed, error = door("plan", spec, "--on", "8x4xH100", "--speed", "50")
     assert status == 0, error
     assert "workers busy" in printed
-    assert f"(costs of {measured['hardware']}, 50 times as fast as measured)" in printed
-    profile = tmp_path / "h100.json"
-    profile.write_text(json.dumps(measured | {"hardware": "NVIDIA H100 80GB HBM3"}))
-    status, printed, error = door("plan", spec, "--on", "8x4xH100", "--profile", profile)
-    assert status == 0, error
-    assert "8x4xH100 (costs of NVIDIA H100 80GB HBM3)" in printed
-    status, _, error = door("plan", spec, "--on", "2xcpu", "--profile", profile)
-    assert status == 2
-    assert ", not on cpu" in error
+    size = f", {measured['memory'] / 2**30:.0f} GiB" if measured["memory"] else ""
+    assert f"(costs of {measured['hardware']}{size}, torch {torch.__version__}, 50 times as fast" in printed
     status, _, error = door("plan", spec, "--on", "lots")
     assert status == 2
     assert "64xH100" in error
+
+
+def profile_of(folder, **changed):
+    """A profile of the tiny spec's models, as a GPU machine would write it."""
+    costs = {key: dict.fromkeys("abc", 0.001) for key in ("gradient", "predict", "load")}
+    path = folder / "profile.json"
+    path.write_text(json.dumps(costs | {"hardware": "cuda:0: NVIDIA H100 80GB HBM3", "torch": "2.11"} | changed))
+    return path
+
+
+@pytest.mark.parametrize("on", ["64", "8x4xH100", "16xgpu", "2xH100-80GB", "4xnvidia"])
+def test_a_profile_holds_for_machines_of_its_kind(door, spec_file, tmp_path, on):
+    status, printed, error = door("plan", spec_file(TINY), "--on", on, "--profile", profile_of(tmp_path))
+    assert status == 0, error
+    assert f"on {on} (costs of cuda:0: NVIDIA H100 80GB HBM3, torch 2.11)" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("on", "changed", "said"),
+    [
+        ("8xcpu", {}, ", not on cpu"),
+        ("8xA100", {}, ", not on A100"),
+        ("8xh", {}, ", not on h"),
+        ("8xH100-40GB", {}, ", not on H100-40GB"),
+        ("8xgpu", {"hardware": "cpu: Xeon"}, "measured on cpu: Xeon, not on gpu"),
+        ("8xH100", {"hardware": "cuda:0: NVIDIA A100; NVIDIA H100"}, ", not on H100"),
+        *((on, {"hardware": ""}, "its hardware is unknown") for on in ("8", "8xcpu", "8xH100")),
+    ],
+)
+def test_no_time_is_told_for_other_hardware(door, spec_file, tmp_path, on, changed, said):
+    words = ("plan", spec_file(TINY), "--on", on, "--profile", profile_of(tmp_path, **changed))
+    status, printed, error = door(*words)
+    assert status == 2
+    assert said in " ".join(error.split())
+    assert "study profile" in error
+    assert "workers busy" not in printed
+    status, printed, error = door(*words, "--speed", "2")
+    assert status == 0, error
+    assert "2 times as fast as measured" in " ".join(printed.split())
+
+
+def test_nor_for_this_machine_where_another_was_measured(door, spec_file, tmp_path, monkeypatch):
+    words = ("plan", spec_file(TINY), "--profile", profile_of(tmp_path))
+    status, printed, error = door(*words)
+    assert status == 0, error
+    assert "no duration:" in printed
+    assert "NVIDIA H100 80GB HBM3, and this machine has no GPU" in " ".join(printed.split())
+    assert "workers busy" not in printed
+    monkeypatch.setattr("actors.estimates.forecast.gpu_names", lambda: ["NVIDIA H100 80GB HBM3"] * 2)
+    status, printed, error = door(*words)
+    assert status == 0, error
+    assert "on this machine's 2 workers (costs of cuda:0: NVIDIA H100" in " ".join(printed.split())
+
+
+def test_other_numerics_than_those_measured_are_named(door, spec_file, tmp_path):
+    profile = profile_of(tmp_path, numerics={"batch": 256, "threads": 1, "precision": "bfloat16"})
+    status, printed, error = door("plan", spec_file(TINY), "--on", "8xH100", "--profile", profile)
+    assert status == 0, error
+    assert "other numerics: batch 256 instead of 2, precision bfloat16 instead of float32" in " ".join(printed.split())
 
 
 def test_plan_counts_probes(door, spec_file):

@@ -79,3 +79,13 @@ def test_budgets_stay_below_what_the_stores_of_a_cluster_hold(spec):
 
 def test_what_this_machine_has(spec):
     assert 2**28 <= object_store.here(spec()) <= object_store.pixel_budgets(spec()).store_bytes(1000)
+
+
+def test_a_local_store_is_as_large_as_the_workers_on_its_gpus_need(spec):
+    given = spec()
+    gpus = object_store.pixel_budgets(given, gpus=True)
+    assert object_store.local_store_bytes(given, 128, math.inf, 1000 * GIB, 2) == gpus.store_bytes(2)
+    four = object_store.local_store_bytes(spec(actors_per_gpu=2), 128, math.inf, 1000 * GIB, 2)
+    assert four == gpus.store_bytes(4)
+    without = object_store.local_store_bytes(spec(device="cpu"), 4, math.inf, 1000 * GIB, 2)
+    assert without == object_store.pixel_budgets(given).store_bytes(4)

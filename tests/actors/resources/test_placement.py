@@ -11,6 +11,7 @@ from actors.resources.placement import (
     ModelCapacity,
     fitting_workers,
     plan_workers,
+    remarks,
     service_of,
     service_role,
 )
@@ -60,10 +61,10 @@ def test_memory_limits_the_workers_of_a_machine_and_what_they_hold():
     assert alone.capacity.limit == pytest.approx((0.9 * 10 - 700 / 1024 - 3) * GIB), "the smaller machine decides"
 
 
-def test_as_many_share_a_gpu_as_its_memory_allows_but_no_more_than_two():
-    for memory, count, share in ((80, 2, 0.5), (13, 2, 0.5), (12, 1, 1), (7, 1, 1)):
+def test_a_worker_has_a_gpu_for_itself_unless_the_spec_says_otherwise():
+    for memory in (80, 13, 7):
         made = plan_workers([Machine(8, 1, gpu_memory=memory * GIB)], NEEDS, Options())
-        assert (made.workers, made.resources.gpus) == (count, share), memory
+        assert (made.workers, made.resources.gpus) == (1, 1), memory
     five = plan_workers([Machine(8, 1, gpu_memory=80 * GIB)], NEEDS, Options(per_gpu=5))
     assert (five.workers, five.resources.gpus) == (5, 0.2)
     assert five.capacity.limit == pytest.approx((0.9 * 80 / 5 - 700 / 1024 - 3) * GIB)
@@ -100,6 +101,51 @@ def test_the_spec_has_the_last_word():
     assert plan_workers([Machine(8, memory=6 * GIB)], NEEDS, Options(memory=1 * GIB)).workers == 5
     made = plan_workers([Machine(8, memory=20 * GIB)], NEEDS, Options(models=3))
     assert (made.capacity.limit, made.capacity.sizes) == (3, {})
+
+
+MIXED = [Machine(8, 2, gpu_memory=80 * GIB, host="big"), Machine(8, 4, gpu_memory=8 * GIB, host="middle"),
+         Machine(8, 8, gpu_memory=4 * GIB, host="small")]  # fmt: skip
+
+
+def test_gpus_of_several_sizes_hold_what_each_has_room_for_and_the_too_small_ones_are_named():
+    made = plan_workers(MIXED, NEEDS, Options())
+    assert made.workers == fitting_workers(MIXED, made.resources) == 2 + 4
+    assert made.capacity.limit == pytest.approx(max(0.9 * 8 - 700 / 1024 - 3, 2) * GIB), "where the size is not known"
+    assert made.capacity_on(80 * GIB).limit == pytest.approx((0.9 * 80 - 700 / 1024 - 3) * GIB)
+    assert made.capacity_on(None) == made.capacity
+    unused, unequal = remarks(MIXED, made)
+    assert unused == "8 GPUs of small with 4.0 GiB unused: a worker needs 6.3 GiB"
+    assert unequal.startswith("GPUs of 8.0 GiB to 80.0 GiB")
+
+
+def test_the_smallest_gpu_limits_the_workers_that_share_one():
+    made = plan_workers(MIXED[:2], NEEDS, Options(per_gpu=3))
+    assert (made.workers, made.resources.together) == (6, 1)
+    assert remarks(MIXED[:2], made)[1].startswith("run.actors_per_gpu is 1 instead of 3: the smallest GPU, of 8.0 GiB")
+    with pytest.raises(StudyError, match="there is memory for 4"):
+        plan_workers(MIXED[1:2], NEEDS, Options(per_gpu=3, memory=5 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "used"), [("auto", 2, "cuda:0"), ("gpu", 2, "cuda:0"), ("cpu", 24, "cpu")]
+)
+def test_the_spec_chooses_the_device(device, workers, used):
+    made = plan_workers([Machine(8, 2), Machine(16)], None, Options(device=device))
+    assert (made.workers, made.resources.device) == (workers, used)
+
+
+def test_gpus_that_are_asked_for_and_missing():
+    with pytest.raises(StudyError, match="no machine has a GPU") as caught:
+        plan_workers([Machine(64)], None, Options(device="gpu"))
+    assert "run.wait_seconds" in str(caught.value)
+    assert plan_workers([Machine(64)], None, Options(device="auto")).resources.device == "cpu"
+
+
+def test_fewer_workers_may_begin_where_machines_join_later():
+    assert plan_workers([Machine(2)], None, Options(workers=6, fewer=True)).workers == 2
+    few = plan_workers([Machine(8, 1)], None, Options(workers=6, fewer=True))
+    assert (few.workers, few.resources.gpus) == (1, 1), "they do not all go to the first GPU"
+    assert plan_workers([Machine(8, 8)], None, Options(workers=6, fewer=True)).workers == 6
 
 
 def test_roles():

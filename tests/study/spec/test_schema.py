@@ -112,6 +112,7 @@ RUNTIME = {
     "findings", "findings.claim", "findings.source", "findings.check",
     "run", "experiments.published", "images.folder", "images.list", "images.truth", "images.parquet", "images.records",
     "run.shard", "run.actors", "run.models_per_actor", "run.actors_per_gpu", "run.actor_mib",
+    "run.device", "run.wait_seconds",
     "run.attempts", "run.flush_seconds", "run.waiting_mib",
     "run.clean_mib", "run.memory_seconds", "run.lost_seconds",
     "run.keep_images", "run.start_seconds", "run.call_seconds", "run.straggler_seconds",

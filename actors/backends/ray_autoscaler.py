@@ -1,0 +1,70 @@
+"""The autoscaler of a Ray cluster: whether there is one, what it is about to add, and requests to it.
+
+Ray has two of them, and no public question that both answer: the first writes its state as JSON under a key of the
+GCS, the second reports it to the GCS.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from typing import Any
+
+from actors.backends.interface import Scaling
+from actors.resources.placement import ResourceRequest
+
+_MIRRORED = "node_"
+"""Where Ray's autoscaler cannot add machines, it reports each one as a type of its own, of this name and its id."""
+
+_log = logging.getLogger(__name__)
+
+
+def scaling(gcs: str) -> Scaling | None:
+    """What the autoscaler of the cluster at `gcs` is doing; None where there is none, or it does not tell."""
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    try:
+        return _reported(gcs) if is_autoscaler_v2() else _written()
+    except Exception:  # noqa: BLE001 - two private formats of Ray
+        # A cluster without a known autoscaler is used as it is.
+        _log.debug("the state of Ray's autoscaler cannot be read", exc_info=True)
+        return None
+
+
+def request(workers: int, resources: ResourceRequest) -> None:
+    """Ask for machines that hold `workers` workers in all; 0 withdraws the request. The last request counts."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle: dict[str, Any] = {"GPU": 1} if resources.gpus else {"CPU": math.ceil(resources.cpus)}
+    count = math.ceil(workers / resources.together) if resources.gpus else workers
+    request_resources(bundles=[bundle] * count)
+
+
+def _written() -> Scaling | None:
+    """What the first autoscaler has written."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    text = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    return None if not text else of_status(json.loads(text))
+
+
+def of_status(status: dict[str, Any]) -> Scaling | None:
+    """The state in the JSON of the first autoscaler."""
+    report = status.get("autoscaler_report")
+    if not report or all(name.startswith(_MIRRORED) for name in report["active_nodes"]):
+        return None
+    return Scaling(len(report["pending_nodes"]) + sum((report.get("pending_launches") or {}).values()))
+
+
+def _reported(gcs: str) -> Scaling | None:
+    """What the second autoscaler has reported."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(gcs)
+    types = [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)]
+    silent = status.stats.autoscaler_version in (None, "0")
+    if silent or not types or all(not name or name.startswith(_MIRRORED) for name in types):
+        return None
+    return Scaling(len(status.pending_nodes) + sum(one.count for one in status.pending_launches))
