@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.backends.interface import Backend
 from actors.execution.runtime import Runtime
 from actors.launch.prepare import Inputs, PreparedLaunch
@@ -13,6 +15,7 @@ from study.events.observer import Observer
 from study.events.repairs import repaired
 from study.process.interrupt import Interrupt
 from study.reproducibility import float_environment
+from study.reproducibility.numerics import Numerics
 
 
 def start_workers(
@@ -22,15 +25,27 @@ def start_workers(
     spec, say, inline = launch.spec, display.say, launch.options.inline
     # In one process, two workers would only take turns.
     pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None)
+    device = pool.resources.device
+    _say_precision(spec.numerics, device, say)
     scheduler = Scheduler(
         backend,
         pool,
-        worker_config(spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
+        worker_config(launch.on(device).spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
         limits=Limits.of(spec.run),
         elastic=spec.run.actors is None and not inline,
         say=lambda line: repaired("actor", line),
     )
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
     scheduler.start(interrupt.check)
-    float_environment.compare(launch.folder, scheduler.arithmetics, say)
+    float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
     return runtime
+
+
+def _say_precision(given: Numerics, device: str, say: Callable[[str], None]) -> None:
+    """Say what precision a GPU computes in, where the spec does not: the choice stands in ids."""
+    if device == "cpu":
+        return
+    if given.precision == "auto":
+        say("numerics.precision is auto: on these GPUs, source models compute in tf32, and the run folder records it")
+    elif given.precision == "float32":
+        say("numerics.precision is float32: strict, and slow on a GPU; a new study is faster with tf32 or bfloat16")

@@ -72,12 +72,11 @@ class Worker:
         from study.attacks.loop import ImageBatch, craft, step_directions
 
         self._install()
-        used, count = self._config.numerics, len(job.images)
+        count = len(job.images)
         clean = pixels[:count]
         if job.attack.precomputed is not None:
             crafted = pixels[count:]
             return CraftResult(PixelDistances(*all_distances(clean, crafted).T)), crafted
-        numerics.set_precision(used.precision)
         images = ImageBatch(
             clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.true_labels, dtype=np.int64)
         )
@@ -133,7 +132,10 @@ class Worker:
         return CraftResult(distances, remark=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
-        """The error, with file and line if it comes from a component in a user's file."""
+        """The error, with file and line if it comes from a component in a user's file; or in words that explain it."""
+        known = numerics.not_deterministic(error)
+        if known is not None:
+            return known
         place = own_code.line_in(error, (own.path for _, own in self._config.code))
         if not place:
             return error
@@ -154,7 +156,7 @@ class Worker:
             max_pass_images=used.max_pass_images,
             device=self._cache.device,
             layout=used.layout,
-            precision=used.precision,
+            precision=numerics.settled(used.precision, self._cache.device),
         )
 
     def probe(self, request: ModelRequest, job: ProbeJob, pixels: NDArray[np.uint8]) -> ProbeResult:
@@ -164,16 +166,16 @@ class Worker:
         begun = time.perf_counter()
         self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
-        rows = answer(job.unit, job.question, held, pixels, engine=self._engine())
+        precision = self._config.numerics.target_precision
+        rows = answer(job.unit, job.question, held, pixels, engine=self._engine(), precision=precision)
         return ProbeResult(rows, seconds=time.perf_counter() - begun, loads=self._cache.loads())
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
         """Show `uint8` images (V * N, C, H, W) to the targets, or search along float32 rays (2, N, C, H, W) for each.
 
-        Predictions are in float32, also where gradients are not.
+        Predictions have the precision of targets, whatever that of gradients.
         """
         begun = time.perf_counter()
-        numerics.set_precision("float32")
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         found = [self._predict(target, held[target], job, pixels) for target in job.targets]
         notes = [
@@ -206,6 +208,7 @@ class Worker:
                 seen,
                 batch=job.batch,
                 device=self._cache.device,
+                precision=self._config.numerics.target_precision,
                 whole=job.probabilities,
                 name=f"model '{target}'",
                 images=ids,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from study.errors import StudyError
 from study.models.classifier import Classifier
 from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 
 def logits(
@@ -24,6 +25,7 @@ def logits(
     *,
     batch: int,
     device: str = "cpu",
+    precision: Precision = "float32",
 ) -> Iterator[NDArray[np.float32]]:
     """Yield logits (p, labels), pass by pass, at `points` (P, K) along `axes` (K, C, H, W) from the image `clean`.
 
@@ -35,12 +37,13 @@ def logits(
     directions = torch.tensor(axes, dtype=torch.float32, device=device)
     where = torch.tensor(points, dtype=torch.float32, device=device)
     size = numerics.pass_size(batch, device)
+    model = model.in_precision(precision)
     for start in range(0, len(where), size):
         part = where[start : start + size]
         padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
         moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
         images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
-        with torch.inference_mode():
+        with torch.inference_mode(), numerics.network_pass(precision), numerics.autocast(precision, device):
             found = model.logits(images)[: len(part)].float().cpu().numpy()
         if not np.isfinite(found).all():
             raise StudyError(
@@ -58,7 +61,8 @@ def labels(
     *,
     batch: int,
     device: str = "cpu",
+    precision: Precision = "float32",
 ) -> NDArray[np.int32]:
     """Return the most probable label (P,) at every point. Arguments and errors are those of `logits`."""
-    found = logits(model, clean, axes, points, batch=batch, device=device)
+    found = logits(model, clean, axes, points, batch=batch, device=device, precision=precision)
     return np.concatenate([one.argmax(1) for one in found]).astype(np.int32)
