@@ -30,7 +30,13 @@ def start_workers(
     scheduler = Scheduler(
         backend,
         pool,
-        worker_config(launch.on(device).spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
+        worker_config(
+            launch.on(device).spec,
+            launch.folder,
+            allow_code=launch.options.allow_code,
+            code=launch.code,
+            gpu_share=pool.resources.gpus or 1.0,
+        ),
         limits=Limits.of(spec.run),
         elastic=spec.run.actors is None and not inline,
         say=lambda line: repaired("actor", line),
@@ -38,6 +44,8 @@ def start_workers(
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
     scheduler.start(interrupt.check)
     float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
+    # Workers of machines that join later mix with these, as they would have at the start.
+    scheduler.on_arithmetic(lambda one: float_environment.compare(launch.folder, {one}, say, other_devices=True))
     return runtime
 
 

@@ -56,6 +56,8 @@ class ActorSupervisor:
         self._delayed: list[tuple[float, Role, Lineage]] = []
         self._given_up = 0
         self.replaced = 0
+        self.met: Callable[[Arithmetic], None] = lambda arithmetic: None
+        """Called with every new kind of arithmetic."""
         self.arithmetics: set[Arithmetic] = set()
         """The processors of all workers that have ever come up."""
         self.version = 0
@@ -113,8 +115,9 @@ class ActorSupervisor:
         else:
             if isinstance(answer, ActorInfo):
                 slot.device, answer = answer.device, answer.answer
-            if isinstance(answer, Arithmetic):
+            if isinstance(answer, Arithmetic) and answer not in self.arithmetics:
                 self.arithmetics.add(answer)
+                self.met(answer)
             slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
 
     def replace(self, slot: ActorSlot, error: ActorLost) -> None:

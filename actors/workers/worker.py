@@ -40,6 +40,7 @@ class Worker:
     def __init__(self, config: WorkerConfig, device: str) -> None:
         self._installed = False
         self._cache = ModelCache(config, device)
+        numerics.limit_memory(device, config.gpu_share)
         self._config = config
 
     def hello(self) -> Arithmetic:
@@ -102,11 +103,12 @@ class Worker:
             rmsd=None if job.rmsd is None else np.array(job.rmsd, dtype=np.float64),
             pool=pool,
         )
-        note = None
+        note, passes = None, None
         if outcome.max_pass_images < engine.pass_limit:
-            passes = f"crafted in passes of {outcome.max_pass_images} images, so rounding may differ"
-            note = f"out of memory on {' + '.join(names)}: {passes}"
-        return CraftResult(PixelDistances(outcome.rmsd, outcome.linf, outcome.l2), note=note), outcome.pixels
+            passes = outcome.max_pass_images
+            note = f"out of memory on {' + '.join(names)}: crafted in passes of {passes} images, so rounding may differ"
+        distances = PixelDistances(outcome.rmsd, outcome.linf, outcome.l2, passes=passes)
+        return CraftResult(distances, note=note), outcome.pixels
 
     def _external(
         self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier], names: Sequence[str]
@@ -193,6 +195,10 @@ class Worker:
     def _size(self, job: PredictJob) -> int:
         return numerics.pass_size(job.batch, self._cache.device)
 
+    def _smaller(self, size: int, job: PredictJob) -> int | None:
+        """The number of images in a pass, if it is smaller than planned."""
+        return size if size < self._size(job) else None
+
     def _predict(
         self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]
     ) -> tuple[TargetResult, int]:
@@ -223,7 +229,11 @@ class Worker:
 
             found = minimal_rmsd(show, pixels, job.search, batch=self._size(job))
             distances = PixelDistances(*found.distances.T)
-            answers = TargetAnswers(target, found.prediction.top5, found.prediction.top5_prob, distances, found.levels)
-            return TargetResult(answers, described), found.prediction.size
+            made, size = found.prediction, found.prediction.size
+            answers = TargetAnswers(
+                target, made.top5, made.top5_prob, distances, found.levels, passes=self._smaller(size, job)
+            )
+            return TargetResult(answers, described), size
         seen = show(pixels, job.images)
-        return TargetResult(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size
+        answers = TargetAnswers(target, seen.top5, seen.top5_prob, passes=self._smaller(seen.size, job))
+        return TargetResult(answers, described, seen.whole), seen.size

@@ -24,9 +24,6 @@ _WEIGHTS = {
     "timm.layers.conv2d_same.Conv2dSame": ("weight", "bias"),
 }
 
-COPY = 0.5
-"""Bytes that a copy adds for each byte of a network's float32 parameters, at most."""
-
 
 def cast_copy(network: nn.Module) -> nn.Module:
     """Return a copy of a frozen `network` with bfloat16 weights. All other tensors are shared with the original."""

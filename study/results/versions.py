@@ -48,6 +48,10 @@ MIGRATIONS: dict[int, Migration] = {
             relation=pl.when("white_box").then(pl.lit("white")).otherwise(pl.lit("black"))
         ).drop("white_box"),
     ),
+    3: Migration(
+        _without("craft_pass", "predict_pass"),
+        lambda rows: rows.with_columns(craft_pass=pl.lit(None, pl.Int32), predict_pass=pl.lit(None, pl.Int32)),
+    ),
 }
 """By older version. Black-box targets of version 2 may be grey-box: `study.results.scanning` decides by the spec."""
 
