@@ -37,7 +37,8 @@ def logits(
     directions = torch.tensor(axes, dtype=torch.float32, device=device)
     where = torch.tensor(points, dtype=torch.float32, device=device)
     size = numerics.pass_size(batch, device)
-    model = model.in_precision(precision)
+    if precision == "bfloat16":
+        model = model.in_precision(precision)
     for start in range(0, len(where), size):
         part = where[start : start + size]
         padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])

@@ -54,7 +54,8 @@ def predict(
     """
     labels, probabilities, all_of_them = [], [], []
     size = numerics.pass_size(batch, device)
-    model = model.in_precision(precision)
+    if precision == "bfloat16":
+        model = model.in_precision(precision)
     start = 0
     while start < len(pixels):
         part = pixels[start : start + size]
