@@ -161,6 +161,26 @@ def pixel_algebra(device: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def foreign_code(precision: Precision) -> Iterator[None]:
+    """A context for another library's attack, whose passes and pixel algebra cannot be told apart.
+
+    All of it computes in TF32 if that is the precision. Operations without a deterministic kernel run, with a warning.
+    """
+    import torch
+
+    strict = torch.are_deterministic_algorithms_enabled()
+    before = torch.is_deterministic_algorithms_warn_only_enabled()
+    if strict:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with network_pass("tf32" if precision == "tf32" else "float32"):
+            yield
+    finally:
+        if strict:
+            torch.use_deterministic_algorithms(True, warn_only=before)
+
+
+@contextlib.contextmanager
 def restored() -> Iterator[None]:
     """A context that leaves torch as it was: its number of threads, its kernels and TF32. glibc keeps freed memory."""
     import torch

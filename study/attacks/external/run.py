@@ -20,6 +20,8 @@ from study.attacks.external.surrogate import Passes, surrogate
 from study.attacks.loop import Engine, ImageBatch
 from study.attacks.recipe import Goal
 from study.errors import StudyError
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 _TOLERANCE = 0.01
 """Pixel values beyond a budget that float32 arithmetic in 0..1 explains many times over."""
@@ -121,7 +123,7 @@ def run_external(
             generator=torch.Generator(device).manual_seed(seed),
             seed=seed,
         )
-        found = _returned(external, call, batch.images)
+        found = _returned(external, call, batch.images, engine.precision)
         whole, excess = _held_to(clean, found, epsilon)
         pixels.append(whole)
         over += excess
@@ -138,11 +140,11 @@ def run_external(
     )
 
 
-def _returned(external: External, call: ExternalCall, images: Sequence[str]) -> Tensor:
+def _returned(external: External, call: ExternalCall, images: Sequence[str], precision: Precision) -> Tensor:
     """What the attack returns, checked: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
     try:
-        with seeded(call.seed, call.device), torch.enable_grad():
+        with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision):
             found = adapter.craft(call)
     except StudyError:
         raise
