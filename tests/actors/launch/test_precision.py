@@ -1,4 +1,4 @@
-"""`numerics.precision: auto`: the first launch decides by the kind of device, and its choice stands in folder and ids."""
+"""`numerics.precision: auto`: the first launch decides by the kind of device; folder and ids have its choice."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ def test_later_launches_and_readers_take_what_stands_in_the_folder(spec, tmp_pat
     (tmp_path / "again.yaml").write_text(SPEC.replace("sources: each", "sources: each, goal: targeted"))
     assert run_reader.open_run(str(folder), tmp_path / "again.yaml").spec.numerics.precision == "tf32"
     other = loading.load(spec, ["numerics.precision=float32", "experiments.one.goal=targeted"])
-    with pytest.raises(StudyError, match='numerics.precision is "tf32" there and "float32" here'):
+    with pytest.raises(StudyError, match=r'numerics\.precision is "tf32" there and "float32" here'):
         resume.same_study(other, RunFolder(folder))
