@@ -104,7 +104,7 @@ class Classifier(nn.Module):
         self._compiled: CompiledFunction | None = None
         self._how: bool | str = False
         self._cast: Callable[[], Classifier] | None = None
-        self._is_cast = False
+        self.is_cast = False
         self.parameters_held = sum(parameter.numel() for parameter in network.parameters())
         self.eval()
 
@@ -130,15 +130,13 @@ class Classifier(nn.Module):
         The copy is made once and kept; it must run within `numerics.autocast`. A network with a set of weights has
         none, because its weights change from step to step.
         """
-        if precision != "bfloat16" or self.weight_set is not None or self._is_cast:
+        if precision != "bfloat16" or self.weight_set is not None or self.is_cast:
             return self
         if self._cast is None:
-            made = copy.copy(self)
-            # A shallow copy would share the hooks of the two, which are contexts of one of them.
-            for name in [name for name in vars(made) if name.endswith("_hooks")]:
-                setattr(made, name, type(getattr(made, name))())
-            made._modules = {**self._modules, "network": cast_copy(self.network)}
-            made._compiled, made._is_cast = None, True
+            # The copy has a network of its own, and is compiled for itself.
+            own: dict[int, Any] = {id(self.network): cast_copy(self.network), id(self._compiled): None}
+            made = copy.deepcopy(self, own)
+            made.is_cast = True
             if self.compiled:
                 made.compile_with(self._how)
             # A function, because a module in an attribute would count as a part of this one.

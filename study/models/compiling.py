@@ -25,6 +25,9 @@ _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.sign
 _OR_ERROR = {"triton.cudagraph_or_error": True}
 """Without this, a network that cannot be recorded would run without graphs."""
 
+_GIVEN_UP = "FailOnRecompileLimitHit"
+"""Dynamo's error. Its import would load Dynamo with every command that knows classifiers."""
+
 BACKEND = "inductor"
 """What turns a graph into code. Tests put a faster one in its place."""
 
@@ -50,7 +53,9 @@ class CompiledFunction:
             # The next replay writes to the same memory: logits, and later the gradient of the pixels, are copied out.
             copied: Tensor = self._function(_CopiedGradient.apply(pixels)).clone()
             return copied
-        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        except Exception as error:
+            if type(error).__name__ != _GIVEN_UP:
+                raise
             raise StudyError(
                 f"{self._called} has been compiled for {_VERSIONS} shapes or settings, and is compiled no more",
                 accepted="networks whose passes have few shapes",
@@ -72,7 +77,8 @@ class _CopiedGradient(torch.autograd.Function):
 
 def _raise_limits() -> None:
     """Let Dynamo keep enough compiled versions, and raise an error where it would give up."""
-    config = torch._dynamo.config
+    from torch._dynamo import config
+
     config.recompile_limit = max(config.recompile_limit, _VERSIONS)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 64 * _VERSIONS)
     config.fail_on_recompile_limit_hit = True

@@ -35,9 +35,9 @@ def resized_in_order(images: Tensor, size: int, interpolation: str) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _matrix(old: int, new: int, interpolation: str, device: str) -> Tensor:
     """The matrix (new, old) of `interpolate` along one axis: what it makes of each unit vector, in double precision."""
-    units = torch.eye(old, dtype=torch.float64)[None, :, :, None]
-    found = functional.interpolate(units, (new, 1), mode=interpolation, antialias=True)
-    return found[0, :, :, 0].t().contiguous().to(device)
+    units = torch.eye(old, dtype=torch.float64)[None, None]
+    found = functional.interpolate(units, (old, new), mode=interpolation, antialias=True)
+    return found[0, 0].t().contiguous().to(device)
 
 
 class _Resized(torch.autograd.Function):
