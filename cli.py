@@ -174,8 +174,8 @@ def plan(
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
-    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration is for this machine, or with --on for other machines (simulated). It needs the output of
-    `study profile`.
+    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration
+    is for this machine, or with --on for other machines (simulated). It needs the output of `study profile`.
 
     Example: study plan quickstart
 
@@ -211,6 +211,13 @@ def launch(
     inline: Annotated[
         bool, flag("Run everything in this process, without Ray: for debugging. The rows are the same.", "--inline")
     ] = False,
+    other_devices: Annotated[
+        bool,
+        flag(
+            "Go on with a run on another kind of GPU than began it, or on a processor: rows round differently.",
+            "--other-devices",
+        ),
+    ] = False,
     quiet: Annotated[bool, flag("Print errors and the last line only.", "--quiet", "-q")] = False,
     json: Annotated[bool, flag("Print events, one JSON object per line.", "--json")] = False,
 ) -> None:
@@ -240,6 +247,7 @@ def launch(
         limit=limit,
         wandb=wandb,
         inline=inline,
+        other_devices=other_devices,
     )
     with as_one_message() if inline else contextlib.nullcontext():
         status = run_study(options, _console())

@@ -107,7 +107,7 @@ class Bench:
         given = ImageBatch(self.clean, self.labels, [str(index) for index in range(BATCH)])
 
         def run(steps: int) -> None:
-            numerics.fix(self.threads, precision)
+            numerics.fix(self.threads)
             craft([model], _recipe(attack, steps), "untargeted", given, key=("bench",), engine=engine)
 
         return run
@@ -116,13 +116,15 @@ class Bench:
         model = self.model(ours=True, compiled=compiled)
 
         def run(steps: int) -> None:
-            numerics.fix(self.threads, precision)
+            numerics.fix(self.threads)
+            network = model.in_precision(precision)
             start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
             for _ in range(_recipe(attack, steps).gradients(steps, 1)):
                 pixels = start.detach().requires_grad_(True)
-                with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
-                    logits = model(pixels)
-                torch.autograd.grad(logits.float().logsumexp(1).sum(), pixels)
+                with numerics.network_pass(precision):
+                    with numerics.autocast(precision, self.device):
+                        logits = network(pixels)
+                    torch.autograd.grad(logits.float().logsumexp(1).sum(), pixels)
 
         return run
 

@@ -111,7 +111,7 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
     top5_prob = -np.sort(-draw.random((rows, 5), dtype=np.float32), axis=1)
     moved = np.broadcast_to(draw.gamma(300, 0.03, (len(some), shards, 1, SHARD)), image.shape).ravel()
     steps = np.repeat(np.array([1 if "fgsm" in attack else 10 for _, attack, _ in some], dtype=np.int32), each)
-    of_services = ("names", "scores", "clean_names", "wanted_names")
+    empty = ("names", "scores", "clean_names", "wanted_names", "craft_pass", "predict_pass")
 
     columns = {
         "craft": repeated(ids, each),
@@ -134,7 +134,7 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
         "top1": top5[:, 0],
         "top5": lists(top5),
         "top5_prob": lists(top5_prob),
-        **{name: pa.nulls(rows, schema.SCHEMA.field(name).type) for name in of_services},
+        **{name: pa.nulls(rows, schema.SCHEMA.field(name).type) for name in empty},
         "rmsd": moved,
         "linf": np.full(rows, 16.0),
         "l2": moved * np.sqrt(3 * 224 * 224),

@@ -39,6 +39,7 @@ LIBRARY_MODULES = {
     "torch.utils._python_dispatch",
     "torch.utils._pytree",
     "timm.models._hub",
+    "torch._dynamo",
 }
 LIBRARY_ATTRIBUTES = {
     "_exit": "os: documented",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from actors.execution.attack_runs import AttackRuns
 from actors.execution.clean_images import CleanImages
@@ -14,18 +14,16 @@ from actors.execution.runtime import Runtime
 from actors.launch import unit_filter
 from actors.launch.prepare import PreparedLaunch
 from actors.launch.progress import unit_progress
+from actors.launch.provenance import Provenance
 from actors.launch.study_plan import StudyPlan
 from study.events.observer import Started
 from study.geometry import store as probe_store
 from study.images.image_sets import Candidate
 from study.planning import spec_diff
 from study.planning.plan import Plan
-from study.reproducibility import float_environment
-from study.reproducibility.float_environment import Arithmetic
 from study.results import current_plan, scanning
 from study.results.kept_images import KeepingWriter, KeptImages
 from study.results.writer import Writer
-from study.spec.schema import Spec
 from study.terminal.screen import counted
 
 
@@ -50,7 +48,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     spec_diff.must_be_there(plan.selection, candidates)
     if spec.run.keep_images and not all(craft.keepable for craft in plan.attacks.crafts.values()):
         say("searches of the minimal RMSD keep no images: their attacks run again for new targets")
-    metadata = provenance(spec, runtime.scheduler.arithmetics)
+    metadata = Provenance(spec, runtime.scheduler)
     make = KeepingWriter if spec.run.keep_images else Writer
     writer = make(folder, flush_seconds=spec.run.flush_seconds, metadata=metadata)
     files = {one.image: one.file for one in candidates}
@@ -72,28 +70,12 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     shown = f", {outcome.shown} shown from kept images" if spec.run.keep_images or outcome.shown else ""
     say(f"{counted(outcome.crafted, 'unit')} crafted{shown}")
     if spec.geometry and outcome.interrupted is None and whole:
-        writers = ProbeWriters(folder, spec.run.flush_seconds, provenance(spec, runtime.scheduler.arithmetics))
+        writers = ProbeWriters(folder, spec.run.flush_seconds, metadata)
         finished = probe_store.done(folder.path, spec.geometry)
         probes = ProbeRuns(plan.probes, images, writers, runtime, finished)
         outcome.interrupted = drive(probes, runtime)
         outcome.failures += probes.outcome.failures
     return outcome
-
-
-def provenance(spec: Spec, workers: Collection[Arithmetic]) -> dict[str, str]:
-    """The metadata of every part: versions, numerics, and the arithmetic of the workers."""
-    import torch
-
-    import study
-
-    return {
-        "study": spec.study,
-        "version": study.__version__,
-        "torch": str(torch.__version__),
-        "hardware": "; ".join(sorted({one.processor for one in workers})),
-        "arithmetic": float_environment.text(workers),
-        "numerics": spec.numerics.model_dump_json(),
-    }
 
 
 def _of_part(whole: Progress, part: Progress) -> Progress:

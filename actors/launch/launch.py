@@ -28,7 +28,7 @@ from actors.launch.workers import start_workers
 from actors.resources import object_store
 from study.errors import StudyError
 from study.events.observer import Ended
-from study.planning import spec_diff
+from study.planning import resume, spec_diff
 from study.process.interrupt import Interrupt, Interrupted, hurry
 from study.results import integrity
 from study.spec.own_parts import with_code
@@ -105,6 +105,8 @@ def _launch(
     folder = RunFolder(options.output or Path("runs") / file.spec.study)
     changes = spec_diff.changes(file, folder)
     folder.claim(display.say)
+    # Only now is it certain that no other launch begins this folder.
+    file = resume.as_begun(file, folder)
     try:
         hidden = file.spec.credentials
         display.attach(file.spec.study, folder, hidden)
@@ -144,6 +146,7 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
     plan, interrupt = prepared.plan, session.interrupt
     try:
         runtime = start_workers(prepared, inputs, backend, session.tracking.display, interrupt)
+        prepared = prepared.on(runtime.scheduler.device)
         selection = select(prepared, inputs.candidates, runtime)
         try:
             check_apart(prepared.folder, selection)

@@ -19,6 +19,7 @@ class LaunchOptions:
     Attributes:
         spec: The YAML file; None where a program has made the spec, which is `given` then.
         inline: Whether everything runs in this process, without Ray.
+        other_devices: Whether a study may go on, on other devices than those that began it.
     """
 
     spec: Path | None
@@ -31,6 +32,7 @@ class LaunchOptions:
     limit: int | None = None
     wandb: str | None = None
     inline: bool = False
+    other_devices: bool = False
     given: SpecFile | None = None
 
     @property
@@ -54,6 +56,7 @@ class LaunchOptions:
         words += ["--inline"] if self.inline else []
         words += ["--address", self.address] if self.address else []
         words += ["--allow-code"] if self.allow_code else []
+        words += ["--other-devices"] if self.other_devices else []
         words += ["--wandb", self.wandb] if self.wandb is not None else []
         for one in self.overrides:
             words += ["--set", one]

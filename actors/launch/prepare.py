@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.execution.study_update import StudyUpdate, find_update
 from actors.launch.options import LaunchOptions
@@ -42,6 +42,10 @@ class PreparedLaunch:
     @property
     def spec(self) -> Spec:
         return self.file.spec
+
+    def on(self, device: str) -> PreparedLaunch:
+        """The launch with the precision that `numerics.precision: auto` is on the workers' device."""
+        return replace(self, file=self.file.settled(device))
 
 
 @dataclass(frozen=True)

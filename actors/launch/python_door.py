@@ -36,6 +36,7 @@ def launch_order(order: LaunchOrder) -> None:
         style=style(quiet=order.quiet, json=False, shared=True),
         wandb=order.wandb,
         inline=order.inline,
+        other_devices=order.other_devices,
     )
     with Interrupt(ends_process=False) as interrupt, contextlib.ExitStack() as stack:
         if order.inline:

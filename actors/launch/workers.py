@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.backends.interface import Backend
 from actors.execution.runtime import Runtime
 from actors.launch.prepare import Inputs, PreparedLaunch
@@ -14,6 +16,7 @@ from study.events.observer import Observer
 from study.events.repairs import repaired
 from study.process.interrupt import Interrupt
 from study.reproducibility import float_environment
+from study.reproducibility.numerics import Numerics
 
 
 def start_workers(
@@ -23,10 +26,18 @@ def start_workers(
     spec, say, inline = launch.spec, display.say, launch.options.inline
     # In one process, two workers would only take turns.
     pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None, check=interrupt.check)
+    device = pool.resources.device
+    _say_precision(spec.numerics, device, say)
     scheduler = Scheduler(
         backend,
         pool,
-        worker_config(spec, launch.folder, allow_code=launch.options.allow_code, code=launch.code),
+        worker_config(
+            launch.on(device).spec,
+            launch.folder,
+            allow_code=launch.options.allow_code,
+            code=launch.code,
+            gpu_share=pool.resources.gpus or 1.0,
+        ),
         limits=Limits.of(spec.run),
         elastic=(spec.run.actors is None or pool.options.fewer) and not inline,
         say=lambda line: repaired("actor", line),
@@ -34,5 +45,17 @@ def start_workers(
     )
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
     scheduler.start(interrupt.check)
-    float_environment.compare(launch.folder, scheduler.arithmetics, say)
+    float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
+    # Workers of machines that join later mix with these, as they would have at the start.
+    scheduler.on_arithmetic(lambda one: float_environment.compare(launch.folder, {one}, say, other_devices=True))
     return runtime
+
+
+def _say_precision(given: Numerics, device: str, say: Callable[[str], None]) -> None:
+    """Say what precision a GPU computes in, where the spec does not: the choice stands in ids."""
+    if device == "cpu":
+        return
+    if given.precision == "auto":
+        say("numerics.precision is auto: on these GPUs, source models compute in tf32, and the run folder records it")
+    elif given.precision == "float32":
+        say("numerics.precision is float32: strict, and slow on a GPU; a new study is faster with tf32 or bfloat16")

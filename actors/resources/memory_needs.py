@@ -8,17 +8,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from study.attacks.component import HeldMemory
+from study.attacks.recipe import Attack
 from study.geometry.plan import models_of
 from study.models.reference import Model
 from study.reproducibility import numerics
 from study.spec.schema import Spec
 
 if TYPE_CHECKING:
+    from study.attacks.loop import Engine
     from study.models.memory import Memory
 
 _TENSORS = 8
 """Float images that a pass holds beside the networks' own: the images, their views and both ends of the computation of
 the views, gradients at both, and the state that an attack keeps from the last step."""
+
+
+_CAST = 0.5
+"""Bytes of a copy of a network in bfloat16, for each byte of its parameters: it stands beside the original."""
 
 
 class CallMemory(NamedTuple):
@@ -70,7 +76,9 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
     The memory of a pass grows with its images. The members of an ensemble hold the memory of their gradients at the
     same time, unless each has separate gradients.
     """
-    estimates = {name: _with_set(spec.models[name], one, device) for name, one in estimates.items()}
+    estimates = {
+        name: _with_copy(spec, name, _with_set(spec.models[name], one, device)) for name, one in estimates.items()
+    }
     estimated, image = estimated_batch(spec), _TENSORS * spec.images.channels * spec.images.size**2 * 4
     size = numerics.pass_size(spec.numerics.batch, device)
     calls = []
@@ -97,7 +105,19 @@ def _with_set(model: Model, one: Memory, device: str) -> Memory:
         return one
     from study.models.weights import weight_set
 
-    held = one.parameters * (len(weight_set.files(model.weights_value)) + 2)
+    return _with(one, one.parameters * (len(weight_set.files(model.weights_value)) + 2))
+
+
+def _with_copy(spec: Spec, name: str, one: Memory) -> Memory:
+    """The memory of a model with its copy in bfloat16, where gradients or predictions have that precision."""
+    model, used = spec.models[name], spec.numerics
+    as_source = used.precision == "bfloat16" and not model.target_only and not model.has_set
+    as_target = used.target_precision == "bfloat16" and not model.source_only
+    return _with(one, math.ceil(_CAST * one.parameters)) if as_source or as_target else one
+
+
+def _with(one: Memory, held: int) -> Memory:
+    """The memory of a model that holds further bytes."""
     return replace(one, parameters=one.parameters + held, forward=one.forward + held, gradient=one.gradient + held)
 
 
@@ -121,45 +141,64 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
     used = spec.numerics
     engine = Engine(used.batch, used.max_pass_images, device, used.layout)
     found: dict[tuple[tuple[str, ...], bool, HeldMemory], int] = {}
-    for models, apart, views, held in (*_of_experiments(spec), *_of_probes(spec)):
+    for models, apart, images, held in (*_of_experiments(spec, engine), *_of_probes(spec, engine)):
         if models:
-            found[models, apart, held] = max(found.get((models, apart, held), 0), engine.largest(views))
+            found[models, apart, held] = max(found.get((models, apart, held), 0), images)
     return [GradientWork(models, apart, images, held) for (models, apart, held), images in found.items()]
 
 
 class _Asked(NamedTuple):
-    """Source models, whether each has separate gradients, the number of views of an image, and what is kept."""
+    """Source models, whether each has separate gradients, the images in the largest pass, and what is kept."""
 
     models: tuple[str, ...]
     apart: bool
-    views: int
+    images: int
     held: HeldMemory = HeldMemory()
 
 
-def _of_experiments(spec: Spec) -> Iterator[_Asked]:
+def _largest_pass(attack: Attack, engine: Engine) -> int:
+    """The number of images in the largest pass of an attack, with its first stage."""
+    if attack.external is not None:
+        # Another library gets a whole batch at once, on every device.
+        return engine.batch
+    largest = engine.largest(attack.copies)
+    if attack.assembly.together:
+        # One loss of all copies of an image needs them in one pass.
+        largest = max(largest, attack.copies)
+    return largest if attack.first is None else max(largest, _largest_pass(attack.first, engine))
+
+
+def _of_experiments(spec: Spec, engine: Engine) -> Iterator[_Asked]:
     """The gradients of the attacks of a study."""
     for experiment in spec.experiments.values():
         for sources in spec.source_sets(experiment):
             for name in experiment.attacks:
                 attack = spec.attacks[name]
-                yield _Asked(tuple(sources), attack.separate, attack.copies, attack.assembly.held_memory)
+                yield _Asked(
+                    tuple(sources), attack.separate, _largest_pass(attack, engine), attack.assembly.held_memory
+                )
 
 
-def _of_probes(spec: Spec) -> Iterator[_Asked]:
+def _of_probes(spec: Spec, engine: Engine) -> Iterator[_Asked]:
     """The gradients of the probes of a study."""
     for probe in spec.geometry.values():
         models = models_of(spec, probe)
         if probe.probe == "gradient-cosine":
             # Copies are computed together up to the greatest common divisor of their numbers.
-            yield _Asked(tuple(models), True, math.gcd(*probe.smoothing.copies) if probe.smoothing else 1)
+            images = engine.largest(math.gcd(*probe.smoothing.copies) if probe.smoothing else 1)
+            yield _Asked(tuple(models), True, images)
             continue
         for direction in probe.directions:
             copies = direction.smoothing.copies if direction.smoothing else 1
             attack = spec.attacks[direction.attack] if direction.attack else None
             for model in models:
-                asked = _Asked(tuple(direction.models(model)), attack is not None and attack.separate, copies)
+                asked = _Asked(tuple(direction.models(model)), False, engine.largest(copies))
                 if attack is not None:
-                    asked = asked._replace(views=attack.copies, held=attack.assembly.held_memory)
+                    asked = asked._replace(
+                        apart=attack.separate,
+                        images=_largest_pass(attack, engine),
+                        held=attack.assembly.held_memory,
+                    )
                 yield asked
 
 

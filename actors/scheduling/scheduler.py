@@ -114,6 +114,10 @@ class Scheduler:
         """The arithmetic of all workers that have come up."""
         return self._actors.arithmetics
 
+    def on_arithmetic(self, met: Callable[[Arithmetic], None]) -> None:
+        """Call `met` for every worker that comes up from now on with an arithmetic that no other has."""
+        self._actors.met = met
+
     @property
     def workers(self) -> int:
         """Number of workers, up or not."""

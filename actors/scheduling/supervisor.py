@@ -68,6 +68,8 @@ class ActorSupervisor:
         self._given_up = 0
         self._small: set[Device | None] = set()
         self.replaced = 0
+        self.met: Callable[[Arithmetic], None] = lambda arithmetic: None
+        """Called with every new kind of arithmetic."""
         self.arithmetics: set[Arithmetic] = set()
         """The processors of all workers that have ever come up."""
         self.version = 0
@@ -130,8 +132,9 @@ class ActorSupervisor:
                     self._park(slot, slot.device)
                     return
                 self._check_memory(slot, memory)
-            if isinstance(answer, Arithmetic):
+            if isinstance(answer, Arithmetic) and answer not in self.arithmetics:
                 self.arithmetics.add(answer)
+                self.met(answer)
             slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
 
     def replace(self, slot: ActorSlot, error: ActorLost) -> None:

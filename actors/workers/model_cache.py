@@ -35,7 +35,7 @@ class ModelCache:
     """
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
-        fix(config.numerics.threads)
+        fix(config.numerics.threads, device=device, deterministic=config.numerics.deterministic)
         self.config = config
         self.device = device
         self._held: dict[str, Classifier] = {}

@@ -41,6 +41,7 @@ class Worker:
     def __init__(self, config: WorkerConfig, device: str) -> None:
         self._installed = False
         self._cache = ModelCache(config, device)
+        numerics.limit_memory(device, config.gpu_share)
         self._config = config
 
     def hello(self) -> Arithmetic:
@@ -78,14 +79,12 @@ class Worker:
         from study.attacks.loop import ImageBatch, craft, step_directions
 
         self._install()
-        used, count = self._config.numerics, len(job.images)
+        count = len(job.images)
         clean = pixels[:count]
         if job.attack.precomputed is not None:
             crafted = pixels[count:]
-            return CraftResult(
-                self._measured(PixelDistances(*all_distances(clean, crafted).T), clean, crafted)
-            ), crafted
-        numerics.set_precision(used.precision)
+            moved = PixelDistances(*all_distances(clean, crafted).T)
+            return CraftResult(self._measured(moved, clean, crafted)), crafted
         images = ImageBatch(
             clean, np.array(job.labels, dtype=np.int64), job.images, own=np.array(job.true_labels, dtype=np.int64)
         )
@@ -111,12 +110,12 @@ class Worker:
             rmsd=None if job.rmsd is None else np.array(job.rmsd, dtype=np.float64),
             pool=pool,
         )
-        note = None
+        note, passes = None, None
         if outcome.max_pass_images < engine.pass_limit:
-            passes = f"crafted in passes of {outcome.max_pass_images} images, so rounding may differ"
-            note = f"out of memory on {' + '.join(names)}: {passes}"
-        moved = PixelDistances(outcome.rmsd, outcome.linf, outcome.l2)
-        return CraftResult(self._measured(moved, clean, outcome.pixels), note=note), outcome.pixels
+            passes = outcome.max_pass_images
+            note = f"out of memory on {' + '.join(names)}: crafted in passes of {passes} images, so rounding may differ"
+        distances = PixelDistances(outcome.rmsd, outcome.linf, outcome.l2, passes=passes)
+        return CraftResult(self._measured(distances, clean, outcome.pixels), note=note), outcome.pixels
 
     def _measured(
         self, distances: PixelDistances, clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]
@@ -151,10 +150,13 @@ class Worker:
         return CraftResult(self._measured(distances, images.clean, made.pixels), remark=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
-        """The error, with file and line if it comes from a component in a user's file."""
+        """The error, with file and line if it comes from a component in a user's file; or in words that explain it."""
         if fault(error) is not None:
             # CUDA reports an error at whatever line runs when it arrives.
             return error
+        known = numerics.not_deterministic(error)
+        if known is not None:
+            return known
         place = own_code.line_in(error, (own.path for _, own in self._config.code))
         if not place:
             return error
@@ -175,7 +177,7 @@ class Worker:
             max_pass_images=used.max_pass_images,
             device=self._cache.device,
             layout=used.layout,
-            precision=used.precision,
+            precision=numerics.settled(used.precision, self._cache.device),
         )
 
     def probe(self, request: ModelRequest, job: ProbeJob, pixels: NDArray[np.uint8]) -> ProbeResult:
@@ -185,16 +187,16 @@ class Worker:
         begun = time.perf_counter()
         self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
-        rows = answer(job.unit, job.question, held, pixels, engine=self._engine())
+        precision = self._config.numerics.target_precision
+        rows = answer(job.unit, job.question, held, pixels, engine=self._engine(), precision=precision)
         return ProbeResult(rows, seconds=time.perf_counter() - begun, loads=self._cache.loads())
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
         """Show `uint8` images (V * N, C, H, W) to the targets, or search along float32 rays (2, N, C, H, W) for each.
 
-        Predictions are in float32, also where gradients are not.
+        Predictions have the precision of targets, whatever that of gradients.
         """
         begun = time.perf_counter()
-        numerics.set_precision("float32")
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         found = [self._predict(target, held[target], job, pixels) for target in job.targets]
         notes = [
@@ -212,6 +214,10 @@ class Worker:
     def _size(self, job: PredictJob) -> int:
         return numerics.pass_size(job.batch, self._cache.device)
 
+    def _smaller(self, size: int, job: PredictJob) -> int | None:
+        """The number of images in a pass, if it is smaller than planned."""
+        return size if size < self._size(job) else None
+
     def _predict(
         self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]
     ) -> tuple[TargetResult, int]:
@@ -228,6 +234,7 @@ class Worker:
                 seen,
                 batch=size,
                 device=self._cache.device,
+                precision=self._config.numerics.target_precision,
                 whole=job.probabilities,
                 name=f"model '{target}'",
                 images=ids,
@@ -245,10 +252,14 @@ class Worker:
 
             found = minimal_rmsd(show, pixels, job.search, batch=self._size(job))
             distances = PixelDistances(*found.distances.T)
-            answers = TargetAnswers(target, found.prediction.top5, found.prediction.top5_prob, distances, found.levels)
-            return TargetResult(answers, described), found.prediction.size
+            made, size = found.prediction, found.prediction.size
+            answers = TargetAnswers(
+                target, made.top5, made.top5_prob, distances, found.levels, passes=self._smaller(size, job)
+            )
+            return TargetResult(answers, described), size
         seen = show(pixels, job.images)
-        return TargetResult(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size
+        answers = TargetAnswers(target, seen.top5, seen.top5_prob, passes=self._smaller(seen.size, job))
+        return TargetResult(answers, described, seen.whole), seen.size
 
 
 def _use(device: str) -> None:

@@ -37,6 +37,7 @@ class WorkerConfig:
         services: Access to the services, by model; an actor gets the access to its own service only.
         allow_code: Whether networks defined in the user's own Python code may run.
         code: Components of attacks in the user's own files, which the driver was allowed to run.
+        gpu_share: The part of a GPU that a worker has, 0..1.
     """
 
     models: Mapping[str, Model]
@@ -47,6 +48,7 @@ class WorkerConfig:
     services: Mapping[str, ServiceAccess] = field(default_factory=dict)
     allow_code: bool = False
     code: Code = ()
+    gpu_share: float = 1.0
 
     def of(self, role: Role) -> WorkerConfig:
         """The configuration of an actor of `role`."""
@@ -54,7 +56,9 @@ class WorkerConfig:
         return replace(self, services={name: access for name, access in self.services.items() if name == service})
 
 
-def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool, code: Code = ()) -> WorkerConfig:
+def worker_config(
+    spec: Spec, folder: RunFolder, *, allow_code: bool, code: Code = (), gpu_share: float = 1.0
+) -> WorkerConfig:
     """The configuration of a study's workers. Creates the folders for the answers of services."""
     services = {}
     for name, model in spec.models.items():
@@ -70,4 +74,5 @@ def worker_config(spec: Spec, folder: RunFolder, *, allow_code: bool, code: Code
         services,
         allow_code=allow_code,
         code=code,
+        gpu_share=gpu_share,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from study.attacks import budget as budgets
-from study.attacks.gradient import BatchGradients, Fusion, Logits, Preparing, SourceGroup, layers_of
+from study.attacks.gradient import BatchGradients, Fusion, Logits, Preparing, SourceGroup, forward, layers_of
 from study.attacks.kinds import (
     FeatureObjective,
     GradientAt,
@@ -25,6 +25,7 @@ from study.attacks.kinds import (
 )
 from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.reproducibility import numerics
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Ascent:
                 first=self._first,
                 path=self._path,
                 pool=self._pool,
+                precision=gradients.precision,
             )
             gradients.prepared[id(model)] = objective.prepare(source)
 
@@ -220,9 +222,10 @@ class Ascent:
             with self._gradients.for_labels(labels):
                 return found(image, sample)
 
-        def forward(image: Tensor, model: int) -> Tensor:
-            with torch.no_grad():
-                return everyone.models[model](image)
+        def logits(image: Tensor, model: int) -> Tensor:
+            precision = self._gradients.precision
+            with torch.no_grad(), numerics.network_pass(precision):
+                return forward(everyone.models[model], image, precision)
 
         given = ProgramContext(
             origin=self._origin,
@@ -233,7 +236,7 @@ class Ascent:
             size=self._size(level),
             epsilon=attack.budget.first_epsilon,
             gradient=gradient,
-            forward=forward,
+            forward=logits,
             project=self._project,
             streams=self._streams,
             models=len(models),

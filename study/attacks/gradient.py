@@ -17,9 +17,11 @@ from study.attacks.assembly import Assembly
 from study.attacks.component import Component
 from study.attacks.kinds import AnyObjective, FeatureObjective, Goal, Pool, State, StepDraws
 from study.attacks.views import Views
+from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.models.features import captured
 from study.models.layers.named import network_of
+from study.reproducibility import numerics
 from study.reproducibility.numerics import Precision
 from study.reproducibility.rng import Streams, of_all_images
 
@@ -212,8 +214,7 @@ class BatchGradients:
         self._passed = []
         upstream = self._upstream(group, stacked.detach(), self.labels.repeat(len(views)))
         if stacked is leaf:
-            # A CUDA graph overwrites this memory with the next gradient.
-            return upstream.clone() if upstream.is_cuda else upstream
+            return upstream
         (through,) = torch.autograd.grad(stacked, leaf, upstream)
         return through
 
@@ -276,21 +277,24 @@ class BatchGradients:
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         shares = group.shares(rows, len(labels), len(self.labels))
-        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with numerics.network_pass(self.precision):
             if isinstance(objective, FeatureObjective):
                 losses = self._feature_losses(objective, group, seen, labels, rows)
                 stacked = torch.stack(losses)
                 loss = (shares.to(stacked.device, stacked.dtype) * stacked).sum(0)
             else:
-                logits = torch.stack([_full(model(seen)) for model in group.models])
-                with torch.autocast(seen.device.type, enabled=False):
-                    if logits.shape[1] > len(labels):
-                        logits = logits.reshape(len(logits), -1, len(labels), logits.shape[-1]).mean(1)
-                    shares = shares.to(logits.device, logits.dtype)
-                    loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
-        (gradient,) = torch.autograd.grad(loss.sum(), seen)
+                logits = torch.stack([self._forward(model, seen) for model in group.models])
+                if logits.shape[1] > len(labels):
+                    logits = logits.reshape(len(logits), -1, len(labels), logits.shape[-1]).mean(1)
+                shares = shares.to(logits.device, logits.dtype)
+                loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
+            (gradient,) = torch.autograd.grad(loss.sum(), seen)
         self._passed.append(loss.detach())
         return gradient
+
+    def _forward(self, model: Logits, seen: Tensor) -> Tensor:
+        """The logits of one model, in float32 whatever the precision."""
+        return forward(model, seen, self.precision)
 
     def _feature_losses(
         self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]
@@ -300,7 +304,7 @@ class BatchGradients:
         places = torch.tensor(numbers[: len(labels)], device=seen.device) % len(self.labels)
         for model in group.models:
             with captured(_module(model), self.layers[id(model)]) as features:
-                logits = _full(model(seen))
+                logits = self._forward(model, seen)
             prepared = {name: one[places] for name, one in self.prepared[id(model)].items()}
             kept = {name: _full(one) for name, one in features.items()}
             if objective.together:
@@ -317,12 +321,12 @@ class BatchGradients:
     def logits(self, model: Logits, image: Tensor, step: int) -> Tensor:
         """Return the logits (N, classes) of one model at `image`, without views and without a gradient."""
         parts = []
-        with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.no_grad(), numerics.network_pass(self.precision):
             for at in range(0, len(image), self.max_pass_images):
                 if self.running is not None:
                     self.running.begin(step, (0,))
                     self.running.cut(slice(at, at + self.max_pass_images))
-                parts.append(_full(model(image[at : at + self.max_pass_images])))
+                parts.append(self._forward(model, image[at : at + self.max_pass_images]))
         return torch.cat(parts)
 
     def _halve(self, shortage: OutOfMemory) -> None:
@@ -429,28 +433,46 @@ class Preparing:
     first: Tensor | None = None
     path: Sequence[Tensor] = ()
     pool: Pool | None = None
+    precision: Precision = "float32"
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
         found, _ = self.forward(image)
         return found
 
     def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        with torch.no_grad(), captured(_module(self.model), self.names) as found:
-            logits = _full(self.model(image))
+        with torch.no_grad(), self._pass(), captured(_module(self.model), self.names) as found:
+            logits = forward(self.model, image, self.precision)
         return {name: _full(one.detach()) for name, one in found.items()}, logits
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         # The image requires a gradient, so that features do: parameters require none.
-        with captured(_module(self.model), self.names) as found:
-            logits = _full(self.model(image.detach().requires_grad_(True)))
-        names = list(found)
-        gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
+        with self._pass():
+            with captured(_module(self.model), self.names) as found:
+                logits = forward(self.model, image.detach().requires_grad_(True), self.precision)
+            names = list(found)
+            gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
         return {name: _full(one) for name, one in zip(names, gradients, strict=True)}
 
     def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
         leaf = image.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(_full(self.model(leaf))).sum(), leaf)
+        with self._pass():
+            logits = forward(self.model, leaf, self.precision)
+            (gradient,) = torch.autograd.grad(loss(logits).sum(), leaf)
         return gradient
+
+    def _pass(self) -> contextlib.AbstractContextManager[None]:
+        return numerics.network_pass(self.precision)
+
+
+def in_precision(models: Sequence[Logits], precision: Precision) -> list[Logits]:
+    """The models for passes in `precision`: a classifier's weights are cast once."""
+    return [model.in_precision(precision) if isinstance(model, Classifier) else model for model in models]
+
+
+def forward(model: Logits, seen: Tensor, precision: Precision) -> Tensor:
+    """The logits of a model whose operations compute in `precision`; the logits are float32, or the model's own."""
+    with numerics.autocast(precision, seen.device.type):
+        return _full(model(seen))
 
 
 def _module(model: Logits) -> nn.Module:

@@ -15,7 +15,7 @@ from study.attacks import budget as budgets
 from study.attacks.ascent import Ascent
 from study.attacks.budget import Pixels
 from study.attacks.finish import finish
-from study.attacks.gradient import BatchGradients, Logits, RunningPass, changed, groups, largest_pass
+from study.attacks.gradient import BatchGradients, Logits, RunningPass, changed, groups, in_precision, largest_pass
 from study.attacks.kinds import Goal, Pool
 from study.attacks.recipe import Attack
 from study.attacks.views import Views
@@ -173,6 +173,7 @@ def perturbations(
     budgets. Other arguments and errors are those of `craft`.
     """
     called = tuple(names) or tuple(str(index) for index in range(len(models)))
+    models = in_precision(models, engine.precision)
     assembly = attack.assembly
     sources = groups(models, attack.weights_of(called), separate=attack.separate)
     limit = engine.pass_limit

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from study.attacks import presets
 from study.attacks.recipe import Attack, Goal
 from study.errors import StudyError, names
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Asked
 from study.spec import validation_errors, yaml_document
 from study.spec.budget_units import check_units
 from study.spec.yaml_document import Document
@@ -53,6 +55,7 @@ class Recipe:
         std: Statistic | None = None,
         seed: int = 0,
         batch: int = 8,
+        precision: Asked = "auto",
     ) -> _Given:
         """Attack images; return adversarial images of the same kind, within the budget as 8-bit images.
 
@@ -65,6 +68,7 @@ class Recipe:
             goal: `untargeted` (leave the label) or `targeted` (reach it).
             seed: Of all random numbers. They are keyed by seed and image: neighbours and order change nothing.
             batch: Images in one pass.
+            precision: Of the models' passes: float32, tf32 or bfloat16; `auto` is tf32 on a GPU and float32 elsewhere.
 
         Raises StudyError for images, labels or models that do not fit, with what is accepted, and for attacks that need
         a whole study: budgets matched to another attack, and searches of the minimal RMSD.
@@ -80,7 +84,7 @@ class Recipe:
         from study.door.scaled_model import scaled
 
         sources = [scaled(one, mean, std) for one in models]
-        made = self._crafted(sources, pixels, wanted, goal, seed=seed, batch=batch)
+        made = self._crafted(sources, pixels, wanted, goal, seed=seed, batch=batch, precision=precision)
         found: _Given = restore(made)
         return found
 
@@ -93,6 +97,7 @@ class Recipe:
         *,
         seed: int,
         batch: int,
+        precision: Asked,
     ) -> NDArray[np.uint8]:
         import numpy as np
 
@@ -103,7 +108,8 @@ class Recipe:
         clean = np.rint(pixels).astype(np.uint8)
         ids = [hashlib.sha256(one.tobytes()).hexdigest()[:16] for one in clean]
         given = ImageBatch(clean, labels, ids)
-        engine = Engine(batch=batch, device=sources[0].device, layout="contiguous")
+        device = sources[0].device
+        engine = Engine(batch=batch, device=device, layout="contiguous", precision=numerics.settled(precision, device))
         key = ("attack", self.name, goal, seed)
         if self.attack.external is not None:
             level = self.attack.budget.levels[0]

@@ -37,6 +37,7 @@ class LaunchOrder:
         quiet: Whether only failures and the last line are printed.
         address: A Ray cluster; None for that of RAY_ADDRESS, or else a local Ray.
         wandb: The mode of tracking; None for that of the spec or of WANDB_MODE.
+        other_devices: Whether a study may go on, on other devices than those that began it.
     """
 
     file: SpecFile
@@ -47,6 +48,7 @@ class LaunchOrder:
     quiet: bool
     address: str | None
     wandb: Mode | None
+    other_devices: bool = False
 
 
 Launcher = Callable[[LaunchOrder], None]
@@ -62,6 +64,7 @@ def launch(
     quiet: bool = False,
     address: str | None = None,
     wandb: Mode | None = None,
+    other_devices: bool = False,
 ) -> Run:
     """Run a study, or the rest of it, as `study launch` does, and load its run.
 
@@ -74,6 +77,8 @@ def launch(
         quiet: Print failures and the last line only.
         address: The Ray cluster, `HOST:PORT`. By default that of RAY_ADDRESS, else a new Ray on this machine.
         wandb: Track on Weights & Biases. By default as the spec or WANDB_MODE says.
+        other_devices: Go on with a run on another kind of GPU than began it, or on a processor in place of a GPU. The
+            rows are then rounded differently, and every part records its device.
 
     Raises StudyError if the input is bad, or some units failed: the others are kept, and `study.load` reads them.
     Raises KeyboardInterrupt after Ctrl-C: what is finished is kept, and the same call goes on from there.
@@ -85,7 +90,7 @@ def launch(
     file, path = _spec_file(spec)
     folder = os.fspath(output) if output is not None else str(Path("runs") / file.spec.study)
     run = _launcher()
-    run(LaunchOrder(file, path, folder, inline, allow_code, quiet, address, wandb))
+    run(LaunchOrder(file, path, folder, inline, allow_code, quiet, address, wandb, other_devices))
     return load(folder)
 
 

@@ -20,28 +20,32 @@ from study.geometry.gradients import batches, cosine, gradients
 from study.geometry.plan import ProbeTask
 from study.geometry.schema import SCHEMAS
 from study.models.classifier import Classifier
-from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 _Columns = dict[str, list[Any]]
 
 
 def answer(
-    unit: str, task: ProbeTask, models: Mapping[str, Classifier], clean: NDArray[np.uint8], *, engine: Engine
+    unit: str,
+    task: ProbeTask,
+    models: Mapping[str, Classifier],
+    clean: NDArray[np.uint8],
+    *,
+    engine: Engine,
+    precision: Precision = "float32",
 ) -> pa.Table:
     """Return the rows of unit `unit`. `clean` are its images, `uint8` (N, C, H, W); `models` holds all its models.
 
-    Gradients have the engine's precision; predictions are in float32. Raises StudyError if a gradient or a logit is not
-    finite, or an image has no such direction.
+    Gradients have the engine's precision; predictions have `precision`. Raises StudyError if a gradient or a logit is
+    not finite, or an image has no such direction.
     """
     probe = task.probe
-    numerics.set_precision(engine.precision)
     if probe.probe == "gradient-cosine":
         columns = _cosines(task, models, clean, engine)
     else:
         found = axes(task, models, clean, engine=engine)
-        numerics.set_precision("float32")
         (name,) = task.models
-        slices = [_Slice(models[name], one, way, engine) for one, way in zip(clean, found, strict=True)]
+        slices = [_Slice(models[name], one, way, engine, precision) for one, way in zip(clean, found, strict=True)]
         parts = []
         for row, one in enumerate(slices):
             try:
@@ -100,20 +104,17 @@ class _Slice:
     clean: NDArray[np.uint8]
     axes: NDArray[np.float64]
     engine: Engine
+    precision: Precision
 
     def labels(self, points: Sequence[Sequence[float]]) -> list[int]:
-        engine = self.engine
-        found = point_predictions.labels(
-            self.model, self.clean, self.axes, points, batch=engine.batch, device=engine.device
-        )
+        found = point_predictions.labels(self.model, self.clean, self.axes, points, **self._how())
         return [int(one) for one in found]
 
     def logits(self, points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
-        engine = self.engine
-        found = point_predictions.logits(
-            self.model, self.clean, self.axes, points, batch=engine.batch, device=engine.device
-        )
-        return np.concatenate(list(found))
+        return np.concatenate(list(point_predictions.logits(self.model, self.clean, self.axes, points, **self._how())))
+
+    def _how(self) -> dict[str, Any]:
+        return {"batch": self.engine.batch, "device": self.engine.device, "precision": self.precision}
 
 
 def _regions(task: ProbeTask, row: int, slice_: _Slice) -> _Columns:

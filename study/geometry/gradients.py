@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study.attacks.gradient import BatchGradients, Logits, groups
+from study.attacks.gradient import BatchGradients, Logits, groups, in_precision
 from study.attacks.loop import Engine, ImageBatch
 from study.attacks.recipe import Attack, Goal, Smoothing
 from study.attacks.views import Views
@@ -82,7 +82,7 @@ def _prepared(
     image = pixels.to(torch.float32, memory_format=numerics.memory_format(engine.layout))
     views = Views(assembly.views, streams, padded.true, None, origin=image)
     taken = BatchGradients(assembly, goal, labels, views, streams, image, engine.pass_limit, engine.precision)
-    (group,) = groups([model], [1.0], separate=False)
+    (group,) = groups(in_precision([model], engine.precision), [1.0], separate=False)
     return functools.partial(taken.of, group, image, 0)
 
 

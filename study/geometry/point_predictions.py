@@ -18,6 +18,7 @@ from study.events.repairs import repaired
 from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 
 def logits(
@@ -28,6 +29,7 @@ def logits(
     *,
     batch: int,
     device: str = "cpu",
+    precision: Precision = "float32",
 ) -> Iterator[NDArray[np.float32]]:
     """Yield logits (p, labels), pass by pass, at `points` (P, K) along `axes` (K, C, H, W) from the image `clean`.
 
@@ -39,10 +41,12 @@ def logits(
     directions = torch.tensor(axes, dtype=torch.float32, device=device)
     where = torch.tensor(points, dtype=torch.float32, device=device)
     size = numerics.pass_size(batch, device)
+    if precision == "bfloat16":
+        model = model.in_precision(precision)
     start = 0
     while start < len(where):
         part = where[start : start + size]
-        found = attempt(functools.partial(_pass, model, origin, directions, part, size))
+        found = attempt(functools.partial(_pass, model, origin, directions, part, size=size, precision=precision))
         if isinstance(found, OutOfMemory):
             size = halved(size, found)
             repaired("memory", f"a probe's predictions: memory ran out, and passes have {size} images from now on")
@@ -56,12 +60,20 @@ def logits(
         yield found
 
 
-def _pass(model: Classifier, origin: Tensor, directions: Tensor, part: Tensor, size: int) -> NDArray[np.float32]:
+def _pass(
+    model: Classifier,
+    origin: Tensor,
+    directions: Tensor,
+    part: Tensor,
+    *,
+    size: int,
+    precision: Precision,
+) -> NDArray[np.float32]:
     """The logits at the points `part` (p, K), in a pass of `size` images."""
     padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
     moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
     images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
-    with torch.inference_mode():
+    with torch.inference_mode(), numerics.network_pass(precision), numerics.autocast(precision, origin.device.type):
         return model.logits(images)[: len(part)].float().cpu().numpy()
 
 
@@ -73,7 +85,8 @@ def labels(
     *,
     batch: int,
     device: str = "cpu",
+    precision: Precision = "float32",
 ) -> NDArray[np.int32]:
     """Return the most probable label (P,) at every point. Arguments and errors are those of `logits`."""
-    found = logits(model, clean, axes, points, batch=batch, device=device)
+    found = logits(model, clean, axes, points, batch=batch, device=device, precision=precision)
     return np.concatenate([one.argmax(1) for one in found]).astype(np.int32)

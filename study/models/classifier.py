@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -11,10 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from study.models.rewrites import cpu
+from study.models.casting import cast_copy
+from study.models.compiling import CompiledFunction
+from study.models.resizing import resized
+from study.models.rewrites import cpu, gpu
 from study.models.weights import state_dict
 from study.models.weights.weight_set import WeightSet
-from study.reproducibility.numerics import Layout, memory_format
+from study.reproducibility.numerics import Layout, Precision, memory_format
 
 Mode = Literal["crop", "squash", "border"]
 
@@ -48,13 +52,16 @@ class Native:
     mode: Mode
 
 
+def in_size(images: Tensor, expected: Preprocessing) -> Tensor:
+    """Resize images (N, C, H, W) of any range to a network's size."""
+    if images.shape[-2:] == (expected.size, expected.size):
+        return images
+    return resized(images, expected.size, expected.interpolation)
+
+
 def fitted(images: Tensor, expected: Preprocessing) -> Tensor:
     """Resize images (N, C, H, W) of any range to a network's size, and put channels into its order."""
-    if images.shape[-2:] != (expected.size, expected.size):
-        smooth = expected.interpolation in ("bilinear", "bicubic")
-        images = nn.functional.interpolate(
-            images, (expected.size, expected.size), mode=expected.interpolation, antialias=smooth
-        )
+    images = in_size(images, expected)
     return images.flip(1) if expected.channels == "BGR" else images
 
 
@@ -94,7 +101,10 @@ class Classifier(nn.Module):
         self.register_buffer("outputs", None if outputs is None else torch.tensor(outputs), persistent=False)
         self.memory_format = torch.contiguous_format
         self.folded = 0
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compiled: CompiledFunction | None = None
+        self._how: bool | str = False
+        self._cast: Callable[[], Classifier] | None = None
+        self.is_cast = False
         self.parameters_held = sum(parameter.numel() for parameter in network.parameters())
         self.eval()
 
@@ -109,14 +119,38 @@ class Classifier(nn.Module):
 
     def compile_with(self, how: bool | str) -> None:
         """Use torch.compile from now on, with CUDA graphs if `how` is `cuda-graphs`."""
-        self._compiled = torch.compile(self.logits, mode="reduce-overhead" if how == "cuda-graphs" else "default")
+        self._how = how
+        self._compiled = CompiledFunction(self.logits, how, f"the {type(self.network).__name__}")
+        if self._cast is not None:
+            self._cast().compile_with(how)
+
+    def in_precision(self, precision: Precision) -> Classifier:
+        """The classifier for passes in `precision`: itself, or for bfloat16 a copy whose weights are cast once.
+
+        The copy is made once and kept; it must run within `numerics.autocast`. A network with a set of weights has
+        none, because its weights change from step to step.
+        """
+        if precision != "bfloat16" or self.weight_set is not None or self.is_cast:
+            return self
+        if self._cast is None:
+            # The copy has a network of its own, and is compiled for itself.
+            own: dict[int, Any] = {id(self.network): cast_copy(self.network), id(self._compiled): None}
+            made = copy.deepcopy(self, own)
+            made.is_cast = True
+            if self.compiled:
+                made.compile_with(self._how)
+            # A function, because a module in an attribute would count as a part of this one.
+            self._cast = lambda: made
+        return self._cast()
 
     def forward(self, pixels: Tensor) -> Tensor:
         # A compiled network ignores later hooks, such as those of skip gradients.
         if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
             return self.logits(pixels)
-        compiled: Tensor = self._compiled(pixels)
-        return compiled
+        if pixels.device.type != "cpu":
+            # The matrices of a resize switch TF32 off and on, which a compiled graph cannot.
+            pixels = in_size(pixels, self.preprocessing)
+        return self._compiled(pixels)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Like `forward`, without torch.compile."""
@@ -147,6 +181,8 @@ class Classifier(nn.Module):
             self.folded = fold_into(self.network, example.to(self.mean), keep=keep)
             if device == "cpu":
                 cpu.rewrite_convolutions(self.network)
+        if device != "cpu":
+            gpu.order_gradients(self.network)
         self.to(device)
         self.network.to(memory_format=self.memory_format)
 

@@ -15,6 +15,7 @@ from study.errors import StudyError
 from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 TOP = 5
 _NAMED = 5
@@ -40,11 +41,14 @@ def predict(
     *,
     batch: int,
     device: str = "cpu",
+    precision: Precision = "float32",
     whole: bool = False,
     name: str = "the model",
     images: Sequence[str] = (),
 ) -> Prediction:
     """Classify `uint8` images (N, C, H, W) in passes of one constant size; the last pass is padded.
+
+    The network computes in `precision`, and probabilities follow from its logits in float32.
 
     If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
     small for one image, or if a probability is not finite. The message has the `name` of the model and the ids of
@@ -52,10 +56,12 @@ def predict(
     """
     labels, probabilities, all_of_them = [], [], []
     size = numerics.pass_size(batch, device)
+    if precision == "bfloat16":
+        model = model.in_precision(precision)
     start = 0
     while start < len(pixels):
         part = pixels[start : start + size]
-        shown = attempt(functools.partial(_pass, model, part, size, device))
+        shown = attempt(functools.partial(_pass, model, part, size, device, precision))
         if isinstance(shown, OutOfMemory):
             size = halved(size, shown)
             continue
@@ -72,12 +78,16 @@ def predict(
     return Prediction(np.concatenate(labels), np.concatenate(probabilities), every, size)
 
 
-def _pass(model: Classifier, part: NDArray[np.uint8], size: int, device: str) -> tuple[Tensor, torch.return_types.topk]:
+def _pass(
+    model: Classifier, part: NDArray[np.uint8], size: int, device: str, precision: Precision
+) -> tuple[Tensor, torch.return_types.topk]:
     """All probabilities, and the highest ones; both include the padding."""
     padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
     images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
-    with torch.inference_mode():
-        found = model.logits(images).softmax(1)
+    with torch.inference_mode(), numerics.network_pass(precision):
+        with numerics.autocast(precision, device):
+            logits = model.logits(images)
+        found = (logits.float() if logits.dtype == torch.bfloat16 else logits).softmax(1)
         return found, found.topk(min(TOP, found.shape[1]), dim=1)
 
 

@@ -60,7 +60,7 @@ def attack_run_id(
             "format": spec.format,
             "attack": (attack, recipe_identity(recipe, sources)),
             "images": _prepared(spec),
-            "numerics": spec.numerics.model_dump(mode="json", exclude_defaults=True),
+            "numerics": spec.numerics.identity(),
         }
         if reference is not None:
             content["reference"] = reference
@@ -127,7 +127,7 @@ def probe_unit_id(
             "format": spec.format,
             "probe": (name, probe.model_dump(mode="json", exclude=left_out, exclude_defaults=True)),
             "attacks": [(one, recipe_identity(spec.attacks[one], sources)) for one in probe.attacks],
-            "numerics": spec.numerics.model_dump(mode="json", exclude_defaults=True),
+            "numerics": spec.numerics.identity(),
         }
     images = [(one.image, one.digest, one.label, one.target_label) for one in shard.images]
     called = models[0] if len(models) == 1 else f"{len(models)}-models"

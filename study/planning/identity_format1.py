@@ -82,4 +82,5 @@ def _name(given: str | Part) -> str:
 
 
 def _numerics(spec: Spec) -> dict[str, Any]:
-    return spec.numerics.model_dump(mode="json", include=set(_NUMERICS), by_alias=True)
+    # There was no `auto` then.
+    return spec.numerics.settled("cpu").model_dump(mode="json", include=set(_NUMERICS), by_alias=True)

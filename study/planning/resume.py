@@ -54,6 +54,7 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
     must_have_spec(folder)
     if not folder.begun:
         return
+    file = as_begun(file, folder)
     recorded_spec = spec_of(folder)
     must_be_current(recorded_spec, folder, "name the folder without a spec: the folder has its own")
     theirs, ours = recorded_spec.identity(), file.spec.identity()
@@ -64,6 +65,14 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
             where=file.where(*place.split(".")),
             todo="launch this spec: the launch runs the additions; or name the run folder of this spec",
         )
+
+
+def as_begun(file: SpecFile, folder: RunFolder) -> SpecFile:
+    """The spec with the precision that the folder's first launch chose, where this spec leaves the choice open."""
+    if not folder.begun or file.spec.numerics.precision != "auto":
+        return file
+    chosen = spec_of(folder).numerics.precision
+    return file.with_numerics(file.spec.numerics.model_copy(update={"precision": chosen}))
 
 
 def spec_of(folder: RunFolder) -> Spec:

@@ -10,6 +10,7 @@ from study.errors import StudyError
 from study.images.image_sets import Candidate, Ranked
 from study.images.selection import Selection
 from study.planning.resume import (
+    as_begun,
     first_difference,
     must_be_current,
     must_have_spec,
@@ -56,6 +57,7 @@ def changes(file: SpecFile, folder: RunFolder) -> Changes:
     must_have_spec(folder)
     if not folder.begun:
         return Changes()
+    file = as_begun(file, folder)
     theirs, ours = spec_of(folder), file.spec
     must_be_current(theirs, folder)
     there, here = theirs.identity(), ours.identity()

@@ -51,12 +51,14 @@ class ProcessKind:
         own: Prefixes of variables that they get although the variables are secret or have an owner.
         only: The only variables that they get; None: no such limit.
         sets: Further variables, with values.
+        defaults: The same, where the driver has no value.
         nice: Their niceness: how far they yield the processor to the study's own work.
     """
 
     own: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     sets: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
     nice: int = 0
 
     def gets(self, name: str) -> bool:
@@ -66,7 +68,11 @@ class ProcessKind:
         return name.startswith(self.own) or not (looks_secret(name) or name.startswith(_OWNED))
 
 
-RAY = ProcessKind(own=("RAY_", "HF_", "HUGGING_FACE_"))
+GPU_DEFAULTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""What a process that computes on a GPU sets where the user has not: matrix products that repeat their bits, which
+torch's deterministic mode insists on, and memory that does not break into pieces that are too small."""
+
+RAY = ProcessKind(own=("RAY_", "HF_", "HUGGING_FACE_"), defaults=GPU_DEFAULTS)
 """The daemons of a local Ray and its workers, which inherit from the daemons."""
 
 _QUIET = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false", "POLARS_MAX_THREADS": "1"}
@@ -89,7 +95,7 @@ def looks_secret(name: str) -> bool:
 def environment(kind: ProcessKind, given: Mapping[str, str], hidden: Sequence[str] = ()) -> dict[str, str]:
     """The environment of a process, from the driver's (`given`), without the credentials of services (`hidden`)."""
     made = {name: value for name, value in given.items() if name not in hidden and kind.gets(name)}
-    made |= {**kind.sets, "PYTHONSAFEPATH": "1"}
+    made = {**kind.defaults, **made, **kind.sets, "PYTHONSAFEPATH": "1"}
     made.pop("PYTHONPATH", None)
     if kind.only is None:
         named = [os.path.abspath(one) for one in given.get("PYTHONPATH", "").split(os.pathsep) if one]

@@ -9,11 +9,11 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from study.errors import StudyError
-from study.reproducibility.hardware import hardware
+from study.reproducibility.hardware import driver, gpu_capability, hardware
 from study.reproducibility.hashing import digest
 from study.storage.run_folder import RunFolder
 
@@ -26,6 +26,9 @@ _VARIABLES = re.compile(
 )
 """Environment variables that change rounding. The number of threads is none of them: the spec sets it."""
 
+_OF_GPUS = re.compile(r"NVIDIA_\w+|TORCH_ALLOW_TF32_\w+|TORCH_CUDNN_\w+|CUBLAS\w+|DISABLE_ADDMM_CUDA_LT")
+"""Those of them that change nothing on a processor."""
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (v\S+)|oneDNN (v\S+)"}
 
@@ -36,8 +39,9 @@ class Arithmetic:
 
     Attributes:
         processor: Name of the GPU or the processor.
-        capability: Instruction set of PyTorch's own kernels on the processor.
-        releases: Releases of the computing libraries, by name.
+        capability: Instruction set of PyTorch's own kernels on the processor; before it, on a GPU, its compute
+            capability and number of multiprocessors.
+        releases: Releases of the computing libraries, by name; on a GPU also of CUDA, cuDNN and the driver.
         environment: Environment variables that change the libraries' choice of kernels, with their values.
     """
 
@@ -51,11 +55,21 @@ class Arithmetic:
         """The first 12 digits of the SHA-256 of all attributes."""
         return digest(asdict(self))[:12]
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return "cuda" in self.releases
+
+    @property
+    def device(self) -> str:
+        """The kind of device. All processors are one kind: what they compute is the same but for rounding."""
+        return self.processor if self.on_gpu else "a processor"
+
     def __str__(self) -> str:
-        given = ", ".join(f"{name}={value}" for name, value in self.environment.items())
-        return f"{self.processor} ({self.capability}), torch {self.releases.get('torch', 'unknown')}" + (
-            f", {given}" if given else ""
-        )
+        libraries = [f"{name} {self.releases[name]}" for name in ("cuda", "cudnn", "driver") if name in self.releases]
+        given = [f"{name}={value}" for name, value in self.environment.items()]
+        shown = [f"torch {self.releases.get('torch', 'unknown')}", *libraries, *given]
+        return f"{self.processor} ({self.capability}), {', '.join(shown)}"
 
 
 def here(device: str) -> Arithmetic:
@@ -65,15 +79,22 @@ def here(device: str) -> Arithmetic:
     built = torch.__config__.show()
     found = {name: re.search(pattern, built) for name, pattern in _LIBRARIES.items()}
     libraries = {name: next(filter(None, match.groups())) for name, match in found.items() if match}
-    if torch.device(device).type == "cuda":
+    capability, on_gpu = torch.backends.cpu.get_cpu_capability(), torch.device(device).type == "cuda"
+    if on_gpu:
+        capability = f"{gpu_capability(device)}, {capability}"
         libraries |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+        libraries |= {} if (release := driver()) is None else {"driver": release}
     installed = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
     variables = {name: value for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name) and value}
-    return Arithmetic(
-        hardware(device),
-        torch.backends.cpu.get_cpu_capability(),
-        dict(sorted((installed | libraries).items())),
-        variables,
+    return _relevant(Arithmetic(hardware(device), capability, dict(sorted((installed | libraries).items())), variables))
+
+
+def _relevant(found: Arithmetic) -> Arithmetic:
+    """The arithmetic without the variables that change nothing on its device."""
+    if found.on_gpu:
+        return found
+    return replace(
+        found, environment={name: value for name, value in found.environment.items() if not _OF_GPUS.fullmatch(name)}
     )
 
 
@@ -96,7 +117,7 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
         return []
     try:
         return [
-            Arithmetic(**{key: value for key, value in one.items() if key != "digest"})
+            _relevant(Arithmetic(**{key: value for key, value in one.items() if key != "digest"}))
             for one in json.loads(folder.arithmetic.read_text())["workers"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -106,16 +127,23 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
         ) from None
 
 
-def compare(folder: RunFolder, workers: Collection[Arithmetic], say: Callable[[str], None]) -> None:
+def compare(
+    folder: RunFolder, workers: Collection[Arithmetic], say: Callable[[str], None], *, other_devices: bool = False
+) -> None:
     """Compare the arithmetic of this launch's workers with each other and with earlier launches, and record it.
 
-    Calls `say` if rows come from several processors or releases. Raises StudyError if environment variables differ:
-    these are settings of a machine that would mix differently rounded rows.
+    Calls `say` if rows come from several processors, GPUs or releases. Raises StudyError if environment variables
+    differ: these are settings of a machine that would mix differently rounded rows. Without `other_devices`, raises
+    StudyError for a kind of GPU that no earlier launch had, and for a processor in place of a GPU.
     """
     known, now = recorded(folder), _ordered(workers)
+    devices = {one.device for one in known}
+    new_devices = [one for one in now if known and one.device not in devices]
+    if new_devices and not other_devices:
+        raise _another_device(folder, new_devices[0], known)
     for one in now:
         for other in known or now:
-            if one.environment != other.environment:
+            if one.on_gpu == other.on_gpu and one.environment != other.environment:
                 raise _other_environment(folder, one, other, bool(known))
     new = [one for one in now if one not in known]
     if new:
@@ -126,6 +154,17 @@ def compare(folder: RunFolder, workers: Collection[Arithmetic], say: Callable[[s
             f"{_listed(known)}; rates agree within their intervals, and every part records its arithmetic")  # fmt: skip
     elif len(new) > 1:
         say(f"workers have several kinds of arithmetic, which may round differently: {_listed(new)}")
+
+
+def _another_device(folder: RunFolder, one: Arithmetic, known: Sequence[Arithmetic]) -> StudyError:
+    before = ", ".join(sorted({other.device for other in known}))
+    return StudyError(
+        f"the rows in {folder.path} were computed on {before}, and a worker of this launch has {one.processor}: it "
+        "rounds differently, so that a study would not be the same whenever it is stopped",
+        accepted=f"{before}; or --other-devices, which mixes rows: rates agree within their intervals, and every part "
+        "records its device",
+        todo="add --other-devices, go on with devices of the same kind, or launch into a new folder with --output",
+    )
 
 
 def _other_environment(folder: RunFolder, one: Arithmetic, other: Arithmetic, earlier: bool) -> StudyError:

@@ -1,14 +1,16 @@
-"""The GPU or processor that computes results: which one this process uses, its name and its memory."""
+"""The GPU or processor that computes results: which one this process uses, its name, memory and driver."""
 
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 from study.errors import StudyError
 from study.spec.run_options import Device
 
 _CPUS = Path("/proc/cpuinfo")
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def gpu_available() -> bool:
@@ -64,6 +66,28 @@ def hardware(device: str) -> str:
 def processor_here() -> str:
     """Return the name of this machine's processor."""
     return processor(_CPUS.read_text() if _CPUS.is_file() else "")
+
+
+def gpu_capability(device: str) -> str:
+    """Return a GPU's compute capability and its number of multiprocessors, which decide how kernels cut their sums."""
+    import torch
+
+    found = torch.cuda.get_device_properties(device)
+    return f"sm_{found.major}{found.minor}, {found.multi_processor_count} multiprocessors"
+
+
+def driver() -> str | None:
+    """Return the release of NVIDIA's driver, such as `550.54.15`; None where it cannot be read."""
+    try:
+        return driver_release(_DRIVER.read_text())
+    except OSError:
+        return None
+
+
+def driver_release(info: str) -> str | None:
+    """Return the release in the text of /proc/driver/nvidia/version."""
+    found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)*)\s", info, re.MULTILINE)
+    return found.group(1) if found else None
 
 
 def processor(info: str) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field
 
+from study.errors import StudyError, first_line
+from study.process.children import GPU_DEFAULTS
 from study.spec.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -17,9 +20,16 @@ if TYPE_CHECKING:
 
 Layout = Literal["channels-last", "contiguous"]
 Precision = Literal["float32", "tf32", "bfloat16"]
+Asked = Precision | Literal["auto"]
+"""A precision, or `auto`: tf32 on a GPU, float32 on a processor."""
 
 _CPU_STEP, _CPU_LARGEST, _GPU_VIEWS = 4, 16, 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_USABLE = 0.9
+"""Fraction of its part of a GPU's memory that a process may use; workers are planned with the same fraction."""
+
+_BFLOAT16 = "bfloat16, version 2"
+"""In ids. In version 1, features that an attack reads before its first step were computed in float32."""
 
 
 def _older_key(schema: dict[str, Any]) -> None:
@@ -36,10 +46,16 @@ class Numerics(Frozen):
     - `fold`: rewrite networks where the result is equal up to rounding: fold batch norms into convolutions, and on a
       CPU compute some convolutions differently (`study.models.rewrites.cpu`);
     - `layout`: memory layout of images and networks;
-    - `precision`: precision of gradients. Targets always predict in float32;
+    - `precision`: precision of source models, in their forward and backward passes; pixels, losses and steps are
+      computed in float32. `auto` is tf32 on GPUs, where other libraries use it too, and float32 elsewhere: the first
+      launch decides, and records its choice in the run folder. `float32` is strict, and slow on a GPU.
+      `bfloat16` is the fastest;
+    - `target_precision`: precision of the models that predict; their probabilities are computed in float32;
+    - `deterministic`: on a GPU, use only kernels that give the same bits in every run. `false` permits networks that
+      have a layer without such a kernel, and faster attention;
     - `compile`: compile source models with torch.compile; `cuda-graphs` also records their kernels.
 
-    `{fold: false, layout: contiguous}` is the reference mode: it computes like other libraries.
+    `{fold: false, layout: contiguous, precision: float32}` is the reference mode: it computes like other libraries.
     """
 
     # Ids and run folders have the older name of `max_pass_images`.
@@ -53,19 +69,115 @@ class Numerics(Frozen):
     ] = None
     fold: bool = True
     layout: Layout = "channels-last"
-    precision: Precision = "float32"
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     compile: bool | Literal["cuda-graphs"] = False
+    target_precision: Precision = "float32"
+    deterministic: bool = True
+
+    def settled(self, device: str) -> Numerics:
+        """The numerics with the precision that `auto` is on `device`."""
+        chosen = settled(self.precision, device)
+        return self if chosen == self.precision else self.model_copy(update={"precision": chosen})
+
+    def identity(self) -> dict[str, Any]:
+        """What ids contain: settings that are not at their defaults. `auto` counts as the float32 of a processor."""
+        found = self.model_dump(mode="json", exclude_defaults=True)
+        if self.precision == "bfloat16":
+            found["precision"] = _BFLOAT16
+        elif self.precision == "float32":
+            del found["precision"]
+        return found
 
 
-def fix(threads: int, precision: Precision = "float32") -> None:
-    """Make this process use `threads` threads and deterministic kernels, with TF32 only if `precision` is tf32."""
+def settled(precision: Asked, device: str) -> Precision:
+    """The precision itself, or what `auto` is on `device`."""
+    if precision != "auto":
+        return precision
+    return "float32" if device == "cpu" else "tf32"
+
+
+def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> None:
+    """Make this process use `threads` threads, and float32 without TF32 outside `network_pass`.
+
+    On a GPU, only kernels that repeat their bits run, if `deterministic`: an operation without one raises RuntimeError,
+    which `not_deterministic` explains.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    set_precision(precision)
+    _allow_tf32(False)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    if device != "cpu":
+        # cuBLAS reads its setting when it is first used, and torch's allocator when it first allocates.
+        for name, value in GPU_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        # This also keeps Inductor from choosing kernels by their time.
+        torch.use_deterministic_algorithms(deterministic)
+        # Otherwise it fills every new tensor, for those who read what they never wrote.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     _keep_memory()
+
+
+def limit_memory(device: str, share: float) -> None:
+    """Let this process use only its `share` (0..1) of a GPU's memory, however much its neighbours leave.
+
+    The size of passes follows from the memory, and with it rounding.
+    """
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(_USABLE * min(share, 1.0), torch.device(device))
+
+
+@contextlib.contextmanager
+def network_pass(precision: Precision) -> Iterator[None]:
+    """A context for the forward and the backward pass of networks in `precision`. Outside it TF32 is off.
+
+    For bfloat16 the forward pass runs within `autocast` too; `Classifier.in_precision` has cast the weights.
+    """
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    _allow_tf32(precision == "tf32")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:
+    """A context for forward passes of networks: operations compute in bfloat16 if that is the precision."""
+    import torch
+
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextlib.contextmanager
+def pixel_algebra(device: str) -> Iterator[None]:
+    """A context for computations on pixels within passes of networks: float32, without TF32 and bfloat16."""
+    with network_pass("float32"), autocast("float32", device):
+        yield
+
+
+@contextlib.contextmanager
+def foreign_code(precision: Precision) -> Iterator[None]:
+    """A context for another library's attack, whose passes and pixel algebra cannot be told apart.
+
+    All of it computes in TF32 if that is the precision. Operations without a deterministic kernel run, with a warning.
+    """
+    import torch
+
+    strict = torch.are_deterministic_algorithms_enabled()
+    before = torch.is_deterministic_algorithms_warn_only_enabled()
+    if strict:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with network_pass("tf32" if precision == "tf32" else "float32"):
+            yield
+    finally:
+        if strict:
+            torch.use_deterministic_algorithms(True, warn_only=before)
 
 
 @contextlib.contextmanager
@@ -75,19 +187,27 @@ def restored() -> Iterator[None]:
 
     threads, cuda, cudnn = torch.get_num_threads(), torch.backends.cuda, torch.backends.cudnn
     before = cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
-def set_precision(precision: Precision) -> None:
-    """Turn TF32 on for the precision tf32, and off for every other precision."""
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+def not_deterministic(error: Exception) -> StudyError | None:
+    """The message for an operation that has no deterministic kernel on a GPU; None for another error."""
+    if not isinstance(error, RuntimeError) or "does not have a deterministic implementation" not in str(error):
+        return None
+    return StudyError(
+        f"a network or an attack needs a kernel that sums in another order in every run: {first_line(error)}",
+        accepted="layers and components whose GPU kernels repeat their bits",
+        todo="set numerics.deterministic to false, which changes ids: a repeated run may then differ in some pixels; "
+        "or compute on a processor",
+    )
 
 
 def memory_format(layout: Layout) -> torch.memory_format:
@@ -116,6 +236,13 @@ def pass_size(batch: int, device: str, max_pass_images: int | None = None) -> in
 def max_view_pass(batch: int, device: str) -> int:
     """Return the default of `max_pass_images`: 16 on a CPU, else 256, or the batch if it is larger."""
     return _CPU_LARGEST if device == "cpu" else max(batch, _GPU_VIEWS)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _keep_memory() -> None:

@@ -62,7 +62,7 @@ def open_run(run: str, spec: Path | None = None) -> RunData:
     if spec is None:
         used = resume.spec_of(folder)
     else:
-        file = loading.load(spec)
+        file = resume.as_begun(loading.load(spec), folder)
         resume.same_study(file, folder)
         used = file.spec
     selection = resume.selected(folder)

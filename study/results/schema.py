@@ -13,7 +13,7 @@ from study.planning.plan import Craft, Unit
 
 SCHEMA_VERSION = 4
 """Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
-is a source) in place of `relation`. Versions 1 to 3 lack `ssim` and `ciede2000`."""
+is a source) in place of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`."""
 
 SCHEMA = pa.schema(
     [
@@ -44,6 +44,8 @@ SCHEMA = pa.schema(
         pa.field("l2", pa.float64(), nullable=False),
         pa.field("ssim", pa.float64()),
         pa.field("ciede2000", pa.float64()),
+        pa.field("craft_pass", pa.int32()),
+        pa.field("predict_pass", pa.int32()),
     ]
 )
 """Distances are in pixel values (0..255). `ssim`, up to 1, and the mean colour difference `ciede2000`, from 0, say how
@@ -52,7 +54,10 @@ images that an older version kept, and `ssim` for images of less than 11 pixels.
 untargeted goal. `budget` is the epsilon, RMSD or L2 norm of the attack; null if it names none or is matched to another
 attack; in a search for the minimal RMSD, the result of the search. `gradients` counts the image gradients that this
 image cost up to `steps`. `top1` repeats the first of `top5`, so that rates over many millions of rows read no list.
-`relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`.
+`relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`. `craft_pass` and
+`predict_pass` are the images in the smallest pass of gradients, and in one of predictions, where memory ran out and
+passes were halved, which changes rounding; they are null where passes were as planned, and where kept images were shown
+again.
 
 For a remote service, which has its own labels, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
 `scores` are its answer, best first; `clean_names` its answer for the clean image; `wanted_names` its names for the
@@ -72,6 +77,8 @@ class PixelDistances:
     """Mean colour difference of each image; None where it was not computed."""
     gradients: int | None = None
     """Gradients of one image, where a worker has counted them; None where they follow from the recipe."""
+    passes: int | None = None
+    """Images in the smallest pass of gradients, where memory ran out."""
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
@@ -84,7 +91,8 @@ class TargetAnswers:
     """One target's answers for a unit's V * N images: labels `int32` and probabilities `float32`, (V * N, K) each.
 
     If the target searched for the minimal RMSD itself, `distances` are those of the result, and `budgets` (N,) the
-    RMSD. A remote service gives `names` and `scores` for each image instead, best first; then K is 0.
+    RMSD. A remote service gives `names` and `scores` for each image instead, best first; then K is 0. `passes` is the
+    number of images in one pass, where memory ran out.
     """
 
     target: str
@@ -94,6 +102,7 @@ class TargetAnswers:
     budgets: NDArray[np.float64] | None = None
     names: tuple[tuple[str, ...], ...] | None = None
     scores: tuple[tuple[float, ...], ...] | None = None
+    passes: int | None = None
 
 
 WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
@@ -147,6 +156,8 @@ def table(
         "l2": np.concatenate([end.l2 for end in ends]),
         "ssim": pa.chunked_array([nullable(end.ssim, count) for end in ends]),
         "ciede2000": pa.chunked_array([nullable(end.ciede2000, count) for end in ends]),
+        "craft_pass": [distances.passes] * (count * targets),
+        "predict_pass": [answer.passes for answer in answers for _ in range(count)],
     }
     return pa.table(columns, schema=SCHEMA)
 

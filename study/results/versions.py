@@ -49,8 +49,13 @@ MIGRATIONS: dict[int, Migration] = {
         ).drop("white_box"),
     ),
     3: Migration(
-        _without("ssim", "ciede2000"),
-        lambda rows: rows.with_columns(ssim=pl.lit(None, pl.Float64), ciede2000=pl.lit(None, pl.Float64)),
+        _without("ssim", "ciede2000", "craft_pass", "predict_pass"),
+        lambda rows: rows.with_columns(
+            pl.lit(None, pl.Float64).alias("ssim"),
+            pl.lit(None, pl.Float64).alias("ciede2000"),
+            pl.lit(None, pl.Int32).alias("craft_pass"),
+            pl.lit(None, pl.Int32).alias("predict_pass"),
+        ),
     ),
 }
 """By older version. Black-box targets of version 2 may be grey-box: `study.results.scanning` decides by the spec."""

@@ -35,13 +35,14 @@ class Writer:
     ) -> None:
         """Write to `results/`, or to the existing folder `into`; `version` is that of the rows' columns.
 
-        `metadata` goes into every part's Parquet schema: everything outside the spec that decides the rows.
+        `metadata` goes into every part's Parquet schema: everything outside the spec that decides the rows. It is read
+        for each part: workers of other machines may join.
         """
         self.folder = folder
         self._into = folder.results if into is None else into
         self._version = version
         self._flush_seconds = flush_seconds
-        self._metadata = {key.encode(): value.encode() for key, value in metadata.items()}
+        self._metadata = metadata
         self._buffer: list[pa.Table] = []
         self._rows = 0
         self._pending: tuple[str, memoryview] | None = None
@@ -66,7 +67,8 @@ class Writer:
         """
         self._publish()
         if self._buffer:
-            content = encode_part(pa.concat_tables(self._buffer), self._metadata, self._version)
+            metadata = {key.encode(): value.encode() for key, value in self._metadata.items()}
+            content = encode_part(pa.concat_tables(self._buffer), metadata, self._version)
             self._pending = (part_file.new_name(content, self._version), content)
             self._buffer, self._rows = [], 0
             self._publish()

@@ -24,6 +24,8 @@ from study.attacks.loop import Engine, ImageBatch
 from study.attacks.recipe import Goal
 from study.errors import StudyError
 from study.models.device_errors import OutOfMemory, attempt, fault, too_little
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
 
 Value = TypeVar("Value")
 
@@ -113,7 +115,7 @@ def run_external(
         batch = given.take(range(first, min(first + engine.batch, len(given.clean))))
         call = functools.partial(
             _call, external, models, batch, goal, epsilon=epsilon, key=key, device=torch.device(engine.device),
-            networks=called, passes=passes,
+            networks=called, passes=passes, precision=engine.precision,
         )  # fmt: skip
         clean, found, said = _within_memory(call, passes, external, batch)
         whole, excess = _held_to(clean, found, epsilon)
@@ -143,6 +145,7 @@ def _call(
     device: torch.device,
     networks: Sequence[str],
     passes: Passes,
+    precision: Precision,
 ) -> tuple[Tensor, Tensor, Sequence[str]]:
     """One call of the attack: the clean images (N, C, H, W), what it returns, and its notes."""
     seed = seed_of(key, batch.images)
@@ -161,7 +164,7 @@ def _call(
         generator=torch.Generator(device).manual_seed(seed),
         seed=seed,
     )
-    return clean, _returned(external, call, batch.images), call.notes
+    return clean, _returned(external, call, batch.images, precision), call.notes
 
 
 def _within_memory(call: Callable[[], Value], passes: Passes, external: External, batch: ImageBatch) -> Value:
@@ -183,11 +186,11 @@ def _within_memory(call: Callable[[], Value], passes: Passes, external: External
     return found
 
 
-def _returned(external: External, call: ExternalCall, images: Sequence[str]) -> Tensor:
+def _returned(external: External, call: ExternalCall, images: Sequence[str], precision: Precision) -> Tensor:
     """What the attack returns, checked: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
     try:
-        with seeded(call.seed, call.device), torch.enable_grad():
+        with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision):
             found = adapter.craft(call)
     except StudyError:
         raise

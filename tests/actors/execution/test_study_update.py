@@ -381,6 +381,7 @@ REFUSED = {
     "another model": (set_key("models", "a", "weights", to="random:9"), 'models.a.weights is "random:1" there'),
     "another attack": (set_key("attacks", "optimization", "steps", to=3), "attacks.optimization.steps is 2 there"),
     "other numerics": (set_key("numerics", "batch", to=2), "numerics.batch is 1 there and 2 here"),
+    "another precision": (set_key("numerics", "precision", to="tf32"), 'numerics.precision is "float32" there'),
     "another study": (set_key("study", to="other"), 'study is "growing" there and "other" here'),
 }
 

@@ -118,6 +118,24 @@ def test_other_devices_have_passes_of_their_own(spec):
     assert needs(spec("mi", batch=8), MEMORY, "cuda:0").calls[0].images == numerics.pass_size(8, "cuda:0") == 8
 
 
+def test_another_librarys_attack_gets_whole_batches(spec, tmp_path):
+    """On a CPU too, where passes of this program have 16 images at most."""
+    given = yaml.safe_load(TINY)
+    given |= {"numerics": {"batch": 40}, "attacks": {"theirs": {"external": "torchattacks:FGSM", "epsilon": 8}}}
+    given["experiments"] = {"one": {"attacks": ["theirs"], "sources": [["a"]]}}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(given))
+    (work,) = gradients(loading.load(tmp_path / "spec.yaml").spec, "cpu")
+    assert work.images == 40
+
+
+def test_copies_in_bfloat16_are_planned_for(spec):
+    """Each model stands in memory twice: its weights again in half the bytes."""
+    plain, cast = (needs(spec("mi", batch=8, **used), MEMORY, "cpu") for used in ({}, {"precision": "bfloat16"}))
+    for name in ("a", "b"):
+        assert cast.held[name] == 1.5 * plain.held[name] == 1.5 * MEMORY[name].parameters
+    assert cast.peak == plain.peak + 0.5 * (1000 + 3000)
+
+
 def test_probes_are_planned_for(tmp_path):
     given = yaml.safe_load(TINY)
     given["geometry"] = {

@@ -87,6 +87,8 @@ NUMERICS = {
     "layout": "contiguous",
     "precision": "bfloat16",
     "compile": True,
+    "target_precision": "tf32",
+    "deterministic": False,
 }
 
 IMAGES = {
@@ -146,6 +148,7 @@ ELSEWHERE = {
         "numerics": "in the craft's id",
         "allow_code": "permission: no pixel",
         "code": "the files' digests, in the craft's id",
+        "gpu_share": "how much memory there is: rows name the passes that it halved",
         "services": " what was answered once is kept for ever",
     },
     Spec: {

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from study.errors import StudyError
-from study.reproducibility import float_environment
+from study.reproducibility import float_environment, hardware
 from study.reproducibility.float_environment import Arithmetic
 from study.storage.run_folder import RunFolder
 from tests.conftest import ROOT, TINY
@@ -20,6 +22,11 @@ from tests.conftest import ROOT, TINY
 PLAIN = Arithmetic("AMD EPYC", "AVX2", {"torch": "2.9.0"}, {})
 INTEL = replace(PLAIN, processor="Intel Xeon", capability="AVX512")
 SLOW = replace(PLAIN, environment={"MKL_CBWR": "COMPATIBLE"})
+GPU_RELEASES = {"torch": "2.11.0", "cuda": "13.0", "cudnn": "91002", "driver": "580.65.06"}
+H100 = Arithmetic("NVIDIA H100 80GB HBM3", "sm_90, 132 multiprocessors, AVX512", GPU_RELEASES,
+                  {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})  # fmt: skip
+A100 = replace(H100, processor="NVIDIA A100-SXM4-80GB", capability="sm_80, 108 multiprocessors, AVX2")
+UPDATED = replace(H100, releases=GPU_RELEASES | {"driver": "590.1"})
 
 
 @pytest.fixture
@@ -30,9 +37,9 @@ def folder(tmp_path):
     found.release()
 
 
-def said(folder, *workers):
+def said(folder, *workers, **options):
     lines: list[str] = []
-    float_environment.compare(folder, set(workers), lines.append)
+    float_environment.compare(folder, set(workers), lines.append, **options)
     return lines
 
 
@@ -77,6 +84,73 @@ def test_another_environment_is_refused(folder, before, now, message):
         said(folder, now)
     assert "set or unset MKL_CBWR" in str(caught.value)
     assert float_environment.recorded(folder) == [before]
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(H100, A100), (H100, PLAIN), (PLAIN, H100)], ids=["another GPU", "a processor", "a GPU"]
+)
+def test_another_device_is_refused_unless_it_is_allowed(folder, before, now):
+    said(folder, before)
+    with pytest.raises(StudyError, match=f"computed on {before.device}, .* has {now.processor}") as caught:
+        said(folder, now)
+    assert "--other-devices" in (caught.value.todo or "")
+    assert float_environment.recorded(folder) == [before]
+    (line,) = said(folder, now, other_devices=True)
+    assert now.processor in line
+    assert said(folder, now) == []
+
+
+def test_another_driver_is_said(folder):
+    said(folder, H100)
+    (line,) = said(folder, UPDATED)
+    assert "cuda 13.0, cudnn 91002, driver 590.1" in line
+    assert "driver 580.65.06" in line
+
+
+def test_a_cluster_with_two_kinds_of_gpu_is_said_and_may_go_on_with_either(folder):
+    (line,) = said(folder, H100, A100)
+    assert "several kinds of arithmetic" in line
+    assert A100.processor in line
+    assert said(folder, A100) == said(folder, H100) == []
+
+
+def test_what_is_read_of_a_gpu(monkeypatch, tmp_path):
+    """Queries of CUDA are replaced: there is none here."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    found = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    version = tmp_path / "version"
+    version.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\nGCC version:  gcc 12.3\n"
+    )
+    monkeypatch.setattr(hardware, "_DRIVER", version)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    gpu = float_environment.here("cuda:0")
+    assert (gpu.device, gpu.releases["driver"]) == ("NVIDIA H100 80GB HBM3", "580.65.06")
+    assert gpu.capability.startswith("sm_90, 132 multiprocessors, ")
+    assert {"cuda", "cudnn"} <= gpu.releases.keys()
+    assert gpu.environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    here = float_environment.here("cpu")
+    assert here.device == "a processor"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in here.environment
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs)", "550.54.15"),
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2 14:37:44 UTC 2024", "470.256.02"),
+        ("something else", None),
+    ],
+)
+def test_releases_of_drivers(text, release):
+    assert hardware.driver_release(text) == release
+
+
+def test_variables_of_gpus_do_not_part_processors(folder):
+    """An earlier version recorded them for processors too."""
+    said(folder, replace(PLAIN, environment={"CUBLAS_WORKSPACE_CONFIG": ":16:8"}))
+    assert said(folder, PLAIN) == []
 
 
 def test_a_damaged_record_is_named(folder):

@@ -16,6 +16,8 @@ from study.results.verify import verify
 from study.storage import part_file
 from tests.conftest import rows
 
+NEWER = ("craft_pass", "predict_pass")
+
 
 @pytest.fixture
 def aged(small, tmp_path):
@@ -24,7 +26,12 @@ def aged(small, tmp_path):
     part = min((run / "results").iterdir())
     rows = pl.from_arrow(pq.read_table(part))
     flag = (pl.col("relation") == "white").alias("white_box")
-    old = rows.with_columns(flag).drop("top1", "relation").to_arrow().replace_schema_metadata({b"study": b"small"})
+    old = (
+        rows.with_columns(flag)
+        .drop("top1", "relation", *NEWER)
+        .to_arrow()
+        .replace_schema_metadata({b"study": b"small"})
+    )
     pq.write_table(old, run / "results" / "part-00000000000000000001-0123abcd.parquet")
     part.unlink()
     return run

@@ -1,0 +1,40 @@
+"""A copy of a network whose weights are bfloat16: cast once, where autocast would cast them at every forward pass.
+
+Activations follow PyTorch's rules for autocast: convolutions and matrix products in bfloat16; norms, softmax and sums
+in float32. The copy must run within `torch.autocast`, and its results are then those of the original to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+# Only modules whose weights are read by operations that autocast casts for. Subclasses may change their weights before
+# (standardise them, for example), so only exact classes count; autocast still casts the weights of others. Names in
+# place of classes avoid the import of timm, which takes seconds.
+_WEIGHTS = {
+    "torch.nn.modules.conv.Conv1d": ("weight", "bias"),
+    "torch.nn.modules.conv.Conv2d": ("weight", "bias"),
+    "torch.nn.modules.conv.ConvTranspose2d": ("weight", "bias"),
+    "torch.nn.modules.linear.Linear": ("weight", "bias"),
+    "torch.nn.modules.linear.NonDynamicallyQuantizableLinear": ("weight", "bias"),
+    "torch.nn.modules.activation.MultiheadAttention": ("in_proj_weight", "in_proj_bias"),
+    "timm.layers.conv2d_same.Conv2dSame": ("weight", "bias"),
+}
+
+
+def cast_copy(network: nn.Module) -> nn.Module:
+    """Return a copy of a frozen `network` with bfloat16 weights. All other tensors are shared with the original."""
+    tensors = [*network.parameters(), *network.buffers()]
+    made = copy.deepcopy(network, {id(one): one for one in tensors})
+    cast: dict[nn.Parameter, nn.Parameter] = {}
+    for module in made.modules():
+        for name in _WEIGHTS.get(f"{type(module).__module__}.{type(module).__qualname__}", ()):
+            weight = getattr(module, name)
+            if isinstance(weight, nn.Parameter) and weight.dtype == torch.float32:
+                if weight not in cast:
+                    cast[weight] = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+                setattr(module, name, cast[weight])
+    return made

@@ -1,0 +1,56 @@
+"""Resizing of images by matrices: like torch's `interpolate`, with gradients that sum in one order on every device.
+
+On a GPU, the gradient of `interpolate` adds in random order.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.reproducibility import numerics
+
+_SMOOTH = ("bilinear", "bicubic")
+
+
+def resized(images: Tensor, size: int, interpolation: str) -> Tensor:
+    """Return images (N, C, H, W) of any range at `size` x `size` pixels, with antialiasing if they shrink."""
+    smooth = interpolation in _SMOOTH
+    if smooth and images.device.type != "cpu":
+        return resized_in_order(images, size, interpolation)
+    return functional.interpolate(images, (size, size), mode=interpolation, antialias=smooth)
+
+
+def resized_in_order(images: Tensor, size: int, interpolation: str) -> Tensor:
+    """Return what `resized` returns, `bilinear` or `bicubic`, by two matrix products in float32."""
+    down, across = (_matrix(old, size, interpolation, str(images.device)) for old in images.shape[-2:])
+    found: Tensor = _Resized.apply(images, down.to(images.dtype), across.to(images.dtype))
+    return found
+
+
+@functools.lru_cache(maxsize=32)
+def _matrix(old: int, new: int, interpolation: str, device: str) -> Tensor:
+    """The matrix (new, old) of `interpolate` along one axis: what it makes of each unit vector, in double precision."""
+    units = torch.eye(old, dtype=torch.float64)[None, None]
+    found = functional.interpolate(units, (old, new), mode=interpolation, antialias=True)
+    return found[0, 0].t().contiguous().to(device)
+
+
+class _Resized(torch.autograd.Function):
+    """The products are pixel algebra: the backward pass, too, knows neither TF32 nor bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        ctx.save_for_backward(down, across)
+        with numerics.pixel_algebra(images.device.type):
+            return down @ images @ across.t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        down, across = ctx.saved_tensors
+        with numerics.pixel_algebra(gradients[0].device.type):
+            return down.t() @ gradients[0].to(down.dtype) @ across, None, None
