@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from study.devices.copies import uploaded
+
 _TOGETHER = {"cpu": 2**17}
 _TOGETHER_ELSEWHERE = 2**22
 """Number of pixels whose weights are computed at once: on a CPU as many as fit into its cache."""
@@ -130,7 +132,7 @@ def shuffled(
         kth = (np.arange(count) >= np.cumsum(own, 1)[:, :, None]).sum(1)
         of_line = [np.take_along_axis(one, kth, 1) for one in (strip, own_start, own, other_start)]
         of_line[1] = np.arange(count) - of_line[1]
-        found.append(BlockLines(*(torch.from_numpy(one).to(device).unsqueeze(3 - axis) for one in of_line)))
+        found.append(BlockLines(*(uploaded(one, device).unsqueeze(3 - axis) for one in of_line)))
     return found[0], found[1]
 
 

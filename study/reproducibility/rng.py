@@ -1,8 +1,8 @@
 """Random numbers that depend on their key alone: seed, attack run, image and purpose.
 
 The generator is Philox4x64-10 (Salmon et al. 2011), which is counter-based: batches, order and machines do not change
-its numbers. On a CPU numpy's compiled Philox computes them; on other devices integer operations on tensors give the
-same bits.
+its numbers. On a CPU numpy's compiled Philox computes them, on a GPU one kernel (`philox_kernel`) or, where that cannot
+be built, integer operations on tensors (`philox`). All give the same bits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from study.devices.copies import is_host, uploaded
+from study.devices.tables import kept
 from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
@@ -48,13 +50,17 @@ class Streams:
 
     def __init__(self, key: Sequence[object], images: Sequence[str]) -> None:
         self._keys = np.stack([_words(*key, image, "streams") for image in images])
+        self._held: dict[str, Tensor] = {}
 
     def uniform(self, shape: Sequence[int], device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
         """Return float32 (images, *shape), uniform over (-1, 1)."""
         import torch
 
-        drawn = torch.empty(len(self._keys), int(np.prod(shape)), device=device)
-        for row, halves in enumerate(self._halves(shape, device, purpose, step, copy)):
+        if not is_host(device):
+            halves = self._halves_on(shape, device, purpose, step, copy)
+            return halves.to(torch.float32).add_(0.5 - 2**15).mul_(2.0**-15).view(-1, *shape)
+        drawn = torch.empty(len(self._keys), int(np.prod(shape)))
+        for row, halves in enumerate(self._halves(shape, purpose, step, copy)):
             torch.add(halves, 0.5 - 2**15, out=drawn[row]).mul_(2.0**-15)
         return drawn.view(len(self._keys), *shape)
 
@@ -63,8 +69,11 @@ class Streams:
         import torch
 
         table = _normal_table(device)
-        drawn = torch.empty(len(self._keys), int(np.prod(shape)), device=device)
-        for row, halves in enumerate(self._halves(shape, device, purpose, step, copy)):
+        if not is_host(device):
+            halves = self._halves_on(shape, device, purpose, step, copy)
+            return table.index_select(0, halves.flatten()).view(-1, *shape)
+        drawn = torch.empty(len(self._keys), int(np.prod(shape)))
+        for row, halves in enumerate(self._halves(shape, purpose, step, copy)):
             torch.index_select(table, 0, halves, out=drawn[row])
         return drawn.view(len(self._keys), *shape)
 
@@ -73,30 +82,41 @@ class Streams:
         counter = _counter(purpose, step, copy)
         return np.stack([np.random.Philox(key=key, counter=counter).random_raw(count) for key in self._keys])
 
-    def _halves(self, shape: Sequence[int], device: str, purpose: str, step: int, copy: int) -> Iterator[Tensor]:
+    def words(self, count: int, device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
+        """Return the bits of `integers` as int64 (images, count), on the device."""
+        if is_host(device) or not one_kernel(device):
+            # A few hundred operations on small tensors would take longer than the host takes.
+            return uploaded(self.integers(count, purpose, step, copy).view(np.int64), device)
+        return philox(self._on(device), _counter(purpose, step, copy), count)
+
+    def _halves(self, shape: Sequence[int], purpose: str, step: int, copy: int) -> Iterator[Tensor]:
         """16-bit integers (count,), for one image at a time, which fits into a CPU's cache; low bits come first."""
         import torch
 
         count = int(np.prod(shape))
         blocks, counter = -(-count // 4), _counter(purpose, step, copy)
-        if _compiled(device):
-            for key in self._keys:
-                words = np.random.Philox(key=key, counter=counter).random_raw(blocks).astype("<u8", copy=False)
-                yield torch.from_numpy(words.view("<u2")[:count].astype(np.int32))
-        else:
-            for words in philox(self._keys, counter, blocks, device):
-                quarters = torch.stack([(words >> shift) & 0xFFFF for shift in (0, 16, 32, 48)], dim=-1)
-                yield quarters.flatten()[:count].to(torch.int32)
+        for key in self._keys:
+            words = np.random.Philox(key=key, counter=counter).random_raw(blocks).astype("<u8", copy=False)
+            yield torch.from_numpy(words.view("<u2")[:count].astype(np.int32))
+
+    def _halves_on(self, shape: Sequence[int], device: str, purpose: str, step: int, copy: int) -> Tensor:
+        """The same integers for all images at once, int32 (images, count), on a device."""
+        import torch
+
+        count = int(np.prod(shape))
+        words = philox(self._on(device), _counter(purpose, step, copy), -(-count // 4))
+        return words.view(torch.int16)[:, :count].to(torch.int32).bitwise_and_(0xFFFF)
+
+    def _on(self, device: str) -> Tensor:
+        """The keys, int64 (images, 2), on the device: they are copied once."""
+        if device not in self._held:
+            self._held[device] = uploaded(self._keys.view(np.int64), device)
+        return self._held[device]
 
 
 def of_all_images(key: Sequence[object]) -> Streams:
     """Return the random numbers of the attack run `key` that its images share: streams of one row."""
     return Streams((*key, "all images"), ("",))
-
-
-def _compiled(device: str) -> bool:
-    """Whether numpy's Philox can compute on the device."""
-    return device.partition(":")[0] == "cpu"
 
 
 def _counter(purpose: str, step: int, copy: int) -> NDArray[np.uint64]:
@@ -122,33 +142,61 @@ def normal_quantiles() -> NDArray[np.float64]:
     return quantiles
 
 
-@functools.cache
+@kept
 def _normal_table(device: str) -> Tensor:
     """The quantiles in float32. The host computes them, so that all devices have the same ones."""
-    import torch
-
-    return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
+    return uploaded(normal_quantiles().astype(np.float32), device)
 
 
-def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, device: str) -> Tensor:
-    """Compute Philox4x64-10 with tensor operations: `int64` (N, count), with the bits of numpy's Philox.
+@functools.cache
+def one_kernel(device: str) -> bool:
+    """Whether one kernel computes Philox on this device. The first call builds it, and compares it with numpy's bits.
 
-    `keys` (N, 2) and `counter` (4,) are those of numpy: the first block belongs to counter + 1. The first word of the
-    counter must not overflow.
+    Call it before a loop that must not wait for the device.
     """
+    if is_host(device):
+        return False
+    from study.reproducibility import philox_kernel
+
+    if not philox_kernel.available():
+        return False
+    keys, counter = np.array([[1, 2**63 + 5], [2**64 - 1, 7]], dtype=np.uint64), np.array([3, 2, 1, 2**63], np.uint64)
+    expected = np.stack([np.random.Philox(key=key, counter=counter).random_raw(4 * 300) for key in keys])
+    try:
+        found = philox_kernel.words(uploaded(keys.view(np.int64), device), [_signed(int(one)) for one in counter], 300)
+    except Exception:
+        # Whatever keeps the kernel from being built, operations on tensors give the same numbers.
+        return False
+    return bool((found.cpu().numpy().view(np.uint64) == expected).all())
+
+
+def philox(keys: Tensor, counter: NDArray[np.uint64], count: int) -> Tensor:
+    """Compute Philox4x64-10 on the device of the keys: `int64` (N, count), with the bits of numpy's Philox.
+
+    `keys` (N, 2) hold the bits of numpy's keys, and `counter` (4,) is numpy's: the first block belongs to counter + 1.
+    The first word of the counter must not overflow.
+    """
+    blocks, start = -(-count // 4), [_signed(int(word)) for word in counter]
+    if one_kernel(str(keys.device)):
+        from study.reproducibility import philox_kernel
+
+        return philox_kernel.words(keys, start, blocks)[:, :count]
+    return _by_operations(keys, start, blocks)[:, :count]
+
+
+def _by_operations(keys: Tensor, start: Sequence[int], blocks: int) -> Tensor:
+    """Philox by some 400 integer operations on tensors."""
     import torch
 
-    blocks = -(-count // 4)
-    held = torch.from_numpy(np.ascontiguousarray(keys).view(np.int64)).to(device)
-    first, second = held[:, :1], held[:, 1:]
-    c0 = torch.arange(1, blocks + 1, device=device).expand(len(keys), -1) + _signed(int(counter[0]))
-    c1, c2, c3 = (torch.full_like(c0, _signed(int(word))) for word in counter[1:])
+    first, second = keys[:, :1], keys[:, 1:]
+    c0 = torch.arange(1, blocks + 1, device=keys.device).expand(len(keys), -1) + start[0]
+    c1, c2, c3 = (torch.full_like(c0, word) for word in start[1:])
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(c0, _MULTIPLIERS[0])
         high1, low1 = _multiply(c2, _MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ first, low1, high0 ^ c3 ^ second, low0
         first, second = first + _signed(_WEYL[0]), second + _signed(_WEYL[1])
-    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)[:, :count]
+    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)
 
 
 def _multiply(left: Tensor, right: int) -> tuple[Tensor, Tensor]:

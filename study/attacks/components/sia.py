@@ -12,6 +12,7 @@ from pydantic import Field
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
 from study.attacks.resampling import cosine_transform, resized
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,9 +138,7 @@ class _Blocks:
         return values.gather(3, self._columns.strip[:, None, None].expand(-1, count, height, -1))
 
     def _tensor(self, values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
-        import torch
-
-        return torch.from_numpy(values).to(self._image.device)
+        return uploaded(values, self._image.device)
 
 
 class _Axis:
@@ -150,11 +149,9 @@ class _Axis:
     """
 
     def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
-        import torch
-
         self._edges = np.array([_edges(one, size) for one in words.tolist()])
         strip = (np.arange(size) >= self._edges[:, 1:-1, None]).sum(1)
-        self.strip = torch.from_numpy(strip).to(image.device)
+        self.strip = uploaded(strip, image.device)
         self.tables = tuple(np.tile(np.arange(size), (len(words), words.shape[1] + 1, 1)) for _ in range(2))
 
     def lines(self, image: int, strip: int) -> NDArray[np.int64]:
