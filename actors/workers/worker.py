@@ -23,15 +23,23 @@ from actors.workers.model_cache import ModelCache, ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.attacks import own_code
 from study.defences.transforms import transformed
+from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
+from study.process.threads import host_threads
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from study.attacks.loop import Engine, ImageBatch
     from study.models.classifier import Classifier
     from study.models.predict import Prediction
+
+
+_MOST_AT_ONCE = 2**28
+"""Bytes of images that are copied to a GPU at once, for all targets."""
 
 
 class Worker:
@@ -175,7 +183,8 @@ class Worker:
         begun = time.perf_counter()
         numerics.set_precision("float32")
         held = dict(zip(request.models, self._cache.get(request), strict=True))
-        found = [self._predict(target, held[target], job, pixels) for target in job.targets]
+        there = self._there(job, pixels)
+        found = [self._predict(target, held[target], job, pixels, there) for target in job.targets]
         notes = [
             f"out of memory on {result.answers.target}: predicted in passes of {size} images, so rounding may differ"
             for result, size in found
@@ -191,21 +200,41 @@ class Worker:
     def _size(self, job: PredictJob) -> int:
         return numerics.pass_size(job.batch, self._cache.device)
 
+    def _there(self, job: PredictJob, pixels: NDArray[Any]) -> Tensor | None:
+        """The images on the device, for all targets that see them unchanged; None if they stay on the host."""
+        import torch
+
+        device = self._cache.device
+        unchanged = any(self._config.models[target].transform is None for target in job.targets)
+        if is_host(device) or not job.images or job.search or not unchanged or pixels.nbytes > _MOST_AT_ONCE:
+            return None
+        try:
+            return uploaded(pixels, device)
+        except torch.OutOfMemoryError:
+            return None
+
     def _predict(
-        self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]
+        self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any], there: Tensor | None
     ) -> tuple[TargetResult, int]:
-        """The predictions of one target, and the number of images in its passes."""
+        """The predictions of one target, and the number of images in its passes.
+
+        `there` are the images on the device, if they are there.
+        """
         from study.models.predict import predict
 
-        model = self._config.models[target]
+        model, device = self._config.models[target], self._cache.device
 
-        def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
-            seen = transformed(model.transform, images, (self._config.seed, target), ids)
+        def show(images: NDArray[np.uint8] | Tensor, ids: tuple[str, ...]) -> Prediction:
+            seen = images
+            if model.transform is not None:
+                held = images if isinstance(images, np.ndarray) else images.cpu().numpy()
+                key = (self._config.seed, target)
+                seen = transformed(model.transform, held, key, ids, host_threads(device))
             return predict(
                 classifier,
                 seen,
                 batch=job.batch,
-                device=self._cache.device,
+                device=device,
                 whole=job.probabilities,
                 name=f"model '{target}'",
                 images=ids,
@@ -218,9 +247,9 @@ class Worker:
         if job.search is not None:
             from study.attacks.minimal_norm import minimal_rmsd
 
-            found = minimal_rmsd(show, pixels, job.search, batch=self._size(job))
+            found = minimal_rmsd(show, pixels, job.search, batch=self._size(job), device=device)
             distances = PixelDistances(*found.distances.T)
             answers = TargetAnswers(target, found.prediction.top5, found.prediction.top5_prob, distances, found.levels)
             return TargetResult(answers, described), found.prediction.size
-        seen = show(pixels, job.images)
+        seen = show(pixels if there is None or model.transform is not None else there, job.images)
         return TargetResult(TargetAnswers(target, seen.top5, seen.top5_prob), described, seen.whole), seen.size

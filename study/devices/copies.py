@@ -54,7 +54,7 @@ class Download:
         if tensors and tensors[0].is_cuda and torch.cuda.is_available():
             self._host = tuple(torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors)
             for here, there in zip(self._host, tensors, strict=True):
-                here.copy_(there, non_blocking=True)
+                here.copy_(there.contiguous(), non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(tensors[0].device))
 

@@ -38,12 +38,13 @@ def words(keys: Tensor, counter: Sequence[int], blocks: int) -> Tensor:
     """Return int64 (N, 4 * blocks) for keys (N, 2); `counter` are the signed bits of its four words."""
     number = torch.arange(1, blocks + 1, device=keys.device)[None]
     s0, s1, s2, s3 = counter
-    found = _kernel()(number, keys[:, :1], keys[:, 1:], s0=s0, s1=s1, s2=s2, s3=s3)
+    found = kernel()(number, keys[:, :1], keys[:, 1:], s0=s0, s1=s1, s2=s2, s3=s3)
     return torch.stack(found, dim=-1).flatten(1)
 
 
 @functools.cache
-def _kernel() -> Callable[..., Sequence[Tensor]]:
+def kernel() -> Callable[..., Sequence[Tensor]]:
+    """Return the kernel; torch builds it at its first call."""
     from torch.cuda.jiterator import _create_multi_output_jit_fn
 
     made: Any = _create_multi_output_jit_fn(SOURCE, num_outputs=4, s0=0, s1=0, s2=0, s3=0)

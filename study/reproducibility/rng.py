@@ -20,6 +20,7 @@ from study.devices.tables import kept
 from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _PURPOSES = {"start": 1, "gaussian": 2, "variance": 3, "diversity": 4, "admix": 5}
@@ -34,6 +35,14 @@ _LOW = 0xFFFFFFFF
 def draws(count: int, *key: object) -> NDArray[np.uint64]:
     """Return `count` uniform 64-bit integers, shape (count,), of the stream with this key."""
     return np.random.Philox(key=_words(*key)).random_raw(count)
+
+
+def draws_on(device: str | torch.device, count: int, keys: Sequence[Sequence[object]]) -> Tensor:
+    """Return the bits of `draws(count, *key)` for each key, int64 (keys, count), on the device."""
+    held = np.stack([_words(*key) for key in keys])
+    if is_host(device):
+        return uploaded(np.stack([np.random.Philox(key=key).random_raw(count) for key in held]).view(np.int64), device)
+    return philox(uploaded(held.view(np.int64), device), np.zeros(4, np.uint64), count)
 
 
 def _words(*key: object) -> NDArray[np.uint64]:
@@ -164,7 +173,7 @@ def one_kernel(device: str) -> bool:
     expected = np.stack([np.random.Philox(key=key, counter=counter).random_raw(4 * 300) for key in keys])
     try:
         found = philox_kernel.words(uploaded(keys.view(np.int64), device), [_signed(int(one)) for one in counter], 300)
-    except Exception:
+    except Exception:  # noqa: BLE001
         # Whatever keeps the kernel from being built, operations on tensors give the same numbers.
         return False
     return bool((found.cpu().numpy().view(np.uint64) == expected).all())

@@ -79,8 +79,8 @@ def _by_taps(
 ) -> Tensor:
     """The matrices (N, size, size) of one axis, float64: each row has at most two numbers that are not 0, or four.
 
-    `sizes` are those of the image and of the frame. An image is resized to `inner` (N,), put at `start` (N,) of the frame, and the frame is resized back (bilinear). The
-    matrix of one that is not `changed` (N,) is 1.
+    `sizes` are those of the image and of the frame. An image is resized to `inner` (N,) and put at `start` (N,) of the
+    frame, which is resized back (bilinear). The matrix of an image that is not `changed` (N,) is 1.
     """
     import torch
 
