@@ -29,9 +29,9 @@ template <typename T> void philox4x64(T block, T first, T second, T s0, T s1, T 
 """One block of four words. `s0` to `s3` are the counter, to which the number of the block is added."""
 
 
-def available() -> bool:
-    """Whether torch can build kernels here: it has a GPU."""
-    return torch.cuda.is_available()
+def available(kind: str) -> bool:
+    """Whether torch can build kernels for this kind of device."""
+    return kind == "cuda" and torch.cuda.is_available()
 
 
 def words(keys: Tensor, counter: Sequence[int], blocks: int) -> Tensor:

@@ -177,26 +177,29 @@ def _normal_table(device: str) -> Tensor:
     return uploaded(normal_quantiles().astype(np.float32), device)
 
 
-@functools.cache
 def one_kernel(device: str) -> bool:
     """Whether one kernel computes Philox on this device. The first call builds it, and compares it with numpy's bits.
 
     Call it before a loop that must not wait for the device.
     """
-    if is_host(device):
-        return False
+    return not is_host(device) and _checked_kernel(device.partition(":")[0])
+
+
+@functools.cache
+def _checked_kernel(kind: str) -> bool:
     from study.reproducibility import philox_kernel
 
-    if not philox_kernel.available():
+    if not philox_kernel.available(kind):
         return False
-    keys, counter = np.array([[1, 2**63 + 5], [2**64 - 1, 7]], dtype=np.uint64), np.array([3, 2, 1, 2**63], np.uint64)
+    keys, counter = np.array([[1, 2**63 + 5], [2**64 - 1, 7]], np.uint64), np.array([3, 2, 1, 2**63], np.uint64)
     expected = np.stack([_numpy.words(key, counter, 4 * 300) for key in keys])
     try:
-        found = philox_kernel.words(uploaded(keys.view(np.int64), device), [_signed(int(one)) for one in counter], 300)
+        there = uploaded(keys.view(np.int64), kind)
+        found = philox_kernel.words(there, [_signed(int(one)) for one in counter], 300).cpu().numpy()
     except Exception:  # noqa: BLE001
         # Whatever keeps the kernel from being built, operations on tensors give the same numbers.
         return False
-    return bool((found.cpu().numpy().view(np.uint64) == expected).all())
+    return np.array_equal(found.view(np.uint64), expected)
 
 
 def philox(keys: Tensor, counter: NDArray[np.uint64], count: int) -> Tensor:
