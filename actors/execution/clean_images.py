@@ -17,6 +17,7 @@ from study.images.image_sets import ImageSet as Prepared
 from study.images.location import Stored
 from study.images.selection import Selected, Shard
 from study.planning.plan import Plan, Unit
+from study.process.threads import in_threads, threads_here
 
 
 class Images(Protocol):
@@ -56,8 +57,9 @@ class CleanImages:
         if made is None:
             return self._shard(unit.shard, pool, (unit.shard.index, len(pool)))
         exact = self._images.model_copy(update={"fit": "exact"})
-        adversarial = [decoding.read(made[one.image], exact) for one in unit.shard.images]
-        return self._backend.put(np.stack([*(self._read(one) for one in unit.shard.images), *adversarial]))
+        files = [(made[one.image], exact) for one in unit.shard.images]
+        adversarial = in_threads(decoding.read, files, threads_here())
+        return self._backend.put(np.stack([*self._read_all(unit.shard), *adversarial]))
 
     def pixels(self, shard: Shard) -> NDArray[np.uint8]:
         return self._backend.pixels(self._shard(shard, (), (shard.index, 0)))
@@ -70,13 +72,16 @@ class CleanImages:
             for one in pool:
                 if one.image not in self._pooled:
                     self._pooled[one.image] = self._read(one)
-            own = [self._read(one) for one in shard.images]
+            own = self._read_all(shard)
             self._held[key] = self._backend.put(np.stack([*own, *(self._pooled[one.image] for one in pool)]))
             size = self._largest + len(pool) * self._images.bytes
             while len(self._held) > max(1, self._most_bytes // size):
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
+
+    def _read_all(self, shard: Shard) -> list[NDArray[np.uint8]]:
+        return in_threads(self._read, [(one,) for one in shard.images], threads_here())
 
     def _read(self, image: Selected) -> NDArray[np.uint8]:
         return unchanged(image, self._files[image.image], self._images)

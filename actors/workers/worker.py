@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,16 +24,24 @@ from actors.workers.model_cache import ModelCache, ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.attacks import own_code
 from study.defences.transforms import transformed
+from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
-from study.models.device_errors import fault
+from study.models.device_errors import OutOfMemory, attempt, fault
+from study.process.threads import host_threads
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from study.attacks.loop import Engine, ImageBatch
     from study.models.classifier import Classifier
     from study.models.predict import Prediction
+
+
+_MOST_AT_ONCE = 2**28
+"""Bytes of images that are copied to a GPU at once, for all targets."""
 
 
 class Worker:
@@ -198,7 +207,8 @@ class Worker:
         """
         begun = time.perf_counter()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
-        found = [self._predict(target, held[target], job, pixels) for target in job.targets]
+        there = self._there(job, pixels)
+        found = [self._predict(target, held[target], job, pixels, there) for target in job.targets]
         notes = [
             f"out of memory on {result.answers.target}: predicted in passes of {size} images, so rounding may differ"
             for result, size in found
@@ -218,22 +228,38 @@ class Worker:
         """The number of images in a pass, if it is smaller than planned."""
         return size if size < self._size(job) else None
 
+    def _there(self, job: PredictJob, pixels: NDArray[Any]) -> Tensor | None:
+        """The images on the device, for all targets that see them unchanged; None if they stay on the host."""
+        device = self._cache.device
+        unchanged = any(self._config.models[target].transform is None for target in job.targets)
+        if is_host(device) or not job.images or job.search or not unchanged or pixels.nbytes > _MOST_AT_ONCE:
+            return None
+        there = attempt(functools.partial(uploaded, pixels, device))
+        return None if isinstance(there, OutOfMemory) else there
+
     def _predict(
-        self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any]
+        self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any], there: Tensor | None
     ) -> tuple[TargetResult, int]:
-        """The predictions of one target, and the number of images in its passes."""
+        """The predictions of one target, and the number of images in its passes.
+
+        `there` are the images on the device, if they are there.
+        """
         from study.models.predict import predict
 
-        model, size = self._config.models[target], job.batch
+        model, device, size = self._config.models[target], self._cache.device, job.batch
 
-        def show(images: NDArray[np.uint8], ids: tuple[str, ...]) -> Prediction:
+        def show(images: NDArray[np.uint8] | Tensor, ids: tuple[str, ...]) -> Prediction:
             nonlocal size
-            seen = transformed(model.transform, images, (self._config.seed, target), ids)
+            seen = images
+            if model.transform is not None:
+                held = images if isinstance(images, np.ndarray) else images.cpu().numpy()
+                key = (self._config.seed, target)
+                seen = transformed(model.transform, held, key, ids, host_threads(device))
             found = predict(
                 classifier,
                 seen,
                 batch=size,
-                device=self._cache.device,
+                device=device,
                 precision=self._config.numerics.target_precision,
                 whole=job.probabilities,
                 name=f"model '{target}'",
@@ -250,14 +276,14 @@ class Worker:
         if job.search is not None:
             from study.attacks.minimal_norm import minimal_rmsd
 
-            found = minimal_rmsd(show, pixels, job.search, batch=self._size(job))
+            found = minimal_rmsd(show, pixels, job.search, batch=self._size(job), device=device)
             distances = PixelDistances(*found.distances.T)
             made, size = found.prediction, found.prediction.size
             answers = TargetAnswers(
                 target, made.top5, made.top5_prob, distances, found.levels, passes=self._smaller(size, job)
             )
             return TargetResult(answers, described), size
-        seen = show(pixels, job.images)
+        seen = show(pixels if there is None or model.transform is not None else there, job.images)
         answers = TargetAnswers(target, seen.top5, seen.top5_prob, passes=self._smaller(seen.size, job))
         return TargetResult(answers, described, seen.whole), seen.size
 

@@ -95,6 +95,7 @@ class Ascent:
                 goal=gradients.goal,
                 draws=draws,
                 true=self._true,
+                wanted=gradients.views.wanted,
                 first=self._first,
                 path=self._path,
                 pool=self._pool,

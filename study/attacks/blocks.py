@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from study.devices.copies import uploaded
+
 _TOGETHER = {"cpu": 2**17}
 _TOGETHER_ELSEWHERE = 2**22
 """Number of pixels whose weights are computed at once: on a CPU as many as fit into its cache."""
@@ -33,6 +35,42 @@ class Filtered:
 
 
 @dataclass(frozen=True)
+class FilteredTogether:
+    """Blocks that are filtered as `Filtered` are, all in a few kernels: for a GPU.
+
+    `image`, `top`, `left`, `rows` and `columns` (B,) are the number of the image, the place of the first pixel, and the
+    numbers (B,) of the matrices of both axes in `matrices` (K, S, S), which are 0 beyond the length of the axis.
+    `block` (N, H, W) is the number of the block that each pixel belongs to, -1 for none.
+    """
+
+    image: Tensor
+    top: Tensor
+    left: Tensor
+    rows: Tensor
+    columns: Tensor
+    matrices: Tensor
+    block: Tensor
+
+    def put(self, moved: Tensor, image: Tensor, *, transposed: bool) -> Tensor:
+        """Return `moved` (N, C, H, W) with the filtered blocks of `image` in their places."""
+        channels, height, width = image.shape[1:]
+        size = self.matrices.shape[1]
+        line = torch.arange(size, device=image.device)
+        down = (self.top[:, None] + line).clamp(max=height - 1)
+        across = (self.left[:, None] + line).clamp(max=width - 1)
+        places = (self.image[:, None, None] * height + down[:, :, None]) * width + across[:, None]
+        pixels = image.permute(1, 0, 2, 3).reshape(channels, -1)
+        blocks = pixels[:, places].transpose(0, 1)
+        left, right = (self.matrices[one][:, None] for one in (self.rows, self.columns))
+        changed = left.mT @ blocks @ right if transposed else left @ blocks @ right.mT
+        own = self.block.clamp(min=0)
+        y = torch.arange(height, device=image.device)[:, None] - self.top[own]
+        x = torch.arange(width, device=image.device) - self.left[own]
+        taken = changed.transpose(0, 1).reshape(channels, -1)[:, ((own * size + y) * size + x).clamp(min=0)]
+        return torch.where((self.block >= 0)[:, None], taken.transpose(0, 1), moved)
+
+
+@dataclass(frozen=True)
 class PixelChanges:
     """What happens to each image (H, W pixels) of a batch, in this order.
 
@@ -43,7 +81,7 @@ class PixelChanges:
 
     there: Tensor
     back: Tensor
-    filtered: Sequence[Filtered] = ()
+    filtered: Sequence[Filtered] | FilteredTogether | None = None
     factor: Tensor | None = None
     shift: Tensor | None = None
     clipped: Tensor | None = None
@@ -59,9 +97,7 @@ class _Changed(torch.autograd.Function):
     def forward(ctx: Any, image: Tensor, changes: PixelChanges) -> Tensor:
         ctx.changes = changes
         moved = _taken(image, changes.there)
-        for one in changes.filtered:
-            block = image[one.image, :, one.rows, one.columns]
-            moved[one.image, :, one.rows, one.columns] = one.left @ block @ one.right.mT
+        moved = _filtered(moved, image, changes, transposed=False)
         slope = changes.factor
         if changes.factor is not None:
             moved.mul_(changes.factor)
@@ -79,10 +115,18 @@ class _Changed(torch.autograd.Function):
         changes: PixelChanges = ctx.changes
         gradient = gradients[0] if ctx.slope is None else gradients[0] * ctx.slope
         moved = _taken(gradient, changes.back)
-        for one in changes.filtered:
-            block = gradient[one.image, :, one.rows, one.columns]
-            moved[one.image, :, one.rows, one.columns] = one.left.mT @ block @ one.right
-        return moved, None
+        return _filtered(moved, gradient, changes, transposed=True), None
+
+
+def _filtered(moved: Tensor, image: Tensor, changes: PixelChanges, *, transposed: bool) -> Tensor:
+    """`moved`, overwritten where a block of `image` is filtered."""
+    if isinstance(changes.filtered, FilteredTogether):
+        return changes.filtered.put(moved, image, transposed=transposed)
+    for one in changes.filtered or ():
+        block = image[one.image, :, one.rows, one.columns]
+        left, right = (one.left.mT, one.right.mT) if transposed else (one.left, one.right)
+        moved[one.image, :, one.rows, one.columns] = left @ block @ right.mT
+    return moved
 
 
 def _taken(image: Tensor, places: Tensor) -> Tensor:
@@ -130,7 +174,7 @@ def shuffled(
         kth = (np.arange(count) >= np.cumsum(own, 1)[:, :, None]).sum(1)
         of_line = [np.take_along_axis(one, kth, 1) for one in (strip, own_start, own, other_start)]
         of_line[1] = np.arange(count) - of_line[1]
-        found.append(BlockLines(*(torch.from_numpy(one).to(device).unsqueeze(3 - axis) for one in of_line)))
+        found.append(BlockLines(*(uploaded(one, device).unsqueeze(3 - axis) for one in of_line)))
     return found[0], found[1]
 
 

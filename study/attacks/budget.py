@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,5 +64,20 @@ def distances(clean: Pixels, adversarial: Pixels) -> tuple[float, float, float]:
 def all_distances(clean: Pixels, adversarial: Pixels) -> NDArray[np.float64]:
     """Return RMSD, L-infinity and L2 between `uint8` images (N, C, H, W), in pixel values, float64 (N, 3)."""
     flat = (adversarial.astype(np.int32) - clean).reshape(len(clean), -1)
-    total = np.square(flat).sum(1, dtype=np.int64)
-    return np.stack([np.sqrt(total / flat.shape[1]), np.abs(flat).max(1), np.sqrt(total)], axis=1)
+    return of_integers(np.square(flat).sum(1, dtype=np.int64), np.abs(flat).max(1), flat.shape[1])
+
+
+def integer_distances(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of squares and the largest difference (N,) of `uint8` images (N, C, H, W), int64, on their device.
+
+    They are exact on every device.
+    """
+    flat = (adversarial.to(torch.int32) - clean.to(torch.int32)).flatten(1)
+    return flat.square().sum(1, dtype=torch.int64), flat.abs().amax(1).to(torch.int64)
+
+
+def of_integers(
+    squares: NDArray[np.int64], largest: NDArray[np.signedinteger[Any]], numbers: int
+) -> NDArray[np.float64]:
+    """Return RMSD, L-infinity and L2, float64 (N, 3), of images with `numbers` values."""
+    return np.stack([np.sqrt(squares / numbers), largest, np.sqrt(squares)], axis=1)

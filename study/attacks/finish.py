@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,18 +12,23 @@ from torch import Tensor
 
 from study.attacks import budget as budgets
 from study.attacks.budget import Pixels
+from study.attacks.rays import Rays
 from study.attacks.recipe import Attack
 from study.attacks.rounding import PerturbationRay
-from study.reproducibility.rng import draws
+from study.devices.copies import is_host, uploaded
+from study.reproducibility.rng import draws, draws_on
+
+_TOGETHER = 2**21
+"""Number of pixel values whose rays are computed at once on a GPU."""
 
 
 def finish(
-    clean: Pixels,
+    clean: Tensor,
     deltas: Sequence[Tensor],
     attack: Attack,
     radii: NDArray[np.float64] | None,
     keys: Sequence[Sequence[object]],
-) -> list[Pixels]:
+) -> list[Tensor]:
     """Return the images of every point of an attack, `uint8` (N, C, H, W), from its perturbations, float (N, C, H, W).
 
     - no budget: rounded to the nearest pixel value, inside the pixel box;
@@ -32,22 +37,25 @@ def finish(
       3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
     - L2: rounded to the nearest pixel value if the result is within the norm; else like an RMSD, but never beyond it.
 
-    `radii` (N,) are the RMSDs of L2 and RMSD budgets; `keys`, one for each image, key the random numbers of rounding.
+    `clean` is `uint8` (N, C, H, W); all stay on their device. `radii` (N,) are the RMSDs of L2 and RMSD budgets;
+    `keys`, one for each image, key the random numbers of rounding.
     """
     budget = attack.budget
     if budget.kind in ("none", "epsilon"):
-        before = torch.from_numpy(clean).to(deltas[0].device)
         levels = [level for _, level in attack.scored_points]
         return [
-            nearest(before, delta, 255 if level is None else math.floor(level)).cpu().numpy()
+            nearest(clean, delta, 255 if level is None else math.floor(level))
             for delta, level in zip(deltas, levels, strict=True)
         ]
-    moves = [delta.to("cpu", memory_format=torch.contiguous_format).numpy() for delta in deltas]
+    if not is_host(clean.device):
+        parts = [_along_rays_there(*part, attack) for part in _parts(clean, deltas, radii, keys)]
+        return [torch.cat(variant) for variant in zip(*parts, strict=True)]
+    before, moves = clean.numpy(), [delta.contiguous().numpy() for delta in deltas]
     images = []
     for row, key in enumerate(keys):
         radius = None if radii is None else float(radii[row])
-        images.append(_along_rays(clean[row], [move[row] for move in moves], attack, radius, key))
-    return [np.stack(variant) for variant in zip(*images, strict=True)]
+        images.append(_along_rays(before[row], [move[row] for move in moves], attack, radius, key))
+    return [torch.from_numpy(np.stack(variant)) for variant in zip(*images, strict=True)]
 
 
 def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
@@ -75,4 +83,44 @@ def _along_rays(
             images.append(whole if fits else ray.at(rmsd, beyond=False))
         else:
             images.append(ray.at(rmsd))
+    return images
+
+
+_Part = tuple[Tensor, list[Tensor], NDArray[np.float64] | None, Sequence[Sequence[object]]]
+
+
+def _parts(
+    clean: Tensor, deltas: Sequence[Tensor], radii: NDArray[np.float64] | None, keys: Sequence[Sequence[object]]
+) -> Iterator[_Part]:
+    """The arguments of `finish` for a few images at a time: rays take some 200 bytes a pixel."""
+    together = max(1, _TOGETHER // clean[0].numel())
+    for first in range(0, len(clean), together):
+        these = slice(first, first + together)
+        yield clean[these], [one[these] for one in deltas], None if radii is None else radii[these], keys[these]
+
+
+def _along_rays_there(
+    clean: Tensor,
+    moves: Sequence[Tensor],
+    radii: NDArray[np.float64] | None,
+    keys: Sequence[Sequence[object]],
+    attack: Attack,
+) -> list[Tensor]:
+    """What `_along_rays` makes of each image, for all at once on their device."""
+    budget, numbers = attack.budget, clean[0].numel()
+    images: list[Tensor] = []
+    rays: Rays | None = None
+    for (_, level), move in zip(attack.scored_points, moves, strict=True):
+        rmsd = radii if level is None else np.full(len(clean), budgets.rmsd_of(budget, level, numbers))
+        assert rmsd is not None, "an L2 or RMSD budget has a length"
+        length = uploaded(rmsd, clean.device)
+        if rays is None or len(budget.levels) == 1:
+            rays = Rays(clean, move, draws_on(clean.device, numbers, keys))
+        if budget.l2 is None:
+            images.append(rays.at(length))
+            continue
+        whole = nearest(clean, move)
+        squares, _ = budgets.integer_distances(clean, whole)
+        fits = (squares / numbers).sqrt() <= length
+        images.append(torch.where(fits[:, None, None, None], whole, rays.at(length, beyond=False)))
     return images

@@ -17,6 +17,8 @@ from study.attacks.assembly import Assembly
 from study.attacks.component import Component
 from study.attacks.kinds import AnyObjective, FeatureObjective, Goal, Pool, State, StepDraws
 from study.attacks.views import Views
+from study.devices.copies import uploaded
+from study.devices.tables import kept
 from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.models.features import captured
@@ -41,12 +43,45 @@ class SourceGroup:
     share: float
     by_image: Tensor | None = None
 
-    def shares(self, rows: slice | list[int], images: int, batch: int) -> Tensor:
-        """Return the weights of a pass of `rows`, which hold copies of `images` images: (models, 1), or (models, N)."""
+    def shares(self, rows: Rows, batch: int, given: Tensor) -> Tensor:
+        """Return the weights of a pass of `rows`, of a batch of `batch` images: (models, 1), or (models, N).
+
+        Their type and device are those of `given`; N is the number of rows.
+        """
         if self.by_image is None:
-            return torch.tensor(list(self.weights), dtype=torch.float64)[:, None]
-        numbers = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows
-        return self.by_image[:, [number % batch for number in numbers[:images]]]
+            return _weights(self.weights, given.device, given.dtype)
+        return self.by_image[:, rows.index(given.device) % batch].to(given.device, given.dtype)
+
+
+@kept
+def _weights(weights: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return uploaded(np.array(weights), device, dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the copies that the passes of one gradient hold, one copy of the batch after the other."""
+
+    numbers: range | tuple[int, ...]
+
+    def of(self, copies: Tensor) -> Tensor:
+        """Return these rows of a tensor of all copies."""
+        if isinstance(self.numbers, range):
+            return copies[self.numbers.start : self.numbers.stop]
+        return copies[self.index(copies.device)]
+
+    def index(self, device: torch.device) -> Tensor:
+        """Return their numbers, int64, on the device."""
+        return _index(self.numbers, device)
+
+    def first(self, count: int) -> Rows:
+        """Return the first of them."""
+        return Rows(self.numbers[:count])
+
+
+@kept
+def _index(numbers: range | tuple[int, ...], device: torch.device) -> Tensor:
+    return uploaded(np.array(numbers, dtype=np.int64), device)
 
 
 def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool) -> list[SourceGroup]:
@@ -81,7 +116,7 @@ class RunningPass:
         self._batch = -1
         self._step = -1
         self._copies: Sequence[int] = (0,)
-        self._rows: slice | list[int] = slice(None)
+        self._rows: Rows | None = None
 
     def begin_batch(self, streams: Streams, origin: Tensor) -> None:
         """Note the images of the next passes; a preparing pass may follow."""
@@ -91,27 +126,31 @@ class RunningPass:
 
     def begin(self, step: int, copies: Sequence[int]) -> None:
         """Note the copies that the next passes hold, one after the other."""
-        self._step, self._copies, self._rows = step, copies, slice(None)
+        self._step, self._copies, self._rows = step, copies, None
 
-    def cut(self, rows: slice | list[int]) -> None:
+    def cut(self, rows: Rows) -> None:
         """Note that the pass holds these rows of the copies only."""
         self._rows = rows
 
     def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        return torch.cat([one.uniform(shape, stream) for one in self._draws(component)])[self._rows]
+        return self._cut(torch.cat([one.uniform(shape, stream) for one in self._draws(component)]))
 
     def normal(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        return torch.cat([one.normal(shape, stream) for one in self._draws(component)])[self._rows]
+        return self._cut(torch.cat([one.normal(shape, stream) for one in self._draws(component)]))
 
     def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
-        return np.concatenate([one.integers(count, stream) for one in self._draws(component)])[self._rows]
+        found = np.concatenate([one.integers(count, stream) for one in self._draws(component)])
+        return found if self._rows is None else found[list(self._rows.numbers)]
+
+    def words(self, component: Component, count: int, stream: str = "") -> Tensor:
+        return self._cut(torch.cat([one.words(count, stream) for one in self._draws(component)]))
 
     def common(self, component: Component, *, fixed: bool = False) -> StepDraws:
         step, number = (0, 0) if fixed else (max(self._step, 0), self.copy)
         return StepDraws(of_all_images(self._key), component.stream, self._device, step, number)
 
     def of_images(self, values: Tensor) -> Tensor:
-        return torch.cat([values] * len(self._copies))[self._rows]
+        return self._cut(torch.cat([values] * len(self._copies)))
 
     @property
     def origin(self) -> Tensor:
@@ -133,6 +172,9 @@ class RunningPass:
     @property
     def pool(self) -> Pool | None:
         return self._pool
+
+    def _cut(self, copies: Tensor) -> Tensor:
+        return copies if self._rows is None else self._rows.of(copies)
 
     def _draws(self, component: Component) -> list[StepDraws]:
         assert self._streams is not None, "a batch runs"
@@ -252,11 +294,12 @@ class BatchGradients:
             together -= 1
         for first in range(0, len(image), together):
             images = range(first, first + together)
-            rows = [at * len(image) + one for at in range(len(copies)) for one in images]
+            rows = Rows(tuple(at * len(image) + one for at in range(len(copies)) for one in images))
             if self.running is not None:
                 self.running.cut(rows)
             labels = self.labels[images.start : images.stop]
-            upstream[rows] = self._pass(group, stacked.detach()[rows], labels, rows)
+            found = self._pass(group, rows.of(stacked.detach()), labels, rows)
+            upstream[rows.index(upstream.device)] = found
         self.losses = torch.cat(self._passed)
         (through,) = torch.autograd.grad(stacked, leaf, upstream)
         return through
@@ -266,27 +309,27 @@ class BatchGradients:
         size = self.max_pass_images
         parts = []
         for at in range(0, len(seen), size):
-            rows = slice(at, min(len(seen), at + size))
+            rows = Rows(range(at, min(len(seen), at + size)))
             if self.running is not None:
                 self.running.cut(rows)
-            parts.append(self._pass(group, seen[rows], labels[rows], rows))
+            parts.append(self._pass(group, rows.of(seen), rows.of(labels), rows))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]) -> Tensor:
+    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """The gradient at `seen`; for several copies of the images of `labels`, that of one loss of all copies."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
-        shares = group.shares(rows, len(labels), len(self.labels))
+        of_images, batch = rows.first(len(labels)), len(self.labels)
         with numerics.network_pass(self.precision):
             if isinstance(objective, FeatureObjective):
                 losses = self._feature_losses(objective, group, seen, labels, rows)
                 stacked = torch.stack(losses)
-                loss = (shares.to(stacked.device, stacked.dtype) * stacked).sum(0)
+                loss = (group.shares(of_images, batch, stacked) * stacked).sum(0)
             else:
                 logits = torch.stack([self._forward(model, seen) for model in group.models])
                 if logits.shape[1] > len(labels):
                     logits = logits.reshape(len(logits), -1, len(labels), logits.shape[-1]).mean(1)
-                shares = shares.to(logits.device, logits.dtype)
+                shares = group.shares(of_images, batch, logits)
                 loss = self.assembly.ensemble.loss(objective, logits, shares, labels, self.goal)
             (gradient,) = torch.autograd.grad(loss.sum(), seen)
         self._passed.append(loss.detach())
@@ -297,11 +340,10 @@ class BatchGradients:
         return forward(model, seen, self.precision)
 
     def _feature_losses(
-        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: slice | list[int]
+        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: Rows
     ) -> list[Tensor]:
         found = []
-        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        places = torch.tensor(numbers[: len(labels)], device=seen.device) % len(self.labels)
+        places = rows.first(len(labels)).index(seen.device) % len(self.labels)
         for model in group.models:
             with captured(_module(model), self.layers[id(model)]) as features:
                 logits = self._forward(model, seen)
@@ -325,7 +367,7 @@ class BatchGradients:
             for at in range(0, len(image), self.max_pass_images):
                 if self.running is not None:
                     self.running.begin(step, (0,))
-                    self.running.cut(slice(at, at + self.max_pass_images))
+                    self.running.cut(Rows(range(at, min(len(image), at + self.max_pass_images))))
                 parts.append(self._forward(model, image[at : at + self.max_pass_images]))
         return torch.cat(parts)
 
@@ -430,6 +472,7 @@ class Preparing:
     goal: Goal
     draws: StepDraws
     true: Tensor
+    wanted: NDArray[np.int64]
     first: Tensor | None = None
     path: Sequence[Tensor] = ()
     pool: Pool | None = None

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.attacks.kinds import Draws, Pool
+from study.attacks.resampling import taps
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -300,18 +302,10 @@ def resizing(old: int, new: int) -> NDArray[np.float64]:
     return weight
 
 
-@functools.lru_cache(maxsize=1024)
-def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """For each of `new` places the two of `old` that torch's bilinear `interpolate` mixes, and the second's weight."""
-    centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(min=0)
-    below = np.minimum(centre.astype(int), old - 1)
-    return below, np.minimum(below + 1, old - 1), centre - below
-
-
 def _through_frame(size: int, frame: int, inner: int, start: int) -> NDArray[np.float32]:
     """The matrix of one axis: resize to `inner`, put at `start` of a frame of zeros, resize the frame back."""
-    first, second, share = _taps(frame, size)
-    low, high, weight = _taps(size, inner)
+    first, second, share = taps(frame, size)
+    low, high, weight = taps(size, inner)
     matrix = np.zeros((size, size))
     places = np.arange(size)
     for at, part in ((first - start, 1 - share), (second - start, share)):
@@ -396,15 +390,11 @@ def _cosines(size: int) -> NDArray[np.float64]:
 
 
 def _index(values: Sequence[int] | NDArray[np.int64], image: Tensor) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.asarray(values, np.int64)).to(image.device)
+    return uploaded(np.asarray(values, np.int64), image.device)
 
 
 def _numbers(values: Sequence[float] | NDArray[Any], image: Tensor) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.asarray(values)).to(image.device, image.dtype)
+    return uploaded(np.asarray(values), image.device, image.dtype)
 
 
 _CHANGES: Mapping[Family, Callable[[Tensor, _Chosen], Tensor]] = {

@@ -18,6 +18,7 @@ from study.attacks.budget_spec import Budget
 from study.attacks.component import Component
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from study.reproducibility.rng import Streams
@@ -27,12 +28,48 @@ State = dict[str, Any]
 """What a component remembers from step to step, for one batch of images; empty at the first step."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pool:
     """Images that components mix in: `uint8` (P, C, H, W), and their labels (P,)."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    _held: dict[object, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+    """Copies on devices, and what images of some labels may be mixed with: made once."""
+
+    def taken(self, places: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the images at `places` (N,), on their device: (N, C, H, W)."""
+        return self._on(places.device).index_select(0, places).to(dtype)
+
+    def of_other_labels(self, labels: NDArray[np.int64], words: Tensor) -> Tensor:
+        """Return the place (N,) of an image of another label for each of `labels` (N,), chosen by `words` (N,).
+
+        If there is none, it is any image.
+        """
+        from study.reproducibility.words import below
+
+        table, count = self._others(labels, words.device)
+        return table.gather(1, below(words, count)[:, None])[:, 0]
+
+    def _on(self, device: torch.device) -> Tensor:
+        from study.devices.copies import uploaded
+
+        if device not in self._held:
+            self._held[device] = (uploaded(self.pixels, device),)
+        return self._held[device][0]
+
+    def _others(self, labels: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """For each label the places of images with other labels (N, P), and their number (N,)."""
+        from study.devices.copies import uploaded
+
+        key = (labels.tobytes(), device)
+        if key not in self._held:
+            other = self.labels != labels[:, None]
+            other |= ~other.any(1, keepdims=True)
+            table = np.argsort(~other, axis=1, kind="stable")
+            self._held[key] = (uploaded(table, device), uploaded(other.sum(1), device))
+        table_there, count = self._held[key]
+        return table_there, count
 
 
 class Draws(Protocol):
@@ -51,6 +88,10 @@ class Draws(Protocol):
 
     def integers(self, count: int, stream: str = "") -> NDArray[np.uint64]:
         """Return uniform 64-bit integers (N, count), on the host."""
+        ...
+
+    def words(self, count: int, stream: str = "") -> Tensor:
+        """Return the bits of `integers` as int64 (N, count), on the device: see `study.reproducibility.words`."""
         ...
 
 
@@ -72,6 +113,9 @@ class StepDraws:
 
     def integers(self, count: int, stream: str = "") -> NDArray[np.uint64]:
         return self.streams.integers(count, self._purpose(stream), self.step, self.number)
+
+    def words(self, count: int, stream: str = "") -> Tensor:
+        return self.streams.words(count, self.device, self._purpose(stream), self.step, self.number)
 
     def _purpose(self, stream: str) -> str:
         return f"{self.name}.{stream}" if stream else self.name
@@ -293,6 +337,8 @@ class PreparingSource(Protocol):
     """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
     pool: Pool | None
     """The other images, if a component declares `others`."""
+    wanted: NDArray[np.int64]
+    """`labels`, on the host: reading a tensor of a GPU would wait for it."""
 
     @property
     def draws(self) -> Draws:
@@ -445,6 +491,10 @@ class PassDraws(Protocol):
 
     def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
         """Return uniform 64-bit integers (rows, count), on the host."""
+        ...
+
+    def words(self, component: Component, count: int, stream: str = "") -> Tensor:
+        """Return the bits of `integers` as int64 (rows, count), on the device."""
         ...
 
     def common(self, component: Component, *, fixed: bool = False) -> Draws:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from study.attacks.gradient import BatchGradients, Logits, RunningPass, changed,
 from study.attacks.kinds import Goal, Pool
 from study.attacks.recipe import Attack
 from study.attacks.views import Views
+from study.devices.copies import Download, is_host, uploaded
 from study.errors import StudyError
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
-from study.reproducibility.rng import Streams, of_all_images
+from study.reproducibility.rng import Streams, of_all_images, one_kernel
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,32 @@ def craft(
     if attack.budget.minimal is not None:
         raise ValueError("the minimal RMSD depends on the target: use step_directions() and minimal_rmsd()")
     radii = budgets.radii(attack.budget, rmsd, len(given.clean), given.clean[0].size)
-    finished: list[list[Pixels]] = [[] for _ in attack.scored_points]
+    points, numbers = len(attack.scored_points), given.clean[0].size
+    finished: list[list[Pixels]] = [[] for _ in range(points)]
+    measured: list[list[NDArray[np.float64]]] = [[] for _ in range(points)]
     least = engine.pass_limit
-    batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
-    for rows, deltas, limit in batches:
+
+    def leave(moved: Moved) -> Download:
+        if is_host(engine.device):
+            # There is nothing to wait for, and what is not a number has no rounding.
+            _refuse_broken(given, moved.rows, moved.finite.numpy())
+        clean = moved.clean.to(torch.uint8, memory_format=torch.contiguous_format)
+        keys = [(*key, given.images[row], "rounding") for row in moved.rows]
+        images = finish(clean, moved.deltas, attack, None if radii is None else radii[moved.rows], keys)
+        distances = [number for image in images for number in budgets.integer_distances(clean, image)]
+        return Download(moved.finite, *images, *distances)
+
+    found = batches(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
+    for rows, limit, (finite, *arrays) in _one_behind(found, leave):
+        _refuse_broken(given, rows, finite)
         least = min(least, limit)
-        keys = [(*key, given.images[row], "rounding") for row in rows]
-        images = finish(given.clean[rows], deltas, attack, None if radii is None else radii[rows], keys)
-        for variant, part in zip(finished, images, strict=True):
-            variant.append(part)
-    variants = [np.concatenate(parts) for parts in finished]
-    found = np.concatenate([budgets.all_distances(given.clean, variant) for variant in variants])
-    pixels = np.concatenate(variants)
-    return Crafted(pixels, rmsd=found[:, 0], linf=found[:, 1], l2=found[:, 2], max_pass_images=least)
+        for point in range(points):
+            finished[point].append(arrays[point])
+            squares, largest = arrays[points + 2 * point : points + 2 * point + 2]
+            measured[point].append(budgets.of_integers(squares, largest, numbers))
+    pixels = np.concatenate([part for parts in finished for part in parts])
+    distances = np.concatenate([part for parts in measured for part in parts])
+    return Crafted(pixels, rmsd=distances[:, 0], linf=distances[:, 1], l2=distances[:, 2], max_pass_images=least)
 
 
 def step_directions(
@@ -150,9 +165,12 @@ def step_directions(
 
     Arguments and errors are those of `craft`.
     """
-    batches = perturbations(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
-    found = [deltas[0].to("cpu", memory_format=torch.contiguous_format) for _, deltas, _ in batches]
-    return torch.cat(found).numpy()
+    found = batches(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
+    directions = []
+    for rows, _, (finite, direction) in _one_behind(found, lambda moved: Download(moved.finite, moved.deltas[0])):
+        _refuse_broken(given, rows, finite)
+        directions.append(direction)
+    return np.concatenate(directions)
 
 
 def perturbations(
@@ -172,6 +190,39 @@ def perturbations(
     A perturbation is the end of a step, before projection and rounding. `radii` (N,) are the RMSDs of L2 and RMSD
     budgets. Other arguments and errors are those of `craft`.
     """
+    for moved in batches(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool):
+        _refuse_broken(given, moved.rows, moved.finite.cpu().numpy())
+        yield moved.rows, moved.deltas, moved.limit
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One batch after its last step, on the device, which may still be computing it.
+
+    `rows` are those of its images, `clean` the images and `deltas` their perturbations at all points, float
+    (N, C, H, W); `finite` (N,) says whether all gradients were; `limit` is the number of images in a pass at the end.
+    """
+
+    rows: list[int]
+    clean: Tensor
+    deltas: list[Tensor]
+    finite: Tensor
+    limit: int
+
+
+def batches(
+    models: Sequence[Logits],
+    attack: Attack,
+    goal: Goal,
+    given: ImageBatch,
+    *,
+    key: Sequence[object],
+    engine: Engine,
+    names: Sequence[str] = (),
+    radii: NDArray[np.float64] | None = None,
+    pool: Pool | None = None,
+) -> Iterator[Moved]:
+    """Yield batch by batch what `perturbations` yields, without waiting for the device."""
     called = tuple(names) or tuple(str(index) for index in range(len(models)))
     models = in_precision(models, engine.precision)
     assembly = attack.assembly
@@ -180,13 +231,14 @@ def perturbations(
     epsilon = attack.budget.first_epsilon
     first_stage = _first_stage(models, attack, goal, given, key=key, engine=engine, names=called, pool=pool)
     running = RunningPass(engine.device, key, pool)
+    one_kernel(engine.device)
     with changed(assembly, models, called, running):
 
-        def climb(rows: list[int], size: int) -> tuple[list[Tensor], list[bool], int]:
+        def climb(rows: list[int], size: int) -> Moved:
             padded = rows + [rows[-1]] * (size - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
-            labels = torch.from_numpy(batch.labels).to(engine.device)
+            labels = uploaded(batch.labels, engine.device)
             origin = _floats(batch.clean, engine)
             gradients = BatchGradients(
                 assembly,
@@ -211,8 +263,8 @@ def perturbations(
             )
             running.begin_batch(streams, origin)
             path = [_floats(variant[padded], engine) for variant in first_stage]
-            true = torch.from_numpy(batch.true).to(engine.device)
-            radius = None if radii is None else torch.from_numpy(radii[padded]).to(engine.device, torch.float32)
+            true = uploaded(batch.true, engine.device)
+            radius = None if radii is None else uploaded(radii[padded], engine.device, torch.float32)
             ascent = Ascent(
                 attack,
                 sources=sources,
@@ -224,7 +276,9 @@ def perturbations(
                 pool=pool,
             )
             deltas = ascent.run(models)
-            return [one[: len(rows)] for one in deltas], ascent.finite.tolist(), gradients.max_pass_images
+            own = slice(len(rows))
+            ends = [one[own] for one in deltas]
+            return Moved(rows, origin[own], ends, ascent.finite[own], gradients.max_pass_images)
 
         first, size = 0, engine.batch_size
         while first < len(given.clean):
@@ -235,10 +289,26 @@ def perturbations(
                 size = halved(size, found, "the attack of a single image")
                 limit = min(limit, size)
                 continue
-            deltas, finite, limit = found
-            _refuse_broken([given.images[row] for row, fine in zip(rows, finite, strict=False) if not fine])
-            yield rows, deltas, limit
+            limit = found.limit
+            yield found
             first += len(rows)
+
+
+def _one_behind(
+    found: Iterator[Moved], leave: Callable[[Moved], Download]
+) -> Iterator[tuple[list[int], int, list[NDArray[Any]]]]:
+    """Rows and limit of each batch, and what `leave` sends to the host.
+
+    That is read once the next batch is on its way, so that the device has work while the host reads.
+    """
+    last: tuple[list[int], int, Download] | None = None
+    for moved in found:
+        sent = moved.rows, moved.limit, leave(moved)
+        if last is not None:
+            yield *last[:2], last[2].arrays()
+        last = sent
+    if last is not None:
+        yield *last[:2], last[2].arrays()
 
 
 def _first_stage(
@@ -262,16 +332,13 @@ def _first_stage(
 
 def _floats(pixels: Pixels, engine: Engine) -> Tensor:
     """Images as float32 on the device, in its layout."""
-    return (
-        torch.from_numpy(pixels)
-        .to(engine.device)
-        .to(torch.float32, memory_format=numerics.memory_format(engine.layout))
-    )
+    return uploaded(pixels, engine.device).to(torch.float32, memory_format=numerics.memory_format(engine.layout))
 
 
-def _refuse_broken(images: Sequence[str]) -> None:
-    if images:
+def _refuse_broken(given: ImageBatch, rows: Sequence[int], finite: NDArray[np.bool_]) -> None:
+    broken = [given.images[row] for row, fine in zip(rows, finite.tolist(), strict=True) if not fine]
+    if broken:
         raise StudyError(
-            f"the gradient of {', '.join(images)} is not finite",
+            f"the gradient of {', '.join(broken)} is not finite",
             todo="check the source model's weights and preprocessing; no row of this unit was written",
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,18 @@ from numpy.typing import NDArray
 from study.attacks.budget import distances
 from study.attacks.recipe import Search
 from study.attacks.rounding import PerturbationRay
+from study.devices.copies import is_host, uploaded
 from study.models.predict import Prediction
-from study.reproducibility.rng import draws
+from study.reproducibility.rng import draws, draws_on
 
-Predict = Callable[[NDArray[np.uint8], tuple[str, ...]], Prediction]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Predict = Callable[["NDArray[np.uint8] | Tensor", tuple[str, ...]], Prediction]
 """A target model: variants (V, C, H, W) of one image, and the image's id -> predictions."""
+
+_TOGETHER = 2**21
+"""Number of pixel values that are computed at once on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,20 @@ class MinimalRmsd:
     prediction: Prediction
 
 
-def minimal_rmsd(predict: Predict, rays: NDArray[np.float32], search: Search, *, batch: int) -> MinimalRmsd:
-    """Search along `rays`, float32 (2, N, C, H, W): clean images and directions. `batch` levels share one call."""
+def minimal_rmsd(
+    predict: Predict, rays: NDArray[np.float32], search: Search, *, batch: int, device: str = "cpu"
+) -> MinimalRmsd:
+    """Search along `rays`, float32 (2, N, C, H, W): clean images and directions. `batch` levels share one call.
+
+    On a GPU the images are made there, and `predict` gets them as tensors.
+    """
     ended, moved, labels, probabilities, sizes = [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
         before = clean.astype(np.uint8)
-        ray = PerturbationRay(before, direction, draws(before.size, *search.key, image, "rounding"))
-        level, found, prediction, row = _first(predict, ray, search, image=image, label=label, batch=batch)
+        along = _ray(before, direction, (*search.key, image, "rounding"), device)
+        level, found, prediction, row = _first(predict, along, search, image=image, label=label, batch=batch)
         ended.append(level)
-        moved.append(distances(before, found))
+        moved.append(distances(before, found if isinstance(found, np.ndarray) else found.cpu().numpy()))
         labels.append(prediction.top5[row])
         probabilities.append(prediction.top5_prob[row])
         sizes.append(prediction.size)
@@ -50,14 +63,37 @@ def minimal_rmsd(predict: Predict, rays: NDArray[np.float32], search: Search, *,
     return MinimalRmsd(np.array(ended), np.array(moved), predictions)
 
 
+_Along = Callable[[Sequence[float]], "NDArray[np.uint8] | Tensor"]
+"""RMSDs -> the images (V, C, H, W) there."""
+
+
+def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence[object], device: str) -> _Along:
+    """The ray of one image (C, H, W)."""
+    if is_host(device):
+        ray = PerturbationRay(clean, direction, draws(clean.size, *key))
+        return lambda levels: np.stack([ray.at(level) for level in levels])
+    import torch
+
+    from study.attacks.rays import Rays
+
+    there = Rays(uploaded(clean[None], device), uploaded(direction[None], device), draws_on(device, clean.size, [key]))
+    together = max(1, _TOGETHER // clean.size)
+
+    def along(levels: Sequence[float]) -> Tensor:
+        lengths = uploaded(np.array(levels, dtype=np.float64), device)
+        return torch.cat([there.at(part) for part in lengths.split(together)])
+
+    return along
+
+
 def _first(
-    predict: Predict, ray: PerturbationRay, search: Search, *, image: str, label: int, batch: int
-) -> tuple[float, NDArray[np.uint8], Prediction, int]:
+    predict: Predict, along: _Along, search: Search, *, image: str, label: int, batch: int
+) -> tuple[float, NDArray[np.uint8] | Tensor, Prediction, int]:
     """The first level that succeeds, or the last; the image there, and its row in the prediction."""
     levels: Sequence[float] = search.levels
     for start in range(0, len(levels), batch):
         part = levels[start : start + batch]
-        images = np.stack([ray.at(level) for level in part])
+        images = along(part)
         prediction = predict(images, (image,))
         hits = (prediction.top5[:, 0] == label) == (search.goal == "targeted")
         if hits.any() or start + batch >= len(levels):

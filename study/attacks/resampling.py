@@ -19,12 +19,17 @@ def resized(old: int, new: int, interpolation: Interpolation) -> NDArray[np.floa
     if interpolation == "nearest":
         matrix[places, np.minimum((places * (old / new)).astype(int), old - 1)] = 1
         return matrix
-    centre = ((places + 0.5) * (old / new) - 0.5).clip(min=0)
-    below = np.minimum(centre.astype(int), old - 1)
-    above = np.minimum(below + 1, old - 1)
-    np.add.at(matrix, (places, below), 1 - (centre - below))
-    np.add.at(matrix, (places, above), centre - below)
+    below, above, share = taps(old, new)
+    np.add.at(matrix, (places, below), 1 - share)
+    np.add.at(matrix, (places, above), share)
     return matrix
+
+
+def taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """For each of `new` places the two of `old` that "bilinear" mixes, and the second's share."""
+    centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(min=0)
+    below = np.minimum(centre.astype(int), old - 1)
+    return below, np.minimum(below + 1, old - 1), centre - below
 
 
 @functools.lru_cache(maxsize=16)

@@ -52,6 +52,11 @@ class Views:
         self._steps = steps
         self._epsilon = epsilon
 
+    @property
+    def wanted(self) -> NDArray[np.int64]:
+        """The labels (N,) of the objective, on the host."""
+        return self._wanted
+
     def make(self, image: Tensor, step: int, copy: int, gradient: Callable[[Tensor], Tensor]) -> Tensor:
         """Return copy number `copy` of `image`, float (N, C, H, W), at a step: differentiable, with the same shape.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, model_serializer, model_validator
 
 from study.errors import StudyError, names
+from study.process.threads import in_threads
 from study.reproducibility.rng import Streams, draws
 from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import Json, instead
@@ -104,24 +105,28 @@ def _stage(name: Any, value: Any) -> Stage:
     return name, value if kind.whole else float(value) + 0.0
 
 
-def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]]) -> Pixels:
+def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]], threads: int = 1) -> Pixels:
     """Transform finished images (N, C, H, W), C = 1 or 3, N at least 1, into images (N, C, H', W'), both `uint8`.
 
-    `keys` determine the random draws: a result depends on the image and its key, not on its batch. Draws, noise, blur
+    `keys` determine the random draws: a result depends on the image and its key, not on its batch, nor on the number of
+    `threads` that work on the images. Draws, noise, blur
     and bits are exact and equal on every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if
     `resize-pad` would have to shrink an image.
     """
     assert pixels.dtype == np.uint8, "finished images are uint8"
     assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"
-    done = []
-    for image, key in zip(pixels, keys, strict=True):
+
+    def changed(image: Pixels, key: Sequence[object]) -> Pixels:
         for index, (name, value) in enumerate(transforms.stages):
-            image = _KINDS[name].do(image, value, (*key, "transform", index))  # noqa: PLW2901
-        done.append(image)
-    return np.stack(done)
+            image = _KINDS[name].do(image, value, (*key, "transform", index))
+        return image
+
+    return np.stack(in_threads(changed, zip(pixels, keys, strict=True), threads))
 
 
-def transformed(transforms: Transforms | None, pixels: Pixels, key: Sequence[object], ids: Sequence[str]) -> Pixels:
+def transformed(
+    transforms: Transforms | None, pixels: Pixels, key: Sequence[object], ids: Sequence[str], threads: int = 1
+) -> Pixels:
     """Apply `transforms`, if any, to images (V * N, C, H, W): V versions of the N images with these `ids`.
 
     A random transform draws from `key` and the image's id. All versions of an image, clean or adversarial, get the same
@@ -129,7 +134,7 @@ def transformed(transforms: Transforms | None, pixels: Pixels, key: Sequence[obj
     """
     if transforms is None:
         return pixels
-    return apply(transforms, pixels, [(*key, image) for image in ids] * (len(pixels) // len(ids)))
+    return apply(transforms, pixels, [(*key, image) for image in ids] * (len(pixels) // len(ids)), threads)
 
 
 def side_after(transforms: Transforms, side: int) -> int:

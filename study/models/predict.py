@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from study.devices.copies import Download, uploaded
 from study.errors import StudyError
 from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
@@ -37,7 +38,7 @@ class Prediction:
 
 def predict(
     model: Classifier,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | Tensor,
     *,
     batch: int,
     device: str = "cpu",
@@ -52,9 +53,10 @@ def predict(
 
     If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
     small for one image, or if a probability is not finite. The message has the `name` of the model and the ids of
-    `images`; `pixels` may hold several versions of all images, one after the other.
+    `images`; `pixels` may hold several versions of all images, one after the other. They are on the host or, as a
+    tensor, on the device: several models then share one copy.
     """
-    labels, probabilities, all_of_them = [], [], []
+    sent: list[Download] = []
     size = numerics.pass_size(batch, device)
     if precision == "bfloat16":
         model = model.in_precision(precision)
@@ -66,24 +68,28 @@ def predict(
             size = halved(size, shown)
             continue
         found, best = shown
-        broken = (~best.values[: len(part)].isfinite().all(1)).nonzero().flatten().tolist()
-        if broken:
-            raise _not_finite(name, [start + one for one in broken], images)
         start += len(part)
-        labels.append(best.indices[: len(part)].cpu().numpy().astype(np.int32))
-        probabilities.append(best.values[: len(part)].cpu().numpy())
-        if whole:
-            all_of_them.append(found[: len(part)].float().cpu().numpy())
-    every = np.concatenate(all_of_them) if whole else None
-    return Prediction(np.concatenate(labels), np.concatenate(probabilities), every, size)
+        own = slice(len(part))
+        wanted = [found[own].float()] if whole else []
+        # The host reads all answers at the end, so that the device need not wait for it between two passes.
+        sent.append(Download(best.indices[own].to(torch.int32), best.values[own], *wanted))
+    labels, probabilities, *every = (
+        np.concatenate(parts) for parts in zip(*(one.arrays() for one in sent), strict=True)
+    )
+    broken = np.flatnonzero(~np.isfinite(probabilities).all(1)).tolist()
+    if broken:
+        raise _not_finite(name, broken, images)
+    return Prediction(labels, probabilities, every[0] if whole else None, size)
 
 
 def _pass(
-    model: Classifier, part: NDArray[np.uint8], size: int, device: str, precision: Precision
+    model: Classifier, part: NDArray[np.uint8] | Tensor, size: int, device: str, precision: Precision
 ) -> tuple[Tensor, torch.return_types.topk]:
     """All probabilities, and the highest ones; both include the padding."""
-    padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
-    images = torch.from_numpy(padded).to(device).to(torch.float32, memory_format=model.memory_format)
+    held = part if isinstance(part, Tensor) else uploaded(part, device)
+    if len(held) < size:
+        held = torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
+    images = held.to(torch.float32, memory_format=model.memory_format)
     with torch.inference_mode(), numerics.network_pass(precision):
         with numerics.autocast(precision, device):
             logits = model.logits(images)

@@ -1,23 +1,27 @@
 """Random numbers that depend on their key alone: seed, attack run, image and purpose.
 
 The generator is Philox4x64-10 (Salmon et al. 2011), which is counter-based: batches, order and machines do not change
-its numbers. On a CPU numpy's compiled Philox computes them; on other devices integer operations on tensors give the
-same bits.
+its numbers. On a CPU numpy's compiled Philox computes them, on a GPU one kernel (`philox_kernel`) or, where that cannot
+be built, integer operations on tensors (`philox`). All give the same bits.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from study.devices.copies import is_host, uploaded
+from study.devices.tables import kept
 from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _PURPOSES = {"start": 1, "gaussian": 2, "variance": 3, "diversity": 4, "admix": 5}
@@ -27,11 +31,38 @@ _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 _LOW = 0xFFFFFFFF
+_START = np.zeros(4, np.uint64)
+
+
+class _Numpy(threading.local):
+    """numpy's Philox, one for each thread. To set its state takes a fifth of the time that another one would take."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.Philox(0)
+        nothing_left = {"buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+        self._state: dict[str, Any] = {"bit_generator": "Philox", "state": {}, **nothing_left}
+
+    def words(self, key: NDArray[np.uint64], counter: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
+        """Return the first 64-bit integers (count,) after this key (2,) and counter (4,)."""
+        self._state["state"] = {"counter": counter, "key": key}
+        self._generator.state = self._state
+        return self._generator.random_raw(count)
+
+
+_numpy = _Numpy()
 
 
 def draws(count: int, *key: object) -> NDArray[np.uint64]:
     """Return `count` uniform 64-bit integers, shape (count,), of the stream with this key."""
-    return np.random.Philox(key=_words(*key)).random_raw(count)
+    return _numpy.words(_words(*key), _START, count)
+
+
+def draws_on(device: str | torch.device, count: int, keys: Sequence[Sequence[object]]) -> Tensor:
+    """Return the bits of `draws(count, *key)` for each key, int64 (keys, count), on the device."""
+    held = np.stack([_words(*key) for key in keys])
+    if is_host(device):
+        return uploaded(np.stack([_numpy.words(key, _START, count) for key in held]).view(np.int64), device)
+    return philox(uploaded(held.view(np.int64), device), np.zeros(4, np.uint64), count)
 
 
 def _words(*key: object) -> NDArray[np.uint64]:
@@ -48,13 +79,17 @@ class Streams:
 
     def __init__(self, key: Sequence[object], images: Sequence[str]) -> None:
         self._keys = np.stack([_words(*key, image, "streams") for image in images])
+        self._held: dict[str, Tensor] = {}
 
     def uniform(self, shape: Sequence[int], device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
         """Return float32 (images, *shape), uniform over (-1, 1)."""
         import torch
 
-        drawn = torch.empty(len(self._keys), int(np.prod(shape)), device=device)
-        for row, halves in enumerate(self._halves(shape, device, purpose, step, copy)):
+        if not is_host(device):
+            halves = self._halves_on(shape, device, purpose, step, copy)
+            return halves.to(torch.float32).add_(0.5 - 2**15).mul_(2.0**-15).view(-1, *shape)
+        drawn = torch.empty(len(self._keys), int(np.prod(shape)))
+        for row, halves in enumerate(self._halves(shape, purpose, step, copy)):
             torch.add(halves, 0.5 - 2**15, out=drawn[row]).mul_(2.0**-15)
         return drawn.view(len(self._keys), *shape)
 
@@ -63,40 +98,54 @@ class Streams:
         import torch
 
         table = _normal_table(device)
-        drawn = torch.empty(len(self._keys), int(np.prod(shape)), device=device)
-        for row, halves in enumerate(self._halves(shape, device, purpose, step, copy)):
+        if not is_host(device):
+            halves = self._halves_on(shape, device, purpose, step, copy)
+            return table.index_select(0, halves.flatten()).view(-1, *shape)
+        drawn = torch.empty(len(self._keys), int(np.prod(shape)))
+        for row, halves in enumerate(self._halves(shape, purpose, step, copy)):
             torch.index_select(table, 0, halves, out=drawn[row])
         return drawn.view(len(self._keys), *shape)
 
     def integers(self, count: int, purpose: str, step: int = 0, copy: int = 0) -> NDArray[np.uint64]:
         """Return 64-bit integers (images, count), on the host: for sizes, places and choices."""
         counter = _counter(purpose, step, copy)
-        return np.stack([np.random.Philox(key=key, counter=counter).random_raw(count) for key in self._keys])
+        return np.stack([_numpy.words(key, counter, count) for key in self._keys])
 
-    def _halves(self, shape: Sequence[int], device: str, purpose: str, step: int, copy: int) -> Iterator[Tensor]:
+    def words(self, count: int, device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
+        """Return the bits of `integers` as int64 (images, count), on the device."""
+        if is_host(device) or not one_kernel(device):
+            # A few hundred operations on small tensors would take longer than the host takes.
+            return uploaded(self.integers(count, purpose, step, copy).view(np.int64), device)
+        return philox(self._on(device), _counter(purpose, step, copy), count)
+
+    def _halves(self, shape: Sequence[int], purpose: str, step: int, copy: int) -> Iterator[Tensor]:
         """16-bit integers (count,), for one image at a time, which fits into a CPU's cache; low bits come first."""
         import torch
 
         count = int(np.prod(shape))
         blocks, counter = -(-count // 4), _counter(purpose, step, copy)
-        if _compiled(device):
-            for key in self._keys:
-                words = np.random.Philox(key=key, counter=counter).random_raw(blocks).astype("<u8", copy=False)
-                yield torch.from_numpy(words.view("<u2")[:count].astype(np.int32))
-        else:
-            for words in philox(self._keys, counter, blocks, device):
-                quarters = torch.stack([(words >> shift) & 0xFFFF for shift in (0, 16, 32, 48)], dim=-1)
-                yield quarters.flatten()[:count].to(torch.int32)
+        for key in self._keys:
+            words = _numpy.words(key, counter, blocks).astype("<u8", copy=False)
+            yield torch.from_numpy(words.view("<u2")[:count].astype(np.int32))
+
+    def _halves_on(self, shape: Sequence[int], device: str, purpose: str, step: int, copy: int) -> Tensor:
+        """The same integers for all images at once, int32 (images, count), on a device."""
+        import torch
+
+        count = int(np.prod(shape))
+        words = philox(self._on(device), _counter(purpose, step, copy), -(-count // 4))
+        return words.view(torch.int16)[:, :count].to(torch.int32).bitwise_and_(0xFFFF)
+
+    def _on(self, device: str) -> Tensor:
+        """The keys, int64 (images, 2), on the device: they are copied once."""
+        if device not in self._held:
+            self._held[device] = uploaded(self._keys.view(np.int64), device)
+        return self._held[device]
 
 
 def of_all_images(key: Sequence[object]) -> Streams:
     """Return the random numbers of the attack run `key` that its images share: streams of one row."""
     return Streams((*key, "all images"), ("",))
-
-
-def _compiled(device: str) -> bool:
-    """Whether numpy's Philox can compute on the device."""
-    return device.partition(":")[0] == "cpu"
 
 
 def _counter(purpose: str, step: int, copy: int) -> NDArray[np.uint64]:
@@ -122,33 +171,64 @@ def normal_quantiles() -> NDArray[np.float64]:
     return quantiles
 
 
-@functools.cache
+@kept
 def _normal_table(device: str) -> Tensor:
     """The quantiles in float32. The host computes them, so that all devices have the same ones."""
-    import torch
-
-    return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
+    return uploaded(normal_quantiles().astype(np.float32), device)
 
 
-def philox(keys: NDArray[np.uint64], counter: NDArray[np.uint64], count: int, device: str) -> Tensor:
-    """Compute Philox4x64-10 with tensor operations: `int64` (N, count), with the bits of numpy's Philox.
+def one_kernel(device: str) -> bool:
+    """Whether one kernel computes Philox on this device. The first call builds it, and compares it with numpy's bits.
 
-    `keys` (N, 2) and `counter` (4,) are those of numpy: the first block belongs to counter + 1. The first word of the
-    counter must not overflow.
+    Call it before a loop that must not wait for the device.
     """
+    return not is_host(device) and _checked_kernel(device.partition(":")[0])
+
+
+@functools.cache
+def _checked_kernel(kind: str) -> bool:
+    from study.reproducibility import philox_kernel
+
+    if not philox_kernel.available(kind):
+        return False
+    keys, counter = np.array([[1, 2**63 + 5], [2**64 - 1, 7]], np.uint64), np.array([3, 2, 1, 2**63], np.uint64)
+    expected = np.stack([_numpy.words(key, counter, 4 * 300) for key in keys])
+    try:
+        there = uploaded(keys.view(np.int64), kind)
+        found = philox_kernel.words(there, [_signed(int(one)) for one in counter], 300).cpu().numpy()
+    except Exception:  # noqa: BLE001
+        # Whatever keeps the kernel from being built, operations on tensors give the same numbers.
+        return False
+    return np.array_equal(found.view(np.uint64), expected)
+
+
+def philox(keys: Tensor, counter: NDArray[np.uint64], count: int) -> Tensor:
+    """Compute Philox4x64-10 on the device of the keys: `int64` (N, count), with the bits of numpy's Philox.
+
+    `keys` (N, 2) hold the bits of numpy's keys, and `counter` (4,) is numpy's: the first block belongs to counter + 1.
+    The first word of the counter must not overflow.
+    """
+    blocks, start = -(-count // 4), [_signed(int(word)) for word in counter]
+    if one_kernel(str(keys.device)):
+        from study.reproducibility import philox_kernel
+
+        return philox_kernel.words(keys, start, blocks)[:, :count]
+    return _by_operations(keys, start, blocks)[:, :count]
+
+
+def _by_operations(keys: Tensor, start: Sequence[int], blocks: int) -> Tensor:
+    """Philox by some 400 integer operations on tensors."""
     import torch
 
-    blocks = -(-count // 4)
-    held = torch.from_numpy(np.ascontiguousarray(keys).view(np.int64)).to(device)
-    first, second = held[:, :1], held[:, 1:]
-    c0 = torch.arange(1, blocks + 1, device=device).expand(len(keys), -1) + _signed(int(counter[0]))
-    c1, c2, c3 = (torch.full_like(c0, _signed(int(word))) for word in counter[1:])
+    first, second = keys[:, :1], keys[:, 1:]
+    c0 = torch.arange(1, blocks + 1, device=keys.device).expand(len(keys), -1) + start[0]
+    c1, c2, c3 = (torch.full_like(c0, word) for word in start[1:])
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(c0, _MULTIPLIERS[0])
         high1, low1 = _multiply(c2, _MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ first, low1, high0 ^ c3 ^ second, low0
         first, second = first + _signed(_WEYL[0]), second + _signed(_WEYL[1])
-    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)[:, :count]
+    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)
 
 
 def _multiply(left: Tensor, right: int) -> tuple[Tensor, Tensor]:

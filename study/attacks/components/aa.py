@@ -12,6 +12,7 @@ from study.attacks.components.feature_layers import Layer, layer_of
 from study.attacks.components.weighted_features import only
 from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 from study.errors import StudyError
 
 if TYPE_CHECKING:
@@ -62,12 +63,11 @@ class AA(FeatureObjective):
 
     def _guides(self, source: PreparingSource) -> Tensor:
         """An image of the pool for each of the batch (N, C, H, W)."""
-        import torch
 
         pool = source.pool
         assert pool is not None, "the loop has checked it"
         chosen = []
-        for label, word in zip(source.labels.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
+        for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
             fitting = np.flatnonzero((pool.labels == label) == (source.goal == "targeted"))
             if not len(fitting):
                 what = "of the target label" if source.goal == "targeted" else "of another label than"
@@ -77,4 +77,4 @@ class AA(FeatureObjective):
                     todo="raise the `pool` of `aa`, choose other targets, or leave the attack out",
                 )
             chosen.append(int(fitting[word % len(fitting)]))
-        return torch.from_numpy(pool.pixels[chosen]).to(source.origin)
+        return pool.taken(uploaded(np.array(chosen), source.origin.device), source.origin.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from study.attacks.kinds import View, ViewContext
@@ -40,13 +39,6 @@ class Admix(View):
         return image + self.strength * self._others(image, given)
 
     def _others(self, image: Tensor, given: ViewContext) -> Tensor:
-        import torch
-
         pool = given.pool
         assert pool is not None, "the views have checked it"
-        drawn = given.draws.integers(1)[:, 0]
-        chosen = []
-        for label, word in zip(given.true.tolist(), drawn.tolist(), strict=True):
-            other = np.flatnonzero(pool.labels != label)
-            chosen.append(int(other[word % len(other)]) if len(other) else int(word % len(pool.labels)))
-        return torch.from_numpy(pool.pixels[chosen]).to(image.device, image.dtype)
+        return pool.taken(pool.of_other_labels(given.true, given.draws.words(1)[:, 0]), image.dtype)

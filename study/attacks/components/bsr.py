@@ -11,6 +11,7 @@ from pydantic import Field
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 from study.reproducibility.rng import normal_quantiles
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ class BlockShuffleRotation(View):
     variant: Literal["paper", "authors"] = "paper"
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        import torch
-
         from study.attacks.blocks import Turns, shuffled, turned
 
         count, device = self.blocks, image.device
@@ -51,7 +50,7 @@ class BlockShuffleRotation(View):
         rows = shuffled(_lengths(cuts[:, 0], height), np.argsort(cuts[:, 1], 1), 1, device)
         columns = shuffled(_lengths(cuts[:, 2], width), np.argsort(cuts[:, 3], 1), 2, device)
         angles = self._angles(words[:, 4 * count :])
-        cosine, sine = (torch.from_numpy(one(angles)).to(device, image.dtype) for one in (np.cos, np.sin))
+        cosine, sine = (uploaded(one(angles), device, image.dtype) for one in (np.cos, np.sin))
         return turned(image, Turns(rows, columns, cosine, sine))
 
     def _angles(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from pydantic import Field
 from study.attacks.component import HeldMemory
 from study.attacks.kinds import ForwardChange, PassDraws
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,7 +44,6 @@ class FeatureMixup(ForwardChange):
 
     @contextlib.contextmanager
     def _mixed(self, model: nn.Module, number: int, draws: PassDraws) -> Iterator[None]:
-        import torch
 
         from study.models.clean_features import clean_features
         from study.models.layers.named import network_of
@@ -51,7 +51,7 @@ class FeatureMixup(ForwardChange):
         pool = draws.pool
         assert pool is not None, "a component that declares `others` has a pool"
         example = next(model.parameters())
-        clean = clean_features(model, torch.from_numpy(pool.pixels).to(example.device).float(), self.divisor)
+        clean = clean_features(model, uploaded(pool.pixels, example.device).float(), self.divisor)
         mixup = Mixup(self, number, draws, clean.features)
         begin = network_of(model).register_forward_pre_hook(mixup.begin)
         with begin, clean.changed(model, self.mixing(mixup)):
@@ -90,7 +90,6 @@ class Mixup:
 
         The shares have the shape to multiply features of M rows. None if no row is mixed.
         """
-        import torch
 
         from study.models.clean_features import by_channel, channels_of
 
@@ -105,8 +104,8 @@ class Mixup:
         axis = channels_of(features) if self._component.variant == "paper" else 1
         drawn = self.draws.uniform(self._component, (features.shape[axis],), f"shares.{self._number}.{name}")
         shares = self._component.strength / 2 * (drawn + 1)
-        chosen = torch.from_numpy(rows).to(features.device)
-        others = clean[torch.from_numpy(partners).to(clean.device)].to(features.dtype)
+        chosen = uploaded(rows, features.device)
+        others = clean[uploaded(partners, clean.device)].to(features.dtype)
         return chosen, others, by_channel(shares[chosen], features, axis)
 
 

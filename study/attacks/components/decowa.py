@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +11,8 @@ from pydantic import Field
 from study.attacks.budget_spec import Positive
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
+from study.devices.tables import kept
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ def warped(image: Tensor, theta: Tensor, mesh: int, *, aligned: bool) -> Tensor:
     of the outermost pixels are at -1 and 1 if `aligned`, else their outer edges are.
     """
     height, width = image.shape[2:]
-    still, basis = _plate(mesh, height, width, str(image.device), image.dtype)
+    still, basis = _plate(mesh, height, width, image.device, image.dtype)
     # One product for each image: that of one large matrix may round by the number of images.
     moved = basis.expand(len(image), -1, -1) @ theta
     return sampled(image, (still + moved).view(len(image), height, width, 2), aligned=aligned)
@@ -88,7 +89,7 @@ def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
     import torch
 
     batch, channels, height, width = image.shape
-    sizes = torch.tensor((width, height), device=image.device, dtype=image.dtype)
+    sizes = uploaded(np.array((width, height)), image.device, image.dtype)
     places = (grid + 1) / 2 * (sizes - 1) if aligned else ((grid + 1) * sizes - 1) / 2
     corner = places.detach().floor()
     share = places - corner
@@ -109,14 +110,12 @@ def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
     return values.sum(0).permute(0, 3, 1, 2)
 
 
-@functools.lru_cache(maxsize=16)
-def _plate(mesh: int, height: int, width: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@kept
+def _plate(mesh: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The places (H * W, 2) of all pixels, and how far each goes along with each inner point (H * W, points).
 
     A thin-plate spline is linear in the places of its control points, and keeps all places if none of them moves.
     """
-    import torch
-
     line = np.linspace(-1, 1, mesh)
     control = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     pixels = np.stack(np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)), -1).reshape(-1, 2)
@@ -126,7 +125,7 @@ def _plate(mesh: int, height: int, width: int, device: str, dtype: torch.dtype) 
     system[points:, :points] = system[:points, points:].T
     inner = np.arange(points).reshape(mesh, mesh)[1:-1, 1:-1].ravel()
     basis = _terms(pixels, control) @ np.linalg.solve(system, np.eye(points + 3)[:, inner])
-    return (torch.from_numpy(pixels).to(device, dtype), torch.from_numpy(basis).to(device, dtype))
+    return uploaded(pixels, device, dtype), uploaded(basis, device, dtype)
 
 
 def _terms(places: NDArray[np.float64], control: NDArray[np.float64]) -> NDArray[np.float64]:

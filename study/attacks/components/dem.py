@@ -41,4 +41,4 @@ class DiversityEnsemble(View):
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         frame = Diversity(probability=1, low=1, high=self.frames[given.copy], interpolation=self.interpolation)
-        return diversify(image, frame, given.draws.integers(4))
+        return diversify(image, frame, given.draws.words(4))

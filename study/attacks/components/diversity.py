@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
-from study.attacks.resampling import Interpolation, resized
+from study.attacks.resampling import Interpolation, resized, taps
+from study.devices.copies import is_host, uploaded
+from study.devices.tables import kept
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -42,43 +43,83 @@ class Diversity(View):
         return self
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        return diversify(image, self, given.draws.integers(4))
+        return diversify(image, self, given.draws.words(4))
 
 
-def diversify(image: Tensor, diversity: Diversity, words: NDArray[np.uint64]) -> Tensor:
+def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
     """Resize and pad every image of a batch (N, C, S, S) by its own four random `words` (N, 4), and resize back to S.
 
     Xie et al. 2019 (arXiv:1803.06978). Resizing is linear along each axis: each image is multiplied by one matrix from
-    the left and one from the right. This handles a whole batch at once and is deterministic on every device.
+    the left and one from the right. This handles a whole batch at once and is deterministic on every device. `words`
+    hold the bits of unsigned integers, on the image's device.
+    """
+    from study.reproducibility.words import below, shares
+
+    size = image.shape[-1]
+    low, high = round(diversity.low * size), round(diversity.high * size)
+    frame = max(size, high)
+    changed = shares(words[:, 0]) < diversity.probability
+    inner = low + below(words[:, 1], max(1, high - low))
+    starts = [below(words[:, place], frame - inner + 1) for place in (2, 3)]
+    if diversity.interpolation == "bilinear" and is_host(image.device):
+        matrices = [_by_products((size, frame), changed, inner, start) for start in starts]
+    else:
+        matrices = [_by_taps((size, frame), changed, inner, start, diversity.interpolation) for start in starts]
+    rows, columns = (one.to(image.dtype)[:, None] for one in matrices)
+    moved = rows @ image @ columns.transpose(-1, -2)
+    if diversity.padding:
+        down, across = (one.sum(2) for one in matrices)
+        inside = (down[:, :, None] * across[:, None]).to(image.dtype)[:, None]
+        moved = moved + diversity.padding * (1 - inside)
+    return moved
+
+
+def _by_taps(
+    sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor, interpolation: Interpolation
+) -> Tensor:
+    """The matrices (N, size, size) of one axis, float64: each row has at most two numbers that are not 0, or four.
+
+    `sizes` are those of the image and of the frame. An image is resized to `inner` (N,) and put at `start` (N,) of the
+    frame, which is resized back (bilinear). The matrix of an image that is not `changed` (N,) is 1.
     """
     import torch
 
-    size = image.shape[-1]
-    frame = max(size, round(diversity.high * size))
-    back = resized(frame, size, "bilinear")
-    rows, columns, covered = [], [], []
-    for chance, extent, top, left in words.tolist():
-        if chance / 2**64 >= diversity.probability:
-            rows.append(np.eye(size))
-            columns.append(np.eye(size))
-            covered.append((np.ones(size), np.ones(size)))
+    size, frame = sizes
+    near, far, share = _back(frame, size, inner.device)
+    ratio = (size / inner.to(torch.float64))[:, None]
+    found = torch.zeros(len(inner), size, size, dtype=torch.float64, device=inner.device)
+
+    def add(column: Tensor, weight: Tensor) -> None:
+        # One number for each row: none waits for another, so that their order is fixed.
+        found.scatter_add_(2, column.clamp(0, size - 1)[:, :, None], weight[:, :, None])
+
+    for tap, weight in ((near, 1 - share), (far, share)):
+        place = tap - start[:, None]
+        part = weight * ((place >= 0) & (place < inner[:, None]) & changed[:, None])
+        if interpolation == "nearest":
+            add((place * ratio).long(), part)
             continue
-        low, high = round(diversity.low * size), round(diversity.high * size)
-        inner = low + extent % max(1, high - low)
-        resize = resized(size, inner, diversity.interpolation)
-        matrices = []
-        for word in (top, left):
-            start = word % (frame - inner + 1)
-            matrices.append(back[:, start : start + inner] @ resize)
-        rows.append(matrices[0])
-        columns.append(matrices[1])
-        covered.append((matrices[0].sum(1), matrices[1].sum(1)))
+        centre = ((place + 0.5) * ratio - 0.5).clamp(min=0)
+        below = centre.long().clamp(max=size - 1)
+        add(below, part * (1 - (centre - below)))
+        add(below + 1, part * (centre - below))
+    found.diagonal(dim1=1, dim2=2).add_((~changed)[:, None])
+    return found
 
-    def tensor(values: Sequence[NDArray[np.float64]]) -> Tensor:
-        return torch.from_numpy(np.stack(values)).to(image.device, image.dtype)[:, None]
 
-    moved = tensor(rows) @ image @ tensor(columns).transpose(-1, -2)
-    if diversity.padding:
-        inside = tensor([np.outer(*one) for one in covered])
-        moved = moved + diversity.padding * (1 - inside)
-    return moved
+@kept
+def _back(frame: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The two places of the frame that each pixel mixes, and the share of the second."""
+    below, above, share = taps(frame, size)
+    return uploaded(below, device), uploaded(above, device), uploaded(share, device)
+
+
+def _by_products(sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor) -> Tensor:
+    """The same matrices for "bilinear" by products of two: a sum of four numbers depends on its order."""
+    size, frame = sizes
+    back = resized(frame, size, "bilinear")
+    found = [
+        back[:, first : first + length] @ resized(size, length, "bilinear") if moves else np.eye(size)
+        for moves, length, first in zip(changed.tolist(), inner.tolist(), start.tolist(), strict=True)
+    ]
+    return uploaded(np.stack(found), "cpu")

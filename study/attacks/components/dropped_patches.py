@@ -9,6 +9,7 @@ from pydantic import Field
 
 from study.attacks.kinds import View, ViewContext, at_view
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,5 +42,5 @@ class DroppedPatches(View):
         kept = np.zeros((len(image), patches), dtype=bool)
         np.put_along_axis(kept, chosen, True, axis=1)
         row, column = (np.arange(size) * self.grid // size for size in image.shape[2:])
-        mask = torch.from_numpy(kept.reshape(-1, 1, self.grid, self.grid)[:, :, row][..., column]).to(image.device)
+        mask = uploaded(kept.reshape(-1, 1, self.grid, self.grid)[:, :, row][..., column], image.device)
         return at_view(image, torch.where(mask, image, given.origin))

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from study.attacks.kinds import StepDraws, View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +54,10 @@ class Everywhere(View):
             return image
         row, column = np.divmod(self._blocks(given), self.grid)
         rows, columns = (
-            torch.from_numpy(self._inside(size, places)).to(image.device)
+            uploaded(self._inside(size, places), image.device)
             for size, places in zip(image.shape[2:], (row, column), strict=True)
         )
-        fill = image.new_tensor(self.fill)[:, None, None]
+        fill = uploaded(np.array(self.fill), image.device, image.dtype)[:, None, None]
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], image, fill)
 
     def _blocks(self, given: ViewContext) -> NDArray[np.int64]:

@@ -67,7 +67,9 @@ class ILAPlus(FeatureObjective):
         if self.ridge is not None:
             rows = torch.stack([way.flatten(1) for way in ways], 1).double()
             gram = rows @ rows.mT + self.ridge * torch.eye(len(ways), dtype=rows.dtype, device=rows.device)
-            losses = torch.linalg.solve(gram, torch.stack(list(losses), 1).double()).to(ways[0].dtype).unbind(1)
+            # The ridge keeps the matrix regular: `solve` would ask the device whether it is.
+            solved = torch.linalg.solve_ex(gram, torch.stack(list(losses), 1).double()).result
+            losses = solved.to(ways[0].dtype).unbind(1)
         total = torch.zeros_like(ways[0])
         for way, loss in zip(ways, losses, strict=True):
             total = total + way * loss.reshape(-1, *(1 for _ in way.shape[1:]))

@@ -11,8 +11,11 @@ from pydantic_core import PydanticCustomError
 from study.attacks.budget_spec import Positive
 from study.attacks.kinds import State, StepContext, Update
 from study.attacks.registry import register
+from study.devices.copies import moved
+from study.devices.tables import kept
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -66,10 +69,15 @@ def convolve(gradient: Tensor, kernel: Kernel) -> Tensor:
     """Convolve `gradient`, float (N, C, H, W), with the kernel along both axes, with zero padding."""
     import torch
 
-    line = profile(kernel).to(gradient.device, gradient.dtype)
+    line = _line(kernel, gradient.device, gradient.dtype)
     channels, reach = gradient.shape[1], (kernel.size - 1) // 2
     down, right = line.view(1, 1, -1, 1), line.view(1, 1, 1, -1)
     flat = gradient.reshape(-1, 1, *gradient.shape[2:])
     flat = torch.nn.functional.conv2d(flat, down, padding=(reach, 0))
     flat = torch.nn.functional.conv2d(flat, right, padding=(0, reach))
     return flat.reshape(-1, channels, *gradient.shape[2:])
+
+
+@kept
+def _line(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return moved(profile(kernel).to(dtype), device)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from study.attacks.components.diversity import Diversity, diversify
 from study.attacks.kinds import Draws, Inner, Point, State, StepContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +74,7 @@ class MonotonicPaths(Point):
         import torch
 
         words = draws.integers(7)
-        resized = diversify(image, _RESIZED, words[:, 3:])
+        resized = diversify(image, _RESIZED, uploaded(words[:, 3:].view(np.int64), image.device))
         rows = [
             _affine(image[row], which, amount) if family % 2 == 0 else resized[row]
             for row, (family, which, amount) in enumerate(words[:, :3].tolist())

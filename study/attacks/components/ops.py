@@ -14,6 +14,7 @@ from study.attacks.components.places import without_epsilon
 from study.attacks.image_operations import COMPOSED, IDENTITY, applied
 from study.attacks.kinds import StepDraws, View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,7 @@ class OperationSampling(View):
             taken = order[:, neighbour].tolist()
             ratios = [_RATIOS[number // self.samples] for number in taken]
             noise = torch.stack([self._kept(image, draws, number)[row] for row, number in enumerate(taken)])
-        radius = torch.tensor(ratios, device=image.device, dtype=image.dtype) * (self.beta * epsilon)
+        radius = uploaded(np.array(ratios), image.device, image.dtype) * (self.beta * epsilon)
         return radius[:, None, None, None] * noise
 
     def _kept(self, image: Tensor, draws: StepDraws, number: int) -> Tensor:

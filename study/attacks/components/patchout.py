@@ -10,6 +10,7 @@ from pydantic import Field
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,13 +32,11 @@ class PatchOut(View):
     share: Annotated[float, Field(gt=0, le=1)] = 130 / 196
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        import torch
-
         height, width = image.shape[-2:]
         down, right = math.ceil(height / self.patch), math.ceil(width / self.patch)
         order = np.argsort(given.draws.integers(down * right), axis=1)
         kept = np.zeros((len(image), down * right), dtype=np.float32)
         np.put_along_axis(kept, order[:, : max(1, round(self.share * down * right))], 1, axis=1)
-        mask = torch.from_numpy(kept).to(image.device, image.dtype).view(-1, 1, down, right)
+        mask = uploaded(kept, image.device, image.dtype).view(-1, 1, down, right)
         mask = mask.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)[..., :height, :width]
         return given.origin + mask * (image - given.origin)

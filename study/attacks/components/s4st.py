@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from study.attacks.image_operations import BASIC, IDENTITY, applied, resizing
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,14 +82,12 @@ class BlockScaling(View):
         return list(zip([0, *inner], [*inner, size], strict=True))
 
     def _block(self, block: Tensor, words: list[int]) -> Tensor:
-        import torch
-
         chance, extent, top, left = words
         if chance / 2**64 >= self.probability:
             return block
         factor = 1 / self.most + (self.most - 1 / self.most) * extent / 2**64
         down, right = (
-            torch.from_numpy(scaling(size, factor, word)).to(block.device, block.dtype)
+            uploaded(scaling(size, factor, word), block.device, block.dtype)
             for size, word in zip(block.shape[1:], (top, left), strict=True)
         )
         return down @ block @ right.T

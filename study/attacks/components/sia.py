@@ -12,11 +12,14 @@ from pydantic import Field
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
 from study.attacks.resampling import cosine_transform, resized
+from study.devices.copies import is_host, uploaded
+from study.devices.tables import kept
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from study.attacks.blocks import Filtered
+    from study.attacks.blocks import Filtered, FilteredTogether
 
 Operation = Literal[
     "resize", "roll-rows", "roll-columns", "flip-rows", "flip-columns", "turn", "scale", "noise", "low-pass", "dropout"
@@ -106,18 +109,39 @@ class _Blocks:
         row = self._tensor(rows).gather(1, self._columns.strip[:, :, None].expand(-1, -1, height)).mT
         return row * width + self._tensor(columns).gather(1, self._rows.strip[:, :, None].expand(-1, -1, width))
 
-    def filtered(self) -> list[Filtered]:
+    def filtered(self) -> list[Filtered] | FilteredTogether | None:
         """The blocks that are resized or lose their upper frequencies."""
         from study.attacks.blocks import Filtered
 
+        if not self.have(*_FILTERS):
+            return None
+        if not is_host(self._image.device):
+            return self.filtered_together()
         found = []
-        for name, matrix in (("resize", _there_and_back), ("low-pass", _low_pass)):
+        for name, matrix in _FILTERS.items():
             for image, row, column in np.argwhere(self.chosen == name).tolist():
                 lines = self._rows.lines(image, row), self._columns.lines(image, column)
                 rows, columns = (slice(int(one[0]), int(one[-1]) + 1) for one in lines)
                 left, right = (self._tensor(matrix(len(one))).to(self._image.dtype) for one in lines)
                 found.append(Filtered(image, rows, columns, left, right))
         return found
+
+    def filtered_together(self) -> FilteredTogether:
+        """The same blocks, for a GPU."""
+        from study.attacks.blocks import FilteredTogether
+
+        height, width = self._image.shape[2:]
+        most = max(height, width)
+        blocks = np.argwhere(np.isin(self.chosen, list(_FILTERS)))
+        image, row, column = blocks.T
+        second = (self.chosen[image, row, column] == "low-pass") * (most + 1)
+        top, rows = self._rows.extents(image, row)
+        left, columns = self._columns.extents(image, column)
+        numbers = np.full(self.chosen.shape, -1)
+        numbers[image, row, column] = np.arange(len(blocks))
+        places = (self._tensor(one) for one in (image, top, left, rows + second, columns + second))
+        matrices = _matrices(most, self._image.device, self._image.dtype)
+        return FilteredTogether(*places, matrices, self.of_pixels(numbers[:, None])[:, 0])
 
     def factors(self, given: ViewContext) -> NDArray[np.float64]:
         """The factor of each block and channel (N, C, grid, grid)."""
@@ -127,7 +151,7 @@ class _Blocks:
         kept = (words / 2**64 >= _DROPPED) / (1 - _DROPPED)
         return np.where((self.chosen == "dropout")[:, None], kept, found)
 
-    def of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_]) -> Tensor:
+    def of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_] | NDArray[np.int64]) -> Tensor:
         """A table (N, K, grid, grid) of the blocks as one of the pixels, (N, K, H, W)."""
         values = self._tensor(table)
         values = values.to(self._image.dtype) if values.is_floating_point() else values
@@ -137,9 +161,7 @@ class _Blocks:
         return values.gather(3, self._columns.strip[:, None, None].expand(-1, count, height, -1))
 
     def _tensor(self, values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
-        import torch
-
-        return torch.from_numpy(values).to(self._image.device)
+        return uploaded(values, self._image.device)
 
 
 class _Axis:
@@ -150,16 +172,21 @@ class _Axis:
     """
 
     def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
-        import torch
-
         self._edges = np.array([_edges(one, size) for one in words.tolist()])
         strip = (np.arange(size) >= self._edges[:, 1:-1, None]).sum(1)
-        self.strip = torch.from_numpy(strip).to(image.device)
+        self.strip = uploaded(strip, image.device)
         self.tables = tuple(np.tile(np.arange(size), (len(words), words.shape[1] + 1, 1)) for _ in range(2))
 
     def lines(self, image: int, strip: int) -> NDArray[np.int64]:
         """The numbers of the lines of one strip."""
         return np.arange(self._edges[image, strip], self._edges[image, strip + 1])
+
+    def extents(
+        self, images: NDArray[np.int64], strips: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The places of the first lines of some images' strips, and the numbers of their lines."""
+        first, end = self._edges[images, strips], self._edges[images, strips + 1]
+        return first, end - first
 
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
         """Note the `order` in which the lines of one strip come, where it meets the strip `across`."""
@@ -192,3 +219,18 @@ def _low_pass(size: int) -> NDArray[np.float64]:
     """The matrix that cuts the upper 0.4 of a line's cosine transform."""
     kept = cosine_transform(size)[: size - int(_CUT * size)]
     return kept.T @ kept
+
+
+_FILTERS = {"resize": _there_and_back, "low-pass": _low_pass}
+
+
+@kept
+def _matrices(most: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The matrices of both filters for all lengths up to `most`, one after the other: (2 * most + 2, most, most)."""
+    import torch
+
+    found = np.zeros((2, most + 1, most, most), np.float64 if dtype == torch.float64 else np.float32)
+    for one, matrix in zip(found, _FILTERS.values(), strict=True):
+        for length in range(1, most + 1):
+            one[length, :length, :length] = matrix(length)
+    return uploaded(found.reshape(-1, most, most), device, dtype)

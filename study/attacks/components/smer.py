@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from study.attacks.budget_spec import Positive
 from study.attacks.kinds import AnyObjective, EnsembleRule, Goal, ModelsAt, Objective, State
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +55,7 @@ class Reweighted(EnsembleRule):
         import torch
 
         size = models.size if self.size is None else self.size
-        begin = models.count * torch.tensor(models.weights, device=image.device, dtype=image.dtype)
+        begin = models.count * uploaded(np.array(models.weights), image.device, image.dtype)
         weights: Tensor = state.get(str(sample), begin[:, None].expand(-1, len(image)))
         there, total = image, image.new_zeros(())
         for model in self._order(models):

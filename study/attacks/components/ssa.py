@@ -9,8 +9,11 @@ from pydantic import Field
 from study.attacks.kinds import View, ViewContext, at_view
 from study.attacks.registry import register
 from study.attacks.resampling import cosine_transform
+from study.devices.copies import uploaded
+from study.devices.tables import kept
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -38,10 +41,13 @@ class SpectrumSimulation(View):
         with torch.no_grad():
             noisy = image + self.sigma * given.draws.normal(image.shape[1:])
             mask = 1 + self.rho * given.draws.uniform(image.shape[1:], "mask")
-            down, across = (
-                torch.tensor(cosine_transform(size)).to(image.device, image.dtype)[None, None]
-                for size in image.shape[2:]
-            )
+            down, across = (_cosines(size, image.device, image.dtype) for size in image.shape[2:])
             spectrum = down @ noisy @ across.mT
             view = down.mT @ (spectrum * mask) @ across
         return at_view(image, view)
+
+
+@kept
+def _cosines(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The matrix (1, 1, size, size) of the cosine transform."""
+    return uploaded(cosine_transform(size), device, dtype)[None, None]

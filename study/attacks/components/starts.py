@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from study.attacks.budget_spec import Budget, Positive
 from study.attacks.component import AttackOutline
 from study.attacks.components.directions import l2_normalised
 from study.attacks.kinds import Draws, Start, StepDraws
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +31,6 @@ class RandomStart(Start):
             yield "a random start needs a budget: it is uniform within the budget"
 
     def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
-        import torch
-
         if budget.epsilon is not None:
             (epsilon,) = budget.levels
             assert epsilon is not None, "an epsilon budget has an epsilon"
@@ -38,7 +39,9 @@ class RandomStart(Start):
         assert isinstance(draws, StepDraws), "the radius has a number of its own"
         words = StepDraws(draws.streams, draws.name, draws.device, draws.step, 1).integers(1)[:, 0].tolist()
         count = origin[0].numel()
-        inside = torch.tensor([((word + 0.5) / 2**64) ** (1 / count) for word in words], device=origin.device)
+        inside = uploaded(
+            np.array([((word + 0.5) / 2**64) ** (1 / count) for word in words], dtype=np.float32), origin.device
+        )
         direction = l2_normalised(draws.normal(origin.shape[1:])) * math.sqrt(count)
         return (rmsd * inside)[:, None, None, None] * direction
 

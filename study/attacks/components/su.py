@@ -15,6 +15,7 @@ from study.attacks.component import AttackOutline
 from study.attacks.kinds import FeatureObjective, Goal, View, ViewContext
 from study.attacks.registry import register
 from study.attacks.resampling import resized
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,8 +50,6 @@ class GlobalAndLocal(View):
         return 2
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        import torch
-
         if given.copy == 0:
             return image
         height, width = image.shape[2:]
@@ -60,9 +59,7 @@ class GlobalAndLocal(View):
             ratio = math.exp((2 * shape - 1) * math.log(4 / 3))
             rows.append(_enlarged(height, round(math.sqrt(area / ratio)), top))
             columns.append(_enlarged(width, round(math.sqrt(area * ratio)), left))
-        down, across = (
-            torch.from_numpy(np.stack(one)).to(image.device, image.dtype)[:, None] for one in (rows, columns)
-        )
+        down, across = (uploaded(np.stack(one), image.device, image.dtype)[:, None] for one in (rows, columns))
         origin = given.origin.to(image.dtype)
         return image + (down @ origin @ across.mT - origin)
 

@@ -10,8 +10,11 @@ from pydantic import Field
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
+from study.devices.tables import kept
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -39,18 +42,21 @@ class Translations(View):
         return self.side**2
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        import torch
-
         shifts = np.linspace(-self.reach, self.reach, self.side) if self.side > 1 else np.zeros(1)
         across, down = shifts[given.copy // self.side], shifts[given.copy % self.side]
 
         def matrix(shift: float, size: int) -> Tensor:
-            found = torch.from_numpy(_shifting(shift * size / 2, size)).to(image.device, image.dtype)
+            found = _matrix(shift * size / 2, size, image.device, image.dtype)
             # A matrix for each image: one product for the whole batch may round by the size of the batch.
             return found.expand(len(image), 1, size, size)
 
         height, width = image.shape[-2:]
         return matrix(down, height) @ image @ matrix(across, width).transpose(-1, -2)
+
+
+@kept
+def _matrix(shift: float, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return uploaded(_shifting(shift, size), device, dtype)
 
 
 def _shifting(shift: float, size: int) -> NDArray[np.float64]:

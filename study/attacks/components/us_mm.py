@@ -53,14 +53,15 @@ class UniformScaleMixMask(View):
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         import torch
 
+        from study.reproducibility.words import below
+
         pool = given.pool
         assert pool is not None, "the views have checked it"
-        words = given.draws.integers(1)[:, 0].tolist()
-        chosen = [word % len(pool.pixels) for word in words]
+        chosen = below(given.draws.words(1)[:, 0], len(pool.pixels))
         share = given.copy % self.scales / max(1, self.scales - 1)
         scale = self.low + (self.high - self.low) * share
         with torch.no_grad():
-            other = torch.from_numpy(pool.pixels[chosen]).to(image.device, image.dtype)
+            other = pool.taken(chosen, image.dtype)
             mask = (1 - self.mix) + 2 * self.mix / 255 * other
             view = (scale * image * mask).clamp_(0, 255)
         return at_view(image, view)

@@ -66,21 +66,22 @@ class VirtualSteps(Program):
 
     def _labels(self, given: ProgramContext, step: int, classes: int) -> Iterator[Tensor]:
         """Labels (N,) other than the objective's, no two alike for one image."""
-        import torch
-
-        words = given.draws(self, step).integers(self.auxiliary).tolist()
-        chosen = [others(own, row, classes) for own, row in zip(given.labels.tolist(), words, strict=True)]
-        for labels in zip(*chosen, strict=True):
-            yield torch.tensor(labels, device=given.labels.device)
+        yield from others(given.labels, given.draws(self, step).words(self.auxiliary), classes).unbind(1)
 
 
-def others(own: int, words: Sequence[int], classes: int) -> list[int]:
-    """One label below `classes` for each word, uniform over those that are neither `own` nor chosen before."""
-    taken, found = [own], []
-    for word in words:
-        label = word % (classes - len(taken))
-        for one in sorted(taken):
-            label += label >= one
-        taken.append(label)
-        found.append(label)
-    return found
+def others(own: Tensor, words: Tensor, classes: int) -> Tensor:
+    """One label below `classes` for each of `words` (N, K), uniform over those that are neither `own` (N,) nor taken.
+
+    Returns (N, K). `words` hold the bits of unsigned integers.
+    """
+    import torch
+
+    from study.reproducibility.words import below
+
+    taken = own[:, None]
+    for word in words.unbind(1):
+        label = below(word, classes - taken.shape[1])
+        for one in taken.sort(1).values.unbind(1):
+            label = label + (label >= one)
+        taken = torch.cat([taken, label[:, None]], 1)
+    return taken[:, 1:]

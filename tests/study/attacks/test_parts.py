@@ -14,6 +14,7 @@ from study.attacks.components.kernel import Kernel, convolve, profile
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, perturbations
 from study.attacks.presets import keys_of
+from study.attacks.resampling import resized
 from study.attacks.views import Views
 from study.reproducibility.rng import Streams
 
@@ -82,7 +83,7 @@ def test_diversity_is_torchs_resize_and_pad(interpolation, low, high):
     image = torch.rand(5, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 255
     diversity = Diversity(probability=0.7, low=low, high=high, interpolation=interpolation, padding=100.0)
     words = np.random.default_rng(4).integers(0, 2**64, (5, 4), dtype=np.uint64)
-    ours = diversify(image, diversity, words)
+    ours = diversify(image, diversity, torch.from_numpy(words.view(np.int64)))
     frame = max(size, round(high * size))
     changed = 0
     for index, (chance, extent, top, left) in enumerate(words.tolist()):
@@ -98,6 +99,32 @@ def test_diversity_is_torchs_resize_and_pad(interpolation, low, high):
             changed += 1
         torch.testing.assert_close(ours[index : index + 1], expected)
     assert 0 < changed < 5
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"padding": 9.0}, {"low": 0.8, "high": 1.0}, {"interpolation": "bilinear"}], ids=str
+)
+def test_diversity_has_the_bits_of_products_in_double_precision(keys):
+    """The matrices that a device makes number by number are those of the host's products, in float32."""
+    size, diversity = 30, Diversity(probability=0.7, **keys)
+    words = np.random.default_rng(6).integers(0, 2**64, (64, 4), dtype=np.uint64)
+    image = torch.rand(64, 3, size, size, generator=torch.Generator().manual_seed(1)) * 255
+    low, high = round(diversity.low * size), round(diversity.high * size)
+    frame = max(size, high)
+    back, matrices = resized(frame, size, "bilinear"), []
+    for chance, extent, *places in words.tolist():
+        inner = low + extent % max(1, high - low)
+        starts = [word % (frame - inner + 1) for word in places]
+        resize = resized(size, inner, diversity.interpolation)
+        moves = chance / 2**64 < 0.7
+        matrices.append([back[:, one : one + inner] @ resize if moves else np.eye(size) for one in starts])
+    both = torch.from_numpy(np.array(matrices))
+    rows, columns = both.float().unbind(1)
+    expected = rows[:, None] @ image @ columns[:, None].mT
+    if diversity.padding:
+        down, across = both.sum(3).unbind(1)
+        expected = expected + 9 * (1 - (down[:, :, None] * across[:, None]).float()[:, None])
+    assert torch.equal(diversify(image, diversity, torch.from_numpy(words.view(np.int64))), expected)
 
 
 def test_scales_admix_and_noise_are_averaged(model, small_images):

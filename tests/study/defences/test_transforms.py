@@ -158,6 +158,7 @@ def test_an_image_does_not_depend_on_its_batch(given, channels):
     order = [2, 0, 3, 1]
     shuffled = apply(made(given), images[order], [keys(4)[row] for row in order])
     np.testing.assert_array_equal(shuffled, whole[order])
+    np.testing.assert_array_equal(apply(made(given), images, keys(4), threads=3), whole)
     np.testing.assert_array_equal(apply(made(given), images[1:2], keys(4)[1:2])[0], whole[1])
     assert whole.shape[-1] == whole.shape[-2] == side_after(made(given), images.shape[-1])
 

@@ -44,3 +44,10 @@ def test_passes_are_halved_and_nothing_is_lost(room):
 def test_not_even_one_image_fits():
     with pytest.raises(StudyError, match="too little memory for a single image"):
         predict(Tight(0), PIXELS, batch=16)
+
+
+@pytest.mark.parametrize("count", [37, 16, 3])
+def test_images_on_the_device_are_those_of_the_host(count):
+    model = Tight(64)
+    here, there = (predict(model, one[:count], batch=16, whole=True) for one in (PIXELS, torch.from_numpy(PIXELS)))
+    assert all(np.array_equal(getattr(here, part), getattr(there, part)) for part in ("top5", "top5_prob", "whole"))

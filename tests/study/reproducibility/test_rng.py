@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
-from study.reproducibility import hashing, rng
+from study.reproducibility import hashing, philox_kernel, rng
 from study.reproducibility.hashing import digest
 from study.reproducibility.rng import Streams, draws, philox
 
@@ -39,6 +43,11 @@ def philox4x64(counter, key):
     return c
 
 
+def bits(keys):
+    """Unsigned keys as a tensor of their bits."""
+    return torch.from_numpy(np.array(keys, dtype=np.uint64).view(np.int64))
+
+
 def test_draws_are_philox():
     key = np.frombuffer(bytes.fromhex(digest("a", 1))[:16], dtype=np.uint64)
     # numpy counts from one: its counter is incremented before each block.
@@ -54,7 +63,7 @@ def test_published_vectors(name):
     counter, key, expected = KNOWN[name]
     assert tuple(philox4x64(counter, key)) == expected
     before = np.array([(counter[0] - 1) & ONES, *counter[1:]], dtype=np.uint64)
-    found = philox(np.array([key], dtype=np.uint64), before, 4, "cpu")
+    found = philox(bits([key]), before, 4)
     assert tuple(int(word) & ONES for word in found[0].tolist()) == expected
 
 
@@ -62,7 +71,7 @@ def test_tensors_draw_what_numpy_draws():
     """Several keys, many blocks, a count that ends inside a block."""
     keys = np.random.default_rng(0).integers(0, ONES, (3, 2), dtype=np.uint64, endpoint=True)
     counter = np.array([0, 7, 3, 2], dtype=np.uint64)
-    found = philox(keys, counter, 1001, "cpu").numpy().view(np.uint64)
+    found = philox(bits(keys), counter, 1001).numpy().view(np.uint64)
     expected = [np.random.Philox(key=key, counter=counter).random_raw(1001) for key in keys]
     assert np.array_equal(found, np.stack(expected))
 
@@ -72,10 +81,39 @@ def test_streams_are_the_same_on_every_device(kind, monkeypatch):
     """What another device than a CPU would draw, drawn here: the same floats, bit by bit."""
     streams = Streams(("craft",), ["a", "b"])
     here = getattr(streams, kind)((3, 5, 7), "cpu", "gaussian", 4, 2)
-    monkeypatch.setattr(rng, "_compiled", lambda device: False)
+    monkeypatch.setattr(rng, "is_host", lambda device: False)
     there = getattr(streams, kind)((3, 5, 7), "cpu", "gaussian", 4, 2)
     assert here.dtype == there.dtype == torch.float32
     assert torch.equal(here, there)
+
+
+def test_words_are_the_bits_of_integers():
+    streams = Streams(("craft",), ["a", "b"])
+    words = streams.words(5, "cpu", "admix", 4, 2).numpy()
+    assert np.array_equal(words.view(np.uint64), streams.integers(5, "admix", 4, 2))
+    keys = [("tie", 1), ("tie", 2)]
+    expected = np.stack([draws(9, *key) for key in keys])
+    assert np.array_equal(rng.draws_on("cpu", 9, keys).numpy().view(np.uint64), expected)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_the_source_of_the_gpu_kernel_draws_what_numpy_draws(tmp_path):
+    """The source that a GPU runs, built for the host; how torch starts it there is seen on a GPU only."""
+    code = tmp_path / "philox.cpp"
+    code.write_text(
+        "static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) "
+        "{ return (unsigned __int128)a * b >> 64; }\n" + philox_kernel.SOURCE + 'extern "C" void block(long long *w) '
+        "{ philox4x64(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10]); }\n"
+    )
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", tmp_path / "philox.so", code], check=True)
+    block = ctypes.CDLL(str(tmp_path / "philox.so")).block
+    for key, counter in (([1, ONES], [5, 7, ONES, 2**63]), ([2**63 + 1, 2], [0, 0, 1, 9])):
+        expected = np.random.Philox(key=key, counter=counter).random_raw(8)
+        for number in (1, 2):
+            words = np.array([number, *key, *counter, 0, 0, 0, 0], dtype=np.uint64)
+            block(words.ctypes.data_as(ctypes.c_void_p))
+            assert words[7:].tolist() == expected[4 * number - 4 : 4 * number].tolist()
+    assert philox_kernel.kernel().kernel_name == "philox4x64", "torch finds its name in the source"
 
 
 def test_streams_are_distributed_as_they_say():

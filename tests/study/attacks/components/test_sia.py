@@ -9,6 +9,7 @@ from scipy import fft
 from torch.nn import functional
 
 from study.attacks import Attack
+from study.attacks.components import sia
 from study.attacks.components.sia import StructureInvariance
 from study.attacks.presets import keys_of
 from tests.view_trials import STREAMS, ascent, attacked, classifier, differing, gradient, logits_of, made, pixels
@@ -78,9 +79,10 @@ def direct(image, step, copy, operations=ALL, grid=3):
     return torch.stack(copies)
 
 
-@pytest.mark.parametrize("operation", [*ALL, "all"])
-def test_each_operation_is_torchs(operation):
-    """Pixels beyond 0..255 show where copies are clipped. Images are 4, so all ten stand in 36 blocks of a copy."""
+@pytest.mark.parametrize(("operation", "host"), [*((one, True) for one in (*ALL, "all")), ("all", False)])
+def test_each_operation_is_torchs(operation, host, monkeypatch):
+    """Also as a GPU filters blocks, all together. Pixels beyond 0..255 show where copies are clipped. Images are 4, so all ten stand in 36 blocks of a copy."""
+    monkeypatch.setattr(sia, "is_host", lambda device: host)
     operations = ALL if operation == "all" else (operation,)
     image = torch.from_numpy(pixels(37, 28)).double() * 1.1 - 10
     image.requires_grad_(True)

@@ -26,8 +26,7 @@ def test_va_i_is_the_printed_algorithm(small_images, goal):
     x = clean = torch.from_numpy(small_images).double()
     beyond = 0.0
     for step in range(8):
-        words = streams().integers(3, "virtual-steps", step)
-        drawn = torch.tensor([others(int(own), row, 10) for own, row in zip(LABELS, words.tolist(), strict=True)])
+        drawn = others(torch.from_numpy(LABELS), streams().words(3, "cpu", "virtual-steps", step), 10)
         signs = [gradient(PIXELS, x, goal).sign()]
         for labels in drawn.T:
             raise_them = functools.partial(towards, labels=labels)
@@ -42,9 +41,8 @@ def test_va_i_is_the_printed_algorithm(small_images, goal):
 
 def test_labels_are_others_and_all_equally_likely():
     counts = Counter()
-    words = streams().integers(2000, "labels").ravel().tolist()
-    for first, second in zip(words[::2], words[1::2], strict=True):
-        pair = others(2, [first, second], 5)
+    words = streams().words(2000, "cpu", "labels").reshape(-1, 2)
+    for pair in others(torch.full((len(words),), 2), words, 5).tolist():
         assert len({2, *pair}) == 3
         counts.update(pair)
     assert set(counts) == {0, 1, 3, 4}

@@ -1,0 +1,26 @@
+"""Tables that are computed on the host once and then stay on a device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+_MOST = 64
+_forgetting: list[Callable[[], Any]] = []
+
+
+def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Remember what `make` returns for its last 64 arguments; one of them is the device. Nobody may write into it."""
+    cached = functools.lru_cache(maxsize=_MOST)(make)
+    _forgetting.append(cached.cache_clear)
+    return cached  # type: ignore[return-value]
+
+
+def forget() -> None:
+    """Free all tables on all devices."""
+    for one in _forgetting:
+        one()
