@@ -94,6 +94,7 @@ class RayBackend:
             self._end_local()
             raise _not_connected(chosen, error) from error
         self._note_daemons(auto=chosen == "auto")
+        ray.method(num_returns=2)(WorkerActor.craft)
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(WorkerActor)
         self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
