@@ -2,6 +2,9 @@
 
 Ray's own code may wait for ever, and blocks all signals meanwhile, where one of its processes is stopped or dead. So
 one thread makes the calls while the main thread waits for it, and a second thread checks Ray's heartbeat regularly.
+
+A switch between two threads takes about as long as a call of Ray. So the start of a task waits for nothing, and values
+come with the wait that finds them ready: the main thread waits for the other once in each step of the driver.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,8 @@ _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120
 _MACHINES_SECONDS = 45.0
 """Above the time in which the machines tell of their GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
+_FETCH_SECONDS = 1.0
+"""Longest time in which values are fetched together; each of the others has a limit of its own."""
 
 Value = TypeVar("Value")
 
@@ -100,6 +105,7 @@ class _BoundedBackend:
         self._inner = inner
         self._caller = caller
         self._timeouts = timeouts
+        self._fetched: dict[Ref, _Outcome] = {}
         caller.monitor(inner, timeouts.call)
 
     def machines(self) -> list[Machine]:
@@ -119,16 +125,48 @@ class _BoundedBackend:
         return self._caller.do("hello", self._timeouts.call, self._inner.hello, actor)
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        return self._caller.do(method, self._timeouts.call, self._inner.call, actor, method, arguments, pixels)
+        """Returns at once: the calling thread starts the call before anything that is asked of it later.
+
+        Where that fails, or hangs, the next method says so.
+        """
+        value, crafted = _Later(), _Later() if method == "craft" else None
+        self._caller.post(method, self._timeouts.call, self._start, value, crafted, actor, method, arguments, pixels)
+        return Call(value, crafted)
+
+    def _start(self, value: _Later, crafted: _Later | None, actor: Any, method: str, *given: Any) -> None:
+        arguments, pixels = given
+        call = self._inner.call(actor, method, arguments, _now(pixels))
+        value.ref = call.value
+        if crafted is not None:
+            crafted.ref = call.pixels
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        return self._caller.do("wait", seconds + self._timeouts.call, self._inner.wait, refs, seconds)
+        """Also fetches the values that are ready: `value` then finds them here."""
+        ready, self._fetched = self._caller.do("wait", seconds + self._timeouts.call, self._wait, refs, seconds)
+        return ready
+
+    def _wait(self, refs: Sequence[Ref], seconds: float) -> tuple[list[Ref], dict[Ref, _Outcome]]:
+        known = {_now(ref): ref for ref in refs}
+        fetched, began = dict[Ref, _Outcome](), time.monotonic()
+        ready = self._inner.wait(list(known), seconds)
+        for one in ready:
+            fetched[known[one]] = _outcome(self._inner.value, one)
+            if time.monotonic() - began > seconds + _FETCH_SECONDS:
+                # The rest is fetched one by one, each with its own limit.
+                break
+        return [known[one] for one in ready], fetched
 
     def value(self, ref: Ref) -> Any:
-        return self._caller.do("value", self._timeouts.call, self._inner.value, ref)
+        fetched = self._fetched.pop(ref, None)
+        if fetched is None:
+            return self._caller.do("value", self._timeouts.call, self._inner.value, _now(ref))
+        value, error = fetched
+        if error is not None:
+            raise error
+        return value
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
-        return self._caller.do("pixels", self._timeouts.pixels, self._inner.pixels, ref)
+        return self._caller.do("pixels", self._timeouts.pixels, lambda: self._inner.pixels(_now(ref)))
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
         return self._caller.do("put", self._timeouts.pixels, self._inner.put, pixels)
@@ -144,14 +182,55 @@ class _BoundedBackend:
         self._caller.close(self._inner.close)
 
 
+_Outcome = tuple[Any, BaseException | None]
+"""The result of a call, or what it raised."""
+
+
+class _Later:
+    """A reference that the calling thread sets when it starts the task."""
+
+    __slots__ = ("ref",)
+
+    def __init__(self) -> None:
+        self.ref: Ref = None
+
+
+def _now(ref: Ref) -> Ref:
+    """The backend's own reference."""
+    return ref.ref if isinstance(ref, _Later) else ref
+
+
+def _outcome(work: Callable[..., Any], *given: Any) -> _Outcome:
+    try:
+        return work(*given), None
+    except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+        return None, error
+
+
+class _Request(NamedTuple):
+    """Work for the calling thread: its name, its limit in seconds, and whether the main thread waits for it."""
+
+    what: str
+    seconds: float
+    work: Callable[..., Any]
+    given: tuple[Any, ...]
+    awaited: bool
+
+
 class _Caller:
-    """A thread that makes calls, one at a time; the main thread waits for each, up to its limit."""
+    """A thread that makes calls, one at a time, each up to its limit."""
 
     def __init__(self, interrupt: Interrupt, tell: Callable[[StudyError], None]) -> None:
         self._interrupt = interrupt
         self._tell = tell
-        self._requests: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
+        self._doing: tuple[str, float] | None = None
+        """The name and the limit of the call that runs now."""
+        self._made = 0
+        """Number of calls that have returned."""
+        self._failed: BaseException | None = None
+        """What a call raised that was not waited for: the next one raises it."""
         self._broken: BackendGone | Interrupted | None = None
         self._inner: MonitoredBackend | None = None
         self._silence_allowed = 0.0
@@ -167,6 +246,12 @@ class _Caller:
         self._inner, self._silence_allowed = inner, seconds
         threading.Thread(target=self._check_heartbeat, args=(inner,), name="heartbeat", daemon=True).start()
 
+    def post(self, what: str, seconds: float, work: Callable[..., object], *given: Any) -> None:
+        """Let the thread call `work(*given)` without waiting for it; the next `do` raises what it raises."""
+        if self._broken is not None:
+            raise self._broken
+        self._requests.put(_Request(what, seconds, work, given, awaited=False))
+
     def do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any) -> Value:
         """Return the result of `work(*given)`. BackendGone after `seconds`, Interrupted soon after a signal."""
         return self._do(what, seconds, work, *given, grace=_GRACE_SECONDS)
@@ -177,8 +262,10 @@ class _Caller:
             raise self._broken
         with self._interrupt.patient():
             self._check()
-            self._requests.put((work, given))
+            self._requests.put(_Request(what, seconds, work, given, awaited=True))
             value, error = self._answer(what, seconds, grace)
+        if isinstance(error, BackendGone):
+            raise self._give_up(error)
         if error is not None:
             raise error
         return value  # type: ignore[no-any-return]
@@ -191,7 +278,9 @@ class _Caller:
         if self._broken is None:
             with contextlib.suppress(BackendGone):
                 if inner is not None:
-                    self._do("heartbeat", _LAST_HEARTBEAT_SECONDS, inner.heartbeat)
+                    # Where it hangs, the next call is refused. A task that could not be started matters no more.
+                    with contextlib.suppress(Exception):
+                        self._do("heartbeat", _LAST_HEARTBEAT_SECONDS, inner.heartbeat)
                 self._do("close", _CLOSE_SECONDS, work)
         self.end()
 
@@ -199,21 +288,24 @@ class _Caller:
         """End the calling thread."""
         self._requests.put(None)
 
-    def _answer(self, what: str, seconds: float, grace: float) -> tuple[Any, BaseException | None]:
+    def _answer(self, what: str, seconds: float, grace: float) -> _Outcome:
         waited = interrupted = 0.0
+        made = self._made
         while True:
             began = time.monotonic()
             try:
                 return self._answers.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 passed = min(time.monotonic() - began, _LONGEST_TICK)
-            waited += passed
+            # Each of the calls that come first has its own limit.
+            waited, made = (waited if made == self._made else 0.0) + passed, self._made
             interrupted += passed if self._interrupt.status is not None else 0.0
             if interrupted >= grace:
                 raise self._give_up(Interrupted())
             self._check()
-            if waited >= seconds:
-                raise self._give_up(_hangs(f"'{what}' has not returned for {seconds:g} s"))
+            running, limit = self._doing or (what, seconds)
+            if waited >= limit:
+                raise self._give_up(_hangs(f"'{running}' has not returned for {limit:g} s"))
 
     def _check(self) -> None:
         """Raise BackendGone where the backend is dead, or has had no heartbeat for too long."""
@@ -242,15 +334,25 @@ class _Caller:
 
     def _make_calls(self) -> None:
         while (request := self._requests.get()) is not None:
-            work, given = request
-            answer: tuple[Any, BaseException | None]
-            try:
-                answer = (work(*given), None)
-            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
-                answer = (None, error)
-            self._answers.put(answer)
+            self._doing = request.what, request.seconds
+            outcome = _outcome(self._make, request)
+            self._doing = None
+            self._made += 1
+            if request.awaited:
+                self._answers.put(outcome)
+            elif outcome[1] is not None:
+                self._failed = outcome[1]
             # A reference left here would keep its object in Ray's store.
-            del request, work, given, answer
+            del request, outcome
+
+    def _make(self, request: _Request) -> Any:
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+        inner = self._inner
+        if inner is not None:
+            inner.check()
+        return request.work(*request.given)
 
     def _check_heartbeat(self, inner: MonitoredBackend) -> None:
         while not self._over.wait(_HEARTBEAT_SECONDS):

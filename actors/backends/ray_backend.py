@@ -102,6 +102,7 @@ class RayBackend:
             self._end_local()
             raise _not_connected(chosen, error) from error
         self._note_daemons(auto=chosen == "auto")
+        ray.method(num_returns=2)(WorkerActor.craft)
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(WorkerActor)
         self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
@@ -119,7 +120,7 @@ class RayBackend:
 
     def check(self) -> None:
         """Raise BackendGone where the raylet or the GCS has died: Ray ends the driver in its next call."""
-        self._daemons.stopped()
+        self._daemons.check()
 
     def heartbeat(self) -> None:
         """Return once the raylet runs and the GCS has answered. Raises BackendGone where one of them is dead."""
@@ -204,20 +205,19 @@ class RayBackend:
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
         message = pack(tuple(arguments))
-        if method == "craft":
-            value, crafted = actor.craft.options(num_returns=2).remote(message, pixels)
-            return Call(value, crafted)
-        return Call(getattr(actor, method).remote(message, pixels), None)
+        started = getattr(actor, method).remote(message, pixels)
+        return Call(*started) if method == "craft" else Call(started, None)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:
             time.sleep(min(seconds, _IDLE_SECONDS))
             return []
-        ready, rest = self._ray.wait(list(refs), num_returns=1, timeout=seconds, fetch_local=False)
-        if ready and rest:
-            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
-            ready = [*ready, *more]
-        return list(ready)
+        # A busy driver finds some ready, and needs no second call.
+        ready: list[Ref]
+        ready, rest = self._ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
+        if not ready:
+            ready, _ = self._ray.wait(rest, num_returns=1, timeout=seconds, fetch_local=False)
+        return ready
 
     def value(self, ref: Ref) -> Any:
         errors = self._ray.exceptions

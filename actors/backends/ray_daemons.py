@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import select
 import socket
 import struct
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from actors.backends.interface import BackendGone
@@ -31,6 +33,12 @@ class Daemons:
             self.owner = _user_name(user)
             if pid:
                 self._pids.setdefault("raylet", pid)
+        self._ends = _Ends(self._pids.values())
+
+    def check(self) -> None:
+        """Return at once, after one system call. Raises BackendGone where a daemon has died."""
+        if self._ends.any:
+            self.stopped()
 
     def stopped(self) -> str | None:
         """The description of a daemon that is stopped (SIGSTOP), or None. Raises BackendGone where one has died."""
@@ -45,6 +53,32 @@ class Daemons:
             if state in "Tt":
                 return f"its {name} (process {pid}), which is stopped,"
         return None
+
+
+class _Ends:
+    """Tells in one system call whether one of several processes has ended."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._known = hasattr(os, "pidfd_open") and hasattr(select, "epoll")
+        if not self._known:
+            return
+        # Unlike other objects of its kind, several threads may ask it at once.
+        self._ended = select.epoll()
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except OSError:
+                # It has ended already, or the system forbids it: only a look at each process tells.
+                self._known = False
+                return
+            # Readable once the process has ended, also while its parent has not asked for its status.
+            self._ended.register(descriptor, select.EPOLLIN)
+            weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def any(self) -> bool:
+        """Whether one has ended, or that is unknown."""
+        return not self._known or bool(self._ended.poll(0))
 
 
 def _children() -> Iterator[tuple[str, int]]:

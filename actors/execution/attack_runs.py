@@ -206,12 +206,12 @@ class AttackRuns(Workload):
                 self._fail_unit(unit, error)
                 self._open.close(opened)
             return
-        rows = self._rows.write(opened)
-        if rows is not None:
+        result = self._rows.write(opened)
+        if result is not None:
             counted = opened.distances.gradients
             each = unit.craft.gradients if counted is None else counted
             gradients = 0 if opened.kept else each * len(unit.shard.images)
-            display.finished(UnitDone(unit, rows, opened.seconds, gradients))
+            display.finished(UnitDone(unit, result, opened.seconds, gradients))
         if len(opened.answers) == len(unit.targets):
             self.outcome.finished += 1
         display.advance(unit.craft.experiments)

@@ -70,6 +70,6 @@ class OpenUnits:
         return True
 
     def _bytes(self, unit: Unit) -> int:
-        budget, points = unit.craft.recipe.budget, unit.craft.recipe.scored_points
+        budget, points = unit.craft.recipe.budget, unit.craft.points
         # A search of the minimal RMSD has one direction an image, of 8 bytes a value.
         return len(unit.shard.images) * self._image_bytes * (8 if budget.minimal else len(points))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-import pyarrow as pa
-
 from actors.backends.interface import Backend
 from actors.execution.clean_images import Images
 from actors.execution.driver import Sink
@@ -14,7 +12,7 @@ from actors.execution.open_units import OpenUnit
 from study.models.services.label_names import names_of_label
 from study.planning.plan import Plan
 from study.results.kept_images import KeepingWriter
-from study.results.schema import WantedNames, table
+from study.results.schema import UnitResult, WantedNames
 from study.results.writer import Writer
 
 
@@ -32,8 +30,8 @@ class Rows(Protocol):
     def keep(self, opened: OpenUnit) -> None:
         """Keep the images of a unit, before its rows. Raises PixelsLost."""
 
-    def write(self, opened: OpenUnit) -> pa.Table | None:
-        """Write the rows of a unit and return them; None where no target has answered."""
+    def write(self, opened: OpenUnit) -> UnitResult | None:
+        """Write the rows of a unit and return its result; None where no target has answered."""
 
 
 class RowSink:
@@ -61,14 +59,14 @@ class RowSink:
             pixels = self._backend.pixels(opened.pixels)
             self._keeping.keep(unit, opened.distances, self._images.pixels(unit.shard), pixels)
 
-    def write(self, opened: OpenUnit) -> pa.Table | None:
+    def write(self, opened: OpenUnit) -> UnitResult | None:
         if not opened.answers:
             return None
         order = {target: index for index, target in enumerate(opened.unit.targets)}
         answers = sorted(opened.answers, key=lambda one: order[one.target])
-        rows = table(opened.unit, opened.distances, answers, self._wanted)
-        self._writer.add(rows)
-        return rows
+        result = UnitResult(opened.unit, opened.distances, answers, self._wanted)
+        self._writer.add_result(result)
+        return result
 
 
 def _wanted(plan: Plan) -> WantedNames:

@@ -5,6 +5,7 @@ A stream is an iterator with a count and a cost, so a plan of a million units is
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -59,7 +60,7 @@ class Task:
         """Its method and models, for messages."""
         return f"{self.method} {' + '.join(self.models)}"
 
-    @property
+    @functools.cached_property
     def key(self) -> Key:
         role = service_role(next(iter(self.models))) if self.service else WORKER
         return role, self.method, frozenset(self.models)

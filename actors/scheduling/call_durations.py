@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from actors.scheduling.backlog import Method, Task
@@ -38,7 +37,7 @@ class CallDurations:
         """A group with its cost in seconds: measured on its own calls, else on calls of its method, else unchanged."""
         method: Method = group.key[1]  # type: ignore[index]
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
-        return replace(group, cost=group.cost * rate, coming=group.coming * rate) if rate else group
+        return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
 
     def is_late(self, task: Task, seconds: float, patience: float) -> bool:
         """Whether a call that runs for `seconds` exceeds `patience` and three times the time of similar calls."""

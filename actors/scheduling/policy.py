@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from actors.resources.placement import ModelCapacity, Role
 
@@ -22,8 +23,7 @@ _WAVE = 4
 time of loading it and executing one task."""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Waiting tasks of one method for the same models.
 
     Attributes:
@@ -42,8 +42,7 @@ class Group:
     coming: float = 0.0
 
 
-@dataclass(frozen=True)
-class SlotView:
+class SlotView(NamedTuple):
     """An actor as the policy sees it; `holds`: its models, the least recently used first; `queued`: its calls."""
 
     id: int
@@ -53,8 +52,7 @@ class SlotView:
     capacity: ModelCapacity
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """Gives the next task of `group` to `slot`, which first drops the models `drop`."""
 
     group: Hashable
@@ -149,7 +147,7 @@ def _assign(groups: list[Group], free: list[SlotView], outlook: _Outlook, actors
         if holds != slot.holds:
             for key, other in left.items():
                 outlook.holders[key] += (other.models <= set(holds)) - (other.models <= set(slot.holds))
-        by_id[number] = replace(slot, holds=holds, queued=queued + 1)
+        by_id[number] = slot._replace(holds=holds, queued=queued + 1)
         if queued + 1 < QUEUE:
             heapq.heapreplace(queues, (queued + 1, number))
         else:
@@ -160,7 +158,7 @@ def _assign(groups: list[Group], free: list[SlotView], outlook: _Outlook, actors
             del left[group.key]
         else:
             rest = group.cost * (group.count - 1) / group.count
-            left[group.key] = replace(group, count=group.count - 1, cost=rest)
+            left[group.key] = group._replace(count=group.count - 1, cost=rest)
     return chosen
 
 

@@ -25,7 +25,7 @@ from actors.backends.interface import (
     Ref,
 )
 from actors.resources.growth import Growth
-from actors.resources.placement import WORKER, WorkerPool
+from actors.resources.placement import WORKER, Role, WorkerPool
 from actors.scheduling import policy
 from actors.scheduling.actor_slot import ActorSlot
 from actors.scheduling.backlog import Backlog, Key, Task
@@ -39,6 +39,9 @@ from study.errors import StudyError, first_line
 from study.events.observer import State
 from study.events.repairs import repaired
 from study.reproducibility.float_environment import Arithmetic
+
+_LOOK_SECONDS = 1.0
+"""Time between two looks for calls that take too long: their limits are longer, and a look is at all actors."""
 
 _MACHINE_LOSSES = 10
 """A task may be lost with its machine `attempts` times this number: a task that crashes machines must end too."""
@@ -94,9 +97,15 @@ class Scheduler:
         self._durations = CallDurations()
         self._blame = Blame(limits.attempts)
         self._retries: list[Task] = []
+        self._as_of = -1
+        """The version of the actors that the next five are about."""
+        self._workers = 0
+        self._up: list[ActorSlot] = []
+        self._up_counts: Counter[Role] = Counter()
+        self._running: dict[Ref, ActorSlot] = {}
         self._held: dict[object, int] = {}
-        self._held_as_of = -1
         self._any_done = False
+        self._looked = clock()
         self.calls = self.failed_calls = self.repeated = 0
 
     @property
@@ -121,7 +130,8 @@ class Scheduler:
     @property
     def workers(self) -> int:
         """Number of workers, up or not."""
-        return sum(slot.role == WORKER for slot in self._actors)
+        self._refresh()
+        return self._workers
 
     def start(self, check: Callable[[], None]) -> None:
         """Start all actors; call `check`, which may raise, while waiting. StudyError where they are not up in time."""
@@ -166,19 +176,21 @@ class Scheduler:
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
         """Give out tasks, except new crafts if `crafts` is false; return what has ended within `seconds` at most."""
         self._give_out(crafts)
-        running = {ref: slot for slot in self._actors for ref in (*slot.calls, *([] if slot.up else [slot.hello]))}
+        self._refresh()
         events: list[Done | Failed] = []
-        for ref in self._backend.wait(list(running), seconds):
-            slot = running[ref]
+        for ref, slot in [(ref, self._running[ref]) for ref in self._backend.wait(list(self._running), seconds)]:
             # The slot may have been set aside in this very loop.
             if ref == slot.hello and slot in self._actors:
                 self._actors.greet(slot)
             elif ref in slot.calls:
                 events += self._answered(slot, ref)
-        events += self._silent()
         self._judge_devices()
-        if not self._backlog:
-            self._repeat_stragglers()
+        now = self._clock()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            events += self._silent()
+            if not self._backlog:
+                self._repeat_stragglers()
         self._actors.follow_machines()
         if self._growth is not None and self._growth.due(self._clock()):
             waiting = sum(group.count for group in self._backlog.groups(crafts=True) if group.role == WORKER)
@@ -187,14 +199,12 @@ class Scheduler:
 
     def _give_out(self, crafts: bool) -> None:
         self._give_out_again(crafts, elsewhere=True)
-        groups = [self._durations.in_seconds(group) for group in self._backlog.groups(crafts=crafts)]
-        if groups:
-            up = [slot for slot in self._actors if slot.up]
-            trusted = [slot for slot in up if not self._suspect(slot)]
-            free = [self._view(slot) for slot in trusted if len(slot.calls) < policy.QUEUE]
-            holders = {group.key: self._holding(group, up) for group in groups}
-            counts = Counter(slot.role for slot in up)
-            loads = self._durations.loads
+        self._refresh()
+        free = [self._view(slot) for slot in self._up if len(slot.calls) < policy.QUEUE and not self._suspect(slot)]
+        if free:
+            groups = [self._durations.in_seconds(group) for group in self._backlog.groups(crafts=crafts)]
+            holders = {group.key: self._holding(group) for group in groups}
+            counts, loads = self._up_counts, self._durations.loads
             for chosen in policy.assign(groups, free, holders=holders, actor_counts=counts, loads=loads):
                 task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
                 if task is not None:
@@ -225,12 +235,23 @@ class Scheduler:
             other.up and other.role == slot.role and other.lineage is not slot.lineage for other in self._actors
         )
 
-    def _holding(self, group: policy.Group, up: list[ActorSlot]) -> int:
+    def _refresh(self) -> None:
+        """Look at all actors again if one has started, ended, come up, or holds other models."""
+        if self._as_of == self._actors.version:
+            return
+        self._as_of = self._actors.version
+        self._workers = sum(slot.role == WORKER for slot in self._actors)
+        self._up = [slot for slot in self._actors if slot.up]
+        self._up_counts = Counter(slot.role for slot in self._up)
+        self._running = {slot.hello: slot for slot in self._actors if not slot.up}
+        self._running |= {ref: slot for slot in self._actors for ref in slot.calls}
+        self._held = {}
+
+    def _holding(self, group: policy.Group) -> int:
         """Number of actors that hold the models of a group, counted again only after a change."""
-        if self._held_as_of != self._actors.version:
-            self._held, self._held_as_of = {}, self._actors.version
         if group.key not in self._held:
-            self._held[group.key] = sum(slot.role == group.role and group.models <= set(slot.holds) for slot in up)
+            holding = (slot.role == group.role and group.models <= set(slot.holds) for slot in self._up)
+            self._held[group.key] = sum(holding)
         return self._held[group.key]
 
     def _call(self, slot: ActorSlot, task: Task, drop: tuple[str, ...]) -> None:
@@ -240,6 +261,7 @@ class Scheduler:
         call = self._backend.call(slot.actor, task.method, (ModelRequest(task.models, drop), task.job), task.pixels())
         task.copies += 1
         slot.calls[call.value] = (task, call)
+        self._running[call.value] = slot
 
     def _view(self, slot: ActorSlot) -> policy.SlotView:
         return policy.SlotView(slot.id, slot.role, slot.holds, len(slot.calls), slot.capacity or self.capacity)
@@ -275,6 +297,7 @@ class Scheduler:
 
     def _end_call(self, slot: ActorSlot, ref: Ref) -> tuple[Task, Call]:
         task, call = slot.calls.pop(ref)
+        self._running.pop(ref, None)
         task.copies -= 1
         slot.busy += self._clock() - slot.since
         slot.since = self._clock()

@@ -73,7 +73,7 @@ class ActorSupervisor:
         self.arithmetics: set[Arithmetic] = set()
         """The processors of all workers that have ever come up."""
         self.version = 0
-        """Changes whenever an actor starts, ends, or holds other models."""
+        """Changes whenever an actor starts, ends, comes up, or holds other models."""
 
     def __iter__(self) -> Iterator[ActorSlot]:
         return iter(list(self._slots.values()))
@@ -136,6 +136,7 @@ class ActorSupervisor:
                 self.arithmetics.add(answer)
                 self.met(answer)
             slot.hello, slot.began, slot.lineage.starts = None, self._clock(), 0
+            self.version += 1
 
     def replace(self, slot: ActorSlot, error: ActorLost) -> None:
         """Start a new actor in the place of a dead one.

@@ -6,6 +6,9 @@ Ray's own pickler takes twice as long for small values, and pickles every argume
 from __future__ import annotations
 
 import contextlib
+import copyreg
+import functools
+import io
 import os
 import pickle
 import socket
@@ -19,6 +22,7 @@ from actors.backends.interface import ActorInfo, CallFailed, Device, DeviceLost
 from actors.workers import code_digest
 from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
+from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.events import repairs
 from study.models.device_errors import device_failed
@@ -26,8 +30,39 @@ from study.reproducibility import hardware
 
 
 def pack(value: Any) -> bytes:
-    """Pickle a message. Pixels are never in one: Ray's object store passes them to the actor."""
-    return pickle.dumps(value, protocol=5)
+    """Pickle a message. Pixels are never in one: Ray's object store passes them to the actor.
+
+    A recipe is pickled once for all the calls that have it: it takes as long as everything else in a message.
+    """
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, protocol=5)
+    pickler.dispatch_table = _REDUCED
+    pickler.dump(value)
+    return stream.getvalue()
+
+
+def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]:
+    """How a recipe is pickled: as bytes that are made once, and read once by each actor."""
+    known = _PICKLED.get(id(attack))
+    if known is None or known[0] is not attack:
+        if len(_PICKLED) >= _MOST_RECIPES:
+            _PICKLED.clear()
+        known = _PICKLED[id(attack)] = (attack, pickle.dumps(attack, protocol=5))
+    return _recipe, (known[1],)
+
+
+@functools.lru_cache(maxsize=64)
+def _recipe(pickled: bytes) -> Attack:
+    """The recipe in these bytes. Equal bytes give one object, which keeps its components."""
+    attack: Attack = pickle.loads(pickled)
+    return attack
+
+
+_MOST_RECIPES = 10_000
+_PICKLED: dict[int, tuple[Attack, bytes]] = {}
+"""The pickles of recipes, by the id of the object, which the entry keeps alive."""
+
+_REDUCED: dict[type, Callable[[Any], Any]] = {**copyreg.dispatch_table, Attack: _recipe_of}
 
 
 def unpack(message: bytes) -> Any:

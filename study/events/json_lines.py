@@ -11,7 +11,7 @@ from typing import IO, Any
 from study.errors import StudyError
 from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
 from study.events.repairs import WORD, Repair
-from study.events.run_state import RunState, successes
+from study.events.run_state import RunState
 
 _STATE_SECONDS = 5.0
 
@@ -65,10 +65,10 @@ class Events(Observer):
             goal=craft.goal,
             seed=craft.seed,
             images=len(event.unit.shard.images),
-            rows=event.rows.num_rows,
+            rows=event.result.rows,
             seconds=round(event.seconds, 3),
             gradients=event.gradients,
-            success={target: {"hits": hits, "images": among} for target, (hits, among) in successes(event).items()},
+            success={target: {"hits": hits, "images": among} for target, (hits, among) in event.successes.items()},
         )
 
     def failed(self, event: UnitFailed) -> None:

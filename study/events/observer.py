@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from study.events.repairs import Repair, repaired
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from study.planning.plan import Plan, Unit
+    from study.results.schema import UnitResult
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,22 @@ class Started:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """All targets of a unit have answered or failed, and its rows are written.
+    """All targets of a unit have answered or failed, and its `result` is with the writer.
 
     `seconds`: time of its attack on the worker, without loading; `gradients`: its number of image gradients.
     """
 
     unit: Unit
-    rows: pa.Table
+    result: UnitResult
     seconds: float
     gradients: int
+
+    @functools.cached_property
+    def successes(self) -> dict[str, tuple[int, int]]:
+        """By target: hits and images of the unit at the end of its attack."""
+        from study.analysis.unit_successes import successes
+
+        return successes(self.result)
 
 
 @dataclass(frozen=True)

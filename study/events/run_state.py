@@ -131,7 +131,7 @@ class RunState(Observer):
             called = "+".join(craft.sources) or "elsewhere"
             tally = known or Tally(called, craft.attack, craft.goal, frozenset(craft.sources))
             tally.images += count
-            for target, (hits, among) in successes(event).items():
+            for target, (hits, among) in event.successes.items():
                 before = tally.targets.get(target, (0, 0))
                 tally.targets[target] = (before[0] + hits, before[1] + among)
             self._rows[craft.id] = tally
@@ -245,24 +245,6 @@ class RunState(Observer):
         # A mark a second is enough, and the first one stays where the window begins.
         if len(self._marks) < 2 or now - self._marks[-1].at >= 1.0:
             self._marks.append(_Mark(now, self.units, self.images, self.gradients, self.work))
-
-
-def successes(event: UnitDone) -> dict[str, tuple[int, int]]:
-    """By target: hits and images of a unit at the end of its attack."""
-    import polars as pl
-
-    from study.analysis.rates import succeeded
-
-    if not event.rows.num_rows:
-        return {}
-    rows = pl.DataFrame(event.rows)
-    steps, level = event.unit.craft.recipe.scored_points[-1]
-    last = rows.filter(pl.col("steps") == steps)
-    if level is not None:
-        last = last.filter(pl.col("budget") == level)
-    counted = last.group_by("target").agg(succeeded().sum().alias("hits"), pl.len().alias("images"))
-    found = {target: (int(hits or 0), int(images)) for target, hits, images in counted.iter_rows()}
-    return {target: found[target] for target in event.unit.targets if target in found}
 
 
 def _work(gradients: int, targets: int) -> float:

@@ -48,6 +48,11 @@ class Craft:
     reads_true_labels: bool = False
     """Whether pixels depend on true labels for every goal: by its attack, or by the attack of its reference."""
 
+    @functools.cached_property
+    def points(self) -> list[tuple[int, float | None]]:
+        """The (steps, budget) at which targets see its images; the finished attack is last."""
+        return self.recipe.scored_points
+
     @property
     def key(self) -> tuple[object, ...]:
         """The key of its random numbers: its content without the numerics, which must not change a draw."""
@@ -58,7 +63,7 @@ class Craft:
         """Whether it makes images to keep. A search of the minimal RMSD has none, and precomputed images exist."""
         return self.recipe.budget.minimal is None and self.recipe.precomputed is None
 
-    @property
+    @functools.cached_property
     def gradients(self) -> int:
         """Number of gradients for one image."""
         return self.recipe.gradients(self.recipe.steps, len(self.sources))

@@ -68,7 +68,7 @@ class KeepingWriter(Writer):
 
     def keep(self, unit: Unit, distances: PixelDistances, clean: Pixels, adversarial: Pixels) -> None:
         """Take the V variants of a unit's N images, `uint8` (V * N, C, H, W), and the clean images (N, C, H, W)."""
-        count, points = len(unit.shard.images), unit.craft.recipe.scored_points
+        count, points = len(unit.shard.images), unit.craft.points
         delta = (adversarial.reshape(len(points), *clean.shape) - clean).reshape(len(points) * count, -1)
         variants = [(index, steps, budget) for index, (steps, budget) in enumerate(points) for _ in range(count)]
         columns = {
@@ -155,7 +155,7 @@ class KeptImages:
             _require_intact(part)
             self._intact.add(str(part))
         found = _read(part, pl.all(), where=pl.col("unit") == unit.id).sort("point", maintain_order=True)
-        images, points = [selected.image for selected in unit.shard.images], unit.craft.recipe.scored_points
+        images, points = [selected.image for selected in unit.shard.images], unit.craft.points
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"the images of unit {unit.id} are not those that were selected")
         rmsd, linf, l2 = (found[name].to_numpy() for name in ("rmsd", "linf", "l2"))

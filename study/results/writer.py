@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.results import versions
-from study.results.schema import SCHEMA_VERSION
+from study.results.schema import SCHEMA_VERSION, UnitResult, table
 from study.storage import part_file
 from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
@@ -44,6 +44,7 @@ class Writer:
         self._flush_seconds = flush_seconds
         self._metadata = metadata
         self._buffer: list[pa.Table] = []
+        self._results: list[UnitResult] = []
         self._rows = 0
         self._pending: tuple[str, memoryview] | None = None
         self._flushed = time.monotonic()
@@ -52,6 +53,13 @@ class Writer:
         """Take the rows of one unit; publish if the buffer is full."""
         self._buffer.append(rows)
         self._rows += rows.num_rows
+        if self._rows >= _MAX_ROWS:
+            self.flush()
+
+    def add_result(self, result: UnitResult) -> None:
+        """Take the result of one unit, whose rows are made when they are published, together with those of others."""
+        self._results.append(result)
+        self._rows += result.rows
         if self._rows >= _MAX_ROWS:
             self.flush()
 
@@ -66,6 +74,9 @@ class Writer:
         A part that failed is published again under the same name: it may be in place already.
         """
         self._publish()
+        if self._results:
+            self._buffer.append(table(self._results))
+            self._results = []
         if self._buffer:
             metadata = {key.encode(): value.encode() for key, value in self._metadata.items()}
             content = encode_part(pa.concat_tables(self._buffer), metadata, self._version)

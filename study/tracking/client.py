@@ -17,6 +17,7 @@ from study.events.observer import Ended, Observer, Started, State, UnitDone
 from study.events.repairs import repaired
 from study.events.run_state import RunState
 from study.process import children
+from study.results.schema import UnitResult, table
 from study.spec.schema import Spec
 from study.storage.run_folder import RunFolder
 from study.storage.s3_path import S3Path
@@ -38,6 +39,9 @@ do, because W&B then had no time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
 """Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
+
+_MOST_TOGETHER = 100
+"""Units whose rows are sent together, about once a second."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
 
@@ -78,6 +82,7 @@ class TrackingClient(Observer):
         self._restarted = self._over = False
         self._live_at = time.monotonic()
         self._process: TrackingProcess | None = None
+        self._finished: list[UnitResult] = []
         with contextlib.suppress(OSError):
             # It imports W&B while the backend starts. If it cannot start, `started` tries again and says why.
             self._process = self._new_process()
@@ -106,9 +111,18 @@ class TrackingClient(Observer):
 
     def finished(self, event: UnitDone) -> None:
         if self._process is not None:
-            self._process.send(UnitRows(event.rows.select(COLUMNS)))
+            self._finished.append(event.result)
+            if len(self._finished) >= _MOST_TOGETHER:
+                self._send_rows()
+
+    def _send_rows(self) -> None:
+        """Send the rows of the units that have finished since the last time: together, because each message costs."""
+        finished, self._finished = self._finished, []
+        if finished and self._process is not None:
+            self._process.send(UnitRows(table(finished).select(COLUMNS)))
 
     def state(self, event: State) -> None:
+        self._send_rows()
         self._print_lines()
         if self._process is not None and not self._process.alive:
             self._restart()
@@ -188,6 +202,7 @@ class TrackingClient(Observer):
         """Ask the process to end the run; returns its exit status, None if it does not end in time."""
         if self._process is None:
             return None
+        self._send_rows()
         replay = self._process.dropped or self._restarted
         self._process.send(End(status, live_row(self._state), replay=replay))
         return self._process.wait(deadline - time.monotonic())

@@ -24,7 +24,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The result rows of a unit, with `history.COLUMNS`."""
+    """The result rows of some units, with `history.COLUMNS`."""
 
     rows: pa.Table
 

@@ -7,12 +7,13 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.in_process import InProcess
-from actors.backends.interface import Backend, BackendGone
+from actors.backends.interface import Backend, BackendGone, Call, CallFailed
 from study.errors import StudyError
 from study.process.interrupt import Interrupt, Interrupted
 from study.spec.run_options import RunOptions
@@ -24,7 +25,7 @@ GIVEN = {
     "start": ("worker", None, None),
     "hello": (None,),
     "call": (None, "craft", (), None),
-    "wait": ((), 0.1),
+    "wait": (["ref"], 0.1),
     "value": (None,),
     "pixels": (None,),
     "put": (None,),
@@ -32,6 +33,10 @@ GIVEN = {
     "set_aside": (None, ()),
     "close": (),
 }
+
+
+CALLED = {"call": "craft", "start": "start of an actor", "set_aside": "set aside"}
+"""The names of methods in messages, where they are others."""
 
 
 class Blocking:
@@ -56,7 +61,7 @@ class Blocking:
         self.asked.append(method)
         if method == self.hangs:
             self.let_go.wait()
-        return method
+        return {"call": Call("value", "pixels"), "wait": []}.get(method, method)
 
     def check(self):
         if self.died:
@@ -67,6 +72,12 @@ class Blocking:
             self.let_go.wait()
         if self.dead:
             raise BackendGone(self.dead)
+
+
+def asked(backend, method):
+    getattr(backend, method)(*GIVEN[method])
+    # The start of a task is not waited for.
+    backend.wait([], 0.0)
 
 
 def until_gone(backend, times):
@@ -118,7 +129,8 @@ def test_no_method_waits_for_ever(blocking, method):
         backend, told = blocking(interrupt, hangs=method)
         began = time.monotonic()
         with pytest.raises(BackendGone, match=r"Ray hangs: .* has not returned for 0\.[45] s") as caught:
-            getattr(backend, method)(*GIVEN[method])
+            asked(backend, method)
+        assert f"'{CALLED.get(method, method)}' has not returned" in str(caught.value)
         assert time.monotonic() - began < 5
         assert caught.value.status == 1
         assert told == [caught.value]
@@ -144,17 +156,110 @@ def test_a_close_that_hangs_ends_and_tells_nothing(blocking, monkeypatch):
 def test_a_quick_method_goes_through(blocking, method):
     with Interrupt() as interrupt:
         backend, _ = blocking(interrupt)
-        assert getattr(backend, method)(*GIVEN[method]) == (
-            None if method in {"stop", "set_aside", "close"} else method
-        )
+        answer = getattr(backend, method)(*GIVEN[method])
+        if method == "call":
+            backend.wait([], 0.0)
+            assert backend._inner.asked == ["call", "wait"]
+        else:
+            assert answer == {"stop": None, "set_aside": None, "close": None, "wait": []}.get(method, method)
         assert not interrupt.hurried
+
+
+class Answering(Blocking):
+    """Tasks whose values are ready at once; some raise an error."""
+
+    def __init__(self, errors=None):
+        super().__init__()
+        self.errors, self.given = errors or {}, []
+
+    def call(self, actor, method, arguments, pixels):
+        self._said("call")
+        self.given.append(pixels)
+        if method in self.errors:
+            raise self.errors[method]
+        return Call(f"value {len(self.given)}", f"pixels {len(self.given)}" if method == "craft" else None)
+
+    def wait(self, refs, seconds):
+        return [ref for ref in refs if ref != "never"]
+
+    def value(self, ref):
+        self._said("value")
+        if ref in self.errors:
+            raise self.errors[ref]
+        return f"the {ref}"
+
+
+def test_a_step_of_the_driver_waits_for_the_other_thread_once():
+    """Two tasks are started and their values are fetched in one go; what one raises is raised where it is read."""
+    inner = Answering({"value 2": CallFailed("no luck")})
+    with Interrupt() as interrupt:
+        backend = bounded(lambda: inner, SHORT, interrupt, lambda error: None)
+        waits, put = [], backend._caller._answers.get
+        backend._caller._answers = SimpleNamespace(
+            put=backend._caller._answers.put, get=lambda timeout: waits.append(timeout) or put(timeout=timeout)
+        )
+        first = backend.call(None, "craft", (), "clean")
+        second = backend.call(None, "predict", (), first.pixels)
+        ready = backend.wait([first.value, second.value, "never"], 0.0)
+        assert ready == [first.value, second.value]
+        assert backend.value(first.value) == "the value 1"
+        with pytest.raises(CallFailed, match="no luck"):
+            backend.value(second.value)
+        assert len(waits) == 1
+        assert inner.given == ["clean", "pixels 1"], "the thread knows the reference by then"
+        assert inner.asked == ["call", "call", "value", "value"]
+        backend.close()
+
+
+def test_values_that_come_slowly_are_fetched_one_by_one(monkeypatch):
+    monkeypatch.setattr("actors.backends.bounded_calls._FETCH_SECONDS", -1.0)
+    inner = Answering()
+    with Interrupt() as interrupt:
+        backend = bounded(lambda: inner, SHORT, interrupt, lambda error: None)
+        calls = [backend.call(None, "predict", (), None) for _ in range(3)]
+        refs = [call.value for call in calls]
+        assert backend.wait(refs, 0.0) == refs
+        assert inner.asked.count("value") == 1
+        assert [backend.value(ref) for ref in refs] == ["the value 1", "the value 2", "the value 3"]
+        backend.close()
+
+
+def test_a_task_that_cannot_be_started_ends_the_study():
+    """Nothing more is asked of the backend before that is told, once."""
+    inner = Answering({"craft": TypeError("cannot be pickled")})
+    with Interrupt() as interrupt:
+        backend = bounded(lambda: inner, SHORT, interrupt, lambda error: None)
+        backend.call(None, "craft", (), None)
+        backend.call(None, "predict", (), None)
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            backend.wait([], 0.0)
+        assert inner.asked == ["call"]
+        assert backend.machines() == "machines"
+        backend.call(None, "craft", (), None)
+        backend.close()
+        assert inner.asked[-1] == "close"
+
+
+def test_a_backend_that_dies_before_a_task_is_started_is_not_asked():
+    inner, told = Answering(), []
+    with Interrupt() as interrupt:
+        backend = bounded(lambda: inner, SHORT, interrupt, told.append)
+        backend.machines()
+        inner.died = "Ray is gone"
+        backend.call(None, "craft", (), None)
+        with pytest.raises(BackendGone, match="Ray is gone"):
+            backend.wait([], 0.0)
+        assert "call" not in inner.asked
+        assert [str(one) for one in told] == ["Ray is gone"]
+        with pytest.raises(BackendGone):
+            backend.call(None, "craft", (), None)
 
 
 def test_a_long_wait_that_was_asked_for_is_no_hang(blocking):
     with Interrupt() as interrupt:
         backend, _ = blocking(interrupt)
-        backend._inner._said = lambda method: time.sleep(0.8) or [method]
-        assert backend.wait([], 0.8) == ["wait"]
+        backend._inner._said = lambda method: time.sleep(0.8) or []
+        assert backend.wait([], 0.8) == []
 
 
 def test_what_is_raised_is_raised(blocking):

@@ -36,9 +36,11 @@ def test_the_process_behind_a_socket():
             daemons = Daemons(path)
             assert daemons.owner == pwd.getpwuid(os.getuid()).pw_name
             assert daemons.stopped() is None
+            daemons.check()
             process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
             assert daemons.stopped() == f"its raylet (process {process.pid}), which is stopped,"
+            daemons.check()
             process.send_signal(signal.SIGCONT)
             os.waitid(os.P_PID, process.pid, os.WCONTINUED | os.WNOWAIT)
             assert daemons.stopped() is None
@@ -49,7 +51,28 @@ def test_the_process_behind_a_socket():
             with pytest.raises(BackendGone, match=f"its raylet .process {process.pid}. has died") as caught:
                 daemons.stopped()
             assert caught.value.status == 1
+            with pytest.raises(BackendGone, match="has died"):
+                daemons.check()
             process.communicate()
+
+
+def test_where_the_system_has_no_descriptors_of_processes(monkeypatch):
+    """Each process is looked at instead."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        path = str(Path(short) / "raylet")
+        process = subprocess.Popen(
+            [sys.executable, "-c", LISTENING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout.readline() == "listens\n"
+            daemons = Daemons(path)
+            daemons.check()
+        finally:
+            process.kill()
+            process.communicate()
+        with pytest.raises(BackendGone, match="has died"):
+            daemons.check()
 
 
 def test_nothing_behind_a_socket(tmp_path):

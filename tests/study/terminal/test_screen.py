@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pyarrow as pa
+import numpy as np
 import pytest
 
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.events.observer import Ended, SlotState, Started, State, UnitDone, UnitFailed
 from study.events.run_state import RunState
+from study.results.schema import PixelDistances, TargetAnswers, UnitResult
 from study.terminal import screen
 
 
@@ -30,22 +31,16 @@ def craft(name, experiments=("single",), sources=("lite0",)):
 
 
 def shard(images=4):
-    return SimpleNamespace(images=[None] * images)
+    return SimpleNamespace(images=[SimpleNamespace(label=1)] * images)
 
 
-def answers(fooled, images=4):
-    rows = [
-        {"target": target, "steps": 1, "budget": 16.0, "goal": "untargeted", "label": 1, "target_label": None,
-         "top5": [0 if index < hits else 1], "top1": 0 if index < hits else 1,
-         "names": None, "clean_names": None, "wanted_names": None}
-        for target, hits in fooled.items() for index in range(images)
-    ]  # fmt: skip
-    schema = pa.schema(
-        [("target", pa.string()), ("steps", pa.int32()), ("budget", pa.float64()), ("goal", pa.string()),
-         ("label", pa.int32()), ("target_label", pa.int32()), ("top1", pa.int32()), ("top5", pa.list_(pa.int32())),
-         *((name, pa.list_(pa.string())) for name in ("names", "clean_names", "wanted_names"))]
-    )  # fmt: skip
-    return pa.Table.from_pylist(rows, schema)
+def done(one, fooled, seconds, images=4):
+    """The unit of an attack run that has fooled some targets with so many of its images."""
+    answers = [
+        TargetAnswers(target, np.array([[0 if index < hits else 1] for index in range(images)]), np.ones((images, 1)))
+        for target, hits in fooled.items()
+    ]
+    return UnitDone(unit(one), UnitResult(unit(one), PixelDistances.zeros(images), answers), seconds, 40)
 
 
 def unit(one):
@@ -85,7 +80,7 @@ def test_rates_and_the_rest():
     made.state(state())
     for second in range(1, 7):
         clock.now = second * 2.0
-        made.finished(UnitDone(unit(crafts[0]), answers({"lite0": 4, "lite1": 1}), 1.5, 40))
+        made.finished(done(crafts[0], {"lite0": 4, "lite1": 1}, 1.5))
         made.advance(["single"])
     assert made.rates.units == pytest.approx(0.5)
     assert made.rates.gradients == pytest.approx(20)
@@ -105,7 +100,7 @@ def test_a_resumed_launch_goes_by_what_is_left():
     made.started(Started(made.launched.plan, "", {}, {"single": 12}, {"single": 9}, 3, 2, "cpu", ""))
     made.begin({"single": 12}, {"single": 9})
     clock.now = 10.0
-    made.finished(UnitDone(unit(crafts[0]), answers({"lite0": 4}), 1.5, 40))
+    made.finished(done(crafts[0], {"lite0": 4}, 1.5))
     assert made.left == 2
     assert made.seconds_left == pytest.approx(20.0)
 
@@ -118,7 +113,7 @@ def test_fits(width, height):
     made.state(state(actors=64, failed_calls=2, lost_actors=1))
     clock.now = 5.0
     for one in crafts:
-        made.finished(UnitDone(unit(one), answers({"lite0": 4, "lite1": 1}), 1.5, 40))
+        made.finished(done(one, {"lite0": 4, "lite1": 1}, 1.5))
     made.failed(UnitFailed(unit(crafts[0]), "lite1", "out of memory " * 30 + "\nmore"))
     lines = screen.lines(made, width, height)
     assert 1 <= len(lines) <= height
@@ -136,7 +131,7 @@ def test_many_targets_are_counted_where_they_do_not_fit():
     made, clock, crafts = board()
     clock.now = 1.0
     crafts[0].targets = tuple(f"target-{index}" for index in range(40))
-    made.finished(UnitDone(unit(crafts[0]), answers(dict.fromkeys(crafts[0].targets, 2)), 1.0, 40))
+    made.finished(done(crafts[0], dict.fromkeys(crafts[0].targets, 2), 1.0))
     (line,) = [line for line in text(made, 60) if "target-0" in line]
     shown = line.count("target-")
     assert line.endswith(f"+{40 - shown}")
