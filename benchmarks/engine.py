@@ -238,6 +238,7 @@ class Normalised(torch.nn.Module):
 def as_shipped(threads: int) -> None:
     """PyTorch's default settings, as library users have them: any kernel, and tf32 in convolutions."""
     torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = False

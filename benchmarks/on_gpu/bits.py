@@ -50,9 +50,7 @@ def check(setting: Setting, step: Step) -> None:
         if not step.room_for(called, 30.0 if mode.compile else 3.0):
             continue
         model = _load(setting, network, mode)
-        for attack in MAIN:
-            if not _fits(setting, attack, network, mode):
-                continue
+        for attack in _attacks(setting, network, mode):
             case = f"{attack}, {called}"
             if step.room_for(case):
                 with step.case(case):
@@ -91,9 +89,15 @@ def _pairs(setting: Setting) -> Iterator[tuple[str, Mode]]:
             yield network, mode
 
 
-def _fits(setting: Setting, attack: str, network: str, mode: Mode) -> bool:
-    """Skip gradients turn compilation off, and a transformer has other branches than they change."""
-    return attack != "SGM" or not (mode.compile or network == setting.sizes.transformer)
+def _attacks(setting: Setting, network: str, mode: Mode) -> Sequence[str]:
+    """All attacks in float32 and on the first network, elsewhere two: what they add does not depend on the mode.
+
+    Skip gradients turn compilation off, and a transformer has other branches than they change.
+    """
+    if network != setting.sizes.residual and mode.precision != "float32":
+        return MAIN[:2]
+    unfit = mode.compile or network == setting.sizes.transformer
+    return [attack for attack in MAIN if not (unfit and attack == "SGM")]
 
 
 def _load(setting: Setting, network: str, mode: Mode) -> Classifier:

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from on_gpu.memory import Narrow
 from on_gpu.presets import LEAST_COSINE
 from on_gpu.record import Step
-from on_gpu.setting import KEY, Setting, cosines, images, recipe, run, same_bits
+from on_gpu.setting import KEY, Setting, cosines, images, prepare, recipe, run, same_bits
 from study.attacks import Attack
 from study.attacks.loop import Crafted, Engine, step_directions
 from study.models.classifier import Classifier, Preprocessing
-from study.reproducibility import numerics
 
 COUNT, BATCH, STEPS, SIDE, MANY = 8, 8, 3, 32, 10
 
@@ -84,7 +83,7 @@ def _small(setting: Setting, seed: int, compile_: bool | str = False) -> Classif
 
 def _direction(setting: Setting, models: Sequence[nn.Module], **of_engine: Any) -> NDArray[np.float32]:
     """The gradient of one step."""
-    numerics.fix(setting.threads)
+    prepare(setting.threads)
     engine = Engine(batch=BATCH, device=setting.device, **of_engine)
     attack = Attack.model_validate({"step": "l2", "steps": 1, "epsilon": 16})
     return step_directions(models, attack, "untargeted", images(COUNT, SIDE), key=KEY, engine=engine)

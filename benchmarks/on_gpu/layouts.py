@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from on_gpu.presets import LEAST_COSINE
 from on_gpu.record import Step
-from on_gpu.setting import Setting, cosines, images, synchronise
+from on_gpu.setting import Setting, cosines, images, passes, prepare, synchronise
 from study.models.classifier import Classifier
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
@@ -63,11 +63,11 @@ def _of_network(setting: Setting, step: Step, network: str) -> None:
 
 
 def _gradient(setting: Setting, model: Classifier, given: torch.Tensor, precision: Precision) -> NDArray[np.float32]:
-    numerics.fix(setting.threads, precision)
+    prepare(setting.threads, precision)
     leaf = given.detach().requires_grad_(True)
-    with torch.autocast(given.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits = model(leaf)
     labels = torch.arange(COUNT, device=given.device)
+    with passes(setting.device, precision):
+        logits = model(leaf)
     loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
     (found,) = torch.autograd.grad(loss, leaf)
     held: NDArray[np.float32] = found.contiguous().cpu().numpy()

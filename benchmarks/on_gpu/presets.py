@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from on_gpu.record import Step
-from on_gpu.setting import KEY, Setting, cosines, images, labelled, same_bits
+from on_gpu.setting import KEY, Setting, cosines, images, labelled, prepare, same_bits
 from study.attacks import Attack
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
@@ -25,7 +25,6 @@ from study.attacks.presets import keys_of, known
 from study.models.classifier import Classifier
 from study.models.predict import predict
 from study.models.weights.weight_set import WeightSet
-from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout
 
 COUNT, BATCH, STEPS = 8, 4, 3
@@ -107,7 +106,7 @@ def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) 
 
 def made(side: Side, name: str) -> Made:
     """Run a preset on one side."""
-    numerics.fix(1 if side.device == "cpu" else side.setting.threads)
+    prepare(1 if side.device == "cpu" else side.setting.threads)
     attack = few(name)
     models = [networks(side, transformer=_needs_transformer(attack), several=attack.uses_weight_sets)]
     given = _given(side.setting, _needs_transformer(attack))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,19 @@ def run(
     threads: int = 1,
 ) -> Crafted:
     """Attack images in the precision of `how`. Other images are mixed in from `pool`, or from those given."""
-    numerics.fix(threads, how.precision)
+    prepare(threads, how.precision)
     mixed = pool or Pool(given.clean, given.labels)
     return craft(models, attack, "untargeted", given, key=KEY, engine=how, pool=mixed if attack.others else None)
+
+
+def prepare(threads: int, precision: Precision = "float32") -> None:
+    """Set up this process as a worker of a study does."""
+    numerics.fix(threads, precision)
+
+
+def passes(device: str, precision: Precision) -> AbstractContextManager[Any]:
+    """A context for bare passes of a network in a precision that `prepare` was given."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:

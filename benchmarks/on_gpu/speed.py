@@ -17,16 +17,14 @@ from engine import STEPS, Bench, Side, compare, recipe
 
 from on_gpu import peers
 from on_gpu.record import Step
-from on_gpu.setting import Mode, Setting
+from on_gpu.setting import Mode, Setting, prepare
 from study.models.predict import predict
-from study.reproducibility import numerics
 from study.reproducibility.numerics import Numerics
 
 PEER = "TransferAttack's loop"
 CLASS = "TransferAttack's class"
-DEFAULT = Mode(Numerics().precision, Numerics().compile)
-"""What a spec gets that says nothing about `numerics`."""
 GRAPHS = "cuda-graphs"
+_NO_TIME = "no time was left"
 HARD = ("DI", "SG", "VMI")
 """Attacks with work of their own beside the gradient; within 1.3 of the bare passes is the goal, for MI 1.1."""
 
@@ -43,6 +41,11 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.network}, {self.attack}, batch {self.batch}"
+
+
+def default() -> Mode:
+    """The mode of a spec that says nothing about `numerics`."""
+    return Mode(Numerics().precision, Numerics().compile)
 
 
 def first(setting: Setting, step: Step) -> None:
@@ -71,21 +74,22 @@ def more(setting: Setting, step: Step) -> None:
 
 
 def _every_mode(setting: Setting) -> tuple[Mode, ...]:
-    compiled: tuple[bool | str, ...] = (False, True, GRAPHS) if setting.on_gpu else (False,)
+    compiled: tuple[bool | str, ...] = (False, GRAPHS, True) if setting.on_gpu else (False,)
     # The fastest are to be known even if time ends.
     return tuple(Mode(precision, how) for how in compiled for precision in reversed(setting.precisions))
 
 
 def _few_modes(setting: Setting) -> tuple[Mode, ...]:
     eager = [Mode(precision) for precision in setting.precisions]
-    return tuple(dict.fromkeys([DEFAULT, *eager, *([Mode("bfloat16", GRAPHS)] if setting.on_gpu else [])]))
+    return tuple(dict.fromkeys([default(), *eager, *([Mode("bfloat16", GRAPHS)] if setting.on_gpu else [])]))
 
 
 def _measure(setting: Setting, step: Step, cases: Sequence[Case]) -> None:
     bench: Bench | None = None
     held: tuple[str, int] | None = None
     for number, case in enumerate(cases):
-        if not step.room_for(str(case), 8.0 if setting.on_gpu else 0.5):
+        if step.left < (8.0 if setting.on_gpu else 0.5):
+            step.skipped(str(case), _NO_TIME)
             continue
         with step.case(str(case)):
             if bench is None or held != (case.network, case.batch):
@@ -106,7 +110,7 @@ def _compared(setting: Setting, step: Step, case: Case, bench: Bench, seconds: f
     ends = step.left - seconds
     for name, make in _sides(setting, case, bench, step):
         if sides and step.left < ends + 0.3 * seconds:
-            step.cut_off(f"{case}: {name}", "no time was left to warm it up")
+            step.skipped(f"{case}: {name}", _NO_TIME)
             continue
         with step.case(f"{case}: {name}"):
             side = make()
@@ -184,10 +188,10 @@ def _goals(step: Step, case: Case, figures: dict[str, Any]) -> None:
     ahead = figures["ahead"].get(PEER)
     if not ahead or case.attack != "MI":
         return
-    default = ahead.get(str(DEFAULT))
-    if default is not None:
-        step.measured(f"goal: {case}: the default ({DEFAULT}) is 1.3 times as fast as TransferAttack's loop",
-                      is_=default, met=default >= 1.3)  # fmt: skip
+    usual = ahead.get(str(default()))
+    if usual is not None:
+        step.measured(f"goal: {case}: the default ({default()}) is 1.3 times as fast as TransferAttack's loop",
+                      is_=usual, met=usual >= 1.3)  # fmt: skip
     best = max(ahead, key=ahead.__getitem__)
     step.measured(f"goal: {case}: the fastest mode ({best}) is three times as fast as TransferAttack's loop",
                   is_=ahead[best], met=ahead[best] >= 3)  # fmt: skip
@@ -197,7 +201,7 @@ def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
     """Success of ten-step MI in each precision and by the loop: on the source, and on other weights of it."""
     side = setting.sizes.side
     bench = Bench(setting.reference(network, side), setting.device, setting.threads, batch, side)
-    numerics.fix(setting.threads)
+    prepare(setting.threads)
     source = bench.model(ours=True)
     other = setting.load(network, side, weights=1)
     labels = predict(source, bench.clean, batch=batch, device=setting.device).top5[:, 0]
@@ -206,7 +210,7 @@ def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
     made = {PEER: peers.adversarial(bench, "MI", setting.sizes.peer_batch, STEPS).numpy()}
     for precision in setting.precisions:
         made[f"ours, {Mode(precision)}"] = bench.adversarial("MI", STEPS, precision)
-    numerics.fix(setting.threads)
+    prepare(setting.threads)
     figures: dict[str, Any] = {"images": batch}
     parted = []
     for judge, model, before in (("source", source, labels), ("other weights", other, elsewhere)):

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from on_gpu.record import Step
-from on_gpu.setting import Setting, images, synchronise
+from on_gpu.setting import Setting, images, passes, prepare, synchronise
 from study.models.classifier import Classifier
 from study.models.predict import predict
-from study.reproducibility import numerics
 from study.reproducibility.numerics import Precision
 
 ROUNDS = 5
@@ -43,7 +42,7 @@ def _of_network(setting: Setting, network: str, count: int) -> dict[str, Any]:
             labels[precision] = _labels(setting, model, torch.from_numpy(clean), batch, precision)
             synchronise(setting.device)
             taken.setdefault(precision, []).append(time.perf_counter() - began)
-        numerics.fix(setting.threads)
+        prepare(setting.threads)
         began = time.perf_counter()
         predict(model, clean, batch=batch, device=setting.device)
         taken.setdefault("as a study does", []).append(time.perf_counter() - began)
@@ -62,12 +61,12 @@ def _of_network(setting: Setting, network: str, count: int) -> dict[str, Any]:
 
 def _labels(setting: Setting, model: Classifier, clean: Tensor, batch: int, precision: Precision) -> Tensor:
     """The most probable label of each image, on the host."""
-    numerics.fix(setting.threads, precision)
+    prepare(setting.threads, precision)
     found = []
     with torch.inference_mode():
         for first in range(0, len(clean), batch):
             part = clean[first : first + batch].to(setting.device)
             given = part.to(torch.float32, memory_format=model.memory_format)
-            with torch.autocast(given.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with passes(setting.device, precision):
                 found.append(model.logits(given).argmax(1))
     return torch.cat(found).cpu()
