@@ -16,7 +16,7 @@ from on_gpu.setting import MAIN, NO_GPU, Setting, images, recipe, run
 from study.attacks.loop import Engine
 
 COUNT, STEPS = 8, 4
-_MESSAGE = "synchronizing"
+_MESSAGE = "called a synchronizing CUDA operation"
 _SHOWN = 4
 
 

@@ -84,7 +84,9 @@ def _figures(lines: Sequence[Line]) -> list[str]:
     rows = [
         (f"{line.step}: {line.case}", _text(line.figures))
         for line in lines
-        if line.figures and line.step not in (*_TIMED, "presets") and line.outcome in ("measured", "passed")
+        if line.figures
+        and line.step not in _TIMED
+        and line.outcome in (("measured",) if line.step == "presets" else ("measured", "passed"))
     ]
     rows += [(f"{line.step}: {line.case}", _text(line.figures)) for line in lines if line.case == "success"]
     return _table(("measured", ""), rows)

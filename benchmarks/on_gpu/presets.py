@@ -60,6 +60,7 @@ def check(setting: Setting, step: Step) -> None:
     # These processes begin before this one has touched a GPU.
     with multiprocessing.get_context("fork").Pool(setting.threads) as pool:
         expected = pool.imap(functools.partial(_tried, reference), names)
+        least: dict[str, float] = {}
         for name, (wanted, error) in zip(names, expected, strict=True):
             if not step.room_for(name, 2.0):
                 break
@@ -67,8 +68,11 @@ def check(setting: Setting, step: Step) -> None:
                 if wanted is None:
                     step.check(name, False, f"on the CPU: {error}")
                     continue
-                _compare(step, name, wanted, other, reference)
+                least[name] = _compare(step, name, wanted, other, reference)
         pool.terminate()
+    if least:
+        worst = min(least, key=least.__getitem__)
+        step.measured("together", presets=len(least), of=len(names), least_cosine=round(least[worst], 7), in_=worst)
 
 
 def _tried(side: Side, name: str) -> tuple[Made | None, str]:
@@ -79,7 +83,8 @@ def _tried(side: Side, name: str) -> tuple[Made | None, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) -> None:
+def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) -> float:
+    """Check one preset; return the least cosine."""
     began = time.perf_counter()
     found = made(other, name)
     seconds = time.perf_counter() - began
@@ -102,6 +107,7 @@ def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) 
         pixels_equal=round(float((found.pixels == wanted.pixels).mean()), 4),
         seconds=round(seconds, 3),
     )
+    return least
 
 
 def made(side: Side, name: str) -> Made:
