@@ -90,14 +90,14 @@ def _pairs(setting: Setting) -> Iterator[tuple[str, Mode]]:
 
 
 def _attacks(setting: Setting, network: str, mode: Mode) -> Sequence[str]:
-    """All attacks in float32 and on the first network, elsewhere two: what they add does not depend on the mode.
+    """All attacks in float32, and on the residual network; elsewhere two, for what they add is computed in float32.
 
-    Skip gradients turn compilation off, and a transformer has other branches than they change.
+    Skip gradients turn compilation off, and need residual branches.
     """
-    if network != setting.sizes.residual and mode.precision != "float32":
+    residual = network == setting.sizes.residual
+    if mode.precision != "float32" and not (residual and setting.on_gpu):
         return MAIN[:2]
-    unfit = mode.compile or network == setting.sizes.transformer
-    return [attack for attack in MAIN if not (unfit and attack == "SGM")]
+    return [attack for attack in MAIN if attack != "SGM" or (residual and not mode.compile)]
 
 
 def _load(setting: Setting, network: str, mode: Mode) -> Classifier:

@@ -68,10 +68,11 @@ def _front_end_alone() -> Iterator[None]:
 
 
 def _small(setting: Setting, seed: int, compile_: bool | str = False) -> Classifier:
-    """A network of three layers."""
+    """A network of three layers, of another width for each seed: compiled code may serve all networks of one shape."""
     torch.manual_seed(seed)
-    layers = (nn.Conv2d(3, 16, 3, stride=2, padding=1), _Block(16), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    network = nn.Sequential(*layers, nn.Linear(64, 1000))
+    width = 16 + 4 * seed
+    layers = (nn.Conv2d(3, width, 3, stride=2, padding=1), _Block(width), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    network = nn.Sequential(*layers, nn.Linear(4 * width, 1000))
     made = Classifier(
         network, Preprocessing(SIDE, "bilinear", (0.5,) * 3, (0.25,) * 3), labels=1000, identity=f"small {seed}"
     )

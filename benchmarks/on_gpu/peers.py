@@ -12,7 +12,6 @@ import copy
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,6 @@ CLASSES = {
 """Where TransferAttack has its classes."""
 _SCALES, _MIXED, _SHARE, _GAMMA, _RESIZED = 5, 3, 0.2, 0.5, 1.1
 _RADIUS, _BETA = 7, 1.5
-
-Gradient = Callable[[Tensor, Tensor], Tensor]
-"""A perturbed image and its clean image's perturbation -> the gradient of the loss for the perturbation."""
 
 
 class TransferLoop:
@@ -192,14 +188,13 @@ def classes(bench: Bench, attack: str, batch: int, folder: Path) -> Side:
     return run
 
 
-def of_libraries(bench: Bench, attack: str, names: Sequence[str]) -> tuple[dict[str, Side], dict[str, str]]:
-    """The sides of libraries that are installed, and why the others are missing."""
-    tables: dict[str, dict[str, Any]] = {"torchattacks": dict(engine.TORCHATTACKS), "foolbox": dict(engine.FOOLBOX)}
+def of_libraries(bench: Bench, attack: str) -> tuple[dict[str, Side], dict[str, str]]:
+    """The sides of the libraries that have the attack, and why one of them cannot be had."""
+    tables: dict[str, dict[str, Any]] = {"torchattacks": engine.TORCHATTACKS, "foolbox": engine.FOOLBOX}
     found: dict[str, Side] = {}
     missing: dict[str, str] = {}
-    for name in names:
-        if attack not in tables[name]:
-            missing[name] = f"it has no {attack}"
+    for name, table in tables.items():
+        if attack not in table:
             continue
         try:
             importlib.import_module(name)

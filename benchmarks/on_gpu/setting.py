@@ -128,6 +128,11 @@ class Setting:
         """Those that differ on this device; on a CPU tf32 is float32."""
         return ("float32", "tf32", "bfloat16") if self.on_gpu else ("float32", "bfloat16")
 
+    @property
+    def timed_precisions(self) -> tuple[Precision, ...]:
+        """Those whose attacks are timed: bfloat16 takes ten times as long on many processors."""
+        return self.precisions if self.on_gpu else ("float32",)
+
     def reference(self, network: str, side: int, weights: int = 0) -> Model:
         """The network for images of `side` pixels."""
         keys = {**self.sizes.networks[network], "size": side, "weights": f"random:{weights}"}

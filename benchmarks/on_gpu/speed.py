@@ -64,7 +64,7 @@ def more(setting: Setting, step: Step) -> None:
     """The other batches, networks and attacks, as far as time goes."""
     sizes = setting.sizes
     networks, batches = list(sizes.networks)[: 4 if setting.on_gpu else None], sizes.batches
-    eager = tuple(Mode(precision) for precision in setting.precisions)
+    eager = tuple(Mode(precision) for precision in setting.timed_precisions)
     cases = [Case(networks[0], "MI", batch, eager, peers=False) for batch in batches[1:]]
     cases += [Case(network, "MI", batches[0], _few_modes(setting)) for network in networks[1:]]
     cases += [Case(networks[0], attack, batches[0], _few_modes(setting)) for attack in ("TI", "SI", "Admix", "SGM")]
@@ -76,11 +76,11 @@ def more(setting: Setting, step: Step) -> None:
 def _every_mode(setting: Setting) -> tuple[Mode, ...]:
     compiled: tuple[bool | str, ...] = (False, GRAPHS, True) if setting.on_gpu else (False,)
     # The fastest are to be known even if time ends.
-    return tuple(Mode(precision, how) for how in compiled for precision in reversed(setting.precisions))
+    return tuple(Mode(precision, how) for how in compiled for precision in reversed(setting.timed_precisions))
 
 
 def _few_modes(setting: Setting) -> tuple[Mode, ...]:
-    eager = [Mode(precision) for precision in setting.precisions]
+    eager = [Mode(precision) for precision in setting.timed_precisions]
     return tuple(dict.fromkeys([default(), *eager, *([Mode("bfloat16", GRAPHS)] if setting.on_gpu else [])]))
 
 
@@ -159,7 +159,7 @@ def _sides(setting: Setting, case: Case, bench: Bench, step: Step) -> Iterator[t
         folder = setting.transferattack
         if folder is not None and case.attack in peers.CLASSES:
             yield CLASS, lambda: peers.classes(bench, case.attack, batch, folder)
-        found, missing = peers.of_libraries(bench, case.attack, ("torchattacks", "foolbox"))
+        found, missing = peers.of_libraries(bench, case.attack)
         for name, side in found.items():
             yield name, lambda side=side: side
         for name, why in missing.items():
@@ -208,7 +208,7 @@ def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
     elsewhere = predict(other, bench.clean, batch=batch, device=setting.device).top5[:, 0]
     bench.labels = labels.astype(np.int64)
     made = {PEER: peers.adversarial(bench, "MI", setting.sizes.peer_batch, STEPS).numpy()}
-    for precision in setting.precisions:
+    for precision in setting.timed_precisions:
         made[f"ours, {Mode(precision)}"] = bench.adversarial("MI", STEPS, precision)
     prepare(setting.threads)
     figures: dict[str, Any] = {"images": batch}
