@@ -17,6 +17,7 @@ Exit status: 0 if all checks passed, 1 if one failed, 3 if none failed and some 
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import signal
@@ -49,11 +50,13 @@ class Planned:
 
     run: Callable[[Setting, Step], None]
     seconds: float
+    networks: bool = True
+    """Whether it builds networks of a zoo."""
 
 
 STEPS = {
-    "device": Planned(draws.device, 8),
-    "draws": Planned(draws.check, 8),
+    "device": Planned(draws.device, 8, networks=False),
+    "draws": Planned(draws.check, 8, networks=False),
     "presets": Planned(presets.check, 70),
     "bits": Planned(bits.check, 60),
     "layouts": Planned(layouts.check, 20),
@@ -91,6 +94,10 @@ def main() -> int:
         print(_tables(chosen.out, read(path)))
         return PASSED
     ends = _BEGAN + chosen.seconds
+    if any(STEPS[name].networks for name in names):
+        # Steps are forked, and find imported what would take each of them seconds.
+        for zoo in ("torchvision.models", "timm"):
+            importlib.import_module(zoo)
     run = time.strftime("%Y-%m-%dT%H:%M:%S")
     results = Results(path, run)
     device, called = _device(chosen.device)

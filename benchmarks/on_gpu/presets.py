@@ -117,7 +117,9 @@ def made(side: Side, name: str) -> Made:
     models = [networks(side, transformer=_needs_transformer(attack), several=attack.uses_weight_sets)]
     given = _given(side.setting, _needs_transformer(attack))
     engine = Engine(batch=BATCH, device=side.device, layout=side.layout)
-    pool = Pool(given.clean, given.labels) if attack.others else None
+    # Predicted labels may all be one; a pool of others needs several.
+    drawn = images(COUNT, side.setting.sizes.exact_side).labels
+    pool = Pool(given.clean, drawn) if attack.others else None
     shared: dict[str, Any] = {"key": KEY, "engine": engine, "pool": pool}
     direction = step_directions(models, first_step(name), "untargeted", given, **shared)
     if attack.budget.minimal is not None:

@@ -66,7 +66,7 @@ def raises(_, step):
 
 def dies(_, step):
     step.check("before", True)
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hangs(_, step):
@@ -74,11 +74,18 @@ def hangs(_, step):
     time.sleep(60)
 
 
+def planted(monkeypatch, *steps):
+    """Replace the steps. One that hangs is ended after two seconds."""
+    weights = {hangs: 0.001}
+    monkeypatch.setattr(
+        gpu, "STEPS", {step.__name__: gpu.Planned(step, weights.get(step, 1), networks=False) for step in steps}
+    )
+    monkeypatch.setattr(gpu, "_GRACE", 2.0)
+
+
 def test_a_run_keeps_what_it_has_when_steps_fail_die_and_hang(monkeypatch, tmp_path, capsys):
-    steps = {"raises": raises, "dies": dies, "hangs": hangs, "passes": passes}
-    monkeypatch.setattr(gpu, "STEPS", {name: gpu.Planned(step, 1) for name, step in steps.items()})
-    monkeypatch.setattr(gpu, "_GRACE", 0.1)
-    assert launched(monkeypatch, tmp_path, "--seconds", "4") == gpu.FAILED
+    planted(monkeypatch, raises, dies, hangs, passes)
+    assert launched(monkeypatch, tmp_path, "--seconds", "60") == gpu.FAILED
     found = {(line.step, line.case): line for line in record.read(tmp_path / "results.jsonl")}
     outcomes = {place: line.outcome for place, line in found.items() if line.outcome not in ("done", "measured")}
     assert outcomes == {
@@ -93,19 +100,26 @@ def test_a_run_keeps_what_it_has_when_steps_fail_die_and_hang(monkeypatch, tmp_p
     assert found["raises", "first"].why.startswith("ValueError: no such kernel (test_gpu.py:")
     text = capsys.readouterr().out
     assert text.strip() == (tmp_path / "table.md").read_text().strip()
-    assert "| dies: the step | its process ended with -11 |" in text
+    assert "| dies: the step | its process ended with -9 |" in text
 
 
-@pytest.mark.parametrize(
-    ("steps", "expected"), [((passes,), 0), ((passes, fails), 1), ((passes, hangs), 3), ((hangs, fails), 1)]
-)
+@pytest.mark.parametrize(("steps", "expected"), [((passes,), 0), ((fails, hangs), 1), ((passes, hangs), 3)])
 def test_the_exit_status_tells_whether_a_check_failed_or_was_cut_off(monkeypatch, tmp_path, steps, expected):
-    monkeypatch.setattr(gpu, "STEPS", {step.__name__: gpu.Planned(step, 1) for step in steps})
-    monkeypatch.setattr(gpu, "_GRACE", 0.1)
-    assert launched(monkeypatch, tmp_path, "--seconds", "1") == expected
-    # A later run of one step replaces its lines in the table, and has a status of its own.
-    monkeypatch.setattr(gpu, "STEPS", {steps[-1].__name__: gpu.Planned(passes, 1)})
-    assert launched(monkeypatch, tmp_path, "--seconds", "1") == 0
+    planted(monkeypatch, *steps)
+    assert launched(monkeypatch, tmp_path, "--seconds", "60") == expected
+
+
+def test_a_later_run_has_a_status_and_lines_of_its_own(monkeypatch, tmp_path, capsys):
+    planted(monkeypatch, fails)
+    assert launched(monkeypatch, tmp_path, "--seconds", "60") == 1
+    assert "two is not three" in capsys.readouterr().out
+
+    def mended(_, step):
+        step.check("wrong", True)
+
+    monkeypatch.setattr(gpu, "STEPS", {"fails": gpu.Planned(mended, 1, networks=False)})
+    assert launched(monkeypatch, tmp_path, "--seconds", "60") == 0
+    assert "two is not three" not in capsys.readouterr().out
 
 
 def command(folder, *options):
@@ -135,7 +149,8 @@ def test_an_image_that_depends_on_its_company_is_found(monkeypatch, tried, cpu):
         return made
 
     monkeypatch.setattr(bits, "MAIN", ("MI",))
-    monkeypatch.setattr(bits, "modes", lambda _: [setting.Mode()])
+    monkeypatch.setattr(bits, "_pairs", lambda _: [("test ResNet", setting.Mode())])
+    monkeypatch.setattr(bits, "STEPS", 1)
     monkeypatch.setattr(bits, "FRESH", ())
     case = "MI, test ResNet, float32"
     assert tried(bits.check, cpu)[case].outcome == "passed"
@@ -180,7 +195,7 @@ def test_the_other_loop_keeps_the_budget(attack, cpu):
     made = peers.adversarial(bench, attack, batch=2, steps=2).numpy().astype(int)
     moved = np.abs(made - bench.clean)
     assert moved.max() == 16
-    assert (moved > 0).mean() > 0.9
+    assert (moved > 0).mean() > 0.7
 
 
 def test_the_other_loop_is_mi(cpu):
@@ -194,12 +209,14 @@ def test_the_other_loop_is_mi(cpu):
 
 
 @pytest.mark.parametrize("attack", [one for one in peers.ATTACKS if one != "DI"])
-def test_the_other_loop_stays_on_a_gpu(attack):
-    """On tensors without data: whatever would mix devices is an error."""
-    with FakeTensorMode(), torch.device("cuda"):
-        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 900, 10))
-        images, labels = torch.empty(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
-        assert peers.TransferLoop(network, attack, 2)(images, labels).device.type == "cuda"
+def test_the_other_loop_stays_on_a_gpu(monkeypatch, attack):
+    """On tensors without data, where whatever mixes devices is an error. A backward pass would need the device."""
+    monkeypatch.setattr(torch.autograd, "grad", lambda loss, delta: (torch.zeros_like(delta) + loss,))
+    with FakeTensorMode():
+        network = torch.nn.Linear(3 * 32 * 32, 10, device="cuda")
+        images, labels = torch.empty(4, 3, 32, 32, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda")
+        loop = peers.TransferLoop(torch.nn.Sequential(torch.nn.Flatten(), network), attack, 2)
+        assert loop(images, labels).device.type == "cuda"
 
 
 def test_tables_name_speeds_goals_and_faults():

@@ -15,12 +15,8 @@ ABSENT = (
 CODE = f"""
 import importlib, pkgutil, sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {ABSENT!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Absent())
+for name in {ABSENT!r}:
+    sys.modules[name] = None
 import numpy as np
 import study.attacks, study.models
 from study.attacks import Attack
