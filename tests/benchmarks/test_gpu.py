@@ -76,10 +76,9 @@ def hangs(_, step):
 
 def planted(monkeypatch, *steps):
     """Replace the steps. One that hangs is ended after two seconds."""
-    weights = {hangs: 0.001}
-    monkeypatch.setattr(
-        gpu, "STEPS", {step.__name__: gpu.Planned(step, weights.get(step, 1), networks=False) for step in steps}
-    )
+    seconds = {hangs: 0.001}
+    made = {step.__name__: gpu.Planned(step, seconds.get(step, 1), networks=False) for step in steps}
+    monkeypatch.setattr(gpu, "STEPS", made)
     monkeypatch.setattr(gpu, "_GRACE", 2.0)
 
 
