@@ -24,22 +24,23 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import foolbox
 import numpy as np
 import torch
-import torchattacks
-from rich.console import Console
-from rich.table import Table
+from numpy.typing import NDArray
 
 from study.attacks import Attack
-from study.attacks.loop import Engine, ImageBatch, craft
+from study.attacks.kinds import Pool
+from study.attacks.loop import Crafted, Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.models import Model, loading
 from study.models.classifier import Classifier
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Precision
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NETWORKS = {"resnet18": "torchvision:resnet18", "efficientnet_lite0": "timm:tf_efficientnet_lite0"}
 STEPS, BATCH, SIZE, EPSILON, NEIGHBOURS = 10, 16, 224, 16, 5
@@ -59,6 +60,13 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "PGN": ("pgn", {}),
     "GRA": ("gra", {}),
 }
+ON_GPU: dict[str, tuple[str, dict[str, Any]]] = {
+    "SI": ("si", {}),
+    "SG": ("sg-mi", {"smoothing": {"copies": NEIGHBOURS, "sigma": 15}, "steps": STEPS}),
+    "Admix": ("admix", {}),
+    "SGM": ("mi+sgm", {}),
+}
+"""More of ours, which `gpu.py` measures."""
 COSTLY = ("SSA", "BSR", "SIA", "PGN", "GRA")
 """Attacks of 20 or more gradients a step: one step is measured."""
 
@@ -69,6 +77,7 @@ TORCHATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "DI": ("DIFGSM", {"alpha": 2 / 255}),
     "TI": ("TIFGSM", {"alpha": 2 / 255, "diversity_prob": 0.0}),
     "VMI": ("VMIFGSM", {"alpha": EPSILON / STEPS / 255, "decay": 1.0, "N": NEIGHBOURS}),
+    "SI": ("SINIFGSM", {"alpha": EPSILON / STEPS / 255, "decay": 1.0, "m": 5}),
 }
 FOOLBOX: dict[str, tuple[str, dict[str, Any]]] = {
     "FGSM": ("FGSM", {}),
@@ -82,44 +91,53 @@ Side = Callable[[int], None]
 
 
 class Bench:
-    """The sides for one network on one device, sharing weights and images."""
+    """The sides for one network on one device, sharing weights and `batch` images."""
 
-    def __init__(self, network: str, device: str, threads: int) -> None:
-        self.device, self.threads = device, threads
-        self._reference = Model.model_validate({"network": NETWORKS[network], "weights": "random:0"})
-        self.clean = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIZE, SIZE), dtype=np.uint8)
-        self.labels = np.arange(BATCH)
-        self._models: dict[tuple[bool, bool], Classifier] = {}
+    def __init__(self, reference: Model, device: str, threads: int, batch: int = BATCH, size: int = SIZE) -> None:
+        self.device, self.threads, self.batch = device, threads, batch
+        self._reference = reference
+        self.clean = np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), dtype=np.uint8)
+        self.labels = np.arange(batch)
+        self._models: dict[tuple[bool, bool | str], Classifier] = {}
 
-    def model(self, *, ours: bool, compiled: bool = False) -> Classifier:
+    def model(self, *, ours: bool, compiled: bool | str = False) -> Classifier:
         """The network as a study prepares it, or as a library user would."""
         if (ours, compiled) not in self._models:
             layout: numerics.Layout = "channels-last" if ours else "contiguous"
             model = loading.load("bench", self._reference, device=self.device, fold=ours, layout=layout)
             if compiled:
-                model.compile_with(True)
+                model.compile_with(compiled)
             self._models[ours, compiled] = model
         return self._models[ours, compiled]
 
-    def ours(self, attack: str, precision: Precision = "float32", compiled: bool = False) -> Side:
+    def ours(self, attack: str, precision: Precision = "float32", compiled: bool | str = False) -> Side:
         model = self.model(ours=True, compiled=compiled)
-        engine = Engine(batch=BATCH, device=self.device, precision=precision)
-        given = ImageBatch(self.clean, self.labels, [str(index) for index in range(BATCH)])
 
         def run(steps: int) -> None:
-            numerics.fix(self.threads)
-            craft([model], _recipe(attack, steps), "untargeted", given, key=("bench",), engine=engine)
+            self._crafted(model, attack, steps, precision)
 
         return run
 
-    def limit(self, attack: str, precision: Precision = "float32", compiled: bool = False) -> Side:
+    def adversarial(self, attack: str, steps: int, precision: Precision = "float32") -> NDArray[np.uint8]:
+        """The images that ours makes, `uint8` (N, C, H, W)."""
+        return self._crafted(self.model(ours=True), attack, steps, precision).pixels
+
+    def _crafted(self, model: Classifier, attack: str, steps: int, precision: Precision) -> Crafted:
+        numerics.fix(self.threads)
+        made, pool = recipe(attack, steps), Pool(self.clean, self.labels)
+        given = ImageBatch(self.clean, self.labels, [str(index) for index in range(self.batch)])
+        engine = Engine(batch=self.batch, device=self.device, precision=precision)
+        mixed = pool if made.others else None
+        return craft([model], made, "untargeted", given, key=("bench",), engine=engine, pool=mixed)
+
+    def limit(self, attack: str, precision: Precision = "float32", compiled: bool | str = False) -> Side:
         model = self.model(ours=True, compiled=compiled)
 
         def run(steps: int) -> None:
             numerics.fix(self.threads)
             network = model.in_precision(precision)
             start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
-            for _ in range(_recipe(attack, steps).gradients(steps, 1)):
+            for _ in range(recipe(attack, steps).gradients(steps, 1)):
                 pixels = start.detach().requires_grad_(True)
                 with numerics.network_pass(precision):
                     with numerics.autocast(precision, self.device):
@@ -131,11 +149,13 @@ class Bench:
     def torchattacks(self, attack: str) -> Side:
         name, keys = TORCHATTACKS[attack]
         classifier = self.model(ours=False)
-        network = _Normalised(copy.deepcopy(classifier.network), classifier.mean, classifier.std).eval()
-        images, labels = self._scaled()
+        network = Normalised(copy.deepcopy(classifier.network), classifier.mean, classifier.std).eval()
+        images, labels = self.scaled()
 
         def run(steps: int) -> None:
-            _as_shipped(self.threads)
+            import torchattacks
+
+            as_shipped(self.threads)
             counted = {} if attack == "FGSM" else {"steps": steps}
             getattr(torchattacks, name)(network, eps=EPSILON / 255, **keys, **counted)(images, labels)
 
@@ -145,13 +165,13 @@ class Bench:
         classifier = self.model(ours=False)
         mean, std = classifier.mean, classifier.std
         network = copy.deepcopy(classifier.network).eval()
-        images, labels = self._scaled()
+        images, labels = self.scaled()
         keys = {"n": NEIGHBOURS} if attack == "VMI" else {}
 
         def run(steps: int) -> None:
             import torchattack
 
-            _as_shipped(self.threads)
+            as_shipped(self.threads)
             made = getattr(torchattack, TORCHATTACK[attack])(
                 network, lambda given: (given - mean) / std, self.device, eps=EPSILON / 255, steps=steps, **keys
             )
@@ -160,16 +180,18 @@ class Bench:
         return run
 
     def foolbox(self, attack: str) -> Side:
+        import foolbox
+
         name, keys = FOOLBOX[attack]
         classifier = self.model(ours=False)
         mean, std = (list(part.flatten().tolist()) for part in (classifier.mean, classifier.std))
         network = copy.deepcopy(classifier.network)
         preprocessing = {"mean": mean, "std": std, "axis": -3}
         wrapped = foolbox.PyTorchModel(network, bounds=(0, 1), preprocessing=preprocessing, device=self.device)
-        images, labels = self._scaled()
+        images, labels = self.scaled()
 
         def run(steps: int) -> None:
-            _as_shipped(self.threads)
+            as_shipped(self.threads)
             counted = {} if attack == "FGSM" else {"steps": steps}
             getattr(foolbox.attacks, name)(**keys, **counted)(wrapped, images, labels, epsilons=EPSILON / 255)
 
@@ -191,17 +213,21 @@ class Bench:
             found["foolbox"] = self.foolbox(attack)
         return found
 
-    def _scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images in 0..1, and their labels, on the device."""
         images = torch.from_numpy(self.clean).to(self.device) / 255
         return images, torch.from_numpy(self.labels).to(self.device)
 
 
-def _recipe(attack: str, steps: int) -> Attack:
-    preset, changed = OURS[attack]
+def recipe(attack: str, steps: int) -> Attack:
+    """One of ours with so many steps."""
+    preset, changed = (OURS | ON_GPU)[attack]
     return Attack.model_validate(keys_of(preset, {**changed, "steps": steps}))
 
 
-class _Normalised(torch.nn.Module):
+class Normalised(torch.nn.Module):
+    """A network for images in 0..1."""
+
     def __init__(self, network: torch.nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__()
         self.network, self.mean, self.std = network, mean, std
@@ -211,12 +237,17 @@ class _Normalised(torch.nn.Module):
         return logits
 
 
-def _as_shipped(threads: int) -> None:
+def as_shipped(threads: int) -> None:
     """PyTorch's default settings, as library users have them: any kernel, and tf32 in convolutions."""
     torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _bench(network: str, device: str, threads: int) -> Bench:
+    return Bench(Model.model_validate({"network": NETWORKS[network], "weights": "random:0"}), device, threads)
 
 
 def _seconds(side: Side, steps: int, device: str) -> float:
@@ -277,7 +308,7 @@ def peak_mebibytes(side: str, network: str, attack: str, device: str, threads: i
 
 def _peak_here(side: str, network: str, attack: str, device: str, threads: int) -> float:
     numerics.fix(threads)
-    run: Side = getattr(Bench(network, device, threads), side)(attack)
+    run: Side = getattr(_bench(network, device, threads), side)(attack)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -296,6 +327,8 @@ def _status(key: str) -> int:
 
 
 def _show(console: Console, network: str, results: dict[str, dict[str, Any]]) -> None:
+    from rich.table import Table
+
     table = Table("attack", "side", "seconds", "x limit", "ahead", "peak MiB", "rounds", title=network)
     for attack, result in results.items():
         for side, seconds in result["seconds"].items():
@@ -310,6 +343,8 @@ def _show(console: Console, network: str, results: dict[str, dict[str, Any]]) ->
 
 
 def main() -> None:
+    from rich.console import Console
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10-step MI on resnet18 alone: ends within a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object, 10-step MI on resnet18, as the last line")
@@ -333,7 +368,7 @@ def main() -> None:
     console.print(f"batch {BATCH} at {SIZE}, {chosen.threads} threads, {chosen.device}, torch {torch.__version__}")
     everything: dict[str, dict[str, dict[str, Any]]] = {}
     for network in networks:
-        bench = Bench(network, chosen.device, chosen.threads)
+        bench = _bench(network, chosen.device, chosen.threads)
         everything[network] = {}
         for attack in attacks:
             sides = bench.sides(attack)

@@ -1,0 +1,84 @@
+"""Folding and layouts: the same logits and gradients up to rounding, and what each arrangement of a network takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from on_gpu.presets import LEAST_COSINE
+from on_gpu.record import Step
+from on_gpu.setting import Setting, cosines, images, passes, prepare, synchronise
+from study.models.classifier import Classifier
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Layout, Precision
+
+COUNT = 8
+_ARRANGED: tuple[tuple[Layout, bool], ...] = (
+    ("contiguous", False),
+    ("contiguous", True),
+    ("channels-last", False),
+    ("channels-last", True),
+)
+"""The first is the reference: what other libraries compute."""
+
+
+def check(setting: Setting, step: Step) -> None:
+    """Compare every arrangement with the reference in float32; then say how far the other precisions are from it."""
+    for network in setting.sizes.networks:
+        if not step.room_for(network, 4.0 if setting.on_gpu else 1.0):
+            continue
+        with step.case(network):
+            _of_network(setting, step, network)
+
+
+def _of_network(setting: Setting, step: Step, network: str) -> None:
+    side = setting.sizes.side
+    clean = torch.from_numpy(images(COUNT, side).clean).to(setting.device, torch.float32)
+    reference: NDArray[np.float32] | None = None
+    least, taken = 1.0, {}
+    for layout, fold in _ARRANGED:
+        model = setting.load(network, side, layout=layout, fold=fold)
+        given = clean.contiguous(memory_format=numerics.memory_format(layout))
+        found = _gradient(setting, model, given, "float32")
+        reference = found if reference is None else reference
+        least = min(least, float(cosines(found, reference).min()))
+        name = f"{layout}, {'folded' if fold else 'as it is'}"
+        taken[f"{name}, us an image"] = round(1e6 * _seconds(setting, model, given) / COUNT, 1)
+    step.check(
+        network, least >= LEAST_COSINE, f"a gradient's cosine with the reference is {least:.6f}", cosine=least, **taken
+    )
+    assert reference is not None, "there is an arrangement"
+    far = {
+        f"{precision}, least cosine": round(
+            float(cosines(_gradient(setting, model, given, precision), reference).min()), 5
+        )
+        for precision in setting.precisions
+        if precision != "float32"
+    }
+    step.measured(f"{network}, other precisions", **far)
+
+
+def _gradient(setting: Setting, model: Classifier, given: torch.Tensor, precision: Precision) -> NDArray[np.float32]:
+    prepare(setting.threads, precision)
+    leaf = given.detach().requires_grad_(True)
+    labels = torch.arange(COUNT, device=given.device)
+    with passes(setting.device, precision):
+        logits = model(leaf)
+    loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+    (found,) = torch.autograd.grad(loss, leaf)
+    held: NDArray[np.float32] = found.contiguous().cpu().numpy()
+    return held
+
+
+def _seconds(setting: Setting, model: Classifier, given: torch.Tensor, rounds: int = 3) -> float:
+    times = []
+    for _ in range(rounds):
+        synchronise(setting.device)
+        began = time.perf_counter()
+        _gradient(setting, model, given, "float32")
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

@@ -1,0 +1,111 @@
+"""Two processes on one device: the same bits as alone, and what they do together; and a whole small study."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import time
+from importlib import metadata
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from on_gpu.record import Step
+from on_gpu.setting import Mode, Setting, digest, images, recipe, run, synchronise
+from study.attacks.loop import Engine
+
+ROUNDS = 3
+
+
+def together(setting: Setting, step: Step) -> None:
+    """Run an attack in one process, then in two at the same time. This process must not have touched a GPU."""
+    with step.case("two processes"):
+        (alone,), both = _processes(setting, 1), _processes(setting, 2)
+        same = {one["digest"] for one in (*both, alone)}
+        gain = sum(one["a second"] for one in both) / alone["a second"]
+        step.check(
+            "two processes",
+            len(same) == 1,
+            "images differ from those of one process",
+            images_a_second_alone=round(alone["a second"], 1),
+            images_a_second_of_two=round(sum(one["a second"] for one in both), 1),
+            gain=round(gain, 3),
+        )
+
+
+def _processes(setting: Setting, count: int) -> list[dict[str, Any]]:
+    context = multiprocessing.get_context("fork")
+    answers: SimpleQueue[dict[str, Any]] = context.SimpleQueue()
+    ready = context.Barrier(count)
+    children = [context.Process(target=_work, args=(setting, ready, answers)) for _ in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    if any(child.exitcode for child in children):
+        raise RuntimeError(f"a process ended with {[child.exitcode for child in children]}")
+    return [answers.get() for _ in children]
+
+
+def _work(setting: Setting, ready: Any, answers: SimpleQueue[dict[str, Any]]) -> None:
+    count = 64 if setting.on_gpu else 8
+    model = setting.load(setting.sizes.residual, setting.sizes.side)
+    engine = Engine(batch=count, device=setting.device, precision=Mode().precision)
+    given, attack = images(count, setting.sizes.side), recipe("DI", steps=5)
+    made = run([model], attack, given, engine)
+    ready.wait()
+    began = time.perf_counter()
+    for _ in range(ROUNDS):
+        run([model], attack, given, engine)
+    synchronise(setting.device)
+    answers.put({"digest": digest(made.pixels), "a second": ROUNDS * count / (time.perf_counter() - began)})
+
+
+def study(setting: Setting, step: Step) -> None:
+    """Launch a small study in this process, and read its rows."""
+    case = "a study in this process"
+    missing = [name for name in ("polars", "pyarrow", "rich", "typer") if importlib.util.find_spec(name) is None]
+    if missing:
+        step.skipped(case, f"not installed: {', '.join(missing)}")
+        return
+    if not metadata.entry_points(group="study.launchers"):
+        step.skipped(case, "the project is not installed, so that nothing launches a study: pip install --no-deps -e .")
+        return
+    with step.case(case):
+        import study as project
+
+        folder = setting.folder / "study"
+        run_ = project.launch(_spec(setting), folder / "run", inline=True, quiet=True, wandb="disabled")
+        rows = run_.rows().collect() if hasattr(run_.rows(), "collect") else run_.rows()
+        hardware = json.loads((folder / "run" / "arithmetic.json").read_text())["workers"][0]["processor"]
+        step.check(case, len(rows) > 0, "there are no rows", rows=len(rows), processor=hardware)
+
+
+def _spec(setting: Setting) -> dict[str, Any]:
+    """Two networks with random weights on drawn images."""
+    from PIL import Image
+
+    folder, side = setting.folder / "study" / "images", 64
+    folder.mkdir(parents=True, exist_ok=True)
+    given = images(16, side)
+    lines = ["file,label"]
+    for name, pixels, label in zip(given.images, given.clean, given.labels, strict=True):
+        Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(folder / f"{name}.png")
+        lines.append(f"{name}.png,{label}")
+    (folder / "images.csv").write_text("\n".join(lines) + "\n")
+    network = {"size": side, "weights": "random:0"}
+    return {
+        "study": "gpu",
+        "seed": 0,
+        "images": {"folder": str(folder), "list": str(folder / "images.csv"), "size": side, "keep": "all", "count": 16},
+        "models": {
+            "resnet": {"network": "timm:test_resnet", **network},
+            "efficientnet": {"network": "timm:test_efficientnet", **network},
+        },
+        "attacks": {"mi": {"steps": 3}, "di": {"steps": 3}},
+        "experiments": {"single": {"attacks": ["mi", "di"], "sources": "each"}},
+        "numerics": {"batch": 8},
+        "run": {"shard": 16},
+    }
