@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from study import __version__
 
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
 RUN, LOOK, COMPARE = "Run a study", "Look at results", "Compare with papers"
 MODELS, IMAGES, DEVELOP = "Models and attacks", "Images and files", "Develop"
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+class Commands(TyperGroup):
+    """The commands. An unknown one is answered with the command that does it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from study.commands.other_commands import unknown_command
+
+            shown = [name for name, command in self.commands.items() if not command.hidden]
+            raise unknown_command(args[0], shown)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def option(metavar: str, help: str, *names: str, **limits: Any) -> Any:

@@ -45,10 +45,18 @@ def attack(spec_file, recipe):
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [
-    ({"preset": "mi", "epsilon": 0.0314}, ["an epsilon of 0.0314 moves no pixel", "8/255", "write 8.007", "attacks.x"]),
+    ({"preset": "mi", "epsilon": 0.0314}, ["an epsilon of 0.0314 moves no pixel", "8/255", "write 8 if", "attacks.x"]),
     ({"preset": "mi", "budget": {"epsilon": 0.5}}, ["an epsilon of 0.5 moves no pixel", "attacks.x.budget.epsilon"]),
     ({"preset": "fgsm", "budget": {"epsilon": [0.1, 0.9]}}, ["an epsilon of 0.9 moves no pixel"]),
-    ({"preset": "fgsm", "budget": {"l2": 0.5}}, ["an L2 norm of 0.5 moves no pixel"]),
+    ({"preset": "fgsm", "budget": {"l2": 0.5}}, ["an L2 norm of 0.5 moves no pixel", "write 127.5 if"]),
+    ({"preset": "mi", "epsilon": 1}, ["an epsilon of 1 is probably not what you mean", "or 1/255 if"]),
+    ({"preset": "fgsm", "budget": {"epsilon": [0.5, 1]}}, ["an epsilon of 1 is", "attacks.x.budget.epsilon"]),
+    ({"preset": "fgsm", "epsilon": {"from": 0.01, "to": 0.06, "by": 0.01}}, ["an epsilon of 0.06 moves no pixel"]),
+    ({"preset": "fgsm", "budget": {"rmsd": 0.03}}, ["an RMSD of 0.03 is probably", "or 0.03/255 if"]),
+    ({"preset": "fgsm", "budget": {"l2": 3}}, ["an L2 norm of 3 is probably", "write 765 if"]),
+    ({"budget": {"minimal": {"from": 0.001, "to": 0.1, "by": 0.001}}, "steps": 1, "step": "l2"},
+     ["a search up to an RMSD of 0.1"]),
+    ({"preset": "ila", "first": {"preset": "bim", "epsilon": 0.03}}, ["an epsilon of 0.03", "attacks.x.first.epsilon"]),
     ({"preset": "igsm", "epsilon": 8, "step_size": 0.0078}, ["a step size of 0.0078 in 10", "attacks.x.step_size"]),
 ])  # fmt: skip
 def test_lengths_of_pixels_from_0_to_1(spec_file, recipe, expected):
@@ -62,8 +70,13 @@ def test_lengths_of_pixels_from_0_to_1(spec_file, recipe, expected):
     ({"preset": "mi", "epsilon": "8/255"}, (8.0,), 0.8),
     ({"preset": "igsm", "epsilon": "4 / 255", "step_size": "0.5/255"}, (4.0,), 0.5),
     ({"preset": "fgsm", "budget": {"epsilon": ["2/255", 8]}}, (2.0, 8.0), None),
-    ({"preset": "mi", "epsilon": 1}, (1.0,), 0.1),
-    ({"preset": "fgsm", "budget": {"epsilon": [0.5, 1]}}, (0.5, 1.0), None),
+    ({"preset": "mi", "epsilon": "1/255"}, (1.0,), 0.1),
+    ({"preset": "mi", "epsilon": "0.5/255", "step_size": "0.04/255"}, (0.5,), 0.04),
+    ({"preset": "fgsm", "budget": {"epsilon": ["0.5/255", 1]}}, (0.5, 1.0), None),
+    ({"preset": "fgsm", "epsilon": {"from": "0.5/255", "to": "1/255", "by": "0.5/255"}}, (0.5, 1.0), None),
+    ({"preset": "fgsm", "budget": {"epsilon": [0.5, 2]}}, (0.5, 2.0), None),
+    ({"preset": "fgsm", "budget": {"l2": "3/255"}}, (3.0,), None),
+    ({"preset": "mi", "epsilon": 2}, (2.0,), 0.2),
 ])  # fmt: skip
 def test_fractions_of_255(spec_file, recipe, epsilon, size):
     found = attack(spec_file, recipe).spec.attacks["x"]

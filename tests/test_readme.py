@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import statistics
 
 import pytest
 import torch
@@ -30,49 +31,45 @@ def test_polars_answers(many_run):
     """The README's own lines, on a run of two goals, three seeds, two steps and two budgets, against loops."""
     _, first, others = blocks("python")
     # A search of the minimal RMSD ends at a budget of its own for each image: the README says so.
-    kept = ".filter(pl.col('attack') != 'fg-minimal')\n"
+    loaded = f'study.load("{many_run}").rows.filter(pl.col("attack") != "fg-minimal")'
     names: dict = {}
-    scan = f'pl.scan_parquet("{many_run}/results")'
-    code = first.replace('pl.scan_parquet("runs/quickstart/results")\n', scan + kept).replace("print(", "answer = (")
-    exec(code, names)
-    everything = names["rows"].collect().to_dicts()
-    cells: dict[tuple, list[dict]] = {}
-    for one in everything:
-        key = (one["craft"], one["steps"], one["budget"], one["target"])
-        cells.setdefault(key, []).append(one)
-    answer = names["answer"]
-    assert answer.height == len(cells)
-    for row in answer.iter_rows(named=True):
-        mine = cells[row["craft"], row["steps"], row["budget"], row["target"]]
+    exec(first.replace('study.load("runs/quickstart").rows', loaded).replace("print(", "answer = ("), names)
+    everything = names["rows"].to_dicts()
+    point, cell = names["point"], names["cell"]
+    for row in names["seeds"].iter_rows(named=True):
+        mine = [one for one in everything if same(one, row, *cell, "seed")]
         assert row["images"] == len(mine) == 4
         assert row["success"] == pytest.approx(sum(map(succeeds, mine)) / 4)
         assert row["rmsd"] == pytest.approx(sum(one["rmsd"] for one in mine) / 4)
-    answers = []
-    for statement in ast.parse(others).body:
-        exec(f"last = {ast.unparse(statement)}", names)
-        answers.append(names["last"])
-    across, transfer, seeds, top5, mistaken, images = answers
-    black = [one for one in everything if one["relation"] == "black"]
-    for row in transfer.iter_rows(named=True):
-        mine = [one for one in black if same(one, row, *across)]
-        assert row["success"] == pytest.approx(sum(map(succeeds, mine)) / len(mine))
-    assert {(row["attack"], row["goal"], row["steps"], row["budget"]) for row in transfer.to_dicts()} == {
-        (attack, goal, steps, budget)
-        for attack, steps, budget in (("pgd", 1, 16.0), ("pgd", 2, 16.0), ("fgsm", 1, 4.0), ("fgsm", 1, 16.0))
-        for goal in ("untargeted", "targeted")
-    }
-    for row in seeds.filter(attack="pgd").iter_rows(named=True):
-        mine = [one for one in everything if same(one, row, "sources", "target", "attack", "goal", "steps", "budget")]
-        assert row["len"] == len({one["seed"] for one in mine}) == 3
-        assert row["success"] == pytest.approx(sum(map(succeeds, mine)) / len(mine))
+    answer = names["answer"]
+    assert answer.height == len({str([one[key] for key in cell]) for one in everything})
+    for row in answer.iter_rows(named=True):
+        mine = [one for one in everything if same(one, row, *cell)]
+        rates = [[succeeds(one) for one in mine if one["seed"] == seed] for seed in {one["seed"] for one in mine}]
+        assert (row["seeds"], row["images"]) == (len(rates), 4)
+        assert row["success"] == pytest.approx(statistics.mean(map(statistics.mean, rates)))
+        spread = statistics.stdev(map(statistics.mean, rates)) if len(rates) > 1 else None
+        assert row["std"] == (None if spread is None else pytest.approx(spread))
+    assert {row["seeds"] for row in answer.to_dicts()} == {3}
+    answers = [eval(ast.unparse(statement), names) for statement in ast.parse(others).body]
+    black, white, top5, mistaken, images = answers
+    points = {tuple(one[key] for key in point) for one in everything}
+    for relation, means in (("black", black), ("white", white)):
+        assert {tuple(row[key] for key in point) for row in means.to_dicts()} == points
+        assert means.height == len(points)
+        for row in means.iter_rows(named=True):
+            mine = [one["success"] for one in answer.filter(relation=relation).to_dicts() if same(one, row, *point)]
+            assert (row["success"], row["len"]) == (pytest.approx(statistics.mean(mine)), len(mine))
     for row in top5.iter_rows(named=True):
-        mine = cells[row["craft"], row["steps"], row["budget"], row["target"]]
-        assert row["top5"] == pytest.approx(sum(one["label"] not in one["top5"] for one in mine) / 4)
-    assert set(mistaken["label"]) == {
-        one["label"] for one in everything if one["goal"] == "untargeted" and succeeds(one)
-    }
+        mine = [one for one in everything if same(one, row, *cell, "seed")]
+        assert row["success"] == pytest.approx(sum(map(succeeds_among_five, mine)) / 4)
+    wrong = [one for one in everything if one["goal"] == "untargeted" and one["relation"] == "black" and succeeds(one)]
+    assert mistaken.height == len({tuple(one[key] for key in (*point, "label")) for one in wrong})
+    for row in mistaken.iter_rows(named=True):
+        mine = [one["top1"] for one in wrong if same(one, row, *point, "label")]
+        assert set(row["top1"]) == set(statistics.multimode(mine))
     for row in images.iter_rows(named=True):
-        mine = [one for one in everything if same(one, row, "image", "attack", "goal", "steps", "budget")]
+        mine = [one for one in everything if one["relation"] == "black" and same(one, row, "image", *point)]
         assert (row["len"], row["success"]) == (len(mine), pytest.approx(sum(map(succeeds, mine)) / len(mine)))
 
 
@@ -118,6 +115,10 @@ def test_the_python_door(tmp_path, monkeypatch, capsys):
 
 def succeeds(row: dict) -> bool:
     return row["top1"] == row["target_label"] if row["goal"] == "targeted" else row["top1"] != row["label"]
+
+
+def succeeds_among_five(row: dict) -> bool:
+    return row["target_label"] in row["top5"] if row["goal"] == "targeted" else row["label"] not in row["top5"]
 
 
 def same(row: dict, other: dict, *keys: str) -> bool:

@@ -102,7 +102,7 @@ def _print_next(launch: PreparedLaunch, display: Display) -> None:
     name = next(iter(launch.spec.experiments))
     display.say(f"again:    study show {run}")
     display.say(f"a table:  study table {run} --experiment {shlex.quote(name)} --format markdown")
-    display.say(f"polars:   pl.scan_parquet({launch.folder.scanned!r})")
+    display.say(f"python:   study.load({str(launch.folder.path)!r}).rows")
 
 
 def _units_are_left(left: int) -> str:

@@ -36,18 +36,19 @@ def has_services(rows: pl.LazyFrame) -> bool:
 
 
 def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool) -> pl.DataFrame:
-    """One row per cell of `by`, sorted: its keys, `images` and `hits` (`uint32`), mean `rmsd`, and `relation`.
+    """One row per cell of `by`, sorted: its keys, `images`, `answers` and `hits` (`uint32`), mean `rmsd`, `relation`.
 
-    They are over rows whose `hit` is not null. `rmsd` is null without such rows; `relation` is null if a cell has
+    They are over rows whose `hit` is not null, the answers: `images` counts each clean image once, also where a cell
+    has answers to several adversarial images of it. `rmsd` is null without answers; `relation` is null if a cell has
     several. `every` asserts that no `hit` is null, which makes counting faster.
     """
     check_keys(rows, by)
     whole = rows.with_columns(hit.alias("hit"))
-    images = pl.len() if every else pl.col("hit").count()
+    answers = pl.len() if every else pl.col("hit").count()
     steps = (pl.col("rmsd") * _STEPS).round().cast(pl.Int64).cast(pl.Int128)
     rmsd = steps.sum() if every else steps.filter(pl.col("hit").is_not_null()).sum()
     kinds = [(pl.col("relation") == kind).any().alias(kind) for kind in RELATIONS]
-    sums = [images.alias("images"), pl.col("hit").sum().alias("hits"), rmsd, *kinds]
+    sums = [answers.alias("answers"), pl.col("hit").sum().alias("hits"), rmsd, *kinds]
     own = [key for key in by if key in _CRAFT_COLUMNS]
     if own:
         # Units identify rows permanently; the position of a row changes when parts are compacted.
@@ -63,11 +64,27 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
         cells = cells.join(crafts, on="craft")
     else:
         cells = whole.group_by(list(by)).agg(sums).collect(engine="streaming") if by else whole.select(sums).collect()
-    again = [pl.col("images", "hits").sum(), pl.col("rmsd").sum(), pl.col(RELATIONS).any()]
+    again = [pl.col("answers", "hits").sum(), pl.col("rmsd").sum(), pl.col(RELATIONS).any()]
     cells = cells.group_by(sources_as_text(by)).agg(again).sort(by) if by else cells.select(again)
-    mean = pl.when(pl.col("images") > 0).then(pl.col("rmsd").cast(pl.Float64) / _STEPS / pl.col("images"))
-    return cells.with_columns(pl.col("images", "hits").cast(pl.UInt32), mean.alias("rmsd"), _one_relation()).drop(
-        RELATIONS
+    mean = pl.when(pl.col("answers") > 0).then(pl.col("rmsd").cast(pl.Float64) / _STEPS / pl.col("answers"))
+    counts = pl.col("answers", "hits").cast(pl.UInt32)
+    found = cells.with_columns(counts, mean.alias("rmsd"), _one_relation()).drop(RELATIONS)
+    return _with_images(found, whole, by)
+
+
+def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) -> pl.DataFrame:
+    """The cells with the number of clean images that their answers are about."""
+    run = "craft" in by or {"sources", "attack", "goal", "seed"} <= set(by)
+    if run and {"steps", "target"} <= set(by) and {"budget", "level"} & set(by):
+        # An attack run makes one image of each clean image at a point.
+        return cells.with_columns(pl.col("answers").alias("images"))
+    images = pl.col("image").n_unique().cast(pl.UInt32).alias("images")
+    judged = whole.filter(pl.col("hit").is_not_null())
+    if not by:
+        return cells.with_columns(judged.select(images).collect(engine="streaming")["images"])
+    found = judged.group_by(sources_as_text(by)).agg(images).collect(engine="streaming")
+    return cells.join(found, on=list(by), how="left", nulls_equal=True, maintain_order="left").with_columns(
+        pl.col("images").fill_null(0)
     )
 
 

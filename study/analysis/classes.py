@@ -39,22 +39,22 @@ def wrong_labels(
     """The `most` frequent wrong labels that targets give to adversarial images: Liu et al. 2017, table 32.
 
     Columns: the keys; `rank` (`uint32`, from 1; of equally frequent labels the lower comes first); `label` (`int32`),
-    `name`; `images` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of the cell with
-    a wrong label). In targeted rows the target label is a wrong label too: filter by `goal`. Remote services have their
-    own labels and are left out.
+    `name`; `answers` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of the cell
+    with a wrong label). In targeted rows the target label is a wrong label too: filter by `goal`. Remote services have
+    their own labels and are left out.
     """
     check_keys(rows, by)
     if most < 1:
         raise StudyError(f"{most} is no number of labels", accepted="1 or more")
     wrong = rows.filter(pl.col("top1").is_not_null(), pl.col("top1") != pl.col("label"))
-    counted = wrong.group_by(*sources_as_text(by), "top1").agg(pl.len().alias("images")).collect(engine="streaming")
-    total, place = pl.col("images").sum(), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32)
-    ranked = counted.sort(*by, "images", "top1", descending=[*(False for _ in by), True, False]).with_columns(
-        (pl.col("images") / (total.over(by) if by else total)).alias("share"),
+    counted = wrong.group_by(*sources_as_text(by), "top1").agg(pl.len().alias("answers")).collect(engine="streaming")
+    total, place = pl.col("answers").sum(), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32)
+    ranked = counted.sort(*by, "answers", "top1", descending=[*(False for _ in by), True, False]).with_columns(
+        (pl.col("answers") / (total.over(by) if by else total)).alias("share"),
         (place.over(by) if by else place).alias("rank"),
     )
     best = ranked.filter(pl.col("rank") <= most).rename({"top1": "label"})
-    return best.with_columns(_named(best["label"], labels)).select(*by, "rank", "label", "name", "images", "share")
+    return best.with_columns(_named(best["label"], labels)).select(*by, "rank", "label", "name", "answers", "share")
 
 
 def _named(column: pl.Series, labels: LabelSet) -> pl.Series:

@@ -20,8 +20,7 @@ def normal_quantile(confidence: float) -> float:
 def wilson(hits: pl.Expr, images: pl.Expr, confidence: float = 0.95) -> tuple[pl.Expr, pl.Expr]:
     """The ends, `float64` 0..1, of Wilson's score interval (1927) for `hits` of `images`; null without images.
 
-    It assumes independent images. It is too narrow if several seeds of the same images count together; then use
-    `bootstrap_rates`.
+    It assumes independent images: count each image once, also if it has several seeds.
     """
     z = normal_quantile(confidence)
     hit, count = hits.cast(pl.Float64), images.cast(pl.Float64)
@@ -45,10 +44,14 @@ def interval_of_rate(hits: float, images: int, *, confidence: float = 0.95) -> t
 
 
 def with_rate(cells: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
-    """`cells` with the rate of `hits` of `images` in the column `name`, and its interval `low` and `high`; null without
-    images."""
-    low, high = wilson(pl.col("hits"), pl.col("images"), confidence)
-    rate = pl.when(pl.col("images") > 0).then(pl.col("hits") / pl.col("images")).alias(name)
+    """`cells` with the rate of `hits` of `answers` (without them, of `images`) in the column `name`; null without any.
+
+    Its interval `low` and `high` counts each clean image once: several answers about one image are not independent.
+    """
+    counted = [column for column in ("images", "answers") if column in cells.columns]
+    rate = pl.when(pl.col(counted[-1]) > 0).then(pl.col("hits") / pl.col(counted[-1]))
+    exact = pl.when(pl.col("images") == pl.col(counted[-1])).then(pl.col("hits"))
+    low, high = wilson(exact.otherwise(rate * pl.col("images")), pl.col("images"), confidence)
     rest = [column for column in ("rmsd", "relation") if column in cells.columns]
-    keys = [column for column in cells.columns if column not in {"images", "hits", *rest}]
-    return cells.select(*keys, "images", "hits", rate, low.alias("low"), high.alias("high"), *rest)
+    keys = [column for column in cells.columns if column not in {*counted, "hits", *rest}]
+    return cells.select(*keys, *counted, "hits", rate.alias(name), low.alias("low"), high.alias("high"), *rest)

@@ -18,21 +18,19 @@ def minimal_cdf(rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS) ->
 
     It covers attacks whose budget is `minimal`: their rows hold, for each target, the end of a linear search along the
     perturbation. Columns: the keys; `rmsd`, `float64`, pixel values, every value that occurs, rising; `images`,
-    `uint32`, all images of the cell; `share`, `float64` 0..1, of all images those that succeed at this RMSD or less.
-    An image that never succeeds counts in `images` only, so that `share` ends below 1. A cell without success has no
-    rows. Seeds count together unless `by` has them.
+    `uint32`, all clean images of the cell; `share`, `float64` 0..1, of all searches those that succeed at this RMSD or
+    less. A search that never succeeds keeps `share` below 1. A cell without success has no rows. Seeds count together
+    unless `by` has them: an image then has a search for each seed.
 
     Each target is searched for on its own; the paper also requires that the image fools the source.
     """
-    searched = _searched(rows, spec, by)
+    searched, reached = _searched(rows, spec, by), pl.col("here").cum_sum()
     return (
         searched.filter(pl.col("hit"))
-        .group_by(*by, "rmsd", "images")
+        .group_by(*by, "rmsd", "images", "searches")
         .agg(pl.len().alias("here"))
         .sort(*by, "rmsd")
-        .with_columns(
-            ((pl.col("here").cum_sum().over(by) if by else pl.col("here").cum_sum()) / pl.col("images")).alias("share")
-        )
+        .with_columns(share=(reached.over(by) if by else reached) / pl.col("searches"))
         .select(*by, "rmsd", "images", "share")
     )
 
@@ -57,13 +55,13 @@ def minimal_summary(
 
 
 def _searched(rows: pl.LazyFrame, spec: Spec, by: Sequence[str]) -> pl.DataFrame:
-    """For every row of a search: keys, `rmsd`, `hit`, and the number of `images` in its cell."""
+    """For every row of a search: keys, `rmsd`, `hit`, and the numbers of `images` and `searches` in its cell."""
     check_keys(rows, by)
     attacks = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
     found = rows.filter(pl.col("attack").is_in(attacks))
-    count = pl.len().over(by) if by else pl.len()
+    counts = [pl.col("image").n_unique().cast(pl.UInt32).alias("images"), pl.len().alias("searches")]
     return (
-        found.select(*sources_as_text(by), "rmsd", hits(found).alias("hit"))
-        .with_columns(count.alias("images"))
+        found.select(*sources_as_text(by), *([] if "image" in by else ["image"]), "rmsd", hits(found).alias("hit"))
+        .with_columns(one.over(by) if by else one for one in counts)
         .collect(engine="streaming")
     )

@@ -72,15 +72,16 @@ def success_rates(
 ) -> pl.DataFrame:
     """Success rates: one row per cell of `by`, sorted by it.
 
-    Columns: the keys (`sources` joined by `+`); `images` and `hits`, `uint32`: adversarial images that count, and that
-    succeed; `success`, `low`, `high`, `float64` 0..1: the rate and its Wilson interval, null without images; `rmsd`,
-    `float64`, the mean over images that count, in pixel values 0..255; `relation` (`white`, `grey` or `black`; null if
-    a cell has several).
+    Columns: the keys (`sources` joined by `+`); `images`, `uint32`: clean images behind the rate, each once; `answers`
+    and `hits`, `uint32`: answers to adversarial images that count, and that succeed; `success`, `low`, `high`,
+    `float64` 0..1: the share of answers that succeed, and its Wilson interval with each clean image counted once, null
+    without answers; `rmsd`, `float64`, the mean over answers, in pixel values 0..255; `relation` (`white`, `grey` or
+    `black`; null if a cell has several).
 
     Over all images this is the success rate of Wu et al. 2019 and 2020, and for targeted rows the matching rate of Liu
-    et al. 2017. If `by` has no `seed`, seeds count together and a clean image counts once per seed; `over_seeds` and
-    the functions of an experiment count it once. A search of the minimal RMSD ends at a different budget for each
-    image: leave `budget` out of its keys.
+    et al. 2017. If `by` lacks `seed`, `goal`, `steps` or `budget`, their answers are pooled, and `answers` is larger
+    than `images`: filter `rows` to one goal, budget and number of steps first. `over_seeds` averages seeds. A search of
+    the minimal RMSD ends at a different budget for each image: leave `budget` out of its keys.
     """
     check_keys(rows, by)
     cells = counted(rows, hits(rows, top=top, among=among), by, every=among == "all")

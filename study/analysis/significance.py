@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from study.analysis.intervals import normal_quantile
+
 Values = NDArray[np.float64]
 """One value per image, (N,)."""
 
@@ -60,11 +62,33 @@ def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
     return (more + 1) / (_FLIPS + 1)
 
 
+def paired_outcomes(values: Values, centre: float = 0.0) -> bool:
+    """Whether values are differences of two outcomes, of which McNemar's test asks whether their mean is 0."""
+    return centre == 0 and bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
+
+
 def difference(values: Values, centre: float = 0.0) -> float:
     """The paired test of differences: McNemar's if all are -1, 0 or 1 and `centre` is 0, otherwise sign flips."""
-    if centre == 0 and np.isin(values, (-1.0, 0.0, 1.0)).all():
+    if paired_outcomes(values, centre):
         return mcnemar(int((values > 0).sum()), int((values < 0).sum()))
     return sign_flips(values, centre)
+
+
+def images_needed(
+    gap: float, variance: float, level: float = 0.05, *, correction: float = 0.0, least: int = 1
+) -> int | None:
+    """About how many images decide on which side of a bound a mean lies, at least `least`; None if it lies on it.
+
+    `gap` is the distance of the mean from the bound, `variance` that of one image around the bound; both are assumed to
+    stay. The normal approximation of a two-sided test at `level`, with a `correction` for the steps of an exact test: n
+    images with `gap * n - correction = z * sqrt(variance * n)`.
+    """
+    gap = abs(gap)
+    if gap == 0 or math.isnan(gap) or math.isnan(variance):
+        return None
+    z = normal_quantile(1 - level)
+    root = (z * math.sqrt(variance) + math.sqrt(z * z * variance + 4 * gap * correction)) / (2 * gap)
+    return max(least, math.ceil(root * root))
 
 
 def holm(values: Sequence[float]) -> list[float]:

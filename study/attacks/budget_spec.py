@@ -42,7 +42,7 @@ class Range(Frozen):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    start: Annotated[float, Field(alias="from", gt=0, le=1e6)]
+    start: Annotated[Positive, Field(alias="from")]
     to: Positive
     by: Positive
 

@@ -33,8 +33,8 @@ from study.attacks.kinds import FeatureObjective, Goal
 from study.attacks.own_code import loaded_or_placeholder
 from study.attacks.part import PYTHON, NameOrPart, Part, PartOf
 from study.attacks.tune_spec import Tune
-from study.errors import names
-from study.spec.frozen import Frozen
+from study.spec.frozen import Frozen, rejected
+from study.spec.other_names import unknown_preset
 from study.spec.shorthand import TEXT, Shorthand
 
 __all__ = ["Attack", "Budget", "Copies", "Goal", "Length", "Lengths", "Part", "Smoothing"]
@@ -409,11 +409,8 @@ def _first_stage(given: dict[str, Any]) -> Any:
         return first
     name = first.pop("preset")
     if not isinstance(name, str) or presets.preset(name) is None:
-        raise PydanticCustomError(
-            "reference",
-            "there is no preset named '{name}'",
-            {"name": str(name), "accepted": names(presets.known(), str(name))},
-        )
+        error = unknown_preset(str(name))
+        raise rejected(error.what, str(error.accepted))
     return presets.keys_of(name, first)
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from study.attacks import presets
 from study.attacks.recipe import Attack
-from study.errors import StudyError, names
+from study.errors import StudyError
+from study.spec.other_names import unknown_preset
 from study.terminal.prose import exactly
 from study.terminal.screen import counted
 
@@ -51,11 +52,7 @@ def print_attacks(console: Console, name: str | None = None, more: str | None = 
 def _print_one(console: Console, name: str) -> None:
     found = presets.preset(name)
     if found is None:
-        raise StudyError(
-            f"there is no preset named '{name}'",
-            accepted=names(presets.known(), name),
-            todo="`study attacks` lists all presets; `+` joins them",
-        )
+        raise unknown_preset(name)
     attack = Attack.model_validate(presets.keys_of(name, {}))
     text = yaml.safe_dump(_parts(attack), sort_keys=False, width=100)
     exactly(console, f"{name}: {found.source}")

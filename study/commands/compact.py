@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from study.errors import StudyError
 from study.results.compact import compact
+from study.storage.no_run import no_run
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
 from study.terminal.screen import counted
@@ -15,7 +15,7 @@ def compact_run(run: str, console: Console) -> None:
     """Claim the run at `run` and merge its parts. Raises StudyError if there is no run or another process holds it."""
     folder = RunFolder(run)
     if not folder.begun:
-        raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
+        raise no_run(folder.path, f"{folder.path} is not a run folder")
     folder.claim(lambda line: say(console, line))
     try:
         done = compact(folder)

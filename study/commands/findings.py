@@ -15,7 +15,7 @@ from rich.table import Table
 
 from study.errors import StudyError
 from study.geometry.probe_rows import cosine_rows
-from study.papers.finding_readings import EXPLANATION, readings
+from study.papers.finding_readings import EXPLANATION, readings, told
 from study.papers.findings import evaluate
 from study.results import integrity
 from study.results.run_reader import open_run
@@ -79,7 +79,7 @@ def _explain(one: Mapping[str, Any], console: Console) -> None:
     lines = (
         f"{one['finding']}: {one['verdict']}",
         f"  {one['claim']} ({one['source']})",
-        *(f"  {of}: {reading['reason']}" for of, reading in readings(one)),
+        *(f"  {of}: {told(one, reading)}" for of, reading in readings(one)),
     )
     for line in lines:
         say(console, line)

@@ -24,6 +24,7 @@ from study.planning import resume
 from study.planning.plan import Craft, Plan, Unit
 from study.results import integrity
 from study.results.kept_images import KeptImages
+from study.storage.no_run import no_run
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly
 from study.terminal.screen import counted
@@ -78,7 +79,7 @@ def export_images(run: str, to: Path, console: Console, options: ImagesOptions) 
     folder = RunFolder(run)
     selection = resume.selected(folder)
     if selection is None:
-        raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
+        raise no_run(folder.path, f"{folder.path} is not a run folder")
     spec, kept = resume.spec_of(folder), KeptImages(folder)
     plan = Plan(spec, {name: model["digest"] for name, model in selection.models.items()}, selection.shards)
     batches = _batches(plan, kept, options, to)

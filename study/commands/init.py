@@ -14,6 +14,7 @@ from study.errors import StudyError, names
 from study.models.catalogue import PACKAGES, SHORT_NAMES
 from study.spec import yaml_document as documents
 from study.spec.loading import resolve
+from study.spec.other_names import unknown_preset
 
 Ask = Callable[[str, str], str]
 """From a question and its default answer to the answer."""
@@ -126,9 +127,7 @@ def _complete(options: InitOptions, ask: Ask | None) -> InitOptions:
     attacks = listed("attacks, separated by commas (`study attacks` lists them)", options.attacks, _DEFAULTS.attacks)
     for one in attacks:
         if presets.preset(one) is None:
-            raise StudyError(
-                f"there is no attack preset named '{one}'", where="--attack", accepted=names(presets.known(), one)
-            )
+            raise unknown_preset(one, where="--attack")
     for one in models:
         if ":" not in one and one not in SHORT_NAMES and one not in PACKAGES:
             raise StudyError(f"no model has the short name '{one}'", where="--model", accepted=names(SHORT_NAMES, one))

@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from rich.console import Console
 
-from study.errors import StudyError
 from study.planning import resume
 from study.planning.plan import Plan
 from study.process.output import reader_has_gone
 from study.report.failures import failures_of_last_launch
 from study.results import scanning
 from study.storage import json_file, part_file
+from study.storage.no_run import no_run
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import amount, counted, duration
@@ -106,9 +106,7 @@ def status(folder: RunFolder) -> dict[str, Any]:
     launch = _last_launch(folder)
     running = launch is not None and _alive(launch)
     if launch is None and not folder.begun and not folder.results.is_dir():
-        raise StudyError(
-            f"{folder.path} is not a run folder", todo="name the folder of a launched study, e.g. runs/quickstart"
-        )
+        raise no_run(folder.path, f"{folder.path} is not a run folder")
     found: dict[str, Any] = {"folder": str(folder.path), "running": running, "launch": launch, "experiments": {}}
     if running and launch is not None and launch["phase"] == "crafting":
         found["experiments"] = {

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from study.attacks import presets
 from study.attacks.recipe import Attack, Goal
-from study.errors import StudyError, names
+from study.errors import StudyError
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Asked
 from study.spec import validation_errors, yaml_document
-from study.spec.budget_units import check_units
+from study.spec.budget_units import check_attack
+from study.spec.other_names import unknown_preset
 from study.spec.yaml_document import Document
 
 if TYPE_CHECKING:
@@ -148,22 +149,18 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
     values, 0..255. Raises StudyError for an unknown preset or key, and for keys that do not fit together.
     """
     if isinstance(recipe, str):
-        if presets.preset(recipe) is None:
-            raise StudyError(
-                f"there is no preset named '{recipe}'",
-                where="study.attack",
-                accepted=names(presets.known(), recipe),
-                todo="`study attacks` lists all presets; `+` joins them",
-            )
-        name, keys = recipe, presets.keys_of(recipe, changed)
+        name, keys = _checked(recipe), presets.keys_of(recipe, changed)
     else:
         name, keys = "attack", {**recipe, **changed}
+        preset = keys.pop("preset", None)
+        if preset is not None:
+            name, keys = _checked(preset), presets.keys_of(preset, keys)
     document = Document("study.attack", keys)
     try:
         found = Attack.model_validate(keys)
     except ValidationError as error:
         raise validation_errors.first_error(error, document, Attack) from None
-    check_units({name: found}, document)
+    check_attack(found, document, ())
     if found.budget.matched or found.budget.minimal is not None or found.precomputed is not None:
         raise StudyError(
             f"the attack '{name}' needs a whole study: its budget depends on another attack or on the targets",
@@ -174,3 +171,10 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
     if found.step_size is None and (size := found.automatic_step_size) is not None:
         found = found.model_copy(update={"step_size": size})
     return Recipe(name, found)
+
+
+def _checked(preset: object) -> str:
+    """The name of a preset. Raises StudyError if there is none of this name."""
+    if not isinstance(preset, str) or presets.preset(preset) is None:
+        raise unknown_preset(str(preset), where="study.attack")
+    return preset

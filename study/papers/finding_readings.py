@@ -15,6 +15,30 @@ EXPLANATION = (
 )
 
 
+NEEDED = (
+    "Would decide: about how many images an undecided verdict needs, if effect and spread stay as they are; the "
+    "interval then ends at the bound."
+)
+
+
+def told(finding: Mapping[str, Any], reading: Mapping[str, Any]) -> str:
+    """The verdict of a reading, why, and how many images would decide an undecided one."""
+    said = f"{reading['verdict']}: {reading['reason']}"
+    if reading["needed"] is None:
+        return said
+    images = f"about {rounded(reading['needed'])} images would decide it, if the effect stays"
+    return f"{said}; {images} ({finding['images']:,} here)"
+
+
+def rounded(images: int) -> str:
+    """A number of images with two digits, rounded up: it is an estimate."""
+    most = 1_000_000
+    if images > most:
+        return f"more than {most:,}"
+    unit = 10 ** max(0, len(str(images)) - 2)
+    return f"{-(-images // unit) * unit:,}"
+
+
 def readings(finding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Two readings in words, each with its numbers: the claimed one, then the average (every cell, if the claim
     is about the average)."""

@@ -25,7 +25,7 @@ CELLS = pl.Struct({**_CELL, "p": pl.Float64, "holm": pl.Float64, "verdict": pl.S
 READING = pl.Struct({
     "verdict": pl.String, "cell": pl.String,
     **dict.fromkeys(("effect", "low", "high", "p"), pl.Float64),
-    "reason": pl.String,
+    "needed": pl.UInt32, "reason": pl.String,
 })  # fmt: skip
 """One reading of a finding: `average`, `each` or `some`. See FINDINGS."""
 
@@ -44,6 +44,7 @@ FINDINGS = pl.Schema(
         "high": pl.Float64(),
         "p": pl.Float64(),
         "images": pl.UInt32(),
+        "needed": pl.UInt32(),
         "reason": pl.String(),
         "average": READING,
         "each": READING,
@@ -62,7 +63,9 @@ A finding has three readings, each with a verdict, an effect with its interval, 
 - `some`: the claim holds in at least one cell. `cell` is the cell that supports it most clearly, p has Holm's
   correction.
 
-`holds` names the reading that gives `verdict`, `effect`, `low`, `high`, `p` and `reason`. `cells` has every cell, with
+`holds` names the reading that gives `verdict`, `effect`, `low`, `high`, `p`, `needed` and `reason`. `images` counts the
+images behind the average. `needed` is about how many images would decide an undecided reading, if effects and spreads
+stay; null for a decided one, for missing rows, and for an effect that lies on the bound. `cells` has every cell, with
 its verdict under that reading."""
 
 
@@ -84,6 +87,20 @@ class _Judged:
     turned: str = ""
     """For trends: the neighbours that clearly change in the other direction."""
     apart: bool = False
+    variance: float = math.nan
+    """Of the value of one image around the bound; for a rate, if the bound is the rate."""
+    exact: Literal["binomial", "mcnemar", ""] = ""
+    """The exact test that gives p, if any."""
+
+    def needed(self, level: float = _LEVEL) -> int | None:
+        """About how many images would decide on which side of the bound it lies."""
+        gap = (abs(self.effect) if self.apart else self.effect) - self.bound
+        # Fewer images have no p below the level, if all of them agree.
+        fewest = 1 if self.exact == "binomial" else math.ceil(1 - math.log2(level))
+        correction = {"binomial": 0.5, "mcnemar": 1.0, "": 0.0}[self.exact]
+        return significance.images_needed(
+            gap, self.variance, level, correction=correction, least=max(fewest, self.images + 1)
+        )
 
     def holds(self, p: float) -> bool:
         """Whether it supports the claim, with this p-value."""
@@ -158,7 +175,7 @@ def _judge(statement: Statement, holds: Holds) -> dict[str, object]:
         "some": _some(cells, holm, statement.side),
     }
     if statement.missing:
-        lacking = {"verdict": "undecided", "reason": "; ".join(statement.missing)}
+        lacking = {"verdict": "undecided", "needed": None, "reason": "; ".join(statement.missing)}
         readings = {name: {**one, **lacking} for name, one in readings.items()}
     chosen = readings[holds]
     details = [
@@ -178,7 +195,7 @@ def _judge(statement: Statement, holds: Holds) -> dict[str, object]:
     return {
         "side": statement.side,
         "bound": statement.bound,
-        **{name: chosen[name] for name in ("verdict", "effect", "low", "high", "p", "reason")},
+        **{name: chosen[name] for name in ("verdict", "effect", "low", "high", "p", "needed", "reason")},
         "images": whole.images,
         **readings,
         "cells": [{key: _known(value) for key, value in one.items()} for one in details],
@@ -190,12 +207,15 @@ def _levels(cell: _Judged, corrected: float, holds: Holds) -> tuple[float, float
     return (corrected, cell.p) if holds == "some" else (cell.p, corrected)
 
 
-def _reading(verdict: Verdict, reason: str, shown: _Judged | None, p: float, *, cell: bool = True) -> dict[str, object]:
+def _reading(
+    verdict: Verdict, reason: str, shown: _Judged | None, p: float, *, cell: bool = True, needed: int | None = None
+) -> dict[str, object]:
     numbers = {key: math.nan if shown is None else getattr(shown, key) for key in ("effect", "low", "high")}
     return {
         "verdict": verdict,
         "cell": shown.name if cell and shown is not None else None,
         **{key: _known(value) for key, value in {**numbers, "p": p}.items()},
+        "needed": needed if verdict == "undecided" else None,
         "reason": reason,
     }
 
@@ -207,7 +227,8 @@ def _average(cells: Sequence[_Judged], whole: _Judged) -> dict[str, object]:
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan, cell=False)
     # A trend that reverses in one cell can still be a trend of the mean.
-    return _reading(whole.verdict(whole.p, whole.p), whole.reason(whole.p, whole.p), whole, whole.p, cell=False)
+    verdict, reason = whole.verdict(whole.p, whole.p), whole.reason(whole.p, whole.p)
+    return _reading(verdict, reason, whole, whole.p, cell=False, needed=whole.needed())
 
 
 def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
@@ -236,7 +257,9 @@ def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
     if open_:
         first = open_[0]
         corrected = dict(zip((one.name for one in cells), holm, strict=True))[first.name]
-        return _reading("undecided", f"{counts}: {first.name}: {first.reason(first.p, corrected)}", weakest, p)
+        reason = f"{counts}: {first.name}: {first.reason(first.p, corrected)}"
+        needed = _deciding_images(cells, side, every=True)
+        return _reading("undecided", reason, weakest, p, needed=needed)
     return _reading("replicated", counts, weakest, p)
 
 
@@ -256,7 +279,21 @@ def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
     if len(against) == len(cells):
         return _reading("not replicated", counts, strongest, max(one.p for one in cells))
     reason = strongest.reason(corrected, strongest.p)
-    return _reading("undecided", f"{counts}: {strongest.name}: {reason}", strongest, p)
+    needed = _deciding_images(cells, side, every=False)
+    return _reading("undecided", f"{counts}: {strongest.name}: {reason}", strongest, p, needed=needed)
+
+
+def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> int | None:
+    """About how many images decide an undecided claim about `every` cell, or about some cell.
+
+    One cell decides against a claim about every cell, and for a claim about some cell, after the correction over the
+    cells; without such a cell, all of them must lie on the other side.
+    """
+    deciding = [one for one in cells if _on_side(one, side) != every]
+    if deciding:
+        return min(filter(None, (one.needed(_LEVEL / len(cells)) for one in deciding)), default=None)
+    needed = [one.needed() for one in cells]
+    return None if None in needed else max(filter(None, needed))
 
 
 def _strength(cell: _Judged, side: Side) -> float:
@@ -300,14 +337,21 @@ def _one(name: str, counted: tuple[Sequence[str], Values], statement: Statement,
     if len(values) == 0:
         return _Judged(name, 0, math.nan, math.nan, math.nan, 1.0, False, False, bound)
     effect = float(values.mean())
+    centre = math.copysign(bound, effect) if apart else bound
     if statement.rate:
         low, high = intervals.interval_of_rate(float(values.sum()), len(values))
         p = significance.binomial(float(values.sum()), len(values), bound)
     else:
         low, high = bootstrap.interval_of_mean(values)
-        p = significance.difference(values, math.copysign(bound, effect) if apart else bound)
+        p = significance.difference(values, centre)
     beyond, short = _beyond(statement.side, bound, low, high)
-    return _Judged(name, len(values), effect, low, high, p, beyond, short, bound, turned, apart)
+    exact: Literal["binomial", "mcnemar", ""] = ""
+    if statement.rate:
+        exact, variance = "binomial", bound * (1 - bound)
+    else:
+        exact = "mcnemar" if significance.paired_outcomes(values, centre) else ""
+        variance = float(((values - centre) ** 2).mean())
+    return _Judged(name, len(values), effect, low, high, p, beyond, short, bound, turned, apart, variance, exact)
 
 
 def _beyond(side: str, bound: float, low: float, high: float) -> tuple[bool, bool]:

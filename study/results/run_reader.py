@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from study.errors import StudyError
 from study.images.clean_accuracy import Right
 from study.images.selection import Selection, to_frame
 from study.planning import resume
@@ -17,6 +16,7 @@ from study.report import plausibility
 from study.results import current_plan
 from study.spec import loading
 from study.spec.schema import Spec
+from study.storage.no_run import no_run
 from study.storage.run_folder import RunFolder
 
 
@@ -54,11 +54,8 @@ def open_run(run: str, spec: Path | None = None) -> RunData:
     """
     folder = RunFolder(run)
     if not folder.begun:
-        raise StudyError(
-            f"{folder.path} is not the run folder of a study that has begun: "
-            "it lacks spec.yaml, models.json or images.parquet",
-            todo="name the folder of a launched study",
-        )
+        what = f"{folder.path} is not the run folder of a study that has begun"
+        raise no_run(folder.path, f"{what}: it lacks spec.yaml, models.json or images.parquet")
     if spec is None:
         used = resume.spec_of(folder)
     else:

@@ -19,6 +19,7 @@ from study.results import integrity, versions
 from study.results.schema import SCHEMA
 from study.storage import part_file
 from study.storage.journal import counted
+from study.storage.no_run import no_run
 from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 from study.storage.s3_path import S3Path, scan_options
@@ -33,7 +34,7 @@ def parts(run: str | StoragePath) -> list[StoragePath]:
     found = part_file.list_parts(folder.results)
     # S3 has no folders: there, only the selected images tell a run without rows from no run.
     if not found and not folder.results.is_dir() and not folder.begun:
-        raise StudyError(f"{run} is not a run folder: it has no results/", todo="name the folder of a launched study")
+        raise no_run(folder.path, f"{run} is not a run folder: it has no results/")
     return counted(folder.path, found)
 
 

@@ -19,6 +19,7 @@ from study.results.row_checks import PART, contradicting, impossible
 from study.results.schema import SCHEMA_VERSION
 from study.spec.schema import Spec
 from study.storage import part_file
+from study.storage.no_run import no_run
 from study.storage.part_file import PartName
 from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
@@ -76,7 +77,7 @@ def verify(run: str | StoragePath) -> VerificationReport:
     folder = RunFolder(run)
     report = VerificationReport(str(folder.path))
     if not (folder.results.is_dir() or folder.spec.is_file()):
-        raise StudyError(f"{folder.path} is not a run folder", todo="name the folder of a launched study")
+        raise no_run(folder.path, f"{folder.path} is not a run folder")
     if folder.journal.is_file():
         report.add("note", "a compaction was interrupted; each row still counts once", folder.journal,
                    "nothing: the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip

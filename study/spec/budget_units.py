@@ -1,49 +1,94 @@
-"""Catch budgets and step sizes in units of images scaled to 0..1. Pixel values of a spec go from 0 to 255."""
+"""Question budgets and step sizes that look like those of images scaled to 0..1. Pixel values of a spec are 0..255."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from study.attacks.budget_spec import Budget
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.spec.yaml_document import Document, Place
 
-_SMALLEST_BUDGET = 1.0
-"""No pixel of an 8-bit image can move by less."""
+_DOUBTFUL = {"epsilon": 1.0, "rmsd": 1.0, "minimal": 1.0, "l2": 10.0}
+"""By kind of budget, the largest length that is questioned. An L2 norm of 10 moves 100 values of an image by 1."""
+
+_NAMES = {"epsilon": "an epsilon", "rmsd": "an RMSD", "minimal": "a search up to an RMSD", "l2": "an L2 norm"}
 
 _SMALLEST_PATH = 0.5
 """If all steps together are shorter, no pixel is rounded to another value."""
 
 
 def check_units(attacks: Mapping[str, Attack], document: Document) -> None:
-    """Refuse attacks that cannot move a pixel.
-
-    Raises StudyError, with the line, for an epsilon or L2 norm below 1 and for sign steps whose sum is below 0.5.
-    """
+    """Check every attack of a spec as `check_attack` does."""
     for name, attack in attacks.items():
-        budget = attack.budget
-        levels = [level for level in budget.levels if level is not None]
-        if levels and budget.kind in ("epsilon", "l2") and max(levels) < _SMALLEST_BUDGET:
-            what = "an L2 norm" if budget.kind == "l2" else "an epsilon"
-            raise _too_short(f"{what} of {max(levels):g}", max(levels), document, _place(document, name, budget.kind))
-        size = attack.step_size
-        if attack.step == "sign" and attack.start is None and size is not None and size * attack.steps < _SMALLEST_PATH:
-            steps = "step" if attack.steps == 1 else "steps"
-            what = f"a step size of {size:g} in {attack.steps:,} {steps}"
-            raise _too_short(what, size, document, ("attacks", name, "step_size"))
+        check_attack(attack, document, ("attacks", name))
 
 
-def _place(document: Document, name: str, kind: str) -> Place:
+def check_attack(attack: Attack, document: Document, place: Place) -> None:
+    """Refuse lengths that are so small that they probably belong to images scaled to 0..1.
+
+    A length that is written as a text, `0.5/255`, is never refused: its unit is clear. `place` is that of the attack's
+    keys in the document. Raises StudyError, with the line, for budgets of at most 1 (an L2 norm: 10), if no larger one
+    stands beside it, and for sign steps whose sum is below 0.5.
+    """
+    kind = attack.budget.kind
+    longest = max(_lengths(attack.budget), default=None)
+    there = _place(document, place, kind)
+    if longest is not None and longest <= _DOUBTFUL[kind] and not _says_its_unit(_at(document, there)):
+        moves = "moves no pixel" if kind in ("epsilon", "l2") and longest < 1 else "is probably not what you mean"
+        raise _too_short(f"{_NAMES[kind]} of {longest:g} {moves}", longest, document, there)
+    size, there = attack.step_size, (*place, "step_size")
+    if (
+        attack.step == "sign"
+        and attack.start is None
+        and size is not None
+        and size * attack.steps < _SMALLEST_PATH
+        and not _says_its_unit(_at(document, there))
+    ):
+        steps = "step" if attack.steps == 1 else "steps"
+        what = f"a step size of {size:g} in {attack.steps:,} {steps} moves no pixel"
+        raise _too_short(what, size, document, there)
+    if attack.first is not None and isinstance(_at(document, (*place, "first")), dict):
+        check_attack(attack.first, document, (*place, "first"))
+
+
+def _lengths(budget: Budget) -> Iterator[float]:
+    levels = budget.levels if budget.minimal is None else budget.minimal.levels
+    return (level for level in levels if level is not None)
+
+
+def _place(document: Document, attack: Place, kind: str) -> Place:
     """The place of a budget: a key of the attack, or of its `budget`."""
-    short = ("attacks", name, kind)
-    return short if short in document.origins else ("attacks", name, "budget", kind)
+    short = (*attack, kind)
+    return (*attack, "budget", kind) if _at(document, short) is None else short
+
+
+def _at(document: Document, place: Place) -> Any:
+    """What the user wrote at a place; None if nothing, as for the budget of a preset."""
+    data = document.data
+    for part in place:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _says_its_unit(written: Any) -> bool:
+    """Whether a length, or one of several, is written as a fraction of 255."""
+    if isinstance(written, dict):
+        return any(map(_says_its_unit, written.values()))
+    if isinstance(written, list | tuple):
+        return any(map(_says_its_unit, written))
+    return isinstance(written, str)
 
 
 def _too_short(what: str, length: float, document: Document, place: Place) -> StudyError:
-    scaled = round(255 * length, 6)
+    scaled = 255 * length
+    near = round(scaled)
+    meant = f"{near}" if abs(scaled - near) < 0.05 else f"{scaled:.4g}"
     return StudyError(
-        f"{what} moves no pixel: pixel values are 0..255 here, and images are rounded to whole pixel values",
+        f"{what}: pixel values are 0..255 here, and images are rounded to whole pixel values",
         where=document.where(place),
-        accepted="lengths in pixel values: 8/255 of an image scaled to 0..1 is 8",
-        todo=f"write {scaled:g} if {length:g} is in units of images scaled to 0..1",
+        accepted="lengths in pixel values: 8/255 of an image scaled to 0..1 is 8, and the text 8/255 is read as 8",
+        todo=f"write {meant} if {length:g} is in units of images scaled to 0..1, or {length:g}/255 if it is in pixel "
+        "values",
     )

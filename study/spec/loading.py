@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from study.attacks import presets
 from study.attacks.recipe import PRECOMPUTED_KEYS, Attack
-from study.errors import StudyError, names
+from study.errors import StudyError
 from study.models.catalogue import SHORT_NAMES
 from study.models.reference import ORIGINS
 from study.spec import yaml_document
 from study.spec.budget_units import check_units
 from study.spec.costs import with_costs
+from study.spec.other_names import unknown_preset
 from study.spec.own_parts import with_digests
 from study.spec.schema import Spec
 from study.spec.shipped_specs import located
@@ -133,18 +134,14 @@ def _with_presets(document: Document, given: Any) -> Any:
         keys = dict(keys)
         preset = keys.pop("preset", name if presets.preset(name) else None)
         if preset is None and not keys.keys() & {"step", "start", "program", "external", "python", *PRECOMPUTED_KEYS}:
-            raise StudyError(
-                f"'{name}' is not the name of a preset, and the attack has neither `preset` nor `step`",
+            raise unknown_preset(
+                name,
+                what=f"'{name}' is not the name of a preset, and the attack has neither `preset` nor `step`",
                 where=document.where(place),
-                accepted=names(presets.known(), name),
-                todo=f"write `{name}: {{preset: …}}`",
+                todo=f"write `{name}: {{preset: <preset>}}`",
             )
         if preset is not None and (not isinstance(preset, str) or presets.preset(preset) is None):
-            raise StudyError(
-                f"there is no preset named '{preset}'",
-                where=document.where((*place, "preset")),
-                accepted=names(presets.known(), str(preset)),
-            )
+            raise unknown_preset(str(preset), where=document.where((*place, "preset")))
         attacks[name] = keys if preset is None else presets.keys_of(preset, keys)
     return attacks
 

@@ -15,6 +15,7 @@ from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
 from study.papers.finding_spec import CellSelection, Finding
+from study.spec import other_names
 from study.spec.schema import Experiment, Sources, Spec
 from study.spec.yaml_document import Document, Place
 
@@ -51,7 +52,7 @@ class Validation:
         for name, experiment in spec.experiments.items():
             place = ("experiments", name)
             for index, attack in enumerate(experiment.attacks):
-                self._known(attack, {*spec.attacks, *presets.known()}, "attack", (*place, "attacks", index))
+                self._attack_or_preset(attack, (*place, "attacks", index))
             for index, target in enumerate(experiment.targets or ()):
                 self._known(target, spec.models, "model", (*place, "targets", index))
                 if spec.models[target].source_only:
@@ -198,6 +199,13 @@ class Validation:
                 accepted=names(known, name),
             )
 
+    def _attack_or_preset(self, name: str, place: Place) -> None:
+        """The spec has this attack, or it is a preset."""
+        known = {*self._spec.attacks, *presets.known()}
+        if name not in known and (other_names.preset(name) or other_names.external(name)):
+            raise other_names.unknown_preset(name, where=self._document.where(place))
+        self._known(name, known, "attack", place)
+
     def _sources(self, sources: Sources, place: Place) -> None:
         for index, name in enumerate(sources.among or ()):
             self._known(name, self._spec.models, "model", (*place, sources.rule, index))
@@ -267,7 +275,7 @@ class Validation:
             if direction is None or direction.attack is None:
                 continue
             there = (*place, key, "attack")
-            self._known(direction.attack, {*self._spec.attacks, *presets.known()}, "attack", there)
+            self._attack_or_preset(direction.attack, there)
             recipe = self._spec.attacks[direction.attack]
             budget = recipe.budget
             several = len(budget.levels) > 1
@@ -326,7 +334,7 @@ class Validation:
         # A preset that no experiment uses is known, and not among the attacks.
         while chain[-1] in self._spec.attacks and (to := self._spec.attacks[chain[-1]].budget.to) is not None:
             place = ("attacks", chain[-1], "budget", "to")
-            self._known(to, {*self._spec.attacks, *presets.known()}, "attack", place)
+            self._attack_or_preset(to, place)
             if to in chain:
                 raise StudyError(
                     f"matched budgets form a circle: {' -> '.join([*chain[chain.index(to) :], to])}",

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from study.attacks.registry import parameters_of
 from study.errors import StudyError, names
+from study.spec import other_names
 from study.spec.yaml_document import Document, Place, dotted
 
 _KINDS = {
@@ -33,6 +34,8 @@ def first_error(error: ValidationError, document: Document, model: type[BaseMode
     The branches of a union report one error each: those about the same value become one error.
     """
     found = error.errors(include_url=False)
+    # A key under another name explains the key that is missing.
+    found.sort(key=lambda detail: detail["type"] == "missing")
     place = _place(found[0], document)
     same = [detail for detail in found if _place(detail, document) == place]
     more = len({_place(detail, document) for detail in found}) - 1
@@ -48,7 +51,7 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
     key = _key(place)
     if detail["type"] == "extra_forbidden":
         known = _parameters(place[:-1]) or _fields(model, place[:-1])
-        return StudyError(f"there is no key '{place[-1]}' here", where=where, accepted=names(known, place[-1]))
+        return _unknown_key(str(place[-1]), known, _section(place, model), where)
     if detail["type"] == "missing":
         return StudyError(
             f"the key '{detail['loc'][-1]}' is missing",
@@ -69,6 +72,24 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
         return StudyError(str(detail["msg"]), where=where)
     accepted = "; or ".join(dict.fromkeys(_accepted(one) for one in found))
     return StudyError(f"{key} cannot be {_shown(detail['input'])}", where=where, accepted=accepted)
+
+
+def _unknown_key(given: str, known: list[str], section: str, where: str) -> StudyError:
+    """The error for a key that the place does not have: with ours if it is another name of one."""
+    found = other_names.key(given, section)
+    ours = found.ours.partition(":")[0] if found is not None else ""
+    if found is None or ours not in known:
+        return StudyError(f"there is no key '{given}' here", where=where, accepted=names(known, given))
+    note = f" ({found.note})" if found.note else ""
+    how = f"it is called `{ours}`" if found.ours == ours else f"write `{found.ours}`"
+    return StudyError(f"there is no key '{given}' here: {how}{note}", where=where, accepted=names(known, ours))
+
+
+def _section(place: Place, model: type[BaseModel]) -> str:
+    """The section of a spec that a key belongs to, for its other names: `spec` at the top."""
+    if "budget" in model.model_fields:
+        return "attacks"
+    return str(place[0]) if len(place) > 1 else "spec"
 
 
 def _key(place: Place) -> str:

@@ -17,6 +17,7 @@ import yaml
 
 from study.errors import StudyError, first_line
 from study.safe_text import is_control
+from study.storage.no_run import not_a_spec
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of a document down to a value."""
@@ -144,6 +145,8 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
 
 def read(path: Path) -> Document:
     """Parse the file at `path`. Raises StudyError if it is missing or not UTF-8 text."""
+    if path.is_dir():
+        raise not_a_spec(path)
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from study.errors import StudyError
 from study.storage import journal
+from study.storage.no_run import not_a_folder
 from study.storage.paths import StoragePath, storage_path
 from study.storage.s3_path import S3Path
 from study.storage.storage import open_storage
@@ -19,8 +20,10 @@ class RunFolder:
     """The folder of one study, or its prefix in an S3 bucket. Nothing is created until `claim`."""
 
     def __init__(self, path: str | StoragePath) -> None:
-        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError for any other address."""
+        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError for any other address, and for a file."""
         self.path = storage_path(path)
+        if isinstance(self.path, Path) and self.path.is_file():
+            raise not_a_folder(self.path)
         self.storage = open_storage(self.path)
 
     @property
@@ -126,11 +129,6 @@ class RunFolder:
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             return home / "study" / name / self.path.bucket / self.path.key
         return self.path.resolve() / name
-
-    @property
-    def scanned(self) -> str:
-        """The address of the rows for `polars.scan_parquet`."""
-        return f"{self.results}/" if isinstance(self.path, S3Path) else str(self.results)
 
     @property
     def begun(self) -> bool:

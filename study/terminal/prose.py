@@ -10,7 +10,7 @@ from rich.console import Console
 
 from study.safe_text import visible
 
-_COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\bpl\.")
+_COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\b(?:pl|study)\.[a-z]")
 """Commands, paths and code: if the terminal wraps such a line itself, it can still be copied as one line."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from study.geometry.probe_rows import cosine_rows
-from study.papers.finding_readings import EXPLANATION, readings
+from study.papers.finding_readings import EXPLANATION, NEEDED, readings, rounded
 from study.papers.findings import evaluate
 from study.report.html.components import HtmlTable, TableCell, number_cell, range_cell, text_cells
 from study.report.html.report_data import ReportData
@@ -25,9 +25,9 @@ def findings(data: ReportData) -> tuple[HtmlTable, list[tuple[str, HtmlTable]]] 
         for place, (of, reading) in enumerate(readings(one)):
             claim, source = ("", "") if place else (one["claim"], one["source"])
             first = text_cells(one["finding"], claim, of, _verdict(reading))
-            rows.append(
-                [*first, *_numbers(reading), number_cell(one["images"] or 0), *text_cells(reading["reason"], source)]
-            )
+            needed = "" if reading["needed"] is None else f"about {rounded(reading['needed'])}"
+            counts = [number_cell(one["images"] or 0), TableCell(needed, number=True)]
+            rows.append([*first, *_numbers(reading), *counts, *text_cells(reading["reason"], source)])
         if one["cells"] and len(one["cells"]) > 1:
             cells = [
                 [
@@ -40,8 +40,8 @@ def findings(data: ReportData) -> tuple[HtmlTable, list[tuple[str, HtmlTable]]] 
             ]
             head = ["cell", "effect", "95 %", "p", "p (Holm)", "verdict", "reason"]
             details.append((f"{one['finding']}: its {len(cells)} cells", HtmlTable(one["finding"], head, cells)))
-    head = ["finding", "claim", "of", "verdict", "effect", "95 %", "p", "images", "reason", "source"]
-    return HtmlTable("Claims and evidence", head, rows, notes=[EXPLANATION]), details
+    head = ["finding", "claim", "of", "verdict", "effect", "95 %", "p", "images", "would decide", "reason", "source"]
+    return HtmlTable("Claims and evidence", head, rows, notes=[EXPLANATION, NEEDED]), details
 
 
 def _verdict(reading: Mapping[str, Any]) -> str:

@@ -85,12 +85,12 @@ def _wrong_labels(data: ReportData, rows: pl.LazyFrame, title: str) -> HtmlTable
             TableCell(one["target"]),
             number_cell(one["rank"]),
             TableCell(one["name"]),
-            number_cell(one["images"]),
+            number_cell(one["answers"]),
             number_cell(100 * one["share"], ".1f"),
         ]
         for one in wrong_labels(rows, data.spec.labels, most=_MOST_LABELS).iter_rows(named=True)
     ]
-    head = ["target", "rank", "label", "rows", "% of its wrong answers"]
+    head = ["target", "rank", "label", "answers", "% of its wrong answers"]
     code = data.code("analysis.wrong_labels(rows, spec.labels, most=len(spec.labels))")
     return HtmlTable(f"Wrong labels, {title}", head, table, code) if table else None
 
@@ -102,8 +102,8 @@ def _classes(data: ReportData, rows: pl.LazyFrame, targets: Sequence[str]) -> Ht
         return None
     classes = (
         found.group_by("label", "name")
-        .agg(pl.col("images").sum(), pl.col("hits").sum())
-        .with_columns((pl.col("hits") / pl.col("images")).alias("success"))
+        .agg(pl.col("answers", "hits").sum(), pl.col("images").max())
+        .with_columns((pl.col("hits") / pl.col("answers")).alias("success"))
         .sort("success", "label", descending=[True, False])
     )
     known = {(one["label"], one["target"]): one for one in found.iter_rows(named=True)}
@@ -112,7 +112,8 @@ def _classes(data: ReportData, rows: pl.LazyFrame, targets: Sequence[str]) -> Ht
         one = known.get((label, target))
         if one is None or one["success"] is None:
             return percent_cell(None)
-        tip = f"{one['images']:,} rows; 95 %: {100 * one['low']:.1f} to {100 * one['high']:.1f}"
+        interval = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
+        tip = f"{one['answers']:,} answers about {one['images']:,} images; 95 %: {interval}"
         return percent_cell(one["success"], tip)
 
     shown = targets[:_MOST_TARGETS]
@@ -120,13 +121,18 @@ def _classes(data: ReportData, rows: pl.LazyFrame, targets: Sequence[str]) -> Ht
         [
             *text_cells(one["name"]),
             number_cell(one["images"]),
+            number_cell(one["answers"]),
             percent_cell(one["success"], decimals=1),
             *(cell(one["label"], target) for target in shown),
         ]
         for one in classes.head(_MOST_CLASSES).iter_rows(named=True)
     ]
     code = data.code("analysis.per_class(rows.filter(relation='black'), spec.labels, by=('target',))")
-    notes = ["Success rate (%) over all black-box rows of the experiment: all attacks, sources and seeds together."]
+    notes = [
+        "Success rate (%) over all black-box answers: all attacks, steps, budgets, sources and seeds of the experiment "
+        "together."
+    ]
     if classes.height > _MOST_CLASSES:
         notes += [f"The {_MOST_CLASSES} of {classes.height:,} classes with the highest rates. Code for all:", code]
-    return HtmlTable("Success by true label", ["class", "rows", "all", *shown], table, code, grid=True, notes=notes)
+    head = ["class", "images", "answers", "all", *shown]
+    return HtmlTable("Success by true label", head, table, code, grid=True, notes=notes)

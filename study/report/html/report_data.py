@@ -111,8 +111,8 @@ class ReportData:
     def code(self, line: str) -> str:
         """Python that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""
         return (
-            "from study import analysis\nfrom study.results.run_reader import open_run\n"
-            f"run = open_run({self.run!r})\nrows, spec = run.rows, run.spec\n{line}"
+            "import study\nfrom study import analysis\n"
+            f"run = study.load({self.run!r})\nrows, spec = run.scan(), run.spec\n{line}"
         )
 
 

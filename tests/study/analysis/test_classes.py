@@ -19,7 +19,7 @@ def test_per_class(scanned, spec, loop):
     assert ours.height == len(cells)
     for row in ours.to_dicts():
         cell = cells[row["attack"], row["goal"], row["target"], row["label"]]
-        assert row["images"] == len(cell)
+        assert (row["images"], row["answers"]) == (len({one["image"] for one in cell}), len(cell))
         assert row["success"] == pytest.approx(statistics.fmean(one["hit1"] for one in cell))
         assert row["name"] == spec.labels.words(row["label"])[0]
 
@@ -33,7 +33,7 @@ def test_wrong_labels(scanned, spec, loop, by):
     for key, cell in cells.items():
         wrong = Counter(one["top5"][0] for one in cell if one["top5"][0] != one["label"])
         expected = sorted(wrong.items(), key=lambda one: (-one[1], one[0]))[:3]
-        assert [(row["label"], row["images"]) for row in left[key]] == expected
+        assert [(row["label"], row["answers"]) for row in left[key]] == expected
         assert [row["rank"] for row in left[key]] == list(range(1, len(expected) + 1))
         assert [row["share"] for row in left[key]] == pytest.approx([one / wrong.total() for _, one in expected])
         assert [row["name"] for row in left[key]] == [spec.labels.words(label)[0] for label, _ in expected]

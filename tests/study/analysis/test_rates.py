@@ -30,15 +30,28 @@ def same_cells(ours: pl.DataFrame, cells: dict, by: tuple) -> list[tuple[dict, l
 )
 def test_success_rates(scanned, loop, top, among, by):
     ours = analysis.success_rates(scanned, top=top, by=by, among=among)
-    assert ours.columns == [*by, "images", "hits", "success", "low", "high", "rmsd", "relation"]
+    assert ours.columns == [*by, "images", "answers", "hits", "success", "low", "high", "rmsd", "relation"]
     for row, cell in same_cells(ours, grouped(loop, *by), by):
         counts = [one for one in cell if among == "all" or one["clean_top1"] == one["label"]]
-        assert row["images"] == len(counts)
+        # Each clean image counts once, however many seeds, attacks or targets a cell pools.
+        assert row["images"] == len({one["image"] for one in counts}) <= 8
+        assert row["answers"] == len(counts)
         assert row["hits"] == sum(one[f"hit{top}"] for one in counts)
         assert row["success"] == (pytest.approx(row["hits"] / len(counts)) if counts else None)
         assert row["rmsd"] == (pytest.approx(statistics.fmean(one["rmsd"] for one in counts)) if counts else None)
         kinds = {one["relation"] for one in cell}
         assert row["relation"] == (kinds.pop() if len(kinds) == 1 else None)
+
+
+def test_the_interval_of_pooled_answers_counts_images(by_hand):
+    """Ten seeds of four images are no forty images."""
+    rows = by_hand(*({"image": str(image), "seed": seed, "top5": [3 if image else 1, 2, 4, 5, 6]}
+                     for image in range(4) for seed in range(10)))  # fmt: skip
+    (pooled,) = analysis.success_rates(rows, by=("target",)).to_dicts()
+    (single,) = analysis.success_rates(rows.filter(seed=0)).to_dicts()
+    assert (pooled["images"], pooled["answers"], pooled["hits"]) == (4, 40, 10)
+    assert (single["images"], single["answers"], single["hits"]) == (4, 4, 1)
+    assert [pooled[key] for key in ("success", "low", "high")] == [single[key] for key in ("success", "low", "high")]
 
 
 def test_rates_do_not_depend_on_the_order_of_rows(scanned):

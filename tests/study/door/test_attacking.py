@@ -120,7 +120,8 @@ def test_another_librarys_attack(model, small_images):
     ("call", "said"),
     [
         (lambda model, x: study.attack("mj"), "there is no preset named 'mj'"),
-        (lambda model, x: study.attack("mi", epsilon=0.03), "moves no pixel"),
+        (lambda model, x: study.attack("mi", epsilon=8 / 255), "write 8 if"),
+        (lambda model, x: study.attack("mi", epsilon=1), "0..1, or 1/255 if it is in pixel"),
         (lambda model, x: study.attack("mi", stepps=3), "there is no key 'stepps'"),
         (lambda model, x: study.attack("fg"), "needs a whole study"),
         (lambda model, x: study.attack("mi")(model.train(), x, LABELS), "training mode"),

@@ -14,6 +14,7 @@ from scipy import stats
 
 from study.analysis import bootstrap, significance
 from study.errors import StudyError
+from study.papers.finding_readings import rounded
 from study.papers.findings import CELLS, FINDINGS, evaluate
 from study.spec.loading import resolve
 from study.spec.yaml_document import parse
@@ -442,3 +443,75 @@ def test_details_have_every_cell():
     assert [one["cell"] for one in found["cells"][0]] == [
         "a -> b", "a -> c", "b -> a", "b -> c", "c -> a", "c -> b"
     ]  # fmt: skip
+
+
+def repeated(hits: list[int], images: int) -> list[int]:
+    """The same share of successes among so many images, spread evenly."""
+    share = sum(hits) / len(hits)
+    return [round((place + 1) * share) - round(place * share) for place in range(images)]
+
+
+@pytest.mark.parametrize("holds", ["average", "each", "some"])
+@pytest.mark.parametrize(("better", "check"), [
+    (33, {"rate": {"of": {"experiment": "walk"}, "above": 0.5}}),
+    (27, {"rate": {"of": {"experiment": "walk"}, "above": 0.5}}),
+    (27, {"rate": {"of": {"experiment": "walk"}, "below": 0.5}}),
+])  # fmt: skip
+def test_how_many_images_would_decide_a_rate(better, check, holds):
+    spec = spec_with(claim={"rate": check["rate"] | {"holds": holds}})
+    found = verdict(transfers({("a", "walk", "b"): better}), spec)
+    assert found["verdict"] == "undecided"
+    # Wilson's interval ends at 0.5 where the deviation of 0.05 is 1.96 standard errors of 0.5 / sqrt(images): 385.
+    needed = found[holds]["needed"]
+    assert 385 < needed == found["needed"] < 410, "the exact test needs a few more"
+    for images, decided in ((needed + 20, True), (needed - 60, False)):
+        more = shown("a", "walk", "b", repeated(first(better), images))
+        assert (verdict(more, spec)["verdict"] != "undecided") == decided
+
+
+def test_how_many_images_would_decide_a_difference():
+    """MI fools 12 of 60 images that IGSM does not, and IGSM 6 that MI does not, in each of six cells."""
+    igsm, mi = [0] * 12 + [1] * 6 + [0] * 42, [1] * 12 + [0] * 6 + [0] * 42
+
+    def rows(times, worse=None):
+        return pl.concat(
+            shown(one, attack, other, (igsm if (attack == "igsm") != ((one, other) == worse) else mi) * times)
+            for one, other in itertools.product("abc", "abc")
+            for attack in ("igsm", "mi")
+        )
+
+    spec = spec_with(claim=BETTER)
+    found = verdict(rows(1), spec)
+    expected = found["each"]["needed"]
+    assert (found["verdict"], found["average"]["needed"]) == ("undecided", expected)
+    # 36 against 18 images of 180 are enough for McNemar's test, and 24 against 12 of 120 are not.
+    assert stats.binomtest(36, 54).pvalue < 0.05 < stats.binomtest(24, 36).pvalue
+    assert 120 < expected <= 180
+    assert verdict(rows(3), spec)["verdict"] == "replicated"
+    assert verdict(rows(2), spec)["verdict"] == "undecided"
+    # One cell in which MI is worse refutes a claim about every cell, after the correction over six cells.
+    against = verdict(rows(1, ("a", "b")), spec)
+    corrected = against["each"]["needed"]
+    assert stats.binomtest(48, 72).pvalue < 0.05 / 6 < stats.binomtest(36, 54).pvalue
+    assert (against["verdict"], 180 < corrected <= 240) == ("undecided", True)
+    assert verdict(rows(4, ("a", "b")), spec)["verdict"] == "not replicated"
+    assert verdict(rows(3, ("a", "b")), spec)["verdict"] == "undecided"
+
+
+def test_a_decided_claim_and_a_lost_cause_need_no_images():
+    decided = verdict(everywhere(10, 50), spec_with(claim=BETTER))
+    assert [decided[key]["needed"] for key in ("average", "each", "some")] == [None] * 3
+    equal = verdict(everywhere(30, 30), spec_with(claim=BETTER))
+    assert (equal["verdict"], equal["needed"]) == ("undecided", None)
+    few = verdict(everywhere(0, 4, images=4), spec_with(claim=BETTER))
+    assert few["needed"] == 6, "2 / 2^6 is the first p below 0.05"
+    lacking = verdict(everywhere(30, 32).filter(pl.col("image") > "000"), spec_with(claim=BETTER), images=IMAGES)
+    assert "rows are missing" in lacking["reason"]
+    assert lacking["needed"] is None
+
+
+@pytest.mark.parametrize(
+    ("images", "said"), [(7, "7"), (99, "99"), (385, "390"), (1201, "1,300"), (10**6 + 1, "more than 1,000,000")]
+)
+def test_estimates_are_rounded_up(images, said):
+    assert rounded(images) == said

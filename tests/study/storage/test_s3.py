@@ -95,7 +95,7 @@ def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
     assert status == 0, error
     flat = printed.replace("\n", "")
     assert f"study show {run}" in flat
-    assert f"pl.scan_parquet('{run}/results/')" in flat
+    assert f"study.load('{run}').rows" in flat
     assert rows(run).equals(undisturbed)
     assert scanning.scan(run).collect().sort("unit", "target").equals(undisturbed)
     assert "already complete" in door("launch", spec, "--output", run)[1]

@@ -31,7 +31,7 @@ def test_what_fits_is_left_as_it_is():
     [
         "again:    study show a-run-that-has-a-long-name",
         "done as asked in 8 s; 120 units are left: /somewhere/else",
-        "polars:   pl.scan_parquet('x')",
+        "python:   study.load('x').rows",
     ],
 )
 def test_what_may_be_copied_is_never_broken(line):

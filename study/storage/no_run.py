@@ -1,0 +1,82 @@
+"""The errors for an address that is no run, and for a run where a spec is wanted: they say what is there instead."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from study.errors import StudyError, names
+from study.storage.paths import StoragePath
+
+RUNS = Path("runs")
+"""The folder in which a launch puts its run, if it is told no other."""
+
+_SUFFIXES = (".yaml", ".yml")
+_SPEC, _IMAGES, _STATUS = "spec.yaml", "images.parquet", "status.json"
+_STUDY = re.compile(r"^study:\s*[\"']?([\w.-]+)", re.M)
+_TODO = "name the folder of a launched study"
+
+
+def no_run(path: StoragePath, what: str) -> StudyError:
+    """Return the error for a command that reads a run, and was given `path`. `what` says why it is none."""
+    if not isinstance(path, Path):
+        return StudyError(what, todo=_TODO)
+    if path.suffix in _SUFFIXES and not path.exists():
+        what = f"{path} does not exist, and this needs a run folder"
+    if (path / _STATUS).is_file() and not (path / _IMAGES).is_file():
+        return StudyError(
+            f"{what}; its launch has not selected images yet",
+            todo=f"see `study status {path}`, and wait; if the launch has ended, launch the study again",
+        )
+    if inside := runs_in(path):
+        return StudyError(f"{path} holds run folders, and this needs one of them", accepted=names(map(str, inside)))
+    if _is_run(RUNS / path):
+        return StudyError(what, accepted=str(RUNS / path), todo=f"write {RUNS / path}")
+    return StudyError(what, accepted=_known(), todo=_TODO)
+
+
+def not_a_folder(path: Path) -> StudyError:
+    """Return the error for a file where a run folder is wanted: it is a spec, or something else."""
+    if path.suffix not in _SUFFIXES:
+        return StudyError(f"{path} is a file, and this needs a run folder", accepted=_known(), todo=_TODO)
+    try:
+        found = _STUDY.search(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        found = None
+    run = RUNS / (found[1] if found else path.stem)
+    todo = f"write {run}" if _is_run(run) else f"launch it first: `study launch {path}` makes {run}"
+    return StudyError(
+        f"{path} is a spec, and this needs a run folder", accepted=f"the run of this spec: {run}", todo=todo
+    )
+
+
+def not_a_spec(path: Path) -> StudyError:
+    """Return the error for a folder where a spec is wanted: it is a run, or something else."""
+    specs = sorted(one for suffix in _SUFFIXES for one in path.glob(f"*{suffix}"))
+    if _is_run(path):
+        return StudyError(
+            f"{path} is a run folder, and this needs a spec",
+            where=str(path),
+            accepted="the YAML file that was launched",
+            todo=f"name that file; {path / _SPEC} is what the launch read from it, with every preset written out",
+        )
+    listed = names(map(str, specs)) if specs else None
+    return StudyError(f"{path} is a folder, and this needs a spec", where=str(path), accepted=listed,
+                      todo="name a YAML file; `study init` writes a first one")  # fmt: skip
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the run folders right inside a folder, by name."""
+    try:
+        return sorted(one for one in folder.iterdir() if _is_run(one))
+    except OSError:
+        return []
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / _SPEC).is_file() and (folder / _IMAGES).is_file()
+
+
+def _known() -> str | None:
+    found = runs_in(RUNS)
+    return names(map(str, found)) if found else None
