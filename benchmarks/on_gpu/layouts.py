@@ -63,13 +63,13 @@ def _of_network(setting: Setting, step: Step, network: str) -> None:
 
 
 def _gradient(setting: Setting, model: Classifier, given: torch.Tensor, precision: Precision) -> NDArray[np.float32]:
-    prepare(setting.threads, precision)
+    prepare(setting.threads)
     leaf = given.detach().requires_grad_(True)
     labels = torch.arange(COUNT, device=given.device)
     with passes(setting.device, precision):
-        logits = model(leaf)
-    loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-    (found,) = torch.autograd.grad(loss, leaf)
+        logits = model.in_precision(precision)(leaf)
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        (found,) = torch.autograd.grad(loss, leaf)
     held: NDArray[np.float32] = found.contiguous().cpu().numpy()
     return held
 

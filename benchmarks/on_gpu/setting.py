@@ -6,8 +6,8 @@ Nothing is downloaded. Weights are random, so that times are those of trained ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,19 +192,21 @@ def run(
     threads: int = 1,
 ) -> Crafted:
     """Attack images in the precision of `how`. Other images are mixed in from `pool`, or from those given."""
-    prepare(threads, how.precision)
+    prepare(threads)
     mixed = pool or Pool(given.clean, given.labels)
     return craft(models, attack, "untargeted", given, key=KEY, engine=how, pool=mixed if attack.others else None)
 
 
-def prepare(threads: int, precision: Precision = "float32") -> None:
+def prepare(threads: int) -> None:
     """Set up this process as a worker of a study does."""
-    numerics.fix(threads, precision)
+    numerics.fix(threads)
 
 
-def passes(device: str, precision: Precision) -> AbstractContextManager[Any]:
-    """A context for bare passes of a network in a precision that `prepare` was given."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+@contextmanager
+def passes(device: str, precision: Precision) -> Iterator[None]:
+    """A context for bare passes of a network in a precision, which `Classifier.in_precision` has cast."""
+    with numerics.network_pass(precision), numerics.autocast(precision, device):
+        yield
 
 
 def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:

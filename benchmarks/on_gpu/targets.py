@@ -61,12 +61,12 @@ def _of_network(setting: Setting, network: str, count: int) -> dict[str, Any]:
 
 def _labels(setting: Setting, model: Classifier, clean: Tensor, batch: int, precision: Precision) -> Tensor:
     """The most probable label of each image, on the host."""
-    prepare(setting.threads, precision)
-    found = []
+    prepare(setting.threads)
+    network, found = model.in_precision(precision), []
     with torch.inference_mode():
         for first in range(0, len(clean), batch):
             part = clean[first : first + batch].to(setting.device)
             given = part.to(torch.float32, memory_format=model.memory_format)
             with passes(setting.device, precision):
-                found.append(model.logits(given).argmax(1))
+                found.append(network.logits(given).argmax(1))
     return torch.cat(found).cpu()
