@@ -70,7 +70,8 @@ Address = Annotated[
     str | None, option("HOST:PORT", "The Ray cluster. Default: RAY_ADDRESS, else a new Ray on this machine.")
 ]
 Json = Annotated[bool, flag("Print JSON.", "--json")]
-Figures = Annotated[Path | None, option("FOLDER", "Also write each figure into this folder, as SVG and PNG.")]
+Figures = Annotated[Path | None, option("FOLDER", "Also write each figure into this folder, as SVG, PNG and PDF.")]
+NoTitles = Annotated[bool, flag("Figures in the folder have no titles: a paper has captions.", "--no-titles")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -307,22 +308,53 @@ def show(
 def table(
     *,
     run: Run,
-    experiment: Annotated[str, option("EXPERIMENT", "An experiment of the spec.")],
-    format_: Annotated[str, option("FORMAT", "rich, markdown, latex or csv.", "--format")] = "rich",
+    experiment: Annotated[
+        list[str] | None, option("EXPERIMENT", "An experiment of the spec; repeatable. Default: all.")
+    ] = None,
+    format_: Annotated[
+        str,
+        option("FORMAT", "rich (the terminal), markdown, latex (booktabs), siunitx, typst or csv.", "--format"),
+    ] = "rich",
     top: Annotated[int, option("K", "Look for the label among the K most probable ones, 1 to 5.")] = 1,
     metric: Annotated[
         str | None, option("METRIC", "accuracy, success or match. Default: as in the paper, else success.")
     ] = None,
-    to: Annotated[Path | None, option("FILE", "Write the table to this file.")] = None,
+    decimals: Annotated[
+        int | None, option("N", "Decimals of rates. Default: as many as the number of images supports.")
+    ] = None,
+    mean: Annotated[bool, flag("Add the mean of the black-box rates of each row.", "--mean")] = False,
+    intervals: Annotated[bool, flag("Print 95 % intervals in place of standard deviations.", "--intervals")] = False,
+    across: Annotated[bool, flag("Attacks are columns; sources and targets are rows.", "--across")] = False,
+    name: Annotated[
+        list[str] | None, option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM; repeatable.")
+    ] = None,
+    to: Annotated[Path | None, option("FILE", "Write the tables to this file.")] = None,
     spec: NewSpec = None,
 ) -> None:
-    """Print one experiment in the layout of the papers.
+    """Print experiments in the layout of the papers.
 
     Example: study table runs/quickstart --experiment single-source --format latex --to table.tex
-    """
-    from study.commands.table import TableOptions, print_table
 
-    print_table(run, _console(), TableOptions(experiment, top, metric, format_, to, spec))
+    Example: study table runs/quickstart --mean --decimals 1 --name mi=MI-FGSM --name lite0=Lite0
+    """
+    from study.commands.table import TableOptions, names_to_print, print_table
+    from study.report.tables.layout import TableStyle
+
+    style = TableStyle(decimals, mean, intervals, names_to_print(name or ()), across)
+    print_table(run, _console(), TableOptions(tuple(experiment or ()), top, metric, format_, to, spec, style))
+
+
+@app.command(rich_help_panel=LOOK)
+def methods(*, run: Run, spec: NewSpec = None) -> None:
+    """Print a paragraph on the methods of a run, for a paper.
+
+    It names images, models, attacks with budgets and steps, numerics, versions and hardware.
+
+    Example: study methods runs/quickstart
+    """
+    from study.commands.methods import print_methods
+
+    print_methods(run, _console(), spec)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -333,6 +365,7 @@ def report(
         Path | None, option("FILE", "The HTML file. Default: RUN/report.html, or ./<study>-report.html for s3:// runs.")
     ] = None,
     figures: Figures = None,
+    no_titles: NoTitles = False,
     spec: NewSpec = None,
 ) -> None:
     """Write a run as one HTML file.
@@ -344,7 +377,7 @@ def report(
     from study.report.html.document import ReportOptions
     from study.report.html.document import report as write_report
 
-    write_report(run, ReportOptions(to, figures, spec), _console())
+    write_report(run, ReportOptions(to, figures, spec, not no_titles), _console())
 
 
 @app.command(rich_help_panel=LOOK)

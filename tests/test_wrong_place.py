@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch, tiny_run):
     ("tiny.yaml", ["tiny.yaml is a spec, and this needs a run folder", "write runs/tiny"]),
     ("other.yml", ["other.yml is a spec", "launch it first: `study launch other.yml` makes runs/other"]),
     ("tiny", ["tiny is no", "accepted: runs/tiny", "write runs/tiny"]),
-    ("runs", ["runs holds run folders, and this needs one of them", "accepted: runs/tiny"]),
+    ("runs", ["runs is no", "but holds run folders", "accepted: runs/tiny"]),
     ("gone.yaml", ["gone.yaml does not exist", "accepted: runs/tiny"]),
     ("nowhere", ["nowhere is no", "accepted: runs/tiny"]),
 ])  # fmt: skip

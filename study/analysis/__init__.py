@@ -6,8 +6,8 @@
     analysis.success_rates(study.load("runs/quickstart").scan())
 
 Rates are shares 0..1; distances are in pixel values 0..255. `images` counts clean images, each once. Without images
-that count, a rate is null and `images` 0. Rows hold all goals, seeds, steps and budgets: filter them first, or keep them
-as keys.
+that count, a rate is null and `images` 0. Rows hold all goals, seeds, steps and budgets: filter them first, or keep
+them as keys.
 """
 
 from study.analysis.bootstrap import bootstrap_rates, paired_differences

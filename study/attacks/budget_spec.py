@@ -68,6 +68,9 @@ class Budget(Frozen):
       section 3.2.2);
     - without a budget only the pixel box limits an image.
 
+    Lengths are in pixel values, and the text `8/255` is read as 8. Numbers of at most 1 (an L2 norm: 10) are refused:
+    they are usual for images scaled to 0..1. As a text, `0.5/255`, they are accepted.
+
     `gradients` beside it decides the number of steps: as many as take at most so many gradients of one image per source
     model, with those of views, neighbours and preparing passes. It replaces `steps`.
     """

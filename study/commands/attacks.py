@@ -35,8 +35,8 @@ def print_attacks(console: Console, name: str | None = None, more: str | None = 
         found = presets.preset(one)
         assert found is not None, "every listed preset exists"
         attack = Attack.model_validate(presets.keys_of(one, {}))
-        parts = ", ".join(f"{key} {_shown(value)}" for key, value in _parts(attack).items())
-        text = Text.assemble(parts, "\n", (found.source, "dim"))
+        listed = ", ".join(f"{key} {shown(value)}" for key, value in parts(attack).items())
+        text = Text.assemble(listed, "\n", (found.source, "dim"))
         forwards = attack.forwards(attack.steps, 1)
         table.add_row(one, f"{attack.gradients(attack.steps, 1):,}", f"{forwards:,}" if forwards else "", text)
     console.print(table)
@@ -54,7 +54,7 @@ def _print_one(console: Console, name: str) -> None:
     if found is None:
         raise unknown_preset(name)
     attack = Attack.model_validate(presets.keys_of(name, {}))
-    text = yaml.safe_dump(_parts(attack), sort_keys=False, width=100)
+    text = yaml.safe_dump(parts(attack), sort_keys=False, width=100)
     exactly(console, f"{name}: {found.source}")
     exactly(console, f"\n{text}")
     if found.formula:
@@ -65,7 +65,7 @@ def _print_one(console: Console, name: str) -> None:
     console.print(cost, highlight=False)
 
 
-def _parts(attack: Attack) -> dict[str, Any]:
+def parts(attack: Attack) -> dict[str, Any]:
     """The parts of an attack with all their numbers, without parts that are switched off."""
     off: tuple[Any, ...] = (None, False, 0, 1, [], {})
     kept = {
@@ -88,7 +88,8 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a recipe in words."""
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items()) + ")"
+        return "(" + ", ".join(f"{key} {shown(inner)}" for key, inner in value.items()) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if value is True else str(value)

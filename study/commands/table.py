@@ -11,6 +11,7 @@ from study.errors import StudyError, names
 from study.report.tables import table_formats
 from study.report.tables.layout import Layout
 from study.report.tables.paper_table import TableOptions, layouts
+from study.report.tables.short_names import legend, shortened
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
@@ -21,6 +22,8 @@ FORMATS: Mapping[str, Callable[[Iterable[Layout]], str] | None] = {
     "rich": None,
     "markdown": table_formats.markdown,
     "latex": table_formats.latex,
+    "siunitx": table_formats.siunitx,
+    "typst": table_formats.typst,
     "csv": table_formats.csv,
 }
 """The writer of each format; None: the terminal."""
@@ -28,27 +31,29 @@ FORMATS: Mapping[str, Callable[[Iterable[Layout]], str] | None] = {
 
 @integrity.reads
 def print_table(run: str, console: Console, options: TableOptions) -> None:
-    """Print or write an experiment of the run at `run`, one table per goal.
+    """Print or write experiments of the run at `run`, one table per goal.
 
-    Raises StudyError if the format, experiment, metric or run is unknown, or the run has no rows of the experiment yet.
+    Raises StudyError if the format, experiment, metric or run is unknown, or the run has no rows of them yet.
     """
     if options.format not in FORMATS:
         raise StudyError(f"there is no format '{options.format}'", accepted=names(FORMATS, options.format))
     write = FORMATS[options.format]
     if write is None and options.to is not None:
-        raise StudyError("rich tables are for the terminal", accepted="--format markdown, latex or csv with --to")
+        raise StudyError(
+            "rich tables are for the terminal", accepted="--format markdown, latex, siunitx, typst or csv with --to"
+        )
     finished = open_run(run, options.spec)
     made = [
         replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
         for one in layouts(finished.spec, finished.rows, options)
     ]
     if not any(one.rows for one in made):
-        raise StudyError(f"{run} has no rows of '{options.experiment}' yet", todo="launch the study first", status=1)
+        of = f" of {' and '.join(options.experiments)}" if options.experiments else ""
+        raise StudyError(f"{run} has no rows{of} yet", todo="launch the study first", status=1)
+    made = [one for one in made if one.rows]
     if write is None:
         for layout in made:
-            console.print(table_formats.rich(layout))
-            for note in layout.notes:
-                say(console, note)
+            _print(layout, console)
     elif options.to is None:
         exactly(console, write(made), end="")
     else:
@@ -58,3 +63,37 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
             raise StudyError(
                 f"{options.to} cannot be written: {error.strerror}", todo="name another file with --to"
             ) from None
+
+
+def names_to_print(given: Iterable[str]) -> dict[str, str]:
+    """The names of `ours=printed` texts. Raises StudyError for a text of another form."""
+    found = {}
+    for one in given:
+        ours, equals, printed = one.partition("=")
+        if not ours or not equals or not printed.strip():
+            raise StudyError(f"'{one}' names nothing", where="--name", accepted="<name in the spec>=<name to print>")
+        found[ours.strip()] = printed.strip()
+    return found
+
+
+def _print(layout: Layout, console: Console) -> None:
+    """Print a table with its notes.
+
+    If it is wider than the terminal, models get shorter names, with a legend; then standard deviations are left out.
+    """
+    wide, style = console.options.update(max_width=100_000), layout.style
+    used = [*layout.targets, *(name for row in layout.rows for name in row.sources.split("+"))]
+    models = [name for name in dict.fromkeys(used) if name not in style.names]
+    shorter: list[Mapping[str, str]] = [{}, *shortened(models)]
+    for short, spread in [*((one, True) for one in shorter), (shorter[-1], False)]:
+        shown = replace(layout, style=replace(style, names={**style.names, **short}, spread=spread))
+        table = table_formats.rich(shown)
+        if console.measure(table, options=wide).maximum <= console.width:
+            break
+    console.print(table)
+    if short:
+        say(console, legend(short))
+    for note in shown.notes:
+        say(console, note)
+    if any(rate.std is not None for row in layout.rows for rate in row.rates if rate is not None) and not spread:
+        say(console, "Standard deviations over seeds need a wider terminal, or another --format")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -33,7 +33,8 @@ _MOST_ACROSS = 5
 _LONGEST = 26
 _NAMED = 4
 """Number of logits with their own colour and name; the others are grey."""
-_EXTENSIONS = ("svg", "png")
+_UNDATED: Any = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
+"""By format of the files: metadata without dates, so that equal rows give equal files."""
 
 
 def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> list[Path]:
@@ -41,7 +42,15 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
     import matplotlib as mpl
 
     # A fixed salt and no date: equal rows give equal files.
-    mpl.rcParams.update({"svg.hashsalt": "study", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    mpl.rcParams.update(
+        {
+            "svg.hashsalt": "study",
+            "pdf.fonttype": 42,
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,10 +58,9 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
             # Lay out once for both formats: it takes longer than drawing.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-            for extension in _EXTENSIONS:
+            for extension in _UNDATED:
                 path = folder / f"{_file(name, part)}.{extension}"
-                metadata = {"Date": None} if extension == "svg" else {"Software": None}
-                figure.savefig(path, dpi=160, metadata=metadata)
+                figure.savefig(path, dpi=160, metadata=_UNDATED[extension])
                 written.append(path)
     except OSError as error:
         raise StudyError(f"{folder} cannot be written: {error.strerror}", where="--figures") from None

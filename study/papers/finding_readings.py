@@ -1,4 +1,4 @@
-"""The two readings of a finding that commands and reports show: the claimed one, and a second for context."""
+"""The readings of a finding that commands and reports show: the claimed one, and the others for context."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ READINGS = {"each": "every cell", "average": "the average", "some": "some cell"}
 """The scopes of a claim, in words."""
 
 EXPLANATION = (
-    "The first line of a finding is its claim and decides its verdict; the second line is for context. Every cell: "
-    "the numbers are those of the cell that supports the claim least; each cell is tested at 0.05 (refuted after "
-    "Holm's correction)."
+    "The first line of a finding is its claim and decides its verdict; the others are for context. The average and "
+    "every cell are two questions, each with its own interval, test and verdict. Every cell: the numbers are those of "
+    "the cell that supports the claim least; each cell is tested at 0.05 (refuted after Holm's correction)."
 )
 
-
 NEEDED = (
-    "Would decide: about how many images an undecided verdict needs, if effect and spread stay as they are; the "
-    "interval then ends at the bound."
+    "Would decide: about how many images an undecided verdict needs, if effect and spread stay as they are (a normal "
+    "approximation of its test)."
 )
 
 
@@ -40,7 +39,5 @@ def rounded(images: int) -> str:
 
 
 def readings(finding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Two readings in words, each with its numbers: the claimed one, then the average (every cell, if the claim
-    is about the average)."""
-    other = "each" if finding["holds"] == "average" else "average"
-    return [(READINGS[name], finding[name]) for name in (finding["holds"], other)]
+    """The readings in words, each with its numbers: the claimed one, then the average and every cell."""
+    return [(READINGS[name], finding[name]) for name in dict.fromkeys((finding["holds"], "average", "each"))]

@@ -34,6 +34,8 @@ _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
 _STYLE: Any = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
+    # Publishers ask for embedded outlines, not for Type 3 fonts.
+    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.size": 9,
     # Names of models and attacks may contain $ and are never formulas.
@@ -48,6 +50,35 @@ _STYLE: Any = {
 }
 
 
+_WHOLE: Any = {"bbox_inches": "tight", "pad_inches": 0.08}
+"""No label is cut off, however long it is."""
+
+_AXES = {
+    "steps": "number of steps",
+    "gradients": "gradients per image",
+    "budget": "budget, pixel values 0..255",
+    "momentum": "decay of the momentum",
+    "learning_rate": "learning rate, pixel values",
+    "scales": "number of scales",
+    "skip_gradient.gamma": "gradient of residual branches, factor gamma",
+    "smoothing.sigma": "standard deviation of the noise, pixel values",
+    "smoothing.copies": "number of noisy copies",
+    "diversity.probability": "probability of a resized input",
+    "variance.samples": "number of neighbours",
+    "variance.beta": "distance of neighbours, multiples of epsilon",
+    "kernel.size": "size of the kernel, pixels",
+    "kernel.sigma": "standard deviation of the kernel, pixels",
+    "admix.copies": "number of mixed images",
+    "admix.strength": "share of the mixed image",
+}
+"""By key of a number, the words of its axis with their unit."""
+
+
+def axis_words(along: str) -> str:
+    """The words for an axis: a number of a recipe that has none of its own is named by its key."""
+    return _AXES.get(along, along)
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure for the page: `svg` is an element whose ids are unique in the page; text in it is escaped."""
@@ -57,11 +88,12 @@ class Drawing:
 
 
 class Album:
-    """The figures of one report, also written as files into `folder` if there is one."""
+    """The figures of one report, also written as files into `folder` if there is one: for papers without `titles`."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, titles: bool = True) -> None:
         """Raises StudyError if the folder cannot be made."""
         self._folder = folder
+        self._titles = titles
         self._names: set[str] = set()
         if folder is not None:
             try:
@@ -70,7 +102,7 @@ class Album:
                 raise StudyError(f"{folder} cannot be made: {error.strerror}", todo="name another folder") from None
 
     def add(self, name: str, figure: Figure | None, caption: str = "") -> Drawing | None:
-        """The drawing of a figure, also written as `<name>.svg` and `<name>.png`; None for None.
+        """The drawing of a figure, also written as `<name>.svg`, `<name>.png` and `<name>.pdf`; None for None.
 
         Raises StudyError if a file cannot be written.
         """
@@ -82,9 +114,12 @@ class Album:
         self._names.add(stem)
         drawn = svg(figure)
         if self._folder is not None:
+            if not self._titles:
+                figure.suptitle("")
             try:
-                (self._folder / f"{stem}.svg").write_text(drawn, encoding="utf-8")
+                (self._folder / f"{stem}.svg").write_text(drawn if self._titles else svg(figure), encoding="utf-8")
                 (self._folder / f"{stem}.png").write_bytes(png(figure))
+                (self._folder / f"{stem}.pdf").write_bytes(pdf(figure))
             except OSError as error:
                 raise StudyError(f"{self._folder / stem} cannot be written: {error.strerror}") from None
         label = str(figure.get_label() or caption or name)
@@ -106,7 +141,7 @@ def svg(figure: Figure) -> str:
 
     written = io.StringIO()
     with rc_context(_STYLE):
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None}, **_WHOLE)
     return written.getvalue()
 
 
@@ -116,7 +151,19 @@ def png(figure: Figure) -> bytes:
 
     written = io.BytesIO()
     with rc_context(_STYLE):
-        figure.savefig(written, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(written, format="png", dpi=200, metadata={"Software": None}, **_WHOLE)
+    return written.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF with its fonts, without a date and the version of the library."""
+    from matplotlib import rc_context
+
+    written = io.BytesIO()
+    with rc_context(_STYLE):
+        figure.savefig(
+            written, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}, **_WHOLE
+        )
     return written.getvalue()
 
 
@@ -198,26 +245,30 @@ def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str
     return figure
 
 
-def curve(lines: Mapping[str, Points], along: str, title: str) -> Figure | None:
-    """One panel per target, or one panel with their mean for more than six. None if no line has two points."""
+def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> Figure | None:
+    """One panel per target, or one panel with their mean for more than six. None if no line has two points.
+
+    `kind` is the relation of the targets to the sources.
+    """
     if len(lines) > _MOST_PANELS:
-        lines = {"mean of all targets": _averaged(lines)}
+        lines = {f"mean of all {kind} targets": _averaged(lines)}
     drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
     if not any(len(one) > 1 for of in drawn.values() for one in of.values()):
         return None
     from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(name for of in drawn.values() for name in of))[:_MOST_LINES]
-    with _blank(len(drawn), f"{title}: success against {along}") as (figure, panels):
+    words = axis_words(along)
+    with _blank(len(drawn), f"{title}: success against {words.partition(',')[0]}") as (figure, panels):
         for axes, (target, of) in zip(panels, drawn.items(), strict=True):
             for place, name in enumerate(names):
                 if name in of:
                     _line(axes, of[name], place, name)
             axes.set_title(target, fontsize=9)
             _percent(axes)
-            axes.set_xlabel(along)
+            axes.set_xlabel(words)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=along in {"steps", "gradients"}))
-        panels[0].set_ylabel("success rate, %")
+        panels[0].set_ylabel(f"success rate on {kind} targets, %")
         _legend(figure, panels)
     return figure
 

@@ -22,6 +22,7 @@ SERVICE_SUCCESS = (
     "Remote service: an untargeted image succeeds if the service returns none of the labels that it returned for the "
     "clean image; a targeted image succeeds if it returns the target label"
 )
+BLACK_BOX_MEAN = "Black-box mean: mean of the black-box rates; white-box and grey-box rates do not count"
 CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
 RMSD = "RMSD: mean over images, in pixel values 0..255"
 

@@ -29,7 +29,11 @@ def no_run(path: StoragePath, what: str) -> StudyError:
             todo=f"see `study status {path}`, and wait; if the launch has ended, launch the study again",
         )
     if inside := runs_in(path):
-        return StudyError(f"{path} holds run folders, and this needs one of them", accepted=names(map(str, inside)))
+        return StudyError(
+            f"{what.partition(':')[0]}, but holds run folders",
+            accepted=names(map(str, inside)),
+            todo="name one of them",
+        )
     if _is_run(RUNS / path):
         return StudyError(what, accepted=str(RUNS / path), todo=f"write {RUNS / path}")
     return StudyError(what, accepted=_known(), todo=_TODO)

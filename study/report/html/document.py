@@ -31,11 +31,15 @@ from study.terminal.prose import say
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Options of `study report`: the file, a folder for its figures, and a spec whose `published` has changed."""
+    """Options of `study report`: the file, a folder for its figures, and a spec whose `published` has changed.
+
+    Without `titles`, the figures in the folder have none: a paper has captions.
+    """
 
     to: Path | None = None
     figures: Path | None = None
     spec: Path | None = None
+    titles: bool = True
 
 
 @integrity.reads
@@ -46,7 +50,7 @@ def report(run: str, options: ReportOptions, console: Console) -> None:
     # A browser cannot open an object store: the report of such a run goes into the current folder.
     default = folder / "report.html" if isinstance(folder, Path) else Path(f"{data.spec.study}-report.html")
     to = options.to or default
-    page = _page(data, options.figures)
+    page = _page(data, options.figures, titles=options.titles)
     _write(to, page)
     say(console, f"{to}: {len(page.encode()) / 2**20:.1f} MiB, {data.row_count:,} rows")
     if options.figures is not None:
@@ -57,8 +61,8 @@ def report(run: str, options: ReportOptions, console: Console) -> None:
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
     """Write the report of the run in folder `run` to the file `to`. The same run gives the same bytes.
 
-    `figures` is a folder for every figure as SVG and PNG. `spec` replaces the run's own as in `run_reader.open_run`.
-    Raises StudyError for a missing or damaged run, and for files that cannot be written.
+    `figures` is a folder for every figure as SVG, PNG and PDF. `spec` replaces the run's own as in
+    `run_reader.open_run`. Raises StudyError for a missing or damaged run, and for files that cannot be written.
     """
     _write(to, _page(read_report_data(str(run), spec), figures))
 
@@ -70,14 +74,14 @@ def _write(to: Path, page: str) -> None:
         raise StudyError(f"{to} cannot be written: {error.strerror}", todo="name another file with --to") from None
 
 
-def _page(data: ReportData, figures: Path | None) -> str:
+def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str:
     """The report as HTML. Templates escape every value except figures, our style and our script.
 
     The page's security policy contains the hash of our script, so that a browser runs no other one.
     """
     assets = files("study.report") / "assets"
     script = (assets / "report.js").read_text(encoding="utf-8")
-    album = Album(figures)
+    album = Album(figures, titles=titles)
     return page_template().render(
         study=data.spec.study,
         style=(assets / "report.css").read_text(encoding="utf-8") + ramp_css(),

@@ -14,7 +14,7 @@ from study.analysis.matrix import left_out
 from study.analysis.robustness import destruction_rates
 from study.analysis.visibility import visibility
 from study.papers.finding_cells import without_transform
-from study.planning.relation import MARKS
+from study.planning.relation import MARKS, RELATIONS
 from study.report import figures
 from study.report.curves import curves, transferred
 from study.report.html.components import MISSING, HtmlTable, TableCell, number_cell, percent_cell, text_cells
@@ -37,7 +37,10 @@ from study.report.wording import (
 
 _SCATTER_NOTE = "One mark per attack (with its checkpoint or budget) and source set: the mean over black-box targets."
 _MEASURE_NOTE = "One mark per attack (with its checkpoint or budget): the mean over black-box targets, and over images."
-_CURVE_NOTE = "A line is the mean over several source sets, or one source set with its 95 % interval."
+_CURVE_NOTE = (
+    "A line is the mean over several source sets, or one source set with its 95 % interval. It covers black-box "
+    "targets alone, if there are any."
+)
 _DESTRUCTION_NOTE = (
     "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
     "model classifies correctly after the transformation. Lower means that the attack survives."
@@ -149,17 +152,20 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
     diagonal = cells.filter(pl.col("target") == pl.col("sources").replace_strict(targets, default=None))
     known = {(one["attack"], one["steps"], one["level"], one["target"]): one for one in diagonal.iter_rows(named=True)}
     held_out = [model for model in data.spec.models if model in targets.values()]
-    rows = []
+    rows: list[list[TableCell]] = []
+    relations: set[str] = set()
     for shown, attack, steps, level in attack_points(data.spec, data.spec.experiments[name].attacks):
         found = [known.get((attack, steps, level, target)) for target in held_out]
         rates = [cell["success"] for cell in found if cell is not None]
         if rates:
+            relations |= {str(cell["relation"]) for cell in found if cell is not None}
             mean = percent_cell(sum(rates) / len(rates), decimals=1)
             rows.append([TableCell(shown), _rmsd_cell(found), *map(rate_cell, found), mean])
     if not rows:
         return None
     notes = ["The column names the target; the sources are all other models of the ensemble."]
-    head = ["attack", "RMSD", *(f"without {target}" for target in held_out), "mean"]
+    kinds = " and ".join(f"{kind}-box" for kind in RELATIONS if kind in relations)
+    head = ["attack", "RMSD", *(f"without {target}" for target in held_out), f"{kinds} mean"]
     title = f"{name}, {goal}: ensembles against the model they leave out"
     code = data.code(f"analysis.leave_one_out(rows, spec, {name!r})")
     return HtmlTable(title, head, rows, code, grid=True, notes=notes)
@@ -212,10 +218,11 @@ def _drawings(
     data: ReportData, name: str, goal: str, cells: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
     spec, experiment = data.spec, data.spec.experiments[name]
-    title = f"{name}, {goal}" if transferred(cells) else f"{name}, {goal}, white-box"
+    kinds = "black-box" if transferred(cells) else " and ".join(f"{one}-box" for one in sorted(set(cells["relation"])))
+    title = f"{name}, {goal}" if transferred(cells) else f"{name}, {goal}, {kinds}"
     drawn = [album.add(f"{name}-{goal}-rmsd", figures.success_by_rmsd(cells, experiment.attacks, title), _SCATTER_NOTE)]
     for along, lines in curves(cells, spec, experiment):
-        figure = figures.curve(lines, along, title)
+        figure = figures.curve(lines, along, title, kinds)
         drawn.append(album.add(f"{name}-{goal}-{along.replace('.', '-')}", figure, _CURVE_NOTE))
     if goal == "untargeted":
         figure = figures.destruction(_destruction(data, name), experiment.attacks, title)

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, Relation, marked
-from study.report.wording import CLEAN_ACCURACY, RMSD, rate_decimals, rmsd_range
+from study.report.wording import BLACK_BOX_MEAN, CLEAN_ACCURACY, RMSD, rate_decimals, rmsd_range
 
 _DEFINITIONS = {
     "accuracy": "Accuracy (%): adversarial images whose true label is {rank}; lower means a stronger attack",
     "success": "Untargeted success rate (%): adversarial images whose true label is not {rank}",
     "match": "Targeted success rate (%): adversarial images whose target label is {rank}",
 }
+_INTERVALS = "In brackets: the 95 % interval (Wilson), each image counted once"
+
+
+@dataclass(frozen=True)
+class TableStyle:
+    """How a table prints its numbers and names.
+
+    Attributes:
+        decimals: Decimals of rates; None for as many as the number of images supports.
+        mean: Add a column with the mean of the black-box rates of a row.
+        intervals: Print intervals in place of standard deviations.
+        names: What to print for attacks, models and experiments, by their names in the spec.
+        across: Attacks are columns, and pairs of sources and target are rows.
+        spread: Print standard deviations over seeds.
+    """
+
+    decimals: int | None = None
+    mean: bool = False
+    intervals: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    across: bool = False
+    spread: bool = True
+
+    def named(self, name: str) -> str:
+        return self.names.get(name, name)
+
+    def sources(self, joined: str) -> str:
+        """The printed names of source models that are joined by `+`."""
+        return " + ".join(map(self.named, joined.split("+")))
+
+
+PLAIN = TableStyle()
 
 
 @dataclass(frozen=True)
 class TableRate:
-    """A rate in percent; `std` is its sample standard deviation over seeds (None for one seed)."""
+    """A rate in percent, and its interval; `std` is its sample standard deviation over seeds (None for one seed)."""
 
     value: float
     std: float | None
@@ -27,6 +61,8 @@ class TableRate:
     rmsd: float
     """Mean, in pixel values; in a search of the minimal RMSD, the one that this target needed."""
     best: bool = False
+    low: float | None = None
+    high: float | None = None
 
     @property
     def black(self) -> bool:
@@ -37,10 +73,18 @@ class TableRate:
         """`*` for white-box, `°` for grey-box."""
         return MARKS.get(self.relation, "")
 
-    def text(self, plus_minus: str = "±") -> str:
-        decimals = rate_decimals(self.images)
-        spread = "" if self.std is None else f" {plus_minus} {self.std:.{max(1, decimals)}f}"
-        return f"{self.value:.{decimals}f}{spread}"
+    def parts(self, style: TableStyle) -> tuple[str, str, tuple[str, str] | None]:
+        """The rate, its standard deviation (empty if there is none), and its interval if the style has them."""
+        decimals = rate_decimals(self.images) if style.decimals is None else style.decimals
+        interval = None
+        if style.intervals and self.low is not None and self.high is not None:
+            interval = (f"{self.low:.{decimals}f}", f"{self.high:.{decimals}f}")
+        spread = "" if self.std is None or style.intervals or not style.spread else f"{self.std:.{max(1, decimals)}f}"
+        return f"{self.value:.{decimals}f}", spread, interval
+
+    def text(self, plus_minus: str = "±", style: TableStyle = PLAIN) -> str:
+        value, spread, interval = self.parts(style)
+        return value + (f" {plus_minus} {spread}" if spread else "") + (f" [{', '.join(interval)}]" if interval else "")
 
 
 @dataclass(frozen=True)
@@ -51,10 +95,24 @@ class TableRow:
     variant: str
     sources: str
     rates: tuple[TableRate | None, ...]
+    best_mean: bool = False
 
     @property
     def rmsd_text(self) -> str:
         return rmsd_range([rate.rmsd for rate in self.rates if rate is not None])
+
+    @property
+    def mean(self) -> TableRate | None:
+        """The mean of the black-box rates; None without any."""
+        rates = [rate for rate in self.rates if rate is not None and rate.black]
+        if not rates:
+            return None
+        value, rmsd = (statistics.fmean(one) for one in zip(*((rate.value, rate.rmsd) for rate in rates), strict=True))
+        return TableRate(value, None, rates[0].images, rates[0].seeds, "black", rmsd, self.best_mean)
+
+    def shown(self, style: TableStyle) -> str:
+        """The printed name of the attack at its point."""
+        return style.named(self.attack) + self.variant.removeprefix(self.attack)
 
 
 @dataclass(frozen=True)
@@ -69,26 +127,30 @@ class Layout:
     rows: tuple[TableRow, ...]
     clean: tuple[Right | None, ...] = ()
     """Answers of each target to clean images; None if unknown."""
+    style: TableStyle = PLAIN
 
     @property
     def title(self) -> str:
-        return f"{self.experiment}, {self.goal}, top-{self.top} {self.metric}"
+        return f"{self.style.named(self.experiment)}, {self.goal}, top-{self.top} {self.metric}"
 
     @property
     def notes(self) -> list[str]:
-        """Definitions of the rate, the marks, bold, RMSD and clean accuracy."""
+        """Definitions of the rate, the marks, bold, means, RMSD and clean accuracy."""
         definition = _DEFINITIONS["match" if self.goal == "targeted" and self.metric == "success" else self.metric]
         rank = "the target's top-1 label" if self.top == 1 else f"among the target's top-{self.top} labels"
         rates = [rate for row in self.rows for rate in row.rates if rate is not None]
         seeds = max((rate.seeds for rate in rates), default=1)
         rivals = "attack on the same sources" if len({row.variant for row in self.rows}) > 1 else "source set"
+        spread = f"±: standard deviation over {seeds} seeds"
         return [
             definition.format(rank=rank),
+            f"{max((rate.images for rate in rates), default=0):,} images" + (f", {seeds} seeds" if seeds > 1 else ""),
             *marked(rate.relation for rate in rates),
             f"Bold: the strongest {rivals} among black-box rates",
+            *([BLACK_BOX_MEAN] if self.style.mean else []),
             RMSD,
-            *([f"±: standard deviation over {seeds} seeds"] if seeds > 1 else []),
-            *([CLEAN_ACCURACY] if any(self.clean) else []),
+            *([_INTERVALS] if self.style.intervals else [spread] if seeds > 1 and self.style.spread else []),
+            *([CLEAN_ACCURACY] if any(self.clean) and not self.style.across else []),
         ]
 
     @property
@@ -96,3 +158,8 @@ class Layout:
         """The clean accuracy of each target in percent, as text; empty if none is known."""
         shown = ("–" if one is None or not one.images else f"{100 * one.share:.0f}" for one in self.clean)
         return tuple(shown) if any(self.clean) else ()
+
+
+def points(rows: Sequence[TableRow]) -> list[str]:
+    """The attacks, each at its points, in the order of the rows."""
+    return list(dict.fromkeys(row.variant for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,7 @@ from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
+from study.report.tables.short_names import legend, shortened
 from study.report.wording import AT_COST, CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
 from study.results.run_reader import RunData
 from study.terminal.prose import say
@@ -50,20 +52,29 @@ def print_matrices(finished: RunData, console: Console) -> bool:
 
 
 def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
-    """The table of every experiment and goal, with the goal; several tables if the console is too narrow for one.
+    """The table of every experiment and goal, with the goal. If it is too wide, models get short names and a legend.
 
-    `found` are the cells of the run, seed by seed.
+    Where these are too wide too, the targets are split over several tables. `found` are the cells of the run, seed by
+    seed.
     """
     wide = console.options.update(max_width=100_000)
+
+    def fits(table: Table) -> bool:
+        return console.measure(table, options=wide).maximum <= console.width
+
     for name, experiment in finished.spec.experiments.items():
         averages = averaged(of_experiment(found, finished.spec, name))
         for goal in experiment.goal:
             rows = list(matrix_rows(finished.spec, name, goal, averages))
             start, end = 0, len(finished.spec.targets(experiment))
+            heads = _Heads()
+            for heads in _shorter(_models(finished, name)):
+                if fits(_matrix(finished, name, goal, rows, slice(start, end), heads=heads)):
+                    break
             while start < end:
                 for stop in range(end, start, -1):
-                    table = _matrix(finished, name, goal, rows, slice(start, stop))
-                    if console.measure(table, options=wide).maximum <= console.width:
+                    table = _matrix(finished, name, goal, rows, slice(start, stop), heads=heads)
+                    if fits(table):
                         break
                 start = stop
                 if table.row_count:
@@ -93,14 +104,42 @@ def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
                 yield table
 
 
-def _matrix(finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice) -> Table:
-    """The table of the targets in `shown`."""
+@dataclass(frozen=True)
+class _Heads:
+    """What a matrix calls the column of source models, and other names of models."""
+
+    sources: str = "source models"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def _shorter(models: Sequence[str]) -> Iterator[_Heads]:
+    """Headings from longer to shorter."""
+    yield _Heads()
+    yield _Heads("sources")
+    yield from (_Heads("sources", names) for names in shortened(models))
+
+
+def _models(finished: RunData, name: str) -> list[str]:
+    """The models of an experiment: its targets, then its other sources."""
+    spec, experiment = finished.spec, finished.spec.experiments[name]
+    sources = (model for one in spec.source_sets(experiment) for model in one)
+    return list(dict.fromkeys((*spec.targets(experiment), *sources)))
+
+
+def _matrix(
+    finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice, *, heads: _Heads
+) -> Table:
+    """The table of the targets in `shown`, with their legend if `heads` has other names of models."""
     targets = finished.spec.targets(finished.spec.experiments[name])[shown]
     several = any(cell["seeds"] > 1 for row in rows for cell in row.cells if cell)
     table = Table(title=f"{name}, {goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    names = heads.names
+    if names:
+        table.caption, table.caption_justify = f"{legend(names)}\n", "left"
     table.add_column("attack")
-    table.add_column("source models")
-    for heading in (*(["seeds"] if several else []), "images", "RMSD", *targets):
+    table.add_column(heads.sources)
+    shown_targets = (names.get(target, target) for target in targets)
+    for heading in (*(["seeds"] if several else []), "images", "RMSD", *shown_targets):
         table.add_column(heading, justify="right", no_wrap=True)
     for _, section in groupby(rows, key=lambda row: row.attack):
         last = ""
@@ -111,7 +150,8 @@ def _matrix(finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], 
                 seeds = [str(known[0]["seeds"])] if several else []
                 numbers = (*seeds, str(known[0]["images"]), rmsd_range([cell["rmsd"] for cell in known]))
                 variant = "" if row.variant == last else row.variant
-                table.add_row(variant, row.sources.replace("+", " + "), *numbers, *map(_rate, cells))
+                sources = " + ".join(names.get(one, one) for one in row.sources.split("+"))
+                table.add_row(variant, sources, *numbers, *map(_rate, cells))
                 last = row.variant
         table.add_section()
     if table.row_count and any(target in finished.clean for target in targets):

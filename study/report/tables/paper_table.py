@@ -12,7 +12,7 @@ import polars as pl
 from study.analysis.experiments import averaged, cells, of_experiment
 from study.errors import StudyError, names
 from study.report.matrix_rows import matrix_rows
-from study.report.tables.layout import Layout, TableRate, TableRow
+from study.report.tables.layout import PLAIN, Layout, TableRate, TableRow, TableStyle
 from study.spec.schema import Experiment, Spec
 
 METRICS = ("accuracy", "success", "match")
@@ -20,46 +20,70 @@ METRICS = ("accuracy", "success", "match")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Options of `study table`. `top` labels count (1 to 5); `metric` None means that of the published table."""
+    """Options of `study table`. `top` labels count (1 to 5); `metric` None means that of the published table.
 
-    experiment: str
+    `experiments` is empty for all of the spec.
+    """
+
+    experiments: tuple[str, ...] = ()
     top: int = 1
     metric: str | None = None
     format: str = "rich"
     to: Path | None = None
     spec: Path | None = None
+    style: TableStyle = PLAIN
 
 
 def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layout]:
-    """The tables of an experiment, one per goal, from the rows of a run.
+    """The tables of the experiments, one per goal, from the rows of a run.
 
     `accuracy` (1 - success) applies to untargeted images, `match` to targeted ones, `success` to both. Raises
-    StudyError for an unknown experiment, `top` or metric.
+    StudyError for an unknown experiment, `top`, metric or name to print.
     """
-    if options.experiment not in spec.experiments:
-        known = names(spec.experiments, options.experiment)
-        raise StudyError(f"there is no experiment named '{options.experiment}'", accepted=known)
+    for name in options.experiments:
+        if name not in spec.experiments:
+            raise StudyError(f"there is no experiment named '{name}'", accepted=names(spec.experiments, name))
+    printable = [*spec.attacks, *spec.models, *spec.experiments]
+    for name in options.style.names:
+        if name not in printable:
+            raise StudyError(
+                f"'{name}' is no attack, model or experiment of this study",
+                where="--name",
+                accepted=names(printable, name),
+                todo="write --name <name in the spec>=<name to print>",
+            )
+    if options.style.decimals is not None and not 0 <= options.style.decimals <= 6:
+        raise StudyError(f"{options.style.decimals} decimals cannot be printed", accepted="--decimals 0 to 6")
     if not 1 <= options.top <= 5:
         raise StudyError(f"top {options.top} is not available: rows hold five labels", accepted="--top 1 to 5")
-    experiment = spec.experiments[options.experiment]
+    return [
+        table
+        for name in dict.fromkeys(options.experiments or spec.experiments)
+        for table in _of_experiment(spec, rows, name, options)
+    ]
+
+
+def _of_experiment(spec: Spec, rows: pl.LazyFrame, name: str, options: TableOptions) -> list[Layout]:
+    experiment = spec.experiments[name]
     metrics = {goal: options.metric or _published_metric(experiment, goal) for goal in dict.fromkeys(experiment.goal)}
     for goal, metric in metrics.items():
         accepted = ("accuracy", "success") if goal == "untargeted" else ("match", "success")
         if metric not in accepted:
             raise StudyError(
-                f"'{metric}' is no metric of {goal} images, which '{options.experiment}' has",
+                f"'{metric}' is no metric of {goal} images, which '{name}' has",
                 accepted=f"--metric {' or '.join(accepted)}",
             )
     by_seed = cells(rows.filter(pl.col("attack").is_in(list(experiment.attacks))), spec, top=options.top)
-    found = averaged(of_experiment(by_seed, spec, options.experiment))
+    found = averaged(of_experiment(by_seed, spec, name))
     targets = spec.targets(experiment)
     tables = []
     for goal, metric in metrics.items():
         made = [
             TableRow(row.attack, row.variant, row.sources, tuple(_rate(cell, metric) for cell in row.cells))
-            for row in matrix_rows(spec, options.experiment, goal, found)
+            for row in matrix_rows(spec, name, goal, found)
         ]
-        tables.append(Layout(options.experiment, goal, metric, options.top, targets, with_best(made, metric)))
+        marked = with_best(made, metric)
+        tables.append(Layout(name, goal, metric, options.top, targets, marked, style=options.style))
     return tables
 
 
@@ -82,12 +106,15 @@ def _rate(cell: Mapping[str, Any] | None, metric: str) -> TableRate | None:
         return None
     value = 100 * cell["success"]
     std = None if cell["std"] is None else 100 * cell["std"]
-    kept = 100 - value if metric == "accuracy" else value
-    return TableRate(kept, std, cell["images"], cell["seeds"], cell["relation"], cell["rmsd"])
+    low, high = 100 * cell["low"], 100 * cell["high"]
+    if metric == "accuracy":
+        value, low, high = 100 - value, 100 - high, 100 - low
+    counts = (cell["images"], cell["seeds"], cell["relation"], cell["rmsd"])
+    return TableRate(value, std, *counts, low=low, high=high)
 
 
 def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
-    """The rows with the strongest black-box rate of each target marked.
+    """The rows with the strongest black-box rate of each target, and the strongest mean, marked.
 
     Rivals are the attacks on the same sources; with a single attack, its source sets.
     """
@@ -101,5 +128,8 @@ def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
             values = [one.value for one in others if one is not None and one.black]
             best = rate is not None and rate.black and len(values) > 1 and rate.value == strongest(values)
             rates.append(rate and replace(rate, best=best))
-        marked.append(replace(row, rates=tuple(rates)))
+        means = [mean.value for other in rivals if (mean := other.mean) is not None]
+        mean = row.mean
+        best_mean = mean is not None and len(means) > 1 and mean.value == strongest(means)
+        marked.append(replace(row, rates=tuple(rates), best_mean=best_mean))
     return tuple(marked)

@@ -1,17 +1,18 @@
-"""Formats of tables: for the terminal, Markdown, LaTeX with booktabs, and CSV with one line per rate."""
+"""Formats of tables: for the terminal, Markdown, LaTeX with booktabs or siunitx, Typst, and CSV (a line per rate)."""
 
 from __future__ import annotations
 
 import csv as csv_format
 import io
-from collections.abc import Iterable
-from itertools import groupby
+import re
+from collections.abc import Callable, Iterable
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from study.report.tables.layout import Layout, TableRate
+from study.report.tables.grid import Grid, grid
+from study.report.tables.layout import Layout, TableRate, TableStyle
 
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -25,62 +26,193 @@ _LATEX = {
     ">": "$>$",
     "|": r"\textbar{}",
 }
+_TYPST = r"\`*_#$<>@[]~/'" + '"'
 
 _RAISED = {"*": "*", "°": r"\circ"}
 
 COLUMNS = (
-    *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "images"),
-    *("seeds", "rmsd", "relation", "best", "clean"),
+    *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "low", "high"),
+    *("images", "seeds", "rmsd", "relation", "best", "clean"),
 )
-"""Columns of the CSV. `value` and `std` are in percent, unrounded. `images` counts clean images once for all seeds.
-`clean` is the clean accuracy of the target in percent, empty if unknown."""
+"""Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; the latter two are the 95 % interval.
+`images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty if
+unknown. Names are those of the spec."""
+
+Cell = TableRate | str | None
 
 
 def rich(layout: Layout) -> Table:
     """A table for the terminal."""
+    made = grid(layout)
     table = Table(title=layout.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.add_column("attack")
-    table.add_column("sources")
-    for heading in ("RMSD", *layout.targets):
+    for corner in made.corner:
+        table.add_column(corner)
+    for heading in made.columns:
         table.add_column(heading, justify="right")
-    for variant, section in groupby(layout.rows, key=lambda row: row.variant):
+    for section in made.sections:
         table.add_section()
-        for index, row in enumerate(section):
-            rates = (Text("–") if rate is None else _rich_rate(rate) for rate in row.rates)
-            table.add_row("" if index else variant, row.sources.replace("+", " + "), row.rmsd_text, *rates)
-    if layout.clean_accuracies:
+        for index, (name, cells) in enumerate(section.rows):
+            table.add_row("" if index else section.heading, name, *(_rich_cell(cell, layout.style) for cell in cells))
+    if made.last is not None:
         table.add_section()
-        table.add_row("clean images", "", "", *layout.clean_accuracies, style="dim")
+        table.add_row(made.last[0], "", *made.last[1], style="dim")
     return table
 
 
-def _rich_rate(rate: TableRate) -> Text:
-    style = "bold" if rate.best else "" if rate.black else "dim"
-    return Text(rate.text() + rate.mark, style=style)
+def _rich_cell(cell: Cell, style: TableStyle) -> Text:
+    if not isinstance(cell, TableRate):
+        return Text("–" if cell is None else cell)
+    return Text(cell.text(style=style) + cell.mark, style="bold" if cell.best else "" if cell.black else "dim")
 
 
 def markdown(layouts: Iterable[Layout]) -> str:
-    """Pipe tables. The attack stands in the first row of its section; the best rate is bold."""
-    parts = []
-    for layout in layouts:
-        lines = [f"**{_marked(layout.title)}**", ""]
-        lines.append(_piped(["attack", "sources", "RMSD", *map(_marked, layout.targets)]))
-        lines.append(_piped(["---", "---", *["---:"] * (1 + len(layout.targets))]))
-        for variant, section in groupby(layout.rows, key=lambda row: row.variant):
-            for index, row in enumerate(section):
-                first = "" if index else _marked(variant)
-                sources = _marked(row.sources.replace("+", " + "))
-                lines.append(_piped([first, sources, row.rmsd_text, *map(_markdown_rate, row.rates)]))
-        if layout.clean_accuracies:
-            lines.append(_piped(["clean images", "", "", *layout.clean_accuracies]))
-        lines += ["", *(f"{_marked(note)}  " for note in layout.notes), ""]
-        parts.append("\n".join(lines))
-    return "\n".join(parts)
+    """Pipe tables. The heading of a section stands in its first row; the best rate is bold."""
+    return "\n".join(_markdown_table(grid(layout)) for layout in layouts)
+
+
+def _markdown_table(made: Grid) -> str:
+    layout = made.layout
+    lines = [f"**{_marked(layout.title)}**", ""]
+    lines.append(_piped([*made.corner, *map(_marked, made.columns)]))
+    lines.append(_piped(["---", "---", *["---:"] * len(made.columns)]))
+    for section in made.sections:
+        for index, (name, cells) in enumerate(section.rows):
+            first = "" if index else _marked(section.heading)
+            lines.append(_piped([first, _marked(name), *(_markdown_cell(cell, layout.style) for cell in cells)]))
+    if made.last is not None:
+        lines.append(_piped([made.last[0], "", *made.last[1]]))
+    lines += ["", *(f"{_marked(note)}  " for note in layout.notes), ""]
+    return "\n".join(lines)
+
+
+def _markdown_cell(cell: Cell, style: TableStyle) -> str:
+    if not isinstance(cell, TableRate):
+        return "–" if cell is None else cell
+    text = _marked(cell.text(style=style))
+    if not cell.black:
+        return f"{text}{_marked(cell.mark)}"
+    return f"**{text}**" if cell.best else text
 
 
 def latex(layouts: Iterable[Layout]) -> str:
-    """A `table` environment for each; the document needs \\usepackage{booktabs}. The attack heads its section."""
-    return "\n".join(_latex_table(layout) for layout in layouts)
+    r"""A `table` environment for each; the document needs \usepackage{booktabs}. A heading begins each section."""
+    return "\n".join(_latex_table(grid(layout), _latex_cell, "r") for layout in layouts)
+
+
+def siunitx(layouts: Iterable[Layout]) -> str:
+    r"""The same with columns of the package siunitx, which align numbers at their points; a comment says what it needs.
+
+    Columns with intervals are centred text.
+    """
+    needs = "% \\usepackage{booktabs,siunitx}  \\sisetup{detect-weight, mode=text, separate-uncertainty}\n"
+    return needs + "\n".join(_latex_table(grid(layout), _siunitx_cell, _siunitx_column(layout)) for layout in layouts)
+
+
+def _latex_table(made: Grid, written: Callable[[Cell, TableStyle], str], column: str) -> str:
+    layout = made.layout
+    width, heads = 1 + len(made.columns), map(escaped, made.columns)
+    if column != "r":
+        # A column of numbers takes text in braces only.
+        heads = (f"{{{head}}}" for head in heads)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped('. '.join([layout.title, *layout.notes]))}.}}",
+        rf"\label{{tab:{layout.experiment}-{layout.goal}}}",
+        rf"\begin{{tabular}}{{l{column * (width - 1)}}}",
+        r"\toprule",
+        _ended([made.corner[1].capitalize(), *heads]),
+    ]
+    for section in made.sections:
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escaped(section.heading)}}}}} \\"]
+        lines += [
+            _ended([escaped(name), *(written(cell, layout.style) for cell in cells)]) for name, cells in section.rows
+        ]
+    if made.last is not None:
+        cells = (written(cell or "", layout.style) for cell in made.last[1])
+        lines += [r"\midrule", _ended([made.last[0].capitalize(), *cells])]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _latex_cell(cell: Cell, style: TableStyle) -> str:
+    if not isinstance(cell, TableRate):
+        return "--" if cell is None else escaped(cell)
+    text = cell.text(r"$\pm$", style)
+    if not cell.black:
+        return rf"{text}$^{{{_RAISED[cell.mark]}}}$"
+    return rf"\textbf{{{text}}}" if cell.best else text
+
+
+def _siunitx_column(layout: Layout) -> str:
+    rates = [rate for row in layout.rows for rate in row.rates if rate is not None]
+    parts = [rate.parts(layout.style) for rate in rates]
+    if layout.style.intervals or not parts:
+        return "c"
+    decimals = max(len(value.partition(".")[2]) for value, *_ in parts)
+    spreads = [len(spread.partition(".")[2]) for _, spread, _ in parts if spread]
+    digits = f"3.{max([decimals, *spreads])}" + (f"({2 + max(spreads)})" if spreads else "")
+    # Room for the mark of white-box and grey-box rates, so that it moves no number.
+    return f"S[table-format={digits},table-space-text-post={{$^{{*}}$}}]"
+
+
+def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
+    if not isinstance(cell, TableRate):
+        text = "--" if cell is None else escaped(cell)
+        return text if re.fullmatch(r"\d+(\.\d+)?|", text) else f"{{{text}}}"
+    if style.intervals:
+        return _latex_cell(cell, style)
+    text = cell.text(r"\pm", style)
+    if not cell.black:
+        return rf"{text}{{$^{{{_RAISED[cell.mark]}}}$}}"
+    return rf"\bfseries {text}" if cell.best else text
+
+
+def typst(layouts: Iterable[Layout]) -> str:
+    """A `figure` with a table for each, which needs no package."""
+    return "\n".join(_typst_table(grid(layout)) for layout in layouts)
+
+
+def _typst_table(made: Grid) -> str:
+    layout = made.layout
+    width = 1 + len(made.columns)
+    head = ", ".join(f"[{_typst_text(one)}]" for one in (made.corner[1].capitalize(), *made.columns))
+    lines = [
+        "#figure(",
+        "  table(",
+        f"    columns: {width},",
+        f"    align: (left, {', '.join(['right'] * (width - 1))},),",
+        "    stroke: none,",
+        "    table.hline(),",
+        f"    table.header({head}),",
+    ]
+    for section in made.sections:
+        lines.append("    table.hline(stroke: 0.5pt),")
+        lines.append(f"    table.cell(colspan: {width})[_{_typst_text(section.heading)}_],")
+        for name, cells in section.rows:
+            shown = ", ".join(f"[{_typst_cell(cell, layout.style)}]" for cell in cells)
+            lines.append(f"    [{_typst_text(name)}], {shown},")
+    if made.last is not None:
+        lines.append("    table.hline(stroke: 0.5pt),")
+        lines.append(
+            f"    [{made.last[0].capitalize()}], {', '.join(f'[{_typst_text(one)}]' for one in made.last[1])},"
+        )
+    caption = _typst_text(". ".join([layout.title, *layout.notes]))
+    label = re.sub(r"[^\w.-]", "-", f"tab-{layout.experiment}-{layout.goal}")
+    return "\n".join([*lines, "    table.hline(),", "  ),", f"  caption: [{caption}.],", f") <{label}>", ""])
+
+
+def _typst_cell(cell: Cell, style: TableStyle) -> str:
+    if not isinstance(cell, TableRate):
+        return "–" if cell is None else _typst_text(cell)
+    text = _typst_text(cell.text(style=style))
+    if not cell.black:
+        return f"{text}#super[{_typst_text(cell.mark)}]"
+    return f"*{text}*" if cell.best else text
+
+
+def _typst_text(text: str) -> str:
+    """Text with the special characters of Typst escaped."""
+    return "".join(rf"\{mark}" if mark in _TYPST else mark for mark in text)
 
 
 def csv(layouts: Iterable[Layout]) -> str:
@@ -95,53 +227,16 @@ def csv(layouts: Iterable[Layout]) -> str:
             for target, one in zip(layout.targets, row.rates, strict=True):
                 if one is not None:
                     craft = (layout.experiment, layout.goal, row.attack, row.variant, row.sources, target)
-                    shown = ("" if one.std is None else repr(one.std), one.images, one.seeds, repr(one.rmsd))
+                    ends = ("" if number is None else repr(number) for number in (one.std, one.low, one.high))
+                    counts = (one.images, one.seeds, repr(one.rmsd))
                     marks = (one.relation, str(one.best).lower(), clean.get(target, ""))
-                    writer.writerow((*craft, layout.metric, layout.top, repr(one.value), *shown, *marks))
+                    writer.writerow((*craft, layout.metric, layout.top, repr(one.value), *ends, *counts, *marks))
     return file.getvalue()
 
 
 def escaped(text: str) -> str:
     """Text with the special characters of LaTeX escaped."""
     return "".join(_LATEX.get(mark, mark) for mark in text)
-
-
-def _latex_table(layout: Layout) -> str:
-    width = 2 + len(layout.targets)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escaped('. '.join([layout.title, *layout.notes]))}.}}",
-        rf"\label{{tab:{layout.experiment}-{layout.goal}}}",
-        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-        r"\toprule",
-        _ended(["Sources", "RMSD", *map(escaped, layout.targets)]),
-    ]
-    for variant, section in groupby(layout.rows, key=lambda row: row.variant):
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escaped(variant)}}}}} \\"]
-        for row in section:
-            sources = escaped(row.sources.replace("+", " + "))
-            lines.append(_ended([sources, row.rmsd_text, *map(_latex_rate, row.rates)]))
-    if layout.clean_accuracies:
-        lines += [r"\midrule", _ended(["Clean images", "", *map(escaped, layout.clean_accuracies)])]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def _latex_rate(rate: TableRate | None) -> str:
-    if rate is None:
-        return "--"
-    text = rate.text(r"$\pm$")
-    if not rate.black:
-        return rf"{text}$^{{{_RAISED[rate.mark]}}}$"
-    return rf"\textbf{{{text}}}" if rate.best else text
-
-
-def _markdown_rate(rate: TableRate | None) -> str:
-    if rate is None:
-        return "–"
-    if not rate.black:
-        return f"{rate.text()}{_marked(rate.mark)}"
-    return f"**{rate.text()}**" if rate.best else rate.text()
 
 
 def _ended(cells: Iterable[str]) -> str:

@@ -167,8 +167,8 @@ def test_tables_and_figures(undisturbed, door, tmp_path):
         assert shown in printed
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"cosine-matrix.svg", "cosine-copies.png", "parts-lines.svg"} <= names
-    assert sum(name.startswith("plane-") for name in names) == 2 * 2
-    assert sum(name.startswith("line-") for name in names) == 3 * 2
+    assert sum(name.startswith("plane-") for name in names) == 2 * 3
+    assert sum(name.startswith("line-") for name in names) == 3 * 3
     status, _, error = door("geometry", tmp_path / "nothing")
     assert status == 2
     assert "is not the run folder" in error

@@ -71,3 +71,31 @@ def test_a_claim_about_nothing_is_an_error_with_its_place(door, tiny_run, spec_f
     assert status == 2
     for part in ("singel", "single (the nearest)", "findings.nothing-transfers", "wrong.yaml, line"):
         assert part in error, error
+
+
+UNDECIDED = """
+findings:
+  moves-more:
+    claim: MI fools more often than optimization.
+    source: a test
+    check:
+      compare:
+        better: {experiment: single, attacks: mi, goal: untargeted, boxes: any}
+        than: {experiment: single, attacks: optimization, goal: untargeted, boxes: any}
+        holds: HOLDS
+"""
+
+
+@pytest.mark.parametrize("holds", ["average", "each", "some"])
+def test_average_and_every_cell_are_apart_and_say_how_many_images_would_decide(door, tiny_run, spec_file, holds):
+    claims = spec_file(TINY + UNDECIDED.replace("HOLDS", holds), "claims.yaml")
+    (found,) = json.loads(door("findings", tiny_run, "--spec", claims, "--json")[1])
+    status, printed, _ = door("findings", tiny_run, "--spec", claims)
+    assert status == 0
+    for name, words in (("average", "the average"), ("each", "every cell")):
+        reading = found[name]
+        assert f"  {words}: {reading['verdict']}: {reading['reason']}" in printed
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"  {words}: ")]
+        assert ("images would decide it, if the effect stays (6 here)" in line) == (reading["needed"] is not None)
+        assert reading["needed"] is None or reading["needed"] > 6
+        assert words in printed.partition("The first line of a finding")[0], "and a line of the table"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from study.report import figures
 from study.report.curves import curves
@@ -132,8 +134,38 @@ def test_same_cells_give_same_bytes(tmp_path):
         album.add("a b/c", figures.curve(points, "steps", "t"))
         album.add("a b/c", figures.curve(points, "steps", "t"))
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == ["a_b_c.png", "a_b_c.svg", "a_b_c_.png", "a_b_c_.svg"]
+    assert files == [f"a_b_c{mark}.{ending}" for mark in ("", "_") for ending in ("pdf", "png", "svg")]
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+
+
+def test_files_without_titles_for_papers(tmp_path):
+    points = {"t": {"mi": [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]}}
+    for titles in (True, False):
+        album = figures.Album(tmp_path / str(titles), titles=titles)
+        drawing = album.add("x", figures.curve(points, "smoothing.sigma", "study one"))
+        written = (tmp_path / str(titles) / "x.svg").read_text()
+        assert "study one: success against standard deviation of the noise" in drawing.svg
+        assert ("study one" in ElementTree.canonicalize(written)) == titles
+        assert "standard deviation of the noise, pixel values" in written
+        assert "success rate on black-box targets, %" in written
+        assert (tmp_path / str(titles) / "x.pdf").read_bytes().startswith(b"%PDF-")
+        assert b"Type3" not in (tmp_path / str(titles) / "x.pdf").read_bytes()
+
+
+def test_a_long_label_widens_the_file():
+    points = [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]
+    widths = []
+    for name in ("mi", "a-very-long-name-of-an-attack-" * 8):
+        figure = figures.curve({"target": {name: points, "b": points}}, "steps", "t")
+        with Image.open(io.BytesIO(figures.png(figure))) as picture:
+            widths.append(picture.width / 200 / figure.get_figwidth())
+    assert widths[0] < 1.05
+    assert widths[1] > 1.5, "a legend wider than the figure is not cut off"
+
+
+def test_axes_name_numbers_of_every_curve():
+    assert figures.axis_words("skip_gradient.gamma") == "gradient of residual branches, factor gamma"
+    assert figures.axis_words("views.ssa.sigma") == "views.ssa.sigma"
 
 
 def test_destruction_figure():

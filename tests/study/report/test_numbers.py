@@ -96,7 +96,7 @@ def test_all_readers_use_the_rows_of_the_experiment(many_run, frame, name, goal)
     spec = finished.spec
     own = frame.filter(pl.col("seed").is_in(spec.seeds_of(spec.experiments[name])), goal=goal)
     shown = averaged(of_experiment(cells(finished.rows, spec), spec, name, goal))
-    (layout,) = [one for one in paper_table.layouts(spec, finished.rows, TableOptions(name)) if one.goal == goal]
+    (layout,) = [one for one in paper_table.layouts(spec, finished.rows, TableOptions((name,))) if one.goal == goal]
     printed = csv.DictReader(io.StringIO(table_formats.csv([layout])))
     tabled = {(one["sources"], one["variant"], one["target"]): one for one in printed}
     wide = analysis.transfer_matrix(finished.rows, spec, name, goal=goal)
@@ -120,7 +120,7 @@ def test_all_readers_use_the_rows_of_the_experiment(many_run, frame, name, goal)
 
 def test_every_target_of_a_search_has_its_own_rmsd(many_run, frame):
     finished = open_run(str(many_run))
-    (layout,) = paper_table.layouts(finished.spec, finished.rows, TableOptions("smallest"))
+    (layout,) = paper_table.layouts(finished.spec, finished.rows, TableOptions(("smallest",)))
     found = {one["target"]: float(one["rmsd"]) for one in csv.DictReader(io.StringIO(table_formats.csv([layout])))}
     expected = frame.filter(attack="fg-minimal").group_by("target").agg(pl.mean("rmsd"))
     assert found == {target: pytest.approx(rmsd) for target, rmsd in expected.iter_rows()}
@@ -186,7 +186,7 @@ def test_clean_accuracy_is_in_every_table(real_run):
     assert lines[-1]["attack"] == "clean images"
     for target, count in expected.items():
         assert lines[-1][target].strip() == f"{10 * count}"
-    order = TableOptions("single", format="csv")
+    order = TableOptions(("single",), format="csv")
     out = io.StringIO()
     print_table(str(real_run), Console(file=out, width=200), order)
     for one in csv.DictReader(io.StringIO(out.getvalue())):

@@ -14,8 +14,10 @@ import polars as pl
 import pytest
 import yaml
 
+from study.analysis.intervals import interval_of_rate
 from study.report.tables import paper_table, table_formats
-from study.report.tables.layout import Layout, TableRate, TableRow
+from study.report.tables.grid import grid
+from study.report.tables.layout import Layout, TableRate, TableRow, TableStyle
 from study.report.tables.paper_table import TableOptions
 from study.results.run_reader import open_run
 from tests.conftest import TINY, rows
@@ -39,7 +41,7 @@ def numbers_of(layout: Layout):
 @pytest.fixture(scope="module")
 def layouts(tiny_run) -> list[Layout]:
     finished = open_run(str(tiny_run))
-    return paper_table.layouts(finished.spec, finished.rows, TableOptions("single"))
+    return paper_table.layouts(finished.spec, finished.rows, TableOptions(("single",)))
 
 
 @pytest.mark.parametrize(("top", "metric"), [(1, "success"), (5, "success"), (5, "accuracy"), (1, "match")])
@@ -48,7 +50,7 @@ def test_layouts_agree_with_the_rows(tiny_run, top, metric):
     goal = "targeted" if metric == "match" else "untargeted"
     experiment = finished.spec.experiments["single"].model_copy(update={"goal": (goal,)})
     spec = finished.spec.model_copy(update={"experiments": {"single": experiment}})
-    (layout,) = paper_table.layouts(spec, finished.rows, TableOptions("single", top, metric))
+    (layout,) = paper_table.layouts(spec, finished.rows, TableOptions(("single",), top, metric))
     everything = rows(tiny_run)
     for line, target, one in numbers_of(layout):
         mine = everything.filter(pl.col("sources") == [line.sources], attack=line.attack, goal=goal, target=target)
@@ -153,7 +155,7 @@ def test_seeds_have_a_mean_and_a_standard_deviation(tiny_run):
     again = finished.rows.with_columns(
         pl.lit(8, pl.Int64).alias("seed"), (pl.col("craft") + "x").alias("craft"), (pl.col("unit") + "x").alias("unit")
     ).filter(pl.col("image").hash(seed=1) % 2 == 0)
-    (layout,) = paper_table.layouts(spec, pl.concat([finished.rows, again]), TableOptions("ensembles"))
+    (layout,) = paper_table.layouts(spec, pl.concat([finished.rows, again]), TableOptions(("ensembles",)))
     first, second = finished.rows.collect(), again.collect()
     for line, target, one in numbers_of(layout):
         key = {"attack": line.attack, "goal": "untargeted", "target": target}
@@ -259,3 +261,147 @@ def test_compare_agrees_with_the_rows(door, tiny_run, tmp_path):
     ):
         assert part in printed
     assert door("compare", run, "--paper", "lui2017")[0] == 2
+
+
+STYLE = TableStyle(decimals=2, mean=True, intervals=True, names={"mi": "MI-FGSM", "a": "Net_A", "single": "Table 1"})
+
+
+@pytest.fixture(scope="module")
+def styled(tiny_run) -> list[Layout]:
+    finished = open_run(str(tiny_run))
+    return paper_table.layouts(finished.spec, finished.rows, TableOptions(("single",), style=STYLE))
+
+
+def test_means_are_of_black_box_rates(styled):
+    for layout in styled:
+        for line in layout.rows:
+            black = [one.value for one in line.rates if one.relation == "black"]
+            assert line.mean.value == pytest.approx(statistics.mean(black))
+            rivals = [other.mean.value for other in layout.rows if other.sources == line.sources]
+            assert line.best_mean == (line.mean.value == max(rivals))
+        made = grid(layout)
+        assert made.columns == ("RMSD", "Net_A", "b", "c", "black-box mean")
+        assert any("Black-box mean: mean of the black-box rates" in note for note in layout.notes)
+        shown = [cell for section in made.sections for _, cells in section.rows for cell in cells[-1:]]
+        assert shown == [line.mean for line in layout.rows]
+
+
+def test_intervals_are_wilsons_of_the_images(styled):
+    for layout in styled:
+        for _, _, one in numbers_of(layout):
+            low, high = interval_of_rate(one.value / 100 * 6, 6)
+            assert (one.low, one.high) == pytest.approx((100 * low, 100 * high))
+            assert one.text(style=STYLE) == f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+        assert any("95 % interval" in note for note in layout.notes)
+
+
+def test_intervals_of_accuracies_are_turned(tiny_run):
+    finished = open_run(str(tiny_run))
+    options = TableOptions(("ensembles",), metric="accuracy")
+    for _, _, one in numbers_of(paper_table.layouts(finished.spec, finished.rows, options)[0]):
+        low, high = interval_of_rate(one.value / 100 * 6, 6)
+        assert (one.low, one.high) == pytest.approx((100 * low, 100 * high))
+
+
+def test_names_decimals_and_seeds(styled):
+    text = table_formats.markdown(styled)
+    assert "**Table 1, untargeted, top-1 success**" in text
+    assert "| MI-FGSM | Net\\_A |" in text
+    assert "6 images" in text
+    rate = TableRate(100 / 3, 100 / 7, 6, 3, "black", 1.0, low=10.0, high=60.0)
+    assert (rate.text(), rate.text(style=TableStyle(decimals=1))) == ("33 ± 14.3", "33.3 ± 14.3")
+    assert rate.text(style=TableStyle(intervals=True)) == "33 [10, 60]"
+
+
+def test_attacks_across(tiny_run):
+    finished = open_run(str(tiny_run))
+    style = TableStyle(mean=True, across=True)
+    (layout, _) = paper_table.layouts(finished.spec, finished.rows, TableOptions(("single",), style=style))
+    made = grid(layout)
+    assert made.columns == ("optimization", "fg", "fgs", "mi")
+    down = {(line.sources, target, line.attack): one for line, target, one in numbers_of(layout)}
+    assert [section.heading for section in made.sections] == ["a", "b", "c"]
+    for section in made.sections:
+        assert [name for name, _ in section.rows] == ["a", "b", "c", "black-box mean", "RMSD"]
+        for name, cells in section.rows[:3]:
+            assert list(cells) == [down[section.heading, name, attack] for attack in made.columns]
+        means = {line.attack: line for line in layout.rows if line.sources == section.heading}
+        assert list(section.rows[3][1]) == [means[attack].mean for attack in made.columns]
+        assert list(section.rows[4][1]) == [means[attack].rmsd_text for attack in made.columns]
+    (text,) = [part for part in table_formats.latex([layout]).split(r"\begin{table}") if part]
+    assert latex_rows(text)[1] == ["Target", "optimization", "fg", "fgs", "mi"]
+
+
+def test_siunitx(tiny_run, layouts):
+    text = table_formats.siunitx(layouts)
+    assert text.startswith("% \\usepackage{booktabs,siunitx}")
+    for layout, part in zip(layouts, text.split(r"\begin{table}")[1:], strict=True):
+        assert r"\begin{tabular}{l" + 4 * r"S[table-format=3.0,table-space-text-post={$^{*}$}]" + "}" in part
+        body = part.splitlines()
+        assert body[body.index(r"\toprule") + 1] == r"Sources & {RMSD} & {a} & {b} & {c} \\"
+        lines = [line.removesuffix(r" \\").split(" & ") for line in body if line.count(" & ") == 4][1:]
+        for line, (_, _, *cells) in zip(layout.rows, lines, strict=True):
+            for one, cell in zip(line.rates, cells, strict=True):
+                number = cell.removeprefix(r"\bfseries ").removesuffix("{$^{*}$}")
+                assert number == f"{one.value:.0f}"
+                assert cell.startswith(r"\bfseries") == one.best
+                assert cell.endswith("{$^{*}$}") == (one.relation == "white")
+        assert part.count("{") == part.count("}")
+    rates = (TableRate(1.0, 0.5, 1000, 2, "black", 1.0), None)
+    layout = Layout("e", "untargeted", "success", 1, ("t", "u"), (TableRow("a", "a", "x", rates),))
+    text = table_formats.siunitx([layout])
+    assert r"S[table-format=3.1(3),table-space-text-post={$^{*}$}]" in text
+    assert r"x & 1.00 & 1.0 \pm 0.5 & {--} \\" in text
+    wide = table_formats.siunitx([replace(layout, style=TableStyle(intervals=True))])
+    assert r"\begin{tabular}{lccc}" in wide
+
+
+def test_typst(layouts):
+    text = table_formats.typst(layouts)
+    for layout, part in zip(layouts, text.split("#figure(")[1:], strict=True):
+        assert "columns: 5," in part
+        assert "table.header([Sources], [RMSD], [a], [b], [c])," in part
+        lines = re.findall(r"^    \[(.+?)\], (.*),$", part, re.M)
+        for line, (sources, cells) in zip(layout.rows, lines[: len(layout.rows)], strict=True):
+            shown = re.findall(r"\[((?:[^\[\]]|\[[^\]]*\])*)\](?:, |$)", cells)
+            assert (sources.replace(" + ", "+"), shown[0]) == (line.sources, line.rmsd_text)
+            for one, cell in zip(line.rates, shown[1:], strict=True):
+                assert cell.endswith(r"#super[\*]") == (one.relation == "white")
+                assert cell.removesuffix(r"#super[\*]").strip("*") == one.text()
+                assert (cell.startswith("*")) == one.best
+        assert f"<tab-single-{layout.goal}>" in part
+    line = TableRow("a_b", "a_b", "x#1", (TableRate(1.0, None, 10, 1, "black", 1.0),))
+    odd = table_formats.typst([Layout("e", "untargeted", "success", 1, ("t*1",), (line,))])
+    for part in (r"_a\_b_", r"[x\#1]", r"[t\*1]"):
+        assert part in odd
+
+
+def test_csv_has_every_experiment_once_and_its_intervals(door, tiny_run, tmp_path):
+    file = tmp_path / "table.csv"
+    assert door("table", tiny_run, "--format", "csv", "--to", file)[0] == 0
+    found = list(csv.DictReader(file.open()))
+    assert {one["experiment"] for one in found} == {"single", "ensembles"}
+    assert len(found) == 4 * 3 * 3 * 2 + 2 * 3 * 3
+    for one in found:
+        low, high = interval_of_rate(float(one["value"]) / 100 * 6, 6)
+        assert (float(one["low"]), float(one["high"])) == pytest.approx((100 * low, 100 * high))
+
+
+def test_options_of_the_command(door, tiny_run):
+    status, printed, _ = door(
+        "table", tiny_run, "--experiment", "ensembles", "--mean", "--decimals", "1", "--name", "mi=MI FGSM", "--name",
+        "a=Net A", "--format", "markdown",
+    )  # fmt: skip
+    assert status == 0
+    assert "| attack | sources | RMSD | Net A | b | c | black-box mean |" in printed
+    assert "| MI FGSM | Net A + b |" in printed
+    for words, parts in (
+        (["--name", "mj=MI"], ["'mj' is no attack, model or experiment of this study", "mi (the nearest)"]),
+        (["--name", "mi"], ["'mi' names nothing", "<name in the spec>=<name to print>"]),
+        (["--decimals", "9"], ["--decimals 0 to 6"]),
+        (["--experiment", "single", "--experiment", "singel"], ["no experiment named 'singel'"]),
+    ):
+        status, _, error = door("table", tiny_run, *words)
+        assert status == 2, words
+        for part in parts:
+            assert part in error

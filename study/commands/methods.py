@@ -1,0 +1,249 @@
+"""`study methods`: a paragraph on the methods of a run, for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from study.attacks import presets
+from study.attacks.budget_spec import Range
+from study.attacks.recipe import Attack
+from study.commands.attacks import parts, shown
+from study.reproducibility.float_environment import Arithmetic, recorded
+from study.results import integrity, scanning
+from study.results.run_reader import RunData, open_run
+from study.spec.schema import Experiment, Spec
+from study.storage import part_file
+from study.storage.run_folder import RunFolder
+from study.terminal.prose import say
+
+_NUMBERS = ("budget", "steps", "step_size", "checkpoints", "learning_rate", "tune", "made")
+"""Keys of a recipe that do not decide which method it is."""
+
+_NORMS = {"epsilon": "an L-infinity budget", "l2": "an L2 budget", "rmsd": "an RMSD (root mean square deviation)"}
+_TOLD = ("step", "budget", "steps", "step_size", "learning_rate", "checkpoints", "first")
+"""Keys of a recipe that other words tell."""
+
+_USUAL = {"objective": "cross-entropy", "fusion": "probability"}
+"""What one sentence says of all attacks."""
+_KEEP = {
+    "correct-for-all": "that every model classifies correctly when clean",
+    "correct-for-sources": "that every source model classifies correctly when clean",
+    "all": "whether or not the models classify them correctly when clean",
+}
+_RULES = {"each": "each source model alone", "leave-one-out": "ensembles of all source models but one",
+          "all": "the ensemble of all source models", "elsewhere": "models outside this study"}  # fmt: skip
+_SUCCESS = {
+    "untargeted": "an untargeted image succeeds if the target model does not predict the true label",
+    "targeted": "a targeted image succeeds if the target model predicts the target label",
+}
+
+
+@integrity.reads
+def print_methods(run: str, console: Console, spec: Path | None = None) -> None:
+    """Print the paragraphs of the run at `run`. Raises StudyError if there is no run."""
+    finished = open_run(run, spec)
+    for text in paragraphs(finished, recorded(RunFolder(run)), versions(run)):
+        say(console, text)
+        say(console, "")
+
+
+def paragraphs(finished: RunData, computed: Sequence[Arithmetic], releases: Sequence[str]) -> Iterator[str]:
+    """Yield the paragraphs: images and models; attacks; experiments; numbers; numerics and versions.
+
+    `computed` is the recorded arithmetic of the workers, `releases` are the versions of study that wrote rows.
+    """
+    spec = finished.spec
+    yield f"{_images(finished)} {_models(finished)}"
+    used = dict.fromkeys(name for experiment in spec.experiments.values() for name in experiment.attacks)
+    yield " ".join(_attack(name, spec.attacks[name]) for name in used) + (
+        " Attacks increase the cross-entropy of the true label (targeted: decrease that of the target label), and "
+        "average the probabilities of several source models, unless another objective or fusion is named. Adversarial "
+        "images are rounded to 8-bit values within the budget before a target sees them."
+    )
+    yield " ".join(_experiment(name, spec, one) for name, one in spec.experiments.items())
+    yield _numbers(spec)
+    yield _computation(spec, computed, releases)
+
+
+def versions(run: str) -> list[str]:
+    """The versions of study that wrote the rows of the run, each once."""
+    import polars as pl
+
+    from study.storage.s3_path import S3Path, scan_options
+
+    found: dict[str, None] = {}
+    for part in scanning.parts(run):
+        if part_file.parse_name(part.name) is not None:
+            options = scan_options() if isinstance(part, S3Path) else None
+            metadata = pl.read_parquet_metadata(str(part), storage_options=options)
+            found.setdefault(metadata.get("version", "unknown"))
+    return list(found)
+
+
+def preset_of(name: str, attack: Attack) -> str | None:
+    """The preset that an attack has the parts of, whatever its numbers; None if there is none.
+
+    That of its own name counts first; of several others, the one with the most equal numbers.
+    """
+    wanted, numbers = _method(attack), dict(_leaves(attack.plain()))
+    best: tuple[int, str] | None = None
+    for one in dict.fromkeys((name, *presets.presets(), *presets.combinations())):
+        if presets.preset(one) is None:
+            continue
+        other = Attack.model_validate(presets.keys_of(one, {}))
+        if _method(other) == wanted:
+            if one == name:
+                return one
+            equal = sum(numbers.get(key) == value for key, value in _leaves(other.plain()))
+            if best is None or equal > best[0]:
+                best = (equal, one)
+    return None if best is None else best[1]
+
+
+def _method(attack: Attack) -> Mapping[str, Any]:
+    """Its parts without their numbers."""
+    plain = {key: value for key, value in parts(attack).items() if key not in _NUMBERS}
+    return {key: value if isinstance(value, str) else sorted(_names(value)) for key, value in plain.items()}
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of components in a list of them; nothing for the parameters of one."""
+    for one in value if isinstance(value, list) else ():
+        yield one if isinstance(one, str) else str(next(iter(one)))
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}.{key}")
+    else:
+        yield place, value
+
+
+def _images(finished: RunData) -> str:
+    images, count = finished.spec.images, finished.selected
+    size = f"{images.size} x {images.size} pixels"
+    labels = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+    kind = labels.get(str(images.labels), f"{len(finished.spec.labels)}-class")
+    where = " (samples of the package foolbox)" if images.sample else ""
+    rule = f"that {_listed(images.keep)} classify correctly when clean" if isinstance(images.keep, tuple) else (
+        _KEEP[images.keep]
+    )  # fmt: skip
+    return f"We use {count:,} {kind} images{where} of {size}, {rule}; seed {finished.spec.seed} orders them."
+
+
+def _models(finished: RunData) -> str:
+    spec = finished.spec
+    sources = set(spec.sources())
+    said = []
+    for name, model in spec.models.items():
+        role = "source and target" if name in sources and name in spec.predicting else (
+            "source" if name in sources else "target"
+        )  # fmt: skip
+        made = model.network or ("a remote service" if model.remote is not None else "")
+        weights = f", weights {model.weights}" if model.weights else ""
+        changed = model.transform.model_dump(mode="json", exclude_none=True) if model.transform else None
+        behind = f", behind {shown(changed).strip('()')}" if changed else ""
+        digest = str(finished.models.get(name, {}).get("digest", ""))[:12]
+        said.append(f"{name} ({made}{weights}{behind}; {role}{f'; digest {digest}' if digest else ''})")
+    return f"The models are {_listed(said)}."
+
+
+def _attack(name: str, attack: Attack) -> str:
+    """A sentence on an attack: its paper, parts, budget and steps."""
+    found = preset_of(name, attack)
+    papers = [] if found is None else list(dict.fromkeys(_paper(one) for one in found.split("+")))
+    cited = f" ({'; '.join(papers)})" if papers else ""
+    called = f"{name}{cited}" if found in (None, name) else f"{name} is {found}{cited}; it"
+    if attack.precomputed is not None:
+        return f"The images of {name} were made elsewhere."
+    if attack.external is not None:
+        return f"{called} is {attack.external.external} {attack.external.version or ''} with {_budget(attack)}."
+    more = {key: value for key, value in parts(attack).items() if key not in _TOLD and value != _USUAL.get(key)}
+    detail = "".join(f", {key} {shown(value)}" for key, value in more.items())
+    return f"{called} has {_budget(attack)} and {_steps(attack)}{detail}."
+
+
+def _paper(preset: str) -> str:
+    found = presets.preset(preset)
+    return "" if found is None else ", ".join(filter(None, (found.paper, found.link)))
+
+
+def _budget(attack: Attack) -> str:
+    budget = attack.budget
+    if budget.minimal is not None:
+        return f"the smallest RMSD that succeeds, searched {_range(budget.minimal)} for each target"
+    if budget.matched:
+        how = "of each image" if budget.by == "image" else "of the mean image"
+        return f"the RMSD of {budget.to} ({how})"
+    if budget.kind == "none":
+        return "no budget but the range of pixel values"
+    given = getattr(budget, budget.kind)
+    levels = _range(given) if isinstance(given, Range) else _listed([f"{level:g}" for level in budget.levels], "or")
+    return f"{_NORMS[budget.kind]} of {levels} (pixel values 0..255)"
+
+
+def _range(given: Range) -> str:
+    return f"from {given.start:g} to {given.to:g} in steps of {given.by:g}"
+
+
+def _steps(attack: Attack) -> str:
+    if not attack.steps:
+        return "no step"
+    size = attack.learning_rate if attack.step == "adam" else attack.step_size
+    count = f"{attack.steps:,} step{'s' if attack.steps > 1 else ''}"
+    if attack.step == "adam":
+        count += f" of Adam with learning rate {size:g}"
+    elif size is not None:
+        count += f" of {size:.4g}"
+    if attack.checkpoints:
+        count += f", scored after {_listed([str(stop) for stop, _ in attack.scored_points])}"
+    return count
+
+
+def _experiment(name: str, spec: Spec, experiment: Experiment) -> str:
+    sets = spec.source_sets(experiment)
+    rule = experiment.sources.rule
+    sources = _RULES.get(rule, "")
+    if rule == "sets" or experiment.sources.among is not None:
+        sources = f"{sources} ({_listed(['+'.join(one) for one in sets])})" if sources else _listed(
+            ["+".join(one) for one in sets]
+        )  # fmt: skip
+    seeds = spec.seeds_of(experiment)
+    repeated = f", with the seeds {_listed([str(seed) for seed in seeds])}" if len(seeds) > 1 else ""
+    return (
+        f"Experiment {name} runs {_listed(experiment.attacks)} ({_listed(experiment.goal)}) on {sources}{repeated}, "
+        f"and shows the images to {_listed(spec.targets(experiment))}."
+    )
+
+
+def _numbers(spec: Spec) -> str:
+    goals = dict.fromkeys(goal for one in spec.experiments.values() for goal in one.goal)
+    said = "; ".join(_SUCCESS[goal] for goal in _SUCCESS if goal in goals)
+    several = any(len(spec.seeds_of(one)) > 1 for one in spec.experiments.values())
+    means = " Rates are means over seeds." if several else ""
+    return (
+        f"{said[0].upper()}{said[1:]}.{means} Intervals are Wilson's 95 % intervals, with each image counted once. "
+        "A target is white-box if it is one of the sources, grey-box if it has the network of one, and black-box "
+        "otherwise; means of transfer are over black-box targets."
+    )
+
+
+def _computation(spec: Spec, computed: Sequence[Arithmetic], releases: Sequence[str]) -> str:
+    numerics = spec.numerics
+    setting = f"{numerics.precision}, passes of {numerics.batch} images, {numerics.threads} thread"
+    setting += "s" if numerics.threads > 1 else ""
+    said = [f"Everything was computed with study {_listed(releases) or 'of an unknown version'} in {setting}"]
+    for one in computed:
+        libraries = ", ".join(f"{name} {version}" for name, version in one.releases.items())
+        said.append(f"on {one.processor} ({one.capability}) with {libraries}")
+    return " ".join([said[0], _listed(said[1:])]).strip() + "."
+
+
+def _listed(given: Iterable[str], last: str = "and") -> str:
+    *first, final = list(given) or [""]
+    return f"{', '.join(first)} {last} {final}" if first else final

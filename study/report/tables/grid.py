@@ -1,0 +1,81 @@
+"""A table as cells: what every format writes, with attacks down or across."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from study.report.tables.layout import Layout, TableRate, TableRow, points
+from study.report.wording import rmsd_range
+
+MEAN = "black-box mean"
+"""The heading of means."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under a common heading: an attack, or a set of source models. A row has its name and one cell a column."""
+
+    heading: str
+    rows: tuple[tuple[str, tuple[TableRate | str | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: the headings of sections and rows, one heading for each column, the sections, and a row below them."""
+
+    corner: tuple[str, str]
+    columns: tuple[str, ...]
+    sections: tuple[Section, ...]
+    last: tuple[str, tuple[str, ...]] | None
+    layout: Layout
+
+
+def grid(layout: Layout) -> Grid:
+    """Lay out a table as its style says."""
+    return _across(layout) if layout.style.across else _down(layout)
+
+
+def _down(layout: Layout) -> Grid:
+    """Sections are attacks, rows are source sets, columns are targets."""
+    style = layout.style
+    extra = (MEAN,) if style.mean else ()
+    sections = []
+    for _, group in groupby(layout.rows, key=lambda row: row.variant):
+        rows = list(group)
+        means = [(row.mean,) if style.mean else () for row in rows]
+        lines = (
+            (style.sources(row.sources), (row.rmsd_text, *row.rates, *mean))
+            for row, mean in zip(rows, means, strict=True)
+        )
+        sections.append(Section(rows[0].shown(style), tuple(lines)))
+    clean = ("", *layout.clean_accuracies, *("" for _ in extra)) if layout.clean_accuracies else None
+    return Grid(
+        ("attack", "sources"),
+        ("RMSD", *map(style.named, layout.targets), *extra),
+        tuple(sections),
+        None if clean is None else ("clean images", clean),
+        layout,
+    )
+
+
+def _across(layout: Layout) -> Grid:
+    """Sections are source sets, rows are targets, columns are attacks."""
+    style, attacks = layout.style, points(layout.rows)
+    shown = {row.variant: row.shown(style) for row in layout.rows}
+    sections = []
+    for sources in dict.fromkeys(row.sources for row in layout.rows):
+        known = {row.variant: row for row in layout.rows if row.sources == sources}
+        rows: list[tuple[str, tuple[TableRate | str | None, ...]]] = []
+        for at, target in enumerate(layout.targets):
+            rates = tuple(known[one].rates[at] if one in known else None for one in attacks)
+            rows.append((style.named(target), rates))
+        if style.mean:
+            rows.append((MEAN, tuple(known[one].mean if one in known else None for one in attacks)))
+        rows.append(("RMSD", tuple(_rmsd(known.get(one)) for one in attacks)))
+        sections.append(Section(style.sources(sources), tuple(rows)))
+    return Grid(("sources", "target"), tuple(shown[one] for one in attacks), tuple(sections), None, layout)
+
+
+def _rmsd(row: TableRow | None) -> str:
+    return "" if row is None else rmsd_range([rate.rmsd for rate in row.rates if rate is not None])
