@@ -71,7 +71,7 @@ class Waiting:
         return self._wait(options, fits, self._limit)
 
     def _patience(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> float:
-        """Seconds to wait: as the spec says, or if there is an autoscaler, which a new cluster shows late."""
+        """Seconds to wait: as the spec says, or if there is an autoscaler. A new one is not seen at once."""
         if self._backend.fixed:
             return 0.0
         if self._run.wait_seconds is not None:
