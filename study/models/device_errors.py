@@ -39,7 +39,7 @@ _WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
     ("device", re.compile(r"\b(CUDA|HIP) (driver )?error: |Triton Error \[\w+\]: |CUDA unknown error")),
     ("device", re.compile(_LIBRARY + r"\w*(INTERNAL|EXEC|MAPPING_ERROR|ARCH_MISMATCH|LAUNCH_FAILURE|SUBLIBRARY)")),
     ("device", re.compile(r"unspecified launch failure|illegal memory access|device-side assert|uncorrectable ECC")),
-    ("device", re.compile(r"No CUDA GPUs are available|no CUDA-capable device|Error \d+: .*cudaGetDeviceCount")),
+    ("device", re.compile(r"No CUDA GPUs are available|no CUDA-capable device")),
     ("device", re.compile(r"Found no NVIDIA driver|NVIDIA driver on your system is too old|cudaGetDeviceCount\(\)")),
 )  # fmt: skip
 """The first pattern that is in the message decides; None: neither memory nor device."""
@@ -140,8 +140,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _free_memory() -> None:
     """Free what no one refers to. On a GPU whose context is broken, this raises its error."""
-    gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    # What a failed pass leaves is young. On a GPU, where memory is dearer, all is looked through.
+    on_gpu = torch is not None and torch.cuda.is_initialized()
+    gc.collect(2 if on_gpu else 1)
+    if torch is not None and on_gpu:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
