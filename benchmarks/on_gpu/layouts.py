@@ -64,9 +64,8 @@ def _gradient(setting: Setting, model: Classifier, given: torch.Tensor, precisio
     leaf = given.detach().requires_grad_(True)
     labels = torch.arange(len(given), device=given.device)
     with passes(setting.device, precision):
-        logits = model(leaf)
-    loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-    (found,) = torch.autograd.grad(loss, leaf)
+        loss = torch.nn.functional.cross_entropy(model(leaf).float(), labels, reduction="sum")
+        (found,) = torch.autograd.grad(loss, leaf)
     return found
 
 
