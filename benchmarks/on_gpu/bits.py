@@ -70,16 +70,13 @@ def check(setting: Setting, step: Step) -> None:
 
 
 def _compare(step: Step, here: dict[str, str], there: dict[str, str]) -> None:
-    for eager in (True, False):
-        differ = [
-            case
-            for case, one in here.items()
-            if ("compiled" in case or "graphs" in case) != eager and there[case] != one
-        ]
-        if eager:
-            step.check("a fresh process", not differ, f"other bits in {'; '.join(differ)}", cases=len(here))
-        elif len(here) > len([case for case in here if "compiled" not in case and "graphs" not in case]):
-            step.measured("a fresh process, compiled", cases_with_other_bits=len(differ), which="; ".join(differ))
+    differ = [case for case, one in here.items() if there.get(case) != one]
+    compiled = [case for case in here if any(case.endswith(how) for how in ("compiled", "cuda-graphs"))]
+    eager = [case for case in differ if case not in compiled]
+    step.check("a fresh process", not eager, f"other bits in {'; '.join(eager)}", cases=len(here) - len(compiled))
+    if compiled:
+        other = [case for case in differ if case in compiled]
+        step.measured("a fresh process, compiled", cases=len(compiled), with_other_bits="; ".join(other) or "none")
 
 
 def _pairs(setting: Setting) -> Iterator[tuple[str, Mode]]:

@@ -17,7 +17,7 @@ from engine import STEPS, Bench, Side, compare, recipe
 
 from on_gpu import peers
 from on_gpu.record import Step
-from on_gpu.setting import Mode, Setting, prepare
+from on_gpu.setting import MAIN, Mode, Setting, prepare
 from study.models.predict import predict
 from study.reproducibility.numerics import Numerics, settled
 
@@ -70,6 +70,8 @@ def more(setting: Setting, step: Step) -> None:
     cases += [Case(networks[0], attack, batches[0], _few_modes(setting)) for attack in ("TI", "SI", "Admix", "SGM")]
     for attack in ("DI", "TI", "SI", "SG", "VMI", "Admix"):
         cases += [Case(network, attack, batches[0], eager, peers=False) for network in networks[1:]]
+    for batch in batches[1:]:
+        cases += [Case(networks[0], attack, batch, eager, peers=False) for attack in MAIN[1:]]
     _measure(setting, step, cases)
 
 
