@@ -105,9 +105,9 @@ def _launch(
     folder = RunFolder(options.output or Path("runs") / file.spec.study)
     changes = spec_diff.changes(file, folder)
     folder.claim(display.say)
-    # Only now is it certain that no other launch begins this folder.
-    file = resume.as_begun(file, folder)
     try:
+        # Only now is it certain that no other launch begins this folder.
+        file = resume.as_begun(file, folder)
         hidden = file.spec.credentials
         display.attach(file.spec.study, folder, hidden)
         integrity.require_intact(folder, display.say)

@@ -68,9 +68,10 @@ class ProcessKind:
         return name.startswith(self.own) or not (looks_secret(name) or name.startswith(_OWNED))
 
 
-GPU_DEFAULTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+GPU_DEFAULTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """What a process that computes on a GPU sets where the user has not: matrix products that repeat their bits, which
-torch's deterministic mode insists on, and memory that does not break into pieces that are too small."""
+torch's deterministic mode insists on, and memory that does not break into pieces that are too small. Torch reads an
+older name of the second first, `PYTORCH_CUDA_ALLOC_CONF`: what a user sets there stays in force."""
 
 RAY = ProcessKind(own=("RAY_", "HF_", "HUGGING_FACE_"), defaults=GPU_DEFAULTS)
 """The daemons of a local Ray and its workers, which inherit from the daemons."""

@@ -194,7 +194,10 @@ def restored() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
-        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        if now != strict:
+            # This imports Inductor, which takes seconds.
+            torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled
 
 

@@ -81,12 +81,14 @@ def test_the_first_launch_settles_it(spec, tmp_path):
 def test_later_launches_and_readers_take_what_stands_in_the_folder(spec, tmp_path):
     folder = tmp_path / "run"
     run(spec, folder, WithGpu())
-    assert "already complete" in run(spec, folder, InProcess()) or rows(folder).height == 2
-    run(spec, folder, InProcess(), "experiments.one.goal=targeted")
+    run(spec, folder, InProcess())
+    assert rows(folder).height == 2
+    more = ("attacks.mi.steps=1", "experiments.one.attacks=[fgsm, mi]")
+    run(spec, folder, InProcess(), *more)
     assert rows(folder)["craft"].n_unique() == 2
     assert resume.spec_of(RunFolder(folder)).numerics.precision == "tf32"
-    (tmp_path / "again.yaml").write_text(SPEC.replace("sources: each", "sources: each, goal: targeted"))
+    (tmp_path / "again.yaml").write_text(loading.load(spec, more).spec.text())
     assert run_reader.open_run(str(folder), tmp_path / "again.yaml").spec.numerics.precision == "tf32"
-    other = loading.load(spec, ["numerics.precision=float32", "experiments.one.goal=targeted"])
+    other = loading.load(spec, ["numerics.precision=float32", *more])
     with pytest.raises(StudyError, match=r'numerics\.precision is "tf32" there and "float32" here'):
         resume.same_study(other, RunFolder(folder))

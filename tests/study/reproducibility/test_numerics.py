@@ -180,7 +180,7 @@ def test_each_worker_of_a_gpu_gets_its_part_of_the_memory(monkeypatch):
 def test_the_environment_of_workers_has_what_deterministic_kernels_need():
     given = children.environment(children.RAY, {"PATH": "/bin"})
     assert given["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert given["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert given["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     own = {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}
     assert children.environment(children.RAY, own)["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     assert "CUBLAS_WORKSPACE_CONFIG" not in children.environment(children.HELPER, {})
