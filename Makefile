@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types slow results clean
+.PHONY: quickstart test ci lint types slow results clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/study launch specs/quickstart.yaml
 
 test: $(VENV)/.dev lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What tests/tiers.py names.
+ci: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'ci and not slow'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

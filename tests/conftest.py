@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import functools
 import hashlib
@@ -29,6 +30,7 @@ from study.images.image_sets import ImageSet, candidates
 from study.process.command import status_of
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
+from tests import tiers
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -58,8 +60,20 @@ FEWER = TINY.replace("sources: each, goal", "sources: [b], goal").replace("leave
 """A third of its attack runs, of every kind: for tests that launch it several times."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The runs of tests/undisturbed before the many short tests, which fill what time is left on each of two cores."""
+    """Mark what `make test` leaves to CI.
+
+    The runs of tests/undisturbed come before the many short tests, which fill what time is left on each of two cores.
+    """
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    for item in items:
+        path, name = item.path.relative_to(ROOT).as_posix(), getattr(item, "originalname", item.name)
+        if not item.get_closest_marker("slow"):
+            seen[path, name] += 1
+        most = tiers.FIRST.get(path, {}).get(name)
+        if name in tiers.WHOLE.get(path, ()) or (most is not None and seen[path, name] > most):
+            item.add_marker("ci")
 
     def when(item: pytest.Item) -> int:
         folder = item.path.relative_to(ROOT / "tests").parts[0]

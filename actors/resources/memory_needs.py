@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from study.attacks.component import HeldMemory
 from study.geometry.plan import models_of
 from study.models.reference import Model
 from study.reproducibility import numerics
@@ -83,8 +84,10 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
         parameters = sum(one.parameters for one in members)
         passes = [(one.gradient - one.parameters) / estimated for one in members]
         per_image = (max(passes) if work.apart else sum(passes)) + image
+        kept = work.held.weights * parameters + work.held.features * sum(passes)
+        kept += work.held.images * spec.numerics.batch * image / _TENSORS
         what = f"gradients of {' + '.join(work.models)}"
-        calls.append(CallMemory(parameters + work.images * per_image, parameters, what, work.images))
+        calls.append(CallMemory(parameters + work.images * per_image + kept, parameters, what, work.images))
     return Needs({name: float(one.parameters) for name, one in estimates.items()}, tuple(calls))
 
 
@@ -100,11 +103,15 @@ def _with_set(model: Model, one: Memory, device: str) -> Memory:
 
 @dataclass(frozen=True)
 class GradientWork:
-    """Gradients of `models` together, or, if `apart`, of one after the other, in passes of at most `images` images."""
+    """Gradients of `models` together, or, if `apart`, of one after the other, in passes of at most `images` images.
+
+    `held` is what the attack keeps from pass to pass.
+    """
 
     models: tuple[str, ...]
     apart: bool
     images: int
+    held: HeldMemory
 
 
 def gradients(spec: Spec, device: str) -> list[GradientWork]:
@@ -113,39 +120,47 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
 
     used = spec.numerics
     engine = Engine(used.batch, used.max_pass_images, device, used.layout)
-    found: dict[tuple[tuple[str, ...], bool], int] = {}
-    for models, apart, views in (*_of_experiments(spec), *_of_probes(spec)):
+    found: dict[tuple[tuple[str, ...], bool, HeldMemory], int] = {}
+    for models, apart, views, held in (*_of_experiments(spec), *_of_probes(spec)):
         if models:
-            found[models, apart] = max(found.get((models, apart), 0), engine.largest(views))
-    return [GradientWork(models, apart, images) for (models, apart), images in found.items()]
+            found[models, apart, held] = max(found.get((models, apart, held), 0), engine.largest(views))
+    return [GradientWork(models, apart, images, held) for (models, apart, held), images in found.items()]
 
 
-def _of_experiments(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
-    """Source models, whether each has separate gradients, and the number of views of an image."""
+class _Asked(NamedTuple):
+    """Source models, whether each has separate gradients, the number of views of an image, and what is kept."""
+
+    models: tuple[str, ...]
+    apart: bool
+    views: int
+    held: HeldMemory = HeldMemory()
+
+
+def _of_experiments(spec: Spec) -> Iterator[_Asked]:
+    """The gradients of the attacks of a study."""
     for experiment in spec.experiments.values():
         for sources in spec.source_sets(experiment):
             for name in experiment.attacks:
                 attack = spec.attacks[name]
-                yield tuple(sources), attack.separate, attack.copies
+                yield _Asked(tuple(sources), attack.separate, attack.copies, attack.assembly.held_memory)
 
 
-def _of_probes(spec: Spec) -> Iterator[tuple[tuple[str, ...], bool, int]]:
-    """The same for the probes of a study."""
+def _of_probes(spec: Spec) -> Iterator[_Asked]:
+    """The gradients of the probes of a study."""
     for probe in spec.geometry.values():
         models = models_of(spec, probe)
         if probe.probe == "gradient-cosine":
             # Copies are computed together up to the greatest common divisor of their numbers.
-            yield tuple(models), True, math.gcd(*probe.smoothing.copies) if probe.smoothing else 1
+            yield _Asked(tuple(models), True, math.gcd(*probe.smoothing.copies) if probe.smoothing else 1)
             continue
         for direction in probe.directions:
             copies = direction.smoothing.copies if direction.smoothing else 1
             attack = spec.attacks[direction.attack] if direction.attack else None
             for model in models:
-                yield (
-                    tuple(direction.models(model)),
-                    attack is not None and attack.separate,
-                    copies if attack is None else attack.copies,
-                )
+                asked = _Asked(tuple(direction.models(model)), attack is not None and attack.separate, copies)
+                if attack is not None:
+                    asked = asked._replace(views=attack.copies, held=attack.assembly.held_memory)
+                yield asked
 
 
 def _mib(size: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from study.attacks.component import Component
+from study.attacks.component import Component, HeldMemory
 from study.attacks.kinds import (
     AnyObjective,
     BackwardChange,
@@ -77,6 +77,11 @@ class Assembly:
     def others(self) -> int:
         """The size of the pool of images that components mix in."""
         return max((one.others for one in self), default=0)
+
+    @property
+    def held_memory(self) -> HeldMemory:
+        """What all components together keep in memory from pass to pass."""
+        return sum((one.held_memory for one in self), HeldMemory())
 
     @property
     def reads_true_labels(self) -> bool:

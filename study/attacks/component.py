@@ -25,6 +25,24 @@ class AttackOutline:
     first: bool = False
 
 
+@dataclass(frozen=True)
+class HeldMemory:
+    """What an attack keeps in memory from pass to pass, beside the network, a pass, and the loop's own few images.
+
+    Attributes:
+        images: Number of float32 images for each image of a batch.
+        weights: Number of copies of the parameters of each source model.
+        features: Number of images whose features, of all layers of each source model, are kept.
+    """
+
+    images: float = 0.0
+    weights: float = 0.0
+    features: float = 0.0
+
+    def __add__(self, other: HeldMemory) -> HeldMemory:
+        return HeldMemory(self.images + other.images, self.weights + other.weights, self.features + other.features)
+
+
 class Component(Frozen):
     """The base of all components. A subclass declares its parameters as pydantic fields.
 
@@ -61,6 +79,11 @@ class Component(Frozen):
     def others(self) -> int:
         """The number of images of the study that the component mixes into others."""
         return 0
+
+    @property
+    def held_memory(self) -> HeldMemory:
+        """What it keeps in memory from pass to pass, if that is more than two float images for each image."""
+        return HeldMemory()
 
     @property
     def reads_true_labels(self) -> bool:

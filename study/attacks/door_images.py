@@ -235,7 +235,10 @@ def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.
         raise StudyError(what, where=name, accepted=accepted)
     if (np.abs(values) > 1).any():
         raise StudyError(
-            f"{name}= {given!r} is not that of images in 0..1", where=name, accepted=accepted, todo="divide it by 255"
+            f"{name}={given!r} is for pixels of 0..255, and these images have values of 0..1",
+            where=name,
+            accepted=accepted,
+            todo="divide it by 255",
         )
     return values.reshape(-1, 1, 1)
 

@@ -192,7 +192,7 @@ class BatchGradients:
 
     @contextlib.contextmanager
     def for_labels(self, labels: Tensor | None) -> Iterator[None]:
-        """Take the loss for `labels` (N,) within the `with` block; None are the attack's own."""
+        """Take the loss for `labels` (N,) within the `with` block; None stands for the attack's own labels."""
         own = self.labels
         self.labels = own if labels is None else labels
         try:

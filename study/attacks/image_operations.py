@@ -136,7 +136,7 @@ class _Chosen:
 def applied(
     image: Tensor, operations: Sequence[Operation], draws: Draws, stream: str, pool: Pool | None = None
 ) -> Tensor:
-    """Return the images (N, C, S, S), each changed by its own one of the `operations`; differentiable in `image`.
+    """Return the images (N, C, S, S): the first changed by the first of the `operations`, and so on; differentiable.
 
     `stream` keeps the draws of several calls at one place apart. "mix" needs a `pool`.
     """

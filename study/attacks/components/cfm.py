@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from study.attacks.component import HeldMemory
 from study.attacks.kinds import ForwardChange, PassDraws
 from study.attacks.registry import register
 
@@ -28,6 +29,10 @@ class FeatureMixup(ForwardChange):
     @property
     def others(self) -> int:
         return self.pool
+
+    @property
+    def held_memory(self) -> HeldMemory:
+        return HeldMemory(features=self.pool)
 
     @contextlib.contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:

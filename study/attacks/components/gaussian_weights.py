@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from study.attacks.component import HeldMemory
 from study.attacks.kinds import ForwardChange, PassDraws
 from study.attacks.registry import register
 
@@ -40,6 +41,10 @@ class GaussianWeights(ForwardChange):
 
     scale: Annotated[float, Field(ge=0, le=100)] = 1.5
     samples: Annotated[int, Field(ge=1, le=10_000)] = 20
+
+    @property
+    def held_memory(self) -> HeldMemory:
+        return HeldMemory(weights=self.samples)
 
     def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
         from study.models.swapped_weights import swapped, weight_set_of

@@ -59,8 +59,8 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError as `Adapter.check` says.
 
-    Arguments are those of the attack's class, and `ensemble: true`, which makes an ensemble of a single source, too.
-    Several sources are always one.
+    Arguments are those of the attack's class, and `ensemble: true`, which lets the attack treat a single source as an
+    ensemble. Several sources are always an ensemble.
     """
     name = f"{_PACKAGE}:{attack}"
     limits.known(name, attack, attacks())

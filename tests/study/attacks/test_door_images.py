@@ -113,7 +113,7 @@ BAD = {
     "two numbers": (GOOD, {"mean": (0.5, 0.5), "std": STD}, "mean= cannot be (0.5, 0.5)", "a number, or 3 numbers"),
     "words": (GOOD, {"mean": "imagenet", "std": STD}, "mean= cannot be 'imagenet'", "a number, or 3 numbers"),
     "std of 0": (GOOD, {"mean": 0.5, "std": 0}, "std= cannot be 0", "a number, or 3 numbers"),
-    "mean of 0..255": (GOOD, {"mean": 127.5, "std": 0.5}, "mean= 127.5", "divide it by 255"),
+    "mean of 0..255": (GOOD, {"mean": 127.5, "std": 0.5}, "mean=127.5", "divide it by 255"),
 }  # fmt: skip
 
 
