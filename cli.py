@@ -189,8 +189,8 @@ def plan(
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
-    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration
-    is for this machine, or with --on for other machines (simulated). It needs the output of `study profile`.
+    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration is
+    for this machine, or with --on for other machines (simulated). It needs the output of `study profile`.
 
     Example: study plan quickstart
 

@@ -154,7 +154,6 @@ def test_a_shipped_spec_is_launched_and_compared_with_a_paper(alone):
     assert "vgg16" in printed
 
 
-@pytest.mark.slow
 def test_workers_of_ray_import_the_wheel(alone):
     status, printed = alone.study("launch", "quickstart", "--output", "with-ray", *ONE_UNIT)
     assert status == 0, printed
