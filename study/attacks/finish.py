@@ -121,6 +121,6 @@ def _along_rays_there(
             continue
         whole = nearest(clean, move)
         squares, _ = budgets.integer_distances(clean, whole)
-        fits = (squares / numbers).sqrt() <= length
+        fits = (squares.to(torch.float64) / numbers).sqrt() <= length
         images.append(torch.where(fits[:, None, None, None], whole, rays.at(length, beyond=False)))
     return images

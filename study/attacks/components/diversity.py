@@ -86,7 +86,9 @@ def _by_taps(
 
     size, frame = sizes
     near, far, share = _back(frame, size, inner.device)
-    ratio = (size / inner.to(torch.float64))[:, None]
+    # `size / tensor` would be a product with the reciprocal, which rounds twice.
+    inside = inner.to(torch.float64)
+    ratio = (torch.full_like(inside, size) / inside)[:, None]
     found = torch.zeros(len(inner), size, size, dtype=torch.float64, device=inner.device)
 
     def add(column: Tensor, weight: Tensor) -> None:

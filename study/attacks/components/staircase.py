@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from study.attacks.kinds import State, Step, StepContext
 from study.attacks.registry import register
+from study.devices.copies import uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,7 @@ class StaircaseSign(Step):
         size = gradient.abs().flatten(2).contiguous()
         count = size.shape[-1]
         ranks = [(number * (count - 1)) // self.stairs for number in range(1, self.stairs + 1)]
-        ends = size.sort(dim=-1).values[..., ranks].contiguous()
+        ends = size.sort(dim=-1).values.index_select(-1, uploaded(np.array(ranks), size.device))
         # The number of classes that end below a value is the number of its own class.
         classes = torch.searchsorted(ends, size).clamp(max=self.stairs - 1)
         weights = (2 * classes + 1).to(gradient.dtype) / self.stairs

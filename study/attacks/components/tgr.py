@@ -40,15 +40,12 @@ class TokenGradients(BackwardChange):
     variant: Literal["paper", "authors"] = "paper"
 
     def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
-        import torch
-
         from study.models.token_gradients import EXTREMES, Sort, changed_tokens, transformer_of
 
         factors: Mapping[Sort, float] = {"maps": self.attention, "qkv": self.qkv, "mlps": self.mlp}
-        none = torch.zeros(())
 
         def damp(sort: Sort, _: str, gradient: Tensor) -> Tensor:
-            return EXTREMES[sort](factors[sort] * gradient, none.to(gradient.device))
+            return EXTREMES[sort](factors[sort] * gradient, gradient.new_zeros(()))
 
         at: Literal["map", "scores"] = "map" if self.variant == "paper" else "scores"
         return changed_tokens(model, transformer_of(model, "tgr"), damp, at)

@@ -15,6 +15,7 @@ from study.attacks.loop import Engine, ImageBatch, batches
 from study.attacks.presets import known
 from study.devices.copies import uploaded
 from study.models import Model, loading
+from study.reproducibility import philox_kernel, rng
 from tests.host_reads import DEVICE, HostReadError, refused
 from tests.study.attacks.test_randomness import FOR_TRANSFORMERS, small
 
@@ -43,12 +44,12 @@ def models():
 @pytest.fixture(autouse=True)
 def _meta(monkeypatch):
     """`meta` has no autocast, and images of a first stage do not come back from it."""
-
-    class First:
-        def __init__(self, *_, **__):
-            self.pixels = np.concatenate([CLEAN] * 8)
-
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    # As on a GPU, where one kernel draws; 400 operations on tensors take long to be watched.
+    monkeypatch.setattr(rng, "one_kernel", lambda device: device != "cpu")
+    monkeypatch.setattr(
+        philox_kernel, "words", lambda keys, _, blocks: keys.new_zeros(1).expand(len(keys), 4 * blocks).contiguous()
+    )
     monkeypatch.setattr(loop, "_first_stage", lambda models, attack, *_, **__: _stage(attack))
 
 

@@ -108,7 +108,8 @@ def test_the_source_of_the_gpu_kernel_draws_what_numpy_draws(tmp_path):
     subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", tmp_path / "philox.so", code], check=True)
     block = ctypes.CDLL(str(tmp_path / "philox.so")).block
     for key, counter in (([1, ONES], [5, 7, ONES, 2**63]), ([2**63 + 1, 2], [0, 0, 1, 9])):
-        expected = np.random.Philox(key=key, counter=counter).random_raw(8)
+        words = (np.array(one, dtype=np.uint64) for one in (key, counter))
+        expected = np.random.Philox(**dict(zip(("key", "counter"), words, strict=True))).random_raw(8)
         for number in (1, 2):
             words = np.array([number, *key, *counter, 0, 0, 0, 0], dtype=np.uint64)
             block(words.ctypes.data_as(ctypes.c_void_p))

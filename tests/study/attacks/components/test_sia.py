@@ -81,7 +81,10 @@ def direct(image, step, copy, operations=ALL, grid=3):
 
 @pytest.mark.parametrize(("operation", "host"), [*((one, True) for one in (*ALL, "all")), ("all", False)])
 def test_each_operation_is_torchs(operation, host, monkeypatch):
-    """Also as a GPU filters blocks, all together. Pixels beyond 0..255 show where copies are clipped. Images are 4, so all ten stand in 36 blocks of a copy."""
+    """Also as a GPU filters blocks: all together.
+
+    Pixels beyond 0..255 show where copies are clipped. Images are 4, so all ten stand in 36 blocks of a copy.
+    """
     monkeypatch.setattr(sia, "is_host", lambda device: host)
     operations = ALL if operation == "all" else (operation,)
     image = torch.from_numpy(pixels(37, 28)).double() * 1.1 - 10
