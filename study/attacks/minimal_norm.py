@@ -81,7 +81,7 @@ def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence
 
     def along(levels: Sequence[float]) -> Tensor:
         lengths = uploaded(np.array(levels, dtype=np.float64), device)
-        return torch.cat([there.at(part) for part in lengths.split(together)])
+        return torch.cat([there.at(part) for part in torch.split(lengths, together)])
 
     return along
 

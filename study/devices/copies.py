@@ -55,7 +55,7 @@ class Download:
             self._host = tuple(torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors)
             for here, there in zip(self._host, tensors, strict=True):
                 here.copy_(there.contiguous(), non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(tensors[0].device))
 
     def arrays(self) -> list[NDArray[Any]]:

@@ -42,7 +42,8 @@ class CompiledFunction:
         options: dict[str, Any] = {}
         if self.graphs and BACKEND == "inductor":
             options["options"] = {"triton.cudagraphs": True, **_OR_ERROR}
-        self._function = torch.compile(function, dynamic=False, backend=BACKEND, **options, **_ISOLATED)
+        compiled: Any = torch.compile
+        self._function = compiled(function, dynamic=False, backend=BACKEND, **options, **_ISOLATED)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the logits. Raises StudyError where the network would run without compilation from now on."""

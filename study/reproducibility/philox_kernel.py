@@ -39,7 +39,7 @@ def words(keys: Tensor, counter: Sequence[int], blocks: int) -> Tensor:
     number = torch.arange(1, blocks + 1, device=keys.device)[None]
     s0, s1, s2, s3 = counter
     found = kernel()(number, keys[:, :1], keys[:, 1:], s0=s0, s1=s1, s2=s2, s3=s3)
-    return torch.stack(found, dim=-1).flatten(1)
+    return torch.stack(list(found), dim=-1).flatten(1)
 
 
 @functools.cache

@@ -45,7 +45,7 @@ class _Numpy(threading.local):
     def words(self, key: NDArray[np.uint64], counter: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
         """Return the first 64-bit integers (count,) after this key (2,) and counter (4,)."""
         self._state["state"] = {"counter": counter, "key": key}
-        self._generator.state = self._state
+        self._generator.state = self._state  # type: ignore[assignment]
         return self._generator.random_raw(count)
 
 

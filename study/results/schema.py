@@ -193,7 +193,7 @@ def _columns(result: UnitResult) -> dict[str, Any]:
     }
 
 
-def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array:
+def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array[Any]:
     """The values as a column of `count` rows: null where they are NaN, or all null where they were not computed."""
     return pa.nulls(count, pa.float64()) if values is None else pa.array(values, mask=np.isnan(values))
 

@@ -141,7 +141,7 @@ class _Blocks:
         numbers[image, row, column] = np.arange(len(blocks))
         places = (self._tensor(one) for one in (image, top, left, rows + second, columns + second))
         matrices = _matrices(most, self._image.device, self._image.dtype)
-        return FilteredTogether(*places, matrices, self.of_pixels(numbers[:, None])[:, 0])
+        return FilteredTogether(*places, matrices=matrices, block=self.of_pixels(numbers[:, None])[:, 0])
 
     def factors(self, given: ViewContext) -> NDArray[np.float64]:
         """The factor of each block and channel (N, C, grid, grid)."""
