@@ -87,7 +87,8 @@ def unknown_preset(
 ) -> StudyError:
     """The error for a name that is no preset: with ours if it is another name of one, else with the nearest.
 
-    `kind` is what the place names: a preset, or an attack. `what` is the usual sentence for a name that nobody uses. `<preset>` in `todo` stands for our name, or for any.
+    `kind` is what the place names: a preset, or an attack. `what` is the sentence for a name that is unknown elsewhere
+    too. `<preset>` in `todo` stands for our name, or for any.
     """
     usual, what = what, f"there is no {kind} named '{given}'"
     found, other = preset(given), external(given)
