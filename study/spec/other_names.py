@@ -82,12 +82,15 @@ def key(given: str, section: str) -> Answer | None:
     return all_names().keys.get(section, {}).get(plain(given))
 
 
-def unknown_preset(given: str, *, what: str | None = None, where: str | None = None, todo: str = "") -> StudyError:
+def unknown_preset(
+    given: str, kind: str = "preset", *, what: str | None = None, where: str | None = None, todo: str = ""
+) -> StudyError:
     """The error for a name that is no preset: with ours if it is another name of one, else with the nearest.
 
-    `what` is the usual sentence for a name that nobody uses. `<preset>` in `todo` stands for our name, or for any.
+    `kind` is what the place names: a preset, or an attack. `what` is the sentence for a name that is unknown elsewhere
+    too. `<preset>` in `todo` stands for our name, or for any.
     """
-    usual, what = what, f"there is no preset named '{given}'"
+    usual, what = what, f"there is no {kind} named '{given}'"
     found, other = preset(given), external(given)
     if found is not None:
         note = f" ({found.note})" if found.note else ""

@@ -203,7 +203,7 @@ class Validation:
         """The spec has this attack, or it is a preset."""
         known = {*self._spec.attacks, *presets.known()}
         if name not in known and (other_names.preset(name) or other_names.external(name)):
-            raise other_names.unknown_preset(name, where=self._document.where(place))
+            raise other_names.unknown_preset(name, "attack", where=self._document.where(place))
         self._known(name, known, "attack", place)
 
     def _sources(self, sources: Sources, place: Place) -> None:

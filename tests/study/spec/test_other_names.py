@@ -98,7 +98,7 @@ def launched(spec_file, attacks, used):
      "line", "write `mi`", "`study attacks mi` prints its numbers"]),
     ({"DI2-FGSM": {}}, ["DI2-FGSM"], ["it is called `di` here (TransferAttack's DIM is `mi+di`)",
      "write `DI2-FGSM: {preset: di}`"]),
-    ({}, ["PGD"], ["it is called `pgd` here", "experiments.e.attacks[0]", "write `pgd`"]),
+    ({}, ["PGD"], ["there is no attack named 'PGD': it is called `pgd` here", "experiments.e.attacks[0]"]),
     ({"x": {"preset": "ila", "first": "MIFGSM"}}, ["x"], ["no preset named 'MIFGSM': it is called `mi` here"]),
     ({"x": {"preset": "CW"}}, ["x"], ["no preset named 'CW', but a library has it", 'external: "torchattacks:CW"']),
     ({"mine{x}": {}}, ["mine{x}"], ["'mine{x}' is not the name of a preset", "write `mine{x}: {preset: …}`"]),

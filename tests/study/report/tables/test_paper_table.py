@@ -394,7 +394,8 @@ def test_options_of_the_command(door, tiny_run):
     )  # fmt: skip
     assert status == 0
     assert "| attack | sources | RMSD | Net A | b | c | black-box mean |" in printed
-    assert "| MI FGSM | Net A + b |" in printed
+    assert "| MI FGSM | b + c |" in printed
+    assert "|  | Net A + b |" in printed
     for words, parts in (
         (["--name", "mj=MI"], ["'mj' is no attack, model or experiment of this study", "mi (the nearest)"]),
         (["--name", "mi"], ["'mi' names nothing", "<name in the spec>=<name to print>"]),
