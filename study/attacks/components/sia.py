@@ -139,9 +139,10 @@ class _Blocks:
         left, columns = self._columns.extents(image, column)
         numbers = np.full(self.chosen.shape, -1)
         numbers[image, row, column] = np.arange(len(blocks))
-        places = (self._tensor(one) for one in (image, top, left, rows + second, columns + second))
+        first, down, across, up, along = map(self._tensor, (image, top, left, rows + second, columns + second))
         matrices = _matrices(most, self._image.device, self._image.dtype)
-        return FilteredTogether(*places, matrices=matrices, block=self.of_pixels(numbers[:, None])[:, 0])
+        block = self.of_pixels(numbers[:, None])[:, 0]
+        return FilteredTogether(first, down, across, up, along, matrices, block)
 
     def factors(self, given: ViewContext) -> NDArray[np.float64]:
         """The factor of each block and channel (N, C, grid, grid)."""

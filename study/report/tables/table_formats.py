@@ -110,10 +110,10 @@ def siunitx(layouts: Iterable[Layout]) -> str:
 
 def _latex_table(made: Grid, written: Callable[[Cell, TableStyle], str], column: str) -> str:
     layout = made.layout
-    width, heads = 1 + len(made.columns), map(escaped, made.columns)
+    width, heads = 1 + len(made.columns), list(map(escaped, made.columns))
     if column != "r":
         # A column of numbers takes text in braces only.
-        heads = (f"{{{head}}}" for head in heads)
+        heads = [f"{{{head}}}" for head in heads]
     lines = [
         r"\begin{table}",
         r"\centering",
