@@ -3,7 +3,8 @@
     python benchmarks/runtime.py            a dozen minutes: 1,000 to 100,000 units
     python benchmarks/runtime.py --quick --json
 
-Real Ray, started here. The first part has workers that do nothing; the second crafts on a real network.
+Real Ray, started here. The first part has workers that do nothing (`driver.py` says more about it); the second crafts
+on a real network.
 
 The speedup of two workers is the ratio of units per second after each worker has finished its first unit, because its
 setup happens once, in a study of four units or of a million. The seconds of whole studies are printed too.
@@ -25,50 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
+from driver import IdleCluster, plan_of, through_the_loop
 from rich.console import Console
 
+from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.interface import Ref
 from actors.backends.ray_backend import RayBackend
-from actors.execution.attack_runs import AttackRuns
-from actors.execution.driver import Progress, drive
-from actors.execution.row_sink import RowSink
-from actors.execution.runtime import Runtime
 from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
-from actors.resources import placement
-from actors.scheduling.limits import Limits
-from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
-from actors.scheduling.scheduler import Scheduler
+from actors.scheduling.messages import CraftJob, CraftResult
 from actors.workers.model_cache import ModelRequest
-from actors.workers.ray_actors import WorkerActor
 from actors.workers.worker import Worker
 from actors.workers.worker_config import WorkerConfig
-from study.events.observer import Observer
 from study.images.decoding import read
 from study.images.image_sets import candidates
-from study.images.selection import Clean, Selected, Shard
-from study.planning.plan import Plan, Unit
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
-from study.results.schema import PixelDistances, TargetAnswers
-from study.results.writer import Writer
 from study.spec.loading import resolve
-from study.spec.schema import Spec
 from study.spec.yaml_document import parse
-from study.storage.run_folder import RunFolder
-
-NOTHING = """
-study: nothing
-images: {sample: foolbox, size: 8, keep: all}
-models:
-  a: {network: "timm:test_resnet", weights: "random:0"}
-attacks: {ATTACKS}
-experiments: {x: {attacks: [NAMES], sources: each}}
-numerics: {batch: 1, threads: 1}
-run: {flush_seconds: 1}
-"""
 
 BUSY = """
 study: busy
@@ -82,102 +57,10 @@ run: {shard: 4, actors: WORKERS}
 """
 
 
-class Idle:
-    """A worker that does nothing."""
-
-    def __init__(self, kit: WorkerConfig, device: str) -> None:
-        """Holds nothing."""
-
-    def hello(self) -> None:
-        """Answers when the process is up."""
-
-    def craft(
-        self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
-    ) -> tuple[CraftResult, NDArray[np.uint8]]:
-        return CraftResult(PixelDistances(*np.zeros((3, len(job.images))))), np.zeros(
-            (len(job.images), 3, 8, 8), np.uint8
-        )
-
-    def predict(self, pin: ModelRequest, job: PredictJob, pixels: NDArray[np.uint8]) -> PredictResult:
-        labels, shares = np.zeros((len(pixels), 5), np.int32), np.zeros((len(pixels), 5), np.float32)
-        return PredictResult(tuple(TargetResult(TargetAnswers(target, labels, shares), {}) for target in job.targets))
-
-
-class IdleActor(WorkerActor):
-    """Its actor."""
-
-    kind = Idle
-
-
-class IdleCluster(RayBackend):
-    """Ray with workers that do nothing."""
-
-    def __init__(self) -> None:
-        super().__init__("local")
-        self._worker = self._ray.remote(max_restarts=0, max_task_retries=0)(IdleActor)
-
-
-class NoImages:
-    """Gives all units one empty array."""
-
-    def __init__(self, backend: RayBackend) -> None:
-        self._empty = backend.put(np.zeros((1, 3, 8, 8), np.uint8))
-
-    def of(self, unit: Unit, pool: Any) -> Ref:
-        return self._empty
-
-
-@dataclass(frozen=True)
-class Loop:
-    units: int
-    units_per_second: float
-    driver_mib: float
-
-
 def memory_mib() -> float:
     """This process's memory now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
-
-
-def nothing_spec(crafts: int) -> Spec:
-    attacks = ", ".join(f"x{number}: {{preset: fgsm, epsilon: {number + 1}}}" for number in range(crafts))
-    text = NOTHING.replace("{ATTACKS}", "{" + attacks + "}")
-    return resolve(parse(text.replace("NAMES", ", ".join(f"x{number}" for number in range(crafts))), "nothing")).spec
-
-
-def through_the_loop(backend: RayBackend, units: int) -> Loop:
-    """Run units of one image (100 crafts, one target): two calls for each unit, and one row."""
-    crafts = 100
-    spec = nothing_spec(crafts)
-    shards = [
-        Shard(number, (Selected(f"{number:06d}", 0, 1, "0" * 64, {"a": Clean((0,), (1.0,))}),))
-        for number in range(units // crafts)
-    ]
-    plan = Plan(spec, {"a": "0" * 64}, shards)
-    kit = WorkerConfig(spec.models, spec.labels, 3, 0, spec.numerics)
-    crew = placement.plan_workers(backend.machines(), None, placement.WorkerOptions())
-    scheduler = Scheduler(backend, crew, kit, limits=Limits())
-    scheduler.start(lambda: None)
-    with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
-        run = RunFolder(Path(folder))
-        run.claim()
-        writer = Writer(run, flush_seconds=1, metadata={})
-        display = Observer()
-        runtime, images = Runtime(backend, scheduler, display, interrupt), NoImages(backend)
-        rows = RowSink(plan, writer, images, backend)
-        progress = Progress({"x": units}, {}, units)
-        attacks = AttackRuns(plan, images, rows, runtime, progress=progress, done={}, rmsd={})
-        begun = time.perf_counter()
-        drive(attacks, runtime)
-        outcome = attacks.outcome
-        seconds = time.perf_counter() - begun
-        assert outcome.finished == units, outcome.failures[:1]
-        written = pl.scan_parquet(run.results).select(pl.len()).collect().item()
-        assert written == units, f"{written} rows for {units} units"
-        run.release()
-    scheduler.stop()
-    return Loop(units, units / seconds, memory_mib())
 
 
 @dataclass(frozen=True)
@@ -294,12 +177,14 @@ def main() -> None:
     say = (lambda line: print(line, file=sys.stderr)) if given.json else print
 
     begun = time.perf_counter()
-    backend = IdleCluster()
-    loops = []
-    for size in sizes:
-        loops.append(through_the_loop(backend, size))
-        say(f"{size:>7,} units: {loops[-1].units_per_second:6.0f} a second, driver at {loops[-1].driver_mib:5.0f} MiB")
-    backend.close()
+    with Interrupt() as interrupt:
+        backend = bounded(IdleCluster, CallTimeouts(), interrupt, lambda error: say(str(error)))
+        loops = []
+        for size in sizes:
+            loops.append(through_the_loop(backend, plan_of(size, 1)))
+            say(f"{size:>7,} units: {1 / loops[-1].seconds:6.0f} a second, driver at {memory_mib():5.0f} MiB")
+        at_the_end = memory_mib()
+        backend.close()
 
     rounds, steps = (1, 15) if given.quick else (3, 60)
     speedups, shares, starts, bares = [], [], [], []
@@ -316,8 +201,8 @@ def main() -> None:
             bares.append(alone / both)
             say(f"without Ray: one process {alone:5.1f} s, two {both:5.1f} s")
     found = {
-        "units_per_second": round(min(loop.units_per_second for loop in loops), 1),
-        "driver_mib": round(loops[-1].driver_mib, 1),
+        "units_per_second": round(min(1 / loop.seconds for loop in loops), 1),
+        "driver_mib": round(at_the_end, 1),
         "busy_share": round(statistics.median(shares), 3),
         "speedup_two_actors": round(statistics.median(speedups), 3),
         "startup_seconds": round(statistics.median(starts), 1),

@@ -20,6 +20,9 @@ class ReferenceRmsd:
         """`known` are the RMSDs in existing rows, by reference craft and image, in pixel values 0..255."""
         self._plan = plan
         self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
+        images = [one.image for shard in plan.shards for one in shard.images]
+        self._missing = {reference: sum(one not in of for one in images) for reference, of in self._known.items()}
+        """Number of images whose RMSD is not known, by reference: asked for with each of its units."""
         self._means: dict[str, float] = {}
 
     def is_reference(self, craft: Craft) -> bool:
@@ -30,16 +33,14 @@ class ReferenceRmsd:
         """Note the RMSD of each image of a reference's unit; return False where all of them were known."""
         known = self._known[unit.craft.id]
         images = [one.image for one in unit.shard.images]
-        new = not all(one in known for one in images)
+        new = sum(one not in known for one in images)
+        self._missing[unit.craft.id] -= new
         known.update(zip(images, rmsd, strict=True))
-        return new
+        return new > 0
 
     def complete(self, craft: Craft) -> bool:
         """Whether a craft needs no reference, or the RMSD of its reference is known for all images."""
-        if craft.reference is None or craft.reference in self._means:
-            return True
-        known = self._known[craft.reference]
-        return all(one.image in known for shard in self._plan.shards for one in shard.images)
+        return craft.reference is None or not self._missing[craft.reference]
 
     def ready(self, unit: Unit) -> bool:
         """Whether the budget of a unit is known."""

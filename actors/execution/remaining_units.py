@@ -31,4 +31,6 @@ class RemainingUnits:
 
     def to_show(self) -> Iterator[Unit]:
         """The units that have kept images and targets left."""
-        return (unit for unit in self._plan.units(self._done, kept=self._needed) if unit.id in self._kept)
+        # Without kept images, no unit is looked at: there may be millions, and the first task waits for it.
+        units = self._plan.units(self._done, kept=self._needed) if self._kept else iter(())
+        return (unit for unit in units if unit.id in self._kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.backends.interface import Ref
@@ -11,10 +11,14 @@ from actors.resources.placement import ModelCapacity
 from actors.scheduling.backlog import Key, Task, predict_key
 from actors.scheduling.messages import CraftJob, PredictJob
 from study.attacks.recipe import Search
+from study.images.selection import Selected
 from study.planning.plan import Craft, Plan, Unit, objective_labels
 
 _MOST_TARGETS = 4
 """Targets in one call: with more, a call would take longer than crafting, and a lost one would cost much loading."""
+
+_Shared = tuple[Sequence[Selected], tuple[int, ...], Mapping[str, str]]
+"""The pool of an attack run, its labels, and the digests of its sources, by name."""
 
 
 class UnitTasks:
@@ -24,12 +28,13 @@ class UnitTasks:
         self._plan = plan
         self._images = images
         self._capacity = capacity
+        self._shared: dict[str, _Shared] = {}
         self._groups: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = {}
 
     def craft(self, unit: Unit, rmsd: tuple[float, ...] | None) -> Task:
         """The task that crafts `unit`; `rmsd`: the matched budget of each image, if any. Its context is the unit."""
         craft = unit.craft
-        pool = self._plan.pool(craft)
+        pool, labels, models = self._shared_by(craft)
         job = CraftJob(
             attack=craft.recipe,
             goal=craft.goal,
@@ -38,11 +43,19 @@ class UnitTasks:
             labels=tuple(objective_labels(craft.goal, unit.shard.images)),
             true_labels=tuple(one.label for one in unit.shard.images),
             rmsd=rmsd,
-            pool=tuple(one.label for one in pool),
+            pool=labels,
         )
-        models = {name: self._plan.digests[name] for name in craft.sources}
         cost = float(max(craft.gradients, 1) * len(unit.shard.images))
         return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit)
+
+    def _shared_by(self, craft: Craft) -> _Shared:
+        """What is the same for all units of an attack run."""
+        found = self._shared.get(craft.id)
+        if found is None:
+            pool = self._plan.pool(craft)
+            models = {name: self._plan.digests[name] for name in craft.sources}
+            found = self._shared[craft.id] = (pool, tuple(one.label for one in pool), models)
+        return found
 
     def predict(self, unit: Unit, pixels: Ref, targets: tuple[str, ...], context: Any) -> Task:
         """The task that shows a unit's batch to `targets` in one call."""
@@ -87,7 +100,7 @@ class UnitTasks:
 def _predict_cost(craft: Craft, images: int, targets: Sequence[str]) -> float:
     """Number of predictions: images, times variants of each, times targets."""
     minimal = craft.recipe.budget.minimal
-    variants = len(minimal.levels) if minimal else len(craft.recipe.scored_points)
+    variants = len(minimal.levels) if minimal else len(craft.points)
     return float(images * variants * len(targets))
 
 
