@@ -17,8 +17,8 @@ from study.attacks.loop import Crafted, Engine
 from study.models.classifier import Classifier
 from study.models.predict import predict
 
-COUNT, BATCH, STEPS = 8, 4, 2
-MANY_VIEWS = {"smoothing": {"copies": 16, "sigma": 15}}
+COUNT, BATCH, STEPS = 4, 4, 2
+FEW_VIEWS, MANY_VIEWS = ({"smoothing": {"copies": copies, "sigma": 15}} for copies in (4, 16))
 _LEFT = 0.6
 """The share of the memory that an attack needs that it is allowed."""
 
@@ -69,7 +69,7 @@ def check(setting: Setting, step: Step) -> None:
 def _attacked(setting: Setting, model: nn.Module, largest: int, **of_engine: Any) -> Crafted:
     engine = Engine(batch=BATCH, max_pass_images=largest, device=setting.device, **of_engine)
     given = images(COUNT, setting.sizes.exact_side)
-    return run([model], recipe("SG", steps=STEPS, **MANY_VIEWS), given, engine)
+    return run([model], recipe("SG", steps=STEPS, **FEW_VIEWS), given, engine)
 
 
 def _limited(setting: Setting, step: Step, case: str, compiled: bool | str) -> None:
