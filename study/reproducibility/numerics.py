@@ -115,7 +115,7 @@ def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> Non
         # This also keeps Inductor from choosing kernels by their time.
         torch.use_deterministic_algorithms(deterministic)
         # Otherwise it fills every new tensor, for those who read what they never wrote.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_memory()
 
 
@@ -188,7 +188,7 @@ def restored() -> Iterator[None]:
     threads, cuda, cudnn = torch.get_num_threads(), torch.backends.cuda, torch.backends.cudnn
     before = cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -198,7 +198,7 @@ def restored() -> Iterator[None]:
         if now != strict:
             # This imports Inductor, which takes seconds.
             torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 def not_deterministic(error: Exception) -> StudyError | None:
