@@ -39,11 +39,10 @@ class CompiledFunction:
         _raise_limits()
         self.graphs = how == "cuda-graphs"
         self._called = called
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"dynamic": False, "backend": BACKEND, **_ISOLATED}
         if self.graphs and BACKEND == "inductor":
             options["options"] = {"triton.cudagraphs": True, **_OR_ERROR}
-        compiled: Any = torch.compile
-        self._function = compiled(function, dynamic=False, backend=BACKEND, **options, **_ISOLATED)
+        self._function = torch.compile(function, **options)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the logits. Raises StudyError where the network would run without compilation from now on."""
