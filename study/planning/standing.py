@@ -32,6 +32,7 @@ def standing_of(
         more_images: Whether the spec asks for more images than are selected: they are looked for first.
         predicts_first: Models that must predict the selected images first.
         units, done, left: Units of this spec on the selected images, probes included.
+        partly: Those of the units left that have rows, which stay, and lack targets.
         outside: Finished units that this spec does not ask for. Their rows stay, and reports leave them out.
         unknown: Why all this cannot be told; then it is the only key.
 
@@ -61,11 +62,13 @@ def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, in
     digests = {name: selection.models.get(name, {"digest": "unknown"})["digest"] for name in spec.models}
     plan, probes = Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards)
     done = scanning.done(folder.path)
-    left = sum(1 for _ in plan.units(done, kept=KeptImages(folder).units if spec.run.keep_images else None))
-    left += sum(1 for _ in probes.units(probe_store.done(folder.path, spec.geometry)))
+    kept = KeptImages(folder).units if spec.run.keep_images else None
+    unfinished = list(plan.units(done, kept=kept))
+    partly = sum(1 for unit in unfinished if unit.targets and unit.id in done)
+    left = len(unfinished) + sum(1 for _ in probes.units(probe_store.done(folder.path, spec.geometry)))
     planned = {craft.unit_id(shard) for craft in plan.crafts.values() for shard in plan.shards}
     units = len(planned) + sum(1 for _ in probes.units())
-    return {"units": units, "done": units - left, "left": left, "outside": len(done.keys() - planned)}
+    return {"units": units, "done": units - left, "left": left, "partly": partly, "outside": len(done.keys() - planned)}
 
 
 def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]:
@@ -83,7 +86,8 @@ def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]
         return [f"{folder}: a launch would be refused: {error['what']}", *more]
     on = f" on the {counted(standing['images'], 'image')} selected so far" if standing["more_images"] else ""
     units = counted(standing["units"], "unit")
-    lines = [f"{folder}: {standing['done']:,} of {units}{on} done, {standing['left']:,} left"]
+    partly = f" ({standing['partly']:,} of them lack only targets)" if standing["partly"] else ""
+    lines = [f"{folder}: {standing['done']:,} of {units}{on} done, {standing['left']:,} left{partly}"]
     if standing["new"]:
         lines.append(f"  since its last launch: {standing['new']}")
     first = [", ".join(standing["predicts_first"])] if standing["predicts_first"] else []
