@@ -47,11 +47,14 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class CallTimeouts:
-    """Seconds after which a call hangs: the start of the backend, a call that moves pixels, every other call."""
+    """Seconds after which a call hangs: the start of the backend, a call that moves pixels, every other call, and the
+    question for machines, which tell of their GPUs.
+    """
 
     start: float = _START_SECONDS
     pixels: float = _PIXELS_SECONDS
     call: float = _CALL_SECONDS
+    machines: float = _MACHINES_SECONDS
 
     @classmethod
     def of(cls, run: RunOptions) -> CallTimeouts:
@@ -110,7 +113,7 @@ class _BoundedBackend:
 
     def machines(self) -> list[Machine]:
         # New machines are first asked for the size of their GPUs, which takes longer than other calls.
-        return self._caller.do("machines", max(self._timeouts.start, _MACHINES_SECONDS), self._inner.machines)
+        return self._caller.do("machines", max(self._timeouts.start, self._timeouts.machines), self._inner.machines)
 
     def scaling(self) -> Scaling | None:
         return self._caller.do("state of the autoscaler", self._timeouts.call, self._inner.scaling)

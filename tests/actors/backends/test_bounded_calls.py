@@ -19,7 +19,7 @@ from study.process.interrupt import Interrupt, Interrupted
 from study.spec.run_options import RunOptions
 
 METHODS = sorted(name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_"))
-SHORT = CallTimeouts(start=0.4, pixels=0.4, call=0.4)
+SHORT = CallTimeouts(start=0.4, pixels=0.4, call=0.4, machines=0.4)
 GIVEN = {
     "machines": (),
     "start": ("worker", None, None),
@@ -31,11 +31,19 @@ GIVEN = {
     "put": (None,),
     "stop": (None,),
     "set_aside": (None, ()),
+    "scaling": (),
+    "request": (1, None),
     "close": (),
 }
 
 
-CALLED = {"call": "craft", "start": "start of an actor", "set_aside": "set aside"}
+CALLED = {
+    "call": "craft",
+    "start": "start of an actor",
+    "set_aside": "set aside",
+    "scaling": "state of the autoscaler",
+    "request": "request to the autoscaler",
+}
 """The names of methods in messages, where they are others."""
 
 
@@ -43,6 +51,7 @@ class Blocking:
     """A backend whose method `hangs` never returns; the others say at once who called them."""
 
     name = "blocking"
+    fixed = False
     awaited = "the GCS"
 
     def __init__(self, hangs: str = "", dead: str | None = None) -> None:
@@ -161,7 +170,9 @@ def test_a_quick_method_goes_through(blocking, method):
             backend.wait([], 0.0)
             assert backend._inner.asked == ["call", "wait"]
         else:
-            assert answer == {"stop": None, "set_aside": None, "close": None, "wait": []}.get(method, method)
+            assert answer == {"stop": None, "set_aside": None, "close": None, "request": None, "wait": []}.get(
+                method, method
+            )
         assert not interrupt.hurried
 
 
