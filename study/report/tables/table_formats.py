@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from study.report.tables.grid import Grid, grid
+from study.report.tables.grid import Cell, Grid, grid
 from study.report.tables.layout import Layout, TableRate, TableStyle
 
 _LATEX = {
@@ -37,8 +37,6 @@ COLUMNS = (
 """Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; the latter two are the 95 % interval.
 `images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty if
 unknown. Names are those of the spec."""
-
-Cell = TableRate | str | None
 
 
 def rich(layout: Layout) -> Table:
@@ -110,10 +108,10 @@ def siunitx(layouts: Iterable[Layout]) -> str:
 
 def _latex_table(made: Grid, written: Callable[[Cell, TableStyle], str], column: str) -> str:
     layout = made.layout
-    width, heads = 1 + len(made.columns), map(escaped, made.columns)
+    width, heads = 1 + len(made.columns), [escaped(head) for head in made.columns]
     if column != "r":
         # A column of numbers takes text in braces only.
-        heads = (f"{{{head}}}" for head in heads)
+        heads = [f"{{{head}}}" for head in heads]
     lines = [
         r"\begin{table}",
         r"\centering",
