@@ -12,12 +12,16 @@ MEAN = "black-box mean"
 """The heading of means."""
 
 
+Cell = TableRate | str | None
+"""A rate, or text; None without rows."""
+
+
 @dataclass(frozen=True)
 class Section:
     """Rows under a common heading: an attack, or a set of source models. A row has its name and one cell a column."""
 
     heading: str
-    rows: tuple[tuple[str, tuple[TableRate | str | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,12 @@ def _down(layout: Layout) -> Grid:
     sections = []
     for _, group in groupby(layout.rows, key=lambda row: row.variant):
         rows = list(group)
-        means = [(row.mean,) if style.mean else () for row in rows]
-        lines = (
-            (style.sources(row.sources), (row.rmsd_text, *row.rates, *mean))
-            for row, mean in zip(rows, means, strict=True)
-        )
+        lines: list[tuple[str, tuple[Cell, ...]]] = []
+        for row in rows:
+            cells: list[Cell] = [row.rmsd_text, *row.rates]
+            if style.mean:
+                cells.append(row.mean)
+            lines.append((style.sources(row.sources), tuple(cells)))
         sections.append(Section(rows[0].shown(style), tuple(lines)))
     clean = ("", *layout.clean_accuracies, *("" for _ in extra)) if layout.clean_accuracies else None
     return Grid(
@@ -66,7 +71,7 @@ def _across(layout: Layout) -> Grid:
     sections = []
     for sources in dict.fromkeys(row.sources for row in layout.rows):
         known = {row.variant: row for row in layout.rows if row.sources == sources}
-        rows: list[tuple[str, tuple[TableRate | str | None, ...]]] = []
+        rows: list[tuple[str, tuple[Cell, ...]]] = []
         for at, target in enumerate(layout.targets):
             rates = tuple(known[one].rates[at] if one in known else None for one in attacks)
             rows.append((style.named(target), rates))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv as csv_format
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from study.report.tables.grid import Grid, grid
+from study.report.tables.grid import Cell, Grid, grid
 from study.report.tables.layout import Layout, TableRate, TableStyle
 
 _LATEX = {
@@ -37,8 +37,6 @@ COLUMNS = (
 """Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; the latter two are the 95 % interval.
 `images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty if
 unknown. Names are those of the spec."""
-
-Cell = TableRate | str | None
 
 
 def rich(layout: Layout) -> Table:
@@ -96,7 +94,7 @@ def _markdown_cell(cell: Cell, style: TableStyle) -> str:
 
 def latex(layouts: Iterable[Layout]) -> str:
     r"""A `table` environment for each; the document needs \usepackage{booktabs}. A heading begins each section."""
-    return "\n".join(_latex_table(grid(layout), _latex_cell, "r") for layout in layouts)
+    return "\n".join(_latex_table(made, _latex_cell, ["r"] * len(made.columns)) for made in map(grid, layouts))
 
 
 def siunitx(layouts: Iterable[Layout]) -> str:
@@ -105,21 +103,20 @@ def siunitx(layouts: Iterable[Layout]) -> str:
     Columns with intervals are centred text.
     """
     needs = "% \\usepackage{booktabs,siunitx}  \\sisetup{detect-weight, mode=text, separate-uncertainty}\n"
-    return needs + "\n".join(_latex_table(grid(layout), _siunitx_cell, _siunitx_column(layout)) for layout in layouts)
+    return needs + "\n".join(_latex_table(made, _siunitx_cell, _siunitx_columns(made)) for made in map(grid, layouts))
 
 
-def _latex_table(made: Grid, written: Callable[[Cell, TableStyle], str], column: str) -> str:
+def _latex_table(made: Grid, written: Callable[[Cell, TableStyle], str], columns: Sequence[str]) -> str:
     layout = made.layout
-    width, heads = 1 + len(made.columns), list(map(escaped, made.columns))
-    if column != "r":
-        # A column of numbers takes text in braces only.
-        heads = [f"{{{head}}}" for head in heads]
+    width, heads = 1 + len(made.columns), [escaped(head) for head in made.columns]
+    # A column of numbers takes text in braces only.
+    heads = [f"{{{head}}}" if kind.startswith("S") else head for head, kind in zip(heads, columns, strict=True)]
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escaped('. '.join([layout.title, *layout.notes]))}.}}",
         rf"\label{{tab:{layout.experiment}-{layout.goal}}}",
-        rf"\begin{{tabular}}{{l{column * (width - 1)}}}",
+        rf"\begin{{tabular}}{{l{''.join(columns)}}}",
         r"\toprule",
         _ended([made.corner[1].capitalize(), *heads]),
     ]
@@ -143,25 +140,37 @@ def _latex_cell(cell: Cell, style: TableStyle) -> str:
     return rf"\textbf{{{text}}}" if cell.best else text
 
 
-def _siunitx_column(layout: Layout) -> str:
-    rates = [rate for row in layout.rows for rate in row.rates if rate is not None]
-    parts = [rate.parts(layout.style) for rate in rates]
-    if layout.style.intervals or not parts:
-        return "c"
-    decimals = max(len(value.partition(".")[2]) for value, *_ in parts)
-    spreads = [len(spread.partition(".")[2]) for _, spread, _ in parts if spread]
-    digits = f"3.{max([decimals, *spreads])}" + (f"({2 + max(spreads)})" if spreads else "")
-    # Room for the mark of white-box and grey-box rates, so that it moves no number.
-    return f"S[table-format={digits},table-space-text-post={{$^{{*}}$}}]"
+def _siunitx_columns(made: Grid) -> list[str]:
+    """The kinds of the columns: numbers with room for their digits and the mark of white-box and grey-box rates."""
+    if made.layout.style.intervals:
+        return ["c"] * len(made.columns)
+    kinds = []
+    for place in range(len(made.columns)):
+        cells = [cells[place] for section in made.sections for _, cells in section.rows]
+        parts = [cell.parts(made.layout.style) for cell in cells if isinstance(cell, TableRate)]
+        numbers = [*(value for value, *_ in parts), *(cell for cell in cells if isinstance(cell, str))]
+        spreads = [spread for _, spread, _ in parts if spread]
+        decimals = max((len(text.partition(".")[2]) for text in (*numbers, *spreads) if _is_number(text)), default=0)
+        spread = f"({2 + decimals})" if spreads else ""
+        mark = ",table-space-text-post={$^{*}$}" if parts else ""
+        kinds.append(f"S[table-format=3.{decimals}{spread}{mark}]")
+    return kinds
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
 
 
 def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
     if not isinstance(cell, TableRate):
         text = "--" if cell is None else escaped(cell)
-        return text if re.fullmatch(r"\d+(\.\d+)?|", text) else f"{{{text}}}"
+        return text if _is_number(text) or not text else f"{{{text}}}"
     if style.intervals:
         return _latex_cell(cell, style)
-    text = cell.text(r"\pm", style)
+    text, spread, _ = cell.parts(style)
+    if spread:
+        # The package wants a number with the decimals of its uncertainty.
+        text = rf"{cell.value:.{len(spread.partition('.')[2])}f} \pm {spread}"
     if not cell.black:
         return rf"{text}{{$^{{{_RAISED[cell.mark]}}}$}}"
     return rf"\bfseries {text}" if cell.best else text

@@ -152,15 +152,15 @@ def test_files_without_titles_for_papers(tmp_path):
         assert b"Type3" not in (tmp_path / str(titles) / "x.pdf").read_bytes()
 
 
-def test_a_long_label_widens_the_file():
+def test_a_long_title_widens_the_file():
     points = [(1.0, 0.5, 0.4, 0.6), (2.0, 0.6, 0.5, 0.7)]
     widths = []
-    for name in ("mi", "a-very-long-name-of-an-attack-" * 8):
-        figure = figures.curve({"target": {name: points, "b": points}}, "steps", "t")
+    for title in ("t", "an-experiment-with-a-very-long-name-" * 4):
+        figure = figures.curve({"target": {"mi": points, "b": points}}, "steps", title)
         with Image.open(io.BytesIO(figures.png(figure))) as picture:
             widths.append(picture.width / 200 / figure.get_figwidth())
     assert widths[0] < 1.05
-    assert widths[1] > 1.5, "a legend wider than the figure is not cut off"
+    assert widths[1] > 1.5, "a text wider than the figure is not cut off"
 
 
 def test_axes_name_numbers_of_every_curve():

@@ -103,7 +103,7 @@ def test_matrices_agree_with_the_rows(tiny_run, report, goal):
 
 def test_leave_one_out(tiny_run, report):
     head, *lines = Tables(report).tables["ensembles, untargeted: ensembles against the model they leave out"]
-    assert [said for said, _ in head] == ["attack", "RMSD", "without a", "without b", "without c", "mean"]
+    assert [said for said, _ in head] == ["attack", "RMSD", "without a", "without b", "without c", "black-box mean"]
     everything = rows(tiny_run).filter(goal="untargeted")
     for (attack, _), _, *cells, (mean, _) in lines:
         rates = []
@@ -144,7 +144,7 @@ def test_long_tables_are_cut_and_come_with_code(tiny_run, tmp_path, monkeypatch)
     monkeypatch.setattr(components, "_MOST_ROWS", 5)
     page = written(tiny_run, tmp_path)
     assert "The first 5 of 13 rows." in page
-    found = {html.unescape(code) for code in re.findall("<pre[^>]*>(from study import .*?)</pre>", page, re.S)}
+    found = {html.unescape(code) for code in re.findall("<pre[^>]*>(import study\n.*?)</pre>", page, re.S)}
     assert {code.splitlines()[-1].partition("(")[0] for code in found} >= {"analysis.transfer_matrix", "rows.head"}
     for code in found:
         exec(code, {})
@@ -154,7 +154,7 @@ def test_same_run_gives_same_bytes(tiny_run, report, tmp_path):
     assert written(tiny_run, tmp_path, figures=tmp_path / "one") == report
     assert written(tiny_run, tmp_path, figures=tmp_path / "two") == report
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert {Path(name).suffix for name in files} == {".svg", ".png"}
+    assert {Path(name).suffix for name in files} == {".svg", ".png", ".pdf"}
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

@@ -336,7 +336,9 @@ def test_siunitx(tiny_run, layouts):
     text = table_formats.siunitx(layouts)
     assert text.startswith("% \\usepackage{booktabs,siunitx}")
     for layout, part in zip(layouts, text.split(r"\begin{table}")[1:], strict=True):
-        assert r"\begin{tabular}{l" + 4 * r"S[table-format=3.0,table-space-text-post={$^{*}$}]" + "}" in part
+        assert r"\begin{tabular}{l" + "S[table-format=3.2]" + 3 * (
+            r"S[table-format=3.0,table-space-text-post={$^{*}$}]"
+        ) + "}" in part  # fmt: skip
         body = part.splitlines()
         assert body[body.index(r"\toprule") + 1] == r"Sources & {RMSD} & {a} & {b} & {c} \\"
         lines = [line.removesuffix(r" \\").split(" & ") for line in body if line.count(" & ") == 4][1:]
