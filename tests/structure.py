@@ -44,6 +44,7 @@ LIBRARY_MODULES = {
 LIBRARY_ATTRIBUTES = {
     "_exit": "os: documented",
     "_private": "ray",
+    "_internal_kv_get": "ray: the state of its autoscaler",
     "_run_exitfuncs": "atexit",
     "_replace": "named tuples: documented",
     "_cdata": "torch: identity of a storage",

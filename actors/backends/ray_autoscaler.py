@@ -17,6 +17,9 @@ from actors.resources.placement import ResourceRequest
 _MIRRORED = "node_"
 """Where Ray's autoscaler cannot add machines, it reports each one as a type of its own, of this name and its id."""
 
+_STATUS = "__autoscaling_status"
+"""The key of the first autoscaler's state."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,10 +46,9 @@ def request(workers: int, resources: ResourceRequest) -> None:
 
 def _written() -> Scaling | None:
     """What the first autoscaler has written."""
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
+    from ray.experimental import internal_kv
 
-    text = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    text = internal_kv._internal_kv_get(_STATUS)
     return None if not text else of_status(json.loads(text))
 
 

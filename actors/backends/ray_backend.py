@@ -91,7 +91,7 @@ class RayBackend:
         if chosen == "local":
             options |= {
                 "include_dashboard": False,
-                "object_store_memory": store(_gpus_here()),
+                "object_store_memory": store(_gpus_here(ray)),
                 "_system_config": _QUIET,
             }
             self._local = LocalRay(hidden)
@@ -372,10 +372,9 @@ def smallest(listed: str, totals: str) -> float | None:
     return min(parts or whole, default=None)
 
 
-def _gpus_here() -> int:
+def _gpus_here(ray: Any) -> int:
     """The GPUs that a local Ray will find here."""
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
-
-    visible = Nvidia.get_current_process_visible_accelerator_ids()
-    count = Nvidia.get_current_node_num_accelerators()
+    nvidia = ray._private.accelerators.NvidiaGPUAcceleratorManager
+    visible = nvidia.get_current_process_visible_accelerator_ids()
+    count: int = nvidia.get_current_node_num_accelerators()
     return count if visible is None else min(count, len(visible))

@@ -165,7 +165,7 @@ class Simulated:
         nodes = len(self._free_slots) + len(self._coming)
         wanted = min(-(-workers // self._machines.slots), self._machines.grows_to)
         for _ in range(wanted - nodes):
-            node = next(self._ids)
+            node = self._machines.nodes + next(self._ids)
             self._coming.add(node)
             heapq.heappush(self._events, (self.now + self._machines.boot, node, "return", node))
 

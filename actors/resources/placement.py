@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from actors.resources.memory_needs import Needs
 from study.errors import StudyError
-from study.spec.run_options import Device
+from study.spec.run_options import DeviceChoice
 
 Role = str
 """`worker`, or `service <name>`: a remote service has one actor, so that one clock limits its rate."""
@@ -93,7 +93,7 @@ class WorkerOptions:
     per_gpu: int | None = None
     models: int | None = None
     memory: float | None = None
-    device: Device = "auto"
+    device: DeviceChoice = "auto"
     fewer: bool = False
 
 
@@ -136,14 +136,14 @@ def service_of(role: Role) -> str | None:
     return role.removeprefix("service ") if role.startswith("service ") else None
 
 
-def usable(machines: Sequence[Machine], device: Device) -> list[Machine]:
+def usable(machines: Sequence[Machine], device: DeviceChoice) -> list[Machine]:
     """The machines as workers on `device` see them: for `cpu` without GPUs, for `gpu` only those with GPUs."""
     if device == "cpu":
         return [replace(machine, gpus=0.0, gpu_memory=None) for machine in machines]
     return [machine for machine in machines if machine.gpus >= 1] if device == "gpu" else list(machines)
 
 
-def on_gpus(machines: Sequence[Machine], device: Device) -> bool:
+def on_gpus(machines: Sequence[Machine], device: DeviceChoice) -> bool:
     """Whether workers run on GPUs of these machines."""
     return device == "gpu" or any(machine.gpus >= 1 for machine in usable(machines, device))
 

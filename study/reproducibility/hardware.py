@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from study.errors import StudyError
-from study.spec.run_options import Device
+from study.spec.run_options import DeviceChoice
 
 _CPUS = Path("/proc/cpuinfo")
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -20,7 +20,7 @@ def gpu_available() -> bool:
     return torch.cuda.is_available()
 
 
-def device_here(wanted: Device = "auto") -> str:
+def device_here(wanted: DeviceChoice = "auto") -> str:
     """Return the torch device of work in this process: its first GPU, where there is one and `wanted` allows it.
 
     Raises StudyError where a GPU is wanted and there is none.

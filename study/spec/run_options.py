@@ -11,7 +11,7 @@ from study.spec.shorthand import Shorthand
 
 _AUTO = Shorthand(lambda given: None if given == "auto" else given, ({"const": "auto"},))
 
-Device = Literal["auto", "gpu", "cpu"]
+DeviceChoice = Literal["auto", "gpu", "cpu"]
 
 
 class RunOptions(Frozen):
@@ -45,7 +45,7 @@ class RunOptions(Frozen):
     """
 
     shard: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None
-    device: Device = "auto"
+    device: DeviceChoice = "auto"
     actors: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None
     actors_per_gpu: Annotated[Annotated[int, Field(ge=1, le=100)] | None, _AUTO] = None
     actor_mib: Annotated[Annotated[int, Field(ge=1)] | None, _AUTO] = None

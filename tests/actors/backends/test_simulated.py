@@ -132,7 +132,10 @@ def test_plan_and_profile_commands(door, spec_file, tmp_path, monkeypatch):
     assert status == 0, error
     assert "workers busy" in printed
     size = f", {measured['memory'] / 2**30:.0f} GiB" if measured["memory"] else ""
-    assert f"(costs of {measured['hardware']}{size}, torch {measured['torch']}, 50 times as fast" in printed
+    assert f"(costs of {measured['hardware']}{size}, torch {measured['torch']}, 50 times as fast" in " ".join(
+        printed.split()
+    )
+    assert measured["torch"]
     status, _, error = door("plan", spec, "--on", "lots")
     assert status == 2
     assert "64xH100" in error

@@ -27,8 +27,6 @@ class OnGpus(InProcess):
     [
         ({}, 1, "2 GPU-hours"),
         ({"actors_per_gpu": 2, "actors": "auto"}, 1, "1 GPU-hours"),
-        ({"actors": 4}, 1, "0.5 GPU-hours"),
-        ({"actors": 4}, 2, "1 GPU-hours"),
         ({"device": "cpu"}, 2, "2 core-hours"),
     ],
 )
