@@ -199,7 +199,7 @@ class Loop:
     everywhere: float
 
     @classmethod
-    def measured(cls, units: int, work: Callable[[], None]) -> Loop:
+    def measured(cls, units: int, work: Callable[[], object]) -> Loop:
         clock, driver, everywhere = time.perf_counter(), time.process_time(), processor_seconds()
         work()
         return cls(

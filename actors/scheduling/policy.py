@@ -37,7 +37,7 @@ class Group(NamedTuple):
     role: Role
     models: frozenset[str]
     urgent: bool
-    count: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]  # a tuple has a method of this name
     cost: float
     coming: float = 0.0
 
