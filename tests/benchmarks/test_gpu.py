@@ -102,7 +102,7 @@ def test_a_run_keeps_what_it_has_when_steps_fail_die_and_hang(monkeypatch, tmp_p
     assert "| dies: the step | its process ended with -9 |" in text
 
 
-@pytest.mark.parametrize(("steps", "expected"), [((passes,), 0), ((fails, hangs), 1), ((passes, hangs), 3)])
+@pytest.mark.parametrize(("steps", "expected"), [((passes,), 0), ((hangs, fails), 1), ((hangs, passes), 3)])
 def test_the_exit_status_tells_whether_a_check_failed_or_was_cut_off(monkeypatch, tmp_path, steps, expected):
     planted(monkeypatch, *steps)
     assert launched(monkeypatch, tmp_path, "--seconds", "60") == expected
