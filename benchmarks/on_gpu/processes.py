@@ -77,10 +77,9 @@ def study(setting: Setting, step: Step) -> None:
         import study as project
 
         folder = setting.folder / "study"
-        run_ = project.launch(_spec(setting), folder / "run", inline=True, quiet=True, wandb="disabled")
-        rows = run_.rows().collect() if hasattr(run_.rows(), "collect") else run_.rows()
+        made = project.launch(_spec(setting), folder / "run", inline=True, quiet=True, wandb="disabled")
         hardware = json.loads((folder / "run" / "arithmetic.json").read_text())["workers"][0]["processor"]
-        step.check(case, len(rows) > 0, "there are no rows", rows=len(rows), processor=hardware)
+        step.check(case, len(made.rows) > 0, "there are no rows", rows=len(made.rows), processor=hardware)
 
 
 def _spec(setting: Setting) -> dict[str, Any]:
