@@ -153,7 +153,7 @@ class Bench:
         images, labels = self.scaled()
 
         def run(steps: int) -> None:
-            import torchattacks
+            import torchattacks  # type: ignore[import-untyped]
 
             as_shipped(self.threads)
             counted = {} if attack == "FGSM" else {"steps": steps}
@@ -187,7 +187,9 @@ class Bench:
         mean, std = (list(part.flatten().tolist()) for part in (classifier.mean, classifier.std))
         network = copy.deepcopy(classifier.network)
         preprocessing = {"mean": mean, "std": std, "axis": -3}
-        wrapped = foolbox.PyTorchModel(network, bounds=(0, 1), preprocessing=preprocessing, device=self.device)
+        wrapped = foolbox.PyTorchModel(  # type: ignore[attr-defined]
+            network, bounds=(0, 1), preprocessing=preprocessing, device=self.device
+        )
         images, labels = self.scaled()
 
         def run(steps: int) -> None:

@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def main() -> int:
         # Steps are forked, and find imported what would take each of them seconds.
         for zoo in ("torchvision.models", "timm"):
             importlib.import_module(zoo)
-    run = time.strftime("%Y-%m-%dT%H:%M:%S")
+    run = datetime.now().isoformat(sep=" ", timespec="milliseconds")
     results = Results(path, run)
     device, called = _device(chosen.device)
     results.add("run", called, "measured", figures={"device": device, "seconds": chosen.seconds, "steps": names})

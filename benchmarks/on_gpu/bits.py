@@ -130,7 +130,7 @@ def _of_fresh_process(setting: Setting, cases: Sequence[str], seconds: float) ->
 def _answer(device: str, cases: Sequence[str]) -> None:
     """What the fresh process does: print the digests as JSON."""
     setting = Setting(device, threads=1, folder=Path())
-    found = {}
+    found: dict[str, str] = {}
     for network, mode in _pairs(setting):
         wanted = {attack: f"{attack}, {network}, {mode}" for attack in FRESH}
         if any(case in cases for case in wanted.values()):

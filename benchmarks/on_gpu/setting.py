@@ -103,7 +103,9 @@ class Mode:
     compile: bool | str = False
 
     def __str__(self) -> str:
-        return self.precision + {False: "", True: ", compiled"}.get(self.compile, f", {self.compile}")  # type: ignore[call-overload]
+        if not self.compile:
+            return self.precision
+        return f"{self.precision}, {'compiled' if self.compile is True else self.compile}"
 
 
 @dataclass(frozen=True)
