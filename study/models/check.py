@@ -49,4 +49,9 @@ def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
         state = state_dict.outline(path)
         if kind == "package":
             state = lite_names(state, network)
-        state_dict.fitted(network, state, called=f"{model.network} (model '{name}')", origin=str(path))
+        try:
+            state_dict.fitted(network, state, called=f"{model.network} (model '{name}')", origin=str(path))
+        except StudyError:
+            # Of a file with another digest, that is what is wrong.
+            state_dict.verify(path, model.sha256)
+            raise

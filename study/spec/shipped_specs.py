@@ -61,17 +61,24 @@ def located(given: Path) -> Path:
 
     Raises StudyError if there is neither.
     """
-    if given.exists() and not given.is_dir():
+    missing = ""
+    try:
+        if not given.is_dir():
+            given.stat()
+            return given
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = error.strerror or str(error)
+    except (OSError, ValueError):
+        # The reader says what is wrong with it, as with a folder.
         return given
     known = names()
     if str(given) in known:
         return shipped("specs") / f"{given}{_SUFFIX}"
-    if given.is_dir():
-        # The reader says what is wrong with it.
+    if not missing:
         return given
     name = given.with_suffix("").as_posix().removeprefix("specs/")
     raise StudyError(
-        f"the spec {given} cannot be read: No such file or directory, and no shipped spec has that name",
+        f"the spec {given} cannot be read: {missing}, and no shipped spec has that name",
         where=str(given),
         accepted=f"a YAML file, or one of {listed(known, name)}",
         todo=f"write `{name}`, without folder and ending, for the shipped spec" if name in known else "study specs",

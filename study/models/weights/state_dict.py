@@ -35,7 +35,7 @@ def read(path: Path, *, sha256: str | None = None) -> StateDict:
     """
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
-    _verify(path, sha256)
+    verify(path, sha256)
     return _state_in(checkpoint.read(path), path)
 
 
@@ -105,7 +105,8 @@ def _tensors(of: Sequence[str]) -> str:
     return f"{len(of)} tensor is" if len(of) == 1 else f"{len(of)} tensors are"
 
 
-def _verify(path: Path, pinned: str | None) -> None:
+def verify(path: Path, pinned: str | None) -> None:
+    """Raise StudyError if a file's SHA-256 is neither the `pinned` one, nor the one at the end of its name, if any."""
     named = _HASH_IN_NAME.search(path.name)
     if pinned is None and (named is None or DATE.fullmatch(named[1])):
         return
@@ -155,6 +156,8 @@ def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
     if not prefix:
         return None
     others = sorted(name for name in state if not name.startswith(prefix))
+    if not others:
+        return None
     return (
         f"the file has all tensors of the network under '{prefix}', and {names(others, most=3)} as well: save only "
         f"those under '{prefix}', without the prefix; if the others are a mean and a std, write them into the spec"

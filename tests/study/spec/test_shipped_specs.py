@@ -55,6 +55,12 @@ def test_what_is_neither(given, parts):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("given", ["x" * 300, "a\0b"], ids=["too long", "no name of a file"])
+def test_a_path_that_cannot_be(given):
+    with pytest.raises(StudyError, match="cannot be read"):
+        load(Path(given))
+
+
 def test_a_folder_is_no_spec(tmp_path):
     (tmp_path / "runs").mkdir()
     with pytest.raises(StudyError, match="the spec runs cannot be read"):
