@@ -38,7 +38,7 @@ class _Numpy(threading.local):
     """numpy's Philox, one for each thread. To set its state takes a fifth of the time that another one would take."""
 
     def __init__(self) -> None:
-        self._generator = np.random.Philox(0)
+        self._generator: Any = np.random.Philox(0)
         nothing_left = {"buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
         self._state: dict[str, Any] = {"bit_generator": "Philox", "state": {}, **nothing_left}
 
@@ -46,7 +46,8 @@ class _Numpy(threading.local):
         """Return the first 64-bit integers (count,) after this key (2,) and counter (4,)."""
         self._state["state"] = {"counter": counter, "key": key}
         self._generator.state = self._state
-        return self._generator.random_raw(count)
+        found: NDArray[np.uint64] = self._generator.random_raw(count)
+        return found
 
 
 _numpy = _Numpy()
