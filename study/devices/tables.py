@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -17,7 +17,7 @@ def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
     """Remember what `make` returns for its last 64 arguments; one of them is the device. Nobody may write into it."""
     cached = functools.lru_cache(maxsize=_MOST)(make)
     _forgetting.append(cached.cache_clear)
-    return cached  # type: ignore[return-value]
+    return cast(Callable[Given, Made], cached)
 
 
 def forget() -> None:

@@ -38,15 +38,16 @@ class _Numpy(threading.local):
     """numpy's Philox, one for each thread. To set its state takes a fifth of the time that another one would take."""
 
     def __init__(self) -> None:
-        self._generator = np.random.Philox(0)
+        self._generator: Any = np.random.Philox(0)
         nothing_left = {"buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
         self._state: dict[str, Any] = {"bit_generator": "Philox", "state": {}, **nothing_left}
 
     def words(self, key: NDArray[np.uint64], counter: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
         """Return the first 64-bit integers (count,) after this key (2,) and counter (4,)."""
         self._state["state"] = {"counter": counter, "key": key}
-        self._generator.state = self._state  # type: ignore[assignment]
-        return self._generator.random_raw(count)
+        self._generator.state = self._state
+        found: NDArray[np.uint64] = self._generator.random_raw(count)
+        return found
 
 
 _numpy = _Numpy()

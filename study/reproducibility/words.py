@@ -17,7 +17,8 @@ _MOST = 2**31
 def below(words: Tensor, count: int | Tensor) -> Tensor:
     """Return each word modulo `count`, int64. `count` is from 1 to 2^31, or a tensor of such numbers."""
     assert not isinstance(count, int) or 1 <= count <= _MOST, "intermediate results have 63 bits"
-    return ((words >> 32 & _LOW) % count * (2**32 % count) + (words & _LOW)) % count
+    found: Tensor = ((words >> 32 & _LOW) % count * (2**32 % count) + (words & _LOW)) % count
+    return found
 
 
 def shares(words: Tensor) -> Tensor:
@@ -25,10 +26,12 @@ def shares(words: Tensor) -> Tensor:
     import torch
 
     # The upper half is exact, so that only the sum rounds.
-    return ((words >> 32 & _LOW).to(torch.float64) * 2.0**32 + (words & _LOW).to(torch.float64)) * 2.0**-64
+    found: Tensor = ((words >> 32 & _LOW).to(torch.float64) * 2.0**32 + (words & _LOW).to(torch.float64)) * 2.0**-64
+    return found
 
 
 def order(words: Tensor) -> Tensor:
     """Return the places (N, K) of each row's words from the smallest to the largest; equal words keep their order."""
     # As signed numbers, words from 2^63 would come first.
-    return (words ^ -(2**63)).argsort(dim=1, stable=True)
+    found: Tensor = (words ^ -(2**63)).argsort(dim=1, stable=True)
+    return found

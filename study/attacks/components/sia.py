@@ -134,7 +134,7 @@ class _Blocks:
         most = max(height, width)
         blocks = np.argwhere(np.isin(self.chosen, list(_FILTERS)))
         image, row, column = blocks.T
-        second = (self.chosen[image, row, column] == "low-pass") * (most + 1)
+        second = (self.chosen[image, row, column] == "low-pass").astype(np.int64) * (most + 1)
         top, rows = self._rows.extents(image, row)
         left, columns = self._columns.extents(image, column)
         numbers = np.full(self.chosen.shape, -1)

@@ -24,6 +24,12 @@ LABELS = np.array([1, 2, 3, 4])
 IDS = [f"image{index}" for index in range(4)]
 CLEAN = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
 
+OFTEN = {
+    "aa", "admix", "bsr", "cwa", "di", "everywhere", "fgs", "i-fgs2m", "ila++", "l2t", "mi", "pgd", "pna-patchout",
+    "s4st", "sia", "smer", "ssa", "su", "ta-bench", "tgr", "ti", "us-mm", "va-i", "vmi",
+}  # fmt: skip
+"""Presets with host work of every kind. The others are tried with `-m slow`."""
+
 EXCEPTIONS = {
     "l2t": "the chain of operations of a step follows from the gains of the step before",
 }
@@ -69,7 +75,9 @@ def run(models, attack, goal="untargeted"):
         return next(batches([model], attack, goal, given, key=("k",), engine=engine, radii=radii, pool=pool))
 
 
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in known()]
+)
 def test_no_step_waits_for_the_device(models, name):
     attack = small(name)
     if attack.uses_weight_sets:
