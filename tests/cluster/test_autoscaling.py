@@ -115,8 +115,8 @@ backend.close()
 def test_a_cluster_scales_from_zero(tmp_path):
     """It starts, grows to its two machines, ends complete, and the machines leave again. Then a GPU is asked for."""
     spec, run = tmp_path / "spec.yaml", tmp_path / "run"
-    spec.write_text(SPEC.replace("STEPS", "1000"))
-    with growing(tmp_path, small=({"CPU": 1}, 2), gpu=({"CPU": 1, "GPU": 1}, 1)) as (host, env):
+    spec.write_text(SPEC.replace("STEPS", "100"))
+    with growing(tmp_path, small=({"CPU": 1}, 2), gpu=({"CPU": 0, "GPU": 1}, 1)) as (host, env):
         address = f"{host.address}:6379"
         words = ("launch", spec, "--output", run, "--address", address, "--set", "run.device=cpu")
         status, printed = finish(host.start(*STUDY, *words, env=env))
