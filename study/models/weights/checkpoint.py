@@ -87,7 +87,9 @@ def _read(path: Path, *, values: bool) -> Any:
         if _is_safetensors(head):
             return _safetensors(path, values=values)
         # A mode in which tensors have no values: torch.load then skips their bytes, if they lie in files of an archive.
-        without = FakeTensorMode() if not values and head.startswith(_ARCHIVE) else contextlib.nullcontext()
+        without: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if not values and head.startswith(_ARCHIVE):
+            without = FakeTensorMode()
         # An open file: with a path, torch.load would go by the suffix.
         with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file, without:
             found = torch.load(file, map_location="cpu", weights_only=True)
