@@ -111,7 +111,11 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
         return dict(load_file(path))
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        begin = file.tell()
     header.pop("__metadata__", None)
+    end = begin + max((one["data_offsets"][1] for one in header.values()), default=0)
+    if (size := path.stat().st_size) != end:
+        raise ValueError(f"it has {size:,} bytes, and its header tells of {end:,}")
     return {
         name: torch.empty(one["shape"], dtype=_SAFETENSORS_DTYPES[one["dtype"]], device="meta")
         for name, one in header.items()
