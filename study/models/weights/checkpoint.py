@@ -87,7 +87,9 @@ def _read(path: Path, *, values: bool) -> Any:
         if _is_safetensors(head):
             return _safetensors(path, values=values)
         # A mode in which tensors have no values: torch.load then skips their bytes, if they lie in files of an archive.
-        without = FakeTensorMode() if not values and head.startswith(_ARCHIVE) else contextlib.nullcontext()
+        without: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if not values and head.startswith(_ARCHIVE):
+            without = FakeTensorMode()
         # An open file: with a path, torch.load would go by the suffix.
         with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file, without:
             found = torch.load(file, map_location="cpu", weights_only=True)
@@ -109,7 +111,11 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
         return dict(load_file(path))
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        begin = file.tell()
     header.pop("__metadata__", None)
+    end = begin + max((one["data_offsets"][1] for one in header.values()), default=0)
+    if (size := path.stat().st_size) != end:
+        raise ValueError(f"it has {size:,} bytes, and its header tells of {end:,}")
     return {
         name: torch.empty(one["shape"], dtype=_SAFETENSORS_DTYPES[one["dtype"]], device="meta")
         for name, one in header.items()

@@ -91,6 +91,14 @@ def test_a_file_that_is_no_weights(tmp_path):
     assert "a web page" in refused({"network": "timm:test_resnet", "weights": f"file:{tmp_path / 'page.pth'}"}).what
 
 
+def test_a_file_that_was_cut_short(tmp_path, state):
+    path = tmp_path / "cut.safetensors"
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    path.write_bytes(path.read_bytes()[:-10])
+    error = refused({"network": "timm:test_resnet", "weights": f"file:{path}"})
+    assert f"cannot be read: it has {path.stat().st_size:,} bytes" in error.what
+
+
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "BF16"), (torch.float8_e4m3fn, "F8_E4M3")], ids=str)
 def test_types_of_a_header(tmp_path, dtype, name):
     path = tmp_path / "one.safetensors"
