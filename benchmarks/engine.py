@@ -123,7 +123,7 @@ class Bench:
         return self._crafted(self.model(ours=True), attack, steps, precision).pixels
 
     def _crafted(self, model: Classifier, attack: str, steps: int, precision: Precision) -> Crafted:
-        numerics.fix(self.threads)
+        numerics.fix(self.threads, device=self.device)
         made, pool = recipe(attack, steps), Pool(self.clean, self.labels)
         given = ImageBatch(self.clean, self.labels, [str(index) for index in range(self.batch)])
         engine = Engine(batch=self.batch, device=self.device, precision=precision)
@@ -134,7 +134,7 @@ class Bench:
         model = self.model(ours=True, compiled=compiled)
 
         def run(steps: int) -> None:
-            numerics.fix(self.threads)
+            numerics.fix(self.threads, device=self.device)
             network = model.in_precision(precision)
             start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
             for _ in range(recipe(attack, steps).gradients(steps, 1)):

@@ -84,7 +84,7 @@ def _small(setting: Setting, seed: int, compile_: bool | str = False) -> Classif
 
 def _direction(setting: Setting, models: Sequence[nn.Module], **of_engine: Any) -> NDArray[np.float32]:
     """The gradient of one step."""
-    prepare(setting.threads)
+    prepare(setting.threads, setting.device)
     engine = Engine(batch=BATCH, device=setting.device, **of_engine)
     attack = Attack.model_validate({"step": "l2", "steps": 1, "epsilon": 16})
     return step_directions(models, attack, "untargeted", images(COUNT, SIDE), key=KEY, engine=engine)

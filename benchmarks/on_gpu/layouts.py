@@ -60,7 +60,7 @@ def _of_network(setting: Setting, step: Step, network: str) -> None:
 
 
 def _gradient(setting: Setting, model: Classifier, given: torch.Tensor, precision: Precision) -> torch.Tensor:
-    prepare(setting.threads)
+    prepare(setting.threads, setting.device)
     leaf = given.detach().requires_grad_(True)
     labels = torch.arange(len(given), device=given.device)
     with passes(setting.device, precision):

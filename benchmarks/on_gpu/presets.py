@@ -112,7 +112,7 @@ def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) 
 
 def made(side: Side, name: str) -> Made:
     """Run a preset on one side."""
-    prepare(1 if side.device == "cpu" else side.setting.threads)
+    prepare(1 if side.device == "cpu" else side.setting.threads, side.device)
     attack = few(name)
     models = [networks(side, transformer=_needs_transformer(attack), several=attack.uses_weight_sets)]
     given = _given(side.setting, _needs_transformer(attack))

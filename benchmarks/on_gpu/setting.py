@@ -194,14 +194,14 @@ def run(
     threads: int = 1,
 ) -> Crafted:
     """Attack images in the precision of `how`. Other images are mixed in from `pool`, or from those given."""
-    prepare(threads)
+    prepare(threads, how.device)
     mixed = pool or Pool(given.clean, given.labels)
     return craft(models, attack, "untargeted", given, key=KEY, engine=how, pool=mixed if attack.others else None)
 
 
-def prepare(threads: int) -> None:
+def prepare(threads: int, device: str) -> None:
     """Set up this process as a worker of a study does."""
-    numerics.fix(threads)
+    numerics.fix(threads, device=device)
 
 
 @contextmanager

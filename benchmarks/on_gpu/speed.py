@@ -205,7 +205,7 @@ def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
     """Success of ten-step MI in each precision and by the loop: on the source, and on other weights of it."""
     side = setting.sizes.side
     bench = Bench(setting.reference(network, side), setting.device, setting.threads, batch, side)
-    prepare(setting.threads)
+    prepare(setting.threads, setting.device)
     source = bench.model(ours=True)
     other = setting.load(network, side, weights=1)
     labels = predict(source, bench.clean, batch=batch, device=setting.device).top5[:, 0]
@@ -214,7 +214,7 @@ def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
     made = {PEER: peers.adversarial(bench, "MI", setting.sizes.peer_batch, STEPS).numpy()}
     for precision in setting.timed_precisions:
         made[f"ours, {Mode(precision)}"] = bench.adversarial("MI", STEPS, precision)
-    prepare(setting.threads)
+    prepare(setting.threads, setting.device)
     figures: dict[str, Any] = {"images": batch}
     parted = []
     for judge, model, before in (("source", source, labels), ("other weights", other, elsewhere)):

@@ -42,7 +42,7 @@ def _of_network(setting: Setting, network: str, count: int) -> dict[str, Any]:
             labels[precision] = _labels(setting, model, torch.from_numpy(clean), batch, precision)
             synchronise(setting.device)
             taken.setdefault(precision, []).append(time.perf_counter() - began)
-        prepare(setting.threads)
+        prepare(setting.threads, setting.device)
         began = time.perf_counter()
         predict(model, clean, batch=batch, device=setting.device)
         taken.setdefault("as a study does", []).append(time.perf_counter() - began)
@@ -61,7 +61,7 @@ def _of_network(setting: Setting, network: str, count: int) -> dict[str, Any]:
 
 def _labels(setting: Setting, model: Classifier, clean: Tensor, batch: int, precision: Precision) -> Tensor:
     """The most probable label of each image, on the host."""
-    prepare(setting.threads)
+    prepare(setting.threads, setting.device)
     network, found = model.in_precision(precision), []
     with torch.inference_mode():
         for first in range(0, len(clean), batch):

@@ -213,8 +213,8 @@ def test_halving_is_checked_where_there_is_no_gpu(monkeypatch, tried, cpu):
 
     halve = BatchGradients._halve
 
-    def astray(self):
-        halve(self)
+    def astray(self, shortage):
+        halve(self, shortage)
         self.labels = (self.labels + 1) % 1000
 
     monkeypatch.setattr(BatchGradients, "_halve", astray)
