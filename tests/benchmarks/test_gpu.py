@@ -152,7 +152,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 def test_attacks_models_and_the_command_run_without_ray_polars_and_the_like(tmp_path):
     script = str(ROOT / "benchmarks" / "gpu.py")
-    options = ["--out", str(tmp_path), "--device", "cpu", "--only", "draws", "--seconds", "60"]
+    options = ["--out", str(tmp_path), "--device", "cpu", "--only", "draws", "--seconds", "600"]
     # The script's folder is the first of the path, as if Python had been given the script.
     paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
     line = [sys.executable, "-c", WITHOUT.replace("sys.argv[1]", repr(script)), *options]

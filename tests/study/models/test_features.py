@@ -343,7 +343,7 @@ def test_a_context_runs_a_compiled_classifier_uncompiled(monkeypatch):
         labels=10,
         identity="test",
     )
-    monkeypatch.setattr(torch, "compile", lambda function, mode: lambda pixels: torch.zeros(len(pixels), 10))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda pixels: torch.zeros(len(pixels), 10))
     built.compile_with(True)
     pixels = torch.rand(2, 3, 64, 64) * 255
     assert not built(pixels).any()
