@@ -145,7 +145,8 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
 
 def read(path: Path) -> Document:
     """Parse the file at `path`. Raises StudyError if it is missing or not UTF-8 text."""
-    if path.is_dir():
+    # Path.is_dir raises an error for a name that is too long.
+    if os.path.isdir(path):
         raise not_a_spec(path)
     try:
         content = path.read_bytes()
