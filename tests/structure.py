@@ -40,6 +40,7 @@ LIBRARY_MODULES = {
     "torch.utils._pytree",
     "timm.models._hub",
     "torch._dynamo",
+    "torch.cuda.jiterator",
 }
 LIBRARY_ATTRIBUTES = {
     "_exit": "os: documented",

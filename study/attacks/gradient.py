@@ -43,7 +43,7 @@ class SourceGroup:
     share: float
     by_image: Tensor | None = None
 
-    def shares(self, rows: Rows, batch: int, given: Tensor) -> Tensor:
+    def shares(self, rows: PassRows, batch: int, given: Tensor) -> Tensor:
         """Return the weights of a pass of `rows`, of a batch of `batch` images: (models, 1), or (models, N).
 
         Their type and device are those of `given`; N is the number of rows.
@@ -59,7 +59,7 @@ def _weights(weights: tuple[float, ...], device: torch.device, dtype: torch.dtyp
 
 
 @dataclass(frozen=True)
-class Rows:
+class PassRows:
     """Rows of the copies that the passes of one gradient hold, one copy of the batch after the other."""
 
     numbers: range | tuple[int, ...]
@@ -74,9 +74,9 @@ class Rows:
         """Return their numbers, int64, on the device."""
         return _index(self.numbers, device)
 
-    def first(self, count: int) -> Rows:
+    def first(self, count: int) -> PassRows:
         """Return the first of them."""
-        return Rows(self.numbers[:count])
+        return PassRows(self.numbers[:count])
 
 
 @kept
@@ -116,7 +116,7 @@ class RunningPass:
         self._batch = -1
         self._step = -1
         self._copies: Sequence[int] = (0,)
-        self._rows: Rows | None = None
+        self._rows: PassRows | None = None
 
     def begin_batch(self, streams: Streams, origin: Tensor) -> None:
         """Note the images of the next passes; a preparing pass may follow."""
@@ -128,7 +128,7 @@ class RunningPass:
         """Note the copies that the next passes hold, one after the other."""
         self._step, self._copies, self._rows = step, copies, None
 
-    def cut(self, rows: Rows) -> None:
+    def cut(self, rows: PassRows) -> None:
         """Note that the pass holds these rows of the copies only."""
         self._rows = rows
 
@@ -294,7 +294,7 @@ class BatchGradients:
             together -= 1
         for first in range(0, len(image), together):
             images = range(first, first + together)
-            rows = Rows(tuple(at * len(image) + one for at in range(len(copies)) for one in images))
+            rows = PassRows(tuple(at * len(image) + one for at in range(len(copies)) for one in images))
             if self.running is not None:
                 self.running.cut(rows)
             labels = self.labels[images.start : images.stop]
@@ -309,13 +309,13 @@ class BatchGradients:
         size = self.max_pass_images
         parts = []
         for at in range(0, len(seen), size):
-            rows = Rows(range(at, min(len(seen), at + size)))
+            rows = PassRows(range(at, min(len(seen), at + size)))
             if self.running is not None:
                 self.running.cut(rows)
             parts.append(self._pass(group, rows.of(seen), rows.of(labels), rows))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+    def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: PassRows) -> Tensor:
         """The gradient at `seen`; for several copies of the images of `labels`, that of one loss of all copies."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
@@ -340,7 +340,7 @@ class BatchGradients:
         return forward(model, seen, self.precision)
 
     def _feature_losses(
-        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: Rows
+        self, objective: FeatureObjective, group: SourceGroup, seen: Tensor, labels: Tensor, rows: PassRows
     ) -> list[Tensor]:
         found = []
         places = rows.first(len(labels)).index(seen.device) % len(self.labels)
@@ -367,7 +367,7 @@ class BatchGradients:
             for at in range(0, len(image), self.max_pass_images):
                 if self.running is not None:
                     self.running.begin(step, (0,))
-                    self.running.cut(Rows(range(at, min(len(image), at + self.max_pass_images))))
+                    self.running.cut(PassRows(range(at, min(len(image), at + self.max_pass_images))))
                 parts.append(self._forward(model, image[at : at + self.max_pass_images]))
         return torch.cat(parts)
 
