@@ -25,7 +25,7 @@ from actors.workers.worker import Worker
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.events import repairs
-from study.models.device_errors import device_failed
+from study.models.device_errors import device_failed, origin
 from study.reproducibility import hardware
 
 
@@ -155,7 +155,8 @@ class WorkerActor:
         except Exception as error:
             described = CallFailed.of(error, self._device)
             if device_failed(error):
-                self._lost = DeviceLost(described.what, described.traceback, self._device)
+                what = CallFailed.of(origin(error)).what
+                self._lost = DeviceLost(what, described.traceback, self._device)
                 raise self._lost from None
             if isinstance(error, StudyError):
                 raise

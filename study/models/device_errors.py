@@ -78,6 +78,11 @@ def device_failed(error: BaseException) -> bool:
     return fault(error) in ("device", "unclear")
 
 
+def origin(error: BaseException) -> BaseException:
+    """Return the error that says that a device failed: `error`, or one that it comes from."""
+    return next((one for one in _chain(error) if _fault(one) in ("device", "unclear")), error)
+
+
 def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
     """Return the result of `work()`, or OutOfMemory; by then, the memory that it held is free.
 

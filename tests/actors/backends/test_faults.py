@@ -169,16 +169,15 @@ def study(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_machine_whose_device_fails_is_set_aside(study):
+def test_a_machine_whose_device_fails_costs_no_unit(study):
+    """Its worker ends with each failure; whether that happens often enough to set it aside is a matter of time."""
     with Machines(2) as machines:
         (study / "bad").write_text(str(machines.nodes[1]))
         words = [study / "spec.yaml", "--output", study / "run", "--address", machines.address, "--allow-code"]
         status, printed = finish(start("launch", *words), 240)
     assert status == 0, printed
     assert not (study / "run" / "failures.json").exists()
-    assert "fails under one process after the other" in printed
-    assert "is set aside, 1 worker from now on" in printed
-    assert "the processor of" in printed
+    assert "has ended, and another takes its place: the processor of" in printed
     assert "AcceleratorError: unspecified launch failure" in printed
     for bad in ("ray::", "\x1b", "Traceback", "TORCH_USE_CUDA_DSA"):
         assert bad not in printed
