@@ -131,6 +131,8 @@ WITHOUT = f"""
 import runpy, sys
 for name in {ABSENT!r}:
     sys.modules[name] = None
+"""
+ATTACK = """
 import numpy as np
 from study.attacks import Attack
 from study.attacks.loop import Engine, ImageBatch, craft
@@ -139,15 +141,18 @@ from study.models import Model, loading
 from study.models.predict import predict
 
 for name in known():
-    Attack.model_validate(keys_of(name, {{}})).assembly
-model = loading.load("m", Model.model_validate({{"network": "timm:test_resnet", "weights": "random:0", "size": 32}}))
+    Attack.model_validate(keys_of(name, {})).assembly
+model = loading.load("m", Model.model_validate({"network": "timm:test_resnet", "weights": "random:0", "size": 32}))
 clean = np.arange(2 * 3 * 32 * 32, dtype=np.uint8).reshape(2, 3, 32, 32)
 given = ImageBatch(clean, np.array([1, 2]), ["a", "b"])
-attack = Attack.model_validate(keys_of("mi+di", {{"steps": 2}}))
+attack = Attack.model_validate(keys_of("mi+di", {"steps": 2}))
 made = craft([model], attack, "untargeted", given, key=("k",), engine=Engine(batch=2))
 print(made.linf.tolist(), predict(model, made.pixels, batch=2).top5.shape)
+"""
+COMMAND = """
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
+"""In a process of its own: it forks, which torch's threads do not survive once they have computed."""
 
 
 def test_attacks_models_and_the_command_run_without_ray_polars_and_the_like(tmp_path):
@@ -155,10 +160,12 @@ def test_attacks_models_and_the_command_run_without_ray_polars_and_the_like(tmp_
     options = ["--out", str(tmp_path), "--device", "cpu", "--only", "draws", "--seconds", "600"]
     # The script's folder is the first of the path, as if Python had been given the script.
     paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
-    line = [sys.executable, "-c", WITHOUT.replace("sys.argv[1]", repr(script)), *options]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
+    about = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": paths}}
+    attacked = subprocess.run([sys.executable, "-c", WITHOUT + ATTACK], check=False, **about)
+    assert attacked.stdout.strip() == "[16.0, 16.0] (2, 5)", attacked.stderr[-2000:]
+    line = [sys.executable, "-c", WITHOUT + COMMAND.replace("sys.argv[1]", repr(script)), *options]
+    done = subprocess.run(line, check=False, **about)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[0] == "[16.0, 16.0] (2, 5)"
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     checked = {line["case"]: line["outcome"] for line in lines if line["outcome"] in ("passed", "failed")}
     assert checked == {"words": "passed", "uniform": "passed", "normal": "passed"}
