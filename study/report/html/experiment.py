@@ -74,6 +74,7 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
     attacks, goals = dict.fromkeys(experiment.attacks), dict.fromkeys(experiment.goal)
     summary = f"{', '.join(attacks)}; {' and '.join(goals)}; {have:,} of {planned:,} rows."
     all_cells = averaged(data.cells_of(name))
+    all_seen = visibility(data.finished.rows, all_cells, data.spec, name)
     results = []
     for goal in goals:
         cells = all_cells.filter(goal=goal)
@@ -83,7 +84,7 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
                 _ensembles(data, name, goal, cells),
                 _costs(data, name, goal, cells),
             )
-            seen = visibility(data.finished.rows, cells, data.spec, name).filter(goal=goal)
+            seen = all_seen.filter(goal=goal)
             drawings = [*_drawings(data, name, goal, cells, album), *_measures(data, name, goal, seen, album)]
             results.append(GoalResults(*tables, _visibility(data, name, goal, seen), drawings))
     return ExperimentResults(name, summary, results, list(mistakes(data, name)))
