@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from study.devices.copies import is_host, uploaded
 from study.visibility.ciede2000 import colour_difference
 from study.visibility.ssim import SMALLEST, ssim
 
@@ -36,7 +36,7 @@ def visibility(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device:
     In float32, and rounded to 1e-5, so that they do not depend on how many images are computed together. On a CPU each
     image is computed alone.
     """
-    together = 1 if device == "cpu" else _TOGETHER
+    together = 1 if is_host(device) else _TOGETHER
     pairs = list(_computed(clean, adversarial, device, together))
     if not pairs:
         return Visibility(np.zeros(0), np.zeros(0))
@@ -50,7 +50,7 @@ def _computed(
     large = min(clean.shape[2:]) >= SMALLEST
     for start in range(0, len(adversarial), together):
         rows = np.arange(start, min(start + together, len(adversarial)))
-        after = torch.from_numpy(adversarial[rows]).to(device).float()
-        before = torch.from_numpy(clean[rows % len(clean)]).to(device).float()
+        after = uploaded(adversarial[rows], device).float()
+        before = uploaded(clean[rows % len(clean)], device).float()
         alike = ssim(before, after).double().cpu().numpy() if large else np.full(len(rows), np.nan)
         yield alike, colour_difference(before, after).double().cpu().numpy()
