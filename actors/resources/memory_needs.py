@@ -93,7 +93,6 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
         passes = [(one.gradient - one.parameters) / estimated for one in members]
         per_image = (max(passes) if work.apart else sum(passes)) + image
         kept = work.held.weights * parameters + work.held.features * sum(passes)
-        kept += work.held.images * spec.numerics.batch * image / _TENSORS
         what = f"gradients of {' + '.join(work.models)}"
         calls.append(CallMemory(parameters + work.images * per_image + kept, parameters, what, work.images))
     return Needs({name: float(one.parameters) for name, one in estimates.items()}, tuple(calls))

@@ -30,17 +30,15 @@ class HeldMemory:
     """What an attack keeps in memory from pass to pass, beside the network, a pass, and the loop's own few images.
 
     Attributes:
-        images: Number of float32 images for each image of a batch.
         weights: Number of copies of the parameters of each source model.
         features: Number of images whose features, of all layers of each source model, are kept.
     """
 
-    images: float = 0.0
     weights: float = 0.0
     features: float = 0.0
 
     def __add__(self, other: HeldMemory) -> HeldMemory:
-        return HeldMemory(self.images + other.images, self.weights + other.weights, self.features + other.features)
+        return HeldMemory(self.weights + other.weights, self.features + other.features)
 
 
 class Component(Frozen):
@@ -82,7 +80,7 @@ class Component(Frozen):
 
     @property
     def held_memory(self) -> HeldMemory:
-        """What it keeps in memory from pass to pass, if that is more than two float images for each image."""
+        """What it keeps in memory from pass to pass, if that is more than a few float images for each image."""
         return HeldMemory()
 
     @property

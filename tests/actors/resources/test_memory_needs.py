@@ -176,7 +176,7 @@ def test_what_components_keep_is_planned_for(spec):
 
 def test_components_say_what_they_keep():
     twenty = Attack.model_validate(keys_of("mba", {})).assembly.held_memory
-    assert (twenty.weights, twenty.features, twenty.images) == (20, 0, 0)
+    assert (twenty.weights, twenty.features) == (20, 0)
     both = Attack.model_validate(
         keys_of("mba", {"forward": [{"gaussian_weights": {"samples": 3}}, {"cfm": {"pool": 5}}]})
     )
