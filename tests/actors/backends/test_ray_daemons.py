@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -25,7 +26,9 @@ sys.stdin.read()
 """
 
 
-def test_the_process_behind_a_socket():
+@contextlib.contextmanager
+def listening():
+    """A process that listens at the path of a socket, and the path; it is ended with the block."""
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
         path = str(Path(short) / "raylet")
         process = subprocess.Popen(
@@ -33,19 +36,26 @@ def test_the_process_behind_a_socket():
         )
         try:
             assert process.stdout.readline() == "listens\n"
-            daemons = Daemons(path)
-            assert daemons.owner == pwd.getpwuid(os.getuid()).pw_name
-            assert daemons.stopped() is None
-            daemons.check()
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-            assert daemons.stopped() == f"its raylet (process {process.pid}), which is stopped,"
-            daemons.check()
-            process.send_signal(signal.SIGCONT)
-            os.waitid(os.P_PID, process.pid, os.WCONTINUED | os.WNOWAIT)
-            assert daemons.stopped() is None
+            yield process, path
         finally:
             process.kill()
+            process.communicate()
+
+
+def test_the_process_behind_a_socket():
+    with listening() as (process, path):
+        daemons = Daemons(path)
+        assert daemons.owner == pwd.getpwuid(os.getuid()).pw_name
+        assert daemons.stopped() is None
+        daemons.check()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert daemons.stopped() == f"its raylet (process {process.pid}), which is stopped,"
+        daemons.check()
+        process.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED | os.WNOWAIT)
+        assert daemons.stopped() is None
+        process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         for _ in range(2):
             with pytest.raises(BackendGone, match=f"its raylet .process {process.pid}. has died") as caught:
@@ -59,18 +69,11 @@ def test_the_process_behind_a_socket():
 def test_where_the_system_has_no_descriptors_of_processes(monkeypatch):
     """Each process is looked at instead."""
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        path = str(Path(short) / "raylet")
-        process = subprocess.Popen(
-            [sys.executable, "-c", LISTENING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stdout.readline() == "listens\n"
-            daemons = Daemons(path)
-            daemons.check()
-        finally:
-            process.kill()
-            process.communicate()
+    with listening() as (process, path):
+        daemons = Daemons(path)
+        daemons.check()
+        process.kill()
+        process.communicate()
         with pytest.raises(BackendGone, match="has died"):
             daemons.check()
 
