@@ -77,7 +77,7 @@ class _Ends:
 
     @property
     def any(self) -> bool:
-        """Whether one has ended, or that is unknown."""
+        """Whether one of the processes has ended. Also true if this cannot be known."""
         return not self._known or bool(self._ended.poll(0))
 
 

@@ -95,7 +95,7 @@ class Dependencies:
                 yield craft, [unit.shard for unit in self._remaining.to_craft(craft, on)]
 
     def blocked(self) -> Iterator[Unit]:
-        """The units that cannot run, because their reference is not complete."""
+        """The units that cannot run, because the RMSD that they must match is not known."""
         for crafts in self._waiting.values():
             for craft in crafts:
                 for unit in self._remaining.to_craft(craft):

@@ -122,8 +122,9 @@ def _with(one: Memory, held: int) -> Memory:
 
 @dataclass(frozen=True)
 class GradientWork:
-    """Gradients of `models` together, or, if `apart`, of one after the other, in passes of at most `images` images.
+    """Gradients of `models`, in passes of at most `images` images.
 
+    All models are computed together; if `apart`, they are computed one after the other.
     `held` is what the attack keeps from pass to pass.
     """
 

@@ -182,7 +182,10 @@ def worker_bytes(needs: Needs | None, options: WorkerOptions) -> float:
 
 
 def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
-    """What a GPU lacks whose process sees so many bytes of it; None where the largest call has room, or may have."""
+    """What a GPU lacks if its process sees `gpu_memory` bytes of it.
+
+    None if that is enough for the largest calls of its workers, or if it is unknown.
+    """
     resources = pool.resources
     needed = _USABLE * resources.gpu_memory * (resources.together if resources.gpus else 0)
     if gpu_memory is None or gpu_memory >= needed:

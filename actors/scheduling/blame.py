@@ -38,7 +38,10 @@ class Blame:
         self._executed_elsewhere: Counter[Place] = Counter()
 
     def succeeded(self, task: Task, places: Collection[Place]) -> None:
-        """Note a success in `places`, an actor's lineage and device; others are to blame that failed the task."""
+        """Note that the task succeeded in `places`, an actor's lineage and device.
+
+        Other places where it failed before are to blame.
+        """
         for place in places:
             self._failed.pop(place, None)
             self._executed[place] += 1

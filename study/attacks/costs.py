@@ -54,7 +54,7 @@ def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collec
         if len(set(each.values())) > 1:
             told = ", ".join(f"{steps} on {size} models" for size, steps in each.items())
             raise StudyError(
-                f"{cost} gradients per source model are different numbers of steps of '{name}': {told}",
+                f"{cost} gradients per source model are enough for different numbers of steps of '{name}': {told}",
                 where=where,
                 todo="write one attack, or one experiment, for each number of source models",
             )

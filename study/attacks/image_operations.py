@@ -177,7 +177,7 @@ def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
 
 
 def moved_places(height: int, width: int, down: int, right: int) -> NDArray[np.int64]:
-    """Return the places (height * width,) for `gathered` that move an image `down` and to the `right`, by pixels."""
+    """Return places (height * width,). With them, `gathered` moves an image by `down` and `right` pixels."""
     rows, columns = np.arange(height)[:, None] - down, np.arange(width) - right
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     return np.where(inside, rows * width + columns, -1).ravel()

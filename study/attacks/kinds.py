@@ -511,7 +511,10 @@ class PassDraws(Protocol):
 
     @property
     def origin(self) -> Tensor:
-        """The clean images of the batch, float (N, C, H, W): `of_images(origin)` are those of the rows."""
+        """The clean images of the batch, float (N, C, H, W).
+
+        `of_images(origin)` gives the clean image of every row of the pass.
+        """
         ...
 
     @property

@@ -173,7 +173,9 @@ def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: SelectedPixels, f
             path = root / files[one.image]
             # A second check after the one in `file_names`: this one resolves symbolic links.
             if not path.resolve().is_relative_to(root):
-                raise StudyError(f"the image {one.image!r} leads out of {batch.folder}")
+                raise StudyError(
+                    f"the image {one.image!r} would be written outside {batch.folder}, through a symbolic link"
+                )
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path, "PNG")

@@ -78,7 +78,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def scan_versions(run: str | StoragePath, found: Iterable[StoragePath]) -> pl.LazyFrame:
-    """The rows of some parts of `run`, of any versions, with the present columns."""
+    """The rows of some parts of `run`. The parts may have any version; the columns are those of the current schema."""
     by_version: dict[int, list[StoragePath]] = defaultdict(list)
     for part in found:
         by_version[versions.part_version(part.name, run)].append(part)

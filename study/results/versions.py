@@ -73,7 +73,7 @@ def part_version(name: str, run: object) -> int:
             f"the rows of {name} have version {version}",
             where=str(run),
             accepted=f"versions 1 to {SCHEMA_VERSION}",
-            todo="install the version of study that wrote it, or a later one",
+            todo="install the version of study that wrote them, or a later one",
         )
     return version
 

@@ -64,7 +64,9 @@ def _with_checkpoints(
             yield called, attack
             continue
         if len(attack.budget.levels) > 1 or attack.steps == 0:
-            raise StudyError(f"'{called}' has no steps to cut at a number of gradients", where=where)
+            raise StudyError(
+                f"'{called}' cannot stop at a number of gradients: it has no steps, or several budgets", where=where
+            )
         stops = fitting_steps(called, attack, costs, sizes, where=where)
         changed = {
             "steps": stops[-1],

@@ -30,5 +30,5 @@ def spec_schema() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The schema as the text of its file."""
+    """The schema as JSON text, indented, with a line break at the end."""
     return json.dumps(spec_schema(), indent=1, ensure_ascii=False) + "\n"

@@ -78,7 +78,10 @@ def external(given: str) -> str | None:
 
 
 def key(given: str, section: str) -> Answer | None:
-    """Our key for another name of it, in a section of a spec (`spec`: its top); else None."""
+    """Our key for `given`, a name that others use for it, in a section of a spec; None if there is none.
+
+    The section of the top keys is `spec`.
+    """
     return all_names().keys.get(section, {}).get(plain(given))
 
 

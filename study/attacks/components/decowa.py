@@ -75,7 +75,8 @@ def warped(image: Tensor, theta: Tensor, mesh: int, *, aligned: bool) -> Tensor:
 def sampled(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
     """Return `image` (N, C, H, W) at the places of `grid` (N, H, W, 2), bilinear, with zeros outside.
 
-    It is torch's `grid_sample`. On a GPU the gradient of that sums in random order, and `sampled_in_order` is used.
+    On a CPU this is torch's `grid_sample`. On a GPU the gradient of `grid_sample` sums in random order, so
+    `sampled_in_order` is used there.
     """
     import torch
 

@@ -59,7 +59,7 @@ class GradientRelevance(Point):
 
 @register
 class DecayIndicator(Step):
-    """The sign times a factor of each pixel, which is multiplied by `eta` whenever the sign changes.
+    """The sign of the gradient, times a factor for each pixel that is multiplied by `eta` whenever the sign changes.
 
     Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The factor
     starts at 1 / eta, and the sign before the first step is 0: the first step of a pixel has length 1. The library

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class BlockScaling(View):
     """S4ST: `copies` of the image, changed as a whole, then scaled block by block.
 
-    Liu et al., arXiv:2410.13891. With the probability `change`, one of nine operations changes the image first: rolls,
-    flips, a turn by 180 degrees, a factor, noise, a low pass, dropped channels. `blocks` are the numbers of blocks
+    Liu et al., arXiv:2410.13891. With the probability `change`, one of nine operations changes the image first: a roll
+    or a flip along either axis, a turn by 180 degrees, a multiplication by a random factor, noise, a low-pass filter,
+    or dropped channels. `blocks` are the numbers of blocks
     along the two axes, in random order; edges are random, at least `spacing` times the image's size apart. With
     `probability`, a block is scaled by a factor that is uniform from 1 / `most` to `most`: a smaller block lies at a
     random place of zeros, and of a larger one a random part is seen (bilinear, with antialiasing).

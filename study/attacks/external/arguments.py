@@ -51,7 +51,7 @@ def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ou
     missing = [one for one in free if known[one] and one not in given]
     if missing:
         raise StudyError(
-            f"{name} needs the argument {' and '.join(repr(one) for one in missing)}",
+            f"{name} needs the argument{'s' * (len(missing) > 1)} {' and '.join(repr(one) for one in missing)}",
             accepted=names(free, most=40),
             todo="add it to the arguments; an attack that needs objects of Python cannot be named in a spec",
         )

@@ -40,9 +40,10 @@ _MOST = 2.0
 class ExternalImages:
     """Adversarial images, `uint8` (N, C, H, W), and what was seen while they were made.
 
-    `gradients` and `forwards` are per image: gradients that came back to the input of a source model, and images that
-    went through one, over all sources and views. `over_budget` counts the images that left the budget or the pixel box
-    and were projected, and `most_over` is by how many pixel values at most. `notes` are for the user.
+    `gradients` and `forwards` are numbers per image, over all sources and views: how many gradients came back to the
+    input of a source model, and how many images went through one. `over_budget` is the number of images that left the
+    budget or the pixel box and were projected. `most_over` says by how many pixel values they left it at most. `notes`
+    are for the user.
     """
 
     pixels: Pixels

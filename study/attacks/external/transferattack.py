@@ -214,7 +214,7 @@ def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Map
             raise
         raise StudyError(
             f"{name} does not take the sources: {first_line(error)}",
-            accepted=f"sources with the network that it names; they have {', '.join(call.networks)}",
+            accepted=f"sources with a network that the attack supports; these have {', '.join(call.networks)}",
             todo="change the sources, or the attack",
         ) from error
     if not hub.asked:

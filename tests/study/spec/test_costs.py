@@ -86,7 +86,11 @@ def test_at_cost_gives_checkpoints_and_keeps_the_step():
             "one step of 'admix' takes 15 gradients",
         ),
         ("{}", "{e: {attacks: mi, sources: each, at-cost: {gradients: [50, 10]}}}", "rising numbers"),
-        ("{}", "{e: {attacks: gaussian-noise, sources: each, at-cost: {gradients: [50]}}}", "has no steps to cut"),
+        (
+            "{}",
+            "{e: {attacks: gaussian-noise, sources: each, at-cost: {gradients: [50]}}}",
+            "cannot stop at a number of gradients",
+        ),
     ],
 )
 def test_what_fits_no_step_is_refused(attacks, experiments, message):
