@@ -138,6 +138,8 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
         "rmsd": moved,
         "linf": np.full(rows, 16.0),
         "l2": moved * np.sqrt(3 * 224 * 224),
+        "ssim": 1 / (1 + moved / 50),
+        "ciede2000": moved / 2,
     }
     return pa.table(columns, schema=schema.SCHEMA)
 

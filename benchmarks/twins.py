@@ -16,7 +16,7 @@ import polars as pl
 from study.attacks.recipe import Goal
 from study.papers import published
 from study.papers.finding_cells import select
-from study.papers.finding_spec import Selection
+from study.papers.finding_spec import CellSelection
 from study.results.run_reader import open_run
 
 
@@ -123,7 +123,7 @@ def ours(runs: Path, line: Line) -> tuple[float, float, int, int]:
     """The mean success rate over black-box cells (%), the mean RMSD, and the numbers of cells and images."""
     finished = open_run(str(runs / line.run))
     goal: Goal = "targeted" if "match" in line.metric else "untargeted"
-    chosen = Selection(experiment=line.experiment, attacks=(line.attack,), goal=goal)
+    chosen = CellSelection(experiment=line.experiment, attacks=(line.attack,), goal=goal)
     planned = pl.LazyFrame(
         [cell.key for cell in select(finished.spec, chosen)], schema=["from", "attack", "goal", "target"], orient="row"
     )
