@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from study.errors import StudyError
 _PAIR = tuple(key for key in CELL_WITHOUT_SEED if key not in {"attack", "steps", "budget"})
 _AT_ONCE = 64
 """Draws held in memory together: 2.5 MB for 5,000 images."""
+_MOST_KNOWN = 2_000_000
+"""Numbers of one set of draws that are kept: 16 MB, for 2,000 draws of 1,000 images."""
 
 
 def bootstrap_rates(
@@ -160,8 +163,21 @@ def _rates(sums: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
     return rate if split.shape[2] == 2 else rate - split[..., 2] / split[..., 3]
 
 
-def draw_counts(images: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def draw_counts(images: int, draws: int, seed: int) -> Iterable[NDArray[np.float64]]:
     """How often each draw picks each image: float64 (draws, images), in batches of draws."""
+    return _known_counts(images, draws, seed) if images * draws <= _MOST_KNOWN else _drawn_counts(images, draws, seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _known_counts(images: int, draws: int, seed: int) -> tuple[NDArray[np.float64], ...]:
+    """The draws of small sets of images are kept: a report asks for them once for each attack."""
+    found = tuple(_drawn_counts(images, draws, seed))
+    for counts in found:
+        counts.flags.writeable = False
+    return found
+
+
+def _drawn_counts(images: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
     generator = np.random.default_rng(seed)
     for start in range(0, draws, _AT_ONCE):
         some = range(start, min(start + _AT_ONCE, draws))
