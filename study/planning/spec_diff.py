@@ -161,7 +161,8 @@ def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate]
             f"images.count is {wanted}, but {there} images are already selected in {folder.path}",
             where=file.where("images", "count"),
             accepted=f"{there} and more",
-            todo="keep images.count and filter images when you analyse rows, or launch into a new folder with --output",
+            todo=f"leave images.count at {there} and filter images when you analyse rows, or launch into a new folder "
+            "with --output",
         )
     return wanted > there
 
