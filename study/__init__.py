@@ -8,7 +8,7 @@
     run = study.load("runs/q")
     run.matrix("single-source", attack="mi")
 
-Nothing in this package imports Ray. What is named here is imported at its first use, so that `import study` is quick.
+This package never imports Ray. Each name here is imported at its first use, so `import study` is quick.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HOMES = {
     "load": "study.door.run",
 }
 
-# Type checkers must not see it: they would accept every name.
+# Type checkers must not see `__getattr__`, because they would then accept every name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:

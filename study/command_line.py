@@ -1,6 +1,7 @@
-"""The console script `study`: find `cli.py`, which lies outside this package, and run it.
+"""The console script `study`: finds `cli.py`, which is outside this package, and runs it.
 
-Only its path names it: `import cli` could find a module of another project, because many install one of that name.
+It loads `cli.py` by its path. `import cli` could find a module of another project, because many projects install a
+module of this name.
 """
 
 from __future__ import annotations

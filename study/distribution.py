@@ -1,7 +1,7 @@
-"""The project as it is installed: its name on the package index, and the files that it ships beside its packages.
+"""The installed project: its name on the package index, and the files that it ships outside its packages.
 
-`cli.py` and `specs/` lie at the top of a checkout. In a wheel they lie in `study/top_level/`, where hatch_build.py puts
-them: in the site-packages that all projects share, a module `cli` or a folder `specs` could be another project's.
+`cli.py` and `specs/` are at the top of a checkout. In a wheel, hatch_build.py puts them into `study/top_level/`,
+because a module `cli` or a folder `specs` in site-packages, which all projects share, could belong to another project.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def shipped(name: str) -> Path:
 
 
 def installing(extra: str) -> str:
-    """The command that installs what an extra of pyproject.toml names."""
+    """The command that installs the packages of an extra of pyproject.toml."""
     return f"pip install '{NAME}[{extra}]'"
 
 
 def require_own(package: str) -> None:
-    """Raise StudyError if `import package` finds the package of another project, or none, in place of ours."""
+    """Raise StudyError if `import package` finds the package of another project instead of ours, or no package."""
     ours = _PACKAGE.parent / package / "__init__.py"
     found = importlib.util.find_spec(package)
     origin = None if found is None else found.origin
@@ -40,6 +40,6 @@ def require_own(package: str) -> None:
         raise StudyError(
             f"`import {package}` finds {origin or 'nothing'}, which is not the package of {NAME}",
             accepted=str(ours),
-            todo=f"start elsewhere if a folder `{package}` of yours is found; else uninstall the project that brings "
-            f"it, and install {NAME} again: pip install --force-reinstall --no-deps {NAME}",
+            todo=f"if this is a folder `{package}` of yours, start in another folder; else uninstall the project that "
+            f"installed it, and install {NAME} again: pip install --force-reinstall --no-deps {NAME}",
         )

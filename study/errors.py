@@ -10,8 +10,8 @@ from collections.abc import Iterable
 class StudyError(Exception):
     """Bad input, or an environment that cannot run the study.
 
-    Every part is text for the user. `status` is the exit status of the process: 2 for bad input, 1 once a study has
-    begun. Pickling keeps every part, so the error crosses process borders whole.
+    Every part is text for the user: `what` is wrong, `where`, what is `accepted`, and what to do (`todo`). `status` is
+    the exit status of the process: 2 for bad input, 1 once a study has begun. Pickling keeps every part.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class StudyError(Exception):
         return rebuild, ()
 
     def located(self, where: str) -> StudyError:
-        """The same error with a place, unless it already has one."""
+        """The same error with the place `where`, unless it already has a place."""
         if self.where is not None:
             return self
         return StudyError(self.what, where=where, accepted=self.accepted, todo=self.todo, status=self.status)
@@ -64,7 +64,10 @@ def first_line(error: BaseException) -> str:
 
 
 def names(accepted: Iterable[str], given: object = None, most: int = 12) -> str:
-    """The accepted names for an error text, the nearest to `given` first; only a few if there are more than `most`."""
+    """The accepted names as text for a message, with the names nearest to `given` first.
+
+    If there are more than `most` names, only a few are listed.
+    """
     known = list(accepted)
     if not known:
         return "nothing (the list is empty)"

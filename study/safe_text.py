@@ -1,4 +1,4 @@
-"""Text made safe for a terminal: control characters are written out."""
+"""Makes text safe for a terminal: replaces control characters with visible escapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_control(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """`text` with every control character written out (`\\x1b`, `\\u202e`); tabs and line breaks stay."""
+    """`text` with every control character replaced with an escape (`\\x1b`, `\\u202e`). Tabs and line breaks stay."""
     if text.isprintable():
         return text
     return "".join(_escaped(one) if is_control(one) else one for one in text)

@@ -82,7 +82,7 @@ MODELS = {
     ),
     "images of nowhere": (
         spec_of(experiments={"x": {"attacks": ["mi"], "sources": "elsewhere"}}),
-        ["the sources are `elsewhere`, and the images of 'mi' are not precomputed", "precomputed: <folder>"],
+        ["the sources are `elsewhere`, but the images of 'mi' are not precomputed", "precomputed: <folder>"],
     ),
     "a password in an address": (service(url="http://me:secret@host/"), ["models.s.remote.url", "credentials"]),
     "a key in an address": (service(url="http://host/?api_key=123"), ["models.s.remote.url", "credentials"]),

@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch, tiny_run):
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("command", READS_A_RUN)
 @pytest.mark.parametrize(("given", "expected"), [
-    ("tiny.yaml", ["tiny.yaml is a spec, and this needs a run folder", "write runs/tiny"]),
+    ("tiny.yaml", ["tiny.yaml is a spec; this command needs a run folder", "write runs/tiny"]),
     ("other.yml", ["other.yml is a spec", "launch it first: `study launch other.yml` makes runs/other"]),
     ("tiny", ["tiny is no", "accepted: runs/tiny", "write runs/tiny"]),
     ("runs", ["runs is no", "but holds run folders", "accepted: runs/tiny"]),
@@ -50,11 +50,11 @@ def test_what_is_no_run(door, command, given, expected):
 def test_what_is_no_spec(door, command):
     status, printed, error = door(command, "runs/tiny", *READS_A_SPEC[command])
     assert (status, printed) == (2, "")
-    assert "runs/tiny is a run folder, and this needs a spec" in error
+    assert "runs/tiny is a run folder; this command needs a spec" in error
     assert "runs/tiny/spec.yaml" in error
     status, _, error = door(command, ".", *READS_A_SPEC[command])
     assert status == 2
-    assert ". is a folder, and this needs a spec" in error
+    assert ". is a folder; this command needs a spec" in error
     assert "other.yml" in error
 
 
@@ -62,7 +62,7 @@ def test_what_is_no_spec(door, command):
 def test_a_file_where_a_launch_writes(door):
     status, _, error = door("launch", "tiny.yaml", "--output", "other.yml")
     assert status == 2
-    assert "other.yml is a spec, and this needs a run folder" in error or "tiny.yaml" in error
+    assert "other.yml is a spec; this command needs a run folder" in error or "tiny.yaml" in error
 
 
 def test_a_launch_without_images_yet(door, tmp_path):

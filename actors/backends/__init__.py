@@ -1,1 +1,1 @@
-"""Runs actors: on Ray, in this process, or on simulated machines; and ends a local Ray."""
+"""Backends run actors on Ray, in this process, or on simulated machines. One of them starts and ends a local Ray."""

@@ -1,10 +1,11 @@
-"""Gives every call of a backend a time limit: the driver names the call that hangs, and ends instead of hanging too.
+"""Gives every call of a backend a time limit. If a call hangs, the driver names it and ends instead of hanging too.
 
-Ray's own code may wait for ever, and blocks all signals meanwhile, where one of its processes is stopped or dead. So
-one thread makes the calls while the main thread waits for it, and a second thread checks Ray's heartbeat regularly.
+If one of Ray's processes is stopped or dead, Ray's own code may wait for ever, and it blocks all signals meanwhile. So
+one thread makes the calls while the main thread waits for it, and another thread checks Ray's heartbeat regularly.
 
-A switch between two threads takes about as long as a call of Ray. So the start of a task waits for nothing, and values
-come with the wait that finds them ready: the main thread waits for the other once in each step of the driver.
+A switch between two threads takes about as long as a call of Ray. So the main thread does not wait when it starts a
+task, and `wait` fetches the values that are ready. In each step of the driver, the main thread waits for the calling
+thread once.
 """
 
 from __future__ import annotations
@@ -30,25 +31,30 @@ from study.spec.run_options import RunOptions
 
 _TICK_SECONDS = 0.25
 _LONGEST_TICK = 1.0
-"""Longest time counted between two checks: a pause of this process is no hang of the backend."""
+"""Most seconds that count between two checks: if this process itself is paused, the backend does not hang."""
 _GRACE_SECONDS = 1.5
-"""Time that a running call has left after a signal to stop."""
+"""After a signal to stop, a running call may take this long."""
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
-"""Ray ends the driver's process without a message once its GCS is gone for 60 s: our limit must come first."""
+"""Ray ends the driver's process without a message 60 s after its GCS has died. Our limit must come first."""
 _MACHINES_SECONDS = 45.0
-"""Above the time in which the machines tell of their GPUs."""
+"""Longer than the backend waits for the memory sizes of GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
 _FETCH_SECONDS = 1.0
-"""Longest time in which values are fetched together; each of the others has a limit of its own."""
+"""Seconds for fetching several values in one call. The remaining values are fetched singly, each with its own limit."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class CallTimeouts:
-    """Seconds after which a call hangs: the start of the backend, a call that moves pixels, every other call, and the
-    question for machines, which tell of their GPUs.
+    """Time limits in seconds. A call that takes longer counts as hanging.
+
+    Attributes:
+        start: Limit of the start of the backend.
+        pixels: Limit of a call that moves pixels.
+        call: Limit of every other call.
+        machines: Limit of the list of machines, which includes the sizes of their GPUs.
     """
 
     start: float = _START_SECONDS
@@ -58,7 +64,7 @@ class CallTimeouts:
 
     @classmethod
     def of(cls, run: RunOptions) -> CallTimeouts:
-        """The `start_seconds` and `call_seconds` of a spec, within sensible bounds."""
+        """Make the limits from `start_seconds` and `call_seconds` of a spec, within sensible bounds."""
         call = max(run.call_seconds, _LEAST_SECONDS)
         start = max(run.start_seconds, _LEAST_SECONDS)
         return cls(min(start, _START_SECONDS), min(call, _PIXELS_SECONDS), min(call, _CALL_SECONDS))
@@ -69,15 +75,16 @@ class MonitoredBackend(Backend, Protocol):
     """A backend in other processes, which may die or stop."""
 
     awaited: str
-    """The name of the process that the present `heartbeat` waits for, for messages."""
+    """The name of the process that `heartbeat` waits for at present. Messages quote it."""
 
     def check(self) -> None:
-        """Return at once. Raises BackendGone where a process that calls depend on has died: a call would then end this
-        process without a message.
+        """Return at once. Raises BackendGone if a process that calls depend on has died.
+
+        The next call would end this process without a message.
         """
 
     def heartbeat(self) -> None:
-        """Return once every process that calls depend on has answered. Raises BackendGone where one is dead.
+        """Return once every process that calls depend on has answered. Raises BackendGone if such a process is dead.
 
         A separate thread calls it repeatedly.
         """
@@ -88,8 +95,9 @@ def bounded(
 ) -> Backend:
     """Make a backend with `make`; if it is a `MonitoredBackend`, wrap it so that every call has a time limit.
 
-    `tell` is called at once with the reason why a launch ends; later calls raise the same error. Raises the errors of
-    `make`, BackendGone where it exceeds its limit, Interrupted where a signal comes first.
+    When a call hangs or the backend is dead, the wrapper calls `tell` at once with the error that ends the launch.
+    Later calls raise the same error. Raises the errors of `make`, BackendGone if `make` exceeds its limit, and
+    Interrupted if a signal comes first.
     """
     caller = _Caller(interrupt, tell)
     inner = caller.do("start", timeouts.start, make)
@@ -112,7 +120,7 @@ class _BoundedBackend:
         caller.monitor(inner, timeouts.call)
 
     def machines(self) -> list[Machine]:
-        # New machines are first asked for the size of their GPUs, which takes longer than other calls.
+        # The backend first asks new machines for the sizes of their GPUs, which takes longer than other calls.
         return self._caller.do("machines", max(self._timeouts.start, self._timeouts.machines), self._inner.machines)
 
     def scaling(self) -> Scaling | None:
@@ -128,9 +136,9 @@ class _BoundedBackend:
         return self._caller.do("hello", self._timeouts.call, self._inner.hello, actor)
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        """Returns at once: the calling thread starts the call before anything that is asked of it later.
+        """Return at once. The calling thread starts the call before it does any later request.
 
-        Where that fails, or hangs, the next method says so.
+        If the start fails or hangs, the next method raises the error.
         """
         value, crafted = _Later(), _Later() if method == "craft" else None
         self._caller.post(method, self._timeouts.call, self._start, value, crafted, actor, method, arguments, pixels)
@@ -144,7 +152,7 @@ class _BoundedBackend:
             crafted.ref = call.pixels
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Also fetches the values that are ready: `value` then finds them here."""
+        """Wait for `refs`, and also fetch the values that are ready. `value` then returns the fetched values."""
         ready, self._fetched = self._caller.do("wait", seconds + self._timeouts.call, self._wait, refs, seconds)
         return ready
 
@@ -155,7 +163,7 @@ class _BoundedBackend:
         for one in ready:
             fetched[known[one]] = _outcome(self._inner.value, one)
             if time.monotonic() - began > seconds + _FETCH_SECONDS:
-                # The rest is fetched one by one, each with its own limit.
+                # The remaining values are fetched singly, each with its own limit.
                 break
         return [known[one] for one in ready], fetched
 
@@ -199,7 +207,7 @@ class _Later:
 
 
 def _now(ref: Ref) -> Ref:
-    """The backend's own reference."""
+    """The wrapped backend's own reference for `ref`."""
     return ref.ref if isinstance(ref, _Later) else ref
 
 
@@ -211,7 +219,15 @@ def _outcome(work: Callable[..., Any], *given: Any) -> _Outcome:
 
 
 class _Request(NamedTuple):
-    """Work for the calling thread: its name, its limit in seconds, and whether the main thread waits for it."""
+    """Work for the calling thread.
+
+    Attributes:
+        what: Its name, for messages.
+        seconds: Its time limit.
+        work: The function to call.
+        given: The arguments of `work`.
+        awaited: Whether the main thread waits for the result.
+    """
 
     what: str
     seconds: float
@@ -221,7 +237,7 @@ class _Request(NamedTuple):
 
 
 class _Caller:
-    """A thread that makes calls, one at a time, each up to its limit."""
+    """A thread that makes calls one at a time. Each call has a time limit."""
 
     def __init__(self, interrupt: Interrupt, tell: Callable[[StudyError], None]) -> None:
         self._interrupt = interrupt
@@ -233,7 +249,7 @@ class _Caller:
         self._made = 0
         """Number of calls that have returned."""
         self._failed: BaseException | None = None
-        """What a call raised that was not waited for: the next one raises it."""
+        """The error of a call that the main thread did not wait for. The next call raises it."""
         self._broken: BackendGone | Interrupted | None = None
         self._inner: MonitoredBackend | None = None
         self._silence_allowed = 0.0
@@ -245,22 +261,22 @@ class _Caller:
         threading.Thread(target=self._make_calls, name="ray", daemon=True).start()
 
     def monitor(self, inner: MonitoredBackend, seconds: float) -> None:
-        """Check the heartbeat of `inner` from now on: it hangs after `seconds` without one."""
+        """Check the heartbeat of `inner` from now on. After `seconds` without a heartbeat, `inner` hangs."""
         self._inner, self._silence_allowed = inner, seconds
         threading.Thread(target=self._check_heartbeat, args=(inner,), name="heartbeat", daemon=True).start()
 
     def post(self, what: str, seconds: float, work: Callable[..., object], *given: Any) -> None:
-        """Let the thread call `work(*given)` without waiting for it; the next `do` raises what it raises."""
+        """Let the thread call `work(*given)` without waiting for it. If it fails, the next `do` raises its error."""
         if self._broken is not None:
             raise self._broken
         self._requests.put(_Request(what, seconds, work, given, awaited=False))
 
     def do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any) -> Value:
-        """Return the result of `work(*given)`. BackendGone after `seconds`, Interrupted soon after a signal."""
+        """Return the result of `work(*given)`. Raises BackendGone after `seconds`, Interrupted soon after a signal."""
         return self._do(what, seconds, work, *given, grace=_GRACE_SECONDS)
 
     def _do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any, grace: float = math.inf) -> Value:
-        """`grace`: seconds until a signal interrupts the call."""
+        """As `do`. `grace`: seconds that the call may still take after a signal."""
         if self._broken is not None:
             raise self._broken
         with self._interrupt.patient():
@@ -274,14 +290,15 @@ class _Caller:
         return value  # type: ignore[no-any-return]
 
     def close(self, work: Callable[[], None]) -> None:
-        """Make the last call; skip it where the backend hangs or is dead, because it would hang too."""
+        """Make the last call, `work`. Skip it if the backend hangs or is dead, because `work` would hang too."""
         self._over.set()
         inner, self._inner = self._inner, None
         self._tell = lambda _: None
         if self._broken is None:
             with contextlib.suppress(BackendGone):
                 if inner is not None:
-                    # Where it hangs, the next call is refused. A task that could not be started matters no more.
+                    # If the heartbeat hangs, the next call raises BackendGone. The error of an earlier call that
+                    # was not waited for no longer matters.
                     with contextlib.suppress(Exception):
                         self._do("heartbeat", _LAST_HEARTBEAT_SECONDS, inner.heartbeat)
                 self._do("close", _CLOSE_SECONDS, work)
@@ -300,7 +317,7 @@ class _Caller:
                 return self._answers.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 passed = min(time.monotonic() - began, _LONGEST_TICK)
-            # Each of the calls that come first has its own limit.
+            # Calls posted earlier run first, and each has its own limit: when one returns, the time starts again.
             waited, made = (waited if made == self._made else 0.0) + passed, self._made
             interrupted += passed if self._interrupt.status is not None else 0.0
             if interrupted >= grace:
@@ -311,7 +328,7 @@ class _Caller:
                 raise self._give_up(_hangs(f"'{running}' has not returned for {limit:g} s"))
 
     def _check(self) -> None:
-        """Raise BackendGone where the backend is dead, or has had no heartbeat for too long."""
+        """Raise BackendGone if the backend is dead, or has had no heartbeat for too long."""
         now = time.monotonic()
         passed, self._checked = min(now - self._checked, _LONGEST_TICK), now
         if self._inner is None:
@@ -328,7 +345,7 @@ class _Caller:
             raise self._give_up(_hangs(f"{self._inner.awaited} has not answered for {self._silence_allowed:g} s"))
 
     def _give_up(self, why: BackendGone | Interrupted) -> BackendGone | Interrupted:
-        """Make no further call: Ray's code would hang, or end this process without a message."""
+        """Refuse all further calls, and return `why`: Ray's code would hang, or end this process without a message."""
         self._broken = why
         hurry()
         if isinstance(why, BackendGone):

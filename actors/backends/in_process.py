@@ -48,11 +48,12 @@ class InProcess:
         interrupt: Interrupt | None = None,
         raises: bool = False,
     ) -> None:
-        """The defaults are those of tests.
+        """The defaults suit tests.
 
-        `order` draws which call runs next. `machine` is what workers are planned for; by default four cores. A signal
-        ends a running call at once if `interrupt` is given. `raises`: an error of a call that is no StudyError leaves
-        `wait` as it was raised, for a debugger; otherwise it is the outcome of that call, as on Ray.
+        `order` draws the call that runs next; None runs the oldest call. `machine`: the machine that workers are
+        planned for; by default four cores. `interrupt`: if it is given, a signal ends a running call at once. `raises`:
+        if a call fails with an error other than StudyError, `wait` raises that error itself, for a debugger. Without
+        `raises`, the error is the outcome of the call, as on Ray.
         """
         self._order = order
         self._machine = machine or Machine(cpus=4.0)
@@ -64,11 +65,11 @@ class InProcess:
         return [self._machine]
 
     def scaling(self) -> Scaling | None:
-        """None: this process stays on its machine."""
+        """None: no autoscaler can add machines to this process."""
         return None
 
     def request(self, workers: int, resources: ResourceRequest) -> None:
-        """Does nothing, for the same reason."""
+        """Does nothing: no autoscaler can add machines to this process."""
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Worker | ServiceWorker:
         return (Worker if role == WORKER else ServiceWorker)(config.of(role), resources.device)
@@ -136,7 +137,7 @@ class InProcess:
         """Does nothing: all actors share one device."""
 
     def close(self) -> None:
-        """Does nothing: all that was started here is freed with its last reference."""
+        """Does nothing: Python frees each object of this backend with its last reference."""
 
     def _new(self, value: Any = None) -> _Held:
         return _Held(next(self._ids), value)
@@ -158,7 +159,7 @@ def _device_failures() -> Iterator[None]:
 
 
 def this_machine() -> Machine:
-    """This machine for one worker in this process: cores, free memory, and the first GPU that torch can use."""
+    """This machine, for one worker in this process: cores, free memory, and the first GPU that torch can use."""
     cores, memory = float(os.cpu_count() or 1), object_store.free_memory()
     if not hardware.gpu_available():
         return Machine(cores, memory=memory)

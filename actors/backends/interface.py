@@ -20,7 +20,14 @@ Ref = Hashable
 
 @dataclass(frozen=True)
 class Device:
-    """The device of an actor: the machine's id in the backend, its host name, and the processor or GPU there."""
+    """The device of an actor.
+
+    Attributes:
+        node: The backend's id of the machine.
+        host: The host name of the machine.
+        name: The name of the processor or GPU.
+        gpu: Whether the device is a GPU.
+    """
 
     node: str
     host: str
@@ -33,8 +40,13 @@ class Device:
 
 @dataclass(frozen=True)
 class ActorInfo:
-    """The first answer of an actor: its device, the answer of its worker to `hello`, and the bytes of its GPU as its
-    process sees it; None without one."""
+    """The first answer of an actor.
+
+    Attributes:
+        device: The device of the actor.
+        answer: The answer of its worker to `hello`.
+        gpu_memory: Bytes of its GPU, as its process sees it; None without a GPU.
+    """
 
     device: Device
     answer: Any
@@ -42,7 +54,7 @@ class ActorInfo:
 
 
 class CallFailed(Exception):
-    """A call raised an error, or an actor could not be created. Can be pickled, whatever the original error was."""
+    """A call raised an error, or an actor could not be created. Can be pickled even if the original error cannot."""
 
     def __init__(self, what: str, traceback: str = "", device: Device | None = None) -> None:
         """`what`: the cause in one line. `traceback`: Python's full text. `device`: where the error happened."""
@@ -56,7 +68,7 @@ class CallFailed(Exception):
 
     @classmethod
     def of(cls, error: BaseException, device: Device | None = None) -> CallFailed:
-        """Describe `error` in text, so that it can travel between processes."""
+        """Describe `error` as text, so that it can be sent between processes."""
         message = (str(error).strip().splitlines() or [""])[0]
         kind = type(error).__name__
         whole = "".join(tracebacks.format_exception(error)).strip()
@@ -76,13 +88,13 @@ class MemoryLost(ActorLost):
 
 
 class DeviceLost(ActorLost):
-    """The device of the actor failed: its process cannot use it any more. The call is not to blame until others are.
+    """The device of the actor failed, and the process of the actor cannot use it any more.
 
-    Can be pickled, whatever the original error was.
+    The call is blamed only after several such failures. Can be pickled even if the original error cannot.
     """
 
     def __init__(self, what: str, traceback: str, device: Device) -> None:
-        """Arguments as in CallFailed."""
+        """The arguments are those of CallFailed."""
         super().__init__(what, traceback, device)
         self.what = what
         self.traceback = traceback
@@ -93,7 +105,7 @@ class DeviceLost(ActorLost):
 
 
 class BackendGone(StudyError):
-    """The backend hangs or is dead and will answer no call any more. It ends a running study with status 1."""
+    """The backend hangs or is dead, and will answer no further call. This error ends a running study with status 1."""
 
     def __init__(self, what: str, **more: Any) -> None:
         super().__init__(what, **more | {"status": 1})
@@ -105,7 +117,7 @@ class PixelsLost(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """A started call: the driver fetches `value`, which is small; `pixels` only travel between actors."""
+    """A started call. The driver fetches `value`, which is small; `pixels` (None without any) pass between actors."""
 
     value: Ref
     pixels: Ref | None
@@ -113,26 +125,26 @@ class Call:
 
 @dataclass(frozen=True)
 class Scaling:
-    """The state of a cluster's autoscaler; `coming`: the number of machines that it is about to add."""
+    """The state of a cluster's autoscaler. `coming`: the number of machines that it is about to add."""
 
     coming: int = 0
 
 
 class Backend(Protocol):
-    """Runs actors. No method but `wait`, `value`, `pixels` and `close` blocks."""
+    """Runs actors. Only `wait`, `value`, `pixels` and `close` may block."""
 
     name: str
     fixed: bool
-    """Whether its machines are all that there will be."""
+    """Whether no further machine can join."""
 
     def machines(self) -> list[Machine]:
         """The machines that are available now."""
 
     def scaling(self) -> Scaling | None:
-        """What the autoscaler is doing; None where nothing adds machines when asked."""
+        """The state of the autoscaler; None if there is no autoscaler."""
 
     def request(self, workers: int, resources: ResourceRequest) -> None:
-        """Ask the autoscaler for machines that hold `workers` workers in all; 0 withdraws what was asked before."""
+        """Ask the autoscaler for machines that hold `workers` workers in all; 0 withdraws earlier requests."""
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
         """Start an actor of `role`."""
@@ -149,11 +161,11 @@ class Backend(Protocol):
     def value(self, ref: Ref) -> Any:
         """The value of a ready call. Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call.
 
-        `hello` raises CallFailed for a device that fails, and every other call DeviceLost.
+        If the device failed, the value of `hello` raises CallFailed, and the value of every other call DeviceLost.
         """
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
-        """Fetch pixels to the driver, read-only. Raises PixelsLost."""
+        """Fetch pixels to the driver as a read-only array. Raises PixelsLost."""
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
         """Store pixels where every actor can read them."""
@@ -162,9 +174,9 @@ class Backend(Protocol):
         """Kill an actor."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """Stop using `device` and `actors`, actors on it; `machines` does not count it any more.
+        """Stop using `device` and the `actors` on it. `machines` does not count the device any more.
 
-        It may be called again, with an actor that was started on the device all the same.
+        It may be called again with the same device, if another actor was started there meanwhile.
         """
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The processes of a local Ray: the environment they start with, and a helper that ends them, and no others.
+"""The processes of a local Ray: the environment that they start with, and the helper process that ends them.
 
-The helper (`reaper.py`) outlives the driver, so a killed driver leaves no process behind.
+The helper (`reaper.py`) ends no other process. It outlives the driver, so a killed driver leaves no process behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from actors.backends import reaper
 from study.process import children
 
-# Ray's agents rename themselves, which overwrites a part of their environment: of many marks, most survive.
+# Ray's agents rename themselves, which overwrites a part of their environment. Of many marks, most survive.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -27,19 +27,19 @@ _GRACE_SECONDS = 3.0
 """Time for Ray's processes to end by themselves."""
 
 _PATIENCE_SECONDS = 4.0
-"""Further time for the reaper to end them."""
+"""Further time for the reaper to kill them."""
 
 _LEFT_SECONDS = 5.0
 
 
 @functools.cache
 def _secret() -> str:
-    """The token of every local Ray of this process: Ray reads it once in a process, and a second Ray must have it."""
+    """The token of every local Ray of this process. Ray reads the token once in a process, so it must stay the same."""
     return secrets.token_hex(32)
 
 
 class LocalRay:
-    """Marks and ends the processes of one local Ray: create it first, start Ray in `starting`, close it last."""
+    """Marks and ends the processes of one local Ray. Create it first, start Ray inside `starting()`, close it last."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class LocalRay:
         grace_seconds: float = _GRACE_SECONDS,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        """`hidden`: environment variables that Ray's processes must not get."""
+        """`hidden`: names of environment variables that Ray's processes must not get."""
         self._hidden = hidden
         self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
@@ -67,17 +67,17 @@ class LocalRay:
         return self._reaper.pid
 
     def starting(self) -> AbstractContextManager[None]:
-        """A context whose processes belong to this Ray; processes started before or after do not."""
+        """A context manager. Processes started inside it belong to this Ray; earlier and later ones do not."""
         environment = children.environment(children.RAY, os.environ, self._hidden) | dict.fromkeys(_MARKS, self._mark)
         if not any(os.environ.get(name) for name in _TOKENS):
-            # Without a token of the user or ours, Ray would write one into the home directory.
+            # Without a token, Ray would write a new one into the home directory.
             environment["RAY_AUTH_TOKEN"] = _secret()
         return children.replaced_environment(environment)
 
     def close(self, *, orderly: bool = False) -> str | None:
-        """End all processes of this Ray. Returns a warning for the user where the reaper did not answer.
+        """End all processes of this Ray. Returns a warning for the user if the reaper did not answer.
 
-        `orderly`: Ray has been shut down, so that what is left has nothing to finish.
+        `orderly`: Ray has been shut down, so its remaining processes have nothing to finish.
         """
         assert self._reaper.stdin is not None, "it was started with a pipe"
         with contextlib.suppress(OSError):

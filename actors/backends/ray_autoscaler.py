@@ -1,7 +1,7 @@
-"""The autoscaler of a Ray cluster: whether there is one, what it is about to add, and requests to it.
+"""The autoscaler of a Ray cluster: whether there is one, how many machines it is about to add, and requests to it.
 
-Ray has two of them, and no public question that both answer: the first writes its state as JSON under a key of the
-GCS, the second reports it to the GCS.
+Ray has two autoscalers, and no public call reads the state of both. The first writes its state as JSON under a key of
+the GCS; the second reports it to the GCS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from actors.backends.interface import Scaling
 from actors.resources.placement import ResourceRequest
 
 _MIRRORED = "node_"
-"""Where Ray's autoscaler cannot add machines, it reports each one as a type of its own, of this name and its id."""
+"""If Ray's autoscaler cannot add machines, it reports each machine as a node type: this prefix and its id."""
 
 _STATUS = "__autoscaling_status"
 """The key of the first autoscaler's state."""
@@ -24,19 +24,19 @@ _log = logging.getLogger(__name__)
 
 
 def scaling(gcs: str) -> Scaling | None:
-    """What the autoscaler of the cluster at `gcs` is doing; None where there is none, or it does not tell."""
+    """The state of the autoscaler of the cluster at `gcs`; None if there is none or its state cannot be read."""
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
     try:
         return _reported(gcs) if is_autoscaler_v2() else _written()
     except Exception:  # noqa: BLE001 - two private formats of Ray
-        # A cluster without a known autoscaler is used as it is.
+        # The cluster is then used as if it had no autoscaler.
         _log.debug("the state of Ray's autoscaler cannot be read", exc_info=True)
         return None
 
 
 def request(workers: int, resources: ResourceRequest) -> None:
-    """Ask for machines that hold `workers` workers in all; 0 withdraws the request. The last request counts."""
+    """Ask for machines that hold `workers` workers in all; 0 withdraws the request. A request replaces earlier ones."""
     from ray.autoscaler.sdk import request_resources
 
     bundle: dict[str, Any] = {"GPU": 1} if resources.gpus else {"CPU": math.ceil(resources.cpus)}
@@ -45,7 +45,7 @@ def request(workers: int, resources: ResourceRequest) -> None:
 
 
 def _written() -> Scaling | None:
-    """What the first autoscaler has written."""
+    """The state that the first autoscaler has written; None without an autoscaler that can add machines."""
     from ray.experimental import internal_kv
 
     text = internal_kv._internal_kv_get(_STATUS)
@@ -53,7 +53,7 @@ def _written() -> Scaling | None:
 
 
 def of_status(status: dict[str, Any]) -> Scaling | None:
-    """The state in the JSON of the first autoscaler."""
+    """Read the state from the JSON of the first autoscaler; None if it cannot add machines."""
     report = status.get("autoscaler_report")
     if not report or all(name.startswith(_MIRRORED) for name in report["active_nodes"]):
         return None
@@ -61,7 +61,7 @@ def of_status(status: dict[str, Any]) -> Scaling | None:
 
 
 def _reported(gcs: str) -> Scaling | None:
-    """What the second autoscaler has reported."""
+    """The state that the second autoscaler has reported; None without an autoscaler that can add machines."""
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     status = get_cluster_status(gcs)

@@ -1,4 +1,4 @@
-"""The Ray backend: runs actors on a Ray cluster, or on a local Ray that starts and ends with this process."""
+"""The Ray backend runs actors on a Ray cluster, or on a local Ray that starts and ends with this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OBJECT_STORE_BYTES = 2**30
 _NODE_ID = "ray.io/node-id"
 _MIG = re.compile(r"\bMIG \S*\b(\d+)gb\b")
 _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False, "event_stats": False}
-"""Without these, a local Ray records every call, which takes a fifth of the time of a call."""
+"""Without these settings, a local Ray records every call, which takes a fifth of the time of the call."""
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _CONNECT_SECONDS = 10.0
 _IDLE_SECONDS = 0.2
@@ -59,11 +59,11 @@ class RayBackend:
         say: Callable[[str], None] = _to_stderr,
         store: Callable[[int], int] = lambda gpus: _OBJECT_STORE_BYTES,
     ) -> None:
-        """Connect to `address`, else to RAY_ADDRESS, which Ray sets in its submitted jobs, else start a local Ray.
+        """Connect to the cluster at `address`, or at RAY_ADDRESS; if both are empty, start a local Ray.
 
-        `store`: bytes of a local Ray's object store, given the number of GPUs. `hidden`: environment variables that a
-        local Ray's processes must not get. `say` prints a line for the user. Raises StudyError where no cluster answers
-        at that address.
+        Ray sets RAY_ADDRESS in submitted jobs. `hidden`: names of environment variables that a local Ray's processes
+        must not get. `say` prints a line for the user. `store` takes the number of GPUs and returns the bytes of a
+        local Ray's object store. Raises StudyError if no cluster answers at the address or a local Ray cannot start.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -73,7 +73,7 @@ class RayBackend:
             check_machine()
         import ray
 
-        # Ray warns that it handles no signals outside the main thread; the launch handles them.
+        # Outside the main thread, Ray warns that it handles no signals. The launch handles them.
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
@@ -107,7 +107,7 @@ class RayBackend:
         self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
     def _note_daemons(self, *, auto: bool) -> None:
-        """Note the daemons that calls depend on; with `auto`, name the cluster that Ray has found."""
+        """Remember the daemons that calls depend on. `auto`: put the cluster that Ray has found into `name`."""
         here = self._ray.get_runtime_context()
         self._here, self._gcs = here.get_node_id(), here.gcs_address
         near: dict[str, Any] = next((node for node in self._ray.nodes() if node["NodeID"] == self._here), {})
@@ -119,11 +119,11 @@ class RayBackend:
             self.name = f"Ray at {self._gcs} (found by auto: {Path(socket_path).parent.parent.name}{owner})"
 
     def check(self) -> None:
-        """Raise BackendGone where the raylet or the GCS has died: Ray ends the driver in its next call."""
+        """Raise BackendGone if the raylet or the GCS has died: in its next call, Ray would end the driver."""
         self._daemons.check()
 
     def heartbeat(self) -> None:
-        """Return once the raylet runs and the GCS has answered. Raises BackendGone where one of them is dead."""
+        """Return once the raylet runs and the GCS has answered. Raises BackendGone if one of them is dead."""
         while stopped := self._daemons.stopped():
             self.awaited = stopped
             time.sleep(_STOPPED_POLL_SECONDS)
@@ -141,7 +141,7 @@ class RayBackend:
         for node in nodes:
             name, size = node["NodeID"], node["Resources"]
             if name in self._probes:
-                # It counts once the memory of its GPUs is known.
+                # The machine counts once the memory of its GPUs is known.
                 continue
             gpus = float(size.get("GPU", 0)) - len(self._parked[name])
             cpus, own = float(size.get("CPU", 0)), float(size.get("memory", 0)) or None
@@ -150,7 +150,10 @@ class RayBackend:
         return found
 
     def _measure_gpus(self, nodes: Sequence[str]) -> None:
-        """Measure the memory of the GPUs of new `nodes`, of all at the same time; wait for the first machines only."""
+        """Measure the GPU memory of new `nodes`, all at the same time.
+
+        Until the memory of one machine is known, a call waits for the answers. Later calls do not wait.
+        """
         wait = 0.0 if self._gpus else _GPU_MEMORY_SECONDS
         for node in nodes:
             if node not in self._gpus and node not in self._probes:
@@ -182,7 +185,7 @@ class RayBackend:
         if resources.memory and not resources.gpus:
             options["memory"] = int(resources.memory)
         if role != WORKER:
-            # On the driver's machine: the answers of services are stored in the run folder, which others may not see.
+            # On the driver's machine: services' answers go into the run folder, which other machines may not see.
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
@@ -193,7 +196,7 @@ class RayBackend:
         return kind.options(**options).remote(pack(config.of(role)), resources.device, digest, node_id)
 
     def _too_small(self, resources: ResourceRequest) -> set[str]:
-        """The machines whose GPUs have no room for an actor with these resources."""
+        """The ids of the machines whose GPUs have too little memory for an actor with these resources."""
         if not resources.gpus:
             return set()
         return {node for node, memory in self._gpus.items() if not resources.fits_on_gpu(memory)}
@@ -212,7 +215,7 @@ class RayBackend:
         if not refs:
             time.sleep(min(seconds, _IDLE_SECONDS))
             return []
-        # A busy driver finds some ready, and needs no second call.
+        # In a busy driver some values are ready already, and no second call is needed.
         ready: list[Ref]
         ready, rest = self._ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
         if not ready:
@@ -246,7 +249,7 @@ class RayBackend:
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
         if device.gpu:
-            # These actors keep the GPU reserved: else Ray would give it to the next actor.
+            # These actors stay alive to keep the GPU reserved. Otherwise Ray would give it to the next actor.
             self._parked[device.node].setdefault(device, []).extend(actors)
             return
         self._left_out.add(device.node)
@@ -259,7 +262,7 @@ class RayBackend:
             with contextlib.suppress(Exception):
                 self.request(0, ResourceRequest(0, 0))
         if self._local is not None:
-            # The autoscaler of a local Ray is idle, and takes a second to end in order.
+            # The autoscaler of a local Ray has nothing to do, but takes a second to end by itself.
             kill = getattr(getattr(self._ray._private.worker, "_global_node", None), "kill_monitor", None)
             if kill is not None:
                 kill(check_alive=False)
@@ -274,10 +277,10 @@ class RayBackend:
 
 
 def _job_config(ray: Any) -> Any:
-    """A job configuration with which workers import modules from their own Python's search path only.
+    """A job configuration that lets workers import modules from their own Python's search path only.
 
-    Ray puts the driver's working folder and its script's folder first on every worker's search path, unless the job
-    ships a working folder; Ray has no public option against it.
+    Ray puts the driver's working folder and the folder of its script first on every worker's search path, unless the
+    job ships a working folder. No public option of Ray prevents this.
     """
 
     class Job(ray.job_config.JobConfig):  # type: ignore[misc]
@@ -288,7 +291,7 @@ def _job_config(ray: Any) -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Raise StudyError at once where nothing listens at `address`; Ray itself would try for minutes."""
+    """Raise StudyError at once if nothing listens at `address`; Ray itself would try for minutes."""
     if address in ("local", "auto"):
         return
     host, colon, port = address.rpartition(":")
@@ -309,7 +312,7 @@ def _check_address(address: str) -> None:
 
 
 def _not_connected(chosen: str, error: Exception) -> StudyError:
-    """Explain why Ray at `chosen` cannot be used: often only the causes of Ray's error name the reason."""
+    """Explain why Ray at `chosen` cannot be used. The reason is often only in the causes of Ray's error."""
     if chosen == "local":
         return StudyError(f"a local Ray cannot be started: {first_line(error)}", accepted=_ACCEPTED)
     text = "\n".join(_messages(error))
@@ -358,22 +361,25 @@ def node_id() -> str:
 
 
 def gpu_memory() -> float | None:
-    """Bytes of this machine's smallest GPU, or part of a GPU (MIG), from nvidia-smi; None where it reports none."""
+    """Bytes of this machine's smallest GPU or MIG part of a GPU, from nvidia-smi; None if it reports no size."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     listed = children.command_output(["nvidia-smi", "--list-gpus"], _SMI_SECONDS) or ""
     return smallest(listed, children.command_output(command, _SMI_SECONDS) or "")
 
 
 def smallest(listed: str, totals: str) -> float | None:
-    """Bytes of the smallest GPU, or part of one, in what nvidia-smi prints: the list, and the MiB of each whole GPU."""
-    # `MIG 3g.40gb  Device  0: …`: of a GPU in parts, no process sees the whole.
+    """Bytes of the smallest GPU or MIG part of a GPU; None if nvidia-smi reports no size.
+
+    `listed`: the output of `nvidia-smi --list-gpus`. `totals`: the MiB of each whole GPU, separated by white space.
+    """
+    # A line such as `MIG 3g.40gb  Device  0: …` is a part of a GPU. No process can use such a GPU as a whole.
     parts = [float(one) * 1e9 for one in _MIG.findall(listed)]
     whole = [] if parts else [float(one) * 2**20 for one in totals.split() if one.isdecimal()]
     return min(parts or whole, default=None)
 
 
 def _gpus_here(ray: Any) -> int:
-    """The GPUs that a local Ray will find here."""
+    """The number of GPUs that a local Ray will find on this machine."""
     nvidia = ray._private.accelerators.NvidiaGPUAcceleratorManager
     visible = nvidia.get_current_process_visible_accelerator_ids()
     count: int = nvidia.get_current_node_num_accelerators()

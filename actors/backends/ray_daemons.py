@@ -1,4 +1,4 @@
-"""The state of Ray's own processes that a driver depends on: its raylet and its GCS."""
+"""The state of the processes of Ray that a driver depends on: its raylet and its GCS."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Daemons:
     """The raylet that the driver talks to, and the GCS if the driver has started it."""
 
     def __init__(self, raylet_socket: str) -> None:
-        """`raylet_socket`: the Unix socket of the raylet, which need not be a child of this process."""
+        """`raylet_socket`: the path of the raylet's Unix socket. The raylet need not be a child of this process."""
         self._pids = dict(_children())
         self.owner: str | None = None
-        """The user who runs the raylet; None where it is unknown."""
+        """The user who runs the raylet; None if unknown."""
         peer = _peer(raylet_socket)
         if peer is not None:
             pid, user = peer
@@ -36,12 +36,12 @@ class Daemons:
         self._ends = _Ends(self._pids.values())
 
     def check(self) -> None:
-        """Return at once, after one system call. Raises BackendGone where a daemon has died."""
+        """Return at once, after one system call. Raises BackendGone if a daemon has died."""
         if self._ends.any:
             self.stopped()
 
     def stopped(self) -> str | None:
-        """The description of a daemon that is stopped (SIGSTOP), or None. Raises BackendGone where one has died."""
+        """A description of a daemon that is stopped (SIGSTOP), or None. Raises BackendGone if a daemon has died."""
         for name, pid in self._pids.items():
             state = _state(pid)
             if state in "ZX":
@@ -62,22 +62,22 @@ class _Ends:
         self._known = hasattr(os, "pidfd_open") and hasattr(select, "epoll")
         if not self._known:
             return
-        # Unlike other objects of its kind, several threads may ask it at once.
+        # Several threads may poll an epoll object at once, unlike other objects of `select`.
         self._ended = select.epoll()
         for pid in pids:
             try:
                 descriptor = os.pidfd_open(pid)
             except OSError:
-                # It has ended already, or the system forbids it: only a look at each process tells.
+                # The process has ended already, or the system forbids the call. Then `check` looks at each process.
                 self._known = False
                 return
-            # Readable once the process has ended, also while its parent has not asked for its status.
+            # Readable once the process has ended, even before its parent has asked for its status.
             self._ended.register(descriptor, select.EPOLLIN)
             weakref.finalize(self, os.close, descriptor)
 
     @property
     def any(self) -> bool:
-        """Whether one of the processes has ended. Also true if this cannot be known."""
+        """Whether one of the processes has ended; also true if the system cannot tell."""
         return not self._known or bool(self._ended.poll(0))
 
 
@@ -93,7 +93,10 @@ def _children() -> Iterator[tuple[str, int]]:
 
 
 def _peer(path: str) -> tuple[int, int] | None:
-    """Process and user id behind a Unix socket; the process id is 0 if it is in another namespace."""
+    """Process id and user id of the process that listens at a Unix socket; None if unknown.
+
+    The process id is 0 if the process is in another namespace.
+    """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
@@ -113,7 +116,7 @@ def _user_name(user: int) -> str:
 
 
 def _state(pid: int) -> str:
-    """The system's letter for the state (R, S, D, T …); X if the process is gone, S if it is unknown."""
+    """The system's letter for the state of a process (R, S, D, T …): X if it is gone, S if its state is unknown."""
     if not _PROCESSES.is_dir():
         return "S"
     try:

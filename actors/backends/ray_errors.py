@@ -1,4 +1,4 @@
-"""Translates Ray's errors into those of the backend interface. Ray explains most of them in pages of coloured text."""
+"""Translates Ray's errors into the errors of the backend interface, and Ray's pages of coloured text into one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GIB = 2.0**30
 
 
 def translate(error: Exception, errors: Any) -> Exception:
-    """The backend's error for Ray's `error`. `errors`: the module `ray.exceptions`."""
+    """The error of the backend interface that stands for Ray's `error`. `errors`: the module `ray.exceptions`."""
     text = _COLOURS.sub("", str(error))
     inner = getattr(error, "cause", None)
     if isinstance(inner, StudyError | CallFailed | DeviceLost):
@@ -44,7 +44,7 @@ def translate(error: Exception, errors: Any) -> Exception:
 
 
 def cause(text: str) -> str:
-    """The exception that a page of Ray's text ends with, on one line: its last line without indentation."""
+    """The exception at the end of Ray's text, in one line: the last line that is not indented."""
     lines = [line for line in text.splitlines() if not _FRAME.match(line)]
     raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)(: |$)", line)]
     found = (raised or lines or [text.strip() or "Ray gives no reason"])[-1]
@@ -64,7 +64,7 @@ def death(text: str, *, machine: bool) -> str:
 
 
 def out_of_memory(text: str) -> str:
-    """Describe a lack of memory in one line: machine, memory in use by Ray's workers and by other processes, limit."""
+    """Say in one line that memory ran out: machine, limit, and memory used by Ray's workers and other processes."""
     node, exact, rounded = _NODE.search(text), _EXCEEDED.search(text), _ROUNDED.search(text)
     where = node[1] if node else "a machine"
     if exact:

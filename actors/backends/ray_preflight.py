@@ -1,4 +1,4 @@
-"""Checks of the machine before a local Ray starts: Ray itself would hang for minutes without a message."""
+"""Checks the machine before a local Ray starts. Without these checks, Ray would hang for minutes without a message."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 5.0
 _SOCKET = "ray/session_2000-01-01_00-00-00_000000_{process}/sockets/plasma_store"
 _LONGEST_SOCKET_PATH = 107
-"""Bytes of the path of a Unix socket, without its final zero."""
+"""Most bytes in the path of a Unix socket, without its final zero."""
 _LEAST_FREE = 64 * 2**20
 """Bytes for the logs and sockets of one session, and its first spilled objects."""
 
 
 def check_machine() -> None:
-    """Raise StudyError where no local Ray could start on this machine."""
+    """Raise StudyError if no local Ray can start on this machine."""
     _check_temporary_folder(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
     _check_loopback()
 

@@ -1,12 +1,13 @@
 """The program of a small process that outlives the driver and ends every process of its local Ray.
 
-Ray's own processes end with the driver, but some take a minute where the driver was killed. The processes that the
-driver starts carry a mark in their environment; once the driver is gone, this program ends them and their descendants
-by process id, and no other process. A byte on its standard input says that the driver has shut Ray down in order: what
-is left then holds nothing, and gets less time. Some of Ray's processes rename themselves, which can overwrite their
-whole environment, and lose their parent before they end: so the program notes Ray's processes while their parents live.
+Ray's own processes end with the driver, but if the driver was killed, some take a minute. The processes that the driver
+starts carry a mark in their environment. Once the driver is gone, this program ends them and their descendants by
+process id, and no other process. The driver writes a byte to its standard input after an orderly shutdown of Ray. The
+remaining processes then have nothing to finish and get less time. Some of Ray's processes rename themselves, which can
+overwrite their whole environment, and their parents may end before them. So the program notes the ids of Ray's
+processes while their parents live.
 
-It runs by its path, without site packages: it imports only the standard library.
+The driver runs this file by its path, without site packages. So it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 _KILLED_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _ORDERLY_SECONDS = 0.3
-"""Time to end by themselves for processes that Ray's own shutdown has left behind."""
+"""After an orderly shutdown, Ray's remaining processes have this long to end by themselves."""
 _NOTE_SECONDS = 1.0
 _PROCESSES = Path("/proc")
 
@@ -30,9 +31,10 @@ _PROCESSES = Path("/proc")
 def reap(
     mark: str, grace_seconds: float, killed_seconds: float = _KILLED_SECONDS, noted: dict[int, int] | None = None
 ) -> list[int]:
-    """Wait until no process of Ray is left; after `grace_seconds`, kill the remaining ones.
+    """Wait until no process of Ray is left; after `grace_seconds`, kill the remaining processes.
 
-    Returns the ids of the processes that still exist `killed_seconds` after that: usually none.
+    `noted`: start times of Ray's known processes by process id (see `note`). Returns the ids of the processes that
+    still exist `killed_seconds` later: usually none.
     """
     known = {} if noted is None else noted
     grace = time.monotonic() + grace_seconds
@@ -48,7 +50,10 @@ def reap(
 
 
 def note(mark: str, known: dict[int, int]) -> dict[int, int]:
-    """Update `known`, start times by process id: processes with the mark, known ones, and all their descendants."""
+    """Update `known` (start times by process id), and return it.
+
+    Afterwards it holds the running processes that carry the mark or were known, and all their descendants.
+    """
     alive = _alive()
     ours = {pid for pid, (_, started) in alive.items() if known.get(pid) == started or _has_mark(pid, mark)}
     new = ours
@@ -73,7 +78,7 @@ def _alive() -> dict[int, tuple[int, int]]:
 
 
 def _kill(pid: int, started: int) -> None:
-    """Kill a process, unless its id belongs to another process by now."""
+    """Kill a process, unless its id already belongs to another process."""
     with contextlib.suppress(OSError):
         descriptor = os.pidfd_open(pid)
         try:

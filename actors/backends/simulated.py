@@ -1,6 +1,6 @@
-"""A discrete-event simulation of a cluster: the real driver and scheduler run, and calls take only simulated time.
+"""A discrete-event simulation of a cluster. The driver and the scheduler are real; calls take only simulated time.
 
-The time of each call comes from a measured profile, the loss of machines from a seeded draw.
+A measured profile gives the time of each call. A seeded generator draws the losses of machines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.reproducibility import numerics
 from study.results.schema import PixelDistances, TargetAnswers
 
 _TOGETHER_SECONDS = 0.02
-"""`wait` returns answers together that arrive within this time, as a busy driver would see them."""
+"""`wait` returns all answers that arrive within this time together, as a busy driver would see them."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Costs:
     """Measured costs, in seconds on one worker.
 
     Attributes:
-        gradient: Of one gradient of one image, by model.
-        predict: Of one prediction of one image, by model.
-        load: Of loading a model.
+        gradient: One gradient of one image, by model.
+        predict: One prediction of one image, by model.
+        load: Loading a model, by model.
         call: Overhead of a call on its worker.
         driver: Overhead of a call in the driver (`benchmarks/runtime.py`).
-        start: Until a new actor is up.
-        hardware: The device and the name of the processor or GPU that was measured, such as `cuda:0: NVIDIA H100 80GB
-            HBM3`; the costs hold for this kind alone. Empty in profiles of early versions.
+        start: Start of an actor.
+        hardware: The device and the name of the measured processor or GPU, such as `cuda:0: NVIDIA H100 80GB HBM3`. The
+            costs hold only for this hardware. Empty in profiles of early versions.
         memory: Bytes of that GPU, or of the machine; None if unknown.
         torch: The release of torch.
         numerics: The section `numerics:` of the spec that was measured.
@@ -58,7 +58,7 @@ class Costs:
 
     @property
     def on_cores(self) -> bool:
-        """Whether a processor was measured, and no GPU."""
+        """Whether the profile was measured on a processor, not on a GPU."""
         return self.hardware.startswith("cpu:")
 
     @property
@@ -79,7 +79,7 @@ class Machines:
         back: Seconds after which a lost machine comes back.
         gpus: Whether workers run on GPUs.
         broken: The numbers of machines whose device fails every call.
-        grows_to: Most machines that an autoscaler adds when asked; 0: there is no autoscaler.
+        grows_to: Number of machines up to which an autoscaler grows the cluster; 0: there is no autoscaler.
         boot: Seconds from a request until a machine joins.
     """
 
@@ -96,7 +96,15 @@ class Machines:
 
 @dataclass
 class Totals:
-    """Totals of a simulation: seconds of work, seconds of loading, models loaded, calls, machines lost."""
+    """Totals of a simulation.
+
+    Attributes:
+        busy: Seconds of work, without loading.
+        loading: Seconds of loading models.
+        loads: Models loaded.
+        calls: Calls started.
+        lost: Machines lost.
+    """
 
     busy: float = 0.0
     loading: float = 0.0
@@ -131,7 +139,7 @@ class Simulated:
     fixed = False
 
     def __init__(self, costs: Costs, machines: Machines, *, batch: int, seed: int = 0) -> None:
-        """`batch`: images in one pass of a network. `seed`: of the losses of machines."""
+        """`batch`: images in one pass of a network. `seed`: seed of the losses of machines."""
         self._costs, self._machines, self._batch = costs, machines, batch
         self._draw = random.Random(seed)
         self._ids = itertools.count()
@@ -161,7 +169,7 @@ class Simulated:
         return Scaling(len(self._coming)) if self._machines.grows_to else None
 
     def request(self, workers: int, resources: ResourceRequest) -> None:
-        """Further machines begin to come, up to the size that the cluster grows to."""
+        """Let further machines start, up to `grows_to` machines in all."""
         nodes = len(self._free_slots) + len(self._coming)
         wanted = min(-(-workers // self._machines.slots), self._machines.grows_to)
         for _ in range(wanted - nodes):
@@ -222,7 +230,7 @@ class Simulated:
         return {name: self._costs.load[name] for name in new}
 
     def _run(self, ref: Ref, actor: _Actor, seconds: float | None, answer: Any) -> None:
-        """Add a call that starts when the actor is free; `seconds` None: its actor waits for a machine."""
+        """Add a call that starts when the actor is free. `seconds` is None while the actor waits for a machine."""
         begins = max(self.now, actor.free)
         self._runs[ref] = run = _Run(actor, begins, begins + (seconds or 0.0), answer)
         if actor.dead:
@@ -232,7 +240,7 @@ class Simulated:
             heapq.heappush(self._due, (run.ends, ref))
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Advance the time to the next answers, by `seconds` at most."""
+        """Advance the simulated time to the next answers, by at most `seconds`."""
         if not self._ready:
             until = self.now + seconds
             while self._next() <= until and not self._ready:
@@ -257,7 +265,7 @@ class Simulated:
             self._lose(node) if what == "loss" else self._return(node)
             return
         at, ref = heapq.heappop(self._due)
-        # An answer may have arrived while the driver was busy: it is seen only now.
+        # An answer may have arrived while the driver was busy. Then the driver sees it only now.
         self.now = max(self.now, at)
         run = self._runs.get(ref)
         if run is not None and not run.actor.dead:
@@ -345,7 +353,7 @@ class Simulated:
 
 
 def _device(node: int, *, gpu: bool) -> Device:
-    """The one device of a machine, which has all its slots."""
+    """The only device of a machine. All slots of the machine are on it."""
     return Device(str(node), f"machine {node}", "GPU 0" if gpu else "the processor", gpu)
 
 

@@ -48,7 +48,7 @@ class ForecastOptions:
 
 
 def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> None:
-    """Print counts and duration. Raises StudyError where the machines or the profile cannot be understood."""
+    """Print the amounts of work in a spec and their duration. Raises StudyError if `--on` or the profile is invalid."""
     spec = file.spec
     count = _image_count(file, options)
     basis = _on(file, options) if options.on is not None else _here(file, options)
@@ -81,7 +81,7 @@ def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> No
 
 @dataclass(frozen=True)
 class _Basis:
-    """What a duration is computed from: the costs, and the machines by a name."""
+    """The basis of a duration: machines, measured costs, and a name of the machines to print."""
 
     machines: Machines
     costs: Costs
@@ -110,7 +110,7 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
 
 
 def _standing(file: SpecFile, folder: RunFolder) -> dict[str, Any] | None:
-    """The standing of the spec in its run folder, as plain data, also where a launch would refuse the folder."""
+    """Compare the spec with its run folder; the result is plain data. It has `refused` if a launch would refuse it."""
 
     def found() -> list[Candidate] | None:
         try:
@@ -130,13 +130,16 @@ def _bytes(count: int) -> str:
 
 
 def _on(file: SpecFile, options: ForecastOptions) -> _Basis:
-    """The machines of `--on`. Raises StudyError where their description or the profile does not do."""
+    """The machines of `--on` with their costs. Raises StudyError if their description or the profile is invalid."""
     machines, costs = _machines(options), _costs(file, options)
     return _Basis(_of_kind(machines, costs, options, file), costs, options.on or "")
 
 
 def _here(file: SpecFile, options: ForecastOptions) -> _Basis | str:
-    """This machine, if it is of the measured kind or `--speed` compares the two; else the reason why not."""
+    """This machine with its costs, or the reason why no duration can be computed, for the user.
+
+    The profile must have been measured on this kind of machine, or `--speed` must give the ratio.
+    """
     if options.profile is None and not _profile(file, options).is_file():
         return ""
     costs, gpus = _costs(file, options), gpu_names()
@@ -150,7 +153,7 @@ def _here(file: SpecFile, options: ForecastOptions) -> _Basis | str:
 
 
 def gpu_names() -> list[str]:
-    """The names of this machine's GPUs, by nvidia-smi; none without it."""
+    """The names of this machine's GPUs, from nvidia-smi; empty without nvidia-smi."""
     listed = children.command_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], _SMI_SECONDS)
     return [line.strip() for line in (listed or "").splitlines() if line.strip()]
 
@@ -160,7 +163,7 @@ def _or_none(names: list[str]) -> str:
 
 
 def _other_numerics(costs: Costs, spec: Spec) -> str | None:
-    """Say which numerics of the spec are not those that were measured."""
+    """A warning that names each value of `numerics:` that differs from the profile's; None without a difference."""
     now = spec.numerics.model_dump(mode="json")
     other = [
         f"{key} {then} instead of {now[key]}" for key, then in costs.numerics.items() if now.get(key, then) != then
@@ -194,7 +197,7 @@ def _image_count(file: SpecFile, options: ForecastOptions) -> int:
     try:
         return len(candidates(file.spec.images, file.spec.seed))
     except StudyError as error:
-        error.todo = f"{error.todo}; or give their number with --images" if error.todo else "give --images"
+        error.todo = f"{error.todo}; or give the number of images with --images" if error.todo else "give --images"
         raise error.located(file.where("images")) from None
 
 
@@ -214,7 +217,8 @@ def _machines(options: ForecastOptions) -> Machines:
 def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: SpecFile) -> Machines:
     """Check that the costs were measured on the same kind of machine, or that `--speed` gives the ratio.
 
-    Raises StudyError otherwise, and where the profile does not say what it was measured on.
+    Returns `machines` with the measured kind of device. Raises StudyError if the kinds differ or the profile names no
+    hardware, and `--speed` is not given.
     """
     kind = (_MACHINES.fullmatch(options.on or "") or {"kind": None})["kind"]
     if costs.names and _is_of(kind, costs):
@@ -223,22 +227,25 @@ def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: S
         return machines if kind or not costs.names else replace(machines, gpus=not costs.on_cores)
     if not costs.names:
         raise StudyError(
-            f"the profile {_profile(file, options)} is of an early version: its hardware is unknown",
+            f"the profile {_profile(file, options)} is of an early version and does not name its hardware",
             where=f"--on {options.on}",
-            accepted="a profile that names its hardware, or --speed: how many times as fast the machines are",
-            todo=f"run `study profile {file.document.name}` on such a machine again; --speed 1 if you know that it was "
-            "the same kind",
+            accepted="a profile that names its hardware, or --speed (speed relative to the measured hardware)",
+            todo=f"run `study profile {file.document.name}` on such a machine, or give --speed 1 if the profile was "
+            "measured on the same kind",
         )
     raise StudyError(
         f"the costs in {_profile(file, options)} were measured on {costs.hardware}, not on {kind}",
         where=f"--on {options.on}",
-        accepted="machines of the measured kind, or --speed: how many times as fast the others are",
-        todo=f"run `study profile` on {kind}, and name its file with --profile",
+        accepted="machines of the measured kind, or --speed (speed relative to the measured hardware)",
+        todo=f"run `study profile` on {kind}, and name the file that it writes with --profile",
     )
 
 
 def _is_of(kind: str | None, costs: Costs) -> bool:
-    """Whether `kind` (None: the measured one) names what was measured: `cpu`, `gpu`, or words of every name."""
+    """Whether `kind` names the measured hardware; None always does.
+
+    `kind` is `cpu`, `gpu`, or words that stand in the name of every measured processor or GPU.
+    """
     if kind is None:
         return True
     if kind.lower() in (*_CORES, *_GPUS):
@@ -251,7 +258,7 @@ def _words(name: str) -> set[str]:
 
 
 def _described(basis: _Basis, options: ForecastOptions) -> str:
-    """The machines, and the costs that a duration is computed from."""
+    """Describe the machines and the hardware whose costs give the duration."""
     costs = basis.costs
     memory = f", {costs.memory / 2**30:.0f} GiB" if costs.memory else ""
     torch = f", torch {costs.torch}" if costs.torch else ""

@@ -40,8 +40,9 @@ def profile(
 ) -> Costs:
     """Measure the models of a spec and write `profile.json`, which `study plan --on` reads.
 
-    The images are noise, because their content changes no time. A service is not called: its time is the rate in the
-    spec. Raises StudyError, before workers start, where a model is missing, or is code and `allow_code` is False.
+    The images are noise, because their content does not change the time. A service is not called: its time follows from
+    the rate in the spec. Raises StudyError, before workers start, if a model is missing, or if a model runs code of its
+    own and `allow_code` is False.
     """
     from study.models.check import check_models
 
@@ -122,7 +123,7 @@ def _memory(machines: Sequence[placement.Machine], *, gpus: bool) -> float | Non
 
 
 class _Stopwatch:
-    """Measures calls, in seconds that the workers report."""
+    """Measures calls by the seconds that the workers report."""
 
     def __init__(self, backend: Backend, pool: placement.WorkerPool, file: SpecFile, check: Callable[[], None]) -> None:
         self._check = check
@@ -137,7 +138,10 @@ class _Stopwatch:
         self._attack = Attack.model_validate(keys_of("igsm", {"steps": _STEPS}))
 
     def measure(self, scheduler: Scheduler, name: str, method: str) -> tuple[float, float]:
-        """Seconds of a gradient (`craft`) or a prediction (`predict`) of one image, and of loading the model."""
+        """Measure the model `name`: seconds of one image, and seconds of loading the model.
+
+        `method`: `craft` measures a gradient, `predict` a prediction.
+        """
         ids = tuple(str(number) for number in range(self._count))
         zeros = (0,) * self._count
         for number in range(_ROUNDS * self._workers):

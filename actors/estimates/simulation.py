@@ -30,7 +30,19 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class Forecast:
-    """The result of a simulated run; seconds and rates are simulated, and leave the clean pass out."""
+    """The result of a simulated run.
+
+    Attributes:
+        clean_seconds: Simulated seconds of the clean pass. `seconds`, shares and rates leave the clean pass out.
+        seconds: Simulated seconds of the attack runs.
+        busy_share: Share of the workers' time in which they compute, 0..1.
+        loading_share: Share of the workers' time in which they load models, 0..1.
+        model_loads: Models loaded, including the clean pass.
+        most_waiting_bytes: Most bytes of adversarial images that wait for targets at one time.
+        calls_per_second: Calls per simulated second.
+        nodes_lost: Machines lost, including the clean pass.
+        units: Units that were completed.
+    """
 
     clean_seconds: float
     seconds: float
@@ -44,9 +56,9 @@ class Forecast:
 
 
 def plan_without_images(spec: Spec, count: int, machines: Machines | None = None) -> Plan:
-    """The plan of a spec for `count` images, on `machines` or on processors.
+    """The plan of a spec for `count` images, on `machines`; None stands for one worker on a processor.
 
-    No image and no model is read, so its ids are not those of a run.
+    It reads no image and no model, so its ids differ from those of a run.
     """
     predictions = {name: Clean((0,), (1.0,)) for name in spec.models}
     images = [Selected(f"{number:08d}", 0, 1, "0" * 64, predictions) for number in range(count)]
@@ -58,7 +70,7 @@ def plan_without_images(spec: Spec, count: int, machines: Machines | None = None
 def simulate(
     plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0, say: Callable[[str], None] = lambda line: None
 ) -> Forecast:
-    """Simulate a run of `plan`, in which calls have the measured costs. `say` is told of devices that are set aside."""
+    """Simulate a run of `plan`, in which calls take the measured time. `say` gets a line for each device set aside."""
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
     options = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)

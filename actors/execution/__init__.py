@@ -1,1 +1,1 @@
-"""Carries work out: attack runs, clean predictions and probes, through one loop."""
+"""Runs all work on images: attack runs, clean predictions and probes, through the same loop."""

@@ -29,7 +29,7 @@ from study.planning.plan import Craft, Finished, Plan, Unit
 from study.results.kept_images import KeptImages
 
 _AHEAD = 4
-"""Largest number of units per worker that wait for targets while kept images are given out."""
+"""Kept images are shown only while fewer units per worker than this wait for targets."""
 
 
 class AttackRuns(Workload):
@@ -48,8 +48,11 @@ class AttackRuns(Workload):
         kept: KeptImages | None = None,
         whole: bool = True,
     ) -> None:
-        """`done` has the targets that need no answer, by unit id; `rmsd` is that of reference crafts, by craft and
-        image; for `kept` and `whole` see RemainingUnits."""
+        """Plan the units that are left.
+
+        `done`: targets that need no answer, by unit id. `rmsd`: known RMSDs of reference crafts, by craft id and image,
+        in pixel values 0..255. For `kept` and `whole` see RemainingUnits.
+        """
         self.progress = progress
         self.outcome = Outcome()
         self._images = images
@@ -71,7 +74,7 @@ class AttackRuns(Workload):
 
     @property
     def crafts_allowed(self) -> bool:
-        """Whether there is memory for more images that wait for targets, or to be kept."""
+        """Whether there is memory for more images that wait for targets or wait to be written."""
         # The number of workers may change while they work.
         most = self._budget * self._runtime.scheduler.workers
         return self._open.bytes + self._rows.waiting_bytes < most
@@ -90,7 +93,7 @@ class AttackRuns(Workload):
             self._feed(craft, shards)
 
     def give_out(self) -> bool:
-        """Show kept images, of as many units as there is memory for."""
+        """Show kept images to targets, as long as there is memory for more units."""
         most = _AHEAD * self._runtime.scheduler.workers
         while self._kept is not None and self.crafts_allowed and len(self._open) < most:
             unit = next(self._to_show, None)
@@ -121,7 +124,7 @@ class AttackRuns(Workload):
             self._fail_unit(unit, StudyError(why))
 
     def _feed(self, craft: Craft, shards: Sequence[Shard]) -> None:
-        """Give units of one craft to the scheduler, as a stream, and announce the predictions that they lead to."""
+        """Give the scheduler the units of one craft as a stream, and announce the predictions that will follow."""
         tasks = map(self._task, self._remaining.to_craft(craft, shards))
         self._runtime.scheduler.add_stream(tasks, len(shards), first=self._rmsd.is_reference(craft))
         self._expect(craft, sum(len(shard.images) for shard in shards))
@@ -143,19 +146,19 @@ class AttackRuns(Workload):
         self._show(OpenUnit(unit, result.distances, pixels, set(unit.targets), seconds))
 
     def _report_remark(self, unit: Unit, remark: str | None) -> None:
-        """Tell what another library's attack did, once for each attack run."""
+        """Print the remark of another library's attack, once for each attack run."""
         if remark is not None and unit.craft.id not in self._remarked:
             self._remarked.add(unit.craft.id)
             sources = " + ".join(unit.craft.sources)
             self._runtime.display.say(f"{unit.craft.attack} on {sources}: {remark}")
 
     def _show(self, opened: OpenUnit) -> None:
-        """Show the images of a unit to its targets; start the crafts that waited for the RMSD of these images."""
+        """Show the images of a unit to its targets, and start the crafts that waited for the RMSD of these images."""
         unit = opened.unit
         self._open.open(opened)
         for targets in self._tasks.groups(unit.craft, unit.targets):
             self._show_to(opened, targets)
-        # The finished attack stands last of its checkpoints.
+        # The images of the finished attack come last, after those of the earlier points.
         rmsd = opened.distances.rmsd[-len(unit.shard.images) :].tolist()
         if self._rmsd.is_reference(unit.craft) and self._rmsd.learn(unit, rmsd):
             for craft, shards in self._dependencies.released(unit):
@@ -186,7 +189,7 @@ class AttackRuns(Workload):
             self._close(opened)
 
     def _retried(self, opened: OpenUnit) -> bool:
-        """Start a unit again whose images are lost; return False where they were lost too often."""
+        """Start a unit again because its images are lost. Returns False if they were lost too often."""
         if not self._open.retry(opened):
             return False
         repaired("batch", f"the images of {opened.unit.id} are lost, and are made again")
@@ -197,7 +200,7 @@ class AttackRuns(Workload):
         return True
 
     def _close(self, opened: OpenUnit) -> None:
-        """Write a unit whose targets have all answered or failed: its images first, then its rows as one piece."""
+        """Write a unit once all its targets have answered or failed: first its images, then all its rows together."""
         unit, display = opened.unit, self._runtime.display
         try:
             self._rows.keep(opened)

@@ -1,4 +1,4 @@
-"""Clean images: read from their files, checked, and put where workers can read them."""
+"""Reads clean images from their files, checks them, and puts them where workers can read them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ class Images(Protocol):
     """The source of clean images."""
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
-        """The images of a unit, followed by those of its pool, or by the precomputed adversarial images."""
+        """The clean images of a unit, followed by the images of `pool`.
+
+        For a precomputed attack, the precomputed adversarial images follow instead.
+        """
 
     def some(self, shard: Shard) -> Ref:
-        """The images of a shard that has only some of the images of a shard of the plan."""
+        """The images of `shard`, which may hold only a part of a shard of the plan."""
 
     def pixels(self, shard: Shard) -> NDArray[np.uint8]:
         """The images of a shard, read-only `uint8` (N, C, H, W), for the driver itself."""
@@ -36,14 +39,14 @@ class Images(Protocol):
 class CleanImages:
     """Reads images when the first unit that needs them starts, and checks their digests.
 
-    Workers can read as many shards as fit into the budget `run.clean_mib`. The least recently used shard makes room
-    for another, and is read again when a unit needs it.
+    As many shards stay in memory as the budget `run.clean_mib` allows. The least recently used shard is dropped first,
+    and read again when a unit needs it.
     """
 
     def __init__(
         self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: PixelBudgets | None = None
     ) -> None:
-        """`files` are the images' files, by image id; `budgets` default to the budgets of the spec."""
+        """`files`: the file of each image, by image id. `budgets`: by default those of the spec."""
         self._images = plan.spec.images
         self._files = files
         self._backend = backend
@@ -88,7 +91,7 @@ class CleanImages:
 
 
 def unchanged(image: Selected, file: Stored, images: Prepared) -> NDArray[np.uint8]:
-    """Read a selected image, `uint8` (C, H, W). Raises StudyError where its pixels changed since it was selected."""
+    """Read a selected image, `uint8` (C, H, W). Raises StudyError if its pixels have changed since it was selected."""
     read = decoding.read(file, images)
     if decoding.digest(read) != image.digest:
         raise StudyError(

@@ -28,15 +28,15 @@ from study.spec.schema import Spec
 from study.terminal.screen import counted
 
 _SPARE = 1.5
-"""Candidates that a round reads for each image that is missing: some are not admitted."""
+"""A round reads this many candidates for each missing image, because some are not admitted."""
 _MOST_AT_ONCE = 1024
-"""Images in a round at most: all pixels of a round are in memory at once."""
+"""Most images in a round: all pixels of a round are in memory at once."""
 
 
 def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
-    """Select images, in the order of `candidates`: the size of a round does not change the selection.
+    """Select images, in the order of `candidates`. The number of images in a round does not change the selection.
 
-    Raises StudyError where too few images are admitted, and Interrupted.
+    Raises StudyError if too few images are admitted, and Interrupted.
     """
     return _CleanPass(spec, runtime).run(candidates)
 
@@ -44,11 +44,11 @@ def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Select
 def extend(
     spec: Spec, before: Selection, candidates: Sequence[Candidate], runtime: Runtime, *, more: bool
 ) -> Selection:
-    """Add the predictions of new models to an earlier selection, and, with `more`, further images.
+    """Add the predictions of new models to an earlier selection. With `more`, also select further images.
 
-    An image stays selected whatever a new model predicts for it. Further images are searched behind the last selected
-    candidate, then among the earlier ones that were not selected; they go into new shards. Raises StudyError
-    where too few images are admitted, or where a selected image or a known model has changed; and Interrupted.
+    An image stays selected whatever a new model predicts for it. Further images come from the candidates after the last
+    selected one, then from earlier candidates that were not selected. They go into new shards. Raises StudyError if too
+    few images are admitted, or if a selected image or a known model has changed; and Interrupted.
     """
     return _CleanPass(spec, runtime, before.models).extend(before, candidates, more=more)
 
@@ -63,7 +63,7 @@ class _Decoded:
 
 class _CleanPass:
     def __init__(self, spec: Spec, runtime: Runtime, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """`known` is the record of each model that earlier launches have loaded."""
+        """`known`: the record of each model that an earlier launch has loaded, by name."""
         self._spec = spec
         self._runtime = runtime
         self._say = runtime.display.say
@@ -105,7 +105,7 @@ class _CleanPass:
         return Selection(shards, models, self._unreadable)
 
     def _record(self, models: Sequence[str]) -> None:
-        """Load models that are sources only, for their records: they predict nothing, and select nothing."""
+        """Load models that are only sources, to record them. They predict nothing and do not affect the selection."""
         if models:
             self._say(f"{', '.join(models)}: loading, without predictions")
             self._predict(models, [], [])
@@ -142,7 +142,7 @@ class _CleanPass:
             let_in = [one for one in predicted if admitted(one, spec.images.keep, spec.predicting_sources())]
             right += len(let_in)
             taken = let_in[: wanted - len(chosen)]
-            # Where no rule selects, accuracy is that on the images of the study.
+            # With `keep: all`, accuracy is counted on the images of the study, otherwise on all candidates read.
             self._count(taken if spec.images.keep == "all" else predicted, self._local)
             chosen += taken
             if self._services:
@@ -155,7 +155,7 @@ class _CleanPass:
         return chosen
 
     def _report(self, chosen: int, right: int, tried: int, before: int) -> None:
-        """Say how many images are selected. Raises StudyError where they are too few."""
+        """Print how many images are selected. Raises StudyError if they are too few."""
         keep = self._spec.images.keep
         right_for = {"correct-for-all": "all models", "correct-for-sources": "all source models"}
         models = ", ".join(keep) if isinstance(keep, tuple) else right_for.get(keep)
@@ -191,7 +191,7 @@ class _CleanPass:
             self._right[name] = self._right.get(name, clean_accuracy.Right()) + one
 
     def _doubts(self) -> list[str]:
-        """Say the clean accuracy of each model; return a warning for each model that only guesses."""
+        """Print the clean accuracy of each model. Returns a warning for each model that only guesses."""
         found = {name: self._right[name] for name in self._spec.models if name in self._right}
         if found:
             self._say(clean_accuracy.told(found))
@@ -220,7 +220,7 @@ class _CleanPass:
         ]
 
     def _report_rule_breakers(self, shards: Sequence[Shard], new: Sequence[str]) -> None:
-        """Name new models that misclassify images of the selection: the images stay, so that rows compare."""
+        """Name each new model that misclassifies selected images. The images stay, so that rows stay comparable."""
         keep, images = self._spec.images.keep, [one for shard in shards for one in shard.images]
         bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.predicting_sources()}
         for name in new:

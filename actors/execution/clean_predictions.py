@@ -27,13 +27,14 @@ _STEP = "clean pass"
 
 @dataclass(frozen=True)
 class Request:
-    """Images, `uint8` (C, H, W) each, and the models that predict them; without images, only their records are wanted.
+    """Images, and the models that predict them.
 
     Attributes:
         models: Names of models, all local or all remote services.
+        images: Each `uint8` (C, H, W). Without images, the models are only loaded and recorded.
         ids: The id of each image.
-        digests: The digest that a model must have, by name, where an earlier launch recorded it.
-        ranking: Models whose probabilities of all labels are wanted.
+        digests: The digest that a model must have, by name, if an earlier launch recorded it.
+        ranking: Models that also answer with the probabilities of all labels.
     """
 
     models: Sequence[str]
@@ -52,7 +53,7 @@ class CleanPredictions(Workload):
         self._spec = spec
         self._request = request
         self._runtime = runtime
-        # Without images, one call asks for the record alone.
+        # Without images, one call loads the model and returns its record.
         self._starts = range(0, max(1, len(request.images)), spec.numerics.batch)
         self._results: dict[tuple[str, int], TargetResult] = {}
         calls = len(self._starts) * len(request.models)
@@ -86,7 +87,7 @@ class CleanPredictions(Workload):
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
-        """Digest, parameters and input of each model that was asked, by name."""
+        """Digest, parameters and input of each model that was called, by name."""
         return {name: dict(result.model) for (name, _), result in self._results.items()}
 
     def prediction(self, name: str, row: int) -> Clean:

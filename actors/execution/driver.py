@@ -1,4 +1,4 @@
-"""The driver: gives the tasks of a workload to the workers, and every answer back to the workload."""
+"""The driver gives the tasks of a workload to the workers, and every answer back to the workload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ _STATE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Numbers of steps in all and of steps that earlier launches finished, by name; and the number left to do."""
+    """The steps of a workload.
+
+    Attributes:
+        totals: Number of steps in all, by name.
+        finished: Number of steps that earlier launches finished, by name.
+        left: Number of steps that this launch has to do.
+    """
 
     totals: Mapping[str, int]
     finished: Mapping[str, int]
@@ -29,7 +35,8 @@ class Progress:
 class Failure:
     """A unit, or one target of a unit, that failed permanently.
 
-    `error` is the message; `traceback` is that of the worker, where an exception was raised there.
+    `target` is None if the whole unit failed. `error` is the message. `traceback` is the worker's, if an exception was
+    raised there.
     """
 
     unit: str
@@ -53,7 +60,7 @@ class Outcome:
         crafted: Units whose attack ran.
         shown: Units whose kept images were shown to targets; no attack ran for them.
         failures: Units, and targets of units, that failed permanently.
-        interrupted: The exit status that a signal asks for; None where none came.
+        interrupted: The exit status that a signal asks for; None without a signal.
     """
 
     finished: int = 0
@@ -74,14 +81,14 @@ class Sink(Protocol):
 
 
 class Workload(Protocol):
-    """A kind of work: its tasks, and the handling of answers. Attack runs, clean predictions and probes are three.
+    """A kind of work: its tasks, and the handling of their answers. Attack runs, clean predictions and probes are such.
 
-    The methods here fit a workload whose tasks are all known at the start. Subclasses override the others.
+    The default methods fit a workload whose tasks are all known at the start. Other workloads override them.
     """
 
     progress: Progress
     reports_state: ClassVar[bool] = True
-    """Whether observers receive the state of the scheduler; they expect none before the event `Started`."""
+    """Whether observers receive the state of the scheduler. False for work before the event `Started`."""
 
     @property
     def sinks(self) -> Collection[Sink]:
@@ -114,9 +121,9 @@ class Workload(Protocol):
 
 
 def drive(workload: Workload, runtime: Runtime) -> int | None:
-    """Run a workload; return None once all of its tasks have ended, or the exit status that a signal asks for.
+    """Run a workload. Returns None once all of its tasks have ended, or the exit status that a signal asks for.
 
-    Rows that the workload has written are published in either case, and when an exception is raised.
+    In either case, and if an exception is raised, the rows that the workload has written are published.
     """
     display, interrupt = runtime.display, runtime.interrupt
     with interrupt.patient():

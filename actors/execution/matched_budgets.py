@@ -1,4 +1,4 @@
-"""Matched budgets: an attack that takes the RMSD of a reference attack waits until that RMSD is known."""
+"""Matched budgets: if the budget of an attack is the RMSD of a reference attack, it waits until that RMSD is known."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class ReferenceRmsd:
     """The RMSD of each image of the reference crafts of a plan, as far as it is known."""
 
     def __init__(self, plan: Plan, known: Mapping[str, Mapping[str, float]]) -> None:
-        """`known` are the RMSDs in existing rows, by reference craft and image, in pixel values 0..255."""
+        """`known`: the RMSDs in existing rows, in pixel values 0..255, by reference craft and image."""
         self._plan = plan
         self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
         images = [one.image for shard in plan.shards for one in shard.images]
         self._missing = {reference: sum(one not in of for one in images) for reference, of in self._known.items()}
-        """Number of images whose RMSD is not known, by reference: asked for with each of its units."""
+        """Number of images whose RMSD is not known, by reference. Counted here because each unit of it asks."""
         self._means: dict[str, float] = {}
 
     def is_reference(self, craft: Craft) -> bool:
@@ -30,7 +30,7 @@ class ReferenceRmsd:
         return craft.id in self._known
 
     def learn(self, unit: Unit, rmsd: Sequence[float]) -> bool:
-        """Note the RMSD of each image of a reference's unit; return False where all of them were known."""
+        """Store the RMSD of each image of a unit of a reference craft. Returns False if all of them were known."""
         known = self._known[unit.craft.id]
         images = [one.image for one in unit.shard.images]
         new = sum(one not in known for one in images)
@@ -47,7 +47,7 @@ class ReferenceRmsd:
         return unit.craft.reference is None or self.of(unit) is not None
 
     def of(self, unit: Unit) -> tuple[float, ...] | None:
-        """The RMSD to match for each image of a unit; None where its budget is not matched, or not known yet."""
+        """The RMSD to match for each image of a unit; None if its budget is not matched, or not known yet."""
         craft = unit.craft
         if craft.reference is None:
             return None
@@ -59,13 +59,13 @@ class ReferenceRmsd:
             return None
         if craft.reference not in self._means:
             everyone = [one.image for shard in self._plan.shards for one in shard.images]
-            # fsum is exact: the mean does not depend on the order in which units end.
+            # fsum rounds only once, so the mean does not depend on the order in which units end.
             self._means[craft.reference] = math.fsum(known[one] for one in everyone) / len(everyone)
         return (self._means[craft.reference],) * len(images)
 
 
 class Dependencies:
-    """The order of the crafts of a plan: which units can run at the start, and which once a reference has run."""
+    """The order of the crafts of a plan: which units can run at the start, and which wait for a reference."""
 
     def __init__(self, plan: Plan, remaining: RemainingUnits, rmsd: ReferenceRmsd) -> None:
         self._plan = plan
@@ -84,7 +84,10 @@ class Dependencies:
                 yield craft, [unit.shard for unit in self._remaining.to_craft(craft) if self._rmsd.ready(unit)]
 
     def released(self, reference: Unit) -> Iterator[Ready]:
-        """The units that waited for the RMSD of this unit, or of the last unit of its craft."""
+        """The units that can run now that the RMSD of the unit `reference` is known.
+
+        A budget by image waits for the same shard of the reference craft, a budget by mean for all of its units.
+        """
         waiting, self._waiting[reference.craft.id] = self._waiting.get(reference.craft.id, []), []
         for craft in waiting:
             complete = self._rmsd.complete(craft)

@@ -13,14 +13,15 @@ from study.spec.schema import Spec
 
 @dataclass(eq=False)
 class OpenUnit:
-    """A unit whose images are shown to targets.
+    """A unit whose adversarial images are shown to targets.
 
     Attributes:
-        distances: How far each image moved.
-        pixels: The adversarial images, where workers can read them.
+        unit: The unit.
+        distances: The distances of each adversarial image from its clean image.
+        pixels: A reference to the adversarial images, which workers can read.
         waiting_for: Targets that have neither answered nor failed.
         seconds: Time of the attack on the worker; 0 for kept images.
-        kept: Whether the images were kept by an earlier launch, and no attack ran.
+        kept: Whether an earlier launch kept the images, so that no attack ran in this one.
         answers: The answers so far, one for each target.
     """
 
@@ -34,7 +35,7 @@ class OpenUnit:
 
 
 class OpenUnits:
-    """The open units of a launch, the bytes of their images, and how often the images of each were lost."""
+    """The open units of a launch, the bytes of their images, and how often the images of each unit were lost."""
 
     def __init__(self, spec: Spec) -> None:
         self._image_bytes = spec.images.bytes
@@ -49,7 +50,7 @@ class OpenUnits:
         return len(self._open)
 
     def __contains__(self, opened: OpenUnit) -> bool:
-        """Whether `opened` is the latest attempt at its unit: late answers to an earlier attempt do not count."""
+        """Whether `opened` is the latest attempt at its unit. Late answers to an earlier attempt are ignored."""
         return self._open.get(opened.unit.id) is opened
 
     def open(self, opened: OpenUnit) -> None:
@@ -62,7 +63,7 @@ class OpenUnits:
         self.bytes -= self._bytes(opened.unit)
 
     def retry(self, opened: OpenUnit) -> bool:
-        """Close a unit whose images are lost; return False, and leave it open, where they were lost too often."""
+        """Close a unit because its images are lost. If they were lost too often, leave it open and return False."""
         if self._losses[opened.unit.id] >= self._attempts:
             return False
         self._losses[opened.unit.id] += 1
@@ -71,5 +72,5 @@ class OpenUnits:
 
     def _bytes(self, unit: Unit) -> int:
         budget, points = unit.craft.recipe.budget, unit.craft.points
-        # A search of the minimal RMSD has one direction an image, of 8 bytes a value.
+        # A search for the minimal RMSD stores one direction for each image, with 8 bytes for each value.
         return len(unit.shard.images) * self._image_bytes * (8 if budget.minimal else len(points))

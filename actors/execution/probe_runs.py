@@ -1,4 +1,4 @@
-"""The probes of a study: give their units to workers, write the rows of each probe."""
+"""Runs the probes of a study: gives their units to workers and writes the rows of each probe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ProbeWriters:
-    """Makes the writer of each probe. `metadata` stands in every part."""
+    """Makes the writer of each probe. `metadata` is written into every part."""
 
     folder: RunFolder
     flush_seconds: float
@@ -41,7 +41,7 @@ class ProbeRuns(Workload):
         runtime: Runtime,
         done: Mapping[str, Collection[str]],
     ) -> None:
-        """`done` has ids of units, by the name of their probe."""
+        """`done`: ids of finished units, by the name of their probe."""
         self.outcome = Outcome()
         self.progress = _progress(plan, done)
         self._plan = plan
@@ -83,7 +83,7 @@ class ProbeRuns(Workload):
 
 
 def _progress(plan: GeometryPlan, done: Mapping[str, Collection[str]]) -> Progress:
-    """Units in all, units done, and units left."""
+    """Count the units in all, the finished units and the units left."""
     totals = dict.fromkeys(plan.spec.geometry, 0)
     left = dict.fromkeys(plan.spec.geometry, 0)
     for unit in plan.units():

@@ -1,4 +1,4 @@
-"""The unfinished units of a plan: each begins with its attack, or from kept images."""
+"""The unfinished units of a plan. A unit with kept images is only shown to targets; every other unit is crafted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from study.results.kept_images import KeptImages
 
 
 class RemainingUnits:
-    """The units of `plan` that are not `done`. None is held in memory: there may be millions."""
+    """The units of `plan` that are not `done`. They are made when asked for, because there may be millions."""
 
     def __init__(self, plan: Plan, done: Finished, kept: KeptImages | None = None, *, whole: bool = True) -> None:
-        """`done` has the targets that need no answer, by unit id; `kept` are the images that earlier launches kept.
+        """`done`: targets that need no answer, by unit id. `kept`: the images that earlier launches kept.
 
-        If the spec keeps images, a unit with all rows but without kept images is unfinished too. `whole` is False in a
-        launch of a part of the plan: there, a unit with all rows is finished.
+        If the spec keeps images, a unit that has all rows but no kept images is unfinished too. `whole` is False in a
+        launch of a part of the plan. In such a launch, a unit that has all rows is finished.
         """
         self._plan = plan
         self._done = done
@@ -24,13 +24,13 @@ class RemainingUnits:
         self._needed = self._kept if whole else None
 
     def to_craft(self, craft: Craft, shards: Sequence[Shard] | None = None) -> Iterator[Unit]:
-        """The units of one craft, on `shards` or on all, that have no kept images."""
+        """The unfinished units of one craft that have no kept images. `shards`: None for all shards."""
         for unit in self._plan.units_of(craft, self._done, shards, kept=self._needed):
             if unit.id not in self._kept:
                 yield unit
 
     def to_show(self) -> Iterator[Unit]:
-        """The units that have kept images and targets left."""
-        # Without kept images, no unit is looked at: there may be millions, and the first task waits for it.
+        """The unfinished units that have kept images."""
+        # Without kept images, skip the loop: there may be millions of units, and the first task would wait for it.
         units = self._plan.units(self._done, kept=self._needed) if self._kept else iter(())
         return (unit for unit in units if unit.id in self._kept)

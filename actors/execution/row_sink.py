@@ -1,4 +1,4 @@
-"""Writes the rows of finished units to the run folder, and their images if the run keeps them."""
+"""Writes the rows of finished units to the run folder, and their adversarial images if the run keeps images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from study.results.writer import Writer
 
 
 class Rows(Protocol):
-    """Takes units whose targets have all answered or failed."""
+    """Writes units whose targets have all answered or failed."""
 
     @property
     def sinks(self) -> Collection[Sink]:
@@ -28,17 +28,17 @@ class Rows(Protocol):
         """Bytes of images that are not published yet."""
 
     def keep(self, opened: OpenUnit) -> None:
-        """Keep the images of a unit, before its rows. Raises PixelsLost."""
+        """Keep the images of a unit, if the run keeps images. Called before `write`. Raises PixelsLost."""
 
     def write(self, opened: OpenUnit) -> UnitResult | None:
-        """Write the rows of a unit and return its result; None where no target has answered."""
+        """Write the rows of a unit and return its result; None if no target has answered."""
 
 
 class RowSink:
-    """Writes to a run folder. A `KeepingWriter` keeps images too: each batch is fetched once, written and dropped."""
+    """Writes to a run folder. With a `KeepingWriter` it keeps images too, and fetches the images of each unit once."""
 
     def __init__(self, plan: Plan, writer: Writer, images: Images, backend: Backend) -> None:
-        """`images` are the clean images: a kept image is stored as its difference to the clean one."""
+        """`images`: the clean images. A kept image is stored as its difference from the clean image."""
         self._writer = writer
         self._keeping = writer if isinstance(writer, KeepingWriter) else None
         self._images = images
@@ -70,7 +70,7 @@ class RowSink:
 
 
 def _wanted(plan: Plan) -> WantedNames:
-    """The names that each remote service has for the target labels of the images."""
+    """The names that each remote service gives the target labels of the images, by service and label."""
     labels = {one.target_label for shard in plan.shards for one in shard.images}
     return {
         name: {label: names_of_label(model.remote.names, plan.spec.labels, label) for label in labels}

@@ -1,4 +1,4 @@
-"""The surroundings of a workload: backend, scheduler, observers, interrupt."""
+"""The objects that every workload runs with: backend, scheduler, observers, interrupt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from study.process.interrupt import Interrupt
 
 @dataclass(frozen=True)
 class Runtime:
-    """Started workers with their surroundings. `budgets` limit the object stores; None: as in the spec."""
+    """The objects that a workload runs with; the workers of `scheduler` have started.
+
+    `budgets` limit the pixels in the object stores; None takes the limits from the spec.
+    """
 
     backend: Backend
     scheduler: Scheduler

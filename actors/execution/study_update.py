@@ -1,4 +1,4 @@
-"""A launch of a changed spec into an existing run folder: the clean predictions that it needs before a plan."""
+"""A launch of a changed spec into an existing run folder: finds and runs the clean predictions that are missing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ class StudyUpdate:
     """What a launch adds to the selection of earlier launches.
 
     Attributes:
-        before: Their selection.
-        changes: The differences between their spec and this one.
-        models: Models that have not predicted the selected images.
-        images: Whether further images are wanted.
+        spec: The spec of this launch.
+        folder: The run folder.
+        before: The selection of earlier launches.
+        changes: The differences between the recorded spec and `spec`.
+        models: Models without a record, or without predictions of the selected images.
+        images: Whether further images must be selected.
     """
 
     spec: Spec
@@ -44,7 +46,7 @@ class StudyUpdate:
         return self.images or bool(self.models)
 
     def carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Selection:
-        """Run the clean pass that is needed, and record the result. Raises Interrupted before anything is written."""
+        """Run the clean pass if it is needed, and record the result. Raises Interrupted before anything is written."""
         say = runtime.display.say
         if not self.needs_clean_pass:
             self.record(self.before, say)
@@ -65,7 +67,7 @@ class StudyUpdate:
 def find_update(
     file: SpecFile, folder: RunFolder, before: Selection, changes: Changes, say: Callable[[str], None]
 ) -> StudyUpdate:
-    """Compare a spec with the selection `before`. Raises StudyError where it wants fewer images than are selected."""
+    """Compare a spec with the selection `before`. Raises StudyError if the spec asks for fewer images than that has."""
     spec = file.spec
     found: list[Candidate] | None = None
     if spec.images.count is None:
@@ -78,7 +80,7 @@ def find_update(
 
 
 def _report_replaced(spec: Spec, before: Selection, after: Selection, say: Callable[[str], None]) -> None:
-    """Say which attack runs depend on all images, and so are others once there are more images."""
+    """Print which attack runs must run again: with more images, runs that depend on all images get new ids."""
     digests = {name: model["digest"] for name, model in after.models.items()}
     old = Plan(spec, digests, before.shards).crafts
     changed = old.keys() - Plan(spec, digests, after.shards).crafts.keys()

@@ -1,4 +1,4 @@
-"""The tasks of a plan: for each unit one that crafts its images, and some that show the images to its targets."""
+"""The tasks of a unit: one task crafts its images, and further tasks show the images to its targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.images.selection import Selected
 from study.planning.plan import Craft, Plan, Unit, objective_labels
 
 _MOST_TARGETS = 4
-"""Targets in one call: with more, a call would take longer than crafting, and a lost one would cost much loading."""
+"""Most targets in a call. With more, a call would take longer than crafting, and its loss would waste more loading."""
 
 _Shared = tuple[Sequence[Selected], tuple[int, ...], Mapping[str, str]]
 """The pool of an attack run, its labels, and the digests of its sources, by name."""
@@ -49,7 +49,7 @@ class UnitTasks:
         return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit)
 
     def _shared_by(self, craft: Craft) -> _Shared:
-        """What is the same for all units of an attack run."""
+        """The pool, labels and digests that all units of an attack run share."""
         found = self._shared.get(craft.id)
         if found is None:
             pool = self._plan.pool(craft)
@@ -73,8 +73,8 @@ class UnitTasks:
     def groups(self, craft: Craft, wanted: Sequence[str]) -> list[tuple[str, ...]]:
         """Group targets into few calls, because each call costs the driver time.
 
-        The models of a group fill at most half of a worker's capacity. A search of the minimal RMSD takes long, and
-        each service has an actor of its own: these get one call per target.
+        The models of a group fill at most half of a worker's capacity. A search for the minimal RMSD gets one call per
+        target, because it takes long. A service gets a call of its own, because it has its own actor.
         """
         search = craft.recipe.budget.minimal is not None
         key = (search, tuple(wanted))

@@ -30,7 +30,7 @@ from study.terminal.screen import counted
 def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candidate], runtime: Runtime) -> Outcome:
     """Run the unfinished units of the plan, or those that `--only` and `--limit` select.
 
-    Raises StudyError where the backend is gone, or an image or the run folder cannot be read or written.
+    Raises StudyError if the backend is gone, an image cannot be read, or the run folder cannot be read or written.
     """
     spec, folder, say = launch.spec, launch.folder, runtime.display.say
     done = scanning.done(folder.path)
@@ -79,7 +79,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
 
 
 def _of_part(whole: Progress, part: Progress) -> Progress:
-    """The progress of a launch that runs a part of the plan: units outside it count neither as done nor as left."""
+    """The progress of a launch that runs a part of the plan: unfinished units outside the part are not counted."""
     totals = {name: whole.finished[name] + part.totals[name] - part.finished[name] for name in part.totals}
     return Progress(totals, whole.finished, part.left)
 

@@ -1,4 +1,4 @@
-"""`study launch --inline`: an error in the code of a model or an attack as one message."""
+"""`study launch --inline` shows an error in the code of a model or an attack as one message."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "pureli
 
 @contextlib.contextmanager
 def as_one_message() -> Iterator[None]:
-    """Turn an error that is no StudyError into one, with the last place outside installed packages.
+    """Turn any other error into a StudyError that names the last line of code outside installed packages.
 
-    `study.launch(…, inline=True)` raises such an error as it is.
+    `study.launch(…, inline=True)` raises the original error instead.
     """
     try:
         yield

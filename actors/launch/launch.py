@@ -40,7 +40,7 @@ from study.terminal.prose import say
 
 @dataclass(frozen=True)
 class _Session:
-    """The surroundings of one launch: terminal, W&B, signals, and when it began (monotonic clock)."""
+    """The objects of one launch: terminal, W&B, signals, and the time of its start (`begun`, monotonic clock)."""
 
     display: Display
     tracking: TrackingSession
@@ -51,9 +51,9 @@ class _Session:
 def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend] | None = None) -> int:
     """Run a study, or its unfinished part; return the exit status.
 
-    0 complete, 1 incomplete, 130, 143 or 129 interrupted. Raises StudyError: with status 2 for bad input, with
-    status 1 where a study that has begun cannot go on. With `options.inline`, an error in the code of a model or an
-    attack ends the launch as it was raised. `start` makes the backend; by default the options choose it.
+    0: complete; 1: incomplete; 130, 143 or 129: interrupted. Raises StudyError: with status 2 for bad input, with
+    status 1 if a study that has begun cannot continue. With `options.inline`, an error in the code of a model or an
+    attack is raised unchanged. `start` makes the backend; by default the options choose it.
     """
     begun = time.monotonic()
     tuning, refused = None, None
@@ -61,7 +61,7 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
         options = replace(options, given=options.spec_file())
         tuning = tuning_of(options)
     except StudyError as error:
-        # The display, which is not there yet, makes an event of it.
+        # Raised inside the display below, which reports it as an event.
         refused = error
     if tuning is not None:
         status = launch(tuning.options, console, start)
@@ -96,9 +96,9 @@ def _launch(
 ) -> int:
     if options.inline and options.address is not None:
         raise StudyError(
-            "--inline runs everything in this process, and --address names a Ray cluster",
-            accepted="one of them",
-            todo="leave one out",
+            "--inline and --address exclude each other: --inline runs everything in this process, without Ray",
+            accepted="one of the two options",
+            todo="remove --inline or --address",
         )
     file, code = with_code(options.spec_file(), allow_code=options.allow_code)
     unit_filter.check(file, options.only)
@@ -106,7 +106,7 @@ def _launch(
     changes = spec_diff.changes(file, folder)
     folder.claim(display.say)
     try:
-        # Only now is it certain that no other launch begins this folder.
+        # Read the folder again: before the claim, another launch may have begun it.
         file = resume.as_begun(file, folder)
         hidden = file.spec.credentials
         display.attach(file.spec.study, folder, hidden)
@@ -133,7 +133,7 @@ def _run(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _S
         ended = _work(prepared, inputs, backend, session)
         session.interrupt.settle()
     finally:
-        # Ray and W&B each take two seconds to end, and neither looks at the processes of the other.
+        # Ray and W&B each take two seconds to end. They are independent, so both end at the same time.
         with session.interrupt.patient(), _meanwhile(backend.close), session.tracking.ending():
             if ended is not None:
                 session.tracking.ended(ended.status)
@@ -142,7 +142,7 @@ def _run(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _S
 
 
 def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _Session) -> Ended:
-    """Select images, execute the plan, and print how it ended, also where a signal stops it."""
+    """Select images, execute the plan, and print how it ended, even if a signal stops it."""
     plan, interrupt = prepared.plan, session.interrupt
     try:
         runtime = start_workers(prepared, inputs, backend, session.tracking.display, interrupt)
@@ -175,7 +175,7 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
 def _backend(
     options: LaunchOptions, spec: Spec, say: Callable[[str], None], interrupt: Interrupt
 ) -> Callable[[], Backend]:
-    """Return what makes the backend of a launch: this process, or Ray."""
+    """Return the function that makes the backend of a launch: this process, or Ray."""
     if options.inline:
         return lambda: InProcess(machine=this_machine(), interrupt=interrupt, raises=True)
     return lambda: RayBackend(options.address, spec.credentials, say, lambda gpus: object_store.here(spec, gpus))

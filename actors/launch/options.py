@@ -1,4 +1,4 @@
-"""The options of `study launch`, and the command line that gives them again."""
+"""The options of `study launch`, and the command line that continues a launch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class LaunchOptions:
     """The options of a launch.
 
     Attributes:
-        spec: The YAML file; None where a program has made the spec, which is `given` then.
+        spec: The YAML file; None if a program has made the spec.
         inline: Whether everything runs in this process, without Ray.
-        other_devices: Whether a study may go on, on other devices than those that began it.
+        other_devices: Whether a study may continue on devices that differ from those of earlier launches.
+        given: The spec that a program has made, or that was read already. It replaces `spec`.
     """
 
     spec: Path | None
@@ -37,18 +38,18 @@ class LaunchOptions:
 
     @property
     def partial(self) -> bool:
-        """Whether only a part of the study is to run: some experiments, or a number of units."""
+        """Whether only a part of the study runs: some experiments (`only`), or some units (`limit`)."""
         return bool(self.only) or self.limit is not None
 
     def spec_file(self) -> SpecFile:
-        """The spec of the launch. Raises StudyError, with file, line and key, where it is not valid."""
+        """The spec of the launch. Raises StudyError, with file, line and key, if it is not valid."""
         if self.given is not None:
             return self.given
         assert self.spec is not None, "a launch has a spec"
         return loading.load(self.spec, self.overrides)
 
     def command(self, *, whole: bool = False) -> str:
-        """The command that continues this launch; `whole`: without `--only` and `--limit`."""
+        """The command that continues this launch. `whole`: leave `--only` and `--limit` out."""
         if self.spec is None:
             return f"study.launch(…, output={str(storage_path(self.output or ''))!r}), with the same spec"
         words = ["study", "launch", str(self.spec)]

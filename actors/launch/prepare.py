@@ -25,9 +25,9 @@ class PreparedLaunch:
     """The state of a launch before workers start.
 
     Attributes:
-        update: The additions of the spec to the selection of earlier launches; None where nothing is selected yet.
-        plan: The plan; None where the clean pass must run first.
-        left: Units to do; None where there is no plan yet.
+        update: The additions of the spec to the selection of earlier launches; None if nothing is selected yet.
+        plan: The plan; None if the clean pass must run first.
+        left: Number of unfinished units; None if there is no plan yet.
         code: The components of the spec's attacks in the user's own files.
     """
 
@@ -44,13 +44,13 @@ class PreparedLaunch:
         return self.file.spec
 
     def on(self, device: str) -> PreparedLaunch:
-        """The launch with the precision that `numerics.precision: auto` is on the workers' device."""
+        """This launch, with `numerics.precision: auto` replaced by the precision for `device`, the workers' device."""
         return replace(self, file=self.file.settled(device))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The candidate images, and the memory estimate, which a thread computes."""
+    """The candidate images, and the memory estimate that a thread computes."""
 
     candidates: Sequence[Candidate]
     estimate: MemoryEstimate
@@ -59,9 +59,9 @@ class Inputs:
 def prepare(
     options: LaunchOptions, file: SpecFile, folder: RunFolder, changes: Changes, say: Callable[[str], None]
 ) -> PreparedLaunch:
-    """Compare the spec with its run folder, which this launch holds. If the study is complete, record this spec.
+    """Compare the spec with its run folder, which this launch has claimed. If the study is complete, record the spec.
 
-    Raises StudyError where the folder is damaged, or the spec wants fewer images than are selected.
+    Raises StudyError if the folder is damaged, or if the spec asks for fewer images than are selected.
     """
     selection = resume.selected(folder)
     if selection is None:
@@ -78,7 +78,7 @@ def prepare(
 
 
 def check_inputs(launch: PreparedLaunch) -> Inputs:
-    """Check models and images as far as that is cheap, so that errors appear before workers start.
+    """Do the quick checks of models and images, so that errors appear before workers start.
 
     Raises StudyError with the place in the spec.
     """
@@ -95,7 +95,10 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
 
 
 def _check_external(launch: PreparedLaunch) -> None:
-    """Raise StudyError, with the place in the spec, where another library's attack cannot run as an experiment asks."""
+    """Raise StudyError, with the place in the spec, if another library's attack cannot run in one of the experiments.
+
+    It may not support the goal, the number of sources or the budget.
+    """
     spec = launch.spec
     for experiment in spec.experiments.values():
         for name in experiment.attacks:

@@ -1,4 +1,4 @@
-"""How many units of a plan are done, by experiment."""
+"""Counts the finished units of a plan, by experiment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from study.planning.plan import Finished, Plan
 def unit_progress(plan: Plan, finished: Finished, kept: Container[str] | None = None) -> Progress:
     """Count the units of each experiment.
 
-    Where the spec keeps images, a unit with all rows but without `kept` images is left (ids; None: rows alone decide).
+    `kept`: ids of the units with kept images. If the spec keeps images, a unit that has all rows but is not in `kept`
+    counts as unfinished. With None, rows alone decide.
     """
     totals: dict[str, int] = {}
     for craft in plan.crafts.values():

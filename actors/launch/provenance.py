@@ -1,4 +1,4 @@
-"""What decides the rows beside the spec, for the metadata of every part."""
+"""Records what affects the rows besides the spec: versions and hardware. The metadata of every part holds it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.spec.schema import Spec
 
 
 class Provenance(Mapping[str, str]):
-    """Versions, numerics, and the arithmetic of all workers so far: each reading has the present ones."""
+    """Versions, numerics, and the arithmetic of all workers so far. Each access includes the workers of that moment."""
 
     def __init__(self, spec: Spec, scheduler: Scheduler) -> None:
         import torch

@@ -1,4 +1,4 @@
-"""What `study.launch` runs: the entry point `study.launchers: default` of pyproject.toml names it."""
+"""The function that `study.launch` calls. pyproject.toml names it as the entry point `default` of `study.launchers`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CTRL_C = 130
 
 
 def launch_order(order: LaunchOrder) -> None:
-    """Run a study, or the rest of it, in a process that belongs to the caller.
+    """Run a study, or its unfinished part, in the process of a Python program.
 
-    Raises StudyError unless all of it is done; KeyboardInterrupt after Ctrl-C, and SystemExit after another signal that
-    asks to stop; where the order is inline, also the error of a model or an attack, as it was raised.
+    Raises StudyError if the study is incomplete afterwards, KeyboardInterrupt after Ctrl-C, and SystemExit after any
+    other signal to stop. If the order is inline, an error in the code of a model or an attack is raised unchanged.
     """
     options = LaunchOptions(
         spec=order.path,
@@ -42,7 +42,7 @@ def launch_order(order: LaunchOrder) -> None:
         if order.inline:
             stack.enter_context(numerics.restored())
         try:
-            # In a notebook, rich would print HTML, where columns of text do not line up.
+            # In a notebook, rich would print HTML, in which columns of text do not line up.
             status = launch(options, Console(force_jupyter=False))
         except Interrupted:
             status = interrupt.status or _CTRL_C
@@ -56,7 +56,7 @@ def launch_order(order: LaunchOrder) -> None:
 
 def _incomplete(folder: RunFolder) -> StudyError:
     failures = failures_of_last_launch(folder)
-    todo = f"once the cause is fixed, launch again; study.load({str(folder.path)!r}) reads the rows that are there"
+    todo = f"once the cause is fixed, launch again; study.load({str(folder.path)!r}) reads the finished rows"
     if not failures:
         return StudyError("the study is incomplete", where=str(folder.path), todo=todo, status=INCOMPLETE)
     first = failures[0]

@@ -23,16 +23,16 @@ class StudyPlan:
     probes: GeometryPlan
 
     def left(self, folder: RunFolder) -> int:
-        """Units that lack rows, or images that the run is to keep, and units of probes that lack rows."""
+        """The number of unfinished units: units and units of probes that lack rows, or images that the run keeps."""
         finished = probe_store.done(folder.path, self.probes.spec.geometry)
         units = self.attacks.units(scanning.done(folder.path), kept=KeptImages(folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.probes.units(finished))
 
 
 def plan_study(spec: Spec, selection: Selection) -> StudyPlan:
-    """Make both plans; the files of precomputed images are hashed for that.
+    """Make the plans of attack runs and probes. This hashes the files of precomputed images.
 
-    Raises StudyError where a precomputed image is missing, or a probe names an image that is not selected.
+    Raises StudyError if a precomputed image is missing, or if a probe names an image that is not selected.
     """
     digests = {name: model["digest"] for name, model in selection.models.items()}
     return StudyPlan(selection, Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards))

@@ -1,4 +1,4 @@
-"""The last step of a launch: print finished units, cost, failures, the place of the results, and further commands."""
+"""The last step of a launch: print finished units, cost, failures, the run folder, and further commands."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def summarise(
     device_share: float,
     begun: float,
 ) -> Ended:
-    """Print how a launch ended, and write failures.json where units failed.
+    """Print how a launch ended, and write failures.json if units failed.
 
-    `device` is that of the workers, and `device_share` the GPUs, or else cores, that one of them occupies; `begun` is
-    when the launch began, by the monotonic clock.
+    `device`: the device of the workers. `device_share`: the GPUs, or on processors the cores, that one worker occupies.
+    `begun`: the time of the start of the launch, by the monotonic clock.
     """
     if counts := display.repairs:
         display.say(repairs.summary(counts))
@@ -79,7 +79,7 @@ def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
 
 
 def _print_cost(display: Display, device: str, device_share: float) -> None:
-    """Print image gradients and the time of attacks. Workers that share a GPU count in proportion to their share."""
+    """Print image gradients and the time of attacks. A worker that shares a GPU counts with its share of the time."""
     if not display.gradients:
         return
     hours = display.seconds_crafting * device_share / 3600

@@ -1,4 +1,4 @@
-"""Tracking of one launch: begins and ends it, and tracks a complete study from its rows."""
+"""The tracking of one launch: starts it, ends it, and tracks an already complete study from its rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrackingSession:
-    """`display` receives all events and passes them to the terminal, and to the tracker if there is one."""
+    """The tracking of one launch.
+
+    `display` receives all events and passes them to the terminal, and to `tracker` unless that is None.
+    """
 
     display: Observer
     tracker: TrackingClient | None
@@ -65,7 +68,7 @@ class TrackingSession:
 
 
 class _Lines(Observer):
-    """Passes messages only: at the end of a launch the terminal needs no other events from here."""
+    """Passes on messages and no other events: at the end of a launch, the terminal needs only messages."""
 
     def __init__(self, front: Observer) -> None:
         self._front = front
@@ -78,7 +81,7 @@ class _Lines(Observer):
 def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display) -> Iterator[TrackingSession]:
     """The tracking of one launch, which ends with the context.
 
-    Raises StudyError for an unknown mode, or where the launch or its spec asks for W&B and its package is missing.
+    Raises StudyError for an unknown mode, or if the launch or its spec asks for W&B and the package `wandb` is missing.
     """
     chosen = mode(spec.tracking, order.wandb, os.environ)
     if chosen != "disabled":

@@ -1,4 +1,4 @@
-"""The first part of a launch whose attacks have `tune`: try every choice on other images, and keep the best one."""
+"""The first part of a launch whose attacks have `tune`: try every choice of numbers on other images, keep the best."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Tuning:
-    """A launch that tries all choices, and what it must be asked when it is done.
+    """A launch that tries all choices of numbers.
 
-    `variants` has the numbers of each attack of that launch, by the study's attack and the name of the variant.
+    Attributes:
+        options: The options of that launch.
+        file: The spec of the study itself.
+        variants: The numbers of each choice, by the name of the attack in the study and the name of the choice's attack
+            in that launch.
     """
 
     options: LaunchOptions
@@ -36,7 +40,7 @@ class Tuning:
 
 
 def tuning_of(options: LaunchOptions) -> Tuning | None:
-    """Return the launch that tries the choices of all attacks with `tune`; None for a study without one.
+    """Return the launch that tries the choices of all attacks with `tune`; None for a study without `tune`.
 
     Raises StudyError, with the place in the spec, for a number that an attack does not have or accept.
     """
@@ -48,14 +52,14 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
         raise StudyError(
             "`tune` needs images that the study does not use, and this study uses all of them",
             where=file.where("images"),
-            accepted="images: {count: <number>}, below the number of images that there are",
+            accepted="images: {count: <number>}, with a number below the size of the image set",
         )
     counts = {attack.tune.images for attack in asked.values() if attack.tune is not None}
     if len(counts) > 1:
         raise StudyError(
-            f"attacks are tuned on {' and '.join(map(str, sorted(counts)))} images",
+            f"`tune.images` must be the same for all attacks, but is {' and '.join(map(str, sorted(counts)))}",
             where=file.where("attacks"),
-            accepted="one number of `images` for all attacks with `tune`",
+            accepted="the same number of `images` in every `tune`",
         )
     attacks: dict[str, Attack] = {}
     variants: dict[str, dict[str, Mapping[str, float]]] = {}
@@ -116,7 +120,7 @@ def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
 
 
 def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
-    """Return the spec with the best choice of every attack; say and record it. The launch of `tuning` is complete."""
+    """Return the spec with the best choice of every attack, print and record it. The launch of `tuning` has ended."""
     assert tuning.options.output is not None
     folder = RunFolder(str(tuning.options.output))
     finished = open_run(str(folder.path))
@@ -127,7 +131,7 @@ def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
         known = {variant: means[variant] for variant in variants if variant in means}
         if not known:
             raise StudyError(
-                f"'{name}' has no black-box target, so that no choice of its numbers is better than another",
+                f"`tune` compares success on black-box targets, and attack '{name}' has none",
                 where=tuning.file.where("attacks", name, "tune"),
             )
         best = max(known, key=lambda variant: known[variant])
@@ -136,7 +140,7 @@ def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
         record.append({"attack": name, "chosen": dict(variants[best]), "images": finished.selected, "choices": choices})
         say(_told(record[-1]))
     folder.write_json(folder.path / "tuning.json", {"attacks": record})
-    # The step sizes that follow from a budget are written out by the resolution of the spec.
+    # Resolving the spec again computes the step sizes that follow from a budget.
     spec = tuning.file.spec.model_copy(update={"attacks": attacks})
     return SpecFile(loading.again(spec, tuning.file.document.name).spec, tuning.file.document)
 
@@ -158,9 +162,9 @@ def check_apart(study: RunFolder, selection: Selection) -> None:
     used = _ids(selection.shards) & _ids(tried.shards)
     if used:
         raise StudyError(
-            f"{len(used)} images of the study are among those on which attacks were tuned",
+            f"the study uses {len(used)} of the images on which its attacks were tuned",
             accepted="an image set with enough images for both",
-            todo="reduce images.count, or the `images` of tune",
+            todo="reduce images.count, or `images` of `tune`",
         )
 
 

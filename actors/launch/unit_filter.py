@@ -11,7 +11,7 @@ from study.spec.spec_file import SpecFile
 
 
 def check(file: SpecFile, only: Sequence[str]) -> None:
-    """Check the experiments that `--only` names. Raises StudyError where the spec lacks one."""
+    """Check the experiments that `--only` names. Raises StudyError if the spec lacks one of them."""
     for name in only:
         if name not in file.spec.experiments:
             raise StudyError(
@@ -22,10 +22,10 @@ def check(file: SpecFile, only: Sequence[str]) -> None:
 
 
 def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -> Finished:
-    """Return `done` with all units outside the chosen part added as done; `done` itself if the whole plan is chosen.
+    """Return `done` with all units outside the chosen part added, or `done` itself if the whole plan is chosen.
 
-    The part has the experiments `only` (none: all), and of these the first `limit` units that are left. A plan lists
-    references before the attack runs that are matched to them, so the first units never wait for later ones.
+    The part consists of the first `limit` unfinished units of the experiments `only` (empty: all experiments). A plan
+    lists references before the attack runs that are matched to them, so these units never wait for later ones.
     """
     if not only and limit is None:
         return done
@@ -37,7 +37,7 @@ def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -
 
 
 class _OutsideDone(Mapping[str, Collection[str]]):
-    """By unit, the targets that need no answer. Computed at each access: a plan may have millions of units."""
+    """The targets that need no answer, by unit id. Computed at each access: a plan may have millions of units."""
 
     def __init__(self, plan: Plan, done: Finished, only: Sequence[str], first: Collection[str] | None) -> None:
         self._plan = plan

@@ -1,4 +1,4 @@
-"""Workers for a launch: as many as machines and memory allow, started, behind one scheduler."""
+"""Starts the workers of a launch, as many as machines and memory allow, behind one scheduler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from study.reproducibility.numerics import Numerics
 def start_workers(
     launch: PreparedLaunch, inputs: Inputs, backend: Backend, display: Observer, interrupt: Interrupt
 ) -> Runtime:
-    """Start workers and wait for them. Raises StudyError where memory or time is too short, and Interrupted."""
+    """Start workers and wait for them. Raises Interrupted, and StudyError if memory is too small or time runs out."""
     spec, say, inline = launch.spec, display.say, launch.options.inline
     # In one process, two workers would only take turns.
     pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None, check=interrupt.check)
@@ -46,13 +46,13 @@ def start_workers(
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
     scheduler.start(interrupt.check)
     float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
-    # Workers of machines that join later mix with these, as they would have at the start.
+    # Workers on machines that join later are only compared: they may differ, as workers may at the start.
     scheduler.on_arithmetic(lambda one: float_environment.compare(launch.folder, {one}, say, other_devices=True))
     return runtime
 
 
 def _say_precision(given: Numerics, device: str, say: Callable[[str], None]) -> None:
-    """Say what precision a GPU computes in, where the spec does not: the choice stands in ids."""
+    """Print the precision of GPUs if the spec says `auto`, or a hint if it says float32. Ids contain the precision."""
     if device == "cpu":
         return
     if given.precision == "auto":

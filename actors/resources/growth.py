@@ -1,7 +1,7 @@
-"""Follows a cluster while a study runs: asks its autoscaler for machines as long as tasks wait, and tells of idle GPUs.
+"""Follows a cluster while a study runs: asks its autoscaler for machines while tasks wait, and reports idle GPUs.
 
-An autoscaler may refuse a request as a whole where it can fulfil a part of it. So requests grow in steps: by as many
-workers as there are, and by half as many each time nothing comes.
+An autoscaler may refuse a whole request even if it can fulfil a part of it. So requests grow in steps. The first step
+doubles the workers; each time no machine joins, the step is halved.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from study.terminal.screen import counted
 
 _EVERY_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
-"""Time in which an autoscaler begins to add machines, if it can."""
+"""An autoscaler that can add machines begins to do so within this time."""
 _AGAIN_SECONDS = 600.0
-"""Time until it is asked again after it has added nothing: other studies may have left machines."""
+"""After the autoscaler has added nothing, it is asked again this much later: other studies may have freed machines."""
 _TASKS = 2
-"""Waiting tasks for each further worker."""
+"""One further worker is requested for this many waiting tasks."""
 
 
 class Growth:
@@ -29,7 +29,7 @@ class Growth:
         self._pool = pool
         self._say = say
         self._asked: int | None = None
-        """None at first: the launch has asked for its first workers."""
+        """The number of workers last asked for; None at first, because the launch has asked for its first workers."""
         self._workers = 0
         self._step = 1
         self._next = self._since = float("-inf")
@@ -40,7 +40,11 @@ class Growth:
         return now >= self._next
 
     def follow(self, workers: int, waiting: int, now: float) -> None:
-        """Ask for what helps now: there are so many workers, and so many tasks wait for one."""
+        """Ask the autoscaler for further machines, or withdraw the request.
+
+        `workers`: the present number of workers. `waiting`: the number of tasks that wait for a worker. `now`: as in
+        `due`.
+        """
         self._next = now + _EVERY_SECONDS
         self._tell_of_idle_gpus()
         scaling = self._backend.scaling()
@@ -64,7 +68,7 @@ class Growth:
             self._asked = workers
 
     def _tell_of_idle_gpus(self) -> None:
-        """Say once for each number of GPUs that they came too late for a study that runs on processors."""
+        """Tell the user that GPUs joined too late for a study that runs on processors; again when more GPUs join."""
         if self._pool.resources.gpus or self._pool.options.device != "auto":
             return
         gpus = sum(machine.gpus for machine in self._backend.machines())

@@ -1,4 +1,4 @@
-"""The memory that the calls of a study need: the estimates of its models, for the passes that the engine computes."""
+"""The memory that the calls of a study need, computed from the memory of its models and the size of the passes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ if TYPE_CHECKING:
     from study.models.memory import Memory
 
 _TENSORS = 8
-"""Float images that a pass holds beside the networks' own: the images, their views and both ends of the computation of
-the views, gradients at both, and the state that an attack keeps from the last step."""
+"""Float images that a pass holds for each image, in addition to the networks' activations: the image, its view, both
+ends of the computation of the view, the gradients at both, and the state that an attack keeps from the last step."""
 
 
 _CAST = 0.5
-"""Bytes of a copy of a network in bfloat16, for each byte of its parameters: it stands beside the original."""
+"""Bytes of a network's copy in bfloat16, for each byte of its float32 parameters. The original stays in memory too."""
 
 
 class CallMemory(NamedTuple):
-    """Bytes of one call: all, and the parameters of its models alone; with passes of `images` images."""
+    """The memory of one call.
+
+    Attributes:
+        peak: Bytes of the call, including its models.
+        parameters: Bytes of the parameters of its models.
+        what: Description of the call, for messages.
+        images: Number of images in a pass.
+    """
 
     peak: float
     parameters: float
@@ -38,14 +45,19 @@ class CallMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of each model while it is held (parameters and buffers), and the memory of calls."""
+    """The memory of a study.
+
+    Attributes:
+        held: Bytes of each model while a worker holds it (parameters and buffers), by name.
+        calls: The memory of each kind of call.
+    """
 
     held: Mapping[str, float]
     calls: tuple[CallMemory, ...]
 
     @property
     def peak(self) -> float:
-        """Bytes of the largest call, its models included."""
+        """Bytes of the largest call, including its models."""
         return max((call.peak for call in self.calls), default=0.0)
 
     @property
@@ -71,10 +83,10 @@ def estimated_batch(spec: Spec) -> int:
 
 
 def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
-    """The memory of a study on `device`, from `estimates` for passes of `estimated_batch`.
+    """The memory of a study on `device`. `estimates`: the memory of each model for passes of `estimated_batch` images.
 
-    The memory of a pass grows with its images. The members of an ensemble hold the memory of their gradients at the
-    same time, unless each has separate gradients.
+    The memory of a pass grows with its number of images. The members of an ensemble hold the memory of their gradients
+    at the same time, unless the gradient of each member is computed separately.
     """
     estimates = {
         name: _with_copy(spec, name, _with_set(spec.models[name], one, device)) for name, one in estimates.items()
@@ -99,7 +111,7 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
 
 
 def _with_set(model: Model, one: Memory, device: str) -> Memory:
-    """The memory of a model with its set of weights, their mean and deviation, which stay on the host."""
+    """The memory of a model, including its set of weights with their mean and deviation, which stay on the host."""
     if not model.has_set or device != "cpu":
         return one
     from study.models.weights import weight_set
@@ -108,7 +120,7 @@ def _with_set(model: Model, one: Memory, device: str) -> Memory:
 
 
 def _with_copy(spec: Spec, name: str, one: Memory) -> Memory:
-    """The memory of a model with its copy in bfloat16, where gradients or predictions have that precision."""
+    """The memory of a model, including its copy in bfloat16 if its gradients or predictions have that precision."""
     model, used = spec.models[name], spec.numerics
     as_source = used.precision == "bfloat16" and not model.target_only and not model.has_set
     as_target = used.target_precision == "bfloat16" and not model.source_only
@@ -116,16 +128,19 @@ def _with_copy(spec: Spec, name: str, one: Memory) -> Memory:
 
 
 def _with(one: Memory, held: int) -> Memory:
-    """The memory of a model that holds further bytes."""
+    """The memory of a model that holds `held` further bytes."""
     return replace(one, parameters=one.parameters + held, forward=one.forward + held, gradient=one.gradient + held)
 
 
 @dataclass(frozen=True)
 class GradientWork:
-    """Gradients of `models`, in passes of at most `images` images.
+    """A kind of gradient computation in a study.
 
-    All models are computed together; if `apart`, they are computed one after the other.
-    `held` is what the attack keeps from pass to pass.
+    Attributes:
+        models: The source models.
+        apart: Whether the gradients of the models are computed one after another instead of together.
+        images: Number of images in the largest pass.
+        held: Memory that the attack keeps between passes.
     """
 
     models: tuple[str, ...]
@@ -135,7 +150,7 @@ class GradientWork:
 
 
 def gradients(spec: Spec, device: str) -> list[GradientWork]:
-    """All gradients of a study: each set of source models, with the largest pass that an attack runs on it."""
+    """All gradient computations of a study: each set of source models, with the largest pass of an attack or probe."""
     from study.attacks.loop import Engine
 
     used = spec.numerics
@@ -148,7 +163,7 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
 
 
 class _Asked(NamedTuple):
-    """Source models, whether each has separate gradients, the images in the largest pass, and what is kept."""
+    """The gradients that one attack or probe asks for. The fields are those of GradientWork."""
 
     models: tuple[str, ...]
     apart: bool
@@ -157,13 +172,13 @@ class _Asked(NamedTuple):
 
 
 def _largest_pass(attack: Attack, engine: Engine) -> int:
-    """The number of images in the largest pass of an attack, with its first stage."""
+    """The number of images in the largest pass of an attack, its first stage included."""
     if attack.external is not None:
         # Another library gets a whole batch at once, on every device.
         return engine.batch
     largest = engine.largest(attack.copies)
     if attack.assembly.together:
-        # One loss of all copies of an image needs them in one pass.
+        # A loss over all copies of an image needs all copies in one pass.
         largest = max(largest, attack.copies)
     return largest if attack.first is None else max(largest, _largest_pass(attack.first, engine))
 

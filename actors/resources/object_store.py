@@ -14,32 +14,44 @@ from study.spec.schema import Spec
 
 _LEAST = 2**28
 _USABLE = 0.8
-"""Usable fraction of a store: Ray starts to spill to disk above it."""
+"""Usable fraction of a store: above this fraction, Ray starts to spill to disk."""
 _OF_MEMORY = 0.3
 """Largest fraction of the free memory that a local Ray's store may take."""
 
 
 @dataclass(frozen=True)
 class PixelBudgets:
-    """Bytes of clean images that actors can read, of batches that wait per worker, and of the result of one call."""
+    """Limits of the pixels in object stores, in bytes.
+
+    Attributes:
+        clean: Clean images that actors can read.
+        waiting: Adversarial images that wait for targets, for each worker.
+        result: The result of one call.
+    """
 
     clean: int
     waiting: int
     result: int
 
     def store_bytes(self, workers: int) -> int:
-        """The size of a store that holds them, on a machine with `workers` workers."""
+        """Bytes of an object store that holds these pixels on a machine with `workers` workers."""
         return math.ceil((self.clean + workers * (self.waiting + QUEUE * self.result)) / _USABLE)
 
 
 def pixel_budgets(spec: Spec, *, gpus: bool = False) -> PixelBudgets:
-    """The budgets of a spec, `gpus`: on GPUs. When they are full, each worker may still finish the calls it has."""
+    """The budgets of a spec. `gpus`: whether workers run on GPUs.
+
+    When `waiting` is used up, no new attack starts, but each worker may still finish the calls that it has.
+    """
     result = shards.largest(spec, gpus=gpus) * shards.result_bytes(spec)
     return PixelBudgets(spec.run.clean_mib * 2**20, spec.run.waiting_mib * 2**20, result)
 
 
 def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> PixelBudgets:
-    """The budgets, reduced to the smallest of the machines' `stores`, which share the workers evenly."""
+    """Reduce `budgets` to the smallest of `stores`. The workers are spread evenly over the machines.
+
+    `stores`: bytes of the object store of each machine.
+    """
     if not stores:
         return budgets
     needed = budgets.store_bytes(math.ceil(workers / len(stores)))
@@ -48,9 +60,10 @@ def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> Pix
 
 
 def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus: int = 0) -> int:
-    """Bytes of a local Ray's store: for the budgets of the workers on so many GPUs, or else on `cores` cores.
+    """Bytes of a local Ray's object store: enough for the pixel budgets of the workers.
 
-    It stays within `shared` memory and free `memory`.
+    `gpus`: number of GPUs; with 0, workers run on `cores` cores. `shared`: free bytes of shared memory, and `memory`:
+    free bytes of memory, which limit the store.
     """
     gpus = 0 if spec.run.device == "cpu" else gpus
     usual = gpus * (spec.run.actors_per_gpu or 1) if gpus else max(1, cores // spec.numerics.threads)
@@ -59,12 +72,12 @@ def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus
 
 
 def here(spec: Spec, gpus: int = 0) -> int:
-    """`local_store_bytes` on this machine in its present state, with so many GPUs."""
+    """`local_store_bytes` on this machine in its present state, with `gpus` GPUs."""
     return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), free_memory(), gpus)
 
 
 def reduction(budgets: PixelBudgets) -> str:
-    """The message about reduced budgets."""
+    """The message that `budgets` were reduced."""
     clean, waiting = (f"{size / 2**20:.0f}" for size in (budgets.clean, budgets.waiting))
     return (
         f"a machine's object store is smaller than the pixel budgets of the spec: run.clean_mib is reduced to {clean}, "

@@ -1,4 +1,4 @@
-"""Plans how many workers the machines hold, and the cores, GPUs and memory that each of them reserves. Pure."""
+"""Plans how many workers run on the machines, and the cores, GPUs and memory that each worker reserves. Pure."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ _PROCESS = 700 * 2**20
 """Bytes of a worker without models: Python, torch, and on a GPU the CUDA context."""
 
 _USABLE = 0.9
-"""Fraction of the memory that is planned with: allocators leave gaps."""
+"""Fraction of the memory that plans use, because allocators leave gaps."""
 
 MOST_MODELS = 16
-"""Models that a worker holds where the size of its memory is not known."""
+"""Most models that a worker holds if the size of its memory is not known."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Cores and GPUs of a machine, and bytes of its memory, of each GPU, and of its object store; None if unknown.
+    """A machine of a cluster. Sizes are in bytes; None if unknown.
 
-    `host` is its name, for messages.
+    Attributes:
+        cpus: Number of cores.
+        gpus: Number of GPUs.
+        memory: Memory of the machine.
+        gpu_memory: Memory of each GPU.
+        store: Size of its object store.
+        host: Its name, for messages.
     """
 
     cpus: float
@@ -42,7 +48,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What one actor reserves of a machine; memory in bytes. `gpu_memory` is what it needs of its GPU at least."""
+    """The resources that one actor reserves on a machine; memory in bytes. `gpu_memory`: least memory on its GPU."""
 
     cpus: float
     gpus: float
@@ -55,17 +61,22 @@ class ResourceRequest:
 
     @property
     def together(self) -> int:
-        """Actors on one GPU."""
+        """Number of actors on one GPU."""
         return int(1 / self.gpus + 1e-6)
 
     def fits_on_gpu(self, memory: float | None) -> bool:
-        """Whether a GPU with these bytes has room for its share of the actors; True where they are not known."""
+        """Whether `together` actors fit on a GPU with `memory` bytes; True if `memory` is None (unknown)."""
         return memory is None or memory >= self.gpu_memory * self.together
 
 
 @dataclass(frozen=True)
 class ModelCapacity:
-    """How many models a worker can hold: the limit, and each model's size; in bytes, or in models if unknown."""
+    """How many models a worker can hold.
+
+    Attributes:
+        limit: The largest sum of sizes, in bytes; if sizes are unknown, the largest number of models.
+        sizes: The size of each model in bytes, by name. A model that is not in it counts as 1.
+    """
 
     limit: float
     sizes: Mapping[str, float] = field(default_factory=dict)
@@ -76,16 +87,16 @@ class ModelCapacity:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """The user's settings for workers; None: as the machines allow.
+    """The user's settings for workers. None leaves the choice to the planner.
 
     Attributes:
-        threads: Of each worker on a processor.
-        workers: Total number.
-        per_gpu: Number on one GPU.
-        models: Most models that one holds.
-        memory: Bytes of one, instead of the estimate.
-        device: What they run on; `auto`: on GPUs where there is one.
-        fewer: Whether fewer workers than `workers` may begin, because further machines can join.
+        threads: Threads of each worker on a processor.
+        workers: Total number of workers.
+        per_gpu: Workers on one GPU.
+        models: Most models that a worker holds.
+        memory: Bytes of memory of a worker, instead of the estimate.
+        device: The device of workers; `auto`: GPUs if there is one, otherwise processors.
+        fewer: Whether fewer workers than `workers` may start, because further machines can join.
     """
 
     threads: int = 1
@@ -99,9 +110,15 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """The actors of a study: the number of workers, what each reserves and can hold, and the models with a service.
+    """The planned actors of a study.
 
-    `needs` and `options` are what it was planned from.
+    Attributes:
+        workers: Number of workers.
+        resources: The resources that each worker reserves.
+        services: The models behind a remote service; each has one actor.
+        capacity: How many models each worker can hold.
+        needs: The memory of the study that the plan used; None if unknown.
+        options: The settings that the plan used.
     """
 
     workers: int
@@ -120,7 +137,7 @@ class WorkerPool:
         return self.resources if role == WORKER else ResourceRequest(0, 0)
 
     def capacity_on(self, gpu_memory: float | None) -> ModelCapacity:
-        """The models that a worker can hold whose GPU has so many bytes; None: the capacity of the smallest one."""
+        """How many models a worker can hold if its GPU has `gpu_memory` bytes; None: as on the smallest GPU."""
         if gpu_memory is None or not self.resources.gpus:
             return self.capacity
         return _capacity(self.needs, self.options, gpu_memory / self.resources.together)
@@ -137,7 +154,7 @@ def service_of(role: Role) -> str | None:
 
 
 def usable(machines: Sequence[Machine], device: DeviceChoice) -> list[Machine]:
-    """The machines as workers on `device` see them: for `cpu` without GPUs, for `gpu` only those with GPUs."""
+    """The machines that workers on `device` can use: for `gpu`, those with GPUs; for `cpu`, all, without their GPUs."""
     if device == "cpu":
         return [replace(machine, gpus=0.0, gpu_memory=None) for machine in machines]
     return [machine for machine in machines if machine.gpus >= 1] if device == "gpu" else list(machines)
@@ -151,11 +168,11 @@ def on_gpus(machines: Sequence[Machine], device: DeviceChoice) -> bool:
 def plan_workers(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions, services: Sequence[str] = ()
 ) -> WorkerPool:
-    """The actors for `machines`. `needs`: the memory of the study, None where it is unknown.
+    """Plan the actors for `machines`. `needs`: the memory of the study; None if unknown.
 
-    Every worker both crafts and predicts, so none idles while the other kind of work waits. On machines with GPUs it
-    gets one, or a part of one if the options say so; on others, `threads` cores. GPUs that are too small are left out.
-    Raises StudyError, with the numbers, where the requested workers do not fit, or not even one does.
+    Every worker both crafts and predicts, so no worker is idle while work of either kind waits. If a machine has GPUs,
+    each worker gets a GPU, or a part of a GPU if the options say so. Otherwise it gets `threads` cores. GPUs that are
+    too small are left out. Raises StudyError, with the numbers, if the requested workers, or a single one, do not fit.
     """
     make = _on_gpus if on_gpus(machines, options.device) else _on_cores
     workers, resources, memory = make(usable(machines, options.device), needs, options)
@@ -175,16 +192,16 @@ def _fitting(machine: Machine, resources: ResourceRequest) -> int:
 
 
 def worker_bytes(needs: Needs | None, options: WorkerOptions) -> float:
-    """Bytes that a worker needs at least; 0 where they are unknown."""
+    """Least bytes of memory that a worker needs; 0 if unknown."""
     if options.memory is not None:
         return options.memory
     return 0.0 if needs is None else needs.peak + _PROCESS
 
 
 def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
-    """What a GPU lacks if its process sees `gpu_memory` bytes of it.
+    """Why a GPU is too small for the workers of `pool` on it; None if it is large enough or its size is unknown.
 
-    None if that is enough for the largest calls of its workers, or if it is unknown.
+    `gpu_memory`: bytes of the GPU that a worker's process sees; None if unknown.
     """
     resources = pool.resources
     needed = _USABLE * resources.gpu_memory * (resources.together if resources.gpus else 0)
@@ -194,7 +211,7 @@ def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
 
 
 def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
-    """What is unequal among the GPUs of a cluster, or left unused: lines for the user."""
+    """Lines for the user about GPUs that are unused or of different sizes, and about a reduced run.actors_per_gpu."""
     if not pool.resources.gpus:
         return []
     asked, together = pool.options.per_gpu, pool.resources.together
@@ -221,7 +238,7 @@ def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
 def _on_cores(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions
 ) -> tuple[int, ResourceRequest, float | None]:
-    """Workers, the resources of each, and the bytes of memory that each can use."""
+    """Number of workers, resources of each worker, and bytes of memory that each worker can use (None if unknown)."""
     least = worker_bytes(needs, options)
     resources = ResourceRequest(options.threads, 0, math.ceil(least / _USABLE))
     cores = sum(machine.cpus for machine in machines)
@@ -230,13 +247,13 @@ def _on_cores(
     if options.workers is not None and options.workers > by_cores and not options.fewer:
         needed = options.workers * options.threads
         raise StudyError(
-            f"{options.workers} workers with {threads} each need {needed} cores, and there are {cores:g}",
+            f"{options.workers} workers with {threads} each need {needed} cores, but the machines have {cores:g}",
             accepted=f"at most {by_cores} workers with {threads} each on these machines",
             todo="lower run.actors or numerics.threads, or give --address of a larger cluster",
         )
     if not by_cores:
         raise StudyError(
-            f"a worker with {threads} needs {options.threads} cores of one machine, and no machine has that many: "
+            f"a worker with {threads} needs {options.threads} cores of one machine, but no machine has that many: "
             f"{len(machines)} machine{'s' * (len(machines) != 1)}, {cores:g} cores in total",
             todo="lower numerics.threads, or give --address of another cluster",
         )
@@ -252,7 +269,7 @@ def _on_cores(
 def _on_gpus(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions
 ) -> tuple[int, ResourceRequest, float | None]:
-    """The same on GPUs. One worker has a GPU for itself, unless the options say otherwise."""
+    """As `_on_cores`, for workers on GPUs. Each worker gets a whole GPU, unless the options say otherwise."""
     least = worker_bytes(needs, options)
 
     def room(machine: Machine) -> float:
@@ -282,7 +299,7 @@ def _on_gpus(
 
 
 def _capacity(needs: Needs | None, options: WorkerOptions, memory: float | None) -> ModelCapacity:
-    """The models that a worker with `memory` bytes can hold in addition to the memory of a running call."""
+    """How many models a worker with `memory` bytes can hold. The memory of a running call is kept free."""
     if options.models is not None or needs is None or memory is None:
         return ModelCapacity(options.models or MOST_MODELS)
     left = _USABLE * memory - _PROCESS - needs.working
@@ -293,19 +310,19 @@ def _no_memory(needs: Needs | None, least: float, memory: float, options: Worker
     each = gib(least / _USABLE)
     if fitting:
         workers = f"{options.workers} workers" if options.workers else "the workers"
-        what = f"{workers} need {each} each, and there is memory for {fitting}"
+        what = f"{workers} need {each} of memory each, and the machines have memory for only {fitting}"
     else:
-        what = f"a worker needs {each}, and the largest device or machine has {gib(memory)}"
+        what = f"a worker needs {each} of memory, and the largest device or machine has only {gib(memory)}"
     return StudyError(
         what,
-        accepted=None if needs is None else f"the largest need is that of {needs.largest}",
+        accepted=None if needs is None else f"machines with memory for the largest call: {needs.largest}",
         todo="lower numerics.batch or the number of actors, or use larger machines; if the estimate is wrong, set the "
         "memory of a worker with run.actor_mib",
     )
 
 
 def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds: float) -> StudyError:
-    """The error where `missing` actors of a pool did not start within `seconds`."""
+    """The error for `missing` actors of a pool that did not start within `seconds`."""
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     resources = pool.resources
     each = (f"{resources.gpus:g} GPUs" if resources.gpus else f"{resources.cpus:g} cores") + (
@@ -319,5 +336,5 @@ def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds:
 
 
 def gib(size: float) -> str:
-    """Bytes as a text in GiB."""
+    """Format `size` bytes as text in GiB."""
     return f"{size / 2**30:.1f} GiB"

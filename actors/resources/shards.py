@@ -1,4 +1,4 @@
-"""The number of images in one unit of work: enough to fill a device, and few enough to keep all workers busy. Pure."""
+"""Chooses the number of images in a unit: enough to fill a device, and few enough to keep all workers busy. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _ON_CORES = 16
 """Images of a unit on processors: one pass."""
 
 _ON_GPUS = 512
-"""Images of a unit on GPUs. A unit costs the driver milliseconds, so that short units would leave a fast GPU idle."""
+"""Images of a unit on GPUs. The driver takes milliseconds for a unit, so short units would leave a fast GPU idle."""
 
 _UNITS = 8
-"""Units for each worker at least, so that the last ones do not leave the others idle for long."""
+"""Fewest units for each worker: with fewer, some workers would wait long for the last units of others."""
 
 _CALLS = 2
-"""Results of calls that fit into `run.waiting_mib` at least."""
+"""The results of at least this many calls fit into `run.waiting_mib`."""
 
 
 def size(spec: Spec, images: int, *, gpus: bool, workers: int) -> int:
-    """Images of a unit in a study of `images` images, on `workers` workers on GPUs or on processors.
+    """The number of images in a unit, for a study of `images` images on `workers` workers. `gpus`: on GPUs.
 
-    `run.shard`, if it is given. On GPUs it has whole batches, as few as give every worker some units, and as many as
-    their results leave room for.
+    It is `run.shard` if that is given. On GPUs it is a number of whole batches, small enough that every worker gets
+    several units and that the results of calls fit into `run.waiting_mib`.
     """
     if spec.run.shard is not None or not gpus:
         return spec.run.shard or _ON_CORES
@@ -39,7 +39,10 @@ def largest(spec: Spec, *, gpus: bool) -> int:
 
 
 def result_bytes(spec: Spec) -> int:
-    """Bytes that the largest attack returns for one image: all of its points, or the ray of a search, in float32."""
+    """Most bytes that an attack returns for one image.
+
+    An attack returns an image for each of its points, or the float ray of a search for the minimal RMSD.
+    """
     floats = any(attack.budget.minimal is not None for attack in spec.attacks.values())
     most = max([8 * floats, *(len(attack.scored_points) for attack in spec.attacks.values())])
     return spec.images.bytes * max(1, most)
@@ -51,7 +54,7 @@ def _whole_batches(spec: Spec, images: int) -> int:
 
 
 def _attack_runs(spec: Spec) -> int:
-    """Number of attack runs; those that two experiments share count twice."""
+    """Number of attack runs. A run that two experiments share counts twice."""
     return sum(
         len(experiment.attacks)
         * len(spec.source_sets(experiment))

@@ -17,10 +17,10 @@ WAIT_SECONDS = 900.0
 """The default of `run.wait_seconds` on a cluster with an autoscaler: a cloud machine with GPUs takes minutes."""
 
 _ANSWER_SECONDS = 60.0
-"""Time in which an autoscaler begins to add machines, if it can."""
+"""An autoscaler that can add machines begins to do so within this time."""
 
 _REPORT_SECONDS = 15.0
-"""Time in which the autoscaler of a cluster that was just started reports for the first time."""
+"""The autoscaler of a cluster that has just started reports for the first time within this time."""
 
 _TELL_SECONDS = 60.0
 _TICK_SECONDS = 1.0
@@ -37,7 +37,7 @@ class Waiting:
         check: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`check` may raise; it is called while this waits."""
+        """`check` is called again and again during the wait, and may raise."""
         self._backend = backend
         self._run = run
         self._say = say
@@ -46,20 +46,20 @@ class Waiting:
         self._limit = 0.0
         self._begun = clock()
         self.asked = 0
-        """Workers that the autoscaler was asked for."""
+        """Number of workers that the autoscaler was asked for."""
 
     def machines_for(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> WorkerOptions:
-        """Return once a worker fits on the machines: the options to plan with, on the device that is there.
+        """Wait until a worker fits on the machines. Returns the options to plan workers with.
 
-        `fits` raises StudyError, with the numbers, where none does. With an autoscaler, `auto` asks for a GPU first,
-        and for processors if none begins to come within a minute. Raises the last error of `fits` after
-        `run.wait_seconds`.
+        `fits` raises StudyError, with the numbers, if no worker fits. On a cluster with an autoscaler, device `auto`
+        first asks for a GPU, and for processors if no machine is coming within a minute. After `run.wait_seconds`, this
+        raises the last error of `fits`.
         """
         self._limit = self._patience(options, fits)
         if not self._limit:
             fits(options)
             return options
-        # The rest of a given number of workers begins as machines join.
+        # Fewer workers than `run.actors` may start now. Further workers start as machines join.
         options = replace(options, fewer=True)
         there = self._backend.machines()
         if options.device != "auto" or placement.on_gpus(there, "auto") or self._backend.scaling() is None:
@@ -71,7 +71,10 @@ class Waiting:
         return self._wait(options, fits, self._limit)
 
     def _patience(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> float:
-        """Seconds to wait: as the spec says, or if there is an autoscaler. A new one is not seen at once."""
+        """Seconds to wait: `run.wait_seconds`, or WAIT_SECONDS if there is an autoscaler, otherwise 0.
+
+        A new autoscaler takes some seconds to report, so if no worker fits, this looks for one repeatedly.
+        """
         if self._backend.fixed:
             return 0.0
         if self._run.wait_seconds is not None:
@@ -88,7 +91,7 @@ class Waiting:
         return WAIT_SECONDS
 
     def _wait(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object], limit: float) -> WorkerOptions:
-        """Wait for `limit` seconds since the start, and, while machines are coming, up to `run.wait_seconds`."""
+        """Wait until `limit` seconds after the start. While machines are coming, wait up to `run.wait_seconds`."""
         told, wanted = -_TELL_SECONDS, options.workers or 1
         while True:
             try:
@@ -105,7 +108,7 @@ class Waiting:
                 self._ask(0, options)
                 raise _late(failed, waited)
             if scaling is not None and waited >= _ANSWER_SECONDS and not coming:
-                # What cannot be fulfilled as a whole may be refused as a whole.
+                # An autoscaler may refuse a whole request that it cannot fulfil completely, so ask for one worker.
                 wanted = 1
             self._ask(wanted, options)
             if waited >= told + _TELL_SECONDS:
@@ -115,7 +118,10 @@ class Waiting:
             self._backend.wait([], _TICK_SECONDS)
 
     def _ask(self, further: int, options: WorkerOptions) -> None:
-        """Ask for so many workers in addition to those that the machines have GPUs or cores for; 0 withdraws."""
+        """Ask for machines for `further` workers, in addition to the workers that the present machines can run.
+
+        0 withdraws the request.
+        """
         machines = placement.usable(self._backend.machines(), options.device)
         gpus = placement.on_gpus(machines, options.device)
         each = ResourceRequest(0, 1 / (options.per_gpu or 1)) if gpus else ResourceRequest(options.threads, 0)

@@ -1,4 +1,4 @@
-"""Plans the workers of a study: the memory of its models, estimated while the backend starts, against the machines."""
+"""Plans the workers of a study from the machines and the memory of its models, estimated while the backend starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class MemoryEstimate:
     """The memory of a study's models, estimated in a thread."""
 
     def __init__(self, spec: Spec, *, allow_code: bool, debugged: bool = False) -> None:
-        """`debugged`: estimate no networks of the user's own code, which would run here before it runs in an attack."""
+        """`debugged`: make no estimate if the user's own code defines a model.
+
+        An estimate would run that code here, before it runs in an attack, which confuses a debugger.
+        """
         self._allow_code = allow_code
         self._lines: list[str] = []
         self._pool = ThreadPoolExecutor(1, "estimate")
@@ -46,7 +49,10 @@ class MemoryEstimate:
         return None
 
     def get(self, say: Callable[[str], None]) -> dict[str, Memory] | None:
-        """Wait for the estimate; None where it is impossible, with a line to `say`. Raises its errors."""
+        """Wait for the estimate and return it; None if no estimate is possible. Raises the errors of the estimate.
+
+        `say` receives the messages of the estimate.
+        """
         try:
             return self._found.result()
         finally:
@@ -75,8 +81,8 @@ def plan_pool(
 ) -> WorkerPool:
     """Wait for machines as long as the spec allows, plan the workers, and `say` how many.
 
-    `workers` replaces the number in the spec. `check`, which may raise, is called while this waits. Raises StudyError,
-    with the numbers, where the machines are too small, or too late.
+    `workers` replaces the number in the spec. `check` is called during the wait, and may raise. Raises StudyError, with
+    the numbers, if the machines are too small or join too late.
     """
     found = estimate.get(say)
     options = worker_options(spec)
@@ -106,7 +112,7 @@ def plan_pool(
 
 
 def fit_budgets(spec: Spec, backend: Backend, pool: WorkerPool, say: Callable[[str], None]) -> PixelBudgets:
-    """The pixel budgets of the spec, reduced, with a line to `say`, to the size of the machines' object stores."""
+    """The pixel budgets of the spec, reduced if the machines' object stores are smaller. `say` then gets a line."""
     stores = [machine.store for machine in backend.machines() if machine.store is not None]
     wanted = object_store.pixel_budgets(spec, gpus=pool.resources.gpus > 0)
     fitting = object_store.fitting(wanted, stores, pool.workers)

@@ -16,10 +16,11 @@ class Lineage:
     """An actor and its replacements.
 
     Attributes:
-        strikes: How often in a row its actors failed calls that others executed.
+        number: The id of its first actor.
+        strikes: How often in a row its actors failed calls that other actors executed.
         starts: How often in a row its actors failed to start.
         error: The last error of a call.
-        device: The device that failed under its last actor.
+        device: The device that failed in a call of its last actor; None without such a failure.
     """
 
     number: int
@@ -34,15 +35,16 @@ class ActorSlot:
     """One actor.
 
     Attributes:
-        hello: The call that is answered when the actor is up; None from then on.
+        hello: The call that returns when the actor is up; None once it has returned.
         holds: The models that it holds, the least recently used first.
-        since: When the first of its calls began.
-        began: When the actor was started; once it is up, when it came up.
+        calls: The calls that it runs or that wait for it, in this order, by reference.
+        since: The time when its running call began.
+        began: The time when the actor was started; once it is up, the time when it came up.
         busy: Seconds in which calls ran.
         proven: Whether it has ever answered. Actors that never answer are replaced a limited number of times.
         done: Number of calls that succeeded.
-        device: Known from its first answer.
-        capacity: The models that it may hold, by the memory in its first answer; None: as planned.
+        device: Its device; None until its first answer names it.
+        capacity: How many models it may hold, from the memory in its first answer; None: as planned.
     """
 
     id: int
@@ -66,7 +68,7 @@ class ActorSlot:
 
     @property
     def places(self) -> set[Place]:
-        """Its lineage and its device, if it is known."""
+        """The number of its lineage, and its device if that is known."""
         return {self.lineage.number} if self.device is None else {self.lineage.number, self.device}
 
     def state(self, now: float) -> SlotState:

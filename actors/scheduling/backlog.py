@@ -1,4 +1,4 @@
-"""The tasks that wait for an actor, by the models they need: single tasks, and streams of tasks.
+"""The tasks that wait for an actor, grouped by the models that they need: single tasks, and streams of tasks.
 
 A stream is an iterator with a count and a cost, so a plan of a million units is never in memory as a whole.
 """
@@ -27,17 +27,20 @@ class Task:
     """One call to an actor that holds certain models.
 
     Attributes:
-        models: The digest that each model must have, by name; None where it is not known yet.
-        pixels: Called when the task is given out, so that clean images are read no sooner than needed.
+        method: The method of the actor.
+        models: The digest that each model must have, by name; None for a digest that is not known yet.
+        job: The argument of the call.
+        pixels: Returns the reference to the images. Called when an actor gets the task, so images are not read early.
         cost: Work in arbitrary units, comparable within one method.
-        context: A value of the caller's, returned with the result.
-        service: Whether its one model is a remote service.
+        context: A value that the caller gets back with the result.
+        service: Whether its only model is a remote service.
         failures: How often the call raised an error.
-        losses: How often its actor died during it.
-        machines: How often it was lost with its machine, or because memory ran out there.
-        devices: How often a device failed under it.
-        tried: Where it failed.
+        losses: How often its actor died during the call.
+        machines: How often the call was lost because its machine was lost or ran out of memory.
+        devices: How often a device failed during the call.
+        tried: The places where it failed.
         copies: Number of actors that execute it now.
+        ended: Whether it has succeeded, or was set aside.
     """
 
     method: Method
@@ -57,7 +60,7 @@ class Task:
 
     @property
     def description(self) -> str:
-        """Its method and models, for messages."""
+        """The method and the models, for messages."""
         return f"{self.method} {' + '.join(self.models)}"
 
     @functools.cached_property
@@ -67,7 +70,7 @@ class Task:
 
 
 def predict_key(targets: Collection[str], *, service: bool) -> Key:
-    """The key of tasks that show batches to `targets`."""
+    """The key of tasks that show images to `targets`."""
     return (service_role(next(iter(targets))) if service else WORKER), "predict", frozenset(targets)
 
 
@@ -82,7 +85,7 @@ class _Stream:
 
 @dataclass
 class _Pile:
-    """All tasks of one key, in a heap: first tasks that other work waits for, then the longest."""
+    """All tasks of one key, in a heap: first the tasks that other work waits for, then the longest tasks."""
 
     entries: list[tuple[bool, float, int, Task | _Stream]] = field(default_factory=list)
     count: int = 0
@@ -105,18 +108,18 @@ class Backlog:
         return any(pile.count > 0 for pile in self._piles.values())
 
     def expect(self, key: Key, cost: float) -> None:
-        """Announce tasks of a key that will be added later; a negative cost withdraws an announcement."""
+        """Announce tasks of a key that will be added later. A negative `cost` withdraws an announcement."""
         pile = self._piles.setdefault(key, _Pile())
         pile.coming = max(0.0, pile.coming + cost)
         if pile.is_empty:
             del self._piles[key]
 
     def add(self, task: Task, *, first: bool = False) -> None:
-        """Add one task; `first` where other work waits for it."""
+        """Add one task. `first`: whether other work waits for it."""
         self._push(task.key, (not first, -task.cost, next(self._numbers), task), 1, task.cost)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """Add `count` tasks of one key; each is created when an actor gets it."""
+        """Add `count` tasks of one key. Each task is created when an actor gets it."""
         head = next(tasks, None)
         if head is None:
             return
@@ -130,7 +133,7 @@ class Backlog:
         pile.cost += cost
 
     def groups(self, *, crafts: bool) -> list[Group]:
-        """The work for the policy to choose from; without `crafts`, only batches that wait for targets."""
+        """The groups of tasks that the policy chooses from; without `crafts`, only predictions."""
         return [
             Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming)
             for key, pile in self._piles.items()
@@ -138,7 +141,7 @@ class Backlog:
         ]
 
     def take(self, key: Key) -> Task | None:
-        """Take the next task of a key; None where its streams had fewer tasks than announced."""
+        """Take the next task of a key; None if its streams had fewer tasks than announced."""
         pile = self._piles[key]
         while pile.entries:
             entry = pile.entries[0][3]

@@ -1,4 +1,4 @@
-"""Learns how long calls and loads of models take, from the calls that have ended."""
+"""Learns from finished calls how long calls and loads of models take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CallDurations:
         return self._loads
 
     def learn(self, task: Task, value: Any, seconds: float) -> None:
-        """Note a call. It took `seconds`, unless its result `value` holds the time that the worker measured."""
+        """Learn from a finished call. It took `seconds`, unless its result `value` holds the worker's measurement."""
         if isinstance(value, CallResult):
             seconds = value.seconds - sum(value.loads.values())
             for name, loading in value.loads.items():
@@ -34,7 +34,7 @@ class CallDurations:
         _update(self._by_method, task.method, rate)
 
     def in_seconds(self, group: Group) -> Group:
-        """A group with its cost in seconds: measured on its own calls, else on calls of its method, else unchanged."""
+        """Convert the cost of a group to seconds, from calls of the group, or else of its method; or else unchanged."""
         method: Method = group.key[1]  # type: ignore[index]
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
         return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
@@ -48,7 +48,7 @@ class CallDurations:
         return seconds >= max(patience, 3 * (rate * task.cost + loading))
 
     def _guess(self, method: Method) -> float:
-        """A gradient takes about as long as three predictions; 0 where neither is known."""
+        """Guess seconds per cost from the other method: a gradient takes about three predictions. 0 if unknown."""
         return self._by_method.get("craft", 0.0) / 3 if method == "predict" else self._by_method.get("predict", 0.0) * 3
 
 

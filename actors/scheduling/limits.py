@@ -9,16 +9,16 @@ from study.spec.run_options import RunOptions
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of patience.
+    """Limits of attempts and of waiting, in seconds.
 
     Attributes:
         attempts: How often a task may fail, and how often its actor may die during it.
-        start_seconds: Time until the first worker is up, or, where all have died, the first replacement.
-        call_seconds: Time after which an actor that does not answer counts as dead.
+        start_seconds: Longest wait for the first worker, or, if all workers have died, for the first replacement.
+        call_seconds: An actor that has not answered for this long counts as dead.
         straggler_seconds: A call is repeated on an idle actor once it has run this long, and three times as long as
             similar calls.
-        memory_seconds: How long machines may lack memory, with no call answered, before the study ends.
-        lost_seconds: How long all workers and their machines may be gone before the study ends: one may come back.
+        memory_seconds: Longest time in which memory is short and no call is answered, before the study ends.
+        lost_seconds: Longest time without any worker or machine before the study ends. A machine may come back.
     """
 
     attempts: int = 3

@@ -1,25 +1,25 @@
-"""A shortage of memory on the machines: how long it has lasted, and when an actor is started again. Pure."""
+"""Tracks a shortage of memory on the machines: how long it has lasted, and when an actor is started again. Pure."""
 
 from __future__ import annotations
 
 from study.errors import StudyError
 
 _SHORTEST, _LONGEST = 1.0, 30.0
-"""Bounds of the pause before an actor is started again, in seconds; between them, half the time of the shortage."""
+"""Bounds of the pause before an actor is started again, in seconds. The pause is half the time of the shortage."""
 
 
 class MemoryShortage:
-    """Lasts from the first actor that is killed for lack of memory until a call is answered."""
+    """A shortage lasts from the first actor that is killed for lack of memory until a call is answered."""
 
     def __init__(self, limit: float) -> None:
-        """`limit`: the seconds that it may last."""
+        """`limit`: seconds that a shortage may last."""
         self._limit = limit
         self._since: float | None = None
         self._reason = ""
 
     @property
     def deadline(self) -> float | None:
-        """The time when it has lasted too long; None where memory is not short."""
+        """The time when the shortage will have lasted too long; None if memory is not short."""
         return None if self._since is None else self._since + self._limit
 
     def began(self, now: float, error: Exception) -> bool:
@@ -33,7 +33,7 @@ class MemoryShortage:
         self._since = None
 
     def is_over_limit(self, now: float) -> bool:
-        """Whether it has lasted too long."""
+        """Whether the shortage has lasted too long."""
         return self.deadline is not None and now > self.deadline
 
     def pause(self, now: float) -> float:

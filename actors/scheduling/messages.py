@@ -20,12 +20,14 @@ class CraftJob:
     """A unit to craft, without its pixels.
 
     Attributes:
-        key: Seeds the random numbers.
+        attack: The recipe.
+        goal: The goal.
+        key: The key of the random numbers.
         images: The ids of the images.
-        labels: The labels in the objective: true labels, or those of the target class.
+        labels: The labels in the objective: true labels, or target labels for a targeted goal.
         true_labels: The images' true labels.
-        rmsd: The matched budget of each image, in pixel values; None for other budgets.
-        pool: The labels of the further images that admix mixes in, whose pixels follow the unit's own.
+        rmsd: The matched budget of each image, in pixel values 0..255; None for other budgets.
+        pool: The labels of the further images that admix mixes in. Their pixels follow those of `images`.
     """
 
     attack: Attack
@@ -40,7 +42,13 @@ class CraftJob:
 
 @dataclass(frozen=True, kw_only=True)
 class CallResult:
-    """What every call returns: its seconds, the seconds of loading each model in it, and a note for the user if any."""
+    """The result of a call.
+
+    Attributes:
+        seconds: The time of the call on its worker.
+        loads: The seconds of each load of a model in the call, by model.
+        note: A note for the user about a repair; None without a repair.
+    """
 
     seconds: float = 0.0
     loads: Mapping[str, float] = field(default_factory=dict)
@@ -51,7 +59,7 @@ class CallResult:
 class CraftResult(CallResult):
     """The distances between the clean and the adversarial images of a unit.
 
-    `remark` is what another library did that a user must know; a `note` is about a repair.
+    `remark`: a line about another library's attack that the user must know; None without one.
     """
 
     distances: PixelDistances
@@ -64,8 +72,9 @@ class PredictJob:
 
     Attributes:
         batch: Images in one pass.
-        images: The ids of the images; without any, only the records of the models are wanted.
-        search: The search for the minimal RMSD along rays; None where finished images are shown.
+        targets: The names of the targets.
+        images: The ids of the images. Without images, the models are only loaded and described.
+        search: The search for the minimal RMSD along rays; None if finished images are shown.
         probabilities: Whether the results hold the probabilities of all labels.
     """
 
@@ -81,8 +90,9 @@ class TargetResult:
     """One target's predictions.
 
     Attributes:
+        answers: Its predictions.
         model: The description of the model: digest, parameters, input.
-        probabilities: float32 (N, labels), the probabilities of all labels, where the job asks for them.
+        probabilities: The probabilities of all labels, float32 (N, labels); None unless the job asks for them.
     """
 
     answers: TargetAnswers
@@ -99,7 +109,7 @@ class PredictResult(CallResult):
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """A question about the geometry of models, and the id of its unit."""
+    """A unit of a probe: its id, and its question about the geometry of models."""
 
     unit: str
     question: ProbeTask
@@ -107,6 +117,6 @@ class ProbeJob:
 
 @dataclass(frozen=True)
 class ProbeResult(CallResult):
-    """The rows of a probe's unit."""
+    """The rows of one unit of a probe."""
 
     rows: pa.Table

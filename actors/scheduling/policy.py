@@ -10,26 +10,29 @@ from typing import NamedTuple
 from actors.resources.placement import ModelCapacity, Role
 
 QUEUE = 2
-"""Longest queue of an actor, the running call included, so that the next call starts without delay."""
+"""Most calls of an actor, the running call included. A second call waits so that it can start without delay."""
 
 _WAITING_PER_HOLDER = 4
-"""Batches that may wait for each actor that holds their target, before another actor loads it too."""
+"""If more batches than this wait for each actor that holds their target, another actor loads the target too."""
 
 _HOLDER_EXCESS = 1.2
-"""A target may be held by this many times its share of the actors, which then also work off the waiting batches."""
+"""A target may be held by this many times its share of the actors, so that they also catch up with waiting batches."""
 
 _WAVE = 4
-"""Once a target has its share of actors, another loads it only if the waiting batches would take this many times the
-time of loading it and executing one task."""
+"""Once a target has its share of actors, another actor loads it only if the waiting batches would take this many times
+as long as loading the target and executing one task."""
 
 
 class Group(NamedTuple):
     """Waiting tasks of one method for the same models.
 
     Attributes:
-        urgent: Whether the tasks hold memory until they are done: batches that wait for their targets.
+        key: The key of the tasks.
+        role: The role of the actors that can execute them.
+        models: The models that they need.
+        urgent: Whether the tasks hold memory until they are done, as batches that wait for their targets do.
         count: Number of tasks.
-        cost: Of all tasks together, in seconds if known.
+        cost: Cost of all tasks together, in seconds if known.
         coming: Cost of announced tasks, which will be added later.
     """
 
@@ -43,7 +46,15 @@ class Group(NamedTuple):
 
 
 class SlotView(NamedTuple):
-    """An actor as the policy sees it; `holds`: its models, the least recently used first; `queued`: its calls."""
+    """An actor as the policy sees it.
+
+    Attributes:
+        id: Its number.
+        role: Its role.
+        holds: The models that it holds, the least recently used first.
+        queued: Number of its calls, the running call included.
+        capacity: How many models it may hold.
+    """
 
     id: int
     role: Role
@@ -53,7 +64,7 @@ class SlotView(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Gives the next task of `group` to `slot`, which first drops the models `drop`."""
+    """Assigns the next task of `group` to `slot`, which first drops the models `drop`."""
 
     group: Hashable
     slot: int
@@ -68,16 +79,17 @@ def assign(
     actor_counts: Mapping[Role, int] | None = None,
     loads: Mapping[str, float] | None = None,
 ) -> list[Assignment]:
-    """The calls to start now on `slots`, the actors whose queues are not full.
+    """Choose the calls to start now on `slots`, the actors whose queues are not full.
 
-    Actors with the shortest queue choose first. An actor serves waiting batches before it crafts new ones: batches of
-    targets that it holds, then those of targets with too many waiting batches. Otherwise it continues with the models
-    that it holds, on the group with the most work per holder. Only an actor without work for its models loads others,
-    and only if it would load them and finish a task before the present holders are done. A second call is queued only
-    while there is more work than actors: at the end, an idle actor is worth more than a full queue.
+    Actors with the shortest queue choose first. An actor predicts waiting batches before it crafts: first batches for
+    targets that it holds, then batches for targets with too many waiting batches. Otherwise it continues with the
+    models that it holds, on the group with the most work per holder. Only an actor without work for its models loads
+    others, and only if it would load them and finish a task before the present holders are done. A second call is
+    queued only while there is more work than actors. At the end of the work, a queued call would only delay: an idle
+    actor could start it at once.
 
-    `holders`: how many actors hold the models of each group; `actor_counts`: how many actors each role has; both
-    include actors outside `slots`, and default to counts of `slots`. `loads`: seconds to load a model, 0 if unknown.
+    `holders`: number of actors that hold the models of each group. `actor_counts`: number of actors of each role. Both
+    include actors outside `slots`, and default to counts of `slots`. `loads`: seconds to load a model; 0 if unknown.
     """
     chosen: list[Assignment] = []
     by_role: dict[Role, list[Group]] = {}
@@ -98,25 +110,31 @@ def assign(
 
 @dataclass(frozen=True)
 class _Outlook:
-    """Holders of each group's models, seconds to load each model, and actors per second of work."""
+    """What `assign` expects.
+
+    Attributes:
+        holders: Number of actors that hold the models of each group.
+        loads: Seconds to load each model.
+        slots: Number of actors per second of work that is waiting or announced.
+    """
 
     holders: dict[Hashable, int]
     loads: Mapping[str, float]
     slots: float
 
     def need(self, group: Group, joining: int = 0) -> float:
-        """Seconds until the work of a group, and one task more, is done, if `joining` more actors hold its models."""
+        """Seconds until the work of a group and one more task are done, if `joining` more actors hold its models."""
         return (group.cost + group.cost / group.count) / max(1, self.holders[group.key] + joining)
 
     def worth(self, group: Group, slot: SlotView) -> bool:
-        """Whether an actor that loads the group's models would finish a task before the work is done without it."""
+        """Whether an actor that loads the group's models would finish a task before the other actors finish all."""
         holders = self.holders[group.key]
         loading = sum(self.loads.get(name, 0.0) for name in group.models if name not in slot.holds)
         if not holders or not loading:
             return True
         patience = loading + group.cost / group.count
         if group.urgent and holders >= _HOLDER_EXCESS * self.slots * (group.cost + group.coming):
-            # The target has its share of the actors, which will catch up unless very much waits.
+            # The target has its share of the actors. They will catch up unless very many batches wait.
             return group.cost / holders > _WAVE * patience
         return (group.cost + group.coming) / holders > patience
 
@@ -181,7 +199,7 @@ def _pick(slot: SlotView, groups: Sequence[Group], outlook: _Outlook) -> Group |
 
 
 def _hold(slot: SlotView, models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The models to drop so that `models` fit, and the models that the slot holds then."""
+    """The models to drop so that `models` fit, and the models that the slot holds afterwards."""
     others = [name for name in slot.holds if name not in models]
     kept = list(others)
     while kept and slot.capacity.size_of((*kept, *models)) > slot.capacity.limit:

@@ -1,7 +1,7 @@
-"""The scheduling loop: takes tasks, gives them to actors as the policy decides, returns results and failures.
+"""The scheduling loop: takes tasks, gives them to actors as the policy decides, and returns results and failures.
 
-The scheduler itself replaces dead actors and repeats their calls; Ray restarts and retries nothing. It never reads a
-late answer of a dead actor, because it forgets the call's reference with the actor.
+The scheduler itself replaces dead actors and repeats their calls; Ray restarts no actor and retries no call. It never
+reads a late answer of a dead actor, because it forgets the references of the actor's calls together with the actor.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from study.events.repairs import repaired
 from study.reproducibility.float_environment import Arithmetic
 
 _LOOK_SECONDS = 1.0
-"""Time between two looks for calls that take too long: their limits are longer, and a look is at all actors."""
+"""Time between two checks for calls that take too long. A check looks at all actors, and the limits are longer."""
 
 _MACHINE_LOSSES = 10
-"""A task may be lost with its machine `attempts` times this number: a task that crashes machines must end too."""
+"""A task may be lost with its machine this many times `attempts`: a task that crashes machines must end too."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,16 @@ class Scheduler:
         say: Callable[[str], None] = lambda line: None,
         growth: Growth | None = None,
     ) -> None:
-        """`elastic`: the number of workers follows the machines that join and leave. `say` prints for the user.
+        """`elastic`: whether the number of workers changes as machines join and leave. `say` prints for the user.
 
-        `growth` asks the autoscaler of the cluster for more machines, as long as tasks wait.
+        `growth` asks the autoscaler of the cluster for more machines while tasks wait; None without an autoscaler.
         """
         self._backend = backend
         self.capacity = pool.capacity
-        """The models that every worker may hold; one on a larger GPU holds more."""
+        """How many models every worker may hold. A worker on a larger GPU may hold more."""
         self.device = pool.resources.device
         self.device_share = pool.resources.gpus or pool.resources.cpus
-        """GPUs, or else cores, that one worker occupies."""
+        """The number of GPUs, or on processors the number of cores, that one worker occupies."""
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog()
@@ -98,7 +98,7 @@ class Scheduler:
         self._blame = Blame(limits.attempts)
         self._retries: list[Task] = []
         self._as_of = -1
-        """The version of the actors that the next five are about."""
+        """The version of the actors for which the next five attributes were computed."""
         self._workers = 0
         self._up: list[ActorSlot] = []
         self._up_counts: Counter[Role] = Counter()
@@ -124,7 +124,7 @@ class Scheduler:
         return self._actors.arithmetics
 
     def on_arithmetic(self, met: Callable[[Arithmetic], None]) -> None:
-        """Call `met` for every worker that comes up from now on with an arithmetic that no other has."""
+        """From now on, call `met` for every worker that comes up with an arithmetic that no earlier worker had."""
         self._actors.met = met
 
     @property
@@ -134,7 +134,10 @@ class Scheduler:
         return self._workers
 
     def start(self, check: Callable[[], None]) -> None:
-        """Start all actors; call `check`, which may raise, while waiting. StudyError where they are not up in time."""
+        """Start all actors and wait until they are up. Raises StudyError if they are not up in time.
+
+        `check` is called during the wait, and may raise.
+        """
         self._actors.start(check)
 
     def stop(self) -> None:
@@ -142,7 +145,7 @@ class Scheduler:
         self._actors.stop()
 
     def state(self, waiting_bytes: int) -> State:
-        """The state for displays; `waiting_bytes`: pixels of batches that wait for targets."""
+        """The state for displays. `waiting_bytes`: bytes of adversarial images that wait for targets."""
         now, groups = self._clock(), self._backlog.groups(crafts=True)
         return State(
             slots=[slot.state(now) for slot in self._actors],
@@ -156,25 +159,28 @@ class Scheduler:
         )
 
     def add(self, task: Task, *, first: bool = False) -> None:
-        """Add a task; `first` where other work waits for it."""
+        """Add a task. `first`: whether other work waits for it."""
         self._backlog.add(task, first=first)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """Add `count` tasks for the same models; each is created when an actor gets it."""
+        """Add `count` tasks for the same models. Each task is created when an actor gets it."""
         self._backlog.add_stream(tasks, count, first=first)
 
     def expect(self, key: Key, cost: float) -> None:
-        """Announce tasks that follow once others are done, so that the policy reserves actors for them."""
+        """Announce tasks that will follow once other tasks are done, so that the policy reserves actors for them."""
         self._backlog.expect(key, cost)
 
     @property
     def idle(self) -> bool:
-        """Whether no task waits, and none runs whose result is still needed."""
+        """Whether no task waits, and no task runs whose result is still needed."""
         left = self._backlog or any(not task.ended for task in self._retries)
         return not left and all(task.ended for slot in self._actors for task, _ in slot.calls.values())
 
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
-        """Give out tasks, except new crafts if `crafts` is false; return what has ended within `seconds` at most."""
+        """Give tasks to actors, wait at most `seconds`, and return the tasks that have ended.
+
+        `crafts`: whether new crafts may start.
+        """
         self._give_out(crafts)
         self._refresh()
         events: list[Done | Failed] = []
@@ -212,7 +218,7 @@ class Scheduler:
         self._give_out_again(crafts, elsewhere=False)
 
     def _give_out_again(self, crafts: bool, *, elsewhere: bool) -> None:
-        """Give out failed tasks: `elsewhere` on another lineage, or else, where there is none, on an idle actor."""
+        """Give failed tasks to actors again. `elsewhere`: see `retry_slot`."""
         waiting, self._retries = [task for task in self._retries if not task.ended], []
         for task in waiting:
             up = [slot for slot in self._actors if slot.up and slot.role == task.key[0]]
@@ -224,7 +230,7 @@ class Scheduler:
                 self._call(slot, task, policy.drops(self._view(slot), task.models))
 
     def _suspect(self, slot: ActorSlot) -> bool:
-        """Whether an actor gets no new work for now. A replacement that is alone does get work."""
+        """Whether an actor gets no new work for now. A replacement does get work if no other actor can do it."""
         if slot.device is not None and self._blame.suspect(slot.device):
             return True
         return self._blame.suspect(slot.lineage.number) and not (slot.lineage.strikes and self._alone(slot))
@@ -236,7 +242,7 @@ class Scheduler:
         )
 
     def _refresh(self) -> None:
-        """Look at all actors again if one has started, ended, come up, or holds other models."""
+        """Look at all actors again if any of them has started, ended, come up, or changed its models."""
         if self._as_of == self._actors.version:
             return
         self._as_of = self._actors.version
@@ -322,7 +328,7 @@ class Scheduler:
         return []
 
     def _judge(self, lineages: Iterable[int]) -> None:
-        """Replace actors that fail tasks that others execute, and give out their other calls again."""
+        """Replace actors that fail tasks which other actors execute, and give out their remaining calls again."""
         for number in list(lineages):
             slot = self._actors.of_lineage(number)
             if slot is None or (slot.lineage.strikes and self._alone(slot)):
@@ -372,7 +378,7 @@ class Scheduler:
         return []
 
     def _device_lost(self, slot: ActorSlot, ref: Ref, error: DeviceLost) -> list[Done | Failed]:
-        """End an actor whose device failed, and give out its calls again: that is no failure of a task."""
+        """End an actor whose device failed, and give out its calls again. The task's attempts are not used up."""
         task, _ = self._end_call(slot, ref)
         self.failed_calls += 1
         waiting = [other for other, _ in slot.calls.values()]
@@ -395,21 +401,21 @@ class Scheduler:
         return []
 
     def _only(self, device: Device) -> bool:
-        """Whether no other device works, so far as is known, so that none can tell its failures from a task's."""
+        """Whether no other device is known to work. Then no other device can show what is to blame."""
         others = {one.device for one in self._actors if one.up and one.role == WORKER} - {device}
         if not self._any_done:
-            # Nothing was ever executed: where all devices fail, it is not the tasks.
+            # No call has ever succeeded: if all devices fail, the tasks are not to blame.
             others = {one for one in others if one is None or not self._blame.suspect(one)}
         return not others
 
     def _judge_devices(self) -> None:
-        """Stop using devices that fail tasks which others execute."""
+        """Stop using devices that fail tasks which other devices execute."""
         for device in self._blame.suspected_devices():
             if self._blame.broken(device, alone=self._only(device)):
                 self._condemn(device, None)
 
     def _condemn(self, device: Device, error: DeviceLost | None) -> None:
-        """Never use a device again in this launch; give out the calls of its actors again."""
+        """Never use a device again in this launch, and give the calls of its actors to other actors."""
         self._blame.condemned(device)
         for gone in self._actors.quarantine(device, error):
             self._blame.forget(gone.lineage.number)
@@ -425,14 +431,14 @@ class Scheduler:
         return events
 
     def _repeat_stragglers(self) -> None:
-        """Repeat, on idle actors, the calls that take far too long; the first answer counts."""
+        """Repeat calls that take far too long on idle actors. The first answer counts."""
         workers = [slot for slot in self._actors if slot.up and slot.role == WORKER]
         idle = [slot for slot in workers if not slot.calls and not self._suspect(slot)]
         for slot in sorted((slot for slot in workers if slot.calls), key=lambda one: one.since):
             first, _ = next(iter(slot.calls.values()))
             if not self._durations.is_late(first, self._clock() - slot.since, self._limits.straggler_seconds):
                 continue
-            # The calls queued behind a late one are late too.
+            # The calls queued behind a late call are late too.
             for task in [task for task, _ in slot.calls.values() if not task.ended and task.copies == 1]:
                 if idle:
                     other = idle.pop(0)

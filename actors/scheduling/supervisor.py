@@ -1,4 +1,4 @@
-"""Starts the actors of a study, replaces those that die or fail, and follows the machines that join and leave."""
+"""Starts the actors of a study, replaces actors that die or fail, and follows machines that join and leave."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ActorSupervisor:
         self._has_room = True
         self._machines_lost = False
         self._set_aside_for: dict[Device, str] = {}
-        """The devices that are not used any more, and why."""
+        """The devices that are not used any more, each with the reason."""
         self._last_failures: dict[Device, str] = {}
         self._shortage = MemoryShortage(limits.memory_seconds)
         self._delayed: list[tuple[float, Role, Lineage]] = []
@@ -85,14 +85,13 @@ class ActorSupervisor:
         return slot.id in self._slots
 
     def of_lineage(self, number: int) -> ActorSlot | None:
-        """The present actor of a lineage; None while it waits for memory, or where it was given up."""
+        """The present actor of a lineage; None while the lineage waits for memory, or if it was given up."""
         return next((slot for slot in self if slot.lineage.number == number), None)
 
     def start(self, check: Callable[[], None]) -> None:
-        """Start all actors and wait until they are up; call `check`, which may raise, every second.
+        """Start all actors and wait until they are up. `check` is called every second, and may raise.
 
-        Returns without workers that take longer than `start_seconds`, if at least one worker and all services are up;
-        StudyError otherwise.
+        After `start_seconds`, returns if at least one worker and all services are up, and raises StudyError otherwise.
         """
         for role in self._pool.roles:
             self._new(role)
@@ -113,11 +112,11 @@ class ActorSupervisor:
                     self.greet(refs[ref])
                     refs[ref].proven = refs[ref].up
             self._start_delayed()
-            # The machine of an actor that waits may have left: without it the actor never comes up.
+            # An actor that waits for a machine never comes up if that machine has left.
             self._resize()
 
     def greet(self, slot: ActorSlot) -> None:
-        """Read an actor's first answer: it is up from now on, or another starts in its place."""
+        """Read an actor's first answer. Either the actor is up from now on, or another actor replaces it."""
         try:
             answer = self._backend.value(slot.hello)
         except ActorLost as error:
@@ -139,9 +138,9 @@ class ActorSupervisor:
             self.version += 1
 
     def replace(self, slot: ActorSlot, error: ActorLost) -> None:
-        """Start a new actor in the place of a dead one.
+        """Replace a dead actor.
 
-        Raises StudyError where several actors in a row die before they answer, or memory stays short.
+        Raises StudyError if several actors in a row die before they answer, or if memory stays short.
         """
         self._remove(slot)
         self._machines_lost = self._machines_lost or isinstance(error, MachineLost)
@@ -166,7 +165,7 @@ class ActorSupervisor:
         self._new(slot.role, slot.lineage)
 
     def restart(self, slot: ActorSlot, error: DeviceLost) -> None:
-        """End an actor whose device failed under it, and start another: a new process may be able to use the device."""
+        """Replace an actor whose device failed: a new process may be able to use the device."""
         self._last_failures[error.device] = error.what
         slot.lineage.device = error.device
         self._remove(slot)
@@ -175,11 +174,10 @@ class ActorSupervisor:
         self._new(slot.role, slot.lineage)
 
     def quarantine(self, device: Device, error: DeviceLost | None) -> list[ActorSlot]:
-        """Never use a device again in this launch. `error` is its last one, if it comes from one of its present actors.
+        """Never use a device again in this launch. Returns the slots that no longer exist.
 
-        Returns the slots that no longer exist.
-
-        Raises StudyError where no other device is left, and no machine was lost that may come back.
+        `error`: the failure that led to this; None if it did not come from a present actor. Raises StudyError if no
+        other device is left and no lost machine may come back.
         """
         cause = self._last_failures[device] if error is None else error.what
         gone = [slot for slot in self if slot.device == device]
@@ -187,7 +185,7 @@ class ActorSupervisor:
         return gone
 
     def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
-        """Replace an actor that fails calls that others execute; if its replacement fails too, set the device aside.
+        """Replace an actor that fails calls which other actors execute. If it is a replacement, set its device aside.
 
         Returns the slots that no longer exist.
         """
@@ -204,9 +202,10 @@ class ActorSupervisor:
         return self._set_aside(slot, f"{why}, and so does a new actor", cause)
 
     def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
-        """Try another actor; if that fails too, set the device aside, once other workers are up.
+        """Handle an actor that could not be started: start another one, or set its device aside.
 
-        Raises StudyError where several in a row fail, and no worker is up or may still come up.
+        The device is set aside if a second actor fails there and other workers are up. Raises StudyError if several
+        actors in a row could not be started and no worker is up or may still come up.
         """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device
@@ -218,7 +217,7 @@ class ActorSupervisor:
         where = str(error.device) if error.device else None
         others = self._others(slot)
         if not others:
-            # What this machine lacks, those that start for the first time may have.
+            # Actors that start for the first time on other machines may still come up.
             coming = any(one.role == slot.role == WORKER and not one.up and not one.lineage.starts for one in self)
             if self._unproven_deaths > self._limits.attempts and not coming:
                 raise StudyError(
@@ -230,7 +229,7 @@ class ActorSupervisor:
         elif slot.lineage.starts > 1:
             why = f"no worker can be started on {where or 'a machine'} ({error})"
             if any(other.device == slot.device for other in others):
-                # Others are up on it, so it lacks room for one more.
+                # Other workers are up on the device, so the device lacks room for one more.
                 self._remove(slot)
                 self._give_up(why, WORKER)
             else:
@@ -242,7 +241,7 @@ class ActorSupervisor:
         self._new(slot.role, slot.lineage)
 
     def _check_memory(self, slot: ActorSlot, gpu_memory: float | None) -> None:
-        """Say that a GPU, or part of one (MIG), is too small for the largest call: its passes are halved there."""
+        """Warn if a GPU, or a MIG part of a GPU, is too small for the largest call. Passes are halved there."""
         lack = placement.lacking(self._pool, gpu_memory)
         if lack is not None and slot.device not in self._small:
             self._small.add(slot.device)
@@ -253,7 +252,7 @@ class ActorSupervisor:
         return [other for other in self if other is not slot and other.up and other.role == slot.role == WORKER]
 
     def _set_aside(self, slot: ActorSlot, why: str, cause: str) -> list[ActorSlot]:
-        """Stop using the device of an actor; if others have succeeded on it, end that actor only.
+        """Stop using the device of an actor. If calls of other actors have succeeded on it, end only the actor.
 
         Returns the slots that no longer exist.
         """
@@ -268,7 +267,7 @@ class ActorSupervisor:
         return gone
 
     def _stop_using(self, device: Device, gone: Sequence[ActorSlot], cause: str, why: str) -> None:
-        """Never use `device` again in this launch. `gone` are the slots on it; others start where there is room."""
+        """Never use `device` again in this launch. `gone`: the slots on it. Workers start elsewhere, given room."""
         self._set_aside_for[device] = cause
         self._backend.set_aside(device, [one.actor for one in gone])
         for one in gone:
@@ -278,24 +277,24 @@ class ActorSupervisor:
         self._check_any_left()
 
     def _park(self, slot: ActorSlot, device: Device) -> None:
-        """Keep a new actor away from work: it was started on a device that is set aside, and now reserves it."""
+        """Give a new actor no work, because it was started on a device that is set aside. It keeps that reserved."""
         self._backend.set_aside(device, [slot.actor])
         self._forget(slot)
         self._fill(1)
         self._check_any_left()
 
     def _fill(self, most: int) -> None:
-        """Start up to `most` workers, as far as the machines have room."""
+        """Start up to `most` workers, as long as the machines have room."""
         fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
         for _ in range(min(most, fitting - self._count(WORKER))):
             self._new(WORKER)
 
     def _check_any_left(self) -> None:
-        """Raise StudyError where no worker is left, and no machine was lost that may come back."""
+        """Raise StudyError if no worker is left and no lost machine may come back."""
         if self._count(WORKER) or self._machines_lost:
             return
         raise StudyError(
-            "no device is left to work on: each one fails calls, or no worker can be started on it",
+            "no usable device is left: on each device, calls failed or no worker could be started",
             where="; ".join(self._reasons()),
             todo="check the devices (for a GPU: nvidia-smi, and the kernel's log for Xid messages) and the code that "
             "runs on them, then launch again: published results are kept",
@@ -315,13 +314,13 @@ class ActorSupervisor:
         return sum(one.role == role for one in self) + len(self._delayed)
 
     def _remaining(self, role: Role) -> str:
-        # A worker that starts where one has just failed is given no work there.
+        # A worker that starts on a device that is set aside gets no work.
         lost = sum(not one.up and one.lineage.device in self._set_aside_for for one in self)
         workers = self._count(role) - lost
         return f"{workers} worker{'s' * (workers != 1)} from now on"
 
     def _wait_for_memory(self, slot: ActorSlot, error: MemoryLost) -> None:
-        """Start another actor after a pause, in the place of one that was killed because memory ran out."""
+        """Replace an actor that was killed because memory ran out, after a pause."""
         now = self._clock()
         if self._shortage.began(now, error):
             self._say(f"{error}; another actor starts once memory is free, within {self._limits.memory_seconds:g} s")
@@ -353,7 +352,7 @@ class ActorSupervisor:
         slot.lineage.strikes = 0
 
     def follow_machines(self) -> None:
-        """Use machines that have joined. Raises StudyError where all workers are gone, and none comes back."""
+        """Use machines that have joined. Raises StudyError if all workers are gone and none comes back in time."""
         self._start_delayed()
         self._resize()
         if any(slot.role == WORKER and slot.up for slot in self):
@@ -366,7 +365,7 @@ class ActorSupervisor:
             raise self._shortage.error()
         if self._shortage.deadline is not None:
             return
-        # Starting workers may take long; without a machine for them, waiting does not help.
+        # Workers may take long to start, so wait for them; without a machine for them, wait for a shorter time.
         machines = self._backend.machines()
         has_room = placement.fitting_workers(machines, self._pool.resources) > 0
         if has_room != self._has_room:
@@ -384,8 +383,8 @@ class ActorSupervisor:
             error.what = f"all workers are gone: {error.what}"
             error.where = "; ".join(self._reasons()) or None
             error.todo = (
-                "launch again where there is a machine for them, or raise run.lost_seconds to wait longer for one; "
-                "published results are kept"
+                "launch again once there is a machine for the workers, or raise run.lost_seconds to wait longer for "
+                "one; published results are kept"
             )
             error.status = 1
             raise error
@@ -398,7 +397,7 @@ class ActorSupervisor:
         self._delayed.clear()
 
     def _resize(self) -> None:
-        """Start workers on new machines; stop waiting for workers that the machines have no room for any more."""
+        """Start workers on new machines. Stop waiting for workers that the machines no longer have room for."""
         now = self._clock()
         if not self._elastic or now - self._resized < _RESIZE_SECONDS:
             return

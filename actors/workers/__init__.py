@@ -1,1 +1,1 @@
-"""The workers inside actors, their configuration, and the Ray actors around them."""
+"""The workers inside actors, their configuration, and the Ray actors that wrap them."""

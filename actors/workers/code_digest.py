@@ -1,4 +1,4 @@
-"""The digest of the code that a process runs: every worker proves to the driver that both run the same code."""
+"""The digest of the code that a process runs. With it, the driver checks that every worker runs the same code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def digest_of(folder: Path) -> str:
     digest = hashlib.sha256()
     for package in ("actors", "study"):
         for path in sorted((folder / package).rglob("*.py")):
-            # No worker runs the command line, which only a wheel has within a package.
+            # Skip the command line: no worker runs it, and only a wheel has it inside a package.
             if path.is_relative_to(folder / "study" / TOP_LEVEL):
                 continue
             content = path.read_bytes()
@@ -54,17 +54,17 @@ def digest_of(folder: Path) -> str:
 
 
 def greeting(answer: Any) -> dict[str, Any]:
-    """An actor's return value of `hello`: its pickled `answer`, and its code.
+    """The return value of an actor's `hello`: its pickled `answer`, and its code.
 
-    A dictionary of text and bytes only, so that a driver with other code can read it.
+    It is a dictionary of text and bytes only, so that a driver with other code can read it.
     """
     return {"answer": pickle.dumps(answer, protocol=5), **asdict(running())}
 
 
 def answer_of(greeting: object) -> Any:
-    """The answer in a greeting. Raises StudyError where the actor runs other code than this process."""
+    """The answer in a greeting. Raises StudyError if the actor runs other code than this process."""
     if not isinstance(greeting, dict) or not {"answer", "machine", "folder", "digest"} <= greeting.keys():
-        raise _other_code("a worker", "another version of this project, which does not tell its digest")
+        raise _other_code("a worker", "another version of this project, which does not report its digest")
     code = Code(greeting["machine"], greeting["folder"], greeting["digest"])
     if code.digest != running().digest:
         raise _other_code(f"a worker on {code.machine}", f"{code.folder} ({code.digest[:_SHOWN]}…)")

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The models of a call with the digests that they must have (None: not known yet), and the models to drop first."""
+    """The models of a call.
+
+    Attributes:
+        models: The digest that each model must have, by name; None for a digest that is not known yet.
+        drop: Models that the worker drops first.
+    """
 
     models: Mapping[str, str | None]
     drop: tuple[str, ...] = ()
@@ -31,7 +36,7 @@ class ModelRequest:
 class ModelCache:
     """Models by name on one device. Creating it fixes the numerics of the process.
 
-    Models that differ only by the transformation in front of them share one network.
+    Models that differ only in their transform share one network.
     """
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
@@ -47,7 +52,7 @@ class ModelCache:
         return loads
 
     def get(self, request: ModelRequest) -> list[Classifier]:
-        """The models of `request` in its order. Raises StudyError where one cannot be loaded or has another digest."""
+        """The models of `request` in its order. Raises StudyError if one cannot be loaded or has another digest."""
         self._drop(request.drop)
         for name, digest in request.models.items():
             if name not in self._held:
@@ -95,12 +100,12 @@ class ModelCache:
                 allow_code=self.config.allow_code,
             )
         except StudyError as error:
-            # Another machine may have the file that this one lacks.
+            # Name the machine: a file may be missing on this machine only.
             error.what += f" (on {socket.gethostname()})"
             raise
 
     def _compile(self, name: str) -> None:
-        """Compile a model that gradients are taken of, if the spec says so; predictions run without compilation."""
+        """Compile a source model, if the spec asks for it. Predictions run without compilation."""
         how = self.config.numerics.compile
         if how and not self.config.models[name].target_only and not self._held[name].compiled:
             self._held[name].compile_with(how)
@@ -115,9 +120,9 @@ class ModelCache:
 
 
 def check_digest(name: str, found: str, wanted: str | None, *, code: bool = False) -> None:
-    """Raise StudyError where a model's digest is not the one that the study began with (None: not known yet).
+    """Raise StudyError if a model's digest `found` differs from `wanted`, the digest recorded by earlier launches.
 
-    `code`: whether its network is defined in the user's own Python code.
+    `wanted`: None if not known yet. `code`: whether the network is defined in the user's own Python code.
     """
     if wanted is not None and found != wanted:
         parts = "the code (its file or the modules beside it), the weights" if code else "the weights"

@@ -30,9 +30,9 @@ from study.reproducibility import hardware
 
 
 def pack(value: Any) -> bytes:
-    """Pickle a message. Pixels are never in one: Ray's object store passes them to the actor.
+    """Pickle a message. It never contains pixels: Ray's object store passes them to the actor.
 
-    A recipe is pickled once for all the calls that have it: it takes as long as everything else in a message.
+    A recipe is pickled once for all its calls, because pickling it takes as long as all the rest of a message.
     """
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5)
@@ -42,7 +42,7 @@ def pack(value: Any) -> bytes:
 
 
 def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]:
-    """How a recipe is pickled: as bytes that are made once, and read once by each actor."""
+    """Pickle a recipe as bytes, which are made once, and unpickled once by each actor."""
     known = _PICKLED.get(id(attack))
     if known is None or known[0] is not attack:
         if len(_PICKLED) >= _MOST_RECIPES:
@@ -53,20 +53,20 @@ def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]
 
 @functools.lru_cache(maxsize=64)
 def _recipe(pickled: bytes) -> Attack:
-    """The recipe in these bytes. Equal bytes give one object, which keeps its components."""
+    """Unpickle a recipe. Equal bytes give the same object, so its components are made once."""
     attack: Attack = pickle.loads(pickled)
     return attack
 
 
 _MOST_RECIPES = 10_000
 _PICKLED: dict[int, tuple[Attack, bytes]] = {}
-"""The pickles of recipes, by the id of the object, which the entry keeps alive."""
+"""The pickle of each recipe, by the id of the object. The entry keeps the object alive, so the id stays valid."""
 
 _REDUCED: dict[type, Callable[[Any], Any]] = {**copyreg.dispatch_table, Attack: _recipe_of}
 
 
 def unpack(message: bytes) -> Any:
-    """Read a message, which comes from an actor that the driver started, or from that driver."""
+    """Unpickle a message. Messages pass only between the driver and actors that it has started."""
     return pickle.loads(message)
 
 
@@ -83,7 +83,7 @@ def pack_answer(value: Any) -> bytes:
 
 
 def unpack_answer(message: bytes) -> Any:
-    """The value of an actor's answer; its repairs are reported by this process."""
+    """The value of an actor's answer. This process then reports the repairs in the answer."""
     reply: WorkerReply = unpack(message)
     repairs.hear(reply.repairs)
     return reply.value
@@ -92,23 +92,24 @@ def unpack_answer(message: bytes) -> Any:
 class WorkerActor:
     """The actor of a worker. Raises StudyError, CallFailed and DeviceLost only.
 
-    An error in `__init__` is raised by `hello`: Ray would report it as the death of the actor. After a failure of its
-    device it executes no further call: every one would fail.
+    `hello` raises an error of `__init__`, because Ray would report an error there as the death of the actor. After a
+    failure of its device, the actor refuses every further call.
     """
 
     kind: ClassVar[type[Any]] = Worker
 
     def __init__(self, config: bytes, device: str, digest: str, node: Callable[[], str]) -> None:
-        """`config`: a packed WorkerConfig, which is not read if this code's digest is not `digest`.
+        """`config`: a packed WorkerConfig. `digest`: the digest of the driver's code.
 
-        `node` returns Ray's id of the machine that it is called on.
+        If this process runs other code, it does not read `config`, and `hello` tells the driver. `node` returns Ray's
+        id of the machine that it is called on.
         """
         self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
         self._worker: Any = None
         self._broken: CallFailed | StudyError | None = None
         self._lost: DeviceLost | None = None
         if device == "cpu":
-            # torch would take memory of every GPU that it sees.
+            # Otherwise torch would take memory on every GPU that it sees.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if code_digest.running().digest != digest:
             return
@@ -147,7 +148,7 @@ class WorkerActor:
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Turn every error but StudyError into CallFailed or DeviceLost: many cannot be pickled or unpickled."""
+        """Turn every error but StudyError into CallFailed or DeviceLost, because many errors cannot be pickled."""
         if self._lost is not None:
             raise self._lost
         try:

@@ -1,4 +1,4 @@
-"""The worker of a remote service: sends it finished images and returns the labels in its answers."""
+"""The worker of a remote service: sends finished images to the service and returns the labels in its answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ServiceWorker:
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
         """Send `uint8` images (V * N, C, H, W) to the service, except images that it has answered before.
 
-        Raises StudyError where the service still fails after as many attempts as the spec allows.
+        Raises StudyError if the service still fails after the number of attempts that the spec allows.
         """
         begun = time.perf_counter()
         (target,) = job.targets

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 _MOST_AT_ONCE = 2**28
-"""Bytes of images that are copied to a GPU at once, for all targets."""
+"""Most bytes of images that are copied to a GPU together, once for all targets."""
 
 
 class Worker:
@@ -54,9 +54,9 @@ class Worker:
         self._config = config
 
     def hello(self) -> Arithmetic:
-        """The arithmetic of this process; returns once torch is loaded, and the device has computed something.
+        """The arithmetic of this process. On a GPU, it computes a small convolution first.
 
-        Raises the error of a GPU that does not work, before it is given any work.
+        So a GPU that does not work raises its error before it gets any task.
         """
         if self._cache.device != "cpu":
             _use(self._cache.device)
@@ -67,9 +67,10 @@ class Worker:
     ) -> tuple[CraftResult, NDArray[Any]]:
         """Craft the adversarial images of a unit.
 
-        `pixels`: `uint8` (N + M, C, H, W), the N clean images and M others: the pool of admix, or, for precomputed
-        attacks, the N adversarial images. The second value holds V variants of N images, `uint8` (V * N, C, H, W), or,
-        for a search of the minimal RMSD, float32 (2, N, C, H, W): the clean images and the direction of each.
+        `pixels`: `uint8` (N + M, C, H, W): N clean images, followed by the M images of the pool of admix, or, for a
+        precomputed attack, by the N adversarial images. Returns the result, and V variants of the N images, `uint8`
+        (V * N, C, H, W). For a search for the minimal RMSD, the second value is float32 (2, N, C, H, W): the clean
+        images and the direction for each image.
         """
         begun = time.perf_counter()
         try:
@@ -129,7 +130,7 @@ class Worker:
     def _measured(
         self, distances: PixelDistances, clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]
     ) -> PixelDistances:
-        """The distances, with what says how visible the change is."""
+        """Add the measures of visibility (SSIM and CIEDE2000) to `distances`."""
         from study.visibility.measures import visibility
 
         seen = visibility(clean, adversarial, self._cache.device)
@@ -159,9 +160,12 @@ class Worker:
         return CraftResult(self._measured(distances, images.clean, made.pixels), remark=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
-        """The error, with file and line if it comes from a component in a user's file; or in words that explain it."""
+        """Explain an error if possible; otherwise return it unchanged.
+
+        An error of a component in a user's file becomes a StudyError with file and line.
+        """
         if fault(error) is not None:
-            # CUDA reports an error at whatever line runs when it arrives.
+            # CUDA reports errors late, at any line, so a line would mislead.
             return error
         known = numerics.not_deterministic(error)
         if known is not None:
@@ -169,7 +173,7 @@ class Worker:
         place = own_code.line_in(error, (own.path for _, own in self._config.code))
         if not place:
             return error
-        return StudyError(f"{type(error).__name__}: {first_line(error)}", where=place, todo="mend the file")
+        return StudyError(f"{type(error).__name__}: {first_line(error)}", where=place, todo="fix the file")
 
     def _install(self) -> None:
         """Load the components in the user's own files, before the first attack."""
@@ -201,9 +205,10 @@ class Worker:
         return ProbeResult(rows, seconds=time.perf_counter() - begun, loads=self._cache.loads())
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
-        """Show `uint8` images (V * N, C, H, W) to the targets, or search along float32 rays (2, N, C, H, W) for each.
+        """Show images to the targets: `uint8` (V * N, C, H, W), V variants of N images.
 
-        Predictions have the precision of targets, whatever that of gradients.
+        For a search for the minimal RMSD, `pixels` are the rays, float32 (2, N, C, H, W), and each target is searched
+        along them. Predictions use `numerics.target_precision`, whatever the precision of gradients.
         """
         begun = time.perf_counter()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
@@ -225,7 +230,7 @@ class Worker:
         return numerics.pass_size(job.batch, self._cache.device)
 
     def _smaller(self, size: int, job: PredictJob) -> int | None:
-        """The number of images in a pass, if it is smaller than planned."""
+        """`size`, the number of images in a pass, if it is smaller than planned; otherwise None."""
         return size if size < self._size(job) else None
 
     def _there(self, job: PredictJob, pixels: NDArray[Any]) -> Tensor | None:
@@ -242,7 +247,7 @@ class Worker:
     ) -> tuple[TargetResult, int]:
         """The predictions of one target, and the number of images in its passes.
 
-        `there` are the images on the device, if they are there.
+        `there`: the images on the device; None if they stay on the host.
         """
         from study.models.predict import predict
 
@@ -265,7 +270,7 @@ class Worker:
                 name=f"model '{target}'",
                 images=ids,
             )
-            # A search calls this often: what did not fit once is not tried again.
+            # A search calls this often. A pass that did not fit into memory once is not tried again.
             size = min(size, found.size)
             return found
 

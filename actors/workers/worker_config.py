@@ -33,11 +33,15 @@ class WorkerConfig:
     """The configuration of a worker, without its device. Can be pickled.
 
     Attributes:
-        channels: Of the images.
-        services: Access to the services, by model; an actor gets the access to its own service only.
+        models: The models of the study, by name.
+        labels: The label set.
+        channels: Number of channels of the images.
+        seed: The seed of the study.
+        numerics: The section `numerics:` of the spec.
+        services: Access to the services, by model. An actor gets only the access to its own service.
         allow_code: Whether networks defined in the user's own Python code may run.
-        code: Components of attacks in the user's own files, which the driver was allowed to run.
-        gpu_share: The part of a GPU that a worker has, 0..1.
+        code: Components of attacks in the user's own files, which the user has allowed to run.
+        gpu_share: The share of a GPU that a worker may use, 0..1.
     """
 
     models: Mapping[str, Model]

@@ -33,13 +33,12 @@ def bootstrap_rates(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image: a drawn image brings its rows
-    of all seeds that count together.
+    """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image.
 
-    Columns: the keys; `images`, `uint32`, distinct images that count; `success`, `low`, `high`, `float64` 0..1. The
-    interval ends are the `(1 ± confidence) / 2` quantiles of `draws` rates, linearly interpolated. Each draw is numpy's
-    `integers(0, n, n)` from `seed`, an index into the n image ids in string order; cells with equally many images share
-    their draws.
+    Images are drawn; each image brings all its rows that count, of all seeds. Columns: the keys; `images`, `uint32`,
+    distinct images that count; `success`, `low`, `high`, `float64` 0..1. The interval ends are the
+    `(1 ± confidence) / 2` quantiles of `draws` rates, linearly interpolated. Each draw is numpy's `integers(0, n, n)`
+    from `seed`, an index into the n image ids in string order. Cells with equal numbers of images share their draws.
     """
     check_keys(rows, by)
     cells = _by_image(rows, hits(rows, top=top, among=among), by)
@@ -59,7 +58,7 @@ def paired_differences(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """The success rate of the attack `first` minus that of `second`, on the images for which both have rows.
+    """The success rate of attack `first` minus the success rate of attack `second`, on images for which both have rows.
 
     Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1, with a bootstrap interval as in
     `bootstrap_rates`. Both attacks use the same drawn images, so that the interval is narrower than two separate ones.
@@ -105,11 +104,11 @@ def interval_of_mean(
 
 _Key = tuple[Any, ...]
 _Weighed = Mapping[_Key, NDArray[np.int64]]
-"""By cell: hits and rows of each image (images, 2), or of two attacks (images, 4)."""
+"""By cell: hits and rows of each image, (images, 2); for two attacks, hits and rows of both, (images, 4)."""
 
 
 def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_Key, pl.DataFrame]:
-    """By cell, its images in string order, with the number of rows that count and of those that succeed."""
+    """By cell: its images in string order, with `rows`, the rows that count, and `hits`, the rows that succeed."""
     counted = (
         rows.with_columns(hit.alias("hit"))
         .filter(pl.col("hit").is_not_null())
@@ -134,7 +133,7 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
     found: dict[_Key, tuple[float, float]] = {}
     for size, keys in sizes.items():
         columns = np.concatenate([weighed[key] for key in keys], axis=1).astype(np.float64)
-        # Every image has a row, so that no draw has a sum of rows of 0.
+        # Every image has a row, so the sum of rows of a draw is never 0.
         drawn = np.concatenate([_rates(times @ columns, len(keys)) for times in draw_counts(size, draws, seed)])
         ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         found.update({key: (low, high) for key, low, high in zip(keys, *ends.tolist(), strict=True)})

@@ -1,4 +1,4 @@
-"""Counts by cell over many millions of rows: first by craft, then joined with the columns that a craft decides."""
+"""Counts by cell over many millions of rows: first by craft, then joined with the columns that a craft determines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _CRAFT_COLUMNS = ("sources", "attack", "goal", "seed")
 """Columns that a craft determines, read from one unit per craft: strings and lists are slow to scan."""
 
 _STEPS = 2.0**48
-"""Integer steps per pixel value in which RMSDs are summed, as fine as float64: integer sums do not depend on the order
-of threads."""
+"""RMSDs are summed as integers, with this many integer steps per pixel value, as fine as float64. Unlike float sums,
+integer sums do not depend on the order of threads."""
 
 
 def sources_as_text(by: Sequence[str]) -> list[pl.Expr]:
@@ -23,7 +23,7 @@ def sources_as_text(by: Sequence[str]) -> list[pl.Expr]:
 
 
 def check_keys(rows: pl.LazyFrame, by: Sequence[str]) -> None:
-    """StudyError for a key that is no column."""
+    """Raise StudyError for a key that is not a column of the rows."""
     columns = rows.collect_schema().names()
     for key in by:
         if key not in columns:
@@ -38,9 +38,9 @@ def has_services(rows: pl.LazyFrame) -> bool:
 def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool) -> pl.DataFrame:
     """One row per cell of `by`, sorted: its keys, `images`, `answers` and `hits` (`uint32`), mean `rmsd`, `relation`.
 
-    They are over rows whose `hit` is not null, the answers: `images` counts each clean image once, also where a cell
-    has answers to several adversarial images of it. `rmsd` is null without answers; `relation` is null if a cell has
-    several. `every` asserts that no `hit` is null, which makes counting faster.
+    `answers` are the rows whose `hit` is not null; all columns are about them. `images` counts each clean image once,
+    even if a cell has answers to several adversarial images of it. `rmsd` is null without answers. `relation` is null
+    if a cell has several relations. `every` asserts that no `hit` is null, which makes counting faster.
     """
     check_keys(rows, by)
     whole = rows.with_columns(hit.alias("hit"))
@@ -73,7 +73,7 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
 
 
 def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) -> pl.DataFrame:
-    """The cells with the number of clean images that their answers are about."""
+    """Add the number of clean images that the answers of each cell are about."""
     run = "craft" in by or {"sources", "attack", "goal", "seed"} <= set(by)
     if run and {"steps", "target"} <= set(by) and {"budget", "level"} & set(by):
         # An attack run makes one image of each clean image at a point.
@@ -89,7 +89,7 @@ def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) ->
 
 
 def _one_relation() -> pl.Expr:
-    """The one of RELATIONS whose column is true; null if several are."""
+    """The relation whose column is true; null if several columns are true."""
     alone = pl.sum_horizontal(pl.col(RELATIONS).cast(pl.UInt8)) == 1
     kind = pl.coalesce(pl.when(kind).then(pl.lit(kind)) for kind in RELATIONS)
     return pl.when(alone).then(kind).alias("relation")

@@ -36,7 +36,7 @@ def per_class(
 def wrong_labels(
     rows: pl.LazyFrame, labels: LabelSet, *, most: int = 5, by: Sequence[str] = ("target",)
 ) -> pl.DataFrame:
-    """The `most` frequent wrong labels that targets give to adversarial images: Liu et al. 2017, table 32.
+    """The `most` (a number) most frequent wrong labels of adversarial images: Liu et al. 2017, table 32.
 
     Columns: the keys; `rank` (`uint32`, from 1; of equally frequent labels the lower comes first); `label` (`int32`),
     `name`; `answers` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of the cell
@@ -45,7 +45,7 @@ def wrong_labels(
     """
     check_keys(rows, by)
     if most < 1:
-        raise StudyError(f"{most} is no number of labels", accepted="1 or more")
+        raise StudyError(f"the number of labels cannot be {most}", accepted="1 or more")
     wrong = rows.filter(pl.col("top1").is_not_null(), pl.col("top1") != pl.col("label"))
     counted = wrong.group_by(*sources_as_text(by), "top1").agg(pl.len().alias("answers")).collect(engine="streaming")
     total, place = pl.col("answers").sum(), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32)

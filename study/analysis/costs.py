@@ -22,9 +22,10 @@ _SCHEMA: Mapping[str, pl.DataType] = {
 def at_cost(cells: pl.DataFrame, spec: Spec, experiment: str) -> pl.DataFrame:
     """The attacks of an experiment with `at-cost`, at each of its costs.
 
-    `cells` are from `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `cost`, gradients of
-    one image per source model; `steps` that this cost allows, and the `gradients` that they take; `success`, the mean
-    over black-box cells (0..1), and the number of `cells`. An attack has no row for a cost that allows no step.
+    `cells`: the result of `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `cost`,
+    gradients of one image per source model; `steps`, the most steps within this cost, and `gradients`, their cost;
+    `success`, the mean over black-box cells (0..1); `cells`, the number of these cells. An attack has no row for a cost
+    that is too small for one step.
     """
     one = spec.experiments[experiment]
     black = cells.filter(pl.col("relation") == "black", pl.col("images") > 0)

@@ -1,7 +1,7 @@
-"""The cells of an experiment, on which all its tables, figures and means are based.
+"""The cells of an experiment. All its tables, figures and means are based on them.
 
-Experiments share crafts: one may use three seeds of a craft and another one seed, or other targets. A number of an
-experiment therefore covers only its own attacks, sources, goals, seeds and targets.
+Experiments share crafts, but one experiment may use three seeds and another a single seed, or other targets. So a
+number of an experiment covers only its own attacks, sources, goals, seeds and targets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from study.errors import StudyError, names
 from study.spec.schema import Spec
 
 POINT = ("sources", "attack", "goal", "steps", "level", "target")
-"""The keys of a number in a table: those of a cell, except the seed."""
+"""The keys of a number in a table: the keys of a cell, without the seed."""
 
 Frame = TypeVar("Frame", pl.LazyFrame, pl.DataFrame)
 
@@ -53,12 +53,12 @@ def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = 
 def cells(
     rows: pl.LazyFrame, spec: Spec, *, top: int = 1, among: Among = "all", also: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Every cell of the rows, seed by seed: `also`, POINT and `seed`, then the columns of `success_rates`."""
+    """Every cell of the rows, seed by seed. Columns: `also`, POINT and `seed`, then those of `success_rates`."""
     return success_rates(with_level(rows, spec), top=top, by=(*also, *POINT, "seed"), among=among)
 
 
 def averaged(seeds: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
-    """The cells of `cells` averaged over seeds: one row per POINT, sorted.
+    """The result of `cells`, averaged over seeds: one row per POINT, sorted.
 
     Columns: the keys, `seeds`; `images` (`uint32`, clean images, once for all seeds); `success` (mean of the seeds'
     rates, 0..1; null without images), `low` and `high` (Wilson, each image counted once), `std` (sample standard

@@ -11,30 +11,33 @@ from study.errors import StudyError
 
 
 def normal_quantile(confidence: float) -> float:
-    """Half the width of a two-sided normal interval, in standard deviations. StudyError unless 0 < confidence < 1."""
+    """Half the width of a two-sided normal interval, in standard deviations.
+
+    Raises StudyError unless 0 < confidence < 1.
+    """
     if not 0 < confidence < 1:
-        raise StudyError(f"{confidence} is no confidence level", accepted="a number between 0 and 1, such as 0.95")
+        raise StudyError(f"a confidence level cannot be {confidence}", accepted="a number between 0 and 1, e.g. 0.95")
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def wilson(hits: pl.Expr, images: pl.Expr, confidence: float = 0.95) -> tuple[pl.Expr, pl.Expr]:
     """The ends, `float64` 0..1, of Wilson's score interval (1927) for `hits` of `images`; null without images.
 
-    It assumes independent images: count each image once, also if it has several seeds.
+    It assumes that images are independent: count each image once, even if it has rows of several seeds.
     """
     z = normal_quantile(confidence)
     hit, count = hits.cast(pl.Float64), images.cast(pl.Float64)
     centre = (hit + z * z / 2) / (count + z * z)
     half = z * (hit * (count - hit) / count + z * z / 4).sqrt() / (count + z * z)
     some = count > 0
-    # At 0 and 1 the two terms are equal in theory, but not after rounding.
+    # At rates of 0 and 1, centre and half (or 1 - half) are equal in theory, but not after rounding.
     low = pl.when(some).then(pl.when(hit == 0).then(0.0).otherwise(centre - half))
     high = pl.when(some).then(pl.when(hit == count).then(1.0).otherwise(centre + half))
     return low, high
 
 
 def interval_of_rate(hits: float, images: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of `hits`, possibly fractional, of `images`; NaN without images."""
+    """Wilson's score interval (1927), 0..1, for `hits` of `images`; NaN without images. `hits` may be fractional."""
     if images == 0:
         return math.nan, math.nan
     z = normal_quantile(confidence)
@@ -44,9 +47,10 @@ def interval_of_rate(hits: float, images: int, *, confidence: float = 0.95) -> t
 
 
 def with_rate(cells: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
-    """`cells` with the rate of `hits` of `answers` (without them, of `images`) in the column `name`; null without any.
+    """Add the rate `hits` / `answers` to `cells` as the column `name`; null if `answers` is 0.
 
-    Its interval `low` and `high` counts each clean image once: several answers about one image are not independent.
+    Without a column `answers`, the rate is `hits` / `images`. The interval, `low` and `high`, counts each clean image
+    once, because several answers about one image are not independent.
     """
     counted = [column for column in ("images", "answers") if column in cells.columns]
     rate = pl.when(pl.col(counted[-1]) > 0).then(pl.col("hits") / pl.col(counted[-1]))

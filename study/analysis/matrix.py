@@ -56,7 +56,7 @@ def transfer_matrix(
 def leave_one_out(
     rows: pl.LazyFrame, spec: Spec, experiment: str, *, top: int = 1, among: Among = "all", confidence: float = 0.95
 ) -> pl.DataFrame:
-    """Every ensemble against the one model that it leaves out: the diagonals of Liu et al. 2017, tables 3 and 4.
+    """Every ensemble against the only model that it leaves out: the diagonals of Liu et al. 2017, tables 3 and 4.
 
     Columns: `attack`, `goal`, `steps`, `level`, `target` (the model left out), `sources`, then `seeds`, `images` and
     the other columns of `experiments.averaged`, sorted by the keys. Empty for an experiment without such ensembles.
@@ -74,9 +74,10 @@ def leave_one_out(
 
 
 def left_out(spec: Spec, experiment: str) -> dict[str, str]:
-    """By ensemble (source models joined by `+`), the one model of all ensembles of the experiment that it leaves out.
+    """The model that each ensemble leaves out, by ensemble (source models joined by `+`).
 
-    Ensembles that leave out no model or several are not in it.
+    It considers the models of all ensembles of the experiment. Ensembles that leave out no model or several models are
+    not in the result.
     """
     sets = spec.source_sets(spec.experiments[experiment])
     models = set(itertools.chain(*sets))

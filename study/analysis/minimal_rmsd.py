@@ -17,12 +17,12 @@ def minimal_cdf(rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS) ->
     """The cumulative distribution of the minimal transferable RMSD: Liu et al. 2017, section 3.2.2 and figure 1.
 
     It covers attacks whose budget is `minimal`: their rows hold, for each target, the end of a linear search along the
-    perturbation. Columns: the keys; `rmsd`, `float64`, pixel values, every value that occurs, rising; `images`,
-    `uint32`, all clean images of the cell; `share`, `float64` 0..1, of all searches those that succeed at this RMSD or
-    less. A search that never succeeds keeps `share` below 1. A cell without success has no rows. Seeds count together
-    unless `by` has them: an image then has a search for each seed.
+    perturbation. Columns: the keys; `rmsd`, `float64`, pixel values, every value that occurs, in ascending order;
+    `images`, `uint32`, all clean images of the cell; `share`, `float64` 0..1, the share of searches that succeed at
+    this RMSD or less. If a search never succeeds, `share` stays below 1. A cell without success has no rows. Unless
+    `by` has the seed, searches of all seeds count together, and an image has one search for each seed.
 
-    Each target is searched for on its own; the paper also requires that the image fools the source.
+    The search for a target considers this target only; the paper also requires that the image fools the source.
     """
     searched, reached = _searched(rows, spec, by), pl.col("here").cum_sum()
     return (
@@ -40,8 +40,9 @@ def minimal_summary(
 ) -> pl.DataFrame:
     """The RMSD at which given shares of a cell's images succeed: Liu et al. 2017, figure 1, marks 50 % and 90 %.
 
-    Columns: the keys; `images`, `uint32`; `success`, `float64` 0..1, of the whole search; for each of `shares` a column
-    such as `rmsd_50`, `float64`, pixel values: the least RMSD at which the distribution reaches the share, or null.
+    Columns: the keys; `images`, `uint32`; `success`, `float64` 0..1, the share of searches that succeed at any RMSD;
+    for each of `shares` a column such as `rmsd_50`, `float64`, pixel values: the least RMSD at which this share of
+    searches succeeds, or null.
     """
     searched = _searched(rows, spec, by)
     whole = [pl.col("images").first(), pl.col("hit").mean().alias("success")]

@@ -20,9 +20,10 @@ def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame
     both misclassify; `same_wrong`, `uint32`, images to which both give the same wrong label; `agreement` = `agree` /
     `images` and `same_mistake` = `same_wrong` / `both_wrong`, `float64` 0..1, null for a denominator of 0.
 
-    `same_mistake` is that of Liu et al. 2017, tables 9, 26 and 27. In targeted rows the target label is a wrong label
-    too. Remote services have their own labels and are left out. A search of the minimal RMSD gives every target its own
-    image: its rows are compared only if the searches ended at the same budget. Raises StudyError for the key `target`.
+    `same_mistake` is defined as in Liu et al. 2017, tables 9, 26 and 27. In targeted rows the target label is a wrong
+    label too. Remote services have their own labels and are left out. A search for the minimal RMSD gives every target
+    its own image, so its rows are compared only if the searches ended at the same budget. Raises StudyError for the key
+    `target`.
     """
     check_keys(rows, by)
     if "target" in by:

@@ -21,8 +21,8 @@ Among = Literal["all", "clean-correct"]
 def succeeded(top: int = 1) -> pl.Expr:
     """Whether a row is a success, judged by the target's `top` most probable labels (1 to 5).
 
-    An untargeted image succeeds if the true label is not among them (Liu et al. 2017 report 1 - this as accuracy); a
-    targeted image succeeds if the target label is (their matching rate).
+    An untargeted image succeeds if the true label is not among these labels; Liu et al. 2017 report 1 minus this rate
+    as accuracy. A targeted image succeeds if the target label is among them; their matching rate is this rate.
 
     A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
     returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
@@ -45,10 +45,10 @@ def kept(top: int = 1) -> pl.Expr:
 
 
 def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bool = False) -> pl.Expr:
-    """`succeeded`, or `kept` with `accuracy`, for these rows; null for images that do not count.
+    """`succeeded` for these rows, or `kept` if `accuracy` is true; null for images that do not count.
 
-    All images of a service count, because success is relative to its clean answer. Rows without services are judged
-    without reading the columns of services.
+    `among`: the images that count. All images of a service count, because its success is relative to its answer for the
+    clean image. If no target is a service, the columns of services are not read.
     """
     if has_services(rows):
         outcome = kept(top) if accuracy else succeeded(top)
@@ -57,7 +57,7 @@ def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bo
     if among == "all":
         return outcome
     if among != "clean-correct":
-        raise StudyError(f"there is no choice of images '{among}'", accepted="all or clean-correct")
+        raise StudyError(f"`among` cannot be '{among}'", accepted="all or clean-correct")
     clean = pl.col("clean_top1")
     return pl.when(pl.col("top1").is_null() | (clean == pl.col("label"))).then(outcome)
 
@@ -72,16 +72,16 @@ def success_rates(
 ) -> pl.DataFrame:
     """Success rates: one row per cell of `by`, sorted by it.
 
-    Columns: the keys (`sources` joined by `+`); `images`, `uint32`: clean images behind the rate, each once; `answers`
-    and `hits`, `uint32`: answers to adversarial images that count, and that succeed; `success`, `low`, `high`,
-    `float64` 0..1: the share of answers that succeed, and its Wilson interval with each clean image counted once, null
-    without answers; `rmsd`, `float64`, the mean over answers, in pixel values 0..255; `relation` (`white`, `grey` or
-    `black`; null if a cell has several).
+    Columns: the keys (`sources` joined by `+`); `images`, `uint32`: clean images of the rate, each once; `answers`,
+    `uint32`: answers to adversarial images that count; `hits`, `uint32`: answers that succeed; `success`, `low`,
+    `high`, `float64` 0..1: the share of answers that succeed, and its Wilson interval with each clean image counted
+    once, null without answers; `rmsd`, `float64`, the mean over answers, in pixel values 0..255; `relation` (`white`,
+    `grey` or `black`; null if a cell has several).
 
-    Over all images this is the success rate of Wu et al. 2019 and 2020, and for targeted rows the matching rate of Liu
-    et al. 2017. If `by` lacks `seed`, `goal`, `steps` or `budget`, their answers are pooled, and `answers` is larger
-    than `images`: filter `rows` to one goal, budget and number of steps first. `over_seeds` averages seeds. A search of
-    the minimal RMSD ends at a different budget for each image: leave `budget` out of its keys.
+    For `among="all"`, this is the success rate of Wu et al. 2019 and 2020, and for targeted rows the matching rate of
+    Liu et al. 2017. If `by` lacks `seed`, `goal`, `steps` or `budget`, the answers of all their values are pooled, and
+    `answers` is larger than `images`. So filter `rows` to one goal, budget and number of steps first; `over_seeds`
+    averages seeds. A search for the minimal RMSD ends at a different budget for each image: leave `budget` out of `by`.
     """
     check_keys(rows, by)
     cells = counted(rows, hits(rows, top=top, among=among), by, every=among == "all")
@@ -170,7 +170,7 @@ def _given(label: str, top: int) -> pl.Expr:
 
 
 def _reached(top: int) -> pl.Expr:
-    # The target label is null if the goal is untargeted, and faster to read than the goal.
+    # The target label is null if the goal is untargeted. It is faster to read than the goal.
     targeted = pl.col("target_label").is_not_null()
     return pl.when(targeted).then(_given("target_label", top)).otherwise(~_given("label", top))
 

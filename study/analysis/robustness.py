@@ -1,4 +1,4 @@
-"""Destruction rates: the success of attacks that image transformations undo."""
+"""Destruction rates: the share of successful adversarial images that an image transformation makes harmless."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from study.analysis.rates import CELL, succeeded
 def destruction_rates(rows: pl.LazyFrame, plain: Mapping[str, str], *, by: Sequence[str] = CELL) -> pl.DataFrame:
     """Destruction rates of untargeted attacks: Kurakin et al. 2017 (arXiv:1607.02533), equation 1.
 
-    Of the images that the untransformed model classifies correctly when clean and wrongly when adversarial, the rate is
-    the share that it classifies correctly after the transformation. `plain` maps each transformed target to its
-    untransformed model. One row per cell of a transformed target: the keys, `images` (images that count) and
+    Count the images that the untransformed model classifies correctly when clean and wrongly when adversarial. The rate
+    is the share of them that it classifies correctly after the transformation. `plain` maps each transformed target to
+    its untransformed model. One row per cell of a transformed target: the keys, `images` (images that count) and
     `destruction` (0..1, null without images).
     """
     fooled = (

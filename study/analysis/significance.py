@@ -1,4 +1,4 @@
-"""Hypothesis tests over images: two attacks on the same images, or a rate against a number.
+"""Hypothesis tests over images: compare two attacks on the same images, or a rate with a number.
 
 Images are the independent samples. All p-values are two-sided.
 """
@@ -25,8 +25,8 @@ _AT_ONCE = 500
 def binomial(hits: float, images: int, share: float) -> float:
     """The exact binomial test that the true rate is `share` (0..1): twice the smaller tail, at most 1.
 
-    `hits` is fractional if images have several seeds. It is rounded towards the expected count, which makes the
-    p-value larger. Such hits vary less than binomial ones, so that the test is conservative.
+    `hits` may be fractional, if images have rows of several seeds. It is then rounded towards the expected count, which
+    makes the p-value larger. Fractional hits vary less than binomial hits, so the test is conservative.
     """
     if images == 0:
         return 1.0
@@ -45,7 +45,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
     """The sign-flip permutation test that the mean of `values` is `centre`.
 
-    It uses all 2^N flips of up to twelve images; otherwise the observed flip and 10,000 flips drawn from `seed`.
+    For up to twelve images it uses all 2^N flips; for more images, the observed signs and 10,000 flips drawn from
+    `seed`.
     """
     moved = values - centre
     seen = abs(float(moved.sum())) * (1 - 1e-12)
@@ -63,7 +64,7 @@ def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
 
 
 def paired_outcomes(values: Values, centre: float = 0.0) -> bool:
-    """Whether values are differences of two outcomes, of which McNemar's test asks whether their mean is 0."""
+    """Whether McNemar's test applies: `values` are differences of two 0/1 outcomes, and `centre` is 0."""
     return centre == 0 and bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
 
 
@@ -77,11 +78,12 @@ def difference(values: Values, centre: float = 0.0) -> float:
 def images_needed(
     gap: float, variance: float, level: float = 0.05, *, correction: float = 0.0, least: int = 1
 ) -> int | None:
-    """About how many images decide on which side of a bound a mean lies, at least `least`; None if it lies on it.
+    """Estimate how many images a test needs to decide on which side of a bound a mean lies; None if `gap` is 0 or NaN.
 
-    `gap` is the distance of the mean from the bound, `variance` that of one image around the bound; both are assumed to
-    stay. The normal approximation of a two-sided test at `level`, with a `correction` for the steps of an exact test: n
-    images with `gap * n - correction = z * sqrt(variance * n)`.
+    `gap`: the distance of the mean from the bound. `variance`: the variance of one image's value around the bound. Both
+    are assumed to stay the same with more images. `correction`: a correction for the steps of an exact test. `least`:
+    the smallest answer. The answer n solves `gap * n - correction = z * sqrt(variance * n)`, the normal approximation
+    of a two-sided test at `level`.
     """
     gap = abs(gap)
     if gap == 0 or math.isnan(gap) or math.isnan(variance):

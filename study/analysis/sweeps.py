@@ -1,4 +1,4 @@
-"""Success rates along a varying number, ready to plot; and the best attack within a number of gradients."""
+"""Success rates along a varying parameter, ready to plot, and the best attack within a number of gradients."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ def sweep(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates along `steps` (checkpoints), `budget`, `gradients`, or a number of the recipes, named by its key:
-    `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma`, `momentum` …
+    """Success rates along a parameter, such as the number of steps or the budget.
 
-    A line joins attacks whose recipes differ in that number only (along a budget, also in the step size; along `steps`,
-    also in checkpoints), and all points of an attack along `steps` or `gradients`. Along a number of the recipes,
-    `steps` is a key of the line; `level` is a key except along a budget.
+    `along`: `steps` (checkpoints), `budget`, `gradients`, or the key of a number in recipes, such as
+    `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma` or `momentum`. A line of the plot joins attacks whose
+    recipes differ only in this number; along a budget the step sizes may differ too, and along `steps` or `gradients`
+    the checkpoints. Along `steps` or `gradients`, a line also joins all points of an attack. Along any other number,
+    lines with different `steps` are separate. Lines with different `level` are separate, except along a budget.
 
-    Columns: the keys; `line` (its first attack in the order of the spec), `attack`; `steps` and `level` if they are
-    keys; `x` (`float64`: pixel values, or a count); then those of `success_rates`. Sorted by keys, line and x. Attacks
-    without that number are left out. Raises StudyError if no recipe has it.
+    Columns: the keys; `line` (the first attack of the line, in the order of the spec), `attack`; `steps` and `level` if
+    they separate lines; `x` (`float64`: pixel values, a count, or the value of the key); then the columns of
+    `success_rates`. Sorted by keys, line and x. Attacks without this number are left out. Raises StudyError if no
+    recipe has it.
     """
     lines, values = _lines(spec, along)
     points = [name for name in ("steps", "level") if name != along and not (name == "level" and _is_budget(along))]
@@ -71,12 +73,12 @@ def best_within(
 
     One row per cell of `by` that has such a point: the keys; `attack`, `steps`, `level` (the budget; null if each
     target searched for its own), `gradients` (`int32`, per image: steps x sources x views, plus those of variance
-    tuning); then the columns of `success_rates`. Of equal rates the one with fewer gradients wins, then the first by
-    name, steps and budget. Different budgets compete: filter `rows` to compare equal ones. Raises StudyError for
-    negative `gradients`.
+    tuning); then the columns of `success_rates`. Of equal rates, the one with fewer gradients wins, then the first by
+    name, steps and budget. Attacks with different budgets compete with each other: filter `rows` to one budget if they
+    should not. Raises StudyError for negative `gradients`.
     """
     if gradients < 0:
-        raise StudyError(f"{gradients} is no number of gradients", accepted="0 or more")
+        raise StudyError(f"the number of gradients cannot be {gradients}", accepted="0 or more")
     affordable = with_level(rows.filter(pl.col("gradients") <= gradients), spec)
     point = ("attack", "steps", "level", "gradients")
     cells = success_rates(affordable, top=top, by=(*by, *point), among=among, confidence=confidence)
@@ -91,7 +93,7 @@ def _is_budget(along: str) -> bool:
 
 
 def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
-    """By attack, its line and its value of `along` (0 for columns of rows)."""
+    """The line of each attack, and its value of `along` (0 if `along` is a column of rows), both by attack."""
     lines: dict[str, str] = {}
     values: dict[str, float] = {}
     families: dict[str, str] = {}
@@ -107,7 +109,7 @@ def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def recipe_number(recipe: Attack, along: str) -> Any:
-    """The value of a key such as `skip_gradient.gamma`; None unless it is a number, or several lengths of a budget."""
+    """The value of a key such as `skip_gradient.gamma`; None unless it is a number, or the lengths of a budget."""
     value: Any = recipe.plain()
     for key in along.split("."):
         value = value.get(key) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""The successes of one unit, counted from its answers: displays count every unit, and a query takes far longer.
+"""Counts the successes of one unit from its answers, for displays, because a query of rows would take far longer.
 
 The rule is that of `study.analysis.rates.succeeded`.
 """
@@ -14,7 +14,7 @@ from study.results.schema import TargetAnswers, UnitResult
 
 
 def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
-    """By target that has answered: hits and images at the end of the attack."""
+    """The number of hits and the number of images at the end of the attack, by target that has answered."""
     unit, images = result.unit, result.unit.shard.images
     if not images:
         return {}
@@ -28,7 +28,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
                 for image, said in zip(images, answer.names[-len(images) :], strict=True)
             )
         else:
-            # The finished attack stands last of its points; a target without labels has no success.
+            # The images of the finished attack are the last ones. A target without labels has no success.
             reached = answer.top5[-len(images) :, :1] == wanted[:, None]
             hits = int(np.count_nonzero(reached if targeted else ~reached))
         found[answer.target] = (hits, len(images))

@@ -1,4 +1,4 @@
-"""Success beside what it costs: gradients, and how visible the change is."""
+"""Success rates together with their cost: gradients, and the visibility of the change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEASURES: Mapping[str, bool] = {"rmsd": False, "linf": False, "psnr": True, "ssi
 """The measures of visibility, and whether a higher value is less visible."""
 
 _STEPS = 10**7
-"""Integer steps in which values are summed: integer sums do not depend on the order of threads."""
+"""Values are summed as integers, in steps of 1 / this number, so that sums do not depend on the order of threads."""
 
 
 def visibility(
@@ -27,9 +27,9 @@ def visibility(
     `cells` are from `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `steps`; `level` of
     the budget; `gradients` of one image; `success`, the mean over black-box cells (0..1; null without one); `images`,
     the number of adversarial images; their means of `rmsd`, `linf` (pixel values 0..255), `psnr` (decibels; of images
-    that differ), `ssim` and `ciede2000` (null where they were not computed); `front`, whether no other attack of the
-    goal is at least as good in success, gradients and the measure `by`, and better in one of them. Attacks that search
-    the minimal RMSD for each target are left out.
+    that differ), `ssim` and `ciede2000` (null if not computed); `front`, whether the point is on the Pareto front: no
+    other point of the goal is at least as good in success, gradients and the measure `by`, and better in one of them.
+    Attacks that search the minimal RMSD for each target are left out.
     """
     one = spec.experiments[experiment]
     kept = [name for name in dict.fromkeys(one.attacks) if spec.attacks[name].budget.minimal is None]
@@ -61,7 +61,7 @@ def _mean(measure: str) -> pl.Expr:
 
 
 def _front(points: pl.DataFrame, by: Measure) -> pl.Series:
-    """Whether each point is not dominated by another of its goal; null where a number is missing."""
+    """Whether each point is on the Pareto front of its goal; null if one of its numbers is missing."""
     sign = 1 if MEASURES[by] else -1
     good = [
         (goal, None if None in values else (values[0], -values[1], sign * values[2]))

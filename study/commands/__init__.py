@@ -1,1 +1,1 @@
-"""The commands that need no Ray: one file for each."""
+"""The commands that need no Ray, a file for each command."""

@@ -19,11 +19,17 @@ from study.terminal.screen import counted
 
 
 def print_attacks(console: Console, name: str | None = None, more: str | None = None) -> None:
-    """Print all presets, or all parts of preset `name`. Raises StudyError if there is no such preset, or for `more`."""
+    """Print all presets, or all parts of preset `name`.
+
+    `more`: a second name on the command line, if any. Raises StudyError for it, and if there is no preset `name`.
+    """
     if name == "check":
         raise StudyError("no component to check is named", accepted="study attacks check <file>.py:<class>")
     if more is not None:
-        raise StudyError(f"one preset is printed at a time, and '{more}' is a second one")
+        raise StudyError(
+            f"`study attacks` prints one preset at a time, but got '{name}' and '{more}'",
+            accepted=f"`study attacks {name}`, or `study attacks` for all presets",
+        )
     if name is not None:
         return _print_one(console, name)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))

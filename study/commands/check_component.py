@@ -14,10 +14,10 @@ from study.terminal.prose import exactly
 
 
 def print_check(console: Console, reference: str, values: list[str] | None, networks: list[str] | None) -> int:
-    """Check a component, `<file>.py:<class>` or a name, and print each finding; return 0 if it passes, else 1.
+    """Check a component and print each finding. Returns 0 if the component passes, else 1.
 
-    `values` are `parameter=value` texts. The user names the file, so it runs without further permission. Raises
-    StudyError if there is no such component, or its parameters are wrong.
+    `reference`: `<file>.py:<class>`, or a name. `values`: texts `parameter=value`. The user names the file, so it runs
+    without further permission. Raises StudyError if there is no such component or its parameters are wrong.
     """
     from study.attacks import conformance
 

@@ -12,7 +12,7 @@ from study.terminal.screen import counted
 
 
 def compact_run(run: str, console: Console) -> None:
-    """Claim the run at `run` and merge its parts. Raises StudyError if there is no run or another process holds it."""
+    """Claim the run at `run` and merge its parts. Raises StudyError if there is no run or another process uses it."""
     folder = RunFolder(run)
     if not folder.begun:
         raise no_run(folder.path, f"{folder.path} is not a run folder")

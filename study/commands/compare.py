@@ -23,9 +23,13 @@ from study.terminal import prose
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """The options of `study compare`: a paper (None: all that the spec names), all rows or only comparable ones, JSON.
+    """The options of `study compare`.
 
-    `spec` replaces the run's own, which may name other published tables.
+    Attributes:
+        paper: The paper; None: all papers that the spec names.
+        everything: Whether to print all rows, not only comparable ones.
+        as_json: Whether to print JSON.
+        spec: A spec that replaces the run's own, for example with other published tables.
     """
 
     paper: str | None = None
@@ -95,7 +99,7 @@ def _print_paper(compared: pl.DataFrame, origin: Mapping[str, Any], console: Con
 
 
 def _cells(compared: pl.DataFrame, why: Sequence[str]) -> Table:
-    """A published table's numbers, a line each; with `why`, lines refer to these reasons by number."""
+    """The numbers of a published table, one per line. `why`: reasons that the lines refer to by number."""
     first = compared.row(0, named=True)
     table = Table(
         title=f"{first['paper']}, table {first['table']}: {first['metric']}"

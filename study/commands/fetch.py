@@ -11,7 +11,7 @@ from study.terminal.prose import exactly, say
 
 
 def fetch_weights(file: SpecFile, console: Console) -> None:
-    """Download the weights that this machine lacks. Raises StudyError after all were tried, if one failed."""
+    """Download the weights that this machine lacks. If a download fails, try all others, then raise StudyError."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}

@@ -1,7 +1,8 @@
 """`study images`: export the adversarial images that a run kept, as PNG files with a list of labels.
 
 The files have the names of the clean images, with `.png`. `labels.csv` has the columns `filename,label`, and
-`targeted_label` for targeted attacks. TransferAttack and other tools read this layout, and so do `made:` and `list:`.
+`targeted_label` for targeted attacks. TransferAttack and other tools read this layout; in a spec, the keys `made` and
+`list` read it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class _Batch:
 
 @integrity.reads
 def export_images(run: str, to: Path, console: Console, options: ImagesOptions) -> None:
-    """Write the images of the selected crafts into folder `to`; several crafts get a subfolder each.
+    """Write the images of the selected crafts into folder `to`. If there are several crafts, each gets a subfolder.
 
     Raises StudyError if the run did not keep these images, `to` is not empty, a clean image is missing or has changed,
     or the name of an image leads out of the folder.
@@ -106,7 +107,7 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
     if lacking:
         never = [one.id for one in lacking if not one.keepable]
         raise StudyError(
-            f"the run did not keep all images of {len(lacking)} of {counted(len(selected), 'craft')}, e.g. those of "
+            f"the run did not keep all images of {len(lacking)} of {counted(len(selected), 'attack run')}, such as "
             f"{lacking[0].id}",
             todo=f"leave out {never[0]}: such an attack has no images to keep"
             if never
@@ -147,7 +148,7 @@ def file_names(images: Sequence[str]) -> dict[str, str]:
         odd = any(part in {"..", ""} or part.startswith("/") or "\\" in part or ":" in part for part in file.parts)
         if file.is_absolute() or odd or "\0" in image or file.as_posix().removesuffix(".png").endswith(("/", ".")):
             raise StudyError(
-                f"the name of image {image!r} leads out of a folder, or names no file",
+                f"the name of image {image!r} leads out of the folder, or is not a file name",
                 todo="give the image another name in its list or folder",
             )
         files[image] = file.as_posix()
@@ -171,7 +172,7 @@ def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: SelectedPixels, f
         size = len(unit.shard.images)
         for one, image in zip(unit.shard.images, made[batch.point * size : (batch.point + 1) * size], strict=True):
             path = root / files[one.image]
-            # A second check after the one in `file_names`: this one resolves symbolic links.
+            # `file_names` has checked the name; this check also resolves symbolic links.
             if not path.resolve().is_relative_to(root):
                 raise StudyError(
                     f"the image {one.image!r} would be written outside {batch.folder}, through a symbolic link"
@@ -191,7 +192,7 @@ def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: SelectedPixels, f
 
 
 def list_cell(file: str) -> str:
-    """A file name for a CSV list, with `./` before a name that a spreadsheet would take for a formula."""
+    """A file name for a CSV list, with `./` before a name that a spreadsheet would read as a formula."""
     return f"./{file}" if file.startswith(("=", "+", "-", "@", "\t", "\r")) else file
 
 

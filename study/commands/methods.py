@@ -21,14 +21,14 @@ from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
 
 _NUMBERS = ("budget", "steps", "step_size", "checkpoints", "learning_rate", "tune", "made")
-"""Keys of a recipe that do not decide which method it is."""
+"""Keys of a recipe that do not determine its method."""
 
 _NORMS = {"epsilon": "an L-infinity budget", "l2": "an L2 budget", "rmsd": "an RMSD (root mean square deviation)"}
 _TOLD = ("step", "budget", "steps", "step_size", "learning_rate", "checkpoints", "first")
-"""Keys of a recipe that other words tell."""
+"""Keys of a recipe that other parts of the sentence describe."""
 
 _USUAL = {"objective": "cross-entropy", "fusion": "probability"}
-"""What one sentence says of all attacks."""
+"""Values that are not repeated for each attack, because one sentence states them for all."""
 _KEEP = {
     "correct-for-all": "that every model classifies correctly when clean",
     "correct-for-sources": "that every source model classifies correctly when clean",
@@ -54,7 +54,7 @@ def print_methods(run: str, console: Console, spec: Path | None = None) -> None:
 def paragraphs(finished: RunData, computed: Sequence[Arithmetic], releases: Sequence[str]) -> Iterator[str]:
     """Yield the paragraphs: images and models; attacks; experiments; numbers; numerics and versions.
 
-    `computed` is the recorded arithmetic of the workers, `releases` are the versions of study that wrote rows.
+    `computed`: the recorded arithmetic of the workers. `releases`: the versions of `study` that wrote rows.
     """
     spec = finished.spec
     yield f"{_images(finished)} {_models(finished)}"
@@ -85,9 +85,9 @@ def versions(run: str) -> list[str]:
 
 
 def preset_of(name: str, attack: Attack) -> str | None:
-    """The preset that an attack has the parts of, whatever its numbers; None if there is none.
+    """The preset that has the same parts as an attack, whatever its numbers; None if there is none.
 
-    That of its own name counts first; of several others, the one with the most equal numbers.
+    The preset of the attack's own name comes first. Of several others, the one with the most equal numbers is returned.
     """
     wanted, numbers = _method(attack), dict(_leaves(attack.plain()))
     best: tuple[int, str] | None = None
@@ -105,13 +105,13 @@ def preset_of(name: str, attack: Attack) -> str | None:
 
 
 def _method(attack: Attack) -> Mapping[str, Any]:
-    """Its parts without their numbers."""
+    """The parts of an attack without their numbers."""
     plain = {key: value for key, value in parts(attack).items() if key not in _NUMBERS}
     return {key: value if isinstance(value, str) else sorted(_names(value)) for key, value in plain.items()}
 
 
 def _names(value: Any) -> Iterator[str]:
-    """The names of components in a list of them; nothing for the parameters of one."""
+    """The names of components in a list of components; empty for any other value."""
     for one in value if isinstance(value, list) else ():
         yield one if isinstance(one, str) else str(next(iter(one)))
 

@@ -1,4 +1,4 @@
-"""`study models --layers NAME`: print the layers of one model, by which a spec can name them."""
+"""`study models --layers NAME`: print the layers of one model, with the names that a spec can use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from study.terminal.prose import exactly, say
 
 
 def print_layers(file: SpecFile, console: Console, name: str, *, allow_code: bool, as_json: bool) -> None:
-    """Print the layers of the model `name` of a spec; its weights are not needed.
+    """Print the layers of the model `name` of a spec, without loading weights.
 
     Raises StudyError if the spec has no such model, or the model has no network.
     """
@@ -43,7 +43,7 @@ def print_layers(file: SpecFile, console: Console, name: str, *, allow_code: boo
 
 
 def _known(read: Callable[[Layers], Any], layers: Layers) -> Any:
-    """What a property says; the first line of the error if it is not known."""
+    """The value of a property; `{"unknown": reason}` if it is not known."""
     try:
         return read(layers)
     except StudyError as error:

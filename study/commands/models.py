@@ -34,7 +34,8 @@ _PREPARED_BY = {"native": "its zoo", "study": "this study"}
 class Inspected:
     """The properties of one model. Without weights on this machine, `digest` and the accuracies are None.
 
-    `forward` and `gradient`: memory in bytes that it needs as a target and as a source, at the spec's batch size.
+    `forward` and `gradient`: bytes of memory that the model needs as a target and as a source, at the spec's batch
+    size.
     """
 
     name: str
@@ -155,7 +156,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
-    """Print a narrow table of numbers, then a line each for paths, addresses and preprocessing, which may be long."""
+    """Print a narrow table of numbers, then lines with origin, preprocessing and transform, which may be long."""
     table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("weights", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Commands that other tools have, and ours for them: the answer to a command that does not exist."""
+"""Suggests a command of ours for a command that does not exist, such as a name that other tools use."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OURS: Mapping[str, str] = {
     **dict.fromkeys(("paper", "published", "reproduce"), "study compare RUN"),
     "wandb": "study launch SPEC --wandb online",
 }
-"""By command of other tools."""
+"""Our command, by the name that other tools use."""
 
 
 def unknown_command(given: str, known: Iterable[str]) -> StudyError:
-    """The error for a command that does not exist: with ours for it, or with the nearest names."""
+    """The error for a command that does not exist. It names our command for it, or similar names."""
     ours = OURS.get(given.lower())
     todo = f"write `{ours}`" if ours else "`study --help` lists all commands"
     nearest = ours.split()[1] if ours else given

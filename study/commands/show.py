@@ -17,7 +17,7 @@ from study.terminal.prose import say
 
 @integrity.reads
 def print_run(run: str, console: Console, *, visible: bool = False) -> None:
-    """Print the matrices of the run at `run`; if `visible`, how visible its images are instead.
+    """Print the matrices of the run at `run`. If `visible`, print instead how visible its adversarial images are.
 
     Raises StudyError if there is no run.
     """

@@ -11,7 +11,7 @@ from study.terminal.prose import exactly
 
 
 def print_specs(console: Console, name: str | None = None) -> None:
-    """Print the names of all shipped specs, or the text of spec `name`. Raises StudyError if there is none."""
+    """Print the names of all shipped specs, or the text of spec `name`. Raises StudyError if there is no such spec."""
     if name is not None:
         return exactly(console, shipped_specs.spec_named(name).text, end="")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -28,7 +28,7 @@ from study.terminal.status import path_of
 
 
 def _iso_time(text: str) -> str:
-    """Raises ValueError if the text is not a date and time."""
+    """Return `text`. Raises ValueError if it is not a date and time."""
     datetime.fromisoformat(text)
     return text
 
@@ -100,8 +100,8 @@ def print_status(
 def status(folder: RunFolder) -> dict[str, Any]:
     """The state of a run, as a mapping.
 
-    `running`: whether a launch runs. `launch`: the status that the last launch wrote. `experiments`: units done and in
-    all, counted from the rows once no launch runs. Raises StudyError if there is no run.
+    `running`: whether a launch runs. `launch`: the status that the last launch wrote. `experiments`: finished units and
+    all units, by experiment; counted from the rows if no launch runs. Raises StudyError if there is no run.
     """
     launch = _last_launch(folder)
     running = launch is not None and _alive(launch)
@@ -131,7 +131,7 @@ def _last_launch(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _alive(launch: dict[str, Any]) -> bool:
-    """Whether the launch runs: on this host its process exists; on another, its status is recent."""
+    """Whether the launch runs: on this host, if its process exists; on another host, if its status is recent."""
     if launch["ended"]:
         return False
     if launch["host"] == socket.gethostname():
@@ -151,7 +151,7 @@ def _age(launch: dict[str, Any]) -> float:
 
 
 def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Finished units (those with all rows) and units in all, by experiment, counted from the rows."""
+    """The number of finished units, which have all rows, and of all units, by experiment. Counted from the rows."""
     selection = resume.selected(folder)
     assert selection is not None, "a run that has begun has selected its images"
     digests = {name: model["digest"] for name, model in selection.models.items()}

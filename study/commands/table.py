@@ -33,14 +33,15 @@ FORMATS: Mapping[str, Callable[[Iterable[Layout]], str] | None] = {
 def print_table(run: str, console: Console, options: TableOptions) -> None:
     """Print or write experiments of the run at `run`, one table per goal.
 
-    Raises StudyError if the format, experiment, metric or run is unknown, or the run has no rows of them yet.
+    Raises StudyError if the format, experiment, metric or run is unknown, or the run has no rows of these experiments.
     """
     if options.format not in FORMATS:
         raise StudyError(f"there is no format '{options.format}'", accepted=names(FORMATS, options.format))
     write = FORMATS[options.format]
     if write is None and options.to is not None:
         raise StudyError(
-            "rich tables are for the terminal", accepted="--format markdown, latex, siunitx, typst or csv with --to"
+            "--to needs a format for files, and --format rich is for the terminal",
+            accepted="--format markdown, latex, siunitx, typst or csv with --to",
         )
     finished = open_run(run, options.spec)
     made = [
@@ -66,7 +67,10 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
 
 
 def names_to_print(given: Iterable[str]) -> dict[str, str]:
-    """The names of `ours=printed` texts. Raises StudyError for a text of another form."""
+    """Parse texts of the form `ours=printed`. Returns the names to print, by name in the spec.
+
+    Raises StudyError for a text of another form.
+    """
     found = {}
     for one in given:
         ours, equals, printed = one.partition("=")
@@ -79,7 +83,8 @@ def names_to_print(given: Iterable[str]) -> dict[str, str]:
 def _print(layout: Layout, console: Console) -> None:
     """Print a table with its notes.
 
-    If it is wider than the terminal, models get shorter names, with a legend; then standard deviations are left out.
+    If it is wider than the terminal, models get shorter names, with a legend. If it is still too wide, standard
+    deviations are left out.
     """
     wide, style = console.options.update(max_width=100_000), layout.style
     used = [*layout.targets, *(name for row in layout.rows for name in row.sources.split("+"))]

@@ -25,7 +25,7 @@ def print_verification(run: str, console: Console, *, as_json: bool) -> int:
 
 
 def lines(report: VerificationReport) -> list[str]:
-    """The report as text: what was read, each finding with place and remedy, the verdict last."""
+    """The report as text: counts, then each problem with its place and what to do, then the verdict."""
     expected = "" if report.expected is None else f" of {report.expected:,}"
     shown = f"{report.pairs:,}{expected} (unit, target) {'pair' if report.pairs == 1 else 'pairs'}"
     probes = ""

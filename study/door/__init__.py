@@ -1,1 +1,1 @@
-"""The Python door: what `import study` offers to scripts and notebooks. `study/__init__.py` names it."""
+"""The Python interface: what `import study` offers to scripts and notebooks. `study/__init__.py` lists its names."""

@@ -32,7 +32,10 @@ class AdversarialImages:
         craft: The id of the attack run.
         sources: Its source models.
         steps: The number of steps after which the images were kept.
-        budget: The length of the budget, in pixel values; None if the attack names none.
+        attack: The name of its attack.
+        goal: Its goal.
+        seed: The seed of its attack.
+        budget: The length of the budget, in pixel values; None if the attack has none.
     """
 
     pixels: NDArray[np.uint8]
@@ -56,16 +59,17 @@ class AdversarialImages:
 
 
 def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Option) -> AdversarialImages:
-    """Read the images of one option of the run, as far as it has rows.
+    """Read the images of one option of the run. Images without rows are left out.
 
-    Raises StudyError if the run has no rows or kept no images of it, or a clean image is missing or has changed.
+    Raises StudyError if the run has no rows of the option or did not keep its images, or if a clean image is missing or
+    has changed.
     """
     recipe = data.spec.attacks[option.attack]
     if recipe.budget.minimal is not None or recipe.precomputed is not None:
         why = (
             f"they are in the folder {recipe.precomputed}"
             if recipe.precomputed is not None
-            else "each target searches for an image of its own"
+            else "the search finds a different image for each target"
         )
         raise StudyError(f"no run keeps the images of attack '{option.attack}': {why}", where="run.images")
     sources = tuple(option.sources.split("+"))
@@ -94,7 +98,7 @@ def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Op
     flat = b"".join(by_image[one.image] for one in selected)
     if len(flat) != clean.nbytes:
         raise StudyError(
-            f"the kept images of {craft} have another size than the clean ones",
+            f"the kept images of {craft} have another size than the clean images",
             where=str(folder.kept),
             todo=f"run `study verify {folder.path}`",
             status=1,
@@ -123,6 +127,6 @@ def _not_kept(craft: str, lacking: Sequence[str], selected: Sequence[Selected]) 
         if len(lacking) == len(selected)
         else f"the run did not keep {what}, e.g. {lacking[0]}",
         accepted="runs whose spec has `run: {keep_images: true}`",
-        todo="launch the study again with that: it makes the missing images again, and no row changes",
+        todo="launch the study again with that key: it makes the missing images again, and no row changes",
         status=1,
     )

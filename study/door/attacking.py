@@ -1,4 +1,4 @@
-"""`study.attack`: one attack on images at hand, from Python: any torch module, tensors or arrays."""
+"""`study.attack` runs an attack from Python, on any torch module, with images as tensors or arrays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Recipe:
         self.attack = attack
 
     def describe(self) -> str:
-        """Return every number of the attack, as the keys of a spec, and its cost."""
+        """Return all numbers of the attack as YAML, with the keys of a spec, and its cost in gradients."""
         kept = {key: value for key, value in self.attack.model_dump(mode="json").items() if value not in _OFF}
         if isinstance(kept.get("budget"), dict):
             kept["budget"] = {key: value for key, value in kept["budget"].items() if value is not None}
@@ -61,15 +61,18 @@ class Recipe:
         """Attack images; return adversarial images of the same kind, within the budget as 8-bit images.
 
         Args:
-            model: A torch module in eval mode, or several: an ensemble. It is given images in 0..1, normalised by
-                `mean` and `std` if these are given.
-            images: (N, C, H, W): `uint8`, floats in 0..1, or, with `mean` and `std`, normalised floats. Images that are
-                no 8-bit images are rounded to the nearest ones first.
+            model: A torch module in eval mode, or a list of modules (an ensemble). It gets images in 0..1, normalised
+                by `mean` and `std` if these are given.
+            images: (N, C, H, W): `uint8`, floats in 0..1, or, with `mean` and `std`, normalised floats. Floats between
+                8-bit values are first rounded to the nearest 8-bit value.
             labels: The true labels (N,); target labels if the goal is `targeted`.
             goal: `untargeted` (leave the label) or `targeted` (reach it).
-            seed: Of all random numbers. They are keyed by seed and image: neighbours and order change nothing.
+            mean: The mean of each channel that the model expects; None if it expects images in 0..1.
+            std: The standard deviation of each channel that the model expects; None if it expects images in 0..1.
+            seed: The seed of all random numbers. They depend only on seed and image, not on the other images or order.
             batch: Images in one pass.
-            precision: Of the models' passes: float32, tf32 or bfloat16; `auto` is tf32 on a GPU and float32 elsewhere.
+            precision: The precision of the models' passes: float32, tf32 or bfloat16; `auto` is tf32 on a GPU and
+                float32 elsewhere.
 
         Raises StudyError for images, labels or models that do not fit, with what is accepted, and for attacks that need
         a whole study: budgets matched to another attack, and searches of the minimal RMSD.
@@ -121,11 +124,11 @@ class Recipe:
         pool = Pool(clean, labels) if self.attack.others else None
         attack = self._with_steps(len(sources))
         made = craft(sources, attack, goal, given, key=key, engine=engine, pool=pool)
-        # The finished attack stands last of its checkpoints and budgets.
+        # The images of the finished attack come last, after those of earlier checkpoints and budgets.
         return made.pixels[-len(clean) :]
 
     def _with_steps(self, sources: int) -> Attack:
-        """The attack with the steps that a number of gradients allows on so many source models."""
+        """The attack with the number of steps that its `budget.gradients` allows with `sources` source models."""
         limit = self.attack.budget.gradients
         if limit is None:
             return self.attack
@@ -145,8 +148,9 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
     """Return an attack that can be called on a model, images and labels.
 
     `recipe` is the name of a preset (`"mi"`), presets joined by `+` (`"mi+di"`), or the keys of an attack of a spec.
-    `changed` are keys that replace the preset's: `study.attack("mi+di", epsilon=8, steps=20)`. All lengths are in pixel
-    values, 0..255. Raises StudyError for an unknown preset or key, and for keys that do not fit together.
+    `changed`: keys that replace those of the preset: `study.attack("mi+di", epsilon=8, steps=20)`. All lengths are in
+    pixel values, 0..255. Raises StudyError for an unknown preset or key, for keys that do not fit together, and for an
+    attack that needs a whole study.
     """
     if isinstance(recipe, str):
         name, keys = _checked(recipe), presets.keys_of(recipe, changed)
@@ -174,7 +178,7 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
 
 
 def _checked(preset: object) -> str:
-    """The name of a preset. Raises StudyError if there is none of this name."""
+    """Return `preset`. Raises StudyError if it is not the name of a preset."""
     if not isinstance(preset, str) or presets.preset(preset) is None:
         raise unknown_preset(str(preset), where="study.attack")
     return preset

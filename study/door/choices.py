@@ -1,4 +1,4 @@
-"""One choice out of the attacks, goals, seeds and points of a run: a number of a matrix never pools several of them."""
+"""Chooses among the attacks, goals, seeds and points of a run, because a number of a matrix never mixes several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.errors import StudyError, names
 from study.spec.schema import Spec
 
 MEAN: Literal["mean"] = "mean"
-"""The choice of a seed that asks for the mean over all seeds."""
+"""The value of `seed` that asks for the mean over all seeds."""
 
 _PLURALS = {
     "attack": "attacks",
@@ -23,7 +23,7 @@ _PLURALS = {
 
 
 class Option(NamedTuple):
-    """An attack run at one point. `sources` are joined by `+`; `budget` is None if the attack names no length."""
+    """An attack run at one point. `sources` are joined by `+`; `budget` is None if the attack has none."""
 
     attack: str
     sources: str
@@ -50,11 +50,11 @@ def options_of(spec: Spec, experiments: Sequence[str]) -> list[Option]:
 def chosen(
     options: Sequence[Option], asked: Mapping[str, object], *, of: str, call: str, mean: bool = False
 ) -> list[Option]:
-    """The options that are equal to all that is `asked` (None: not asked), by field.
+    """Return the options that match `asked`: the wanted value of each field, or None for a field without a choice.
 
-    They differ in no field of `asked`; with `mean` the seed can be `MEAN`, and then they differ in their seeds. In
-    messages, `of` names what has the options, and `call` the method that asks. Raises StudyError, with what can be
-    chosen, if there are none or several.
+    The result has a single value in each field of `asked`; only with `mean`, if the seed is `MEAN`, it has several
+    seeds. `of` and `call` are for messages: the owner of the options, and the method that was called. Raises
+    StudyError, with the possible choices, if no option matches or several choices are left.
     """
     left = list(options)
     for field, value in asked.items():
@@ -75,7 +75,7 @@ def chosen(
             for field in open_fields
         }
         raise StudyError(
-            f"{of} has several {' and several '.join(_PLURALS[field] for field in each)}, and they are never mixed",
+            f"{of} has several {' and several '.join(_PLURALS[field] for field in each)}; choose one of each",
             where=call,
             accepted="\n            ".join(f"{field}= {', '.join(values)}" for field, values in each.items()),
             todo=f"choose: {call}({', '.join(f'{field}={_shown(getattr(left[0], field))}' for field in each)}, …)",
@@ -84,7 +84,7 @@ def chosen(
 
 
 def _is_open(left: Sequence[Option], field: str) -> bool:
-    """Whether the options differ in a field; in steps and budgets, whether those of one attack differ."""
+    """Whether the options differ in a field. For steps and budgets: whether options of the same attack differ."""
     if field not in ("steps", "budget"):
         return len(_values(left, field)) > 1
     attacks = {one.attack for one in left}
@@ -92,13 +92,13 @@ def _is_open(left: Sequence[Option], field: str) -> bool:
 
 
 def _values(options: Sequence[Option], field: str) -> list[object]:
-    """The different values of a field: numbers by size, others in the order of the options."""
+    """The different values of a field: numbers in ascending order, other values in the order of the options."""
     found = dict.fromkeys(getattr(one, field) for one in options)
     return sorted(found, key=lambda one: one if isinstance(one, int | float) else 0)
 
 
 def _with(asked: Mapping[str, object], before: str) -> str:
-    """What else was asked, in words, up to the field `before`."""
+    """Describe the choices in `asked` that come before the field `before`."""
     given = []
     for field, value in asked.items():
         if field == before:

@@ -1,4 +1,4 @@
-"""`study.launch`: run a study from Python. What runs it is another package, which an entry point names."""
+"""`study.launch` runs a study from Python. Another package, which an entry point names, does the work."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from study.spec.spec_file import SpecFile
 from study.tracking.settings import Mode
 
 GROUP, NAME = "study.launchers", "default"
-"""The entry point of a `Launcher`."""
+"""Group and name of the entry point of a `Launcher`."""
 
 _GIVEN = "the spec given to study.launch"
 
 
 @dataclass(frozen=True)
 class LaunchOrder:
-    """What a launcher gets.
+    """The argument of a launcher.
 
     Attributes:
-        file: The spec, validated.
-        path: Its YAML file; None where a program has made it.
+        file: The validated spec.
+        path: Its YAML file; None if a program has made the spec.
         output: The run folder, or its address.
         inline: Whether everything runs in this process, without Ray.
         allow_code: Whether Python code that the spec names may run.
         quiet: Whether only failures and the last line are printed.
-        address: A Ray cluster; None for that of RAY_ADDRESS, or else a local Ray.
-        wandb: The mode of tracking; None for that of the spec or of WANDB_MODE.
-        other_devices: Whether a study may go on, on other devices than those that began it.
+        address: The address of a Ray cluster; None: RAY_ADDRESS, or else a local Ray.
+        wandb: The mode of tracking; None: as the spec or WANDB_MODE says.
+        other_devices: Whether a study may continue on devices that differ from those of earlier launches.
     """
 
     file: SpecFile
@@ -52,7 +52,7 @@ class LaunchOrder:
 
 
 Launcher = Callable[[LaunchOrder], None]
-"""Runs a study, or the rest of it. Raises StudyError unless all of it is done."""
+"""Runs a study, or its unfinished part. Raises StudyError if the study is incomplete afterwards."""
 
 
 def launch(
@@ -66,26 +66,27 @@ def launch(
     wandb: Mode | None = None,
     other_devices: bool = False,
 ) -> Run:
-    """Run a study, or the rest of it, as `study launch` does, and load its run.
+    """Run a study, or its unfinished part, as `study launch` does, and load its run.
 
     Args:
-        spec: The YAML file of a study; or what such a file holds, as a dict; or a spec, such as that of another run.
+        spec: The YAML file of a study; the content of such a file as a dict; or a `study.Spec`, such as `run.spec`.
         output: The run folder, or s3://bucket/prefix. By default `runs/<study>`.
         inline: Run everything in this process, without Ray and one call at a time, for notebooks and debuggers. An
-            exception in the code of a model or an attack leaves this function as it was raised. The rows are the same.
+            exception in the code of a model or an attack is raised unchanged. The rows are the same.
         allow_code: Allow Python code that the spec names.
-        quiet: Print failures and the last line only.
-        address: The Ray cluster, `HOST:PORT`. By default that of RAY_ADDRESS, else a new Ray on this machine.
+        quiet: Print only failures and the last line.
+        address: The address of a Ray cluster, `HOST:PORT`. By default RAY_ADDRESS, else a new Ray on this machine.
         wandb: Track on Weights & Biases. By default as the spec or WANDB_MODE says.
-        other_devices: Go on with a run on another kind of GPU than began it, or on a processor in place of a GPU. The
-            rows are then rounded differently, and every part records its device.
+        other_devices: Continue a run on devices that differ from those of earlier launches, such as another kind of
+            GPU, or a processor instead of a GPU. New rows are then rounded differently; every part records its device.
 
-    Raises StudyError if the input is bad, or some units failed: the others are kept, and `study.load` reads them.
-    Raises KeyboardInterrupt after Ctrl-C: what is finished is kept, and the same call goes on from there.
+    Raises StudyError if the input is bad or some units failed. Rows of the other units are kept, and `study.load` reads
+    them. Raises KeyboardInterrupt after Ctrl-C. Finished work is kept, and the same call continues the study.
     """
     if inline and address is not None:
         raise StudyError(
-            "inline=True runs everything in this process, and address= names a Ray cluster", accepted="one of them"
+            "inline=True and address= exclude each other: inline=True runs everything in this process, without Ray",
+            accepted="one of the two arguments",
         )
     file, path = _spec_file(spec)
     folder = os.fspath(output) if output is not None else str(Path("runs") / file.spec.study)
@@ -110,20 +111,20 @@ def _spec_file(given: str | os.PathLike[str] | Mapping[str, object] | Spec) -> t
 
 
 def _launcher() -> Launcher:
-    """What runs studies here. Raises StudyError if nothing is installed for that."""
+    """The installed launcher. Raises StudyError if there is none."""
     todo = f"pip install --force-reinstall --no-deps {DISTRIBUTION}, or `pip install --editable .` in a checkout"
     require_own("actors")
     found = metadata.entry_points(group=GROUP, name=NAME)
     if not found:
         raise StudyError(
-            f"nothing that is installed here can launch a study: no package has the entry point {GROUP}: {NAME}",
+            f"no installed package can launch a study: none has the entry point {GROUP}: {NAME}",
             todo=todo,
         )
     try:
         return cast("Launcher", next(iter(found)).load())
     except (ImportError, AttributeError) as error:
         raise StudyError(
-            f"what launches studies cannot be imported: {first_line(error)}",
+            f"the code that launches studies cannot be imported: {first_line(error)}",
             where=f"the entry point {GROUP}: {NAME}",
             todo=todo,
         ) from error

@@ -1,4 +1,4 @@
-"""`study.load`: a run as an object to read: its spec, rows, transfer matrices and kept images."""
+"""`study.load` opens a run as an object, to read its spec, rows, transfer matrices and kept images."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _COUNTS = ("sources", "seeds", "images")
 
 
 class Run:
-    """A run, complete or not, as it was when it was loaded. Nothing here writes into its folder.
+    """A run, complete or not, as it was when it was loaded. Its methods never write into its folder.
 
-    A launch may go on meanwhile: load the run again to see its new rows.
+    If a launch adds rows meanwhile, load the run again to see them.
     """
 
     def __init__(self, folder: RunFolder, data: RunData) -> None:
-        """`study.load` makes runs."""
+        """Use `study.load` to create runs."""
         self._folder = folder
         self._data = data
         self._scanned = current_plan.asked_for(data.rows, data.spec, folder)
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def spec(self) -> Spec:
-        """The resolved spec of the run: every preset is written out."""
+        """The resolved spec of the run, with every preset written out."""
         return self._data.spec
 
     @property
@@ -66,16 +66,16 @@ class Run:
     def rows(self) -> pl.DataFrame:
         """The rows of the present plan, sorted: one for each adversarial image and target.
 
-        A run folder can also have rows that only an earlier version of its spec asked for: they are left out. The
-        columns are those of `study.results.schema.SCHEMA`; `study.analysis` has functions for them. Equal studies give
-        equal rows. For a run that does not fit into memory, use `scan`. Raises StudyError if a part is damaged.
+        Rows that only an earlier version of the spec asked for are left out. `study.results.schema.SCHEMA` describes
+        the columns; `study.analysis` has functions for such rows. Equal studies give equal rows. For a run that does
+        not fit into memory, use `scan`. Raises StudyError if a part is damaged.
         """
         if self._rows is None:
             self._rows = collect(self.folder, self._scanned).sort(_ROW_ORDER)
         return self._rows.clone()
 
     def scan(self) -> pl.LazyFrame:
-        """The same rows in no order, as a polars query that reads them when it is collected."""
+        """The same rows in no particular order, as a polars query. `collect` reads them."""
         return self._scanned
 
     def matrix(
@@ -94,20 +94,21 @@ class Run:
         Args:
             experiment: An experiment of the spec.
             attack: One of its attacks.
-            goal: `untargeted`: an image succeeds if the target loses its label; `targeted`: if it finds another one.
+            goal: `untargeted`: an image succeeds if the target does not predict the true label; `targeted`: if it
+                predicts the target label.
             budget: The length of the budget, in pixel values.
             steps: The number of steps.
             seed: A seed, or "mean" for the mean of the rates of all seeds.
-            relation: Keep the rates of targets with this relation to the sources: "black" leaves transfer alone.
+            relation: Keep only rates of targets with this relation to the sources. "black" keeps black-box transfer.
 
-        What the experiment has only one of need not be chosen. Nothing is ever mixed: if there are several attacks,
-        goals, budgets, numbers of steps or seeds, and none is chosen, StudyError says what can be chosen.
+        An argument is optional if the experiment has a single value for it. Values are never mixed: if the experiment
+        has several attacks, goals, budgets, numbers of steps or seeds and none is chosen, StudyError lists the choices.
 
-        Columns: `sources` (names joined by `+`); `seeds` and `images` (`uint32`): how many seeds and clean images the
-        rates of this row have, the least of all targets; then a `float64` in 0..1 for each target, null where the run
-        has no rows, or where `relation` leaves the rate out. They are the numbers of `study show`.
+        Columns: `sources` (names joined by `+`); `seeds` and `images` (`uint32`): the numbers of seeds and of clean
+        images of the rates in this row, the smallest over all targets; then a `float64` in 0..1 for each target, null
+        if the run has no rows or `relation` leaves the rate out. The numbers equal those of `study show`.
 
-        Raises StudyError also if the experiment is unknown or has no rows yet.
+        Raises StudyError if the choice is not unique, or if the experiment is unknown or has no rows yet.
         """
         spec = self.spec
         if experiment not in spec.experiments:
@@ -136,7 +137,7 @@ class Run:
         return self._matrix(experiment, one.goal, rates, relation)
 
     def _matrix(self, experiment: str, goal: str, rates: pl.DataFrame, relation: Relation | None) -> pl.DataFrame:
-        """Lay out `rates`, which are those of one attack at one point."""
+        """Lay out `rates`, the rates of one attack at one point, as a matrix."""
         targets = self.spec.targets(self.spec.experiments[experiment])
         clash = [name for name in targets if name in _COUNTS]
         if clash:
@@ -155,7 +156,7 @@ class Run:
             found.append({"sources": row.sources, **counts, **dict(zip(targets, shown, strict=True))})
         if not found:
             raise StudyError(
-                f"the run has no rows of that in experiment '{experiment}' yet",
+                f"the run has no rows of these choices in experiment '{experiment}' yet",
                 where=self.folder,
                 todo="launch the study",
                 status=1,
@@ -175,9 +176,10 @@ class Run:
     ) -> AdversarialImages:
         """The adversarial images of one attack on one set of source models, if the run kept them.
 
-        A run keeps images if its spec has `run: {keep_images: true}`. What the run has only one of need not be chosen;
-        `sources` are the names of models. The clean images are read again from the files of the image set. Raises
-        StudyError if several choices are left, if the images were not kept, or if a clean image is missing or changed.
+        A run keeps images if its spec has `run: {keep_images: true}`. `sources`: the names of the source models. An
+        argument is optional if the run has a single value for it. The clean images are read again from the files of the
+        image set. Raises StudyError if several choices are left, if the images were not kept, or if a clean image is
+        missing or has changed.
         """
         named = sources.split("+") if isinstance(sources, str) else sources
         joined = None if named is None else "+".join(sorted(set(named)))

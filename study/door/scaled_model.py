@@ -1,4 +1,4 @@
-"""A caller's model as a source model: pixel values 0..255 in, logits out."""
+"""Wraps a caller's model as a source model, which takes pixel values 0..255 and returns logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from study.models.classifier import Classifier
 
 
 class ScaledModel(nn.Module):
-    """Float pixels (N, C, H, W) in 0..255 -> the model's logits for images in 0..1, normalised if it wants that."""
+    """Takes float pixels (N, C, H, W) in 0..255, scales them to 0..1, normalises them by `mean` and `std` unless those
+    are None, and returns the model's logits.
+    """
 
     def __init__(self, network: nn.Module, mean: Statistic | None, std: Statistic | None) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class ScaledModel(nn.Module):
 
 
 class PixelModel(nn.Module):
-    """A classifier of this project, which takes pixel values already."""
+    """Wraps a classifier of this project, which takes pixel values 0..255 itself."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -57,10 +59,10 @@ SourceModel = ScaledModel | PixelModel
 
 
 def scaled(model: nn.Module, mean: Statistic | None, std: Statistic | None) -> SourceModel:
-    """Return a source model. Raises StudyError if `model` is no torch module, or is in training mode."""
+    """Return `model` as a source model. Raises StudyError if it is not a torch module, or is in training mode."""
     if not isinstance(model, nn.Module):
         raise StudyError(
-            f"a model is a torch module, and this is {type(model).__name__}",
+            f"a model must be a torch module, but this is {type(model).__name__}",
             where="model",
             accepted="a torch.nn.Module that returns logits (N, classes), or a list of them",
         )

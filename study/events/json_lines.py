@@ -1,4 +1,4 @@
-"""JSON events, one per line, for programs: docs/events.schema.json is their schema, docs/events.md describes them."""
+"""JSON events, one per line, for programs. docs/events.schema.json is their schema; docs/events.md describes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Events(Observer):
     def __init__(
         self, out: Callable[[], IO[str]], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`out` returns the stream, which can change once."""
+        """`out` returns the stream. The stream may change once."""
         self._out = out
         self._state = state
         self._clock = clock

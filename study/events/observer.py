@@ -1,4 +1,4 @@
-"""Events of a launch, and the observers that receive them: terminal, tracking, log. Observers cannot change a study."""
+"""The events of a launch, and the observers that receive them: terminal, tracking, log. No observer changes a study."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class Started:
     """The plan is made, and the first unit is about to start.
 
     Attributes:
+        plan: The plan.
         folder: The run folder, or its address.
         models: Digest, size and parameters of every model, by name, as in `models.json`.
-        totals: Units in all, by experiment.
-        finished: Units that earlier launches finished, by experiment.
-        left: Units that are left to do.
-        workers: Actors that craft and predict.
-        device: What they run on: `cpu` or `cuda:0`.
+        totals: Number of all units, by experiment.
+        finished: Number of units that earlier launches finished, by experiment.
+        left: Number of units that this launch has to do.
+        workers: Number of actors that craft and predict.
+        device: The device of the workers: `cpu` or `cuda:0`.
         backend: Name of the backend in messages.
     """
 
@@ -54,7 +55,7 @@ class UnitDone:
 
     @functools.cached_property
     def successes(self) -> dict[str, tuple[int, int]]:
-        """By target: hits and images of the unit at the end of its attack."""
+        """The numbers of hits and of images of the unit at the end of its attack, by target."""
         from study.analysis.unit_successes import successes
 
         return successes(self.result)
@@ -62,7 +63,7 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """A unit failed, or one target of it. `traceback` is for the log; None if no exception was raised."""
+    """A unit failed, or one of its targets (`target`). `traceback` is for the log; None if no exception was raised."""
 
     unit: Unit
     target: str | None
@@ -72,7 +73,17 @@ class UnitFailed:
 
 @dataclass(frozen=True)
 class SlotState:
-    """An actor: its models, the length of its queue, the first call in it, and its share of time at work (0..1)."""
+    """The state of an actor.
+
+    Attributes:
+        id: Its number.
+        role: Its role.
+        up: Whether it has started.
+        holds: The models that it holds, the least recently used first.
+        queued: Number of its calls, the running call included.
+        doing: The running call; empty if idle.
+        busy_share: The share of time in which it was busy, 0..1.
+    """
 
     id: int
     role: str
@@ -88,12 +99,13 @@ class State:
     """The state of the scheduler, about once a second.
 
     Attributes:
+        slots: The state of each actor.
         waiting_crafts: Units that wait for an actor.
-        waiting_batches: Batches that wait for targets.
-        waiting_bytes: Size of these batches.
+        waiting_batches: Batches of adversarial images that wait for targets.
+        waiting_bytes: Size of these batches in bytes.
         calls: Calls answered since the launch began.
-        failed_calls: Calls that raised, counted each time.
-        lost_actors: Actors that died and were replaced.
+        failed_calls: Calls that raised an error, retries included.
+        lost_actors: Actors that were replaced because they died or failed.
         repeated: Calls that were repeated on another actor because they took too long.
     """
 
@@ -109,8 +121,14 @@ class State:
 
 @dataclass(frozen=True)
 class Ended:
-    """The launch is over: exit `status`, units `left` (None if no images are selected), number of `failures`, `seconds`
-    since it began."""
+    """The launch is over.
+
+    Attributes:
+        status: The exit status.
+        left: Number of unfinished units; None if no images are selected.
+        failures: Number of failures.
+        seconds: Seconds since the launch began.
+    """
 
     status: int
     left: int | None
@@ -119,13 +137,16 @@ class Ended:
 
 
 class Observer:
-    """Receives events; each observer overrides the methods that it needs."""
+    """Receives events. Each observer overrides the methods that it needs."""
 
     def say(self, line: str) -> None:
         """A message for the user."""
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Counted work begins: steps in all and steps done, by name (an experiment, or the clean pass)."""
+        """Counted work begins. `totals`: number of all steps; `done`: number of finished steps.
+
+        Both are by name: an experiment, or the clean pass.
+        """
 
     def advance(self, names: Iterable[str]) -> None:
         """One more step is done for each of `names`."""
@@ -153,7 +174,10 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes events to several observers, the terminal first. If another one raises, it is removed and named there."""
+    """Passes events to several observers. `first` is the terminal.
+
+    If another observer raises an error, it is removed, and this is reported as a repair.
+    """
 
     def __init__(self, first: Observer, others: Sequence[Observer]) -> None:
         self._first = first

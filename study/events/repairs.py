@@ -1,6 +1,6 @@
-"""Repairs: problems that the program solved itself. Each is reported through `repaired`, with that word.
+"""Repairs: problems that the program solved itself. Each is reported through `repaired`, with the word "repaired".
 
-An undisturbed run repairs nothing: tests search all output of a launch for the word.
+An undisturbed run repairs nothing. Tests search all output of a launch for this word.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def repaired(kind: Kind, what: str) -> None:
 
 
 def taken() -> list[Repair]:
-    """Take the repairs of this process that were not taken before. The caller reports them."""
+    """Remove and return the repairs that this process has collected. The caller reports them."""
     found = []
     while _waiting:
         found.append(_waiting.popleft())
@@ -48,7 +48,7 @@ def taken() -> list[Repair]:
 
 
 def hear(repairs: Iterable[Repair]) -> None:
-    """Add repairs that another process has taken."""
+    """Add repairs that another process has returned from `taken`."""
     _waiting.extend(repairs)
 
 

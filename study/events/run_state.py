@@ -22,7 +22,7 @@ _FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Rates:
-    """Per second, over the last five minutes."""
+    """Finished units, images and gradients per second, over the last five minutes."""
 
     units: float = 0.0
     images: float = 0.0
@@ -31,7 +31,16 @@ class Rates:
 
 @dataclass
 class Tally:
-    """Successes of one craft at the end of its attack in this launch: hits and images, by target."""
+    """Successes of one craft in this launch, at the end of its attack.
+
+    Attributes:
+        sources: The source models, joined by `+`.
+        attack: The attack.
+        goal: The goal.
+        white: The names of its source models, which are white-box targets.
+        images: Number of images crafted.
+        targets: Numbers of hits and of images, by target.
+    """
 
     sources: str
     attack: str
@@ -53,7 +62,7 @@ class _Mark:
 
 
 class RunState(Observer):
-    """The numbers of one launch. It receives events before the views do. Hold `lock` to read from another thread."""
+    """The numbers of one launch. It receives events before the views do. Other threads must hold `lock` to read it."""
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -81,7 +90,7 @@ class RunState(Observer):
         return self._clock() - self._begun
 
     def say(self, line: str) -> None:
-        """Before counted work begins, the last message is the phase."""
+        """Before counted work begins, use the last message as the phase."""
         with self.lock:
             if not self.totals and self.launched is None:
                 self.phase = line
@@ -115,7 +124,7 @@ class RunState(Observer):
             whole = sum(_work(one.gradients, len(one.targets)) for one in plan.crafts.values())
             images = sum(len(shard.images) for shard in plan.shards)
             units = len(plan.crafts) * len(plan.shards)
-            # Only the number of units left is known here: each counts with the average cost.
+            # Only the number of unfinished units is known here, so each counts with the average cost.
             self._work_left = whole * images * event.left / max(units, 1)
 
     def finished(self, event: UnitDone) -> None:
@@ -164,7 +173,7 @@ class RunState(Observer):
 
     @property
     def last(self) -> list[Tally]:
-        """Crafts with the success of each target so far, the latest first."""
+        """The crafts that finished units last, with the success of each target so far. The latest craft is first."""
         return list(reversed(self._rows.values()))
 
     @property
@@ -196,7 +205,7 @@ class RunState(Observer):
         return max(0.0, self._work_left - self.work) * seconds / (self.work - first.work)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as plain data: `state` events and status.json hold them."""
+        """The numbers as plain data, for `state` events and status.json."""
         seen, rates = self.loop, self.rates
         left = self.seconds_left
         return {
@@ -242,7 +251,7 @@ class RunState(Observer):
 
     def _mark(self) -> None:
         now = self._clock()
-        # A mark a second is enough, and the first one stays where the window begins.
+        # One mark per second is enough. The first mark stays, because the window begins there.
         if len(self._marks) < 2 or now - self._marks[-1].at >= 1.0:
             self._marks.append(_Mark(now, self.units, self.images, self.gradients, self.work))
 

@@ -1,1 +1,1 @@
-"""Published numbers, and their comparison with a run's rows: cell by cell, and as findings."""
+"""Published numbers, and their comparison with the rows of a run: cell by cell, and as findings."""

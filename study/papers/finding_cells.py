@@ -1,4 +1,4 @@
-"""The cells of a spec's plan that a selection selects."""
+"""Finds the cells of a spec's plan that a selection (`CellSelection`) selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of the plan over all its seeds. `points` are the selected (steps, budget) of its attack."""
+    """A cell of the plan, with all its seeds. `points`: the selected points (steps, budget) of its attack."""
 
     sources: str
     attack: str
@@ -55,7 +55,7 @@ def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) ->
                     found[cell.key] = PlannedCell(*cell.key, seeds, points)
     if not found:
         raise StudyError(
-            "this selects no planned cell",
+            "this selection matches no planned cell",
             accepted="an attack, sources, targets and a goal that an experiment of the spec combines; without `boxes`, "
             "only targets that share no network with the sources count: write `boxes: white`, `grey` or `any`",
         )
@@ -63,7 +63,7 @@ def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) ->
 
 
 def without_transform(spec: Spec, name: str) -> str | None:
-    """Return the model of the spec that equals `name` without its transform; None if there is none."""
+    """Return the model of the spec that equals model `name` without its transform; None if there is none."""
     model = spec.models[name]
     if model.transform is None:
         return None

@@ -1,4 +1,7 @@
-"""The readings of a finding that commands and reports show: the claimed one, and the others for context."""
+"""The readings of a finding (every cell, the average, some cell), in words, for commands and reports.
+
+They show the reading that the finding claims first, and other readings for context.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ NEEDED = (
 
 
 def told(finding: Mapping[str, Any], reading: Mapping[str, Any]) -> str:
-    """The verdict of a reading, why, and how many images would decide an undecided one."""
+    """The verdict of a reading, its reason, and, if it is undecided, how many images would decide it."""
     said = f"{reading['verdict']}: {reading['reason']}"
     if reading["needed"] is None:
         return said
@@ -30,7 +33,7 @@ def told(finding: Mapping[str, Any], reading: Mapping[str, Any]) -> str:
 
 
 def rounded(images: int) -> str:
-    """A number of images with two digits, rounded up: it is an estimate."""
+    """An estimated number of images as text, rounded up to two significant digits."""
     most = 1_000_000
     if images > most:
         return f"more than {most:,}"
@@ -39,5 +42,5 @@ def rounded(images: int) -> str:
 
 
 def readings(finding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The readings in words, each with its numbers: the claimed one, then the average and every cell."""
+    """The readings in words, each with its numbers: first the claimed reading, then the average and every cell."""
     return [(READINGS[name], finding[name]) for name in dict.fromkeys((finding["holds"], "average", "each"))]

@@ -1,8 +1,8 @@
 """Findings in a spec: a paper's claim, and one check of it, as data.
 
-Rates are shares, 0..1; RMSDs are in pixel values, 0..255. A selection takes black-box cells by default. Rows
-with equal values of the keys in `cells` form one cell. All its rows of one image are averaged: over seeds, and over
-the attacks, sources and targets that are not among the keys.
+Rates are shares, 0..1; RMSDs are in pixel values, 0..255. A selection takes black-box cells by default. Rows with equal
+values of the keys in `cells` form one cell. In a cell, all rows of an image are averaged: over seeds, and over those of
+attack, sources and target that are not among the keys.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Boxes = Literal["black", "grey", "white", "any"]
 
 
 class CellSelection(Frozen):
-    """Planned cells: those of all experiments, or of one `experiment`, narrowed by the other keys.
+    """A selection of planned cells: of all experiments, or of one `experiment`, limited by the other keys.
 
     - `sources`: a list of models and of lists of models, as in an experiment;
-    - `steps`: a checkpoint of the attack; absent, its last step;
-    - `budget`: one budget of an attack with several; absent, all of them;
+    - `steps`: a checkpoint of the attack; if absent, its last step;
+    - `budget`: one budget of an attack with several budgets; if absent, all of them;
     - `boxes`: `black` (the target shares no network with the sources), `grey` (it has a source's network, with a
       transform or other weights), `white` (it is a source) or `any`.
     """
@@ -44,7 +44,10 @@ class CellSelection(Frozen):
 
 
 class CellCheck(Frozen):
-    """The check holds for each cell, for some cell, or on average, as `holds` says. `cells` are the cells' keys."""
+    """A check of cells. `cells` are the keys that form cells.
+
+    `holds`: whether the claim is about `each` cell, about `some` cell (at least one), or about the `average` of cells.
+    """
 
     cells: Keys = ("sources", "target")
     holds: Holds = "each"
@@ -69,7 +72,7 @@ class Rate(CellCheck):
 class Compare(CellCheck):
     """`better` succeeds more often than `than` on the same images, by more than `by`.
 
-    With `equal: gradients` the finding is decided only if both need the same number of gradients for an image.
+    With `equal: gradients`, the finding is undecided unless both need the same number of gradients for an image.
     """
 
     better: CellSelection
@@ -83,7 +86,7 @@ class Rmsd(CellCheck):
     """`less` moves the same images less than `than`, by an RMSD of more than `by`.
 
     If an attack searches the minimal RMSD and never succeeds on an image, the image counts with the largest RMSD of the
-    search, which is less than the RMSD that it needs.
+    search, which is a lower bound of its minimal RMSD.
     """
 
     less: CellSelection
@@ -94,7 +97,7 @@ class Rmsd(CellCheck):
 class Asymmetric(CellCheck):
     """The share of images that transfer from a to b differs from the share from b to a by more than `by`.
 
-    `pairs` are pairs of models; absent, all pairs with rows in both directions.
+    `pairs`: pairs of models; if absent, all pairs with rows in both directions.
     """
 
     of: CellSelection
@@ -112,11 +115,12 @@ class Asymmetric(CellCheck):
 
 
 class Monotone(CellCheck):
-    """Success rises or falls along something.
+    """Success rises or falls along a sequence of points.
 
-    A line fitted to it changes by more than `by` from the first to the last point, and no two neighbours clearly change
-    in the other direction. `along` is `sources`, `attack` or `target`, in the given `order`; or a number of the
-    recipes, such as `skip_gradient.gamma`, which orders the selected attacks.
+    The check holds if a line fitted to the success rates changes by more than `by` from the first to the last point,
+    and if the success of no two neighbouring points clearly changes in the other direction. `along` is `sources`,
+    `attack` or `target`, in the given `order`; or `steps`, `budget` or a number of the recipes, such as
+    `skip_gradient.gamma`, which orders the points.
     """
 
     of: CellSelection
@@ -142,9 +146,9 @@ class Monotone(CellCheck):
 class Destruction(CellCheck):
     """The destruction rate of `lower` is below that of `than` by more than `by` (Kurakin et al. 2017).
 
-    The destruction rate is the share of images that the transformed target classifies correctly again, among the images
-    that fool the same model without the transform with both attacks. The targets of the selections are models with a
-    transform; the spec must have the same models without it.
+    Consider the images with which both attacks fool the same model without the transform. The destruction rate is the
+    share of them that the transformed target classifies correctly again. The targets of the selections are models with
+    a transform; the spec must have the same models without the transform.
     """
 
     lower: CellSelection
@@ -153,7 +157,7 @@ class Destruction(CellCheck):
 
 
 class Cosine(Frozen):
-    """The mean cosine between the gradients of two models is `below` a number, from rows of gradient-cosine probes."""
+    """The mean cosine between the gradients of two models is `below` a number. Needs a probe `gradient-cosine`."""
 
     below: Annotated[float, Field(ge=-1, le=1)]
     probe: str | None = None
@@ -162,7 +166,7 @@ class Cosine(Frozen):
 
 
 class Check(Frozen):
-    """One statement: exactly one of the kinds."""
+    """One statement. Exactly one of the keys is given."""
 
     rate: Rate | None = None
     compare: Compare | None = None
@@ -177,7 +181,7 @@ class Check(Frozen):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise rejected(
-                f"a check is one statement, and this one has {' and '.join(given) or 'none'}",
+                f"a check must have exactly one statement, but this check has {' and '.join(given) or 'none'}",
                 ", ".join(type(self).model_fields),
             )
         return self

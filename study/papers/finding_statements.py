@@ -1,4 +1,4 @@
-"""Measurement of findings: for each cell of a check, one value per image."""
+"""Measures the checks of findings: one value per image, for each cell of a check."""
 
 from __future__ import annotations
 
@@ -35,9 +35,13 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """One cell: the ids of its images, in string order, and their values, float64 (N,), whose mean has the bound.
+    """One measured cell. The check bounds the mean of its values.
 
-    For a trend, `steps` are the differences between neighbours, with the names of the two.
+    Attributes:
+        name: Its name.
+        images: The ids of its images, in string order.
+        values: The value of each image, float64 (N,).
+        steps: For a trend: the names of two neighbouring points, and the difference of their values for each image.
     """
 
     name: str
@@ -48,10 +52,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Statement:
-    """A measured check. It claims that the mean of a cell's values lies on this `side` of `bound`.
+    """A measured check. It claims that the mean of a cell's values lies on `side` of `bound`.
 
-    `apart` is more than `bound` away from 0 in either direction. With `rate`, values are success rates, not
-    differences.
+    The side `apart` means more than `bound` away from 0 in either direction. `rate`: whether values are success rates
+    instead of differences.
     """
 
     side: Side
@@ -59,11 +63,11 @@ class Statement:
     cells: tuple[Measured, ...]
     rate: bool = False
     missing: tuple[str, ...] = field(default=())
-    """Reasons why the finding is undecided, whatever its numbers are."""
+    """Reasons why the finding is undecided, whatever its numbers."""
 
 
 class Reader:
-    """Reads the rows of selections from one study. A complete cell has `images` images."""
+    """Reads the rows of selections of one study. `images`: number of images in a complete cell; None: all in `rows`."""
 
     def __init__(self, rows: pl.LazyFrame, spec: Spec, images: int | None, geometry: pl.LazyFrame | None) -> None:
         self.spec = spec
@@ -74,9 +78,9 @@ class Reader:
     def read(
         self, selection: CellSelection, value: pl.Expr, *, every_step: bool = False
     ) -> tuple[pl.DataFrame, list[str]]:
-        """Return the rows of a selection, and the names of cells with missing rows.
+        """Return the rows of a selection, and the names of the cells that lack rows.
 
-        Columns: those of the attack run and target (`sources` as text), image, steps, budget, gradients, value.
+        Columns: sources (as text), attack, goal, seed, target, image, steps, budget, gradients, and `value`.
         """
         cells = select(self.spec, selection, every_step=every_step)
         wanted = pl.DataFrame(
@@ -279,7 +283,7 @@ _MEASURES: dict[str, Callable[[Any, Reader], Statement]] = {
 
 
 def _by_image(found: pl.DataFrame, keys: Sequence[Key | str]) -> pl.DataFrame:
-    """The mean value of every image in every cell. `keys` identify cells."""
+    """The mean value of every image in every cell. `keys`: the columns that identify a cell."""
     counted = found.filter(pl.col("value").is_not_null())
     return counted.group_by(*keys, "image").agg(pl.col("value").mean())
 
@@ -292,7 +296,7 @@ def _differences(first: pl.DataFrame, second: pl.DataFrame, keys: Sequence[Key])
 
 
 def _cells(found: pl.DataFrame, keys: Sequence[str], *, joined: bool = True) -> Iterable[tuple[Any, pl.DataFrame]]:
-    """The parts of `found` by `keys`, sorted, with a readable name, or with the key itself if not `joined`."""
+    """The cells of `found`: its rows by `keys`, sorted. Each comes with a readable name (not `joined`: its key)."""
     if found.is_empty():
         return []
     if not keys:

@@ -1,4 +1,4 @@
-"""Findings: do the rows of a run support the claims of a spec?"""
+"""Evaluates findings: whether the rows of a run support the claims of a spec."""
 
 from __future__ import annotations
 
@@ -52,27 +52,29 @@ FINDINGS = pl.Schema(
         "cells": pl.List(CELLS),
     }
 )
-"""One row for each finding. The finding claims that an effect lies on this `side` of `bound`. The effect is a rate, a
+"""One row for each finding. The finding claims that an effect lies on `side` of `bound`. The effect is a rate, a
 difference of rates, a difference of RMSDs, a change from the first to the last point, or a cosine.
 
 A finding has three readings, each with a verdict, an effect with its interval, and a p-value:
 
 - `average`: the mean over images of the mean over the finding's cells;
-- `each`: the claim holds in every cell. `cell` is the cell that supports it least, p is that of the intersection-union
-  test;
-- `some`: the claim holds in at least one cell. `cell` is the cell that supports it most clearly, p has Holm's
+- `each`: the claim holds in every cell. `cell` is the cell that supports it least; `p` is the p-value of the
+  intersection-union test;
+- `some`: the claim holds in at least one cell. `cell` is the cell that supports it most clearly; `p` has Holm's
   correction.
 
-`holds` names the reading that gives `verdict`, `effect`, `low`, `high`, `p`, `needed` and `reason`. `images` counts the
-images behind the average. `needed` is about how many images would decide an undecided reading, if effects and spreads
-stay; null for a decided one, for missing rows, and for an effect that lies on the bound. `cells` has every cell, with
-its verdict under that reading."""
+`holds` names the reading that the finding claims; `verdict`, `effect`, `low`, `high`, `p`, `needed` and `reason` are
+those of this reading. `images` is the number of images of the average. `needed` is an estimate of the number of images
+that would decide an undecided reading, if effects and spreads stay the same; null for a decided reading, for missing
+rows, and for an effect that lies on the bound. `cells` has every cell, with its verdict under the claimed reading."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """One mean and its bound. `p` is two-sided. The whole interval lies on the claim's side of the bound (`beyond`), on
-    the other side (`short`), or on neither.
+    """One mean, compared with its bound. `p` is two-sided.
+
+    `beyond`: the whole interval lies on the claim's side of the bound. `short`: it lies on the other side. If both are
+    false, the interval contains the bound.
     """
 
     name: str
@@ -85,17 +87,17 @@ class _Judged:
     short: bool
     bound: float
     turned: str = ""
-    """For trends: the neighbours that clearly change in the other direction."""
+    """For trends: a message about neighbouring points that clearly change in the other direction; empty without any."""
     apart: bool = False
     variance: float = math.nan
-    """Of the value of one image around the bound; for a rate, if the bound is the rate."""
+    """The variance of one image's value around the bound; for a rate, the variance if the rate were `bound`."""
     exact: Literal["binomial", "mcnemar", ""] = ""
-    """The exact test that gives p, if any."""
+    """The exact test that gives `p`; empty for another test."""
 
     def needed(self, level: float = _LEVEL) -> int | None:
-        """About how many images would decide on which side of the bound it lies."""
+        """Estimate how many images would decide on which side of the bound the mean lies; None if that is unknown."""
         gap = (abs(self.effect) if self.apart else self.effect) - self.bound
-        # Fewer images have no p below the level, if all of them agree.
+        # With fewer images, p cannot fall below the level even if all images agree.
         fewest = 1 if self.exact == "binomial" else math.ceil(1 - math.log2(level))
         correction = {"binomial": 0.5, "mcnemar": 1.0, "": 0.0}[self.exact]
         return significance.images_needed(
@@ -103,11 +105,11 @@ class _Judged:
         )
 
     def holds(self, p: float) -> bool:
-        """Whether it supports the claim, with this p-value."""
+        """Whether the mean supports the claim, with p-value `p`."""
         return self.beyond and p < _LEVEL and not self.turned
 
     def fails(self, p: float) -> bool:
-        """Whether it contradicts the claim, with this p-value. For `apart`, the interval alone decides."""
+        """Whether the mean contradicts the claim, with p-value `p`. For side `apart`, the interval alone decides."""
         return bool(self.turned) or (self.short and (p < _LEVEL or self.apart))
 
     def verdict(self, holding: float, failing: float) -> Verdict:
@@ -136,17 +138,17 @@ def evaluate(
 ) -> pl.DataFrame:
     """Evaluate every finding of `spec` with `rows`. Returns a frame with the columns of FINDINGS, in the spec's order.
 
-    A mean supports a claim if its 95 % interval lies beyond the bound and the test of the bound has p < 0.05. It
-    contradicts the claim if interval and test say the opposite. Otherwise it is undecided.
+    A mean supports a claim if its 95 % interval lies on the claim's side of the bound and the test of the bound has
+    p < 0.05. It contradicts the claim if the interval lies on the other side and p < 0.05. Otherwise it is undecided.
 
-    - A claim about every cell is replicated if every cell supports it, without correction: all of them must, so that
-      more cells make no error more likely (intersection-union test, Berger 1982). It is not replicated if some cell
-      contradicts it after Holm's correction over the cells.
+    - A claim about every cell is replicated if every cell supports it. No correction is needed: because all cells must
+      support it, more cells do not make an error more likely (intersection-union test, Berger 1982). The claim is not
+      replicated if some cell contradicts it after Holm's correction over the cells.
     - A claim about some cell is replicated if a cell supports it after Holm's correction. It is not replicated if every
       cell contradicts it.
 
-    A finding is also undecided if rows are missing. A complete cell has `images` images (absent: all images in `rows`).
-    `geometry` holds the rows of the run's gradient-cosine probes.
+    A finding is also undecided if rows are missing. `images`: number of images in a complete cell; None: all images in
+    `rows`. `geometry`: the rows of the run's gradient-cosine probes.
 
     Intervals: Wilson for rates, percentile bootstrap over images for the rest. Tests: exact binomial for rates,
     McNemar's exact test for differences of two outcomes, sign flips over images for the rest.
@@ -226,15 +228,15 @@ _NO_CELL = "no cell has an image that counts"
 def _average(cells: Sequence[_Judged], whole: _Judged) -> dict[str, object]:
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan, cell=False)
-    # A trend that reverses in one cell can still be a trend of the mean.
+    # The average ignores `turned`: a trend that reverses in one cell can still be a trend of the mean.
     verdict, reason = whole.verdict(whole.p, whole.p), whole.reason(whole.p, whole.p)
     return _reading(verdict, reason, whole, whole.p, cell=False, needed=whole.needed())
 
 
 def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
-    """The cells' p-values after Holm's correction, among the supporting or among the contradicting cells.
+    """The cells' p-values after Holm's correction: separately for cells on the claim's side and for the other cells.
 
-    Cells on the other side count with p = 1: a clear result there must not make it easier for the others.
+    In each correction, cells of the other group count with p = 1: a clear result there must not help this group.
     """
     bearing = significance.holm([one.p if _on_side(one, side) else 1.0 for one in cells])
     against = significance.holm([1.0 if _on_side(one, side) else one.p for one in cells])
@@ -284,10 +286,10 @@ def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 
 
 def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> int | None:
-    """About how many images decide an undecided claim about `every` cell, or about some cell.
+    """Estimate how many images decide an undecided claim about `every` cell, or else about some cell.
 
-    One cell decides against a claim about every cell, and for a claim about some cell, after the correction over the
-    cells; without such a cell, all of them must lie on the other side.
+    A single cell can decide against a claim about every cell, or for a claim about some cell, after the correction over
+    the cells. Without such a cell, all cells must become clear.
     """
     deciding = [one for one in cells if _on_side(one, side) != every]
     if deciding:
@@ -297,7 +299,7 @@ def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> in
 
 
 def _strength(cell: _Judged, side: Side) -> float:
-    """How far the whole interval lies on the claim's side: a larger number is stronger support."""
+    """How far the whole interval lies on the claim's side. A larger number is stronger support."""
     if side == "above":
         return cell.low
     if side == "below":
@@ -315,12 +317,12 @@ def _on_side(cell: _Judged, side: Side) -> bool:
 
 
 def _known(value: object) -> object:
-    """None for NaN: the number of a cell without images."""
+    """`value`, with None for NaN, which a cell without images has."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _turns(cells: Sequence[Measured]) -> dict[str, str]:
-    """For trends: the cells in which two neighbours clearly change in the other direction."""
+    """For trends: a message for each cell in which two neighbouring points clearly change in the other direction."""
     steps = [(one.name, pair, values) for one in cells for pair, values in one.steps]
     adjusted = significance.holm([significance.difference(values) for *_, values in steps])
     found: dict[str, str] = {}
@@ -355,7 +357,7 @@ def _one(name: str, counted: tuple[Sequence[str], Values], statement: Statement,
 
 
 def _beyond(side: str, bound: float, low: float, high: float) -> tuple[bool, bool]:
-    """Whether the whole interval lies on the claim's side of the bound, and whether on the other side."""
+    """Whether the whole interval lies on the claim's side of the bound, and whether it lies on the other side."""
     if side == "above":
         return low > bound, high < bound
     if side == "below":

@@ -1,4 +1,4 @@
-"""Comparison of a run's numbers with published numbers, cell by cell."""
+"""Compares a run's numbers with published numbers, cell by cell."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from study.models.reference import Model
 from study.spec.schema import Spec
 
 Measure = Callable[[pl.LazyFrame, pl.DataFrame], pl.DataFrame]
-"""Computes one metric: a run's rows (with `level`, the budget of the point) and matched published rows -> columns of
-_FOUND, at least `paper`, `row`, `ours` and `images`."""
+"""Computes one metric. Its arguments are the run's rows, with `level` (the budget of the point), and the matched
+published rows. It returns columns of _FOUND, at least `paper`, `row`, `ours` and `images`."""
 
 _KEYS = ("sources", "attack", "goal", "seed", "steps", "level", "target")
 _CELL = ("paper", "row")
@@ -31,8 +31,8 @@ _FOUND = pl.Schema(
         "ours_rmsd": pl.Float64(),
     }
 )
-"""Our numbers for published rows: `ours` in the paper's unit, `images` for each seed, and the denominator `of` of a
-share (null for other numbers)."""
+"""Our numbers for published rows. `ours` is in the paper's unit; `images` is the number of images of each seed; `of` is
+the denominator of a share (null for other numbers)."""
 
 
 def compare(
@@ -45,10 +45,11 @@ def compare(
     """Add our numbers to the rows of `study.papers.published_matching.match`. Every published row stays.
 
     New columns: `ours` (in the paper's unit: percent, except cosines), `ours_std` (over seeds, with n - 1), `images`
-    (for each seed), `of`, `ours_rmsd`, `low` and `high` (95 %, Wilson; all seeds use the same images, which count
-    once), `difference` (ours - theirs), `within` (theirs is in our interval) and `comparable`. If a number is not
-    comparable, `reason` says why; for example, rows of some of the `selected` images are missing (None: no such check).
-    `cosines` are mean cosines of plain gradients from probes, with the columns first, second, cosine, images.
+    (of each seed), `of` (the denominator), `ours_rmsd`, `low` and `high` (95 %, Wilson; all seeds use the same images,
+    which count once), `difference` (ours - theirs), `within` (whether theirs is in our interval) and `comparable`. If a
+    number is not comparable, `reason` says why. `selected`: number of selected images; a number over fewer images is
+    not comparable (None: no such check). `cosines`: mean cosines of plain gradients from probes, with the columns
+    first, second, cosine, images.
     """
     wanted = matched.filter(pl.col("reason").is_null()).with_columns(pl.col("our_target").alias("target"))
     is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
@@ -109,7 +110,7 @@ def summary(compared: pl.DataFrame) -> pl.DataFrame:
 
 
 def weights(paper: str, spec: Spec, models: Sequence[str]) -> Mapping[str, str]:
-    """Return for each of `models` `the paper's` if it has the paper's weights, else the difference."""
+    """Return a text on the weights of each of `models`: "the paper's" if they are the paper's, else the difference."""
     return {name: _weights(paper, name, spec.models[name]) for name in models if name in spec.models}
 
 
@@ -127,7 +128,7 @@ def _weights(paper: str, name: str, model: Model) -> str:
 
 
 def _crafts(cells: pl.DataFrame) -> pl.DataFrame:
-    """Cells with the column names of a run's rows, one for each seed."""
+    """The cells, one row for each seed, with the column names of a run's rows."""
     return cells.select(
         *(*_CELL, "metric", "top", "goal", "target", "level", "steps"),
         pl.col("our_attack").alias("attack"),
@@ -151,7 +152,7 @@ def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _same_mistakes(rows: pl.LazyFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """The share with equal labels, of the images that both targets of a pair misclassify."""
+    """Of the images that both targets of a pair misclassify, the share (percent) to which both give the same label."""
     keys = [key for key in _KEYS if key != "target"]
     pairs = agreements(rows, by=keys).with_columns(
         pl.col("steps", "seed").cast(pl.Int64),
@@ -176,7 +177,7 @@ def _over_seeds(each: pl.DataFrame) -> pl.DataFrame:
 
 
 MEASURES: dict[str, Measure] = {"same-mistake": _same_mistakes}
-"""Metrics of transfer that are no success rates, by name. Cosines come from the rows of probes."""
+"""Metrics of transfer other than success rates, by name. Cosines come from the rows of probes."""
 
 
 def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
@@ -195,7 +196,7 @@ def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """Clean top-1 accuracy of cells. The rows of any attack serve: each has the clean prediction of its image."""
+    """Clean top-1 accuracy of cells. It uses rows of any attack, because each has the clean prediction of its image."""
     cells = cells.filter(pl.col("top") == 1)
     if cells.is_empty():
         return pl.DataFrame(schema=_FOUND)
@@ -220,7 +221,7 @@ def _missing(cell: Mapping[str, object], spec: Spec, selected: int | None) -> st
     if is_clean and cell["top"] != 1:
         return "rows contain the clean top-1 label only"
     if is_clean and spec.images.keep != "all":
-        return "`images.keep` selects correctly classified images, so that clean accuracy is biased"
+        return "`images.keep` selects correctly classified images, so clean accuracy is biased"
     return _unfinished(cell, selected) or (
         None if cell["ours"] is not None else "no image that both models misclassify"
     )

@@ -1,4 +1,4 @@
-"""Differences between the parameters that a paper states for an attack and a recipe."""
+"""Finds the differences between a recipe and the parameters that a paper states for its attack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.attacks.recipe import Attack
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """One (steps, budget) of a planned cell's attack. `dense` are its sources that are DenseNets."""
+    """One point of a planned cell's attack: `steps` and budget (`level`). `dense`: its sources that are DenseNets."""
 
     recipe: Attack
     sources: tuple[str, ...]
@@ -22,9 +22,10 @@ class PlannedPoint:
 
 
 def differences(params: Mapping[str, Any], point: PlannedPoint) -> list[str]:
-    """Return a text for every stated parameter with another value here, such as "epsilon 15 there, 16 here".
+    """Return a text for every parameter that the paper states with another value, such as "epsilon 15 there, 16 here".
 
-    Parameters that the paper does not state are ignored. A parameter that recipes do not have is a difference.
+    `params`: the parameters that the paper states; others are ignored. A parameter that recipes do not have counts as a
+    difference.
     """
     found = []
     for key, theirs in params.items():
@@ -55,7 +56,7 @@ def _sigma(point: PlannedPoint) -> float | None:
 
 
 def _gamma(point: PlannedPoint) -> object:
-    """The gamma of all sources, or a list of them: of dense layers for DenseNets, else of residual branches."""
+    """The gamma of the sources, or the different gammas as text. DenseNets have a gamma of their own."""
     skip = point.recipe.skip_gradient
     if skip is None:
         return None
@@ -69,7 +70,7 @@ def _weights(point: PlannedPoint) -> str:
 
 _HERE: Mapping[str, Callable[[PlannedPoint], object]] = {
     "epsilon": _epsilon,
-    # Steps that only accumulate momentum before the attack begins do not count in papers.
+    # Papers do not count steps that only accumulate momentum before the attack begins.
     "steps": lambda point: point.steps - point.recipe.assembly.step.preparing_steps,
     "step_size": _step_size,
     "learning_rate": lambda point: point.recipe.learning_rate,
@@ -81,8 +82,8 @@ _HERE: Mapping[str, Callable[[PlannedPoint], object]] = {
     "mu": lambda point: point.recipe.momentum,
     "gamma": _gamma,
 }
-"""The value of a parameter here, by the papers' name of it. The lambda of Liu et al. weighs a distance in the loss,
-which recipes have only as a penalty."""
+"""Functions that return the value of a parameter in a recipe, by the papers' name of the parameter. The lambda of Liu
+et al. is the weight of a distance in the loss, which corresponds to a penalty in a recipe."""
 
 
 def _same(theirs: object, ours: object) -> bool:

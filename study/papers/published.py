@@ -31,9 +31,9 @@ SCHEMA = pl.Schema(
         "note": pl.String(),
     }
 )
-"""`row` is the position in the paper's file, from 0. `kind` is the label `experiment` of the file. `cited` names the
-work that the paper quotes; null for its own numbers. `printed` is the number as text. Empty cells of the file are null,
-except `sources`, which is empty text."""
+"""`row` is the position in the paper's file, from 0. `kind` is the column `experiment` of the file. `cited` names the
+work that the paper quotes; null for the paper's own numbers. `printed` is the number as text. Empty cells of the file
+are null, except in `sources`, where they are empty text."""
 
 METRICS = (
     *(f"top{top}-{kind}" for kind in ("accuracy", "match", "success") for top in (1, 5)),
@@ -42,7 +42,7 @@ METRICS = (
 )
 
 _CITED = "-cited-"
-"""Part of the labels of tables 8 and 9 of sgm2020, which quote numbers of other papers."""
+"""Part of the column `experiment` in rows that quote numbers of other papers (tables 8 and 9 of sgm2020)."""
 
 
 def load(paper: str | None = None) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Matching of published numbers to the planned cells of a spec."""
+"""Matches published numbers to the planned cells of a spec."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PLANNED = pl.Schema(
         "seeds": pl.List(pl.Int64()),
     }
 )
-"""`called` is the paper's name of the attack; null if the paper uses the name for another attack. `level` is the
-budget, if the attack has a fixed one. `sources` are joined by `+`. For same-mistake, `target` is a pair, sorted and
-joined. Clean cells have the attack `none` and no goal."""
+"""`called` is the paper's name of the attack; null if the paper uses this name for another attack. `level` is the
+budget, if the attack has a fixed budget. `sources` are joined by `+`. For the metric same-mistake, `target` is a pair
+of targets, sorted and joined by `+`. Clean cells have the attack `none` and no goal."""
 
 _OURS = ("experiment", "our_attack", "our_sources", "our_target", "steps", "level", "top", "seeds")
 MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS} | {"reason": pl.String()})
@@ -45,7 +45,7 @@ MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS}
 class PublishedCell:
     """One planned number of a spec.
 
-    `shown_sources` and `shown_target` are the models as a paper prints them: noise has no sources.
+    `shown_sources` and `shown_target` are the names that the paper prints. Noise has no sources there.
     """
 
     experiment: str
@@ -68,12 +68,12 @@ class PublishedCell:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The part of it that a published row names, without parameters."""
+        """The values that a published row states too, without parameters: attack, goal, sources, target, metric."""
         return (self.called, self.goal, self.shown_sources, self.shown_target, self.metric)
 
     @property
     def number(self) -> tuple[object, ...]:
-        """The key of its number, which cells of two experiments with equal attack runs, points and targets share."""
+        """The key of its number. Cells of two experiments with equal attack runs, points and targets share it."""
         where = (self.sources, self.target, self.steps, self.level, self.metric)
         return (self.attack, self.goal, self.seeds, *where)
 
@@ -88,10 +88,10 @@ def planned(spec: Spec) -> pl.DataFrame:
 
 
 def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
-    """Add the columns of MATCHED to published rows: the one planned cell, or the reason why there is none.
+    """Add the columns of MATCHED to published rows: the planned cell, or the reason why no single cell matches.
 
-    Quoted rows (`cited`, in tables 8 and 9 of sgm2020) are no results of the paper's own experiments and match no cell.
-    If several experiments plan the same number, the first one is named.
+    Quoted rows (`cited`, in tables 8 and 9 of sgm2020) are not results of the paper's own experiments, so they match no
+    cell. If several experiments plan the same number, the columns name the first one.
     """
     books = {name: _ExperimentCells(spec, name) for name, one in spec.experiments.items() if one.published is not None}
     found = [_match(row, books) for row in published.iter_rows(named=True)]
@@ -106,7 +106,7 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     for attack in dict.fromkeys(experiment.attacks):
         recipe = spec.attacks[attack]
         called = experiment.published.called(attack) if experiment.published else attack
-        # Noise needs no gradient: it is the same for all sources.
+        # Noise needs no gradient, so it is the same for all sources.
         noise = recipe.steps == 0 and recipe.precomputed is None
         for sources in spec.source_sets(experiment):
             joined = "+".join(sources)
@@ -147,7 +147,7 @@ def _pairs(targets: Sequence[str]) -> list[str]:
 
 
 def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
-    """The metrics of the tables that an experiment reproduces, and whether each is about attacked images."""
+    """The metrics in the tables that an experiment reproduces, each with whether it is about attacked images."""
     if experiment.published is None:
         return set()
     wanted = [one.partition(":")[::2] for one in experiment.published.tables]
@@ -175,7 +175,7 @@ class _ExperimentCells:
         self.sources = {key[2] for key in self.cells}
 
     def absent(self, row: Mapping[str, Any]) -> tuple[int, str]:
-        """The reason why no cell has the row's keys, and the number of keys that match."""
+        """The number of keys of a row that match a cell, and the reason why no cell has all of them."""
         assert self.experiment.published is not None
         if row["attack"] not in self.called:
             near = names(sorted(map(str, self.called - {"none"})), row["attack"])
@@ -234,12 +234,12 @@ def _against(params: Mapping[str, Any], cell: PublishedCell) -> list[str]:
     if cell.point is None:
         return []
     if "steps" not in params and cell.steps != cell.point.recipe.steps:
-        return [f"{cell.steps} steps are a checkpoint of {cell.attack}, and the paper does not state a number of steps"]
+        return [f"{cell.steps} steps are a checkpoint of {cell.attack}, but the paper does not state a number of steps"]
     return differences(params, cell.point)
 
 
 def _told(cells: Iterable[PublishedCell]) -> str:
-    """The names of several cells, with the keys in which they differ."""
+    """The names of several cells, with everything that may distinguish them."""
     each = [
         f"{cell.attack} on {cell.sources or 'clean images'}"
         + (f" at {cell.level:g}" if cell.level is not None else "")

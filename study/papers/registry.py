@@ -1,4 +1,4 @@
-"""The papers whose tables a study can reproduce: files of their numbers, names of their tables, their form in a spec.
+"""The papers whose tables a study can reproduce: the files of their numbers, and the key `published` of a spec.
 
 This file uses the csv module, so that the validation of a spec does not need polars.
 """
@@ -39,9 +39,9 @@ class Published(Frozen):
     """The published tables that an experiment reproduces.
 
     Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks
-    have other names in the spec than in the paper; models likewise, with `models`. An attack in `attacks` is
-    compared only with the paper's attack that it is mapped to, and that attack with no other attack of the
-    experiment, even one of the same name.
+    have other names in the spec than in the paper. `models` does the same for models. An attack in `attacks` is
+    compared only with the paper's attack that it is mapped to. This paper's attack is then compared with no other
+    attack of the experiment, even if one has the same name.
     """
 
     model_config = ConfigDict(json_schema_extra=also(TEXT, TEXTS))
@@ -74,13 +74,13 @@ class Published(Frozen):
         return {"tables": list(self.tables), **named} if named else list(self.tables)
 
     def called(self, attack: str) -> str | None:
-        """Return the paper's name of an attack of the experiment; None if another attack stands for that name."""
+        """Return the paper's name of an attack of the experiment; None if another attack is mapped to this name."""
         if attack in self.attacks:
             return self.attacks[attack]
         return None if attack in self.attacks.values() else attack
 
     def printed(self, models: str) -> str:
-        """Return the paper's names of models of the experiment, which `+` joins, in string order."""
+        """Return the paper's names of models of the experiment, in string order. `models` and the result use `+`."""
         return "+".join(sorted(self.models.get(one, one) for one in models.split("+"))) if models else ""
 
 

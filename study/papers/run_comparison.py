@@ -29,7 +29,7 @@ OTHER_IMAGES = {
 
 
 def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
-    """The papers to compare with: `paper`, or all that the spec's `published` keys name, in the registry's order.
+    """The papers to compare with: `paper`, or all papers that `published` keys of the spec name, in registry order.
 
     Raises StudyError if `paper` is unknown, or if it is None and no experiment names a published table.
     """
@@ -52,7 +52,7 @@ def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
 
 
 def compare_run(run: str, finished: RunData, papers: Sequence[str]) -> pl.DataFrame:
-    """All printed numbers of `papers` with the run's numbers beside them; columns as in `paper_comparison.compare`."""
+    """All printed numbers of `papers`, with the run's numbers. Columns as in `paper_comparison.compare`."""
     matched = match(pl.concat([published.load(paper) for paper in papers]), finished.spec)
     return paper_comparison.compare(
         matched, finished.rows, finished.spec, finished.selected, plain_cosines(run, finished.spec)
@@ -62,7 +62,7 @@ def compare_run(run: str, finished: RunData, papers: Sequence[str]) -> pl.DataFr
 def provenance(
     paper: str, compared: pl.DataFrame, spec: Spec, digests: Mapping[str, object], selected: int
 ) -> dict[str, Any]:
-    """The paper's title, the images on both sides, and the weights and digest of each model compared."""
+    """The paper's title, the images of the paper and of the run, and weights and digest of each compared model."""
     mine = compared.filter(pl.col("paper") == paper, pl.col("experiment").is_not_null())
     used = {name for column in ("our_sources", "target") for one in mine[column] for name in one.split("+") if name}
     models = [name for name in spec.models if name in used]
@@ -90,6 +90,6 @@ def cell_texts(cell: Mapping[str, Any]) -> list[str]:
         return [theirs, "–", "–", "–"]
     ours = f"{cell['ours']:.{decimals}f}" + (f" ± {cell['ours_std']:.2f}" if cell["ours_std"] is not None else "")
     interval = f"{cell['low']:.0f} to {cell['high']:.0f}" if cell["low"] is not None else "–"
-    # Rounded before it is printed: a difference that rounds to 0 has no sign.
+    # Round before printing, so that a difference that rounds to 0 has no minus sign.
     difference = round(cell["difference"], decimals) + 0.0
     return [theirs, ours, interval, f"{difference:+.{decimals}f}"]

@@ -1,1 +1,1 @@
-"""From a spec to attack runs and units with ids; resume of a run folder; additions of a changed spec."""
+"""Turns a spec into attack runs and units with ids, resumes a run folder, and finds what a changed spec adds."""

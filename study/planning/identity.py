@@ -1,12 +1,12 @@
-"""All ids of a study, made in one place: of attack runs, of their units, and of the units of probes.
+"""Makes all ids of a study: ids of attack runs, of their units, and of the units of probes.
 
-An id contains a digest of everything that decides the pixels or rows behind it, and of nothing else. Equal ids mean
-equal pixels, so that a finished unit never runs again. A change of a digest here makes every finished study start
-again: tests/golden pins ids.
+An id contains a digest of everything that determines its pixels or rows, and of nothing else. Equal ids mean equal
+pixels, so a finished unit never runs again. A change of a digest here makes every finished study start again; tests
+in tests/golden fix the ids.
 
-Only what is present counts: components with their names, versions and the parameters that are not at their defaults. So
-a new optional key, or a new component, changes no id. A default that changes is another version of its component;
-tests/golden pins the defaults.
+A digest contains only components that are present, with their names, versions and the parameters that differ from the
+defaults. So a new optional key or a new component changes no id. If a default changes, the component gets a new
+version; tests in tests/golden fix the defaults.
 """
 
 from __future__ import annotations
@@ -38,14 +38,19 @@ def attack_run_id(
     pool: Sequence[Selected],
     precomputed: Mapping[str, Stored] | None,
 ) -> str:
-    """Return the id of an attack run: everything that decides an adversarial image, except the image.
+    """Return the id of an attack run. It covers everything that determines an adversarial image, except the image.
 
     Args:
+        spec: The spec.
         digests: Digests of the models, by name.
-        reference: Id of the attack run whose RMSD the budget is matched to.
-        matched_images: All selected images, if the budget is matched to their mean.
+        sources: The names of the source models.
+        attack: The name of the attack.
+        goal: The goal.
+        seed: The seed of the attack.
+        reference: Id of the attack run whose RMSD the budget is matched to; None for other budgets.
+        matched_images: All selected images, if the budget is matched to their mean RMSD; None otherwise.
         pool: The images that the attack mixes into others.
-        precomputed: Files of precomputed images, by the id of the clean image.
+        precomputed: Files of precomputed images, by the id of the clean image; None for other attacks.
     """
     recipe = spec.attacks[attack]
     content: dict[str, Any] = {
@@ -65,7 +70,7 @@ def attack_run_id(
         if reference is not None:
             content["reference"] = reference
         if matched_images is not None:
-            # In the order of their ids: the selection may have grown image by image.
+            # Sorted by id: the order of the selection depends on the launches that added images.
             content["matched to"] = sorted((one.image, one.digest, *_labels(one, goal)) for one in matched_images)
         if pool:
             content["pool"] = [(one.image, one.digest, one.label) for one in pool]
@@ -75,18 +80,18 @@ def attack_run_id(
 
 
 def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
-    """Return what decides the pixels of an attack on `sources`, as plain data: what is present, and no defaults."""
+    """Return everything in a recipe that determines pixels of an attack on `sources`: plain data, without defaults."""
     if attack.external is not None:
         budget = attack.budget.model_dump(mode="json", exclude_defaults=True)
         return {"external": attack.external.identity(), "budget": budget}
     found: dict[str, Any] = {
         "components": [component.identity() for component in attack.assembly],
         "steps": attack.steps,
-        # A number of gradients has decided the steps.
+        # `budget.gradients` is left out: `steps` already follows from it.
         "budget": attack.budget.model_dump(mode="json", exclude_defaults=True, exclude={"gradients"}),
     }
     size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
-    # Without it the size of a step follows from each image's own budget.
+    # None: the step size follows from the budget of each image.
     if size is not None:
         found["step size"] = size
     if attack.first is not None:
@@ -104,14 +109,14 @@ def _labels(one: Selected, goal: str) -> tuple[int, ...]:
 
 
 def unit_id(run: str, shard: Shard, goal: str, *, reads_true_labels: bool) -> str:
-    """Return the id of one attack run, by its id, on one shard: it adds the images' pixels and labels."""
+    """Return the id of the unit of attack run `run` (an id) on one shard. It adds the images' pixels and labels."""
     return f"{run}.{shard.index:04d}-{shard.contents[goal, reads_true_labels][:_LENGTH]}"
 
 
 def probe_unit_id(
     spec: Spec, digests: Mapping[str, str], *, name: str, models: Sequence[str], sources: Sequence[str], shard: Shard
 ) -> str:
-    """Return the id of probe `name` of `models` on one shard. `sources` are the source models of its directions."""
+    """Return the id of a unit of probe `name`: `models` on one shard. `sources`: source models of its directions."""
     probe = spec.geometry[name]
     content: dict[str, Any] = {
         "models": [(one, digests[one]) for one in models],

@@ -1,6 +1,6 @@
-"""What stood in the ids of run folders of format 1: every key of an attack, also those at their defaults.
+"""The content of ids in run folders of format 1: every key of an attack, including keys at their defaults.
 
-Such folders are read by every command; no launch continues them. This file never changes.
+Commands still read such folders, but no launch continues them. This file never changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def attack_run(
     matched_images: Sequence[Selected] | None,
     pool: Sequence[Selected],
 ) -> dict[str, Any]:
-    """Return the part of an attack run's content that format 2 has in another way."""
+    """Return the part of an attack run's content that differs from format 2."""
     images = None if matched_images is None else sorted((one.image, one.digest) for one in matched_images)
     return {
         "attack": (attack, _recipe(spec.attacks[attack])),
@@ -39,7 +39,7 @@ def attack_run(
 
 
 def probe(spec: Spec, name: str, left_out: set[str]) -> dict[str, Any]:
-    """Return the part of a probe's content that format 2 has in another way."""
+    """Return the part of a probe's content that differs from format 2."""
     found = spec.geometry[name]
     return {
         "probe": (name, found.model_dump(mode="json", exclude=left_out)),
@@ -82,5 +82,5 @@ def _name(given: str | Part) -> str:
 
 
 def _numerics(spec: Spec) -> dict[str, Any]:
-    # There was no `auto` then.
+    # In format 1 there was no precision `auto`.
     return spec.numerics.settled("cpu").model_dump(mode="json", include=set(_NUMERICS), by_alias=True)

@@ -1,4 +1,4 @@
-"""From a spec to attack runs and their units.
+"""Turns a spec into attack runs and their units.
 
 An attack run (`Craft`) is one attack with one goal and seed on one set of source models. A unit is one attack run on
 the images of one shard, with the targets that predict them. A cell is one number of a table: an attack run against
@@ -24,12 +24,12 @@ from study.reproducibility.hashing import digest
 from study.spec.schema import SourceSet, Spec
 
 Finished = Mapping[str, Collection[str]]
-"""By unit id, the targets with rows."""
+"""The targets that have rows, by unit id."""
 
 
 @dataclass(frozen=True)
 class Craft:
-    """An attack run: everything that decides an adversarial image, except the image."""
+    """An attack run: everything that determines an adversarial image, except the image."""
 
     id: str
     sources: SourceSet
@@ -46,11 +46,11 @@ class Craft:
     precomputed: Mapping[str, Stored] | None = None
     """Files of precomputed images, by the id of the clean image."""
     reads_true_labels: bool = False
-    """Whether pixels depend on true labels for every goal: by its attack, or by the attack of its reference."""
+    """Whether its attack, or the attack of its reference, uses true labels whatever the goal."""
 
     @functools.cached_property
     def points(self) -> list[tuple[int, float | None]]:
-        """The (steps, budget) at which targets see its images; the finished attack is last."""
+        """The points (steps, budget) at which targets see its images. The finished attack is the last point."""
         return self.recipe.scored_points
 
     @property
@@ -60,7 +60,7 @@ class Craft:
 
     @property
     def keepable(self) -> bool:
-        """Whether it makes images to keep. A search of the minimal RMSD has none, and precomputed images exist."""
+        """Whether its images can be kept. A search for the minimal RMSD has none; precomputed images exist already."""
         return self.recipe.budget.minimal is None and self.recipe.precomputed is None
 
     @functools.cached_property
@@ -75,7 +75,10 @@ class Craft:
 
 @dataclass(frozen=True)
 class Unit:
-    """One attack run on one shard, and the targets without rows; no targets if only its images are to be kept."""
+    """One attack run on one shard, with the targets that lack rows.
+
+    `targets` is empty if all rows exist and only its images must be made again to be kept.
+    """
 
     id: str
     craft: Craft
@@ -173,13 +176,14 @@ class Plan:
 
     @functools.cached_property
     def _shuffled(self) -> tuple[Selected, ...]:
-        """All selected images, in an order that the seed decides. A pool is the beginning of it."""
+        """All selected images, shuffled by the seed. A pool is the beginning of this sequence."""
         return tuple(sorted(self._images, key=lambda one: digest(self.spec.seed, "pool", one.image)))
 
     def units(self, done: Finished | None = None, *, kept: Container[str] | None = None) -> Iterator[Unit]:
         """Yield every unit with targets that have no rows yet.
 
-        If the spec keeps images, yield also the other units whose ids are not in `kept` (None: yield no other unit).
+        `kept`: ids of units with kept images. If it is given and the spec keeps images, also yield the units that have
+        all rows but are not in `kept`.
         """
         for craft in self.crafts.values():
             yield from self.units_of(craft, done, kept=kept)

@@ -25,8 +25,8 @@ def cells(plan: Plan) -> dict[str, int]:
 def totals(plan: Plan) -> dict[str, int]:
     """Return the totals of a complete run: images, gradients, predictions, rows, bytes.
 
-    A gradient is that of one image on one model, forward pass included. A prediction is one image on one model, clean
-    images included. The bytes of results are an estimate.
+    A gradient is the gradient of one image on one model, including its forward pass. A prediction is one image on one
+    model; clean images count too. `bytes` is an estimate of the size of the rows on disk.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     rows = sum(len(craft.targets) * len(craft.recipe.scored_points) for craft in plan.crafts.values()) * images
@@ -47,8 +47,8 @@ def totals(plan: Plan) -> dict[str, int]:
 def probes(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the size of every probe: its kind, and the numbers of its models, images, units and passes.
 
-    A pass is one prediction; for cosines, one gradient. Before the selection, images have no ids: of the images that a
-    probe names, only their number counts.
+    A pass is one prediction, or, for the probe `gradient-cosine`, one gradient. Before images are selected they have no
+    ids, so if a probe names images, only their number is used.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     wanted = {

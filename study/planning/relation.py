@@ -1,6 +1,6 @@
 """The relation of a target to the source models of an image: white-box, grey-box or black-box.
 
-One rule, computed from the models of a spec. Rows record its answer, and all tables, means, marks and findings use it.
+A single rule computes it from the models of a spec. Rows record it, and all tables, means, marks and findings use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Relation = Literal["white", "grey", "black"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 MARKS: Mapping[str | None, str] = {"white": "*", "grey": "°"}
-"""The marks after numbers in tables. Black-box numbers, and means over several relations, have none."""
+"""The marks after numbers in tables. Black-box numbers, and means over several relations, have no mark."""
 
 MARKED: Mapping[Relation, str] = {
     "white": "* the target is one of the source models (white-box)",
@@ -36,9 +36,9 @@ def marked(kinds: Iterable[str | None]) -> list[str]:
 def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -> Relation:
     """Return the relation of `target` to the `sources` of an attack run; all are names in `models`.
 
-    `white`: it is one of them. `grey`: it has the network of one of them, with a transform, under another name, or with
-    other weights. `black`: anything else, as far as the spec tells: also services, and every target of images whose
-    sources are `elsewhere`.
+    `white`: the target is a source. `grey`: it has the network of a source, with a transform, under another name, or
+    with other weights. `black`: any other target, including services and all targets of images whose sources are
+    `elsewhere`. Whether such a target resembles a source cannot be seen from the spec.
     """
     if target in sources:
         return "white"
@@ -49,7 +49,8 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 def network(model: Model) -> str | None:
     """Return the name of a model's architecture, without zoo and weights; None for a service.
 
-    The architecture of a user's code is its function with its arguments: one function may build several networks.
+    For a user's code, the name consists of the function and its arguments, because a function may build several
+    networks.
     """
     if model.network is None:
         return None
@@ -60,7 +61,7 @@ def network(model: Model) -> str | None:
 
 
 def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
-    """Return, for each target with such models, the models that make it grey-box if they are sources."""
+    """Return, by target, the models that make the target grey-box if they are sources. Other targets are left out."""
     found = {
         target: [name for name in models if name != target and relation(models, [name], target) == "grey"]
         for target in models
@@ -69,9 +70,9 @@ def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
 
 
 def graded(rows: pl.LazyFrame, models: Mapping[str, Model]) -> pl.LazyFrame:
-    """Correct the `relation` of rows of the first versions, which only had a white-box flag: tell grey from black.
+    """Correct the column `relation` of old rows: early versions had only a white-box flag, so grey rows are `black`.
 
-    `models` are the models of the spec of these rows.
+    `models`: the models of the spec of these rows.
     """
     import polars as pl
 

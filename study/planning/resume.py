@@ -1,6 +1,6 @@
-"""Resume of a run folder: whether it belongs to the same study, and the models and images of that study.
+"""Resumes a run folder: checks that it belongs to the same study, and reads and writes its spec, models and images.
 
-All commands read the records of a run here: spec, models and images, after a check of their digests.
+All commands read these records of a run here, after a check of their digests.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def must_have_spec(folder: RunFolder) -> None:
     """Raise StudyError for a folder that has results, but no spec."""
     if not folder.begun and folder.results.is_dir() and any(folder.results.iterdir()):
         raise StudyError(
-            f"{folder.path} has results, but no spec, models and images, which a launch writes first",
+            f"{folder.path} has results, but lacks the spec, models and images that a launch writes before results",
             todo="choose another folder with --output",
         )
 
 
 def must_be_current(theirs: Spec, folder: RunFolder, todo: str = "launch into a new folder with --output") -> None:
-    """Raise StudyError for a folder of an older format: a launch would not find its attack runs again."""
+    """Raise StudyError for a folder of an older format: attack runs have other ids, so all would run again."""
     if theirs.format < FORMAT:
         raise StudyError(
-            f"the run folder {folder.path} is of format {theirs.format}, and this version writes format {FORMAT}: the "
-            "ids of attack runs differ, so that every image would be attacked again",
-            accepted="every command that reads, such as `study show`, `report`, `compare`, `verify`",
+            f"the run folder {folder.path} has format {theirs.format}, but this version writes format {FORMAT}: the "
+            "ids of attack runs differ, so every image would be attacked again",
+            accepted="every command that only reads, such as `study show`, `report`, `compare`, `verify`",
             todo=todo,
         )
 
@@ -63,12 +63,12 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
         raise StudyError(
             f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
             where=file.where(*place.split(".")),
-            todo="launch this spec: the launch runs the additions; or name the run folder of this spec",
+            todo="launch this spec, which runs its additions; or name the run folder of this spec",
         )
 
 
 def as_begun(file: SpecFile, folder: RunFolder) -> SpecFile:
-    """The spec with the precision that the folder's first launch chose, where this spec leaves the choice open."""
+    """The spec, with `numerics.precision: auto` replaced by the precision that the folder's first launch chose."""
     if not folder.begun or file.spec.numerics.precision != "auto":
         return file
     chosen = spec_of(folder).numerics.precision
@@ -109,7 +109,7 @@ def selected(folder: RunFolder) -> Selection | None:
 
 
 def as_it_lies(folder: RunFolder) -> Selection:
-    """Return the selection of a begun run without a check of digests, to look for errors in the run.
+    """Return the selection of a begun run without a check of digests, for commands that look for errors in the run.
 
     Raises StudyError if it cannot be read.
     """
@@ -120,7 +120,7 @@ def as_it_lies(folder: RunFolder) -> Selection:
 
 
 def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
-    """Return the bytes of `models.json` and `images.parquet`. Raises StudyError if one has another digest."""
+    """Return the bytes of `models.json` and `images.parquet`. Raises StudyError if a digest is not the recorded one."""
     for last in (False, True):
         try:
             contents = folder.models.read_bytes(), folder.images.read_bytes()
@@ -136,7 +136,7 @@ def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
 
 
 def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Raise StudyError if spec, models or images have other digests. Call it before a write."""
+    """Raise StudyError if the digest of spec, models or images is not the recorded one. Call it before a write."""
     if not folder.begun:
         return
     changed = not_as_written(folder)
@@ -158,7 +158,10 @@ def not_as_written(folder: RunFolder) -> list[StoragePath]:
 def _changed(
     known: Mapping[str, str | list[str] | None], files: Iterable[tuple[StoragePath, bytes]]
 ) -> list[StoragePath]:
-    """Files with another digest. While a launch extends a file, both its old and its new digest are valid."""
+    """The files whose digest is not the one in `known`. A file without a recorded digest is left out.
+
+    While a launch extends a file, both its old and its new digest are valid.
+    """
     found = []
     for path, content in files:
         good = known.get(path.name)
@@ -191,7 +194,7 @@ def _selection(folder: RunFolder, models: bytes, images: bytes) -> Selection:
 def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | None = None) -> None:
     """Write spec, models and images. The images come last: once they exist, the folder belongs to this spec.
 
-    `candidates` is the digest of the image set, if models have predicted all of its images.
+    `candidates`: the digest of the ids of the image set if models have predicted all of its images; None otherwise.
     """
     folder.write_text(folder.spec, spec.text())
     models, images = _files(selection)
@@ -205,11 +208,11 @@ def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
 
 
 def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | EllipsisType | None = ...) -> None:
-    """Replace the spec of a run by one with additions or removals, and write its selection.
+    """Replace the spec of a run by a spec with additions or removals, and write its selection.
 
-    `candidates` is as for `record`; absent, the recorded value stays. The caller must hold the lease. If the process
-    dies between two files, the folder is intact and the next launch continues: models and images only grow, the spec
-    comes last, and until then both the old and the new digests are valid. The old spec stays as `spec-<n>.yaml`.
+    `candidates`: as for `record`; if it is absent, the recorded value stays. The caller must hold the lease. If the
+    process dies between two files, the folder stays intact and the next launch continues: models and images only grow,
+    the spec is written last, and until then both old and new digests are valid. The old spec stays as `spec-<n>.yaml`.
     """
     models, images = _files(selection)
     known = _known(folder)
@@ -257,7 +260,7 @@ def _files(selection: Selection) -> tuple[bytes, bytes]:
 
 
 def predicted_candidates(folder: RunFolder) -> str | EllipsisType | None:
-    """Return the digest of the candidates if models have predicted all of them; None if some; ... if not recorded."""
+    """Return the digest of the candidates if models have predicted all of them; None if only some; ... if unknown."""
     known = _known(folder).get("candidates", ...)
     assert not isinstance(known, list), "only files have several digests"
     return known

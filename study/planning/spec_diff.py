@@ -1,4 +1,4 @@
-"""A changed spec in an old run folder: additions and removals are allowed; changes of existing rows are errors."""
+"""Compares a changed spec with its run folder. It may add and remove entries; changes of existing rows are errors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,19 @@ from study.storage.run_folder import RunFolder
 
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}
 _FREE = {*_ONE, "seeds"}
-"""Sections whose entries may be added or removed."""
+"""Sections whose entries a changed spec may add or remove."""
 _ELSEWHERE = "launch into a new folder with --output, or give the study another name"
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The allowed differences between a spec and the spec of its run folder."""
+    """The allowed differences between a spec and the spec of its run folder.
+
+    Attributes:
+        added: New names, by section.
+        removed: Names that the spec no longer has, by section.
+        altered: Other changes, as text.
+    """
 
     added: Mapping[str, Sequence[str]] = field(default_factory=dict)
     removed: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -84,7 +90,7 @@ def changes(file: SpecFile, folder: RunFolder) -> Changes:
 
 
 def _fixed(spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a spec that must stay equal: all but named entries, seeds and the number of images."""
+    """The part of a spec that must stay equal: all except models, attacks, experiments, probes, seeds, images.count."""
     kept = {key: value for key, value in identity.items() if key not in _FREE}
     images = {key: value for key, value in kept["images"].items() if key != "count"}
     rule = spec.images.targets
@@ -129,7 +135,10 @@ def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
 
 
 def unasked(spec: Spec, selection: Selection) -> list[str]:
-    """Return the models without a digest, or without predictions of some selected image if they predict images."""
+    """Return the models that the clean pass must still call.
+
+    They have no digest, or they predict images but lack the prediction of a selected image.
+    """
     images = [one for shard in selection.shards for one in shard.images]
     return [
         name
@@ -139,9 +148,9 @@ def unasked(spec: Spec, selection: Selection) -> list[str]:
 
 
 def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate] | None, folder: RunFolder) -> bool:
-    """Return whether the spec asks for more images than are selected. `found` is None if the image set is unavailable.
+    """Return whether the spec asks for more images than are selected. Raises StudyError if it asks for fewer.
 
-    Raises StudyError if the spec asks for fewer images.
+    `found`: the image set; None if it is unavailable. It is used if the spec asks for all images.
     """
     wanted, there = file.spec.images.count, sum(len(shard.images) for shard in selection.shards)
     if wanted is None:
@@ -149,10 +158,11 @@ def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate]
         return found is not None and known is not ... and known != listing(file.spec, found)
     if wanted < there and wanted != spec_of(folder).images.count:
         raise StudyError(
-            f"images.count is {wanted}, and {there} images are selected in {folder.path}",
+            f"images.count is {wanted}, but {there} images are already selected in {folder.path}",
             where=file.where("images", "count"),
             accepted=f"{there} and more",
-            todo="filter images when you analyse rows, or launch into a new folder with --output",
+            todo=f"leave images.count at {there} and filter images when you analyse rows, or launch into a new folder "
+            "with --output",
         )
     return wanted > there
 

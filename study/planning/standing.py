@@ -1,4 +1,4 @@
-"""What a launch would find in a run folder: what is new, what is kept, what is left to do, and what it would refuse."""
+"""Compares a spec with its run folder as a launch would: what is new, kept, left to do, and what would be refused."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 from study.terminal.screen import counted
 
-_TUNED = "the spec tunes attacks, and only a launch knows the numbers that it chose"
+_TUNED = "the spec tunes attacks, and only a launch finds out the numbers of their parameters"
 
 
 def standing_of(
     file: SpecFile, folder: RunFolder, candidates: Callable[[], Sequence[Candidate] | None]
 ) -> dict[str, Any] | None:
-    """Compare a spec with its run folder as a launch does; None where no launch has selected images yet.
+    """Compare a spec with its run folder as a launch does; None if no launch has selected images yet.
 
     The answer is plain data:
-        new: The differences of this spec from the recorded one, as text; empty where there are none.
+        new: The differences between this spec and the recorded spec, as text; empty without a difference.
         images: The number of selected images.
-        more_images: Whether the spec asks for more images than are selected: they are looked for first.
-        predicts_first: Models that must predict the selected images first.
-        units, done, left: Units of this spec on the selected images, probes included.
-        partly: Those of the units left that have rows, which stay, and lack targets.
-        outside: Finished units that this spec does not ask for. Their rows stay, and reports leave them out.
-        unknown: Why all this cannot be told; then it is the only key.
+        more_images: Whether the spec asks for more images than are selected. A launch first selects them.
+        predicts_first: Models that must first predict the selected images.
+        units, done, left: Numbers of units of this spec on the selected images, probes included.
+        partly: Number of unfinished units that have rows for some of their targets. These rows stay.
+        outside: Number of finished units that this spec does not ask for. Their rows stay; reports leave them out.
+        unknown: The reason why the comparison is impossible. Then the answer has no other key.
 
-    `candidates` lists the image set, or returns None if it is not at hand; it is called only where the spec asks for
-    all images. Raises the StudyError with which a launch would refuse the folder.
+    `candidates` lists the image set, or returns None if it is unavailable. It is called only if the spec asks for all
+    images. Raises the StudyError with which a launch would refuse the folder.
     """
     spec = file.spec
     if folder.begun and any(attack.tune is not None for attack in spec.attacks.values()):
@@ -58,7 +58,7 @@ def standing_of(
 
 
 def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, int]:
-    # A new model has no rows, so that any text in place of its digest gives attack runs without rows.
+    # A new model has no rows yet. Any other text as its digest also gives attack runs without rows.
     digests = {name: selection.models.get(name, {"digest": "unknown"})["digest"] for name in spec.models}
     plan, probes = Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards)
     done = scanning.done(folder.path)
@@ -72,9 +72,10 @@ def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, in
 
 
 def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]:
-    """A standing as text for the user: a line for each thing that is new, first or kept.
+    """Format the answer of `standing_of` as lines for the user.
 
-    None: no launch has selected images yet. `refused` holds the error with which a launch would refuse the folder.
+    `standing`: None if no launch has selected images yet. With the key `refused`, it holds only the error with which a
+    launch would refuse the folder.
     """
     if standing is None:
         return [f"{folder}: no launch yet"]

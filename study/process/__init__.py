@@ -1,1 +1,1 @@
-"""Child processes, signals, and the end of a command."""
+"""Starts child processes, handles signals, and ends commands."""

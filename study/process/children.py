@@ -1,11 +1,11 @@
 """The environment, module search path and limits of each child process.
 
-No child imports from the working folder. Python searches that folder, or the folder of a script, before all others:
-children are told not to (`PYTHONSAFEPATH`), and empty entries of `PYTHONPATH` are removed. Folders that the user names
-in `PYTHONPATH` stay.
+No child imports modules from the working folder. By default, Python searches the working folder, or the folder of a
+script, before all others. For children, `PYTHONSAFEPATH` switches this off, and empty entries of `PYTHONPATH` are
+removed. Folders that the user names in `PYTHONPATH` stay.
 
-No child gets a secret that belongs to another. Secret are the variables that services name as their credentials, and
-variables with a telling name (`…TOKEN…`, `…SECRET…`, `…PASSWORD…`, `…API_KEY…`, `…ACCESS_KEY…`, `…CREDENTIAL…`):
+No child gets the secret of another child. Variables are secret if a service names them as its credential, or if their
+name contains `TOKEN`, `SECRET`, `PASSWORD`, `API_KEY`, `ACCESS_KEY` or `CREDENTIAL`:
 
 - A service's credential is in no child's environment. The one actor that calls the service receives its value.
 - `WANDB_…` goes to the W&B process only.
@@ -34,7 +34,7 @@ from typing import Any
 
 _SECRET = re.compile("TOKEN(?!IZERS_)|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _OWNED = ("WANDB_", "AWS_")
-"""Prefixes of variables that only their owner gets, secret or not."""
+"""Prefixes of variables that only one kind of process gets, secret or not."""
 
 _HERE = Path(__file__).resolve()
 _ROOT = _HERE.parents[2]
@@ -45,14 +45,14 @@ _before: dict[str, str] | None = None
 
 @dataclass(frozen=True)
 class ProcessKind:
-    """What the child processes of one kind get.
+    """The environment and the priority of one kind of child process.
 
     Attributes:
-        own: Prefixes of variables that they get although the variables are secret or have an owner.
-        only: The only variables that they get; None: no such limit.
-        sets: Further variables, with values.
-        defaults: The same, where the driver has no value.
-        nice: Their niceness: how far they yield the processor to the study's own work.
+        own: Prefixes of variables that these processes get even if they are secret or in `_OWNED`.
+        only: The only variables of the driver that they get; None: no such limit.
+        sets: Variables that are set for them.
+        defaults: Variables that are set for them unless the driver has a value.
+        nice: Their niceness: a higher number gives the study's own work priority.
     """
 
     own: tuple[str, ...] = ()
@@ -69,9 +69,9 @@ class ProcessKind:
 
 
 GPU_DEFAULTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""What a process that computes on a GPU sets where the user has not: matrix products that repeat their bits, which
-torch's deterministic mode insists on, and memory that does not break into pieces that are too small. Torch reads an
-older name of the second first, `PYTORCH_CUDA_ALLOC_CONF`: what a user sets there stays in force."""
+"""Variables of a process that computes on a GPU, unless the user sets them. The first makes matrix products
+reproducible to the bit, as torch's deterministic mode requires. The second reduces fragmentation of GPU memory; if the
+user sets `PYTORCH_CUDA_ALLOC_CONF`, its older name, torch uses that value."""
 
 RAY = ProcessKind(own=("RAY_", "HF_", "HUGGING_FACE_"), defaults=GPU_DEFAULTS)
 """The daemons of a local Ray and its workers, which inherit from the daemons."""
@@ -94,7 +94,10 @@ def looks_secret(name: str) -> bool:
 
 
 def environment(kind: ProcessKind, given: Mapping[str, str], hidden: Sequence[str] = ()) -> dict[str, str]:
-    """The environment of a process, from the driver's (`given`), without the credentials of services (`hidden`)."""
+    """Make the environment of a process.
+
+    `given`: the driver's environment. `hidden`: the names of variables with credentials of services, which are removed.
+    """
     made = {name: value for name, value in given.items() if name not in hidden and kind.gets(name)}
     made = {**kind.defaults, **made, **kind.sets, "PYTHONSAFEPATH": "1"}
     made.pop("PYTHONPATH", None)
@@ -109,7 +112,7 @@ def environment(kind: ProcessKind, given: Mapping[str, str], hidden: Sequence[st
 def start(
     words: Sequence[str], kind: ProcessKind, environment: Mapping[str, str], **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a process in its own session: Ctrl-C reaches the driver only, which then ends the others."""
+    """Start a process in its own session, so that Ctrl-C reaches only the driver, which then ends the process."""
     process = subprocess.Popen(list(words), env=dict(environment), start_new_session=True, **streams)
     if kind.nice:
         with contextlib.suppress(OSError):
@@ -118,7 +121,7 @@ def start(
 
 
 def module_command(name: str) -> list[str]:
-    """The command line that runs one of our modules."""
+    """The command line that runs module `name` of this project."""
     return [sys.executable, "-P", "-m", name]
 
 
@@ -134,10 +137,10 @@ def command_output(words: Sequence[str], seconds: float) -> str | None:
 
 @contextlib.contextmanager
 def replaced_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """A context in which `os.environ` is `environment`: for libraries whose child processes inherit it.
+    """A context in which `os.environ` equals `environment`, for libraries whose child processes inherit it.
 
-    In the context, our threads read the driver's own environment with `driver_environment`. Variables that a library
-    sets in the context stay set.
+    In the context, `driver_environment` returns the driver's own environment. Variables that a library sets in the
+    context stay set.
     """
     global _before  # noqa: PLW0603 - a process has one environment
     before = dict(os.environ)
@@ -158,15 +161,15 @@ def replaced_environment(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def driver_environment() -> Mapping[str, str]:
-    """The driver's environment, also in a `replaced_environment`."""
+    """The driver's own environment, even inside `replaced_environment`."""
     return os.environ if _before is None else _before
 
 
 @functools.cache
 def _importable(path: tuple[str, ...]) -> bool:
-    """Whether a Python with this PYTHONPATH imports this very code, because it is installed or on that path."""
+    """Whether a Python process with `path` as PYTHONPATH imports this code, because it is installed or on that path."""
     if not sys.flags.safe_path:
-        # Children have all entries but the first, which is the folder of the script or the working folder.
+        # Children have the same entries except the first, which is the folder of the script or the working folder.
         spec = importlib.machinery.PathFinder.find_spec("study", sys.path[1:])
         if spec is not None and _is_ours(spec.origin) and str(_ROOT) not in sys.path[:1]:
             return True

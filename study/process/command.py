@@ -1,4 +1,4 @@
-"""Run a command as a process: print its errors, set the exit status, handle signals."""
+"""Runs a command as a process: prints its errors, sets the exit status, handles signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_command(command: Callable[[], object]) -> NoReturn:
 
 
 def status_of(command: Callable[[], object], interrupt: Interrupt) -> int:
-    """Run `command`, print to standard error why it failed, and return its exit status."""
+    """Run `command` and return its exit status. If it fails, print the reason to standard error."""
     try:
         command()
     except StudyError as error:

@@ -1,4 +1,4 @@
-"""The one way out of a process."""
+"""The function that ends a process."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import sys
 from typing import NoReturn
 
 _OUTPUT_LOST = 120
-"""The exit status of Python itself if its output cannot be written."""
+"""The exit status that Python uses if its output cannot be written."""
 
 
 def end_process(status: int, *, exit_handlers: bool = True) -> NoReturn:
     """Run the registered exit handlers, flush both output streams, and end the process with `status`.
 
-    The interpreter is not finalized, which takes seconds once torch and Ray are loaded, and no thread is waited for.
-    Without `exit_handlers` the process ends even if a handler would wait for a thread that hangs.
+    It does not finalize the interpreter, which takes seconds once torch and Ray are loaded, and waits for no thread.
+    Without `exit_handlers`, the process ends even if a handler would wait for a thread that hangs.
     """
     if exit_handlers:
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            # A signal handler may interrupt a flush: RuntimeError.
+            # RuntimeError: a signal handler may have interrupted another flush.
             with contextlib.suppress(AttributeError, BrokenPipeError, RuntimeError):
                 stream.flush()
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a request to stop, which reaches the main thread wherever it is."""
+"""Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop, which reaches the main thread at any point."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """The study was asked to stop. Like KeyboardInterrupt, it is no error: `except Exception` must not catch it."""
+    """The study was asked to stop. Like KeyboardInterrupt, it is no error, so `except Exception` does not catch it."""
 
 
 class Interrupt:
     """A context in which the first signal sets `status` (130, 143 or 129) and raises Interrupted in the main thread.
 
-    Inside `patient` the signal only sets `status`, and the code there checks it. The second signal calls `farewell` and
-    ends the process with the status of the first; where the process belongs to others (`ends_process` is false, as in a
-    notebook), it raises Interrupted also inside `patient`. A signal that the process ignored from the start stays
-    ignored (`nohup`). Only the main thread of a process can handle signals: in another thread, none is noticed.
+    Inside `patient`, the first signal only sets `status`, and the code there checks it. The second signal calls
+    `farewell` and ends the process with the status of the first. If the process belongs to another program, such as a
+    notebook (`ends_process` is False), the second signal raises Interrupted instead, even inside `patient`. A signal
+    that the process ignored from the start (`nohup`) stays ignored. Only the main thread of a process can handle
+    signals: an Interrupt in another thread notices none.
     """
 
     def __init__(self, *, ends_process: bool = True) -> None:
-        """An Interrupt inside another one takes `ends_process` from it."""
+        """`ends_process`: whether a second signal ends the process. An Interrupt inside another one inherits this."""
         self.status: int | None = None
         self.farewell: Callable[[], object] = _nothing
-        """Prints the last lines if a second signal ends the process."""
+        """The function that prints the last lines if a second signal ends the process."""
         self.hurried = False
         self._ends_process = ends_process
         self._patient = 0
@@ -56,17 +57,17 @@ class Interrupt:
         self._before.clear()
 
     def check(self) -> None:
-        """Raises Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come."""
         if self.status is not None:
             raise Interrupted
 
     def settle(self) -> None:
-        """From now on the first signal interrupts nothing: the outcome of the study is already printed."""
+        """From now on, let the first signal interrupt nothing, because the outcome of the study is already printed."""
         self._patient += 1
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """A context in which the first signal interrupts nothing: its code checks `status` and ends in order."""
+        """A context in which the first signal interrupts nothing. The code inside checks `status` and ends in order."""
         self._patient += 1
         try:
             yield
@@ -75,7 +76,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def impatient(self) -> Iterator[None]:
-        """A context, also inside `patient`, in which the first signal raises Interrupted: for work that may be lost."""
+        """A context, even inside `patient`, in which the first signal raises Interrupted, for work that may be lost."""
         before, self._patient = self._patient, 0
         try:
             self.check()
@@ -96,7 +97,7 @@ class Interrupt:
 
 
 def stopped_message(command: str) -> str:
-    """The last line of an interrupted command, which `command` continues."""
+    """The last line of an interrupted command. `command`: the command line that continues it."""
     return f"stopped; finished work is kept. Continue with: {command}"
 
 

@@ -1,4 +1,4 @@
-"""Standard output whose reader may leave early: `study show RUN | head` still ends with the status of its work."""
+"""Handles a standard output whose reader leaves early: `study show RUN | head` still ends with its own exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GONE = {errno.EIO, errno.EPIPE, errno.ENXIO}
 
 
 class LossyFile(io.FileIO):
-    """A file descriptor that drops what its other end no longer reads: a closed pipe, a terminal that has gone."""
+    """A file descriptor that drops output that nobody can read: the pipe is closed, or the terminal is gone."""
 
     def write(self, content: Any, /) -> int:
         try:
@@ -24,7 +24,7 @@ class LossyFile(io.FileIO):
 
 
 def drop_unread_output() -> None:
-    """Replace `sys.stdout` by a stream on the same descriptor that drops output once its reader has gone."""
+    """Replace `sys.stdout` with a stream on the same descriptor that drops output once its reader has gone."""
     usual = sys.stdout
     if not isinstance(usual, io.TextIOWrapper):
         return

@@ -1,4 +1,4 @@
-"""Work on the host in several threads, while a GPU does the rest."""
+"""Runs work on the host in several threads, while a GPU computes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def threads_here() -> int:
 
 
 def host_threads(device: str) -> int:
-    """Return the number of threads for work beside `device`: 1 on a CPU, whose cores have the models to compute."""
+    """Return the number of threads for work on the host while `device` computes: 1 on a CPU, which models occupy."""
     return 1 if is_host(device) else threads_here()
 
 
 def in_threads(do: Callable[..., Made], arguments: Iterable[tuple[Any, ...]], threads: int) -> list[Made]:
-    """Return what `do` makes of each tuple of arguments, in their order, with `threads` at work.
+    """Call `do` with each tuple of `arguments` in `threads` threads, and return the results in the same order.
 
-    Raises what `do` raises for the first of them that fails.
+    If calls fail, raises the error of the first one in this order.
     """
     given = list(arguments)
     if threads == 1 or len(given) < _FEW:

@@ -1,1 +1,1 @@
-"""Tables, figures and the HTML page from finished rows."""
+"""Makes tables, figures and the HTML page from finished rows."""

@@ -1,4 +1,4 @@
-"""Lines of the report's curves: success rates of attacks whose recipes differ in one number."""
+"""The lines of the report's charts: success rates of attacks whose recipes differ in one number."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import polars as pl
 from study.spec.schema import Experiment, Spec
 
 _MOST_SETS = 8
-"""A figure draws one line per source set for at most this many sets."""
+"""A figure draws one line per source set only up to this number of source sets."""
 
 Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
-"""By line, its points: x, success rate, and its interval (0..1; NaN for a mean of several cells)."""
+"""The points of each line, by line: x, success rate, and its interval (0..1; NaN for a mean of several cells)."""
 
 _Members = Mapping[str, tuple[str, float | None]]
-"""By attack, its line and its x; x is None if each point of the attack has its own."""
+"""The line and the x of each attack, by attack. x is None if each point of the attack has its own x."""
 
 
 def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
     """Yield the x axis of each chart (`steps`, `gradients`, `budget`, or the key of a number), and its lines by target.
 
-    A line joins attacks whose recipes differ in that number only. Lines use black-box cells if there are any, and the
-    mean over source sets. `cells` are from `experiments.averaged`.
+    A line joins attacks whose recipes differ in this number only. Lines show means over source sets, of black-box cells
+    if there are any, otherwise of all cells. `cells`: the result of `experiments.averaged`.
     """
     used = cells.filter(relation="black") if transferred(cells) else cells
     attacks = list(dict.fromkeys(experiment.attacks))
@@ -38,12 +38,12 @@ def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[
 
 
 def transferred(cells: pl.DataFrame) -> bool:
-    """Whether any cell is black-box: an experiment may name its sources as its only targets."""
+    """Whether any cell is black-box. None is if the experiment names its sources as its only targets."""
     return bool((cells["relation"] == "black").any())
 
 
 def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
-    """By the key of a number, the attacks whose recipes differ in that number only."""
+    """The attacks whose recipes differ in one number only, by the key of this number."""
     dumps = {
         name: {key: one for key, one in spec.attacks[name].plain().items() if key not in ("checkpoints", "made")}
         for name in attacks
@@ -61,7 +61,7 @@ def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
             if key == "budget":
                 drawn = len(levels) > 1 if len(group) == 1 else levels[0] is not None
             else:
-                # Two values are rows of a table; a curve needs three.
+                # A curve needs three values. Two values are shown in tables only.
                 drawn = len(group) > 2
             if drawn:
                 members = {name: (group[0], None if key == "budget" else float(flat[name][key])) for name in group}
@@ -89,9 +89,9 @@ def _is_number(value: object) -> bool:
 
 
 def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spec) -> Mapping[str, Points]:
-    """By target, the points of every line; x is a column of the cells, or the members' own.
+    """The points of every line, by target. x is the column `column` of the cells; if that is None, x is from `members`.
 
-    If there is only one line, it is split into one per source set, for up to eight sets.
+    If there is only one line and at most eight source sets, it is split into one line per source set.
     """
     names = list(dict.fromkeys(line for line, _ in members.values()))
     sets = list(dict.fromkeys(cells["sources"]))
@@ -100,7 +100,7 @@ def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spe
     for cell in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
         line, place = members[cell["attack"]]
         steps, level = spec.attacks[cell["attack"]].scored_points[-1]
-        # Along one number, an attack with several steps or budgets is shown at its last ones.
+        # Along another number, an attack with several steps or budgets is shown at its last point.
         if (column != "level" and cell["level"] != level) or (column in (None, "level") and cell["steps"] != steps):
             continue
         x = place if column is None else cell[column]

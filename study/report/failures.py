@@ -1,4 +1,4 @@
-"""Failures that the last launch of a run recorded in `RUN/failures.json`."""
+"""Reads the failures that the last launch of a run recorded in `RUN/failures.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RecordedFailure:
 
 
 def failures_of_last_launch(folder: RunFolder) -> list[RecordedFailure]:
-    """The recorded failures; empty if there is no file. StudyError for a damaged file."""
+    """The recorded failures; empty if there is no file. Raises StudyError for a damaged file."""
     try:
         found = json_file.read(
             folder.failures, dict[str, list[RecordedFailure]], todo="remove it; the next launch writes it again"

@@ -1,4 +1,4 @@
-"""Figures of the report, drawn with matplotlib. The same rows give the same bytes, in the page and as files."""
+"""The figures of the report, drawn with matplotlib. The same rows give the same bytes, in the page and as files."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
 _STYLE: Any = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
-    # Publishers ask for embedded outlines, not for Type 3 fonts.
+    # Embed TrueType fonts: publishers do not accept Type 3 fonts.
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.size": 9,
-    # Names of models and attacks may contain $ and are never formulas.
+    # Names of models and attacks may contain $, which must not start a formula.
     "text.parse_math": False,
     "axes.grid": True,
     "grid.color": "#dddddd",
@@ -51,7 +51,7 @@ _STYLE: Any = {
 
 
 _WHOLE: Any = {"bbox_inches": "tight", "pad_inches": 0.08}
-"""No label is cut off, however long it is."""
+"""Options of `savefig` with which no label is cut off, however long it is."""
 
 _AXES = {
     "steps": "number of steps",
@@ -71,27 +71,30 @@ _AXES = {
     "admix.copies": "number of mixed images",
     "admix.strength": "share of the mixed image",
 }
-"""By key of a number, the words of its axis with their unit."""
+"""The label of an axis with its unit, by key of a number."""
 
 
 def axis_words(along: str) -> str:
-    """The words for an axis: a number of a recipe that has none of its own is named by its key."""
+    """The label of the axis of a number; the key `along` itself if `_AXES` has no label for it."""
     return _AXES.get(along, along)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page: `svg` is an element whose ids are unique in the page; text in it is escaped."""
+    """A figure for the page. `svg`: an SVG element with escaped text, whose ids are unique in the page."""
 
     svg: str
     caption: str
 
 
 class Album:
-    """The figures of one report, also written as files into `folder` if there is one: for papers without `titles`."""
+    """The figures of one report."""
 
     def __init__(self, folder: Path | None = None, *, titles: bool = True) -> None:
-        """Raises StudyError if the folder cannot be made."""
+        """`folder`: figures are also written into it as files. `titles`: whether figures in these files have titles.
+
+        Raises StudyError if the folder cannot be made.
+        """
         self._folder = folder
         self._titles = titles
         self._names: set[str] = set()
@@ -102,9 +105,10 @@ class Album:
                 raise StudyError(f"{folder} cannot be made: {error.strerror}", todo="name another folder") from None
 
     def add(self, name: str, figure: Figure | None, caption: str = "") -> Drawing | None:
-        """The drawing of a figure, also written as `<name>.svg`, `<name>.png` and `<name>.pdf`; None for None.
+        """Return the drawing of a figure; None if `figure` is None.
 
-        Raises StudyError if a file cannot be written.
+        If there is a folder, also write `<name>.svg`, `<name>.png` and `<name>.pdf`. Raises StudyError if a file cannot
+        be written.
         """
         if figure is None:
             return None
@@ -128,7 +132,7 @@ class Album:
 
 @contextmanager
 def names_as_text() -> Iterator[None]:
-    """Figures drawn within it show names of models and labels as they are, never as formulas."""
+    """A context in which figures show names of models and labels as they are, never as formulas."""
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}):
@@ -156,7 +160,7 @@ def png(figure: Figure) -> bytes:
 
 
 def pdf(figure: Figure) -> bytes:
-    """The figure as PDF with its fonts, without a date and the version of the library."""
+    """The figure as PDF with embedded fonts, without a date and without the version of the library."""
     from matplotlib import rc_context
 
     written = io.BytesIO()
@@ -168,7 +172,7 @@ def pdf(figure: Figure) -> bytes:
 
 
 def inlined(drawn: str, prefix: str, label: str) -> str:
-    """An SVG file as an element of a page, with `prefix` before its ids: a page has many figures."""
+    """An SVG file as an element of a page. `prefix` is put before its ids, so that they are unique in the page."""
     element = drawn[drawn.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.S)
     element = re.sub(r'(?<= id=")', prefix, element)
@@ -179,7 +183,7 @@ def inlined(drawn: str, prefix: str, label: str) -> str:
 
 @contextmanager
 def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with its panels; drawing within the context follows our style."""
+    """A context with a new figure and its `columns` panels. Inside it, drawing follows our style."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -198,7 +202,7 @@ def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure
 def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
     """Black-box success rate against RMSD: one mark per attack, attack point, and source set.
 
-    `cells` are from `experiments.averaged`. None for fewer than two black-box means, or more than 2,000.
+    `cells`: the result of `experiments.averaged`. None for fewer than two black-box means, or more than 2,000.
     """
     means = (
         cells.filter(pl.col("relation") == "black")
@@ -215,14 +219,14 @@ def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> 
 def success_by_measure(found: pl.DataFrame, measure: str, attacks: Iterable[str], title: str) -> Figure | None:
     """Black-box success rate against a measure of visibility: one mark per attack and attack point.
 
-    `found` is from `analysis.visibility`. None for fewer than two marks, or more than 2,000.
+    `found`: the result of `analysis.visibility`. None for fewer than two marks, or more than 2,000.
     """
     name, words = MEASURES[measure]
     return _scatter(found.drop_nulls(["success", measure]), measure, attacks, f"{title}: success against {name}", words)
 
 
 def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str, words: str) -> Figure | None:
-    """Success against the column `along`, a mark for each row; None for fewer than two rows, or more than 2,000."""
+    """Success against the column `along`, with a mark for each row; None for fewer than two or more than 2,000 rows."""
     if not 2 <= means.height <= _MOST_POINTS:
         return None
     with _blank(1, title, 5.2) as (figure, (axes,)):
@@ -246,9 +250,9 @@ def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str
 
 
 def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> Figure | None:
-    """One panel per target, or one panel with their mean for more than six. None if no line has two points.
+    """Draw one panel per target, or, for more than six targets, one panel with their mean.
 
-    `kind` is the relation of the targets to the sources.
+    None if no line has two points. `kind`: the relation of the targets to the sources, for labels.
     """
     if len(lines) > _MOST_PANELS:
         lines = {f"mean of all {kind} targets": _averaged(lines)}
@@ -292,7 +296,7 @@ def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place
 
 
 def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[tuple[str, Figure]]:
-    """By attack, the distribution of the smallest RMSD that fools each target: Liu et al. 2017, figure 1."""
+    """For each attack, draw the distribution of the smallest RMSD that fools each target: Liu et al. 2017, figure 1."""
     cdf = minimal_cdf(rows, spec)
     for (attack,), mine in cdf.partition_by("attack", as_dict=True, maintain_order=True).items():
         source_sets = mine["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
@@ -355,7 +359,7 @@ def _percent(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels: a panel may lack some lines."""
+    """Draw one legend for all panels, because a panel may lack some lines."""
     known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

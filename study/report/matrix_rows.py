@@ -1,4 +1,4 @@
-"""The rows of a transfer matrix, for the terminal, tables of papers, and the HTML report."""
+"""The rows of a transfer matrix, for the terminal, tables in the layout of papers, and the HTML report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from study.spec.schema import Spec
 class MatrixRow:
     """An attack, or one of its points, on one source set.
 
-    `cells` has a row of `experiments.averaged` for each target, None if the run has no rows for it.
+    `cells`: for each target, a row of `experiments.averaged`; None if the run has no rows for the target.
     """
 
     attack: str
@@ -26,9 +26,9 @@ class MatrixRow:
 
 
 def matrix_rows(spec: Spec, experiment: str, goal: str, cells: pl.DataFrame) -> Iterator[MatrixRow]:
-    """The rows of an experiment with at least one cell, in the order of its attacks, points and sources.
+    """The rows of an experiment that have at least one cell, in the order of its attacks, points and sources.
 
-    `cells` are from `experiments.averaged`.
+    `cells`: the result of `experiments.averaged`.
     """
     one = spec.experiments[experiment]
     targets = spec.targets(one)
@@ -43,7 +43,7 @@ def matrix_rows(spec: Spec, experiment: str, goal: str, cells: pl.DataFrame) -> 
 
 
 def attack_points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str, int, float | None]]:
-    """Every point of the attacks, in the order of the spec: its name in tables, attack, steps, level."""
+    """Yield every point of the attacks, in the order of the spec: its name in tables, attack, steps, level."""
     for name in dict.fromkeys(attacks):
         recipe = spec.attacks[name]
         for steps, level in recipe.scored_points:

@@ -1,4 +1,4 @@
-"""Warnings about numbers of a run: models that only guess, and attacks that change no pixel."""
+"""Warnings about doubtful numbers of a run: models that only guess, and attacks that change no pixel."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from study.spec.schema import Spec
 
 
 def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[[], pl.DataFrame]) -> dict[str, Right]:
-    """By model, its answers to clean images if they are known; without services.
+    """The counts of correct answers to clean images, by model. Services, and models without counts, are left out.
 
-    `models` are the records of the models. `images` returns `images.parquet`. It is read only for runs that began
-    before the counts were recorded, and only if the images were not selected by correct answers.
+    `models`: the records of the models. `images` returns `images.parquet`. It is called only if a model has no recorded
+    counts, as in old runs, and only if the images were not selected by correct answers.
     """
     found = clean_accuracy.recorded(models)
     lacking = [name for name in spec.models if name not in found and name not in spec.services]
@@ -29,7 +29,7 @@ def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[
 def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence for each model whose clean accuracy is no better than guessing, with a probable cause.
 
-    `models` are the records of the models. Models with random weights are left out, because they are meant to guess.
+    `models`: the records of the models. Models with random weights are left out, because they are meant to guess.
     """
     random = {name for name, one in spec.models.items() if str(one.weights).startswith("random:")}
     found = {name: right[name] for name in spec.models if name in right and name not in random}
@@ -37,7 +37,7 @@ def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mappi
 
 
 def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:
-    """A sentence for each attack whose RMSD is 0 in all of its `cells`, which are from `experiments.cells`."""
+    """A sentence for each attack whose RMSD is 0 in all its cells. `cells`: the result of `experiments.cells`."""
     still = cells.group_by("attack").agg(pl.col("rmsd").max()).filter(pl.col("rmsd") == 0)["attack"].to_list()
     return [f"attack '{name}' changed no pixel: {_cause(spec.attacks[name])}" for name in spec.attacks if name in still]
 

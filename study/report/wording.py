@@ -1,4 +1,4 @@
-"""Words and number formats that tables share: definitions of the rates, names of attacks, decimals, RMSD ranges."""
+"""Texts and number formats that tables share: definitions of rates, names of attacks, decimals, RMSD ranges."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
     "targeted": "Targeted success rate (%): adversarial images that the target classifies as the target label",
 }
-"""By goal."""
+"""The definition of the success rate, by goal."""
 
 AT_COST = (
-    "Mean black-box success rate (%) at the last checkpoint within so many gradients of one image per source model; a "
-    "dash where the first step takes more"
+    "Mean black-box success rate (%) at the last checkpoint that costs at most this number of gradients (of one image, "
+    "per source model); a dash if the first step costs more"
 )
 
 SERVICE_SUCCESS = (
@@ -31,7 +31,7 @@ MEASURES: Mapping[str, tuple[str, str]] = {
     "ssim": ("SSIM", "structural similarity (mean); 1: equal"),
     "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just seen"),
 }
-"""By column: the name of a measure of visibility, and its axis."""
+"""The name of each measure of visibility, and the label of its axis, by column."""
 
 VISIBILITY = (
     "PSNR (decibels), SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images; success: mean of black-box "
@@ -40,7 +40,10 @@ VISIBILITY = (
 
 
 def visibility_numbers(one: Mapping[str, Any]) -> tuple[str, ...]:
-    """Success, gradients, RMSD, PSNR, SSIM, CIEDE2000 and the mark of the front, of a row of `analysis.visibility`."""
+    """The numbers of a row of `analysis.visibility` as text: success, gradients, RMSD, PSNR, SSIM, CIEDE2000, front.
+
+    The last one is `*` for a row on the front, otherwise empty.
+    """
     forms = (("gradients", ",.0f"), ("rmsd", ".2f"), ("psnr", ".1f"), ("ssim", ".3f"), ("ciede2000", ".2f"))
     numbers = ("–" if one[column] is None else format(one[column], form) for column, form in forms)
     success = "–" if one["success"] is None else f"{100 * one['success']:.1f}"
@@ -48,11 +51,11 @@ def visibility_numbers(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 VISIBILITY_HEAD = ("success", "gradients", "RMSD", "PSNR", "SSIM", "CIEDE2000", "front")
-"""The heads of `visibility_numbers`."""
+"""The headings of the columns of `visibility_numbers`."""
 
 
 def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:
-    """The attack, with its steps if it has checkpoints and its budget if it has several."""
+    """The name of a point: the attack, with the steps if it has checkpoints, and the budget if it has several."""
     parts = [attack]
     if recipe.checkpoints:
         parts.append(f"{steps} step{'s' if steps > 1 else ''}")
@@ -62,11 +65,11 @@ def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> 
 
 
 def rate_decimals(images: int) -> int:
-    """The decimals of a percentage that `images` images support."""
+    """The number of decimals that a percentage of `images` images supports."""
     return 0 if images <= 100 else 1 if images <= 1000 else 2
 
 
 def rmsd_range(values: Sequence[float]) -> str:
-    """The RMSD of a row, or its range over targets if each of them searched for its own."""
+    """The RMSD of a row as text, or its range over targets if each target searched for its own RMSD."""
     low, high = min(values), max(values)
     return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"

@@ -1,6 +1,6 @@
-"""Compaction: many parts become few with the same rows, sorted so that a query of few crafts reads little.
+"""Compaction: replaces many parts by few parts with the same rows, sorted so that a query of few crafts reads little.
 
-The process may die at any moment: the journal tells which parts count.
+The process may die at any moment. Then the journal tells which parts count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Metadata = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True)
 class Compaction:
-    """The number of parts before and after, and of their rows."""
+    """The result of a compaction: the number of parts before and after, and the number of their rows."""
 
     before: int
     after: int
@@ -48,7 +48,7 @@ class _NewPart:
     rows: int
 
     def content(self) -> memoryview:
-        """Return the file: the same bytes at every call."""
+        """Return the content of the file. Every call returns the same bytes."""
         selected = scan_versions(self.run, self.old).filter(pl.col("unit").is_in(self.units)).sort(_ORDER)
         found = collect(self.run, selected)
         if found.height != self.rows:
@@ -60,8 +60,8 @@ def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compactio
     """Rewrite the parts of a claimed run into parts of about `rows_per_part` rows, without splitting a unit.
 
     Order of writing: stage the new parts, write the journal, commit the new parts, remove the old parts. Rows keep
-    their Parquet metadata. Raises StudyError if a part is damaged, as its rows must not get a new, valid digest, or
-    cannot be read or written.
+    their Parquet metadata. Raises StudyError if a part is damaged, because its rows must not get a valid digest, or if
+    a part cannot be read or written.
     """
     damaged = integrity.damaged(folder, "results")
     if damaged:
@@ -107,7 +107,7 @@ def _new_parts(run: StoragePath, old: Sequence[StoragePath], rows_per_part: int)
 
 
 def _by_metadata(old: Sequence[StoragePath]) -> dict[Metadata, list[StoragePath]]:
-    """Group parts by their metadata, since a part has one provenance for all its rows."""
+    """Group parts by their metadata, because all rows of a part must have the same provenance."""
     groups: dict[Metadata, list[StoragePath]] = {}
     for part in old:
         found = pq.read_schema(pa.BufferReader(part.read_bytes())).metadata or {}

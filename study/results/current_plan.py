@@ -1,4 +1,4 @@
-"""The rows of the present plan: reports leave out rows that only an earlier version of the spec asked for."""
+"""The rows of the present plan. Reports leave out rows that only an earlier version of the spec asked for."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
 
 
 def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyFrame:
-    """Those rows that the experiments of `spec` ask for, and those of attacks that their budgets are matched to.
+    """Keep the rows that the experiments of `spec` ask for, and the rows of attacks that their budgets are matched to.
 
-    `found` are `rows` of `run`. A target that the spec no longer shows an attack run to is left out. Raises StudyError
-    if two attack runs claim the same place: a launch was stopped before it recorded the new plan.
+    `found`: the `rows` of `run`. A pair of attack run and target that is no longer in the spec is left out. Raises
+    StudyError if two attack runs have the same sources, attack, goal, seed and target. This happens if a launch was
+    stopped before it recorded a new plan.
     """
     wanted = set(_requests(spec))
     pairs = found.group_by("craft", "target").agg(pl.col("unit").first()).collect(engine="streaming")
-    # One unit tells what its attack run is: the list of sources is slow to scan.
+    # Read the attack run from one of its units, because lists of sources are slow to scan.
     units, craft = pairs["unit"].unique().implode(), pl.col("sources", "attack", "goal", "seed").first()
     crafts = found.filter(pl.col("unit").is_in(units)).group_by("craft").agg(craft).collect(engine="streaming")
     pairs = pairs.drop("unit").join(crafts, on="craft")
@@ -54,9 +55,9 @@ def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyF
             continue
         if owners.setdefault(request, name) != name:
             raise StudyError(
-                f"the run has rows of two attack runs for the same place, {owners[request]} and {name}",
+                f"the run has rows of two versions of the same attack run, {owners[request]} and {name}",
                 where=str(run.path if isinstance(run, RunFolder) else run),
-                todo="launch the study again, which records the one that its present spec plans",
+                todo="launch the study again, which records the version that its present spec plans",
                 status=1,
             )
         kept.append((name, target))
@@ -80,7 +81,10 @@ def _requests(spec: Spec) -> Iterator[tuple[object, ...]]:
 
 
 def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:
-    """Record the crafts of the plan if the run has units of other crafts, and return the number of other crafts."""
+    """Return the number of crafts that have units in the run but are not in the plan.
+
+    If there are any, record the plan. A plan that is recorded already is replaced by the present one.
+    """
     others = {unit.rpartition(".")[0] for unit in finished} - plan.crafts.keys()
     recorded = _planned(folder)
     if (others or recorded is not None) and recorded != plan.crafts.keys():
@@ -92,7 +96,7 @@ def _planned(folder: RunFolder) -> set[str] | None:
     """The crafts of the present plan; None if every row belongs to one of them."""
     try:
         found = json_file.read(
-            folder.planned, _Planned, todo="remove it and launch the study again, which writes it again"
+            folder.planned, _Planned, todo="remove the file and launch the study again, which writes it again"
         )
     except FileNotFoundError:
         return None

@@ -1,7 +1,7 @@
-"""Damage to a run: which parts do not match the digest in their name, and the advice for each.
+"""Damage to a run: finds parts that do not match the digest in their name, and advises what to do.
 
-Launches, `study compact` and `study verify` check every part. Commands that only read rows check the parts once a
-query has failed, to name the damaged one.
+Launches, `study compact` and `study verify` check every part. Commands that only read rows check the parts only after
+a query has failed, to name the damaged part.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
 READ_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError)
-"""Everything that reading a damaged part may raise."""
+"""All errors that reading a damaged part may raise."""
 
 _ADVICE = {
     "results": "move {it} out of results/ and launch the study again: {its} units run again",
@@ -88,7 +88,7 @@ def damage_error(folder: RunFolder, found: Sequence[Damage]) -> StudyError:
 
 
 def reads(command: Callable[Concatenate[Run, Rest], Result]) -> Callable[Concatenate[Run, Rest], Result]:
-    """Decorate a command whose first argument is the run that it reads: it runs within `reading`."""
+    """Decorate a command whose first argument is the run that it reads, so that it runs within `reading`."""
 
     @functools.wraps(command)
     def wrapper(run: Run, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
@@ -108,7 +108,7 @@ def reading(run: str | StoragePath) -> Iterator[None]:
 
 
 def read_error(run: str | StoragePath, error: BaseException) -> StudyError:
-    """Return the StudyError for a failed query. Raises `error` itself if the system, and not a part, is the cause."""
+    """Return the StudyError for a failed query. Raises `error` itself if its cause is the system, not a part."""
     folder = RunFolder(run)
     found = damaged(folder, "results", "geometry", "kept")
     if found:

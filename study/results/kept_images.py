@@ -1,8 +1,8 @@
 """The adversarial images that a run keeps: Parquet parts in `kept/`, published before the rows of their units.
 
-Each image is stored as its difference to the clean one, modulo 256: `adversarial = (clean + delta) % 256`. Under zstd
-that takes half the space of PNGs and a tenth of their time. A unit with rows has its images; images without rows are
-shown to the targets again.
+Each image is stored as its difference from the clean image, modulo 256: `adversarial = (clean + delta) % 256`. With
+zstd, this takes half the space of PNGs and a tenth of their time. Because images are published first, a unit with rows
+has its images. If a launch died in between, the next launch shows the images to the targets again.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def encode_images(images: pa.Table) -> memoryview:
 
 
 class KeptImages:
-    """Reads the images that a run keeps. Raises StudyError if a part is damaged, or fits no unit of the plan."""
+    """Reads the images that a run keeps. Raises StudyError if a part is damaged or does not fit the selected images."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._intact: set[str] = set()
@@ -157,7 +157,7 @@ class KeptImages:
         found = _read(part, pl.all(), where=pl.col("unit") == unit.id).sort("point", maintain_order=True)
         images, points = [selected.image for selected in unit.shard.images], unit.craft.points
         if found["image"].to_list() != images * len(points):
-            raise _damaged(part, f"the images of unit {unit.id} are not those that were selected")
+            raise _damaged(part, f"unit {unit.id} has other images than the selected ones")
         rmsd, linf, l2 = (found[name].to_numpy() for name in ("rmsd", "linf", "l2"))
         ssim, ciede2000 = (
             found[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() if name in found.columns else None
@@ -178,9 +178,10 @@ def kept_pairs(folder: RunFolder) -> pl.DataFrame:
 
 
 def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None) -> pl.DataFrame:
-    """`craft`, `image`, `point` and `delta` of some images, sorted by the first three; of one `point`, or of all.
+    """The differences of `images` of `crafts`: columns `craft`, `image`, `point`, `delta`, sorted by the first three.
 
-    An image in several parts is the same in each. Raises StudyError if a part that has some of them is damaged.
+    `point`: the index of a point; None for all points. An image in several parts occurs several times, with equal
+    pixels. Raises StudyError if a part that has some of these images is damaged.
     """
     where = pl.col("craft").is_in(list(crafts)) & pl.col("image").is_in(list(images))
     where = where if point is None else where & (pl.col("point") == point)
@@ -194,7 +195,10 @@ def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], poin
 
 
 def units_in(part: StoragePath) -> list[str]:
-    """The units of a damaged part, whose rows may come from its images; none if it cannot be read, as then none do."""
+    """The units in a damaged part. Their rows may come from damaged images.
+
+    Empty if the part cannot be read: then no launch can have used its images.
+    """
     try:
         return scan_files([part]).select(pl.col("unit").unique().sort()).collect()["unit"].to_list()
     except integrity.READ_ERRORS:

@@ -1,4 +1,4 @@
-"""Rules that every row of a run keeps: possible values, and agreement with the selected images."""
+"""Rules that every row of a run must satisfy: possible values, and agreement with the selected images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOLERANCE = 1e-5
 """How far one float32 probability may exceed 1."""
 
 Rule = tuple[str, pl.Expr]
-"""What is wrong with a row, to follow "2 rows have", and the condition under which it is wrong."""
+"""A text that continues "2 rows have", such as "an unknown relation", and the condition for rows that have it."""
 
 _Schema = dict[str, pl.DataType | type[pl.DataType]]
 _SELECTED: _Schema = {"image": pl.String, "selected": pl.Int32, "selected_target": pl.Int32}
@@ -29,15 +29,18 @@ _CLEAN: _Schema = {
 
 
 def impossible(rows: pl.LazyFrame, labels: int | None) -> Iterator[tuple[str, int, str]]:
-    """Yield each violated rule about values, its number of rows, and one of them.
+    """Yield each violated rule about values, the number of rows that violate it, and the place of one of them.
 
-    `rows` have the column `PART`; `labels` is the size of the label set, if known.
+    `rows` have the column `PART`. `labels`: the size of the label set, if known.
     """
     yield from _violations(rows, _value_rules(labels))
 
 
 def contradicting(rows: pl.LazyFrame, selection: Selection) -> Iterator[tuple[str, int, str]]:
-    """Yield each contradiction to images.parquet, its number of rows, and one of them, with the column `PART`."""
+    """Yield each contradiction to images.parquet, the number of rows that have it, and the place of one of them.
+
+    `rows` have the column `PART`.
+    """
     images = [image for shard in selection.shards for image in shard.images]
     selected = [(image.image, image.label, image.target_label) for image in images]
     clean = [

@@ -1,4 +1,4 @@
-"""What reports read of a run: its spec, rows, models, and selected images."""
+"""Reads the data of a run that reports need: its spec, rows, models, and selected images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RunData:
 
 
 def run_data(spec: Spec, selection: Selection, folder: RunFolder) -> RunData:
-    """The content of the run that a launch is working on. Only the rows are read from disk."""
+    """The content of the run of a launch in progress. It reads only the rows from disk."""
     clean = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
     return RunData(spec, current_plan.rows(folder), selection, clean)
 

@@ -1,4 +1,4 @@
-"""Scanning the rows of a run, whatever version of study wrote them."""
+"""Scans the rows of a run, whichever version of `study` wrote them."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from study.storage.run_folder import RunFolder
 from study.storage.s3_path import S3Path, scan_options
 
 MANY_PARTS = 500
-"""Above this number of parts, `scan_cached` copies the rows: below it, opening all parts takes well under a second."""
+"""Above this number of parts, `scan_cached` copies the rows. Opening fewer parts takes well under a second."""
 
 
 def parts(run: str | StoragePath) -> list[StoragePath]:
     """The parts whose rows count, sorted by path; other files are ignored. Raises StudyError if there is no run."""
     folder = RunFolder(run)
     found = part_file.list_parts(folder.results)
-    # S3 has no folders: there, only the selected images tell a run without rows from no run.
+    # S3 has no folders. There, only the selected images show that a prefix without rows is a run.
     if not found and not folder.results.is_dir() and not folder.begun:
         raise no_run(folder.path, f"{run} is not a run folder: it has no results/")
     return counted(folder.path, found)
 
 
 def scan(run: str | StoragePath) -> pl.LazyFrame:
-    """All rows of a run, with the present columns; an empty frame if it has none yet.
+    """All rows of a run, with the present columns; an empty frame if it has no rows yet.
 
     Raises StudyError if there is no run, or a later version of study wrote a part.
     """
@@ -47,9 +47,9 @@ def scan(run: str | StoragePath) -> pl.LazyFrame:
 
 
 def scan_cached(run: str | StoragePath) -> pl.LazyFrame:
-    """The same rows as `scan`, for many queries: the rows of very many parts are first copied into one temporary file.
+    """The same rows as `scan`, for many queries. If there are more than MANY_PARTS parts, it copies them into one file.
 
-    The file lives as long as this process. If it cannot be written, every query scans the parts.
+    The temporary file exists as long as this process. If it cannot be written, every query scans the parts.
     """
     found = parts(run)
     if len(found) <= MANY_PARTS:
@@ -89,9 +89,9 @@ def scan_versions(run: str | StoragePath, found: Iterable[StoragePath]) -> pl.La
 
 
 def _with_relations(run: str | StoragePath, rows: pl.LazyFrame, version: int) -> pl.LazyFrame:
-    """Tell grey-box targets from black-box ones by the spec of `run`, in rows of versions that do not record it.
+    """Mark grey-box targets, as the spec of `run` tells, in rows of versions that record them as black-box.
 
-    If the spec cannot be read, such targets stay black-box.
+    If the spec cannot be read, they stay black-box.
     """
     if version >= versions.GRADED:
         return rows
@@ -103,11 +103,11 @@ def _with_relations(run: str | StoragePath, rows: pl.LazyFrame, version: int) ->
 
 
 def scan_parts(found: Sequence[StoragePath], version: int, path: str | None = None) -> pl.LazyFrame:
-    """The rows of parts of one version, with the present columns, and the part's path in the column `path`."""
+    """The rows of parts of one version, with the present columns. `path`: name of a column for the path of the part."""
     rows = scan_files(
         found,
         schema=versions.columns(version),
-        # Columns came and went within version 1; a missing one means null.
+        # Within version 1, columns were added and removed; a missing column means null.
         missing_columns="insert" if version == 1 else "raise",
         include_file_paths=path,
     )
@@ -132,7 +132,7 @@ def collect(run: str | StoragePath, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def done(run: str | StoragePath) -> dict[str, set[str]]:
-    """The targets that each unit has rows for, by unit id. The parts are the only source."""
+    """The targets that each unit has rows for, by unit id. The parts are the only record of what is done."""
     finished: dict[str, set[str]] = defaultdict(set)
     for unit, target in collect(run, scan(run).select("unit", "target").unique()).iter_rows():
         finished[unit].add(target)
@@ -140,7 +140,7 @@ def done(run: str | StoragePath) -> dict[str, set[str]]:
 
 
 def rmsd_by_image(run: str | StoragePath, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
-    """The RMSD after the last step (pixel values 0..255), by craft and image, of those images that have rows."""
+    """The RMSD after the last step (pixel values 0..255), by craft and image. Images without rows are left out."""
     found: dict[str, dict[str, float]] = {craft: {} for craft in crafts}
     rows = (
         scan(run)

@@ -1,4 +1,4 @@
-"""The row: one adversarial image shown to one target model. Success is derived from it, never stored."""
+"""The row: one adversarial image shown to one target model. Success is computed from rows, and never stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.planning.plan import Craft, Unit
 
 SCHEMA_VERSION = 4
 """Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
-is a source) in place of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`."""
+is a source) instead of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`."""
 
 SCHEMA = pa.schema(
     [
@@ -50,20 +50,25 @@ SCHEMA = pa.schema(
         pa.field("predict_pass", pa.int32()),
     ]
 )
-"""Distances are in pixel values (0..255). `ssim`, up to 1, and the mean colour difference `ciede2000`, from 0, say how
-visible the change is (`study.visibility`); null where they were not computed: in a search for the minimal RMSD, for
-images that an older version kept, and `ssim` for images of less than 11 pixels. `target_label` is null for an
-untargeted goal. `budget` is the epsilon, RMSD or L2 norm of the attack; null if it names none or is matched to another
-attack; in a search for the minimal RMSD, the result of the search. `gradients` counts the image gradients that this
-image cost up to `steps`. `top1` repeats the first of `top5`, so that rates over many millions of rows read no list.
-`relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`. `craft_pass` and
-`predict_pass` are the images in the smallest pass of gradients, and in one of predictions, where memory ran out and
-passes were halved, which changes rounding; they are null where passes were as planned, and where kept images were shown
-again.
+"""Distances are in pixel values (0..255).
 
-For a remote service, which has its own labels, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
-`scores` are its answer, best first; `clean_names` its answer for the clean image; `wanted_names` its names for the
-target label (null for an untargeted goal); all in lower case. These four are null for every other target."""
+- `target_label`: null for an untargeted goal.
+- `budget`: the epsilon, RMSD or L2 norm of the attack; in a search for the minimal RMSD, the result of the search. Null
+  for an attack without a budget, and for a budget that is matched to another attack.
+- `gradients`: number of gradients computed for this image up to `steps`.
+- `relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`.
+- `top1`: the first of `top5`, so that rates over many millions of rows read no list.
+- `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): how visible the change is, see
+  `study.visibility`. Null if not computed: in a search for the minimal RMSD, for images that an older version kept, and
+  `ssim` also for images of less than 11 pixels.
+- `craft_pass` and `predict_pass`: number of images in the smallest pass of gradients, and in a pass of predictions.
+  They are null unless memory ran out and passes were halved, which changes rounding. `craft_pass` is also null for kept
+  images that were shown again.
+
+A remote service has its own labels. For a service, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
+`scores` are its answer, best first; `clean_names` is its answer for the clean image; `wanted_names` are its names for
+the target label (null for an untargeted goal). All names are in lower case. These four columns are null for every other
+target."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,17 @@ class PixelDistances:
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
     ssim: NDArray[np.float64] | None = None
-    """Structural similarity of each image, NaN where it has none; None where it was not computed."""
+    """Structural similarity of each image, NaN if it is undefined for an image; None if not computed."""
     ciede2000: NDArray[np.float64] | None = None
-    """Mean colour difference of each image; None where it was not computed."""
+    """Mean colour difference of each image; None if not computed."""
     gradients: int | None = None
-    """Gradients of one image, where a worker has counted them; None where they follow from the recipe."""
+    """Number of gradients of one image, if a worker has counted them; None if it follows from the recipe."""
     passes: int | None = None
-    """Images in the smallest pass of gradients, where memory ran out."""
+    """Number of images in the smallest pass of gradients, if memory ran out; None otherwise."""
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
-        """For images that have only a direction so far."""
+        """Distances of 0, for images of which only a direction is known."""
         return cls(np.zeros(count), np.zeros(count), np.zeros(count))
 
 
@@ -92,9 +97,9 @@ class PixelDistances:
 class TargetAnswers:
     """One target's answers for a unit's V * N images: labels `int32` and probabilities `float32`, (V * N, K) each.
 
-    If the target searched for the minimal RMSD itself, `distances` are those of the result, and `budgets` (N,) the
-    RMSD. A remote service gives `names` and `scores` for each image instead, best first; then K is 0. `passes` is the
-    number of images in one pass, where memory ran out.
+    In a search for the minimal RMSD, `distances` are the distances of the images found for this target, and `budgets`
+    (N,) their RMSDs. A remote service gives `names` and `scores` for each image instead, best first; then K is 0.
+    `passes`: the number of images in a pass, if memory ran out; None otherwise.
     """
 
     target: str
@@ -108,12 +113,12 @@ class TargetAnswers:
 
 
 WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
-"""The names that each remote service has for a label of the study, by model name and label."""
+"""The names that each remote service gives a label of the study, by model name and label."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What becomes the rows of one unit: target by target, variant by variant, in the order of its images."""
+    """The result of one unit. Its rows are ordered by target, then by variant, then by image."""
 
     unit: Unit
     distances: PixelDistances
@@ -127,7 +132,7 @@ class UnitResult:
 
 
 def table(results: Sequence[UnitResult]) -> pa.Table:
-    """The rows of units, one after the other. Many at once take a fraction of the time of one by one."""
+    """The rows of units, one unit after another. For many units, one call is much faster than a call for each."""
     found = [_columns(one) for one in results]
     joined = {}
     for field_ in SCHEMA:
@@ -194,12 +199,12 @@ def _columns(result: UnitResult) -> dict[str, Any]:
 
 
 def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array[Any]:
-    """The values as a column of `count` rows: null where they are NaN, or all null where they were not computed."""
+    """A column of `count` rows: `values` with null for NaN, or only nulls if `values` is None."""
     return pa.nulls(count, pa.float64()) if values is None else pa.array(values, mask=np.isnan(values))
 
 
 def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:
-    """Gradients of one image: counted, or by the recipe; None for kept images of another library's attack."""
+    """Gradients of one image, as counted or else by the recipe; None for kept images of another library's attack."""
     if distances.gradients is not None or craft.recipe.external is not None:
         return distances.gradients
     return craft.recipe.gradients(steps, len(craft.sources))

@@ -1,4 +1,4 @@
-"""Verification of a run: parts are intact, rows are possible, and every cell of the plan has its rows exactly once."""
+"""Verifies a run: parts are intact, rows have possible values, every cell of the plan has its rows exactly once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ROW = [name for name in ("unit", "target", "steps", "variant", "budget", "image
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing that is wrong with a run; a `note` is harmless."""
+    """A problem of a run. A problem of the kind `note` is harmless."""
 
     kind: Severity
     what: str
@@ -45,9 +45,16 @@ class Issue:
 
 @dataclass
 class VerificationReport:
-    """What was read and what was found. `expected`: the plan's (unit, target) pairs; None if there is no plan.
+    """The counts and the problems of a run.
 
-    `probes`: how many of the `probes_expected` probe units have rows; None if the spec has no probes.
+    Attributes:
+        run: The address of the run.
+        parts, rows, units: Numbers of parts, rows, and units with rows.
+        pairs: Number of (unit, target) pairs with rows.
+        expected: Number of (unit, target) pairs of the plan; None if there is no plan.
+        probes: Number of probe units with rows.
+        probes_expected: Number of probe units of the plan; None if the spec has no probes.
+        findings: The problems.
     """
 
     run: str
@@ -62,7 +69,7 @@ class VerificationReport:
 
     @property
     def whole(self) -> bool:
-        """Nothing is damaged and nothing is missing."""
+        """Whether nothing is damaged and nothing is missing."""
         return all(issue.kind == "note" for issue in self.findings)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def verify(run: str | StoragePath) -> VerificationReport:
         report.add("note", "a compaction was interrupted; each row still counts once", folder.journal,
                    "nothing: the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip
     if not folder.begun and not part_file.list_parts(folder.results):
-        report.add("incomplete", "its launch has not selected images yet", folder.path,
+        report.add("incomplete", "the launch of this run has not selected images yet", folder.path,
                    "launch the study again")  # fmt: skip
         return report
     readable = _parts(folder, report)
@@ -112,7 +119,7 @@ def _rows(count: int) -> str:
 
 
 def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[StoragePath]]:
-    """The readable parts by version; reports everything else in `results/`."""
+    """The readable parts by version. Reports all other files in `results/`, and files in `kept/` that are not parts."""
     readable: dict[int, list[StoragePath]] = {}
     for place in (folder.results, folder.kept):
         add_strays(place, f"{place.name}/", report)
@@ -158,7 +165,7 @@ def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> 
 
 
 def read_part(path: StoragePath, newest: int, report: VerificationReport, todo: str) -> pa.Table | None:
-    """Read a part of a version up to `newest`; None if that fails. Reports that, and a digest that does not match."""
+    """Read a part of a version up to `newest`; None if it cannot be read. Reports this, and a digest that differs."""
     name = part_file.parse_name(path.name)
     if name is not None and name.version > newest:
         report.add("damaged", f"it has version {name.version}, but this study reads versions up to {newest}", path,
@@ -198,7 +205,7 @@ def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: VerificationRepo
 
 
 def _plan(folder: RunFolder, report: VerificationReport) -> tuple[Spec | None, Plan | None, Selection | None]:
-    """The spec, the plan and the selected images, as far as they can be read."""
+    """The spec, the plan and the selected images; None for each that cannot be read. Reports the reason."""
     missing = [path for path in (folder.spec, folder.models, folder.images) if not path.is_file()]
     for path in missing:
         problem = f"{path.name} is missing, so the completeness of the run cannot be checked"
@@ -237,7 +244,7 @@ def _arithmetic(folder: RunFolder, report: VerificationReport) -> None:
 
 
 def _digests(folder: RunFolder, report: VerificationReport) -> list[StoragePath]:
-    """The files among spec, models and images that do not match their digests; reports them."""
+    """The files among spec, models and images that do not match their recorded digests. Reports them."""
     if not folder.digests.is_file():
         problem = "images.parquet and models.json have no digests: the run is old, or digests.json was removed"
         report.add("note", problem, folder.digests, "nothing: everything else is checked")

@@ -1,4 +1,4 @@
-"""Versions of the columns: rows of older versions are converted to the present columns when they are scanned."""
+"""Versions of the columns of rows. A scan converts rows of older versions to the present columns."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ METADATA = b"study.schema_version"
 """The key of the version in a part's Parquet metadata."""
 
 GRADED = 3
-"""The first version whose rows tell grey-box targets from black-box ones."""
+"""The first version whose rows distinguish grey-box from black-box targets."""
 
 
 @dataclass(frozen=True)
 class Migration:
-    """From one version to the next: `before` derives the older columns from the newer, `bring` converts older rows."""
+    """The step from a version to the next one.
+
+    Attributes:
+        before: Derives the columns of the older version from those of the newer version.
+        bring: Converts rows of the older version to the newer version.
+    """
 
     before: Callable[[pl.Schema], pl.Schema]
     bring: Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -58,11 +63,12 @@ MIGRATIONS: dict[int, Migration] = {
         ),
     ),
 }
-"""By older version. Black-box targets of version 2 may be grey-box: `study.results.scanning` decides by the spec."""
+"""The migration from each older version, by version. Black-box targets of version 2 may be grey-box;
+`study.results.scanning` corrects them with the spec."""
 
 
 def part_version(name: str, run: object) -> int:
-    """The version of the part called `name`; 1 for a foreign name.
+    """The version of the part called `name`; 1 if `name` is not the name of a part.
 
     Raises StudyError if this installation does not know the version.
     """
@@ -70,10 +76,10 @@ def part_version(name: str, run: object) -> int:
     version = 1 if parsed is None else parsed.version
     if version > SCHEMA_VERSION:
         raise StudyError(
-            f"the rows of {name} have version {version}",
+            f"the rows of {name} have version {version}, which this version of study cannot read",
             where=str(run),
             accepted=f"versions 1 to {SCHEMA_VERSION}",
-            todo="install the version of study that wrote them, or a later one",
+            todo="install the version of study that wrote the part, or a later one",
         )
     return version
 

@@ -1,4 +1,4 @@
-"""Writing rows as Parquet parts, which are the only record of what is done."""
+"""Writes rows as Parquet parts, which are the only record of what is done."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Writer:
         into: StoragePath | None = None,
         version: int = SCHEMA_VERSION,
     ) -> None:
-        """Write to `results/`, or to the existing folder `into`; `version` is that of the rows' columns.
+        """Write to `results/`, or to the existing folder `into`. `version`: the version of the rows' columns.
 
-        `metadata` goes into every part's Parquet schema: everything outside the spec that decides the rows. It is read
-        for each part: workers of other machines may join.
+        `metadata`: everything outside the spec that affects the rows. It is written into the Parquet schema of every
+        part. It is read again for each part, because workers of other machines may have joined.
         """
         self.folder = folder
         self._into = folder.results if into is None else into
@@ -57,7 +57,7 @@ class Writer:
             self.flush()
 
     def add_result(self, result: UnitResult) -> None:
-        """Take the result of one unit, whose rows are made when they are published, together with those of others."""
+        """Take the result of one unit. Its rows are made later, together with those of other units."""
         self._results.append(result)
         self._rows += result.rows
         if self._rows >= _MAX_ROWS:

@@ -1,4 +1,4 @@
-"""Question budgets and step sizes that look like those of images scaled to 0..1. Pixel values of a spec are 0..255."""
+"""Refuse budgets and step sizes that look as if pixel values were 0..1. In a spec, pixel values are 0..255."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from study.errors import StudyError
 from study.spec.yaml_document import Document, Place
 
 _DOUBTFUL = {"epsilon": 1.0, "rmsd": 1.0, "minimal": 1.0, "l2": 10.0}
-"""By kind of budget, the largest length that is questioned. An L2 norm of 10 moves 100 values of an image by 1."""
+"""By kind of budget, the largest length that is refused. An L2 norm of 10 moves 100 values of an image by 1."""
 
 _NAMES = {"epsilon": "an epsilon", "rmsd": "an RMSD", "minimal": "a search up to an RMSD", "l2": "an L2 norm"}
 
 _SMALLEST_PATH = 0.5
-"""If all steps together are shorter, no pixel is rounded to another value."""
+"""If all steps together are shorter than this, rounding undoes them: no pixel gets another value."""
 
 
 def check_units(attacks: Mapping[str, Attack], document: Document) -> None:
@@ -26,11 +26,11 @@ def check_units(attacks: Mapping[str, Attack], document: Document) -> None:
 
 
 def check_attack(attack: Attack, document: Document, place: Place) -> None:
-    """Refuse lengths that are so small that they probably belong to images scaled to 0..1.
+    """Refuse lengths so small that they were probably meant for images scaled to 0..1.
 
-    A length that is written as a text, `0.5/255`, is never refused: its unit is clear. `place` is that of the attack's
-    keys in the document. Raises StudyError, with the line, for budgets of at most 1 (an L2 norm: 10), if no larger one
-    stands beside it, and for sign steps whose sum is below 0.5.
+    A length written as a text such as `0.5/255` is never refused, because its unit is clear. `place`: the place of the
+    attack in the document. Raises StudyError, with the line, if the largest budget of the attack is at most 1 (at most
+    10 for an L2 norm), or if the sum of its sign steps is below 0.5.
     """
     kind = attack.budget.kind
     longest = max(_lengths(attack.budget), default=None)
@@ -65,7 +65,7 @@ def _place(document: Document, attack: Place, kind: str) -> Place:
 
 
 def _at(document: Document, place: Place) -> Any:
-    """What the user wrote at a place; None if nothing, as for the budget of a preset."""
+    """The value that the user wrote at a place; None if the user wrote nothing there, as for the budget of a preset."""
     data = document.data
     for part in place:
         data = data.get(part) if isinstance(data, dict) else None
@@ -73,7 +73,7 @@ def _at(document: Document, place: Place) -> Any:
 
 
 def _says_its_unit(written: Any) -> bool:
-    """Whether a length, or one of several, is written as a fraction of 255."""
+    """Whether a length, or one of several lengths, is written as a text, such as a fraction of 255."""
     if isinstance(written, dict):
         return any(map(_says_its_unit, written.values()))
     if isinstance(written, list | tuple):

@@ -1,6 +1,6 @@
-"""Attacks held to a number of gradients: `budget: {gradients: 400}`, and experiments with `at-cost`.
+"""Attacks limited to a number of gradients: `budget: {gradients: 400}`, and experiments with `at-cost`.
 
-Both become steps when a spec is read, so that plans, ids and rows know steps only.
+When a spec is read, both are converted to numbers of steps. Plans, ids and rows contain only steps.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from study.spec.yaml_document import Document
 
 
 def with_costs(spec: Spec, document: Document) -> Spec:
-    """Return the spec with the steps that follow from numbers of gradients.
+    """Return the spec with the numbers of steps that follow from numbers of gradients.
 
-    Raises StudyError, with the line, if no step fits, or if an attack would take other numbers of steps on ensembles of
-    other sizes.
+    Raises StudyError, with the line, if not even one step fits, or if an attack would take different numbers of steps
+    on ensembles of different sizes.
     """
     attacks = {
         name: attack if attack.budget.gradients is None else _limited(spec, document, name, attack.budget.gradients)
@@ -36,7 +36,7 @@ def with_costs(spec: Spec, document: Document) -> Spec:
 
 
 def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
-    """An attack with the steps that its budget's number of gradients allows."""
+    """The attack `name` with as many steps as `limit` gradients allow."""
     used = [one for one in spec.experiments.values() if name in one.attacks]
     sizes = {len(sources) for one in used for sources in spec.source_sets(one)} or {1}
     attack = spec.attacks[name]
@@ -48,7 +48,7 @@ def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
 def _with_checkpoints(
     spec: Spec, document: Document, name: str, experiment: Experiment
 ) -> Iterator[tuple[str, Attack]]:
-    """The attacks of an experiment with a checkpoint at each cost, under names of their own."""
+    """The attacks of an experiment with a checkpoint at each cost, under new names."""
     assert experiment.at_cost is not None, "asked before"
     costs = experiment.at_cost.gradients
     sizes = {len(sources) for sources in spec.source_sets(experiment)}

@@ -26,5 +26,5 @@ def _positive_zero(value: Any) -> Any:
 
 
 def rejected(what: str, accepted: str) -> PydanticCustomError:
-    """The error for a validator to raise: `what` is wrong, and what is `accepted` instead."""
+    """The error for a validator to raise. `what`: what is wrong. `accepted`: the accepted values."""
     return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})

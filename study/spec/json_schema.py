@@ -1,4 +1,4 @@
-"""The JSON schema of a spec, for editors: pydantic's own; the models' fields declare their short forms."""
+"""The JSON schema of a spec, for editors. Pydantic generates it; the fields of the models declare their short forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.spec.schema import Spec
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """Pydantic derives a title from each key. It would only repeat the key."""
+    """Leaves out the titles that pydantic derives from keys, because they only repeat the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -24,7 +24,7 @@ class _WithoutTitles(GenerateJsonSchema):
 
 
 def spec_schema() -> dict[str, Any]:
-    """Return the schema. It accepts every spec, and some files that are no spec: it checks parts, not how they fit."""
+    """Return the schema. It accepts every valid spec, and some invalid ones too: it only checks each part by itself."""
     schema = Spec.model_json_schema(schema_generator=_WithoutTitles)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study", **schema}
 

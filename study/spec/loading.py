@@ -1,4 +1,4 @@
-"""From a YAML file to a validated spec: presets, short names and models of models are resolved on the way."""
+"""Reads a YAML file into a validated spec. Resolves presets, short names and models that name another model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from study.spec.yaml_document import Document, Place
 def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
     """Read, resolve and validate the spec at `path`, or the shipped spec of that name if there is no such file.
 
-    `overrides` are `key=value` texts that replace its values.
+    `overrides`: texts `key=value`, which replace values of the spec.
 
     Raises StudyError, with file, line and key, for the first error.
     """
@@ -48,15 +48,15 @@ def read_resolved(text: str, name: str) -> Spec:
     """
     document = yaml_document.as_written(text, name)
     if isinstance(document.data, dict):
-        # The first format did not say which it is.
+        # Specs of format 1 do not contain the key `format`.
         document.data.setdefault("format", 1)
     return resolve(document).spec
 
 
 def from_data(data: Mapping[str, object], name: str) -> SpecFile:
-    """Read, resolve and validate a spec that a program has made: what its file would hold, as plain data.
+    """Read, resolve and validate a spec that a program has made. `data`: the content of a spec's YAML file.
 
-    `name` takes the place of the file in messages. Raises StudyError, with the key, for the first error.
+    Messages show `name` instead of a file. Raises StudyError, with the key, for the first error.
     """
     document = yaml_document.from_data(data, name)
     file = resolve(document)
@@ -65,7 +65,7 @@ def from_data(data: Mapping[str, object], name: str) -> SpecFile:
 
 
 def again(spec: Spec, name: str) -> SpecFile:
-    """Validate a resolved spec, which a program may have changed. `name` takes the place of a file in messages."""
+    """Validate a resolved spec, which a program may have changed. Messages show `name` instead of a file."""
     return resolve(Document(name, yaml_document.as_written(spec.text(), name).data))
 
 
@@ -94,7 +94,7 @@ def resolve(document: Document) -> SpecFile:
 
 
 def _with_short_names(given: Any) -> Any:
-    """Models without an origin get the network that their name is short for."""
+    """Add the network to each model that gives none and whose name is a short name of a network."""
     if not isinstance(given, dict):
         return given
     models = {}
@@ -118,7 +118,7 @@ def _with_base_models(spec: Spec) -> Spec:
 
 
 def _with_presets(document: Document, given: Any) -> Any:
-    """Lay each attack's keys over the keys of its preset: the preset that it names, or that has its name."""
+    """Complete the keys of each attack with those of its preset: the `preset` that it names, or the one of its name."""
     if not isinstance(given, dict):
         return given
     attacks = {}
@@ -127,7 +127,7 @@ def _with_presets(document: Document, given: Any) -> Any:
         keys = {} if entry is None else entry
         if not isinstance(keys, dict):
             raise StudyError(
-                f"an attack is a mapping, and '{name}' is {entry!r}",
+                f"an attack must be a mapping, but '{name}' is {entry!r}",
                 where=document.where(place),
                 accepted=f"{name}: {{}}, or keys of a recipe",
             )
@@ -147,7 +147,7 @@ def _with_presets(document: Document, given: Any) -> Any:
 
 
 def _with_step_sizes(spec: Spec) -> Spec:
-    """Write out the step sizes that follow from a budget: the resolved spec shows every number of an attack."""
+    """Fill in the step sizes that follow from a budget, so that the resolved spec shows every number of an attack."""
     attacks = {
         name: attack.model_copy(update={"step_size": size})
         if attack.step_size is None and (size := attack.automatic_step_size) is not None
@@ -158,7 +158,7 @@ def _with_step_sizes(spec: Spec) -> Spec:
 
 
 def _with_implied_attacks(spec: Spec) -> Spec:
-    """Add the presets that experiments, probes and matched budgets use under their own names."""
+    """Add the presets that experiments, probes and matched budgets name without an entry in `attacks`."""
     attacks = dict(spec.attacks)
     wanted = [name for experiment in spec.experiments.values() for name in experiment.attacks]
     wanted += [name for probe in spec.geometry.values() for name in probe.attacks]

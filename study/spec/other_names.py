@@ -1,7 +1,7 @@
-"""Ours for the names that other libraries and papers use: messages about an unknown preset or key answer with it.
+"""Translates the names of other libraries and papers into ours, for messages about an unknown preset or key.
 
-The names are data, in `other_names.yaml`. Nothing is replaced silently: a preset here may have other numbers than the
-attack of that name elsewhere.
+The names are data, in `other_names.yaml`. A name is never replaced silently: a preset here may have other numbers than
+the attack of that name elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FILE = Path(__file__).with_name("other_names.yaml")
 
 @dataclass(frozen=True)
 class Answer:
-    """Our name, or how to write it in a spec, and a remark on it."""
+    """The translation of a name: our name (`ours`), or how a spec writes it, and a remark (`note`)."""
 
     ours: str
     note: str = ""
@@ -36,7 +36,7 @@ class _Names:
 
 @functools.cache
 def all_names() -> _Names:
-    """The whole file, by plain names: presets, references of `external`, and keys by the section of a spec."""
+    """The whole file, by plain names (see `plain`): presets, references of `external`, and keys by section."""
     import yaml
 
     found: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def plain(name: str) -> str:
 
 
 def preset(given: str) -> Answer | None:
-    """Our name of a preset that has another name elsewhere, or is joined from such names by `+`; else None."""
+    """Our name for a preset of another name, or for several such names joined by `+`; None if there is none."""
     own = {plain(name): name for name in reversed(presets.known())}
     single = plain(given)
     if single in own:
@@ -73,25 +73,22 @@ def preset(given: str) -> Answer | None:
 
 
 def external(given: str) -> str | None:
-    """The reference, `<library>:<attack>`, of an attack that no preset has and another library has; else None."""
+    """The reference `<library>:<attack>` of an attack that only another library has; None for any other name."""
     return all_names().elsewhere.get(plain(given))
 
 
 def key(given: str, section: str) -> Answer | None:
-    """Our key for `given`, a name that others use for it, in a section of a spec; None if there is none.
-
-    The section of the top keys is `spec`.
-    """
+    """Our key for the key `given` of another library, in a section of a spec (`spec`: the top level); else None."""
     return all_names().keys.get(section, {}).get(plain(given))
 
 
 def unknown_preset(
     given: str, kind: str = "preset", *, what: str | None = None, where: str | None = None, todo: str = ""
 ) -> StudyError:
-    """The error for a name that is no preset: with ours if it is another name of one, else with the nearest.
+    """The error for a name that is no preset. It names our preset if another library calls it so, else similar names.
 
-    `kind` is what the place names: a preset, or an attack. `what` is the sentence for a name that is unknown elsewhere
-    too. `<preset>` in `todo` stands for our name, or for any.
+    `kind`: what a name means at this place: a preset or an attack. `what`: the message for a name that is unknown
+    elsewhere too. `<preset>` in `todo` is replaced by our name.
     """
     usual, what = what, f"there is no {kind} named '{given}'"
     found, other = preset(given), external(given)
@@ -107,7 +104,7 @@ def unknown_preset(
         )
     if other is not None:
         return StudyError(
-            f"{what}, but a library has it",
+            f"{what}, but another library has such an attack",
             where=where,
             accepted=names(presets.known(), given),
             todo=f'write `{{external: "{other}", epsilon: 16}}`: docs/external.md',

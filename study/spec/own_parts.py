@@ -1,4 +1,4 @@
-"""The components of a spec that lie in a user's own files: their digests, permission to run them, their text."""
+"""The components of a spec in a user's own files: their digests, the permission to run them, and their source text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 
 Code = tuple[tuple[str, OwnFile], ...]
-"""Kinds and files of components, for workers to load."""
+"""The kind and the file of each component, for workers to load."""
 
 
 def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
-    """Load the components of users' files, and return the spec with what they declare, and their files.
+    """Load the components in users' files. Returns the spec with the components' declarations, and the files.
 
-    Raises StudyError, with the place in the spec: without permission, if a file cannot be run or has no such
-    component, for wrong parameters, and for parts that do not fit together.
+    Raises StudyError, with the place in the spec, without permission (`allow_code`), if a file cannot be run or has no
+    such component, for wrong parameters, and if parts of an attack do not fit together.
     """
     found: dict[tuple[str, str], OwnFile] = {}
     attacks: dict[str, Attack] = {}
@@ -44,7 +44,7 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
 
 
 def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
-    """Return the spec with the digests of users' files, which are read and not run, and the versions of libraries.
+    """Return the spec with the digests of users' files and the versions of libraries. It reads the files only.
 
     Raises StudyError, with the place in the spec, if a file or a library does not exist.
     """
@@ -70,7 +70,7 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
 
 def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:
-    """The attack with another part in place of each part in a user's file."""
+    """The attack with `change` applied to each of its parts that is in a user's file."""
     update: dict[str, Any] = {}
     for key, value in attack:
         if isinstance(value, Part) and value.python is not None:

@@ -17,31 +17,31 @@ DeviceChoice = Literal["auto", "gpu", "cpu"]
 class RunOptions(Frozen):
     """Where, how many, how fast, and which images are kept. Nothing in here changes a pixel or a row.
 
-    - `shard`: images of one unit of work. If it is no multiple of `numerics.batch`, its last pass is padded. Absent or
-      `auto`: 16 on processors; on GPUs up to 512, in whole batches, as long as there are enough units for all workers.
-    - `device`: `gpu` waits for GPUs and uses nothing else; `cpu` uses processors, also where there are GPUs; `auto`
-      uses GPUs if there are some when the study starts, or if the autoscaler of the cluster adds some when asked.
-    - `actors`: number of workers. Absent or `auto`: as many as the machines can hold, also as machines join and leave.
-      Each worker takes `numerics.threads` cores, or a GPU.
-    - `actors_per_gpu`: workers that share one GPU, as far as its memory allows. Absent or `auto`: 1.
+    - `shard`: images of one unit of work. If it is not a multiple of `numerics.batch`, its last pass is padded. Absent
+      or `auto`: 16 on processors; on GPUs up to 512, in whole batches, and few enough to keep all workers busy.
+    - `device`: `gpu` waits for GPUs and uses nothing else; `cpu` uses processors, even if there are GPUs; `auto` uses
+      GPUs if there are some when the study starts, or if the autoscaler of the cluster adds some when asked.
+    - `actors`: number of workers. Absent or `auto`: as many as the machines can hold; it changes as machines join and
+      leave. Each worker takes `numerics.threads` cores, or a GPU.
+    - `actors_per_gpu`: workers that share one GPU, if its memory allows. Absent or `auto`: 1.
     - `actor_mib`: memory of one worker, in MiB. Absent or `auto`: estimated from the models of the spec.
     - `models_per_actor`: models that one worker keeps loaded. Absent or `auto`: as many as its memory holds.
     - `keep_images`: keep adversarial images in the run folder. Targets that a later launch adds see these images, and
       no attack runs again.
-    - `attempts`: attempts at one unit of work before it is set aside.
+    - `attempts`: how often a unit of work is tried before it counts as failed.
     - `flush_seconds`: longest time between two writes of rows.
     - `waiting_mib`: adversarial images that may wait for their targets, for each worker, in MiB.
     - `clean_mib`: memory for clean images, in MiB.
     - `wait_seconds`: longest time to wait for the machines or GPUs that the first workers need. Absent or `auto`: 900
-      where the cluster has an autoscaler, which is asked for them, else 0.
-    - `start_seconds`: if all workers have died, time for the first replacement to start.
+      if the cluster has an autoscaler, which is asked for them, else 0.
+    - `start_seconds`: longest time for the first worker to start, or, if all workers have died, the first replacement.
     - `call_seconds`: time limit of one call. A worker that exceeds it is ended, and another one repeats the call.
     - `straggler_seconds`: a call that takes this long, and three times as long as similar calls, is repeated on an idle
       worker.
-    - `memory_seconds`: after Ray has ended workers for lack of memory, longest time without an answer; then the
-      study ends.
-    - `lost_seconds`: longest time without any worker while no machine has room for one, such as after all spot machines
-      were taken back; then the study ends.
+    - `memory_seconds`: after Ray has ended workers for lack of memory, the study ends if no call is answered for this
+      long.
+    - `lost_seconds`: the study ends if there is no worker, and no machine has room for one, for this long. This happens
+      if all spot machines are taken back.
     """
 
     shard: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None

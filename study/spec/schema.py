@@ -1,7 +1,7 @@
 """The spec: the parts of a study, as a user writes them in YAML.
 
-Everything that changes a pixel stands above `run:`; `run:` holds only where, how many and how fast. The exceptions are
-the paths in `images`, which say where the data lies.
+Everything that changes a pixel is above `run:`; `run:` holds only where, how many and how fast. The exceptions are the
+paths in `images`, which only locate the data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PACING_OF_SERVICES = ("credentials", "rate", "parallel", "timeout", "attempts",
 """Keys of a remote service that do not change its answers."""
 
 FORMAT = 2
-"""The format of the run folders that a launch writes: it decides what stands in ids."""
+"""The format of the run folders that a launch writes. It determines which values are hashed into ids."""
 
 _RULES = ("each", "leave-one-out", "all")
 _SOME = {"anyOf": [TEXT, TEXTS]}
@@ -47,9 +47,10 @@ SourceSet = tuple[str, ...]
 class Sources(Frozen):
     """The source models of an experiment: single models, or ensembles of models.
 
-    - `each`, `leave-one-out` or `all`: of all models of the spec; `{each: [a, b]}`: the same rule on some of them;
+    - `each` (every model singly), `leave-one-out` (ensembles of all models but one) or `all` (one ensemble of all), on
+      all models of the spec that have gradients; `{each: [a, b]}` is the same rule on some of them;
     - a list of models and of lists of models: `[a, [b, c]]` is the model a, and the ensemble of b and c;
-    - `elsewhere`: another tool has made the images, on models that this spec does not have.
+    - `elsewhere`: another tool has made the images, on models that are not in this spec.
     """
 
     model_config = ConfigDict(
@@ -96,7 +97,7 @@ class Sources(Frozen):
         return self.rule if self.among is None else {self.rule: list(self.among)}
 
     def resolve(self, models: Sequence[str]) -> list[SourceSet]:
-        """Return the source sets, each once. `models` are all models of the spec that can be sources."""
+        """Return the source sets, each once. `models`: all models of the spec that can be sources."""
         among = list(dict.fromkeys(self.among or models))
         if self.rule == "elsewhere":
             return [()]
@@ -114,8 +115,8 @@ class Sources(Frozen):
 class AtCost(Frozen):
     """Compare attacks at equal cost: every attack gets a checkpoint at each of these numbers of `gradients`.
 
-    They count gradients of one image per source model, with those of views, neighbours and preparing passes. The length
-    of a step stays that of the recipe. Such an attack is named after its last cost, as in `mi-to-400`.
+    `gradients` counts gradients of one image per source model, including those of views, neighbours and preparing
+    passes. The step size stays that of the recipe. Such an attack is named after its last cost, as in `mi-to-400`.
     """
 
     gradients: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
@@ -123,7 +124,7 @@ class AtCost(Frozen):
     @model_validator(mode="after")
     def _rising(self) -> AtCost:
         if list(self.gradients) != sorted(set(self.gradients)):
-            raise PydanticCustomError("parts", "`gradients` are rising numbers")
+            raise PydanticCustomError("parts", "`gradients` must be different numbers in ascending order")
         return self
 
 
@@ -144,9 +145,9 @@ class Experiment(Frozen):
 class Spec(Frozen):
     """A whole study.
 
-    `seed` decides the selection of images and every draw about them. `seeds` are the seeds of the attacks: every attack
-    runs once with each of them; if they are absent, with `seed`. `format` is that of a run folder and of its ids;
-    the program writes it.
+    `seed` seeds the selection of images and all random draws about images. `seeds` are the seeds of the attacks: every
+    attack runs once with each of them; if `seeds` is absent, attacks run once with `seed`. `format` is the format of
+    the run folder and its ids; the program writes it.
     """
 
     study: str
@@ -164,7 +165,7 @@ class Spec(Frozen):
     tracking: Tracking = Tracking()
 
     def targets(self, experiment: Experiment) -> tuple[str, ...]:
-        """The target models of an experiment, in the order of the spec: without `targets`, all that predict images."""
+        """The target models of an experiment: its `targets`, or else all models that predict images, in spec order."""
         return tuple(self.predicting) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
 
     def seeds_of(self, experiment: Experiment) -> tuple[int, ...]:
@@ -173,7 +174,7 @@ class Spec(Frozen):
 
     @property
     def first_attack_seed(self) -> int:
-        """The seed of attacks whose images are directions of probes."""
+        """The seed of attacks that give directions of probes."""
         return (self.seeds or (self.seed,))[0]
 
     @property
@@ -193,7 +194,7 @@ class Spec(Frozen):
 
     @property
     def predicting(self) -> list[str]:
-        """The models that predict images, in the order of the spec: all but those that are sources only."""
+        """The models that predict images, in the order of the spec: all except models with `role: source`."""
         return [name for name, model in self.models.items() if not model.source_only]
 
     @property
@@ -218,13 +219,13 @@ class Spec(Frozen):
         return [name for name in self.sources() if not self.models[name].source_only]
 
     def text(self) -> str:
-        """The resolved spec as YAML: `study.spec.loading.read_resolved` reads an equal spec from it."""
+        """The resolved spec as YAML. `study.spec.loading.read_resolved` reads an equal spec from it."""
         return yaml_document.dump(self.model_dump(mode="json"))
 
     def identity(self) -> dict[str, Any]:
-        """The part of the spec that decides which rows a run has and their content.
+        """The part of the spec that determines which rows a run has, and their content.
 
-        Without the places of files, the pacing of services, and the sections `run`, `tracking` and `findings`.
+        It leaves out the paths of files, the pacing of services, and the sections `run`, `tracking` and `findings`.
         """
         left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(ImageSet.PLACES)}
         data: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
@@ -237,7 +238,7 @@ class Spec(Frozen):
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES
                 }
         for name, attack in data["attacks"].items():
-            # A step size that follows from the budget would hide the key that was changed.
+            # Compare the step size as the user gave it: a change of the budget must not show up as one of step_size.
             size = {"step_size": self.attacks[name].plain()["step_size"]}
             data["attacks"][name] = without_declarations(attack) | {"made": attack["made"] is not None} | size
         for experiment in data["experiments"].values():

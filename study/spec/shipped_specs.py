@@ -12,7 +12,7 @@ from study.errors import names as listed
 
 _SUFFIX = ".yaml"
 _PURPOSE = re.compile(r'(?:"[^"]*"|[^".:]|(?<=\bal)\.|[.:](?!\s|$))*')
-"""A first sentence, or the part of it before a colon; what stands in quotes is not cut, and "et al." ends nothing."""
+"""The first sentence, or its part before a colon. Quoted text is never cut, and "et al." does not end the sentence."""
 _NEEDED = re.compile(r"\$\{(\w+)\}")
 
 
@@ -22,7 +22,8 @@ class ShippedSpec:
 
     Attributes:
         name: Its path below `specs/`, without `.yaml`: `quickstart`, `small/liu2017`.
-        purpose: The beginning of the comment at its top.
+        path: The path of its file.
+        purpose: The first sentence of the comment at its top, or the part before a colon.
         needs: The environment variables that must be set.
     """
 
@@ -37,7 +38,7 @@ class ShippedSpec:
 
 
 def names() -> list[str]:
-    """The names of all shipped specs: those of whole papers first, then the small ones."""
+    """The names of all shipped specs: first those directly in `specs/`, then those in folders such as `small/`."""
     folder = shipped("specs")
     found = [path.relative_to(folder).with_suffix("") for path in folder.rglob(f"*{_SUFFIX}")]
     return [path.as_posix() for path in sorted(found, key=lambda path: (len(path.parts), path))]
@@ -69,7 +70,7 @@ def located(given: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = error.strerror or str(error)
     except (OSError, ValueError):
-        # The reader says what is wrong with it, as with a folder.
+        # The function that reads the file raises the error for it, as for a folder.
         return given
     known = names()
     if str(given) in known:
@@ -86,5 +87,5 @@ def located(given: Path) -> Path:
 
 
 def _first(lines: list[str], wanted: str) -> int:
-    """The index of the first line after the first one that is `wanted` alone, or that is no comment."""
+    """The index of the first line that equals `wanted` or is no comment. The line at index 0 does not count."""
     return next(index for index, line in enumerate(lines) if index and (line == wanted or not line.startswith("#")))

@@ -1,4 +1,4 @@
-"""Short forms of YAML values: a field that accepts one shows it in the JSON schema too."""
+"""Short forms of YAML values. The JSON schema shows the short forms that a field accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Item = TypeVar("_Item")
 class Shorthand:
     """Annotation of a field: `expand` turns a short form into the full value before pydantic validates it.
 
-    `forms` are the JSON schemas of the short forms. `expand` returns every other value as it is.
+    `forms`: the JSON schemas of the short forms. `expand` returns any other value unchanged.
     """
 
     expand: Callable[[Any], Any]
@@ -53,7 +53,7 @@ Names = OneOrMore[str]
 
 
 def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
-    """`json_schema_extra` of a model whose validator reads other forms than a mapping: their JSON schemas."""
+    """`json_schema_extra` for a model whose validator accepts `forms` in addition to a mapping."""
 
     def extend(schema: dict[str, Any]) -> None:
         described = {"description": schema.pop("description")}
@@ -65,7 +65,7 @@ def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
 
 
 def instead(*forms: Json) -> Callable[[dict[str, Any]], None]:
-    """`json_schema_extra` of a model whose fields differ from the forms that its validator reads."""
+    """`json_schema_extra` for a model whose validator accepts only `forms`, and no mapping of its fields."""
 
     def replace(schema: dict[str, Any]) -> None:
         described = {"description": schema["description"]}

@@ -17,7 +17,7 @@ class SpecFile:
     document: Document
 
     def settled(self, device: str) -> SpecFile:
-        """The spec with the precision that `numerics.precision: auto` is on `device`."""
+        """The spec with `numerics.precision: auto` replaced by the precision that it means on `device`."""
         return self.with_numerics(self.spec.numerics.settled(device))
 
     def with_numerics(self, numerics: Numerics) -> SpecFile:

@@ -1,4 +1,4 @@
-"""Checks across the parts of a spec: names refer to something that exists, and parts fit each other."""
+"""Checks across the parts of a spec: every name refers to something that exists, and the parts fit each other."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _NAMED = {
 
 
 class Validation:
-    """All checks of a spec whose parts pydantic has accepted. Each raises StudyError with file, line and key."""
+    """The checks of a spec whose parts pydantic has accepted. Each check raises StudyError with file, line and key."""
 
     def __init__(self, spec: Spec, document: Document) -> None:
         self._spec = spec
         self._document = document
 
     def all(self) -> None:
-        """Run all checks but `base_models`, which must have run before."""
+        """Run all checks except `base_models`, which must have run before."""
         spec = self._spec
         self._name(spec.study, "a study", ("study",))
         for section, what in _NAMED.items():
@@ -81,7 +81,7 @@ class Validation:
             base = self._spec.models[model.model]
             if base.source_only:
                 raise StudyError(
-                    f"'{model.model}' is a source only, and a model with a transform is a target",
+                    f"a model with a transform is a target, but '{model.model}' can only be a source (`role: source`)",
                     where=self._document.where(place),
                     todo=f"remove `role: source` from '{model.model}', or name another model",
                 )
@@ -118,31 +118,31 @@ class Validation:
                     raise self._only_a_source(model, (*place, key), "selects no images and ranks no labels")
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
-                        f"'{model}' is a remote service, and services do not have the labels of this study",
+                        f"'{model}' is a remote service, and services do not use the label set of this study",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
                     )
         if images.keep == "correct-for-sources" and self._spec.sources() and not self._spec.predicting_sources():
             raise StudyError(
-                "the source models select the images, and all of them are sources only, which predict no image",
+                "the source models select the images, but all of them have `role: source` and predict no image",
                 where=self._document.where((*place, "keep")),
                 accepted="correct-for-all, all, or a list of models",
             )
         if isinstance(images.targets, Ranked) and not (images.targets.by or self._spec.predicting_sources()):
             raise StudyError(
-                "the source models rank target labels, and this spec has no source model that predicts images",
+                "the source models rank target labels, but this spec has no source model that predicts images",
                 where=self._document.where((*place, "targets")),
                 accepted="{rank: …, by: [<model>, …]}",
             )
 
     def _attacks_fit(self, experiment: Experiment, place: Place) -> None:
-        """An experiment's attacks fit its sources and targets."""
+        """Check that an experiment's attacks fit its sources and targets."""
         spec = self._spec
         for index, name in enumerate(experiment.attacks):
             attack, there = spec.attacks[name], self._document.where((*place, "attacks", index))
             if experiment.sources.rule == "elsewhere" and attack.precomputed is None:
                 raise StudyError(
-                    f"the sources are `elsewhere`, and the images of '{name}' are not precomputed",
+                    f"the sources are `elsewhere`, but the images of '{name}' are not precomputed",
                     where=there,
                     todo="name source models, or give the attack `precomputed: <folder>`",
                 )
@@ -151,20 +151,20 @@ class Validation:
             services = [one for one in spec.targets(experiment) if spec.models[one].remote is not None]
             if services and attack.budget.minimal is not None:
                 raise StudyError(
-                    f"'{name}' searches the minimal RMSD with the labels of every target, and '{services[0]}' is a "
-                    "remote service",
+                    f"'{name}' searches the minimal RMSD, which needs labels of the label set from every target; "
+                    f"'{services[0]}' is a remote service",
                     where=there,
                     todo="leave the service out of this experiment's targets, or give the attack a fixed budget",
                 )
 
     def _weight_sets(self, attack: str, experiment: Experiment, where: str) -> None:
-        """All sources of an attack that draws from a set of weights have one."""
+        """Check that every source of an attack that draws from a set of weights has such a set."""
         models = self._spec.models
         used = dict.fromkeys(name for sources in self._spec.source_sets(experiment) for name in sources)
         plain = next((name for name in used if not models[name].has_set), None)
         if plain is not None:
             raise StudyError(
-                f"'{attack}' draws from a set of weights, and the source '{plain}' has no set",
+                f"'{attack}' draws from a set of weights, but the source '{plain}' has no set",
                 where=where,
                 accepted=names(name for name, model in models.items() if model.has_set)
                 or "a model with `weights: {set: folder/*.safetensors}` and `role: source`",
@@ -174,13 +174,14 @@ class Validation:
     def _only_a_source(self, name: str, place: Place, what: str) -> StudyError:
         """The error for a model with `role: source` where a prediction is needed; `what` says what it cannot do."""
         return StudyError(
-            f"'{name}' is a source only (`role: source`), so that it predicts nothing and {what}",
+            f"'{name}' can only be a source (`role: source`): it predicts nothing and {what}",
             where=self._document.where(place),
             accepted=names(self._spec.predicting),
         )
 
     def _name(self, name: str, what: str, place: Place) -> None:
-        # `+` joins presets in the name of an attack, and models in the name of an ensemble: models have no `+`.
+        # `+` joins presets in the name of an attack. It also joins models in the name of an ensemble, so the name of a
+        # model must not contain it.
         pattern, marks = (
             (_ATTACK_NAME, "'.', '_', '+' and '-'") if place[0] == "attacks" else (_NAME, "'.', '_' and '-'")
         )
@@ -200,7 +201,7 @@ class Validation:
             )
 
     def _attack_or_preset(self, name: str, place: Place) -> None:
-        """The spec has this attack, or it is a preset."""
+        """Check that the spec has this attack, or that it is a preset."""
         known = {*self._spec.attacks, *presets.known()}
         if name not in known and (other_names.preset(name) or other_names.external(name)):
             raise other_names.unknown_preset(name, "attack", where=self._document.where(place))
@@ -232,7 +233,7 @@ class Validation:
             )
 
     def _published(self, experiment: Experiment, place: Place) -> None:
-        """The paper, its tables and its attacks exist."""
+        """Check that the paper, its tables and its attacks exist."""
         if experiment.published is None:
             return
         theirs: set[str] = set()
@@ -252,7 +253,7 @@ class Validation:
             self._known(called, sorted(theirs), "attack in these tables", (*place, "attacks", ours))
 
     def _probe(self, probe: Probe, place: Place) -> None:
-        """A probe's models have gradients, and the attacks of its directions make one image of each clean image."""
+        """Check that a probe's models have gradients, and that its attacks make one image of each clean image."""
         named = [("models", probe.models or ())]
         named += [(key, one.named) for key in ("along", "across") if (one := getattr(probe, key)) is not None]
         for key, models in named:
@@ -264,7 +265,7 @@ class Validation:
                 if model.target_only:
                     why = "is a remote service" if model.remote else "has a transform"
                     raise StudyError(
-                        f"'{name}' {why}, and a probe needs gradients and logits of a network",
+                        f"'{name}' {why}, but a probe needs gradients and logits of a network",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
                     )
@@ -288,7 +289,7 @@ class Validation:
                 )
 
     def _finding(self, finding: Finding, place: Place) -> None:
-        """The names in a finding exist, and each of its selections has a planned cell."""
+        """Check that the names in a finding exist, and that each of its selections has a planned cell."""
         spec, statement = self._spec, getattr(finding.check, finding.check.kind)
         probe = getattr(statement, "probe", None)
         pairs = getattr(statement, "pairs", None) or ()
@@ -321,7 +322,7 @@ class Validation:
             raise error.located(self._document.where(place)) from None
 
     def _models_of_attack(self, name: str) -> None:
-        """The models with a weight or a gamma of their own exist."""
+        """Check that the models that an attack gives a weight or a gamma exist."""
         attack = self._spec.attacks[name]
         for model in attack.weights:
             self._known(model, self._spec.models, "model", ("attacks", name, "weights", model))
@@ -329,9 +330,9 @@ class Validation:
             self._known(model, self._spec.models, "model", ("attacks", name, "skip_gradient", "models", model))
 
     def _matched_budgets(self, name: str) -> None:
-        """Follow `to` from attack to attack: each exists, none comes twice, and each has one image of each image."""
+        """Follow `to` from attack to attack. Check that each exists, none comes twice, and each has a single budget."""
         chain = [name]
-        # A preset that no experiment uses is known, and not among the attacks.
+        # `to` may name a preset that is not in the spec's attacks; such a preset is valid and ends the chain.
         while chain[-1] in self._spec.attacks and (to := self._spec.attacks[chain[-1]].budget.to) is not None:
             place = ("attacks", chain[-1], "budget", "to")
             self._attack_or_preset(to, place)
@@ -346,7 +347,7 @@ class Validation:
             budget = self._spec.attacks[reference].budget
             if len(budget.levels) > 1 or budget.minimal is not None:
                 raise StudyError(
-                    f"'{reference}' has several budgets, so that its RMSD is not one number",
+                    f"'{reference}' has several budgets, so its RMSD is not a single number for each image",
                     where=self._document.where(("attacks", chain[chain.index(reference) - 1], "budget", "to")),
                     todo="match the budget to an attack with a single budget",
                 )

@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of a spec: the problem, its line, and the accepted values."""
+"""Translates pydantic's errors into messages about a spec: the problem, its line, and the accepted values."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _KINDS = {
 
 
 def first_error(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
-    """Return the first of pydantic's errors, and the number of the others.
+    """Return the first of pydantic's errors, with the number of the others.
 
-    The branches of a union report one error each: those about the same value become one error.
+    Each branch of a union reports an error of its own. Errors about the same value become one error.
     """
     found = error.errors(include_url=False)
-    # A key under another name explains the key that is missing.
+    # Report unknown keys before missing ones: a misspelt key explains why another key is missing.
     found.sort(key=lambda detail: detail["type"] == "missing")
     place = _place(found[0], document)
     same = [detail for detail in found if _place(detail, document) == place]
@@ -61,7 +61,7 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
     written = _unquoted(found, place, document)
     if written is not None:
         return StudyError(
-            f"{key} must be text, and YAML reads {written} without quotes as {_kind_of(detail['input'])}",
+            f"{key} must be text, but YAML reads {written} without quotes as {_kind_of(detail['input'])}",
             where=where,
             todo=f'put quotes around it: "{written}"',
         )
@@ -75,7 +75,7 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
 
 
 def _unknown_key(given: str, known: list[str], section: str, where: str) -> StudyError:
-    """The error for a key that the place does not have: with ours if it is another name of one."""
+    """The error for an unknown key. It names our key if `given` is the name of another library for it."""
     found = other_names.key(given, section)
     ours = found.ours.partition(":")[0] if found is not None else ""
     if found is None or ours not in known:
@@ -86,14 +86,14 @@ def _unknown_key(given: str, known: list[str], section: str, where: str) -> Stud
 
 
 def _section(place: Place, model: type[BaseModel]) -> str:
-    """The section of a spec that a key belongs to, for its other names: `spec` at the top."""
+    """The section of a spec that a key belongs to, as `other_names` calls it; `spec` for the top level."""
     if "budget" in model.model_fields:
         return "attacks"
     return str(place[0]) if len(place) > 1 else "spec"
 
 
 def _key(place: Place) -> str:
-    """The last key of a place, with positions in a list after it."""
+    """The last key of a place, with the list positions that follow it."""
     named = [index for index, part in enumerate(place) if isinstance(part, str)]
     if not named:
         return "the spec"
@@ -114,9 +114,9 @@ def _accepted(detail: ErrorDetails) -> str:
 
 
 def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> str | None:
-    """The word without quotes that YAML did not read as text, where the spec needs text; None if there is none.
+    """The unquoted word that YAML did not read as text although the spec needs text; None if there is none.
 
-    It stands at `place`, or inside it if the value there is a short form.
+    It is at `place`, or inside the value at `place` if that value is a short form.
     """
     if any(one["type"] == "string_type" for one in found) and place in document.unquoted:
         return document.unquoted[place]
@@ -140,7 +140,7 @@ def _at(place: Place, document: Document) -> Any:
 
 
 def _kind_of(value: Any) -> str:
-    """A value that YAML read from a word without quotes, in words."""
+    """Describe a value that YAML read from a word without quotes."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "the word true", False: "the word false"}[value]
     return f"the number {value}" if isinstance(value, int | float) else "a date"
@@ -183,7 +183,7 @@ def _fields(model: type[BaseModel], place: Place) -> list[str]:
 
 
 def _parameters(place: Place) -> list[str]:
-    """The parameters of the component whose name is the last part of a place inside an attack."""
+    """The parameters of a component of an attack. The last part of `place` is the name of the component."""
     return parameters_of(str(place[-1])) if place[:1] == ("attacks",) and len(place) > 3 else []
 
 

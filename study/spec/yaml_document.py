@@ -1,6 +1,6 @@
-"""YAML text to plain data that remembers the line of every key, for error messages; and plain data to YAML text.
+"""Reads YAML text into plain data with the line of every key, for error messages, and writes plain data as YAML text.
 
-`parse` expands `${NAME}` in a user's text. `as_written` reads text from `dump`, and expands nothing.
+`parse` expands `${NAME}` in a user's text. `as_written` reads text that `dump` has written, and expands nothing.
 """
 
 from __future__ import annotations
@@ -48,10 +48,14 @@ for _one in (_Loader, _Dumper):
 
 @dataclass
 class Document:
-    """Parsed data, and the origin of every place in it: file and line, or the override.
+    """Parsed data, and the origin of every place in it.
 
-    `unquoted` holds the words without quotes that YAML did not read as text, as the user wrote them. Data that was made
-    by a program has no `lines`.
+    Attributes:
+        name: The file, or another name for messages.
+        data: The data.
+        origins: File and line, or the override (`--set`), of each place.
+        unquoted: Words without quotes that YAML did not read as text, as the user wrote them, by place.
+        lines: Whether messages show line numbers. False if a program has made the data.
     """
 
     name: str
@@ -61,7 +65,7 @@ class Document:
     lines: bool = True
 
     def where(self, place: Place) -> str:
-        """Return file, line and key of `place`, or of the nearest place around it with a known origin."""
+        """Return file, line and key of `place`. If the origin of `place` is unknown, use the line around it."""
         known = place
         while known and known not in self.origins:
             known = known[:-1]
@@ -91,9 +95,9 @@ def as_written(text: str, name: str) -> Document:
 
 
 def from_data(data: Any, name: str) -> Document:
-    """Take plain data that a program has made, with paths as text and tuples as lists; `${NAME}` is expanded.
+    """Read plain data that a program has made. Paths become text, tuples become lists, and `${NAME}` is expanded.
 
-    Raises StudyError, with the key, for other objects, and for what `parse` refuses.
+    Raises StudyError, with the key, for other objects, and in the cases in which `parse` does.
     """
     try:
         text = dump(_plain(data, name, ()))
@@ -145,7 +149,7 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
 
 def read(path: Path) -> Document:
     """Parse the file at `path`. Raises StudyError if it is missing or not UTF-8 text."""
-    # Path.is_dir raises an error for a name that is too long.
+    # Unlike os.path.isdir, Path.is_dir raises an error for a name that is too long.
     if os.path.isdir(path):
         raise not_a_spec(path)
     try:
@@ -168,7 +172,7 @@ def read(path: Path) -> Document:
 
 
 def override(document: Document, assignment: str) -> None:
-    """Replace one value of `document`, as `--set` does: `assignment` is `key.inner=value`, its value in YAML."""
+    """Replace one value of `document`, as `--set` does. `assignment`: `key.inner=value`, with the value in YAML."""
     key, equals, text = assignment.partition("=")
     origin = f"--set {assignment}"
     parts = key.strip().split(".")
@@ -196,7 +200,7 @@ def override(document: Document, assignment: str) -> None:
 
 
 def _plain(value: Any, name: str, place: Place) -> Any:
-    """The value as the types that YAML has."""
+    """Convert a value to the types that YAML has."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | os.PathLike):
@@ -206,12 +210,12 @@ def _plain(value: Any, name: str, place: Place) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise StudyError(f"a key must be text, and {key!r} is none", where=_within(name, place))
+                raise StudyError(f"a key must be text, but this is {key!r}", where=_within(name, place))
         return {str(key): _plain(inner, name, (*place, key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner, name, (*place, index)) for index, inner in enumerate(value)]
     raise StudyError(
-        f"a spec is plain data, and this is of the type {type(value).__name__}",
+        f"a spec must be plain data, but this value has type {type(value).__name__}",
         where=_within(name, place),
         accepted="text, paths, numbers, True, False, None, lists and dicts",
     )
@@ -222,7 +226,7 @@ def _within(name: str, place: Place) -> str:
 
 
 class _Builder:
-    """Turns composed nodes into data. Counts nodes, also those from aliases: a small file must not fill the memory."""
+    """Turns composed nodes into data. Counts each use of an alias too: a small file must not fill the memory."""
 
     def __init__(self, document: Document, environment: Mapping[str, str] | None) -> None:
         """Expand nothing if `environment` is None."""
@@ -285,7 +289,7 @@ class _Builder:
         return value
 
     def _plain(self, text: str, node: yaml.Node) -> str:
-        """Return `text`. Control characters are errors: a message would send them to a terminal."""
+        """Return `text`. Control characters are errors, because messages would print them on a terminal."""
         odd = next((mark for mark in text if is_control(mark)), None)
         if odd is not None:
             raise self._error(f"a text must not contain the character U+{ord(odd):04X}", node)

@@ -1,1 +1,1 @@
-"""Storage of runs: paths, local folders and S3, the lease that admits one driver, the journal of compaction."""
+"""Stores runs: paths, local folders and S3, the lease that lets only one driver write, the journal of compaction."""

@@ -1,7 +1,8 @@
-"""The journal of a compaction: which parts count while new parts replace old ones, and how to repair a death midway.
+"""The journal of a compaction: which parts count while new parts replace old ones, and how to repair a compaction
+that died.
 
-`compacting.json` names the old parts and the new ones. The old ones count until all new ones are in place, and the new
-ones from then on: at every moment each row counts exactly once.
+`compacting.json` names the old and the new parts. Until all new parts are in place, the old parts count; afterwards the
+new parts count. So each row counts exactly once at every moment.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ JOURNAL = "compacting.json"
 
 @dataclass(frozen=True)
 class Journal:
-    """The names of parts in `results/`: those to replace, and those that replace them."""
+    """The names of parts in `results/`: the `new` parts replace the `old` parts."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -76,7 +77,8 @@ def repair(run: StoragePath, storage: Storage) -> None:
         raise StudyError(
             f"{run / JOURNAL}: a compaction died, and neither all its old parts nor all its new parts exist",
             where=f"results/ lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else ""),
-            todo=f"restore the old or the new parts from a backup; or remove the rest of both, and {JOURNAL}",
+            todo=f"restore the old or the new parts from a backup; or remove all old and new parts and {JOURNAL}: the "
+            "next launch computes their rows again",
             status=1,
         )
     for name in journal.old if finish else journal.new:

@@ -1,4 +1,4 @@
-"""Reading the JSON files of a run with a check of their structure."""
+"""Reads the JSON files of a run and checks their structure."""
 
 from __future__ import annotations
 

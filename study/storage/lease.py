@@ -1,8 +1,8 @@
-"""A lease in an object store: one object, written only if it is unchanged since it was read, renewed by its holder.
+"""A lease in an object store: an object that its holder renews. It is written only if unchanged since it was read.
 
-No clocks are compared. A driver that watches a lease for `SECONDS` without a renewal takes it over; a holder that
-could not renew for that long counts its lease as lost. A PUT on its way at that moment cannot be stopped:
-`study verify` reports rows that it duplicates.
+Clocks of machines are never compared. A driver that watches a lease for `SECONDS` without a renewal takes it over. A
+holder that cannot renew its lease for `SECONDS` treats it as lost. A PUT that is under way at that moment cannot be
+stopped; if it duplicates rows, `study verify` reports them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SECONDS = 60.0
 
 
 class VersionedObject(Protocol):
-    """An object with compare-and-swap: it holds the lease."""
+    """The object that holds a lease. Writing is compare-and-swap."""
 
     def read(self) -> tuple[bytes, str] | None:
         """Return content and version; None if the object does not exist."""
 
     def write(self, content: bytes, version: str | None) -> str | None:
-        """Write if the object is still at `version` (None: does not exist), and return the new version.
+        """Write if the object still has `version` (None: it does not exist), and return the new version.
 
         Otherwise change nothing and return None.
         """
@@ -54,9 +54,9 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def claim(self, say: Callable[[str], None]) -> None:
-        """Take the lease, after a wait of `SECONDS` if another driver has it; `say` receives a line then.
+        """Take the lease. If another driver has it, `say` a line and wait `SECONDS` first.
 
-        Raises StudyError if the other driver renews it meanwhile.
+        Raises StudyError if the other driver renews the lease meanwhile.
         """
         began = time.monotonic()
         seen = self._object.read()
@@ -91,14 +91,14 @@ class Lease:
             self._thread.join()
         with self._lock:
             if self._version is not None and not self._lost:
-                # The outcome of the study matters more than this error, which costs the next driver a wait.
+                # Ignore the error, so that it does not hide the outcome of the study. The next driver has to wait.
                 with contextlib.suppress(StudyError):
                     self._object.write(b"{}", self._version)
 
     def check(self) -> None:
         """Raises StudyError if the lease is lost: this driver must not write any more."""
         if self._lost is None and time.monotonic() - self._renewed > 0.75 * self._seconds:
-            # The process may have been suspended; it still holds the lease if no other driver has written.
+            # The process may have been suspended. It still holds the lease if no other driver has written it.
             self._renew()
         if self._lost is not None:
             raise StudyError(
@@ -115,7 +115,7 @@ class Lease:
                 if time.monotonic() - self._renewed > self._seconds:
                     self._lost = f"it could not be renewed for {self._seconds:.0f} s ({error.what})"
                 else:
-                    repaired("lease", f"renewing the lease failed and is tried again: {error.what}")
+                    repaired("lease", f"the lease could not be renewed, and this is tried again: {error.what}")
 
     def _renew(self) -> None:
         with self._lock:
@@ -129,7 +129,10 @@ class Lease:
                 self._version, self._renewed = version, begun
 
     def _write(self, version: str | None) -> str | None:
-        """Return the new version, also if the store retried this write because its first answer was lost."""
+        """Write the lease and return its new version; None if another driver has written it.
+
+        If the answer to a successful write was lost and the write was repeated, this finds its own content.
+        """
         content = self._content()
         written = self._object.write(content, version)
         if written is None:

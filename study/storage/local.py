@@ -1,5 +1,5 @@
-"""Writing a run to a local folder: temporary file, fsync, rename, fsync of the folder; a file lock against a second
-driver."""
+"""Writes a run to a local folder: temporary file, fsync, rename, fsync of the folder. A file lock keeps other drivers
+out."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class LocalStorage:
 
 
 def _close(lease: IO[str]) -> None:
-    # Closing flushes, which fails again where writing failed; the descriptor is closed all the same.
+    # Closing flushes, which fails again after a failed write. The descriptor is closed nevertheless.
     with contextlib.suppress(OSError):
         lease.close()
 

@@ -1,4 +1,4 @@
-"""The errors for an address that is no run, and for a run where a spec is wanted: they say what is there instead."""
+"""The errors for a path that is not a run, and for a run given instead of a spec. They say what is at the path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from study.errors import StudyError, names
 from study.storage.paths import StoragePath
 
 RUNS = Path("runs")
-"""The folder in which a launch puts its run, if it is told no other."""
+"""The folder in which a launch creates its run folder by default."""
 
 _SUFFIXES = (".yaml", ".yml")
 _SPEC, _IMAGES, _STATUS = "spec.yaml", "images.parquet", "status.json"
@@ -18,11 +18,11 @@ _TODO = "name the folder of a launched study"
 
 
 def no_run(path: StoragePath, what: str) -> StudyError:
-    """Return the error for a command that reads a run, and was given `path`. `what` says why it is none."""
+    """Return the error for a command that needs a run folder and got `path`. `what`: why `path` is not a run folder."""
     if not isinstance(path, Path):
         return StudyError(what, todo=_TODO)
     if path.suffix in _SUFFIXES and not path.exists():
-        what = f"{path} does not exist, and this needs a run folder"
+        what = f"{path} does not exist; this command needs a run folder"
     if (path / _STATUS).is_file() and not (path / _IMAGES).is_file():
         return StudyError(
             f"{what}; its launch has not selected images yet",
@@ -40,9 +40,9 @@ def no_run(path: StoragePath, what: str) -> StudyError:
 
 
 def not_a_folder(path: Path) -> StudyError:
-    """Return the error for a file where a run folder is wanted: it is a spec, or something else."""
+    """Return the error for a file, a spec or another one, given instead of a run folder."""
     if path.suffix not in _SUFFIXES:
-        return StudyError(f"{path} is a file, and this needs a run folder", accepted=_known(), todo=_TODO)
+        return StudyError(f"{path} is a file; this command needs a run folder", accepted=_known(), todo=_TODO)
     try:
         found = _STUDY.search(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -50,27 +50,27 @@ def not_a_folder(path: Path) -> StudyError:
     run = RUNS / (found[1] if found else path.stem)
     todo = f"write {run}" if _is_run(run) else f"launch it first: `study launch {path}` makes {run}"
     return StudyError(
-        f"{path} is a spec, and this needs a run folder", accepted=f"the run of this spec: {run}", todo=todo
+        f"{path} is a spec; this command needs a run folder", accepted=f"the run of this spec: {run}", todo=todo
     )
 
 
 def not_a_spec(path: Path) -> StudyError:
-    """Return the error for a folder where a spec is wanted: it is a run, or something else."""
+    """Return the error for a folder, a run or another one, given instead of a spec."""
     specs = sorted(one for suffix in _SUFFIXES for one in path.glob(f"*{suffix}"))
     if _is_run(path):
         return StudyError(
-            f"{path} is a run folder, and this needs a spec",
+            f"{path} is a run folder; this command needs a spec",
             where=str(path),
             accepted="the YAML file that was launched",
-            todo=f"name that file; {path / _SPEC} is what the launch read from it, with every preset written out",
+            todo=f"name that file, or {path / _SPEC}: the spec as the launch resolved it, with presets written out",
         )
     listed = names(map(str, specs)) if specs else None
-    return StudyError(f"{path} is a folder, and this needs a spec", where=str(path), accepted=listed,
+    return StudyError(f"{path} is a folder; this command needs a spec", where=str(path), accepted=listed,
                       todo="name a YAML file; `study init` writes a first one")  # fmt: skip
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Return the run folders right inside a folder, by name."""
+    """Return the run folders directly inside a folder, sorted by name."""
     try:
         return sorted(one for one in folder.iterdir() if _is_run(one))
     except OSError:

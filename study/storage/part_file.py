@@ -33,12 +33,12 @@ class PartName:
 
 
 def digest(content: bytes | memoryview) -> str:
-    """The digest of a part's content, as its name has it."""
+    """The digest of a part's content, as in the name of the part."""
     return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
 
 
 def new_name(content: bytes | memoryview, version: int) -> str:
-    """Return a name that no other part and no other content has."""
+    """Return a name that no other part has."""
     return f"part-v{version}-{time.time_ns():020d}-{digest(content)}.parquet"
 
 
@@ -59,7 +59,7 @@ def list_parts(folder: StoragePath) -> list[StoragePath]:
 
 
 def list_strays(folder: StoragePath) -> list[StoragePath]:
-    """Files in a folder of parts that are not parts: study never reads them."""
+    """The files in a folder of parts that are not parts. `study` never reads them."""
     found: Iterator[StoragePath] = folder.rglob("*")
     return sorted((path for path in found if parse_name(path.name) is None and path.is_file()), key=str)
 

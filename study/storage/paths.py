@@ -11,7 +11,7 @@ from study.storage.s3_path import S3Path
 StoragePath = Path | S3Path
 """A file or folder of a run."""
 
-# The command line may have put the address through a `Path`, which leaves one slash after `s3:`.
+# The command line may have converted the address to a `Path`, which leaves only one slash after `s3:`.
 _S3_ADDRESS = re.compile(r"s3:/+([^/]+)/*(.*)")
 
 

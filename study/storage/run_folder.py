@@ -1,4 +1,4 @@
-"""Every path of a run, and the rules for writing it: one driver at a time, whole files only."""
+"""Defines every path of a run, and writes its files: one driver at a time, and whole files only."""
 
 from __future__ import annotations
 
@@ -70,13 +70,16 @@ class RunFolder:
 
     @property
     def arithmetic(self) -> StoragePath:
-        """The hardware, library versions and float settings of the workers: everything that decides rounding."""
+        """The hardware, library versions and float settings of the workers: everything that affects rounding."""
         return self.path / "arithmetic.json"
 
     @property
     def digests(self) -> StoragePath:
-        """The SHA-256 of `spec`, `images` and `models` by file name (old and new while a launch changes them), and of
-        the ids of the image set as `candidates`, if the selection examined all of it."""
+        """The SHA-256 of `spec`, `images` and `models`, by file name.
+
+        While a launch changes a file, both its old and its new digest are there. `candidates` is the digest of the ids
+        of the image set, if models have predicted all of it.
+        """
         return self.path / "digests.json"
 
     @property
@@ -91,7 +94,7 @@ class RunFolder:
 
     @property
     def failures(self) -> StoragePath:
-        """The units that the last launch gave up, if any."""
+        """The units that failed in the last launch, if any."""
         return self.path / "failures.json"
 
     @property
@@ -101,7 +104,7 @@ class RunFolder:
 
     @property
     def tuned(self) -> StoragePath:
-        """The choices of attacks with `tune`, and what the others gave."""
+        """For each attack with `tune`, the chosen numbers, and the success rate of every choice."""
         return self.tuning / "tuning.json"
 
     @property
@@ -124,7 +127,7 @@ class RunFolder:
         return self._local("answers") / f"{model}.sqlite"
 
     def _local(self, name: str) -> Path:
-        """A local folder of the run; for a run in S3 it lies in the user's cache."""
+        """A local folder of the run. For a run in S3, it is in the user's cache folder."""
         if isinstance(self.path, S3Path):
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             return home / "study" / name / self.path.bucket / self.path.key
@@ -132,14 +135,14 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether images are selected: from then on the folder belongs to its spec."""
+        """Whether a launch has selected images. From then on the folder belongs to its spec."""
         return self.spec.is_file() and self.models.is_file() and self.images.is_file()
 
     def claim(self, say: Callable[[str], None] = lambda line: None) -> None:
         """Create the folder, keep other drivers out until this process ends, and repair an unfinished compaction.
 
-        Raises StudyError if another driver has the run, or it cannot be written. In S3 the claim may have to watch a
-        lease for a minute; `say` receives a line then.
+        Raises StudyError if another driver has the run, or if the run cannot be written. In S3 the claim may have to
+        watch a lease for a minute; `say` then receives a line.
         """
         self.storage.claim(("results",), say)
         try:
@@ -175,5 +178,5 @@ class RunFolder:
         self.storage.publish(path, content)
 
     def publish_new(self, path: StoragePath, content: bytes | memoryview) -> None:
-        """Write a file under a name that only this content has: publishing it twice is harmless."""
+        """Write a file whose name no other content has, such as a part. Publishing it twice is harmless."""
         self.storage.publish_new(path, content)

@@ -1,4 +1,4 @@
-"""Writing a run to S3: one PUT per object, conditional where it matters, and a lease against a second driver."""
+"""Writes a run to S3: one PUT per object, conditional where needed. A lease keeps other drivers out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class S3Storage:
             self._lease.check()
 
     def _put(self, path: S3Path, put: Callable[[S3Store], object]) -> None:
-        """Retry for `TIMEOUT_SECONDS` until the store answers: every PUT of this class may happen twice."""
+        """Repeat a PUT until the store answers, for at most `TIMEOUT_SECONDS`. Every PUT here may happen twice."""
         from obstore.exceptions import AlreadyExistsError, GenericError
 
         timeout = s3_path.TIMEOUT_SECONDS

@@ -1,6 +1,6 @@
-"""Objects behind an S3 endpoint, with the methods of a `Path` that reading a run needs.
+"""Objects in an S3 store, with those methods of a `Path` that are needed to read a run.
 
-Credentials, region and endpoint come from the AWS_* environment variables and are written nowhere.
+Credentials, region and endpoint come from the AWS_* environment variables, and are never written to a file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 TIMEOUT_SECONDS = 30.0
-"""How long a request may go unanswered, its retries included."""
+"""Longest time without an answer to a request, its retries included."""
 
 _CLIENT_RETRIES = 8
-"""Retries within the client library, which does not report them."""
+"""Retries by the client library. It does not report them."""
 
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _REJECTED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "code: 401", "code: 403")
@@ -90,14 +90,14 @@ class S3Path:
 
 
 def scan_options() -> dict[str, str]:
-    """The AWS_* environment variables as polars takes them in `storage_options`."""
+    """The AWS_* environment variables, in the form of the argument `storage_options` of polars."""
     return {name.lower(): value for name, value in driver_environment().items() if name.startswith("AWS_")}
 
 
 def request(path: S3Path, call: Callable[[S3Store], Answer]) -> Answer:
     """Call the store of `path`'s bucket.
 
-    Raises FileNotFoundError, and obstore's errors of a failed precondition, unchanged; StudyError for all others.
+    Raises FileNotFoundError and obstore's errors of a failed precondition unchanged, and StudyError for other errors.
     """
     store = client(path.bucket)
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -128,7 +128,7 @@ def client(bucket: str, retries: int = _CLIENT_RETRIES) -> S3Store:
 
 @functools.cache
 def _client(bucket: str, timeout: float, retries: int, environment: tuple[tuple[str, str], ...]) -> S3Store:
-    """One client for each environment: a client keeps its connections."""
+    """The client for a bucket and environment. It is cached, because a client keeps its connections open."""
     from obstore.store import S3Store
 
     allow_http = dict(environment).get(_ALLOW_HTTP.lower(), "").lower() in {"1", "true", "yes", "on"}
@@ -158,7 +158,7 @@ def storage_error(path: S3Path, error: Exception) -> StudyError:
 
 
 def known_cause(path: S3Path, error: Exception) -> StudyError | None:
-    """Return an error that a retry would not remove; None for any other, such as a broken connection."""
+    """Return the StudyError for a failure that a retry cannot remove; None for others, such as a broken connection."""
     text = str(error)
     if "NoSuchBucket" in text:
         what, todo = f"the bucket {path.bucket} does not exist", "create it, or name another bucket"

@@ -27,13 +27,14 @@ class Storage(Protocol):
         """Write a file, or replace it. Readers see the old content or the new, never a part of it."""
 
     def publish_new(self, path: StoragePath, content: bytes | memoryview) -> None:
-        """Write a file under a name that only this content has: publishing it twice is harmless."""
+        """Write a file whose name no other content has, such as a part. Publishing it twice is harmless."""
 
     def stage(self, path: StoragePath, content: bytes | memoryview) -> None:
-        """Store `content` so that no reader sees it yet, to publish several files at once with `commit`."""
+        """Store `content` so that no reader sees it yet. `commit` publishes it, quickly, so several files can appear
+        together."""
 
     def commit(self, path: StoragePath, content: Callable[[], bytes | memoryview]) -> None:
-        """Publish the content staged for `path`; `content` makes it again if the storage cannot stage."""
+        """Publish the content that was staged for `path`. If the storage cannot stage, `content` makes it again."""
 
     def remove(self, path: StoragePath) -> None:
         """Delete a file for good. A missing file is no error."""

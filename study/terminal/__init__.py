@@ -1,4 +1,4 @@
-"""Output of a launch: a live view on a terminal, lines elsewhere, JSON events for programs, and a log."""
+"""The output of a launch: a live view on a terminal, lines elsewhere, JSON events for programs, and a log."""
 
 from study.terminal.display import Display, Style, style
 

@@ -13,10 +13,10 @@ from study.safe_text import visible
 
 
 class Console(console.Console):
-    """rich's console, which shows control characters in text and does not send them to the terminal.
+    """A rich console that shows control characters in text as escapes, instead of sending them to the terminal.
 
-    File names, labels and answers of services can contain them. rich's own control sequences (colours, the live view)
-    pass.
+    File names, labels and answers of services can contain control characters. rich's own control sequences (colours,
+    the live view) are sent unchanged.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:

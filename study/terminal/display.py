@@ -35,10 +35,10 @@ How = Literal["shown", "quiet", "json"]
 
 @dataclass(frozen=True)
 class Style:
-    """The kind of output: a readable view, only failures, or JSON events.
+    """The style of the output. `how`: a readable view (`shown`), only failures (`quiet`), or JSON events (`json`).
 
-    `shared`: the terminal also belongs to a debugger or to the program that launches: there is no live view, and output
-    of libraries stays where it is.
+    `shared`: whether a debugger or the program that launches uses the same terminal. Then there is no live view, and
+    output of libraries is not redirected to the log.
     """
 
     how: How = "shown"
@@ -48,15 +48,16 @@ class Style:
 def style(*, quiet: bool, json: bool, shared: bool = False) -> Style:
     """The style that `--quiet` and `--json` ask for. Raises StudyError if both are given."""
     if quiet and json:
-        raise StudyError("--quiet and --json exclude each other", accepted="one of them", todo="leave one out")
+        raise StudyError("--quiet and --json exclude each other", accepted="one of them", todo="remove one of them")
     return Style("quiet" if quiet else "json" if json else "shown", shared)
 
 
 class Display(Observer):
     """Passes all events and lines of a launch to the view, the log and status.json.
 
-    Enter it before the spec is read. Call `attach` once the run folder is claimed: the log and status.json begin, and
-    output of libraries goes to the log if `console` is the standard output of this process and `style` is not shared.
+    Enter it before the spec is read. Call `attach` once the run folder is claimed. From then on it writes the log and
+    status.json, and redirects output of libraries to the log if `console` is the standard output of this process and
+    `style` is not shared.
     """
 
     def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
@@ -73,7 +74,7 @@ class Display(Observer):
         self._status: StatusFile | None = None
         self._refused: StudyError | None = None
         self.console: AnyConsole = console if self._how == "shown" else Console(quiet=True)
-        """The console for tables: a silent one if the output is quiet or JSON."""
+        """The console for tables. It prints nothing if the output is quiet or JSON."""
 
     def __enter__(self) -> Display:
         repairs.taken()  # repairs from before the launch
@@ -125,7 +126,7 @@ class Display(Observer):
             self._view.close()
 
     def verdict(self, line: str) -> None:
-        """Print the last line of a launch, also if the output is quiet."""
+        """Print the last line of a launch, even if the output is quiet."""
         self.say(line)
         if self._how == "quiet":
             prose.say(self._printer, line)
@@ -147,7 +148,7 @@ class Display(Observer):
         return dict(self.run_state.repairs)
 
     def _hear(self) -> None:
-        """Pass on repairs. Any thread can make them; only the driver's thread calls this."""
+        """Pass repairs to all observers. Any thread can report repairs, but only the driver's thread calls this."""
         if self._log is not None:
             for repair in repairs.taken():
                 for one in self._all:
@@ -168,7 +169,7 @@ class Display(Observer):
             one.advance(given)
 
     def end(self) -> None:
-        # Views first: the run state forgets its counts at the end.
+        # Views come first, because the run state forgets its counts at the end.
         for one in reversed(self._all):
             one.end()
 
@@ -209,7 +210,7 @@ class Display(Observer):
         print(visible(line), file=self._stderr or sys.stderr, flush=True)
 
     def _divert(self, log: Log) -> None:
-        """Send output of libraries to the log; our own output keeps its destination through copied descriptors."""
+        """Redirect output of libraries to the log. Our own output goes to copies of the original descriptors."""
         if self._shared or not _is_ours(self._printer):
             return
         out, err = (self._open.enter_context(_copied(number)) for number in (1, 2))
@@ -220,10 +221,11 @@ class Display(Observer):
 
 
 class _Apart(Console):
-    """A console on a separate descriptor, with the size of that terminal.
+    """A console on a separate descriptor, with the size of the terminal there.
 
-    COLUMNS and LINES are ignored if the terminal reports a size: shells export values that can be out of date, and a
-    view that is wider than its terminal leaves traces. The cursor is never hidden: after a kill it would stay hidden.
+    If the terminal reports a size, COLUMNS and LINES are ignored: shells export values that can be out of date, and a
+    view that is wider than its terminal leaves fragments. The cursor is never hidden, because it would stay hidden
+    after a kill.
     """
 
     def __init__(self, like: AnyConsole, stream: IO[str]) -> None:
@@ -249,7 +251,7 @@ class _Apart(Console):
 
 @contextlib.contextmanager
 def _copied(number: int) -> Iterator[IO[str]]:
-    """A stream to the present destination of descriptor `number`, which stays when the descriptor is redirected."""
+    """A stream to the present destination of descriptor `number`. Redirecting the descriptor does not affect it."""
     usual = sys.__stdout__ if number == 1 else sys.__stderr__
     encoding = getattr(usual, "encoding", None) or "utf-8"
     raw = io.BufferedWriter(LossyFile(os.dup(number), "w"))

@@ -1,4 +1,4 @@
-"""Views that print lines: with times and progress at a bounded rate, or failures only."""
+"""Views that print lines: messages and progress with times, at a limited rate, or only failures and repairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN_EXPERIMENTS = 6
 
 
 class ProgressLines(Observer):
-    """Progress: a line every ten seconds, after five minutes one every minute, and one at the end."""
+    """Writes a line of progress every ten seconds, after five minutes every minute, and at the end."""
 
     def __init__(
         self, write: Callable[[str], None], state: RunState, clock: Callable[[], float] = time.monotonic
@@ -71,7 +71,7 @@ class Lines(ProgressLines):
     def __init__(
         self, printer: Callable[[], Console], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`printer` returns the console, which can change once."""
+        """`printer` returns the console. The console may change once."""
         super().__init__(self.say, state, clock)
         self._printer = printer
         self._failures = 0
@@ -115,8 +115,8 @@ class Quiet(Observer):
 
 
 def told(event: Repair, state: RunState) -> list[str]:
-    """The lines to print for a repair that `state` has counted: the first 20 of a launch are printed."""
+    """The lines to print for a repair that `state` has counted. Only the first 20 repairs of a launch are printed."""
     count = state.repairs.total()
     if count > _MOST_REPAIRS:
         return []
-    return [str(event), *(["further repairs are counted, and told in study.log"] if count == _MOST_REPAIRS else [])]
+    return [str(event), *(["further repairs are counted, and listed in study.log"] if count == _MOST_REPAIRS else [])]

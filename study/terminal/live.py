@@ -26,7 +26,7 @@ class Live(Observer):
     """A view for terminals that can move the cursor."""
 
     def __init__(self, printer: Callable[[], Console], state: RunState) -> None:
-        """`printer` returns the console, which can change once, before `open`."""
+        """`printer` returns the console. The console may change once, before `open`."""
         self._printer = printer
         self._state = state
         self._lock = threading.RLock()
@@ -100,7 +100,7 @@ class Live(Observer):
     def _drawn(self) -> Group:
         width, height = self._console.size
         ascii_only = self._console.options.ascii_only
-        # A line as wide as the terminal, or as many as it is high, would make it scroll.
+        # Keep one column and two lines free: a full line or a full screen would make the terminal scroll.
         with self._state.lock:
             rows = screen.lines(self._state, width - 1, min(height - 2, _MOST_ROWS), ascii_only=ascii_only)
         return Group(*rows)

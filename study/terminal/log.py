@@ -1,4 +1,4 @@
-"""RUN/study.log: all messages of a study with the time, and output of libraries."""
+"""Writes RUN/study.log: all messages of a study with the time, and output of libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_SECRET = 6
 
 
 def path_of(folder: RunFolder) -> Path:
-    """Path of the log, on this machine: in the run folder, or in the user's cache if the run is in an object store."""
+    """Path of the log: in the run folder, or in the user's cache folder if the run is in an object store."""
     if isinstance(folder.path, S3Path):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return home / "study" / "logs" / folder.path.bucket / folder.path.key / "study.log"
@@ -31,7 +31,7 @@ def path_of(folder: RunFolder) -> Path:
 
 
 def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values to keep out of the log: of the variables `named`, and of all whose names suggest a secret."""
+    """Return the values to keep out of the log: of variables in `named`, and of those whose name suggests a secret."""
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
         if len(value) >= _LEAST_SECRET and looks_secret(name):
@@ -40,7 +40,7 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
 
 
 class Log(Observer):
-    """Appends to the file at `path`. If that fails, calls `complain` once and writes no more."""
+    """Appends to the file at `path`. If that fails, it calls `complain` once and writes no more."""
 
     def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:
         self._path = path
@@ -49,7 +49,7 @@ class Log(Observer):
         self._file: TextIO | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Other users of this descriptor append too: no line overwrites another.
+            # Libraries write to this descriptor too. In append mode, no line overwrites another.
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             self._give_up(error)
@@ -101,7 +101,7 @@ class Log(Observer):
 
 
 class _Stream(io.TextIOBase):
-    """Replaces sys.stdout or sys.stderr: whole lines go to the log."""
+    """A replacement of sys.stdout or sys.stderr that writes whole lines to the log."""
 
     def __init__(self, log: Log, source: str) -> None:
         self._log = log
@@ -136,7 +136,7 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def diverted(log: Log) -> Iterator[None]:
-    """While entered, send all output of this process, also of C++ code, to `log`."""
+    """A context in which all output of this process, including output of C++ code, goes to `log`."""
     descriptor = log.descriptor
     if descriptor is None:
         yield

@@ -1,4 +1,4 @@
-"""Lines of text: wrapped between words on a narrow terminal, unless they contain a command, path or code."""
+"""Prints lines of text. A narrow terminal gets lines wrapped between words, except lines with commands, paths, code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from study.safe_text import visible
 
 _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\b(?:pl|study)\.[a-z]")
-"""Commands, paths and code: if the terminal wraps such a line itself, it can still be copied as one line."""
+"""Matches commands, paths and code. The terminal wraps such a line itself, so it can be copied as one line."""
 
 
 def say(console: Console, line: str) -> None:

@@ -75,7 +75,7 @@ def _head(state: RunState, width: int) -> Text:
 
 
 def _experiments(state: RunState, width: int, most: int, *, ascii_only: bool) -> list[Text]:
-    """A bar for each experiment. If there are too many: those in progress, and the number of others."""
+    """A bar for each experiment. If there are too many, bars for those in progress, and the number of the others."""
     names = list(state.totals)
     shown = names
     if len(names) > most:
@@ -136,7 +136,7 @@ def _trouble(state: RunState) -> Text | None:
 
 
 def _slots(state: RunState, most: int) -> Iterator[Text]:
-    """A line for each actor if there are few; otherwise the number of actors by the models that they hold."""
+    """A line for each actor if there are few actors; otherwise the number of actors for each set of held models."""
     if state.loop is None or not state.loop.slots or most < 1:
         return
     slots = state.loop.slots
@@ -177,7 +177,7 @@ def _last(state: RunState, width: int) -> Iterator[Text]:
 
 
 def _tally(tally: Tally, width: int) -> Text:
-    """`mi  lite0 targeted   lite0 100*  lite1 75`: the targets that fit, then the number of others."""
+    """A line such as `mi  lite0 targeted   lite0 100*  lite1 75`: the targets that fit, then the number of others."""
     goal = "" if tally.goal == "untargeted" else f" {tally.goal}"
     name = f"{tally.attack}  {tally.sources}{goal}"
     line = Text(f"    {_cut(name, max(16, width // 3))} ")

@@ -1,4 +1,4 @@
-"""RUN/status.json: the state of a launch, for `study status` in another terminal. The driver writes it."""
+"""Writes RUN/status.json, the state of a launch, for `study status` in another terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path_of(folder: RunFolder) -> StoragePath:
 class StatusFile(Observer):
     """Writes the run state every 3 s (30 s into an object store), and at the end.
 
-    If that fails, calls `complain` once and writes no more; the study goes on.
+    If that fails, it calls `complain` once and writes no more. The study continues.
     """
 
     def __init__(
@@ -82,4 +82,4 @@ class StatusFile(Observer):
             self._folder.publish(path_of(self._folder), (json.dumps(data, indent=1) + "\n").encode())
         except StudyError as error:
             self._broken = True
-            self._complain(f"status.json cannot be written, and stays as it is: {error.what}")
+            self._complain(f"status.json cannot be written and is no longer updated: {error.what}")

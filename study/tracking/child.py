@@ -1,4 +1,4 @@
-"""The tracking process as the driver sees it: a bounded queue into it, its answers, and its end."""
+"""The driver's handle of the tracking process: a bounded queue of messages to it, its answers, and its end."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from study.process import children
 from study.tracking.messages import Message, Ready, Trouble, UnitRows
 
 MOST_WAITING = 64 * 2**20
-"""Bytes of rows that wait for the process. Further rows are left out, and read from the Parquet parts later."""
+"""Most bytes of rows that wait for the process. It skips further rows, and reads them from the Parquet parts later."""
 
 
 class TrackingProcess:
-    """Blocks its caller in `wait_ready` and `wait` only."""
+    """The tracking process. Only `wait_ready` and `wait` block the caller."""
 
     def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
-        """Start the process; its output goes to `log`. Raises OSError if it cannot be started."""
+        """Start the process. Its output goes to `log`. Raises OSError if it cannot be started."""
         self._connection, theirs = multiprocessing.Pipe()
         with theirs, log.open("ab") as output:
             self._process = children.start(
@@ -38,7 +38,7 @@ class TrackingProcess:
         self._ready = False
         self._lines: list[str] = []
         self.dropped = False
-        """Whether rows were left out."""
+        """Whether rows were skipped."""
         self._queue: deque[Message | None] = deque()
         self._changed = threading.Condition()
         self._waiting = 0
@@ -49,7 +49,7 @@ class TrackingProcess:
         return self._process.poll() is None
 
     def send(self, message: Message) -> None:
-        """Queue a message; rows that exceed `MOST_WAITING` are left out."""
+        """Queue a message. Rows that exceed `MOST_WAITING` are skipped."""
         size = _size(message)
         with self._changed:
             if size and self._waiting + size > MOST_WAITING:
@@ -66,7 +66,7 @@ class TrackingProcess:
         return self._ready
 
     def lines(self) -> list[str]:
-        """The messages that have come since the last call: the URL of the run, and errors."""
+        """The lines for the user that have arrived since the last call: the URL of the run, and errors."""
         self._receive()
         found, self._lines = self._lines, []
         return found
@@ -81,7 +81,7 @@ class TrackingProcess:
     def wait(self, seconds: float) -> int | None:
         """Wait for the end of the process; returns its exit status, None if it is still running."""
         with contextlib.suppress(OSError):
-            # The study's own work is done: the process may have the processor now.
+            # The study's own work is done, so the process need not yield the processor any more.
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
         try:
             return self._process.wait(max(seconds, 0.1))
@@ -89,7 +89,7 @@ class TrackingProcess:
             return None
 
     def kill(self) -> None:
-        """End the process at once. The service process that W&B started in it ends when it sees that."""
+        """End the process at once. The service process that W&B started in it then ends by itself."""
         self._process.kill()
         self._process.wait()
         with self._changed:

@@ -31,24 +31,24 @@ from study.tracking.tracker import RunInfo
 from study.tracking.wandb_tracker import upload_command
 
 END_SECONDS = 20.0
-"""The longest that the end may take."""
+"""Most seconds that the end of tracking may take."""
 
 _READY_SECONDS = 8.0
-"""Time out of it for an online run that has not begun when the study ends. It is doubled if the launch had no units to
-do, because W&B then had no time to begin."""
+"""Part of `END_SECONDS` that is spent waiting for an online run that has not begun when the study ends. It is doubled
+if the launch had no units to do, because W&B then had no time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
 """Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
 
 _MOST_TOGETHER = 100
-"""Units whose rows are sent together, about once a second."""
+"""Most units whose rows are sent together. Rows are also sent about once a second."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
 
 
 @dataclass(frozen=True)
 class TrackingOptions:
-    """Where a launch is tracked. `relaunch`: the command that launches the study again, online."""
+    """The options of tracking. `relaunch`: the command that launches the study again, online."""
 
     mode: Mode
     spec: Spec
@@ -59,8 +59,8 @@ class TrackingOptions:
 class TrackingClient(Observer):
     """Tracks the launches of a study in one W&B run.
 
-    If the process dies, or an online run cannot begin, another process goes on offline, once: the result rows in the
-    run folder have all that it needs.
+    If the tracking process dies, or an online run cannot begin, a second process continues offline, once. It reads the
+    data that it needs from the result rows in the run folder.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TrackingClient(Observer):
         say: Callable[[str], None],
         end_seconds: float = END_SECONDS,
     ) -> None:
-        """`state` is updated before this observer; `say` prints a line for the user."""
+        """`state` receives each event before this observer. `say` prints a line for the user."""
         self._options = options
         self._folder = folder
         self._state = state
@@ -84,7 +84,7 @@ class TrackingClient(Observer):
         self._process: TrackingProcess | None = None
         self._finished: list[UnitResult] = []
         with contextlib.suppress(OSError):
-            # It imports W&B while the backend starts. If it cannot start, `started` tries again and says why.
+            # The process imports W&B while the backend starts. If it cannot start, `started` tries again.
             self._process = self._new_process()
 
     def started(self, event: Started) -> None:
@@ -116,7 +116,7 @@ class TrackingClient(Observer):
                 self._send_rows()
 
     def _send_rows(self) -> None:
-        """Send the rows of the units that have finished since the last time: together, because each message costs."""
+        """Send the rows of the units that have finished since the last call, in one message to save time."""
         finished, self._finished = self._finished, []
         if finished and self._process is not None:
             self._process.send(UnitRows(table(finished).select(COLUMNS)))
@@ -158,7 +158,7 @@ class TrackingClient(Observer):
         self._process.send(self._begin)
 
     def _restart(self) -> None:
-        """Go on in another process, offline, once."""
+        """Continue in a new process, offline. This happens at most once."""
         assert self._process is not None, "there is a process to replace"
         assert self._begin is not None, "its run is known"
         self._print_lines()
@@ -169,8 +169,8 @@ class TrackingClient(Observer):
             return
         self._restarted = True
         online = self._begin.run.online
-        how = "was not reached, so the study is tracked offline from now on" if online else "is begun once more"
-        repaired("tracking", f"W&B {how} ({self._log} says more)")
+        how = "was not reached, so the study is tracked offline from now on" if online else "is started once more"
+        repaired("tracking", f"W&B {how} (details in {self._log})")
         self._begin = replace(self._begin, run=replace(self._begin.run, online=False), replay=True)
         self._start()
 
@@ -199,7 +199,7 @@ class TrackingClient(Observer):
         self._say_how_to_upload(self._begin.run.id)
 
     def _finish(self, status: int, deadline: float) -> int | None:
-        """Ask the process to end the run; returns its exit status, None if it does not end in time."""
+        """Ask the process to end the run. Returns its exit status; None if it does not end in time."""
         if self._process is None:
             return None
         self._send_rows()

@@ -1,4 +1,4 @@
-"""`study dashboard`: a W&B workspace laid out for one study, with its matrix, its rates and its speed."""
+"""`study dashboard`: make a W&B workspace for one study, with its matrix, its rates and its speed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def dashboard(run: str, console: Console) -> None:
             raise StudyError(f"a dashboard needs the package {package}", todo=installing("dashboard"))
     if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
         raise StudyError(
-            "W&B's server makes the dashboard, and WANDB_MODE disables uploads",
+            "W&B's server makes the dashboard, but WANDB_MODE disables uploads",
             todo="upload the run, then unset WANDB_MODE",
         )
     try:

@@ -1,4 +1,4 @@
-"""The table of all cells of a run, and its transfer matrix as a picture: logged once the study has ended."""
+"""The final results that are logged once the study has ended: the table of all cells, and the matrix as a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.analysis.rates import success_rates
 from study.results.run_reader import open_run
 
 MOST_ROWS = 10_000
-"""Number of cells in the table on W&B; cells.csv has all."""
+"""Most cells in the table on W&B. cells.csv has all cells."""
 
 _COLUMNS = ("sources", "attack", "goal", "seed", "steps", "budget", "target", "relation", "images", "hits", "success",
             "low", "high", "rmsd")  # fmt: skip
@@ -20,7 +20,7 @@ _CELL, _FULL = (46, 18), (20, 64, 128)
 
 def cells(run: str) -> pl.DataFrame:
     """One row per cell: its keys, `relation`, `images`, `hits`, `success`, `low` and `high` (0..1), mean `rmsd` (pixel
-    values 0..255). `budget` is null where the attack searches for it. Raises StudyError if the run cannot be read."""
+    values 0..255). `budget` is null if the attack searches for it. Raises StudyError if the run cannot be read."""
     finished = open_run(run)
     searches = [name for name, attack in finished.spec.attacks.items() if attack.budget.minimal]
     budget = pl.when(pl.col("attack").is_in(searches)).then(None).otherwise("budget")
@@ -30,7 +30,7 @@ def cells(run: str) -> pl.DataFrame:
 def matrix(cells: pl.DataFrame) -> bytes:
     """Success rates in percent as a PNG, darker where higher: the first 60 attack runs, the first 24 targets.
 
-    Drawn by hand: matplotlib takes half a second for it, and the launch waits.
+    It uses PIL, because the launch waits for the picture and matplotlib would take half a second.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,4 +1,4 @@
-"""The history of a study: success rates of each cell after each finished unit, as rows of numbers by metric name."""
+"""The history of a study: the success rate of each cell after each finished unit, as rows of numbers by metric name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ COLUMNS = (
     *("craft", "unit", "goal", "steps", "budget", "label", "target_label", "target", "clean_top1", "top1", "top5"),
     *("names", "clean_names", "wanted_names", "rmsd"),
 )
-"""The columns of a result row that the history needs."""
+"""The columns of result rows that the history needs."""
 
 MOST_CURVES = 400
-"""With more cells than this, cells get no curves: W&B's pages become slow. Tables and sums stay."""
+"""With more cells than this, cells get no curves, because W&B's pages become slow. Tables and sums stay."""
 
 _MOST_ROWS = 1000
 
@@ -38,13 +38,13 @@ class Outline:
     """The part of a plan that the history needs. It is pickled and sent to the tracking process.
 
     Attributes:
-        cells: One row per (craft, target, point): `craft` (id), `target`, `steps`, `budget` (null where the attack
-            searches for it), and the numbers of the craft (`number`), of its target (`column`), and of the cell
+        cells: One row per (craft, target, point): `craft` (id), `target`, `steps`, `budget` (null if the attack
+            searches for it), and the indices of the craft (`number`), of its target (`column`), and of the cell
             (`cell`).
-        names: Name of each cell in metrics, unique.
-        sums: Numbers of the cells that are added up under one metric name.
-        searches: Ids of crafts that search for the budget.
-        gradients: Image gradients of one image, by craft.
+        names: The unique name of each cell in metrics.
+        sums: By metric name, the indices of the cells whose counts are added up.
+        searches: Ids of the crafts that search for the budget.
+        gradients: Number of gradients of one image, by craft.
         targets: Number of targets, by craft.
         shards: Number of images, by shard.
     """
@@ -98,15 +98,15 @@ class Outline:
 class History:
     """Adds up result rows, each (unit, target) once, and yields rows of history.
 
-    The row about n units holds `units`, `images` and `gradients` so far; `transfer/<experiment>-<goal>/black_box`,
-    `grey_box` and `white_box`: success over all crafts of an experiment at the end of the attack; and for each cell
-    that has changed since the row before, `success/<cell>`, `success_low/<cell>`, `success_high/<cell>` (Wilson,
-    95 %) and `rmsd/<cell>` (pixel values 0..255). Each n is yielded once; of a study of more than 1,000 units, every
-    k-th n.
+    The row after n finished units holds: `units`, `images` and `gradients` so far;
+    `transfer/<experiment>-<goal>/black_box`, `grey_box` and `white_box`, the success over all crafts of an experiment
+    at the end of the attack; and, for each cell that has changed since the previous row, `success/<cell>`,
+    `success_low/<cell>`, `success_high/<cell>` (Wilson, 95 %) and `rmsd/<cell>` (pixel values 0..255). There is at most
+    one row for each n. A study of more than 1,000 units has a row only after every k units, so at most 1,000 rows.
     """
 
     def __init__(self, outline: Outline, logged: int) -> None:
-        """`logged`: number of units that the last row of earlier launches is about. The first row has all cells."""
+        """`logged`: number of units in the last row of earlier launches. The first new row has all cells."""
         self._outline = outline
         self._logged = logged
         self._every = -(-outline.units // _MOST_ROWS)
@@ -120,7 +120,7 @@ class History:
         self._changed = np.ones(len(outline.names), dtype=np.bool_)
 
     def add(self, rows: pl.LazyFrame) -> Iterator[Row]:
-        """Take result rows with `COLUMNS`. Rows of other plans, and rows that were added before, are left out."""
+        """Add result rows with `COLUMNS`. Rows of other plans, and rows that were added before, are ignored."""
         counted = self._counted(rows).with_columns(piece=(pl.col("unit").rank("dense") - 1) // self._every)
         for piece in counted.partition_by("piece", maintain_order=True):
             self._add(piece)
@@ -133,7 +133,7 @@ class History:
         """Sums over the images of each unit and cell, sorted by unit."""
         outline = self._outline
         searched = pl.col("craft").is_in(outline.searches)
-        # `<craft>.0007-<digest>`: the number of the shard stands between the last full stop and the last hyphen.
+        # In an id `<craft>.0007-<digest>`, the number of the shard is between the last full stop and the last hyphen.
         shard = pl.col("unit").str.extract(r"\.(\d+)-[^.-]*$", 1).cast(pl.Int64, strict=False)
         return (
             rows.with_columns(hit=hits(rows), budget=pl.when(searched).then(None).otherwise("budget"))
@@ -183,7 +183,10 @@ class History:
 
 
 def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
-    """Targets, by experiment, of the experiments that name the craft. Those that only match a budget to it do not."""
+    """The targets of each experiment that contains the craft, by experiment.
+
+    Experiments that only match a budget to the craft do not count.
+    """
     return {
         name: spec.targets(one)
         for name, one in spec.experiments.items()
@@ -203,7 +206,7 @@ def _name(craft: Craft, target: str, point: tuple[int, float | None] | None) -> 
 
 
 def _unique(names: list[str]) -> list[str]:
-    """The same names; the second and later uses of a name get a number."""
+    """The same names, made unique: the second and later uses of a name get a number."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:

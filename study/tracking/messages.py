@@ -12,8 +12,15 @@ from study.tracking.tracker import RunInfo
 
 @dataclass(frozen=True)
 class Begin:
-    """The first message. `results` is the run folder or its address; `replay`: count its rows first; `left`: number of
-    units that the launch has to do."""
+    """The first message.
+
+    Attributes:
+        run: The run of the tracking service.
+        results: The run folder, or its address.
+        outline: The part of the plan that the history needs.
+        replay: Whether the process must first add the rows of the run folder.
+        left: Number of units that the launch has to do.
+    """
 
     run: RunInfo
     results: str
@@ -38,7 +45,7 @@ class LiveMetrics:
 
 @dataclass(frozen=True)
 class End:
-    """The last message. `replay`: rows are missing in the process: it counts the rows in the run folder."""
+    """The last message. `replay`: whether the process has missed rows and must add those of the run folder."""
 
     status: int
     live: Row

@@ -1,9 +1,9 @@
-"""The process that logs a study: a tracking service that hangs or crashes stops this process, not the driver.
+"""The process that logs a study. If the tracking service hangs or crashes, it stops this process, not the driver.
 
     python -m study.tracking.process DESCRIPTOR
 
-It receives messages from the connection behind the file descriptor until `End`, or until the driver is gone. Its exit
-status is 0 if all data is written, and uploaded if the run is online.
+DESCRIPTOR is the file descriptor of a connection to the driver. The process receives messages until `End`, or until the
+driver is gone. Its exit status is 0 if all data is written, and, if the run is online, uploaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
 
 RESULTS_SECONDS = 8.0
-"""Time for tables, picture and report after the last unit; results that are not ready by then are left out."""
+"""Time for tables, picture and report after the last unit. Results that are not ready in time are left out."""
 
 
 class RunLog:
@@ -40,13 +40,13 @@ class RunLog:
         self._logged = Logged.read(self._path)
         on_server = tracker.begin(begin.run)
         if on_server is not None:
-            # What the server lacks is logged again from the result rows: offline folders need no upload any more.
+            # Data that the server lacks is logged again from the result rows, so offline folders need no upload.
             self._logged = Logged(step=on_server, unsent=True)
             self._logged.write(self._path)
         self._history = History(begin.outline, max(self._logged.step, 0) // STRIDE)
 
     def add(self, rows: pl.LazyFrame) -> None:
-        """Log the rows of history that result rows lead to."""
+        """Add result rows, and log the rows of history that follow from them."""
         for row in self._history.add(rows):
             self._write(row, int(row["units"]) * STRIDE)
 
@@ -90,7 +90,7 @@ class RunLog:
 
 
 class Results(threading.Thread):
-    """Logs the final tables and artifacts: in a thread, because the service may ask its server about them and wait."""
+    """Logs the final tables and artifacts in a thread, because the service may wait for answers of its server."""
 
     def __init__(self, begin: Begin, tracker: Tracker, step: int) -> None:
         super().__init__(daemon=True)
@@ -103,9 +103,9 @@ class Results(threading.Thread):
 
     @property
     def trouble(self) -> str:
-        """Why something is missing; empty if nothing is."""
+        """A message about results that are missing; empty if none is missing."""
         if self.is_alive():
-            return f"left out because {RESULTS_SECONDS:.0f} s were not enough: {self._doing} and what follows it"
+            return f"left out because {RESULTS_SECONDS:.0f} s were not enough: {self._doing} and later results"
         return f"{self._doing} was not uploaded: {self._error}" if self._error else ""
 
     def run(self) -> None:
@@ -178,7 +178,7 @@ def _track(connection: Connection) -> int:
 
 
 def _load_report() -> None:
-    """Import the report and draw a figure: the first figure searches for fonts. Saves time after the last unit."""
+    """Import the report and draw a figure, to save time after the last unit: the first figure searches for fonts."""
     from matplotlib.figure import Figure
 
     from study.attacks import presets

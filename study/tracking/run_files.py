@@ -1,4 +1,4 @@
-"""Our own files about the W&B runs of a study: RUN/tracked.json with their ids, and one file with what is logged."""
+"""Our own files about the W&B runs of a study: RUN/tracked.json with their ids, and a file for each run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_id(folder: RunFolder, plan: Plan) -> str:
 
 @dataclass
 class Logged:
-    """What launches have logged to one run on this machine.
+    """The data that launches on this machine have logged to one W&B run.
 
     Attributes:
         step: The last step; -1 if none.

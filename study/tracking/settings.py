@@ -19,11 +19,11 @@ Words = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Tracking(Frozen):
-    """Where the study is tracked. No pixel and no result row depends on it.
+    """Tracking on Weights & Biases. It changes no pixel and no result row.
 
-    `wandb` is `online`, `offline` (files that `wandb sync` uploads later) or `disabled`. Without it the variable
-    `WANDB_MODE` decides, and without both nothing is tracked. `project` defaults to `WANDB_PROJECT`, then to `study`;
-    `entity` defaults to the owner of the key. W&B shows studies with the same `group` together.
+    `wandb` is `online`, `offline` (files that `wandb sync` uploads later) or `disabled`. If it is absent, the
+    environment variable `WANDB_MODE` decides; without both, nothing is tracked. `project` defaults to `WANDB_PROJECT`,
+    then to `study`; `entity` defaults to the owner of the key. W&B shows studies with the same `group` together.
     """
 
     wandb: Mode | None = None
@@ -49,7 +49,7 @@ def check(given: str) -> Mode:
 def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) -> Mode:
     """The mode from the command line, else from the spec, else from `WANDB_MODE`; else `disabled`.
 
-    A key alone uploads nothing. A value of `WANDB_MODE` that is none of the three (W&B has others) means `disabled`.
+    A W&B key alone does not switch tracking on. Any other value of `WANDB_MODE` (W&B has more modes) means `disabled`.
     """
     if asked is not None:
         return check(asked)
@@ -62,7 +62,7 @@ def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) 
 def require_package() -> None:
     """Raise StudyError if W&B's package is not installed."""
     found = importlib.util.find_spec("wandb")
-    # A run leaves a folder of that name, which is no package.
+    # A W&B run may leave a folder `wandb`, which is not a package.
     if found is None or found.origin is None:
         raise StudyError("tracking on Weights & Biases needs the package wandb", todo=installing("wandb"))
 

@@ -1,4 +1,4 @@
-"""The interface of a tracking service: `WandbTracker` implements it, and another service needs one more class."""
+"""The interface of a tracking service. `WandbTracker` implements it; another service needs another class."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, Protocol
 import polars as pl
 
 STRIDE = 1000
-"""Steps of the tracking service for each unit: the row about n units has step n * STRIDE; live rows take the steps
-between."""
+"""Number of steps of the tracking service for each unit. The row of history after n units has step n * STRIDE; live
+rows use the steps in between."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One run of a tracking service. A study plan has the same `id` in each launch.
+    """One run of a tracking service. The plan of a study has the same `id` in each launch.
 
-    `config` is plain data. Files of the service go into `folder`, on this machine. Offline, nothing uses the network.
+    `config` is plain data. Files of the service go into `folder`, on this machine. If `online` is False, the service
+    must not use the network.
     """
 
     id: str
@@ -33,7 +34,7 @@ class RunInfo:
 
 
 class Tracker(Protocol):
-    """Logs one run. Methods may block and may raise any exception: the tracker has a process to itself."""
+    """Logs one run. Methods may block and may raise any exception, because the tracker has its own process."""
 
     @property
     def address(self) -> str | None:
@@ -44,7 +45,7 @@ class Tracker(Protocol):
         """Folder with the files of this launch, which a user can upload later if the run is offline."""
 
     def begin(self, run: RunInfo) -> int | None:
-        """Begin the run, or resume it; returns the last step that the server has, -1 if none, None if offline."""
+        """Begin the run, or resume it. Returns the last step that the server has; -1 if it has none, None offline."""
 
     def log(self, row: Mapping[str, float | int], step: int) -> None:
         """Log numbers by metric name. Steps ascend."""

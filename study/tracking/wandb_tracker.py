@@ -1,4 +1,4 @@
-"""Weights & Biases, through the public interface of its SDK."""
+"""Tracks on Weights & Biases, through the public interface of its SDK."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _INIT_SECONDS, _FINISH_SECONDS = 60.0, 8.0
 _METRICS = (("success/*", "units"), ("success_low/*", "units"), ("success_high/*", "units"), ("rmsd/*", "units"),
             ("transfer/*", "units"), ("images", "units"), ("gradients", "units"),
             ("live/*", "live/units_done"), ("slots/*", "live/units_done"))  # fmt: skip
-"""Metrics, and the metric on their x axis."""
+"""Each metric, with the metric on its x axis."""
 
 _INTERNAL = {
     "WANDB__DISABLE_MACHINE_INFO": "true",  # host name, user and command line are not uploaded
     "WANDB__SAVE_REQUIREMENTS": "false",
     "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds of history that a kill of all processes can lose
 }
-"""Settings that W&B calls internal. As variables of the environment: a version that does not know one ignores it."""
+"""Settings that W&B calls internal, as environment variables, because W&B ignores variables that it does not know."""
 
 
 class WandbTracker:
-    """A W&B run. `import wandb` takes about a second: `load` does it in advance."""
+    """A W&B run. `import wandb` takes about a second, so `load` does it in advance."""
 
     def __init__(self) -> None:
         self._run: Any = None

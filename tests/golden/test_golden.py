@@ -130,7 +130,7 @@ def test_a_run_of_format_1_is_not_continued(tmp_path, monkeypatch, door):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     status, _, error = door("launch", "spec.yaml", "--output", "run")
     assert status == 2
-    assert "is of format 1" in error
+    assert "has format 1" in error
     assert "launch into a new folder with --output" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path in before} == before
 

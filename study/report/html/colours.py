@@ -1,11 +1,11 @@
-"""Colours of rates in tables: one hue from light to dark, with text that contrasts with each step."""
+"""The colours of rates in tables: one hue from light to dark, with text that contrasts with each step."""
 
 from __future__ import annotations
 
 Colour = tuple[int, int, int]
 
 LEVELS = 50
-"""Steps of the ramp from 0 to 1: 2 % each."""
+"""Number of steps of the colour ramp from 0 to 1. Each step is 2 %."""
 _ANCHORS: tuple[Colour, ...] = ((247, 251, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
 """One hue, so that the steps differ in greyscale and for every kind of colour vision."""
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
@@ -21,7 +21,7 @@ def ramp(share: float) -> Colour:
 
 
 def text_colour(background: Colour) -> Colour:
-    """Black or white, whichever contrasts more with the background: the ratio is always at least 4.5."""
+    """Black or white, whichever contrasts more with the background. The contrast ratio is always at least 4.5."""
     return max((_BLACK, _WHITE), key=lambda colour: contrast(colour, background))
 
 

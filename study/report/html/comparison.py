@@ -16,8 +16,17 @@ from study.report.html.report_data import ReportData
 
 @dataclass(frozen=True)
 class PaperResults:
-    """The comparison with one paper: `tables` has a compared table (or None), and a titled table of reasons (or None)
-    for each published table; `weights` the weights of the models that were compared."""
+    """The comparison with one paper.
+
+    Attributes:
+        name: The paper's short name.
+        title: The paper's title.
+        images: A sentence on the images of the paper and of the run.
+        summary: The agreement by published table; None without tables.
+        tables: For each published table, the compared numbers (or None), and a title and table of the reasons why
+            numbers are not compared (or None).
+        weights: The weights of the compared models; None without models.
+    """
 
     name: str
     title: str
@@ -49,7 +58,7 @@ def _paper(name: str, compared: pl.DataFrame, origin: Mapping[str, Any]) -> Pape
     return PaperResults(
         name,
         origin["paper"],
-        f"Images of the paper: {origin['images']['there']}. Images here: {origin['images']['here']} other ones.",
+        f"Images of the paper: {origin['images']['there']}. Images of this run: {origin['images']['here']} others.",
         _summary(paper_comparison.summary(compared).filter(pl.col("table").is_in(names))),
         [(_numbers(one), _not_compared(one)) for one in tables],
         HtmlTable("Weights", ["model", "weights", "digest"], weights) if weights else None,

@@ -1,4 +1,4 @@
-"""Tables of the HTML report as data: cells, tables, and the number of cells that fit into a page."""
+"""The tables of the HTML report as data: cells, tables, and the number of cells that fit into a page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ _MOST_ROWS, _MOST_CELLS = 300, 24_000
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell: `share` (0..1) colours it, the browser shows `tip` on hover and focus, `number` aligns it to the right.
+    """A cell of a table.
 
-    `relation` is that of the target to the sources; white-box and grey-box cells are outlined.
+    Attributes:
+        text: Its text.
+        share: A value 0..1 that gives its colour; None: no colour.
+        tip: A text that the browser shows on hover and focus.
+        number: Whether it is aligned to the right.
+        relation: The relation of the target to the sources. White-box and grey-box cells are outlined.
     """
 
     text: str
@@ -60,8 +65,8 @@ def percent_cell(share: float | None, tip: str = "", decimals: int = 0) -> Table
 class HtmlTable:
     """A table that readers can sort and filter.
 
-    `code` is Python that gives the whole table; the page shows it if the table is cut. The arrow keys move between the
-    cells of a `grid`.
+    `code`: Python code that computes the whole table. The page shows it if the table is cut. `grid`: whether the arrow
+    keys move between the cells.
     """
 
     title: str

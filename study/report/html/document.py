@@ -31,9 +31,13 @@ from study.terminal.prose import say
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Options of `study report`: the file, a folder for its figures, and a spec whose `published` has changed.
+    """The options of `study report`.
 
-    Without `titles`, the figures in the folder have none: a paper has captions.
+    Attributes:
+        to: The file of the report; None: `report.html` in the run folder.
+        figures: A folder for the figures as files; None: no files.
+        spec: A spec that replaces the run's own, for example with another `published`.
+        titles: Whether the figures in the folder have titles. In a paper, captions replace them.
     """
 
     to: Path | None = None
@@ -47,7 +51,7 @@ def report(run: str, options: ReportOptions, console: Console) -> None:
     """Write the report of the run at `run` and print its path. Raises StudyError as `write` does."""
     data = read_report_data(run, options.spec)
     folder = storage_path(run)
-    # A browser cannot open an object store: the report of such a run goes into the current folder.
+    # A browser cannot open a file in an object store, so the report of such a run goes into the current folder.
     default = folder / "report.html" if isinstance(folder, Path) else Path(f"{data.spec.study}-report.html")
     to = options.to or default
     page = _page(data, options.figures, titles=options.titles)
@@ -61,7 +65,7 @@ def report(run: str, options: ReportOptions, console: Console) -> None:
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
     """Write the report of the run in folder `run` to the file `to`. The same run gives the same bytes.
 
-    `figures` is a folder for every figure as SVG, PNG and PDF. `spec` replaces the run's own as in
+    `figures`: a folder for every figure as SVG, PNG and PDF. `spec` replaces the run's own spec, as in
     `run_reader.open_run`. Raises StudyError for a missing or damaged run, and for files that cannot be written.
     """
     _write(to, _page(read_report_data(str(run), spec), figures))
@@ -77,7 +81,7 @@ def _write(to: Path, page: str) -> None:
 def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str:
     """The report as HTML. Templates escape every value except figures, our style and our script.
 
-    The page's security policy contains the hash of our script, so that a browser runs no other one.
+    The page's security policy contains the hash of our script, so a browser runs no other script.
     """
     assets = files("study.report") / "assets"
     script = (assets / "report.js").read_text(encoding="utf-8")
@@ -105,7 +109,7 @@ def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str
 
 @functools.cache
 def page_template() -> jinja2.Template:
-    """The compiled template of the page; compiling it and those that it includes takes a tenth of a report's time."""
+    """The compiled template of the page, cached: to compile all templates takes a tenth of the time of a report."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("study.report.html"),
         autoescape=True,

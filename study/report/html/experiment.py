@@ -1,4 +1,4 @@
-"""The section of one experiment: transfer matrices, ensembles against the model they leave out, figures."""
+"""The section of one experiment: transfer matrices, ensembles against the model that they leave out, figures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class GoalResults:
 
 @dataclass(frozen=True)
 class ExperimentResults:
-    """The section of an experiment: `goals` has those with rows, `mistakes` titled tables that the page folds."""
+    """The section of an experiment. `goals`: the results for goals that have rows. `mistakes`: titles and tables."""
 
     name: str
     summary: str
@@ -91,7 +91,7 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
 
 
 def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable:
-    """Rows are source sets at each point of each attack, columns are targets."""
+    """The transfer matrix. Rows are source sets at each point of each attack; columns are targets."""
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)
     rows = []
@@ -173,7 +173,7 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
 
 
 def _costs(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
-    """Attacks at equal cost; None for an experiment without `at-cost`, and without black-box cells."""
+    """The table of attacks at equal cost; None for an experiment without `at-cost` or without black-box cells."""
     experiment = data.spec.experiments[name]
     if experiment.at_cost is None:
         return None
@@ -199,7 +199,7 @@ def _at_cost_cell(one: Mapping[str, Any] | None) -> TableCell:
 
 
 def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> HtmlTable | None:
-    """Success, cost and visibility of each attack; None where visibility was not computed."""
+    """The table of success, cost and visibility of each attack; None if visibility was not computed."""
     if found["ssim"].null_count() == found.height:
         return None
     rows = []
@@ -237,7 +237,7 @@ def _drawings(
 def _measures(
     data: ReportData, name: str, goal: str, seen: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
-    """Success against each measure of visibility that `seen`, of `analysis.visibility`, has."""
+    """Figures of success against each measure of visibility. `seen`: the result of `analysis.visibility`."""
     attacks = data.spec.experiments[name].attacks
     found = ((one, figures.success_by_measure(seen, one, attacks, f"{name}, {goal}")) for one in ("ssim", "ciede2000"))
     drawn = [album.add(f"{name}-{goal}-{one}", figure, _MEASURE_NOTE) for one, figure in found]
@@ -247,7 +247,7 @@ def _measures(
 def _destruction(data: ReportData, name: str) -> pl.DataFrame:
     """Destruction rates by attack and transformed target, after the last step of each attack.
 
-    Only for transformed targets whose untransformed model is a target of the experiment too.
+    It covers transformed targets whose untransformed model is a target of the experiment too.
     """
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)

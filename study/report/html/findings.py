@@ -1,4 +1,4 @@
-"""The findings of a spec in the report: each claim, and whether the rows support it."""
+"""The section of findings: each claim of the spec, and whether the rows support it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _VERDICTS = {"replicated": "✓ replicated", "not replicated": "✗ not replicat
 
 
 def findings(data: ReportData) -> tuple[HtmlTable, list[tuple[str, HtmlTable]]] | None:
-    """A table of all claims, and a titled table of the cells of each claim about several; None without findings."""
+    """A table of all claims, and, for each claim about several cells, a title and a table of these cells.
+
+    None for a spec without findings.
+    """
     if not data.spec.findings:
         return None
     geometry = cosine_rows(data.run, data.spec)

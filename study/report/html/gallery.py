@@ -27,16 +27,16 @@ from study.storage.run_folder import RunFolder
 
 _MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 8, 3 * 2**20
 _SMALL = 100
-"""The page shows images with fewer pixels a side without smoothing."""
+"""The page shows images with fewer pixels per side than this without smoothing."""
 
 Pixels = NDArray[np.uint8]
 Answers = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
-"""By image, by craft, one row per target: target, clean answer, adversarial answer, success."""
+"""By image and by craft: one row per target, with target, clean answer, adversarial answer, success."""
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image as base64 of lossless WebP; `craft` is the index of its craft in the gallery, None if clean."""
+    """An image as lossless WebP in base64. `craft`: the index of its craft in the gallery; None for a clean image."""
 
     data: str
     alt: str
@@ -56,7 +56,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """`answers` is data for the script of the page, which shows the answers to the attack that the reader selects."""
+    """The gallery. `answers`: data for the script of the page, which shows answers to the attack that a reader selects.
+
+    `pixelated`: whether the page shows images without smoothing.
+    """
 
     notes: Sequence[str]
     cards: Sequence[Card]
@@ -65,7 +68,7 @@ class Gallery:
 
 
 def gallery(data: ReportData) -> Gallery | None:
-    """The same images in every report of the run, drawn by a hash of their ids; None without rows."""
+    """Make the gallery; None without rows. A hash of the ids draws the images, so they are the same in every report."""
     spec = data.spec
     kept = kept_images.kept_pairs(RunFolder(data.run))
     crafts = _crafts(data, set(kept["craft"]))
@@ -138,14 +141,14 @@ class _Thumbnails:
 
 
 def amplified(delta: NDArray[np.int16]) -> tuple[Pixels, float]:
-    """A perturbation around middle grey, with its largest change stretched to 127, and the factor."""
+    """Show a perturbation around middle grey, its largest change scaled to 127. Returns image and factor."""
     most = int(np.abs(delta).max(initial=0))
     times = 127 / most if most else 1.0
     return np.clip(np.rint(128 + delta * times), 0, 255).astype(np.uint8), times
 
 
 def _crafts(data: ReportData, kept: set[str]) -> dict[str, str]:
-    """A few crafts with their names: first those with kept pixels, then one of every attack before a second one."""
+    """The names of a few crafts, by id: first those with kept images, then one of each attack before a second one."""
     attacks = list(dict.fromkeys(name for one in data.spec.experiments.values() for name in one.attacks))
     place = {name: at for at, name in enumerate(attacks)}
     turns = dict.fromkeys(attacks, 0)
@@ -158,7 +161,7 @@ def _crafts(data: ReportData, kept: set[str]) -> dict[str, str]:
 
 
 def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[str, Pixels], str]:
-    """The clean pixels that can still be read and have not changed, and a sentence about images that are left out."""
+    """The clean pixels of images that can be read and have not changed, and a sentence about images left out."""
     spec, found = data.spec, {}
     try:
         files = {one.image: one.file for one in candidates(spec.images, spec.seed)}
@@ -176,7 +179,7 @@ def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[st
 
 
 def _deltas(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:
-    """By craft and image, the flat difference between the adversarial and the clean image, modulo 256."""
+    """The flat difference between the adversarial and the clean image, modulo 256, by craft and image."""
     rows = kept_images.deltas(RunFolder(data.run), crafts, [one.image for one in images])
     return {
         (craft, image): np.frombuffer(delta, dtype=np.uint8)
@@ -202,7 +205,7 @@ def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]
 
 
 def _clean_and_adversarial(data: ReportData, row: Mapping[str, Any]) -> tuple[str, str]:
-    """The answers of a target to the clean and to the adversarial image, in words."""
+    """The answers of a target to the clean and to the adversarial image, as text."""
     if row["names"] is not None:
         return ", ".join(row["clean_names"] or ["–"]), ", ".join(row["names"] or ["–"])
     labels = data.spec.labels

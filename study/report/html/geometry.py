@@ -1,4 +1,4 @@
-"""The geometry probes of a run in the report: gradient cosines between models, and the figures of every probe."""
+"""The section of geometry probes: gradient cosines between models, and the figures of every probe."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _MOST_IMAGES = 2
 
 @dataclass(frozen=True)
 class GeometryResults:
-    """`probes` lists all probes; `results` has the cosines (or None) and the drawings of each probe with rows."""
+    """The results of the probes. `probes`: a list of all probes.
+
+    `results`: the cosines (or None) and the drawings of each probe that has rows.
+    """
 
     probes: HtmlTable
     results: Sequence[tuple[HtmlTable | None, Sequence[Drawing]]]
 
 
 def geometry(data: ReportData, album: Album) -> GeometryResults | None:
-    """None for a spec without probes."""
+    """The results of the probes; None for a spec without probes."""
     if not data.spec.geometry:
         return None
     listed, results = [], []

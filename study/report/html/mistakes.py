@@ -1,4 +1,4 @@
-"""Wrong answers of targets in the report: agreement between targets, most common wrong labels, success by class."""
+"""The tables on wrong answers of targets: agreement between targets, most common wrong labels, success by class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from study.report.html.report_data import ReportData
 from study.reproducibility.hashing import digest
 
 _MOST_ROWS = 1_000_000
-"""Rows in which pairs of targets are compared: those of whole crafts, drawn by a hash of their ids."""
+"""Most rows in which pairs of targets are compared: rows of whole crafts, which a hash of their ids draws."""
 _MOST_LABELS = 3
 _MOST_CLASSES = 200
 _MOST_TARGETS = 24
@@ -53,7 +53,7 @@ def _some_crafts(cells: pl.DataFrame) -> tuple[list[str], int]:
 
 
 def _agreement(data: ReportData, cells: pl.DataFrame, targets: Sequence[str]) -> HtmlTable | None:
-    """The share of shared mistakes among the images that both targets misclassify: Liu et al. 2017, table 9."""
+    """Of the images that both targets misclassify, the share with the same wrong label: Liu et al. 2017, table 9."""
     if not 1 < len(targets) <= _MOST_TARGETS:
         return None
     crafts, total = _some_crafts(cells)

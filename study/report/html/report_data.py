@@ -1,4 +1,4 @@
-"""The data behind a report: the cells of a run, counted once, and the records that accompany its rows."""
+"""The data of a report: the cells of a run, counted once, and the records that accompany its rows."""
 
 from __future__ import annotations
 
@@ -29,10 +29,15 @@ from study.storage.s3_path import S3Path, scan_options
 class ReportData:
     """A run as its report shows it.
 
-    `cells` has one row per craft, point and target: `craft`, `sources` (joined by `+`), `attack`, `goal`, `seed`,
-    `steps`, `level` (the budget; null if each target searched for its own), `gradients` (per image), `target`, then the
-    columns of `success_rates`. `units` counts the units with rows. `provenance` has each distinct metadata record of
-    the parts once.
+    Attributes:
+        run: The address of the run.
+        finished: The content of the run.
+        cells: One row per craft, point and target: `craft`, `sources` (joined by `+`), `attack`, `goal`, `seed`,
+            `steps`, `level` (the budget; null if each target searched for its own), `gradients` (per image), `target`,
+            then the columns of `success_rates`.
+        units: Number of units with rows.
+        provenance: The metadata records of the parts; equal records once.
+        failures: The failures of the last launch.
     """
 
     run: str
@@ -57,7 +62,7 @@ class ReportData:
 
     @cached_property
     def crafts(self) -> pl.DataFrame:
-        """`craft`, `sources`, `attack`, `goal`, `seed`, and `gradients`: the cost of all its images that have rows."""
+        """One row per craft: `craft`, `sources`, `attack`, `goal`, `seed`, and `gradients` of all images with rows."""
         keys = ["craft", "sources", "attack", "goal", "seed"]
         cost = pl.col("gradients").max() * pl.col("images").max()
         return self.cells.group_by(keys).agg(cost.alias("gradients")).sort(keys)
@@ -67,9 +72,9 @@ class ReportData:
         return experiments.of_experiment(self.cells, self.spec, experiment, goal)
 
     def rows_of(self, cells: pl.DataFrame, crafts: Sequence[str] | None = None) -> pl.LazyFrame:
-        """The rows behind `cells`, or behind some of their crafts.
+        """The rows that `cells` were computed from, or only those of `crafts`.
 
-        A filter that would keep every row is left out, because it would still read a column.
+        A filter that would keep every row is not applied, because it would read a column for nothing.
         """
         rows = self.finished.rows
         wanted = set(cells["craft"] if crafts is None else crafts)
@@ -82,7 +87,7 @@ class ReportData:
 
     @cached_property
     def progress(self) -> Mapping[str, tuple[int, int]]:
-        """By experiment, existing and planned rows, including those of attacks that its budgets are matched to."""
+        """Numbers of existing and of planned rows, by experiment. Attacks that its budgets are matched to count too."""
         keys = ("sources", "attack", "goal", "seed", "steps", "level", "target")
         images = {tuple(cell[key] for key in keys): cell["images"] for cell in self.cells.iter_rows(named=True)}
         selected, found = self.finished.selected, {}
@@ -94,7 +99,7 @@ class ReportData:
     def _planned(self, experiment: Experiment) -> Iterator[tuple[object, ...]]:
         spec = self.spec
         attacks = list(dict.fromkeys(experiment.attacks))
-        # The list grows: the attack that a budget is matched to may be matched to another one.
+        # The list grows in the loop: the attack that a budget is matched to may be matched to another attack.
         for name in attacks:
             to = spec.attacks[name].budget.to
             if to is not None and to not in attacks:
@@ -109,7 +114,7 @@ class ReportData:
                 yield ("+".join(sources), name, goal, seed, steps, level, target)
 
     def code(self, line: str) -> str:
-        """Python that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""
+        """Python code that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""
         return (
             "import study\nfrom study import analysis\n"
             f"run = study.load({self.run!r})\nrows, spec = run.scan(), run.spec\n{line}"
@@ -117,7 +122,10 @@ class ReportData:
 
 
 def read_report_data(run: str, spec: Path | None = None) -> ReportData:
-    """Read the run at `run`; `spec` replaces its spec as in `open_run`. StudyError for a missing or damaged run."""
+    """Read the run at `run`. `spec` replaces its spec, as in `open_run`.
+
+    Raises StudyError for a missing or damaged run.
+    """
     finished = open_run(run, spec)
     cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
     units = finished.rows.group_by("craft").agg(pl.col("unit").n_unique()).collect(engine="streaming")

@@ -1,4 +1,4 @@
-"""Sections about the whole run: warnings, counts, models, failures, provenance."""
+"""The sections about the whole run: warnings, counts, models, failures, provenance."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def failures(data: ReportData) -> HtmlTable | None:
 
 
 def provenance(data: ReportData) -> dict[str, Any]:
-    """Recorded versions and hardware, the version of this page, the spec, and code that reads the rows."""
+    """Recorded versions and hardware, the version that made the page, the spec, and code that reads the rows."""
     rows = [
         [number_cell(number), *text_cells(key, value)]
         for number, record in enumerate(data.provenance, start=1)
@@ -125,7 +125,7 @@ def provenance(data: ReportData) -> dict[str, Any]:
 
 
 def _without_empty(value: object) -> object:
-    """Without unset options: a recipe has thirty keys, and most of them are null."""
+    """`value` without unset options, because a recipe has thirty keys and most of them are null."""
     if isinstance(value, dict):
         return {key: _without_empty(inner) for key, inner in value.items() if inner not in (None, {}, [])}
     return [_without_empty(inner) for inner in value] if isinstance(value, list) else value

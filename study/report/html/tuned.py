@@ -1,4 +1,4 @@
-"""The section of numbers that a study has chosen itself, and what the other choices gave."""
+"""The section of tuned numbers: the choices of numbers that a launch has tried, and the success of each."""
 
 from __future__ import annotations
 

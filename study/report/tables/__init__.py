@@ -1,1 +1,1 @@
-"""Tables of a run: transfer matrices, the papers' layouts, and the formats they are written in."""
+"""The tables of a run: transfer matrices, tables in the layout of papers, and the formats of files."""

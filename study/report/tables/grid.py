@@ -1,4 +1,4 @@
-"""A table as cells: what every format writes, with attacks down or across."""
+"""A table as a grid of cells, which every format writes. Attacks are sections of rows, or columns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MEAN = "black-box mean"
 
 
 Cell = TableRate | str | None
-"""A rate, or text; None without rows."""
+"""A rate, or text; None if the run has no rows."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows under a common heading: an attack, or a set of source models. A row has its name and one cell a column."""
+    """Rows under a common heading: an attack, or a set of source models. A row has a name, and one cell per column."""
 
     heading: str
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
@@ -26,7 +26,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: the headings of sections and rows, one heading for each column, the sections, and a row below them."""
+    """A table as cells.
+
+    Attributes:
+        corner: The heading of sections, and the heading of row names.
+        columns: The heading of each column.
+        sections: The sections.
+        last: The name and the cells of a row below all sections; None without one.
+        layout: The layout that it was made from.
+    """
 
     corner: tuple[str, str]
     columns: tuple[str, ...]
@@ -41,7 +49,7 @@ def grid(layout: Layout) -> Grid:
 
 
 def _down(layout: Layout) -> Grid:
-    """Sections are attacks, rows are source sets, columns are targets."""
+    """A grid with attacks as sections, source sets as rows and targets as columns."""
     style = layout.style
     extra = (MEAN,) if style.mean else ()
     sections = []
@@ -65,7 +73,7 @@ def _down(layout: Layout) -> Grid:
 
 
 def _across(layout: Layout) -> Grid:
-    """Sections are source sets, rows are targets, columns are attacks."""
+    """A grid with source sets as sections, targets as rows and attacks as columns."""
     style, attacks = layout.style, points(layout.rows)
     shown = {row.variant: row.shown(style) for row in layout.rows}
     sections = []

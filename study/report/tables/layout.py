@@ -23,12 +23,12 @@ class TableStyle:
     """How a table prints its numbers and names.
 
     Attributes:
-        decimals: Decimals of rates; None for as many as the number of images supports.
-        mean: Add a column with the mean of the black-box rates of a row.
-        intervals: Print intervals in place of standard deviations.
-        names: What to print for attacks, models and experiments, by their names in the spec.
-        across: Attacks are columns, and pairs of sources and target are rows.
-        spread: Print standard deviations over seeds.
+        decimals: Number of decimals of rates; None: as many as the number of images supports.
+        mean: Whether to add a column with the mean of the black-box rates of a row.
+        intervals: Whether to print intervals instead of standard deviations.
+        names: The names to print for attacks, models and experiments, by their names in the spec.
+        across: Whether attacks are columns, and pairs of sources and target are rows.
+        spread: Whether to print standard deviations over seeds.
     """
 
     decimals: int | None = None
@@ -51,7 +51,10 @@ PLAIN = TableStyle()
 
 @dataclass(frozen=True)
 class TableRate:
-    """A rate in percent, and its interval; `std` is its sample standard deviation over seeds (None for one seed)."""
+    """A rate in percent, with its interval (`low`, `high`).
+
+    `std`: its sample standard deviation over seeds; None for one seed. `best`: whether it is printed bold.
+    """
 
     value: float
     std: float | None
@@ -59,7 +62,7 @@ class TableRate:
     seeds: int
     relation: Relation
     rmsd: float
-    """Mean, in pixel values; in a search of the minimal RMSD, the one that this target needed."""
+    """Mean RMSD, in pixel values 0..255; in a search for the minimal RMSD, the mean that it found."""
     best: bool = False
     low: float | None = None
     high: float | None = None
@@ -70,7 +73,7 @@ class TableRate:
 
     @property
     def mark(self) -> str:
-        """`*` for white-box, `°` for grey-box."""
+        """The mark after the rate: `*` for white-box, `°` for grey-box, empty for black-box."""
         return MARKS.get(self.relation, "")
 
     def parts(self, style: TableStyle) -> tuple[str, str, tuple[str, str] | None]:
@@ -89,7 +92,7 @@ class TableRate:
 
 @dataclass(frozen=True)
 class TableRow:
-    """An attack, or one of its points, on one source set; `rates` has one rate per target, None without rows."""
+    """An attack, or one of its points, on one source set. `rates`: one rate per target; None without rows."""
 
     attack: str
     variant: str
@@ -103,7 +106,7 @@ class TableRow:
 
     @property
     def mean(self) -> TableRate | None:
-        """The mean of the black-box rates; None without any."""
+        """The mean of the black-box rates; None without black-box rates."""
         rates = [rate for rate in self.rates if rate is not None and rate.black]
         if not rates:
             return None
@@ -117,7 +120,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table: `rows` are in the order of the experiment's attacks and sources, `clean` is by target."""
+    """A table of one experiment and goal. `rows` are in the order of the experiment's attacks and sources."""
 
     experiment: str
     goal: str
@@ -126,7 +129,7 @@ class Layout:
     targets: tuple[str, ...]
     rows: tuple[TableRow, ...]
     clean: tuple[Right | None, ...] = ()
-    """Answers of each target to clean images; None if unknown."""
+    """The counts of correct answers of each target to clean images; None for a target without counts."""
     style: TableStyle = PLAIN
 
     @property

@@ -1,4 +1,4 @@
-"""Transfer matrices for the terminal: one table per experiment and goal, sources by targets, one section per attack."""
+"""Transfer matrices for the terminal: one table per experiment and goal, with sources as rows, targets as columns."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def print_matrices(finished: RunData, console: Console) -> bool:
 
 
 def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
-    """The table of every experiment and goal, with the goal. If it is too wide, models get short names and a legend.
+    """Yield the table of every experiment and goal, with the goal. `found`: the cells of the run, seed by seed.
 
-    Where these are too wide too, the targets are split over several tables. `found` are the cells of the run, seed by
-    seed.
+    If a table is too wide, models get short names and a legend. If it is still too wide, the targets are split over
+    several tables.
     """
     wide = console.options.update(max_width=100_000)
 
@@ -106,7 +106,7 @@ def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
 
 @dataclass(frozen=True)
 class _Heads:
-    """What a matrix calls the column of source models, and other names of models."""
+    """The heading of the column of source models (`sources`), and short names of models (`names`)."""
 
     sources: str = "source models"
     names: Mapping[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ def _models(finished: RunData, name: str) -> list[str]:
 def _matrix(
     finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice, *, heads: _Heads
 ) -> Table:
-    """The table of the targets in `shown`, with their legend if `heads` has other names of models."""
+    """The table of the targets in `shown`, with a legend if `heads` has short names of models."""
     targets = finished.spec.targets(finished.spec.experiments[name])[shown]
     several = any(cell["seeds"] > 1 for row in rows for cell in row.cells if cell)
     table = Table(title=f"{name}, {goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")

@@ -1,4 +1,4 @@
-"""`study table`: one experiment as papers print it. Rows are source sets, columns are targets, sections are attacks."""
+"""`study table`: an experiment in the layout of papers. Source sets are rows, targets columns, attacks sections."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ METRICS = ("accuracy", "success", "match")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Options of `study table`. `top` labels count (1 to 5); `metric` None means that of the published table.
+    """The options of `study table`.
 
-    `experiments` is empty for all of the spec.
+    Attributes:
+        experiments: The experiments; empty: all of the spec.
+        top: Number of most probable labels that count, 1 to 5.
+        metric: The metric; None: the metric of the published table that the experiment reproduces.
+        format: The format.
+        to: The file to write; None: standard output.
+        spec: A spec that replaces the run's own.
+        style: How numbers and names are printed.
     """
 
     experiments: tuple[str, ...] = ()
@@ -47,7 +54,7 @@ def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layou
     for name in options.style.names:
         if name not in printable:
             raise StudyError(
-                f"'{name}' is no attack, model or experiment of this study",
+                f"this study has no attack, model or experiment named '{name}'",
                 where="--name",
                 accepted=names(printable, name),
                 todo="write --name <name in the spec>=<name to print>",
@@ -70,7 +77,7 @@ def _of_experiment(spec: Spec, rows: pl.LazyFrame, name: str, options: TableOpti
         accepted = ("accuracy", "success") if goal == "untargeted" else ("match", "success")
         if metric not in accepted:
             raise StudyError(
-                f"'{metric}' is no metric of {goal} images, which '{name}' has",
+                f"the metric '{metric}' does not apply to {goal} images, which experiment '{name}' has",
                 accepted=f"--metric {' or '.join(accepted)}",
             )
     by_seed = cells(rows.filter(pl.col("attack").is_in(list(experiment.attacks))), spec, top=options.top)
@@ -88,7 +95,7 @@ def _of_experiment(spec: Spec, rows: pl.LazyFrame, name: str, options: TableOpti
 
 
 def _published_metric(experiment: Experiment, goal: str) -> str:
-    """The metric of the published table that the experiment reproduces; success if it names none."""
+    """The metric of the published table that the experiment reproduces; `success` if it names no such table."""
     from study.papers import registry
 
     own = {"untargeted": "accuracy", "targeted": "match"}
@@ -114,9 +121,10 @@ def _rate(cell: Mapping[str, Any] | None, metric: str) -> TableRate | None:
 
 
 def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
-    """The rows with the strongest black-box rate of each target, and the strongest mean, marked.
+    """The rows, with a mark on the strongest black-box rate of each target and on the strongest mean.
 
-    Rivals are the attacks on the same sources; with a single attack, its source sets.
+    Rates of attacks on the same sources are compared with each other; if there is a single attack, rates of its source
+    sets.
     """
     several = len({row.variant for row in rows}) > 1
     strongest = min if metric == "accuracy" else max

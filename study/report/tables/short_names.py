@@ -10,9 +10,9 @@ _LETTERS = 3
 
 
 def shortened(models: Sequence[str]) -> Iterator[Mapping[str, str]]:
-    """Yield names by model, from longer to shorter: `resnet152` is `res152`, then a letter or a number.
+    """Yield short names by model, first longer ones such as `res152` for `resnet152`, then single letters or numbers.
 
-    The first are skipped if two models would have the same name, or no name is shorter.
+    The longer ones are skipped if two models would have the same name, or if no name would be shorter.
     """
     brief = {name: _brief(name) for name in models}
     if len(set(brief.values())) == len(brief) and set(brief.values()) != set(brief):
@@ -24,7 +24,7 @@ def shortened(models: Sequence[str]) -> Iterator[Mapping[str, str]]:
 
 
 def legend(names: Mapping[str, str]) -> str:
-    """What short names stand for; those that are short anyway are left out."""
+    """The legend of short names. Names that were not shortened are left out."""
     return ", ".join(f"{short} = {name}" for name, short in names.items() if short != name)
 
 

@@ -1,4 +1,4 @@
-"""Formats of tables: for the terminal, Markdown, LaTeX with booktabs or siunitx, Typst, and CSV (a line per rate)."""
+"""The formats of tables: terminal, Markdown, LaTeX with booktabs or siunitx, Typst, and CSV (a line per rate)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ COLUMNS = (
     *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "low", "high"),
     *("images", "seeds", "rmsd", "relation", "best", "clean"),
 )
-"""Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; the latter two are the 95 % interval.
-`images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty if
-unknown. Names are those of the spec."""
+"""Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; `low` and `high` are the 95 %
+interval. `images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty
+if unknown. Names are the names in the spec."""
 
 
 def rich(layout: Layout) -> Table:
@@ -64,7 +64,7 @@ def _rich_cell(cell: Cell, style: TableStyle) -> Text:
 
 
 def markdown(layouts: Iterable[Layout]) -> str:
-    """Pipe tables. The heading of a section stands in its first row; the best rate is bold."""
+    """Markdown pipe tables. The heading of a section is in its first row; the best rate is bold."""
     return "\n".join(_markdown_table(grid(layout)) for layout in layouts)
 
 
@@ -93,14 +93,14 @@ def _markdown_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def latex(layouts: Iterable[Layout]) -> str:
-    r"""A `table` environment for each; the document needs \usepackage{booktabs}. A heading begins each section."""
+    r"""LaTeX: a `table` environment for each layout. The document needs \usepackage{booktabs}."""
     return "\n".join(_latex_table(made, _latex_cell, ["r"] * len(made.columns)) for made in map(grid, layouts))
 
 
 def siunitx(layouts: Iterable[Layout]) -> str:
-    r"""The same with columns of the package siunitx, which align numbers at their points; a comment says what it needs.
+    r"""LaTeX as in `latex`, with columns of the package siunitx, which align numbers at their decimal points.
 
-    Columns with intervals are centred text.
+    Columns with intervals are centred text. A comment at the top names the packages that the document needs.
     """
     needs = "% \\usepackage{booktabs,siunitx}  \\sisetup{detect-weight, mode=text, separate-uncertainty}\n"
     return needs + "\n".join(_latex_table(made, _siunitx_cell, _siunitx_columns(made)) for made in map(grid, layouts))
@@ -109,7 +109,7 @@ def siunitx(layouts: Iterable[Layout]) -> str:
 def _latex_table(made: Grid, written: Callable[[Cell, TableStyle], str], columns: Sequence[str]) -> str:
     layout = made.layout
     width, heads = 1 + len(made.columns), [escaped(head) for head in made.columns]
-    # A column of numbers takes text in braces only.
+    # In a column of numbers, siunitx accepts text only in braces.
     heads = [f"{{{head}}}" if kind.startswith("S") else head for head, kind in zip(heads, columns, strict=True)]
     lines = [
         r"\begin{table}",
@@ -141,7 +141,7 @@ def _latex_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def _siunitx_columns(made: Grid) -> list[str]:
-    """The kinds of the columns: numbers with room for their digits and the mark of white-box and grey-box rates."""
+    """The type of each column: numbers, with room for their digits and for the mark of white-box and grey-box rates."""
     if made.layout.style.intervals:
         return ["c"] * len(made.columns)
     kinds = []
@@ -169,7 +169,7 @@ def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
         return _latex_cell(cell, style)
     text, spread, _ = cell.parts(style)
     if spread:
-        # The package wants a number with the decimals of its uncertainty.
+        # siunitx requires that a number and its uncertainty have the same number of decimals.
         text = rf"{cell.value:.{len(spread.partition('.')[2])}f} \pm {spread}"
     if not cell.black:
         return rf"{text}{{$^{{{_RAISED[cell.mark]}}}$}}"
@@ -177,7 +177,7 @@ def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def typst(layouts: Iterable[Layout]) -> str:
-    """A `figure` with a table for each, which needs no package."""
+    """Typst: a `figure` with a table for each layout. It needs no package."""
     return "\n".join(_typst_table(grid(layout)) for layout in layouts)
 
 
@@ -225,7 +225,7 @@ def _typst_text(text: str) -> str:
 
 
 def csv(layouts: Iterable[Layout]) -> str:
-    """One line per rate, with a heading: COLUMNS."""
+    """CSV with a line per rate, below a line with the names of the columns: COLUMNS."""
     file = io.StringIO()
     writer = csv_format.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""Tables for the terminal of what attacks reach, what they cost, and how visible their images are."""
+"""Tables for the terminal: success, cost and visibility of attacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_visibility(finished: RunData, console: Console) -> bool:
 
 
 def visibility_tables(finished: RunData) -> Iterator[Table]:
-    """The table of every experiment and goal that has rows."""
+    """Yield the table of every experiment and goal that has rows."""
     spec = finished.spec
     found = cells(finished.rows, spec)
     for name, experiment in spec.experiments.items():

@@ -93,7 +93,7 @@ def test_help_and_an_address(door, spec_file, monkeypatch):
     assert "--inline" in door("launch", "--help")[1]
     status, _, error = door("launch", spec_file(), "--inline", "--address", "head:6379")
     assert status == 2
-    assert "--inline runs everything in this process, and --address names a Ray cluster" in error
+    assert "--inline and --address exclude each other" in error
 
 
 def test_an_error_leaves_as_it_was_raised(mine):

@@ -136,14 +136,17 @@ def test_the_digest_of_all_files_is_in_the_identity(door, here):
     ("change", "message"),
     [
         ({"experiments": {"x": {"attacks": ["lgv"], "sources": ["file"]}}}, "the source 'file' has no set"),
-        ({"experiments": {"x": {"attacks": ["mi"], "sources": ["set"], "targets": ["set"]}}}, "'set' is a source only"),
+        (
+            {"experiments": {"x": {"attacks": ["mi"], "sources": ["set"], "targets": ["set"]}}},
+            "'set' can only be a source",
+        ),
         ({"images": SPEC["images"] | {"keep": ["silent"]}}, "selects no images"),
         (
             {
                 "images": SPEC["images"] | {"keep": "correct-for-sources"},
                 "experiments": {"x": {"attacks": ["mi"], "sources": ["set"]}},
             },
-            "all of them are sources only",
+            "all of them have .role: source.",
         ),
         ({"geometry": {"g": {"probe": "gradient-cosine", "models": ["set"], "images": 2}}}, "is in no probe"),
         (
@@ -153,7 +156,10 @@ def test_the_digest_of_all_files_is_in_the_identity(door, here):
             },
             "no model is left as a target",
         ),
-        ({"models": SPEC["models"] | {"jpeg": {"model": "set", "transform": {"jpeg": 75}}}}, "'set' is a source only"),
+        (
+            {"models": SPEC["models"] | {"jpeg": {"model": "set", "transform": {"jpeg": 75}}}},
+            "'set' can only be a source",
+        ),
     ],
 )
 def test_what_a_source_only_cannot_do(change, message):

@@ -73,20 +73,28 @@ def test_a_worker_has_a_gpu_for_itself_unless_the_spec_says_otherwise():
 @pytest.mark.parametrize(
     ("machines", "options", "said"),
     [
-        ([Machine(8, memory=6 * GIB)], Options(), "a worker needs 6.3 GiB, and the largest .* has 6.0 GiB"),
+        (
+            [Machine(8, memory=6 * GIB)],
+            Options(),
+            "a worker needs 6.3 GiB of memory, and the largest .* has only 6.0 GiB",
+        ),
         (
             [Machine(8, memory=20 * GIB)],
             Options(workers=4),
-            "4 workers need 6.3 GiB each, and there is memory for 3",
+            "4 workers need 6.3 GiB of memory each, and the machines have memory for only 3",
         ),
-        ([Machine(8, 1, gpu_memory=6 * GIB)], Options(), "a worker needs 6.3 GiB, and the largest .* has 6.0 GiB"),
-        ([Machine(8, 2, gpu_memory=14 * GIB)], Options(per_gpu=3), "there is memory for 4"),
+        (
+            [Machine(8, 1, gpu_memory=6 * GIB)],
+            Options(),
+            "a worker needs 6.3 GiB of memory, and the largest .* has only 6.0 GiB",
+        ),
+        ([Machine(8, 2, gpu_memory=14 * GIB)], Options(per_gpu=3), "have memory for only 4"),
         (
             [Machine(4)],
             Options(threads=2, workers=3),
-            "3 workers with 2 threads each need 6 cores, and there are 4",
+            "3 workers with 2 threads each need 6 cores, but the machines have 4",
         ),
-        ([Machine(3), Machine(3)], Options(threads=4), "needs 4 cores of one machine, and no machine has that many"),
+        ([Machine(3), Machine(3)], Options(threads=4), "needs 4 cores of one machine, but no machine has that many"),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_numbers(machines, options, said):
@@ -122,7 +130,7 @@ def test_the_smallest_gpu_limits_the_workers_that_share_one():
     made = plan_workers(MIXED[:2], NEEDS, Options(per_gpu=3))
     assert (made.workers, made.resources.together) == (6, 1)
     assert remarks(MIXED[:2], made)[1].startswith("run.actors_per_gpu is 1 instead of 3: the smallest GPU, of 8.0 GiB")
-    with pytest.raises(StudyError, match="there is memory for 4"):
+    with pytest.raises(StudyError, match="have memory for only 4"):
         plan_workers(MIXED[1:2], NEEDS, Options(per_gpu=3, memory=5 * GIB))
 
 

@@ -144,7 +144,7 @@ def test_where_no_device_works_an_error_names_them_and_the_cause(devices):
     clock = Clock()
     backend = Gpus(clock, FOUR[:devices], lambda job, device: True)
     made = pool_on(backend, clock, devices)
-    with pytest.raises(StudyError, match="no device is left to work on") as caught:
+    with pytest.raises(StudyError, match="no usable device is left") as caught:
         hundred(made, clock)
     assert caught.value.status == 1
     for name in FOUR[:devices]:

@@ -80,7 +80,7 @@ def call(made, job):
     "job",
     [
         torch.AcceleratorError(ASSERT),
-        (RuntimeError(ASSERT), StudyError("my.py, line 7: mend the file")),
+        (RuntimeError(ASSERT), StudyError("my.py, line 7: fix the file")),
         RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
     ids=["as it is", "at a line of a user's file", "no engine"],

@@ -48,5 +48,5 @@ def test_ties_and_missing_images(by_hand):
     assert analysis.wrong_labels(rows, labels, most=1)["label"].to_list() == [4]
     assert analysis.wrong_labels(by_hand(), labels).columns == found.columns
     assert analysis.per_class(by_hand(), labels).is_empty()
-    with pytest.raises(StudyError, match="0 is no number"):
+    with pytest.raises(StudyError, match="cannot be 0"):
         analysis.wrong_labels(rows, labels, most=0)

@@ -32,7 +32,7 @@ def test_wilson_without_images():
 
 @pytest.mark.parametrize("confidence", [0, 1, 95])
 def test_invalid_confidence(confidence):
-    with pytest.raises(StudyError, match="no confidence"):
+    with pytest.raises(StudyError, match="a confidence level cannot be"):
         analysis.wilson(pl.lit(1), pl.lit(2), confidence)
 
 

@@ -75,5 +75,5 @@ def test_ties_go_to_fewer_gradients(by_hand, spec):
     assert analysis.best_within(rows, spec, 9)["attack"].to_list() == ["fgsm"]
     assert analysis.best_within(rows, spec, 9, by=())["attack"].to_list() == ["fgsm"]
     assert analysis.best_within(rows, spec, 1).is_empty()
-    with pytest.raises(StudyError, match="no number of gradients"):
+    with pytest.raises(StudyError, match="the number of gradients cannot be -1"):
         analysis.best_within(rows, spec, -1)

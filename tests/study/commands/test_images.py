@@ -122,7 +122,7 @@ def test_a_run_that_keeps_nothing_says_how_to(tiny_run, door, tmp_path):
     "name", ["../x.png", "a/../../x.png", "/etc/x.png", "a\\..\\x", "C:x", "..", "a/..", "x\0.png"]
 )
 def test_no_name_leads_out(name):
-    with pytest.raises(StudyError, match="leads out of a folder"):
+    with pytest.raises(StudyError, match="leads out of the folder"):
         file_names([name])
 
 

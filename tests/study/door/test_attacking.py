@@ -125,7 +125,7 @@ def test_another_librarys_attack(model, small_images):
         (lambda model, x: study.attack("mi", stepps=3), "there is no key 'stepps'"),
         (lambda model, x: study.attack("fg"), "needs a whole study"),
         (lambda model, x: study.attack("mi")(model.train(), x, LABELS), "training mode"),
-        (lambda model, x: study.attack("mi")(lambda y: y, x, LABELS), "a model is a torch module"),
+        (lambda model, x: study.attack("mi")(lambda y: y, x, LABELS), "a model must be a torch module"),
         (lambda model, x: study.attack("mi")(model, x.astype(np.float32), LABELS), "0..1"),
         (lambda model, x: study.attack("mi")(model, x[0], LABELS), "shape"),
         (lambda model, x: study.attack("mi")(model, x, LABELS[:2]), "6 images"),

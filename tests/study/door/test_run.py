@@ -173,7 +173,7 @@ def test_attack_runs_that_depend_on_all_images(spec_file, tmp_path):
     assert scanning.scan(run).filter(attack="fgs").collect().height == (2 + 4) * 3
     assert found.matrix("x")["images"].to_list() == [4]
     (run / "planned.json").unlink()
-    with pytest.raises(study.StudyError, match="two attack runs for the same place"):
+    with pytest.raises(study.StudyError, match="two versions of the same attack run"):
         study.load(run)
     assert run_here(spec, run, "images.count=4")[0] == 0
     assert study.load(run).rows.equals(found.rows)
@@ -263,7 +263,7 @@ def test_images_have_the_distances_of_their_rows(kept, asked, point):
         ({"attack": "pgd", "sources": ["b"], "goal": "targeted"}, "steps= 1, 2"),
         ({"attack": "pgd", "sources": ["c"]}, "no sources 'c'"),
         ({"attack": "pgd", "seed": "mean"}, "has no seed 'mean' with attack='pgd'"),
-        ({"attack": "fg-minimal"}, "each target searches for an image of its own"),
+        ({"attack": "fg-minimal"}, "the search finds a different image for each target"),
     ],
 )
 def test_images_are_never_mixed(kept, asked, said):

@@ -411,12 +411,15 @@ def test_bootstrap_interval_and_holm():
     ("check", "told"),
     [
         ({"rate": {"of": {}, "below": 0.1, "above": 0.2}}, "a rate has exactly one bound"),
-        ({}, "a check is one statement, and this one has none"),
-        ({"rate": {"of": {}, "below": 0.1}, "cosine": {"below": 0.1}}, "this one has rate and cosine"),
+        ({}, "a check must have exactly one statement, but this check has none"),
+        ({"rate": {"of": {}, "below": 0.1}, "cosine": {"below": 0.1}}, "this check has rate and cosine"),
         ({"rate": {"of": {"attacks": "migsm"}, "below": 0.1}}, "there is no attack named 'migsm'"),
         ({"rate": {"of": {"experiment": "sinlge"}, "below": 0.1}}, "there is no experiment named 'sinlge'"),
         ({"rate": {"of": {"targets": "d"}, "below": 0.1}}, "there is no model named 'd'"),
-        ({"rate": {"of": {"experiment": "gamma", "goal": "targeted"}, "below": 0.1}}, "this selects no planned cell"),
+        (
+            {"rate": {"of": {"experiment": "gamma", "goal": "targeted"}, "below": 0.1}},
+            "this selection matches no planned cell",
+        ),
         ({"asymmetric": {"of": {}, "pairs": [["a"]]}}, "is not a pair of models"),
         ({"monotone": {"of": {}, "along": "sources", "direction": "rising"}}, "`along: sources` needs an `order`"),
         ({"monotone": {"of": {}, "along": "target", "order": ["a", "d"], "direction": "rising"}}, "no model named 'd'"),

@@ -49,8 +49,8 @@ def test_text_stays_text(text):
     [
         ({"attacks": {"mi": {"epsilom": 8}}}, "no key 'epsilom'", "mine, attacks.mi.epsilom"),
         ({"seed": "x"}, "", "mine, seed"),
-        ({"models": {"a": {"network": print}}}, "of the type builtin_function_or_method", "mine, models.a.network"),
-        ({"attacks": {1: {}}}, "a key must be text, and 1 is none", "mine, attacks"),
+        ({"models": {"a": {"network": print}}}, "has type builtin_function_or_method", "mine, models.a.network"),
+        ({"attacks": {1: {}}}, "a key must be text, but this is 1", "mine, attacks"),
         ({"images": {"folder": "${NOT_SET_ANYWHERE}"}}, "NOT_SET_ANYWHERE is not set", "mine"),
         ({"experiments": {"x": {"attacks": ["no"], "sources": "each"}}}, "no attack named 'no'", "mine, experiments.x"),
     ],

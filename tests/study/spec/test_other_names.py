@@ -100,7 +100,7 @@ def launched(spec_file, attacks, used):
      "write `DI2-FGSM: {preset: di}`"]),
     ({}, ["PGD"], ["there is no attack named 'PGD': it is called `pgd` here", "experiments.e.attacks[0]"]),
     ({"x": {"preset": "ila", "first": "MIFGSM"}}, ["x"], ["no preset named 'MIFGSM': it is called `mi` here"]),
-    ({"x": {"preset": "CW"}}, ["x"], ["no preset named 'CW', but a library has it", 'external: "torchattacks:CW"']),
+    ({"x": {"preset": "CW"}}, ["x"], ["no preset named 'CW', but another library has", 'external: "torchattacks:CW"']),
     ({"mine{x}": {}}, ["mine{x}"], ["'mine{x}' is not the name of a preset", "write `mine{x}: {preset: …}`"]),
     ({"x": {"preset": "mi", "eps": 8}}, ["x"], ["no key 'eps' here: it is called `epsilon` (in pixel values 0..255",
      "attacks.x.eps", "epsilon (the nearest)"]),

@@ -63,7 +63,7 @@ def test_a_path_that_cannot_be(given):
 
 def test_a_folder_is_no_spec(tmp_path):
     (tmp_path / "runs").mkdir()
-    with pytest.raises(StudyError, match="runs is a folder, and this needs a spec"):
+    with pytest.raises(StudyError, match="runs is a folder; this command needs a spec"):
         load(Path("runs"))
 
 

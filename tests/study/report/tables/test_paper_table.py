@@ -179,7 +179,7 @@ def test_table_command(door, tiny_run, tmp_path):
     for words, parts in (
         (["--experiment", "singel"], ["no experiment named 'singel'", "single (the nearest)"]),
         (["--experiment", "single", "--format", "latx"], ["no format 'latx'", "latex (the nearest)"]),
-        (["--experiment", "ensembles", "--metric", "match"], ["no metric of untargeted", "accuracy or success"]),
+        (["--experiment", "ensembles", "--metric", "match"], ["does not apply to untargeted", "accuracy or success"]),
         (["--experiment", "single", "--top", "6"], ["top 6"]),
         (["--experiment", "single", "--format", "csv", "--to", tmp_path / "no" / "x"], ["cannot be written"]),
     ):
@@ -399,7 +399,7 @@ def test_options_of_the_command(door, tiny_run):
     assert "| MI FGSM | b + c |" in printed
     assert "|  | Net A + b |" in printed
     for words, parts in (
-        (["--name", "mj=MI"], ["'mj' is no attack, model or experiment of this study", "mi (the nearest)"]),
+        (["--name", "mj=MI"], ["this study has no attack, model or experiment named 'mj'", "mi (the nearest)"]),
         (["--name", "mi"], ["'mi' names nothing", "<name in the spec>=<name to print>"]),
         (["--decimals", "9"], ["--decimals 0 to 6"]),
         (["--experiment", "single", "--experiment", "singel"], ["no experiment named 'singel'"]),
