@@ -1,4 +1,4 @@
-"""The clean images of a run, read again from their files: kept adversarial images are stored as differences to them."""
+"""Read the clean images of a run again from their files: kept adversarial images are stored as differences to them."""
 
 from __future__ import annotations
 
