@@ -1,4 +1,4 @@
-"""Names that a service has for the labels of a study."""
+"""A service's own names for the labels of a study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OwnNames = Mapping[str, tuple[str, ...]]
 
 
 def normalised(name: str) -> str:
-    """`name` as names are compared: in lower case, without spaces at either end."""
+    """`name` in the form in which names are compared: lower case, without spaces at either end."""
     return name.strip().casefold()
 
 

@@ -71,18 +71,18 @@ class Credentials(Frozen):
 class Remote(Frozen):
     """A service that classifies images over HTTP.
 
-    `send`: the image as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra` (`json`), or as a
-    file in a form (`form`). `field` is its name there; in a JSON object, `field` may be a path, such as
-    inputs.0.data.image.base64.
+    `send` says how the image is sent: as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra`
+    (`json`), or as a file in a form (`form`). `field` is the image's name in the form or object; in an object, `field`
+    may be a path, such as inputs.0.data.image.base64.
 
     `labels` and `scores` are paths in the JSON answer: keys and list positions joined by dots, `*` for every element.
     The study uses the `top` labels with the highest scores, or the first ones if `scores` is null. `names` maps labels
-    of the study to the service's own names, or names a YAML, JSON or CSV file that does; other labels use the words of
-    the label set.
+    of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this mapping; other labels
+    use the words of the label set.
 
-    `rate` is the limit in requests per second; `timeout` is the limit in seconds for a whole answer. A failed request
-    is repeated until it was sent `attempts` times. The first pause is `backoff` seconds; each further pause is twice as
-    long, up to `most_wait`.
+    `rate` is the limit in requests per second; `parallel` is the largest number of requests at the same time; `timeout`
+    is the limit in seconds for a whole answer. A failed request is repeated until it was sent `attempts` times. The
+    first pause is `backoff` seconds; each further pause is twice as long, up to `most_wait` seconds.
     """
 
     url: str
