@@ -1,4 +1,4 @@
-"""Run somebody else's attack on source models: seeded, watched, and its images rounded and held to the budget."""
+"""Run an external attack on source models: seed it, count its passes, and round and project its images."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from study.reproducibility.numerics import Precision
 Value = TypeVar("Value")
 
 _TOLERANCE = 0.01
-"""Pixel values beyond a budget that float32 arithmetic in 0..1 explains many times over."""
+"""A smaller excess over a budget, in pixel values, is not reported: rounding of float32 in 0..1 explains it."""
 
 _MOST = 2.0
-"""Beyond this value an image is not in 0..1, however far an attack overshoots."""
+"""An image with a larger value is not in 0..1: no attack leaves the pixel box so far."""
 
 
 @dataclass(frozen=True)
 class ExternalImages:
-    """Adversarial images, `uint8` (N, C, H, W), and what was seen while they were made.
+    """Adversarial images, `uint8` (N, C, H, W), and what was observed while they were made.
 
-    `gradients` and `forwards` are per image: gradients that came back to the input of a source model, and images that
-    went through one, over all sources and views. `over_budget` counts the images that left the budget or the pixel box
-    and were projected, and `most_over` is by how many pixel values at most. `notes` are for the user.
+    `gradients` and `forwards` are numbers per image, over all sources and views: gradients that reached the input of a
+    source model, and images that passed forward through one. `over_budget` counts the images that left the budget or
+    the pixel box and were projected; `most_over` is the largest excess in pixel values. `notes` are for the user.
     """
 
     pixels: Pixels
@@ -61,10 +61,10 @@ class ExternalImages:
 def check_external(
     external: External, goals: Sequence[Goal], sources: int, *, epsilon: float | None, allow_code: bool = False
 ) -> None:
-    """Raise StudyError for what can be seen before any work.
+    """Raise StudyError for errors that can be found before any work.
 
-    That is a library or file that is missing, an unknown attack or argument, several sources or a targeted goal where
-    the attack supports neither, and a user's file without permission. No model is needed. `epsilon` is in pixel values.
+    These are a missing library or file, an unknown attack or argument, several sources or a targeted goal that the
+    attack does not support, and a user's file without permission. No model is needed. `epsilon` is in pixel values.
     """
     if external.library == "python" and not allow_code:
         raise StudyError(
@@ -95,16 +95,16 @@ def run_external(
     networks: Sequence[str] = (),
     allow_code: bool = False,
 ) -> ExternalImages:
-    """Attack the images in `given`, in batches of `engine.batch` in their order, each a call of the attack of its own.
+    """Attack the images in `given`, in their order, with one call of the attack for each batch of `engine.batch`.
 
     `models` take pixels in 0..255; the attack gets images in 0..1. `networks` are the names of their networks in the
-    zoos (`resnet50`), by which some attacks find layers. `epsilon`, in pixel values, is given to the attack as its own
-    L-infinity budget, unless its arguments have one; whatever comes back is rounded to whole pixel values and
-    projected onto `epsilon` and 0..255. Before each call the global generators of `random`, numpy and torch are seeded
-    with `seed_of(key, ids of the batch)`; afterwards they are put back, and the models are as before.
+    zoos (`resnet50`), by which some attacks find layers. The attack gets `epsilon`, in pixel values, as its own
+    L-infinity budget, unless its arguments have a budget. Its images are rounded to whole pixel values, and projected
+    onto `epsilon` and 0..255. Before each call, the global generators of `random`, numpy and torch are seeded with
+    `seed_of(key, ids of the batch)`; afterwards they are restored, and the models are as before.
 
-    Raises StudyError as `check_external` does, and where the attack fails, with its file and line, or returns no finite
-    images of the same shape.
+    Raises StudyError as `check_external` does; if the attack fails, with its file and line; or if it does not return
+    finite images of the same shape.
     """
     check_external(external, [goal], len(models), epsilon=epsilon, allow_code=allow_code)
     called = tuple(networks) or tuple(_name_of(model) for model in models)
@@ -168,9 +168,9 @@ def _call(
 
 
 def _within_memory(call: Callable[[], Value], passes: Passes, external: External, batch: ImageBatch) -> Value:
-    """The result of a call. If memory runs out, it is made once more, with the same seed, when all else is free.
+    """The result of a call. If memory runs out, unused memory is freed, and the call is repeated once, with its seed.
 
-    It is not divided: its random numbers belong to the whole batch, so that other images would come out.
+    The batch is not divided: its random numbers belong to the whole batch, so parts would give other images.
     """
     before = dataclasses.replace(passes)
     found = attempt(call)
@@ -222,7 +222,7 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
 
 
 def _held_to(clean: Tensor, found: Tensor, epsilon: float | None) -> tuple[Pixels, list[float]]:
-    """The images as `uint8`, rounded and projected, and by how many pixel values each had left the budget."""
+    """The images as `uint8`, rounded and projected, and the excess of each over the budget, in pixel values."""
     values = found * 255
     excess = torch.maximum(values - 255, -values).flatten(1).amax(1)
     low, high = torch.zeros_like(clean, dtype=torch.int16), torch.full_like(clean, 255, dtype=torch.int16)

@@ -331,7 +331,7 @@ def test_an_attack_that_wraps_its_own_version(standin, source, second, clean):
 
 @pytest.mark.parametrize(("name", "message"), [
     ("fixed", "does not take the sources: Model resnet50 not supported"),
-    ("elsewhere", "loads networks of its own, and none of the sources"),
+    ("elsewhere", "loads networks of its own, but none of the sources"),
     ("ensemble", "transferattack:ensemble attacks an ensemble"),
     ("needy", "cannot be imported: No module named 'nothing_of_the_kind'"),
     ("nois", "there is no attack 'nois' in transferattack"),
