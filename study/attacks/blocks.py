@@ -20,7 +20,7 @@ from study.devices.copies import uploaded
 
 _TOGETHER = {"cpu": 2**17}
 _TOGETHER_ELSEWHERE = 2**22
-"""Number of pixels whose weights are computed at once: on a CPU as many as fit into its cache."""
+"""Number of pixels whose weights are computed at once. On a CPU, they fit into the cache."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class AttackOutline:
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """What an attack keeps in memory from pass to pass, beside the network, a pass, and the loop's own few images.
+    """What an attack keeps in memory from pass to pass, in addition to the network, a pass, and a few images.
 
     Attributes:
         weights: Number of copies of the parameters of each source model.

@@ -35,7 +35,11 @@ _EIGHT_BITS = 0.01
 
 @dataclass(frozen=True)
 class _Kind:
-    """What the caller's images are: a tensor on `device`, or else an array; its dtype; its normalisation, (C, 1, 1)."""
+    """The kind of the caller's images.
+
+    `device` is that of a tensor, and None for an array; `mean` and `std` are those of the normalisation, (C, 1, 1), and
+    None without one.
+    """
 
     device: torch.device | None
     dtype: str

@@ -29,7 +29,7 @@ _CUSTOM = ("parts", "budget", "reference")
 
 
 class Declared(Frozen):
-    """What planning needs to know of a component in a user's file without running it."""
+    """The properties of a component in a user's file that planning needs without running the file."""
 
     copies: Annotated[int, Field(ge=1)] = 1
     others: Annotated[int, Field(ge=0)] = 0
@@ -168,7 +168,7 @@ def _schema(kind: str, name: str) -> dict[str, Any]:
 
 
 def _inside(error: ValidationError, name: str) -> ValidationError:
-    """The same errors, at places inside the mapping of a component."""
+    """The errors of a component's parameters, with locations inside the mapping of the component."""
     details = []
     for one in error.errors(include_url=False):
         given: Any = one["type"]

@@ -387,7 +387,7 @@ class Attack(Frozen):
 
 
 def _with_external(given: dict[str, Any]) -> dict[str, Any]:
-    """`external: "torchattack:BSR"` and `arguments` beside it, or `python: "mine.py:attack"`, become one mapping."""
+    """Join `external: "torchattack:BSR"` or `python: "mine.py:attack"` with `arguments` to one mapping, `external`."""
     if not isinstance(given.get("external", ""), str) or not given.keys() & {"external", PYTHON}:
         return given
     inner = {key: given.pop(key) for key in ("external", PYTHON, "arguments") if key in given}

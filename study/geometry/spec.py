@@ -131,7 +131,7 @@ class Direction(Frozen):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The models that the spec names in this direction; `each` is none of them."""
+        """The models that the spec names in this direction, without `each`."""
         return tuple(one for one in (self.gradient_of or self.sources or ()) if not (self.gradient_of and one == EACH))
 
     @property

@@ -106,8 +106,8 @@ def changed_forward(model: nn.Module, changes: Mapping[str, Change]) -> Iterator
     output as part of the graph and returns a new tensor; gradients flow through it. If a layer returns several tensors,
     it gets their concatenation along the channels.
 
-    Raises StudyError for a layer that does not exist or returns no tensor; and in the pass, for one that does not run
-    and for a function that changes the shape.
+    Raises StudyError for a layer that does not exist or returns no tensor. Raises StudyError in the pass if a layer
+    does not run, or if a function changes the shape.
     """
 
     def change(name: str, function: Change) -> Callable[..., Any]:
@@ -134,8 +134,8 @@ def changed_backward(
     connection, are not affected. Values of the forward pass keep their bits. The change applies to every forward pass
     inside the context, even if its backward pass comes later, and to each run of a layer that runs several times.
 
-    Raises StudyError for a layer that does not exist or returns no tensor; in the forward pass, for one that does not
-    run; and in the backward pass, for a function that changes the shape.
+    Raises StudyError for a layer that does not exist or returns no tensor; in the forward pass, if a layer does not
+    run; and in the backward pass, if a function changes the shape.
     """
 
     def on_gradient(name: str, function: Change, tensor: Tensor) -> None:

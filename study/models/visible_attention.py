@@ -58,7 +58,7 @@ def _chosen(network: nn.Module, modules: Collection[str] | None) -> list[Attenti
             raise StudyError(
                 f"'{name}' {what} in this {type(network).__name__}",
                 accepted=names((one for one, each in known.items() if each.over), name),
-                todo="name one of these, or none for all",
+                todo="name one of these; without names, all are used",
             )
     if not wanted:
         raise StudyError(f"this {type(network).__name__} has no attention map", accepted="a transformer")

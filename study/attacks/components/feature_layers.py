@@ -1,4 +1,4 @@
-"""Which layers a loss of features reads, as a spec names them."""
+"""Find the layers that a loss of features reads, from their names in a spec."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
     """Yield a conflict if a rule that takes all its gradients itself has rules after it, which would never be used."""
     points = list(attack.parts.get("point", ()))
     if name in points[:-1]:
-        yield f"{name} takes all its gradients itself: put it last in `points`, behind {', '.join(points[1:])}"
+        yield f"{name} takes all its gradients itself: put it last in `points`, after {', '.join(points[1:])}"
 
 
 def without_epsilon(name: str, attack: AttackOutline) -> Iterator[str]:

@@ -23,7 +23,7 @@ class ReversePerturbation(Point):
 
     - `radius`: the largest |r|, in pixel values;
     - `inner_steps`, `inner_size`: number and length (pixel values) of the steps of r;
-    - `begin`: the number of steps without r before the first one with it.
+    - `begin`: the number of steps at the start of the attack that have no r.
     """
 
     name: ClassVar[str] = "rap"

@@ -29,7 +29,8 @@ class RPA(WeightedFeatures):
     - `sizes`: 1, 3, 5, 7 in the paper. The authors' code has all four, but a condition that always holds picks size 1
       (`sizes: [1]`); TransferAttack takes 1, 3, 5 and 30 masks.
 
-    Their code changes exactly the given share of the larger patches, the same ones in every image of a batch.
+    For patches larger than a pixel, their code changes exactly the given share, and the same patches in all images of a
+    batch.
     """
 
     name: ClassVar[str] = "rpa"

@@ -147,7 +147,7 @@ def _call(
     passes: Passes,
     precision: Precision,
 ) -> tuple[Tensor, Tensor, Sequence[str]]:
-    """One call of the attack: the clean images (N, C, H, W), what it returns, and its notes."""
+    """Call the attack once. Returns the clean images (N, C, H, W), the attack's images, and its notes."""
     seed = seed_of(key, batch.images)
     clean = torch.from_numpy(batch.clean).to(device)
     call = ExternalCall(
@@ -187,7 +187,7 @@ def _within_memory(call: Callable[[], Value], passes: Passes, external: External
 
 
 def _returned(external: External, call: ExternalCall, images: Sequence[str], precision: Precision) -> Tensor:
-    """What the attack returns, checked: float32 (N, C, H, W), finite, on the device."""
+    """Run the attack, and check its images: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
     try:
         with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision):
@@ -256,7 +256,7 @@ def _described(found: object) -> str:
 
 
 def _name_of(model: nn.Module) -> str:
-    """A name for a network without one: timm's record of it, or the name of its class."""
+    """A name for a network whose name is not given: its name in timm's record, or the name of its class."""
     network = getattr(model, "network", model)
     recorded = getattr(network, "default_cfg", None) or {}
     return str(recorded.get("architecture") or type(network).__name__.lower())

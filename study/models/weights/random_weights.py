@@ -97,7 +97,7 @@ def _inverse_erf(tensor: Tensor) -> Tensor:
     quantiles, steps = normal_quantiles(), _steps()
     last = len(quantiles) - 1
     values = tensor.double().numpy().copy(order="K")
-    flat = values.ravel(order="K")  # a view, whatever the strides
+    flat = values.ravel(order="K")  # a view for any strides
     for part in _parts(flat.size):
         place = flat[part]
         place += 1
