@@ -71,7 +71,7 @@ def _collection() -> _Collection:
 
 
 def presets() -> Mapping[str, Preset]:
-    """Presets by name, combinations aside, in the order of the papers' years."""
+    """Presets by name, without combinations, in the order of the papers' years."""
     return _collection().presets
 
 

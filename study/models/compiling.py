@@ -26,7 +26,7 @@ The versions differ in the shape of a pass, with or without gradients, or in the
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 _OR_ERROR = {"triton.cudagraph_or_error": True}
-"""Without this, a network that cannot be recorded would run without graphs."""
+"""Without this, a network that cannot be recorded as CUDA graphs would silently run without them."""
 
 _GIVEN_UP = "FailOnRecompileLimitHit"
 """The name of Dynamo's error. An import of the class would load Dynamo in every command that uses classifiers."""

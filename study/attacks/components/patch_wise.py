@@ -41,7 +41,7 @@ class PatchWise(Step):
     @model_validator(mode="after")
     def _odd(self) -> PatchWise:
         if self.width % 2 == 0:
-            raise PydanticCustomError("parts", "the width of the neighbours must be odd, with as many on either side")
+            raise PydanticCustomError("parts", "`width` must be odd, so that a pixel is in the middle of its square")
         return self
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:

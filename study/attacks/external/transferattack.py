@@ -1,7 +1,7 @@
 """Attacks of TransferAttack (Trustworthy-AI-Group), from a checkout at the path in TRANSFERATTACK.
 
 Its attacks load their source models themselves, by name, onto `cuda`. During a call, the checkout's modules get another
-model hub, which has the study's sources under the names of their networks, and `.cuda()` moves to the worker's device.
+model hub, which has the study's sources under the names of their networks; `.cuda()` moves to the worker's device.
 """
 
 from __future__ import annotations

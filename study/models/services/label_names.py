@@ -35,9 +35,11 @@ def check_names(own_names: OwnNames, labels: LabelSet) -> None:
     for given in own_names:
         index = labels.find(given)
         if index is None:
-            raise StudyError(f"names has '{given}', which is not a label of the study", accepted=labels.accepted)
+            raise StudyError(f"`names` has '{given}', which is not a label of the study", accepted=labels.accepted)
         if index in seen:
-            raise StudyError(f"names has one label twice, as '{seen[index]}' and as '{given}'", todo="remove one entry")
+            raise StudyError(
+                f"`names` has one label twice, as '{seen[index]}' and as '{given}'", todo="remove one entry"
+            )
         seen[index] = given
 
 

@@ -134,7 +134,7 @@ class Remote(Frozen):
             return given
         for name, value in given.items():
             if not isinstance(name, str) or not _HEADER.fullmatch(name):
-                raise rejected("headers has a name that is not valid in HTTP", "letters, digits and -")
+                raise rejected("`headers` has a name that is not valid in HTTP", "letters, digits and -")
             if _carries_secrets(name):
                 raise rejected(f"the header '{name}' carries a secret", f"{_ADVICE}; header: {name}")
             if _SET_BY_CLIENT.fullmatch(name.lower()):
@@ -142,7 +142,7 @@ class Remote(Frozen):
             if isinstance(value, str) and not (value.isascii() and value.isprintable() and value == value.strip()):
                 raise rejected(f"the header '{name}' is not one line of plain text", "printable ASCII")
         if len({name.lower() for name in given}) < len(given):
-            raise rejected("headers has the same name twice", "each name once; upper and lower case count as equal")
+            raise rejected("`headers` has the same name twice", "each name once; upper and lower case count as equal")
         return given
 
     @field_validator("labels", "scores", mode="after")
@@ -167,7 +167,7 @@ class Remote(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Remote:
         if any(not normalised(name) for own in self.names.values() for name in own):
-            raise rejected("names has an empty name", "label: name, or label: [name, name]")
+            raise rejected("`names` has an empty name", "label: name, or label: [name, name]")
         if self.credentials and (self.credentials.header or "").lower() in {name.lower() for name in self.headers}:
             raise rejected(f"the header '{self.credentials.header}' is set twice", "the header in credentials only")
         if not self.field or not self.field.isprintable():
