@@ -70,7 +70,7 @@ SPECS = {
     ),
     "a checkpoint beyond the end": (
         swap("mi: {steps: 2}", "mi: {steps: 2, checkpoints: [1, 3]}"),
-        ["checkpoints are rising numbers of steps, at most `steps`", "attacks.mi"],
+        ["checkpoints must be rising numbers of steps, at most `steps`", "attacks.mi"],
     ),
     "an even kernel": (
         swap("mi: {steps: 2}", "mi: {kernel: {size: 4}}"),

@@ -1,4 +1,4 @@
-"""Gradient ascent on the loss of one batch: what every attack does between its start and its finished perturbations."""
+"""Gradient ascent on the loss of one batch, from the start of an attack to its perturbations before rounding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Climber:
 class Ascent:
     """Gradient ascent on the loss of one batch.
 
-    Its state is the perturbation, not the image: all pixels of an FGS step then have one magnitude, to the last bit.
+    Its state is the perturbation, not the image, so that all pixels of an FGS step have exactly the same magnitude.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Ascent:
         self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
 
     def run(self, models: Sequence[Logits]) -> list[Tensor]:
-        """Return the perturbation at every point, float (N, C, H, W), unprojected: `finish` projects it."""
+        """Return the perturbation at every scored point, float (N, C, H, W), unprojected: `finish` projects it."""
         self._prepare(models)
         if self._parts.program is None:
             return self._ascend(None)

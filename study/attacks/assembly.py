@@ -59,13 +59,13 @@ class Assembly:
 
     @property
     def together(self) -> bool:
-        """Whether a loss is of all copies of an image: they are in one pass."""
+        """Whether one loss depends on all copies of an image, so that they must be in one pass."""
         objective = self.objective
         return self.averages == "logits" or (isinstance(objective, FeatureObjective) and objective.together)
 
     @property
     def alone(self) -> bool:
-        """Whether each pass holds one copy of the images only."""
+        """Whether each pass must contain only one copy of the images."""
         return any(change.alone for change in self.changes)
 
     @property
@@ -85,7 +85,7 @@ class Assembly:
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether pixels depend on true labels for every goal."""
+        """Whether the attack reads true labels for every goal, also for a targeted one."""
         return any(one.reads_true_labels for one in self)
 
     @property
@@ -94,12 +94,13 @@ class Assembly:
         return (*self.backward, *self.forward)
 
     def gradients(self, steps: int, sources: int) -> int:
-        """Return the number of gradients of one image, on `sources` models, up to `steps`."""
+        """Return the number of gradients that one image takes on `sources` models in `steps` steps."""
         each = 1 + sum(change.extra_gradients for change in self.changes)
         return each * self._asked(steps, sources) + sources * sum(change.preparing_gradients for change in self.changes)
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image without a gradient, on `sources` models, up to `steps`."""
+        """Return the number of forward passes without a gradient that one image takes on `sources` models in `steps`
+        steps."""
         preparing = self.objective.preparing_forwards if isinstance(self.objective, FeatureObjective) else 0
         extra = sum(change.extra_forwards for change in self.changes) * self._asked(steps, sources)
         if self.program is not None:

@@ -1,7 +1,7 @@
-"""Linear maps of pixels that move within or between the blocks of an image, with gradients that are sums in one order.
+"""Linear maps that move pixels within or between the blocks of an image, with gradients that sum in a fixed order.
 
-Every image of a batch has a grid of its own. Gradients are gathered, as the images are: scattered sums would have
-another order, and other last bits, each time on a GPU.
+Every image of a batch has a grid of its own. Gradients are gathered like the images: on a GPU, scattered sums would
+have another order, and other last bits, in each run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from study.devices.copies import uploaded
 
 _TOGETHER = {"cpu": 2**17}
 _TOGETHER_ELSEWHERE = 2**22
-"""Number of pixels whose weights are computed at once: on a CPU as many as fit into its cache."""
+"""Number of pixels whose weights are computed at once. On a CPU, they fit into the cache."""
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """A block of one image that becomes left @ block @ right.T."""
+    """A block of one image. The block becomes left @ block @ right.T."""
 
     image: int
     rows: slice
@@ -36,11 +36,16 @@ class Filtered:
 
 @dataclass(frozen=True)
 class FilteredTogether:
-    """Blocks that are filtered as `Filtered` are, all in a few kernels: for a GPU.
+    """B blocks that are filtered like `Filtered`, all together in a few kernels: for a GPU.
 
-    `image`, `top`, `left`, `rows` and `columns` (B,) are the number of the image, the place of the first pixel, and the
-    numbers (B,) of the matrices of both axes in `matrices` (K, S, S), which are 0 beyond the length of the axis.
-    `block` (N, H, W) is the number of the block that each pixel belongs to, -1 for none.
+    Attributes:
+        image: The number of each block's image, (B,).
+        top: The row of each block's first pixel, (B,).
+        left: The column of each block's first pixel, (B,).
+        rows: The number in `matrices` of the matrix for each block's rows, (B,).
+        columns: The number in `matrices` of the matrix for each block's columns, (B,).
+        matrices: The matrices (K, S, S), which are 0 beyond the size of the block.
+        block: The number of the block that each pixel belongs to, (N, H, W); -1 for no block.
     """
 
     image: Tensor
@@ -72,11 +77,12 @@ class FilteredTogether:
 
 @dataclass(frozen=True)
 class PixelChanges:
-    """What happens to each image (H, W pixels) of a batch, in this order.
+    """The changes of a batch of images (N, C, H, W), in this order.
 
-    `there` (N, H, W) is the number of the pixel that comes to each place: a permutation, which leaves the blocks of
-    `filtered` in place, and `back` is its inverse. Pixels are multiplied by `factor`, and `shift` is added, both
-    (N, C or 1, H, W). Where `clipped` (N, 1, H, W), they are clipped to 0..255.
+    First pixels move: `there` (N, H, W) has, for each position, the number of the pixel that moves to it. This is a
+    permutation, which leaves the blocks of `filtered` in place; `back` is its inverse. Then the blocks of `filtered`
+    are filtered. Then pixels are multiplied by `factor`, and `shift` is added; both are (N, C or 1, H, W). Last, pixels
+    are clipped to 0..255 where `clipped` (N, 1, H, W) is true.
     """
 
     there: Tensor
@@ -137,10 +143,15 @@ def _taken(image: Tensor, places: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockLines:
-    """Where each line (row or column) of an image lies in its strip, and where that strip comes from or goes to.
+    """The position of each line (row or column) of an image in its strip, and the strip's position in the other image.
 
-    All are (N, H, 1) for rows and (N, 1, W) for columns: the number of the strip in the clean image, the line's place
-    in it, the strip's length, and the place of its first line in the other image.
+    All attributes are (N, H, 1) for rows and (N, 1, W) for columns.
+
+    Attributes:
+        strip: The number that the line's strip has in the clean image.
+        place: The line's position in its strip.
+        length: The number of lines of the strip.
+        other: The position of the strip's first line in the other image.
     """
 
     strip: Tensor
@@ -149,17 +160,17 @@ class BlockLines:
     other: Tensor
 
     def of(self, images: slice) -> BlockLines:
-        """Those of some images."""
+        """Return the lines of these `images` only."""
         return BlockLines(self.strip[images], self.place[images], self.length[images], self.other[images])
 
 
 def shuffled(
     lengths: NDArray[np.int64], order: NDArray[np.int64], axis: int, device: torch.device
 ) -> tuple[BlockLines, BlockLines]:
-    """Describe strips of `lengths` (N, strips) put in a new `order` (N, strips): strip order[n, k] comes k-th.
+    """Describe strips of `lengths` (N, strips) in a new `order` (N, strips): in image n, strip order[n, k] comes k-th.
 
-    Returns the lines of the new image, which come from the old one, and those of the old, which go to the new one.
-    `axis` is that of the lines in (N, H, W).
+    Returns the lines of the new image, with their origin in the old image, and the lines of the old image, with their
+    destination in the new image. `axis` is the axis of the lines in (N, H, W).
     """
     count = int(lengths[0].sum())
     new = np.take_along_axis(lengths, order, 1)
@@ -180,9 +191,10 @@ def shuffled(
 
 @dataclass(frozen=True)
 class Turns:
-    """Blocks that change their places, each turned about its middle: `cosine` and `sine` (N, blocks) of the angles.
+    """Blocks that change their places, each rotated about its centre.
 
-    `rows` and `columns` are what `shuffled` returns. Positive angles turn counter-clockwise.
+    `cosine` and `sine` (N, blocks) are those of the angles; positive angles are counter-clockwise. `rows` and `columns`
+    are results of `shuffled`.
     """
 
     rows: tuple[BlockLines, BlockLines]
@@ -192,9 +204,9 @@ class Turns:
 
 
 def turned(image: Tensor, turns: Turns) -> Tensor:
-    """Return the image (N, C, H, W) with its blocks moved and turned.
+    """Return the image (N, C, H, W) with its blocks moved and rotated.
 
-    Pixels are interpolated linearly from those of the same block; outside of it is 0.
+    Pixels are interpolated linearly from pixels of the same block; outside the block, values are 0.
     """
     return _Turned.apply(image, turns)  # type: ignore[no-any-return]
 
@@ -211,11 +223,12 @@ class _Turned(torch.autograd.Function):
 
 
 _Taps = Callable[[BlockLines, BlockLines, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
-"""Rows, columns, cosine and sine (n, H, W) -> for each pixel the number of one of the other image, and its weight."""
+"""Gets rows, columns, cosine and sine (n, H, W). Yields pairs (n, H, W): for each pixel, the number of a pixel of the
+other image, and its weight."""
 
 
 def _summed(image: Tensor, turns: Turns, side: int, taps: _Taps) -> Tensor:
-    """Weighted sums of the pixels that `taps` names."""
+    """Weighted sums of the pixels that `taps` yields."""
     count, channels, height, width = image.shape
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)
     first = torch.arange(count, device=image.device)[:, None, None] * (height * width)
@@ -235,7 +248,7 @@ def _summed(image: Tensor, turns: Turns, side: int, taps: _Taps) -> Tensor:
 
 
 def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The four pixels around the place that each new pixel comes from."""
+    """The four old pixels around the position that each new pixel comes from, and their weights."""
     y, x = _turn(rows, columns, cosine, sine)
     top, left = y.floor(), x.floor()
     y, x = y.sub_(top), x.sub_(left)
@@ -248,7 +261,8 @@ def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor)
 
 
 def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The new pixels that each old pixel goes to: all that lie within one pixel of its place, at most nine."""
+    """The new pixels that each old pixel contributes to, and the weights: those within one pixel of its new position,
+    at most nine."""
     y, x = _turn(rows, columns, cosine, -sine)
     reach = cosine.abs().add_(sine.abs())
     top, left = (y - reach).ceil_(), (x - reach).ceil_()
@@ -269,7 +283,7 @@ def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor
 
 
 def _turn(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """The places (n, H, W) of all pixels in their blocks, turned about the blocks' middles."""
+    """The positions (n, H, W) of all pixels in their blocks, rotated about the centres of the blocks."""
     middle_y, middle_x = ((one.length - 1).to(cosine.dtype) / 2 for one in (rows, columns))
     v, u = rows.place - middle_y, columns.place - middle_x
     return (cosine * v).add_(sine * u).add_(middle_y), (cosine * u).sub_(sine * v).add_(middle_x)
@@ -281,7 +295,7 @@ def _hat(distance: Tensor) -> Tensor:
 
 
 def _line(lines: BlockLines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The lines of the other image at places in a block, int64 (n, H, W), and their weight: 0 outside of the block."""
+    """The lines of the other image at `places` in a block, int64 (n, H, W), and their weight: 0 outside the block."""
     last = (lines.length - 1).to(places.dtype)
     held = torch.minimum(places.clamp(min=0), last)
     inside = (held == places).to(places.dtype)

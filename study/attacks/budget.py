@@ -16,7 +16,10 @@ Pixels = NDArray[np.uint8]
 
 
 def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbers: int) -> NDArray[np.float64] | None:
-    """Return the RMSD (count,) of a single L2 or RMSD budget, of images with `numbers` values; else None."""
+    """Return the RMSD (count,) of each image for a matched budget, or for a single L2 norm or RMSD; else None.
+
+    `numbers` is the number of values of an image.
+    """
     if budget.matched:
         if matched is None:
             raise ValueError("a matched budget needs the RMSD of every image")

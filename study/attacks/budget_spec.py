@@ -1,4 +1,4 @@
-"""Budgets as a spec has them: how far an attack may move an image, in pixel values 0..255."""
+"""The budgets of a spec: how far an attack may move an image, in pixel values 0..255."""
 
 from __future__ import annotations
 
@@ -62,17 +62,18 @@ class Budget(Frozen):
 
     - `epsilon` is an L-infinity norm. A list or a range of lengths makes one adversarial image for each length, all
       from one gradient;
-    - `rmsd: matched` takes the RMSD of the attack `to` on the same sources and with the same goal: of every image
-      (`by: image`), or the mean over all images for every image (`by: mean`), as Liu et al. 2017 compare attacks;
+    - `rmsd: matched` gives each image the RMSD that the attack `to` reaches on the same sources with the same goal:
+      its RMSD on the same image (`by: image`), or its mean RMSD over all images (`by: mean`), as Liu et al. 2017
+      compare attacks;
     - `minimal` searches upwards through a range of RMSDs, for each target, until an image succeeds (Liu et al. 2017,
       section 3.2.2);
-    - without a budget only the pixel box limits an image.
+    - without a budget, only the pixel box limits an image.
 
     Lengths are in pixel values, and the text `8/255` is read as 8. Numbers of at most 1 (an L2 norm: 10) are refused:
     they are usual for images scaled to 0..1. As a text, `0.5/255`, they are accepted.
 
-    `gradients` beside it decides the number of steps: as many as take at most so many gradients of one image per source
-    model, with those of views, neighbours and preparing passes. It replaces `steps`.
+    `gradients` sets the number of steps, in place of `steps`: the largest number that takes at most `gradients`
+    gradients of one image per source model. Gradients of views, neighbours and preparing passes count.
     """
 
     epsilon: Length | Lengths | Range | None = None

@@ -80,7 +80,7 @@ def _combinations() -> Iterator[str]:
 
 
 def _telling(assembly: Assembly) -> Iterator[Component]:
-    """The components that tell an attack from another one: without the usual objective, fusion and step."""
+    """The components that distinguish an attack from others: all but the usual objective, fusion and step."""
     usual = {("objective", "cross-entropy"), ("ensemble", "probability"), ("step", "sign")}
     yield from (one for one in assembly if (one.kind, one.name) not in usual)
 

@@ -12,7 +12,7 @@ from study.spec.frozen import Frozen
 
 @dataclass(frozen=True)
 class AttackOutline:
-    """What a component may ask about the attack that it is part of, to find conflicts.
+    """What a component can read about its attack, to find conflicts.
 
     `parts` has the names of the components by kind. `step_size` is None if it follows from the budget. `first` says
     whether the attack has a first stage, whose finished images components can use.
@@ -27,7 +27,7 @@ class AttackOutline:
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """What an attack keeps in memory from pass to pass, beside the network, a pass, and the loop's own few images.
+    """What an attack keeps in memory from pass to pass, in addition to the network, a pass, and a few images.
 
     Attributes:
         weights: Number of copies of the parameters of each source model.
@@ -56,12 +56,12 @@ class Component(Frozen):
     version: ClassVar[int] = 1
     main: ClassVar[str | None] = None
     streams: ClassVar[str | None] = None
-    """The name of its random streams, if it is not `name`."""
+    """The name of the component's random streams, if it is not `name`."""
     uses_first: ClassVar[bool] = False
-    """Whether it needs the finished images of the attack's first stage."""
+    """Whether the component needs the finished images of the attack's first stage."""
 
     def identity(self) -> list[Any]:
-        """What stands in an id: kind, name, version, and the parameters that are not at their defaults."""
+        """Return what ids contain: kind, name, version, and the parameters that differ from their defaults."""
         return [self.kind, self.name, self.version, self.model_dump(mode="json", exclude_defaults=True)]
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
@@ -70,7 +70,8 @@ class Component(Frozen):
 
     @property
     def first_points(self) -> int:
-        """How many images of the first stage it reads, if it has one: of its last checkpoints, and the finished one."""
+        """Number of images of the first stage that the component reads: those at the last checkpoints, and the
+        finished one."""
         return 1
 
     @property
@@ -80,15 +81,15 @@ class Component(Frozen):
 
     @property
     def held_memory(self) -> HeldMemory:
-        """What it keeps in memory from pass to pass, if that is more than a few float images for each image."""
+        """What the component keeps in memory from pass to pass, if that is more than a few float images per image."""
         return HeldMemory()
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether pixels depend on true labels for every goal."""
+        """Whether the component reads true labels for every goal, also for a targeted one."""
         return False
 
     @property
     def stream(self) -> str:
-        """The name of its random streams."""
+        """The name of the component's random streams."""
         return self.streams or self.name

@@ -1,7 +1,8 @@
-"""The conformance test of a component: what every part of an attack must do, tried on small networks.
+"""The conformance test of a component: what every part of an attack must do, tested on small networks.
 
-A component passes if its images depend on the image, the key and the parameters alone; if its gradients are finite; if
-it takes as many gradients as it says; if a program keeps the budget; and if it leaves nothing behind in a network.
+A component passes if its images depend only on the image, the key and the parameters; if its gradients are finite; if
+it takes exactly the number of gradients that it declares; if a program keeps the budget; and if it leaves networks
+unchanged.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class CheckResult:
 
 
 def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[CheckResult]:
-    """Yield the finding of each check of a component, tried in an attack of three steps, epsilon 8.
+    """Yield the result of each check of a component, in an attack of three steps with epsilon 8.
 
-    `networks` are references to networks, which get random weights and `size` x `size` pixels; one is used, and an
-    ensemble rule gets all. Raises StudyError if a network cannot be built.
+    `networks` are references to networks, which get random weights and `size` x `size` pixels. An ensemble rule uses
+    all networks, other components only the first. Raises StudyError if a network cannot be built.
     """
     numerics.fix(1)
     count = len(networks) if isinstance(component, EnsembleRule) else 1
@@ -89,7 +90,8 @@ def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
         if not logits.requires_grad:
             found["forwards"] += len(given[0])
             return
-        # A gradient begins at the logits; that of a loss of features begins inside, and ends at the images.
+        # The gradient of a loss of logits begins at the logits. That of a loss of features begins inside the network,
+        # and ends at the images.
         reached = [0, 0]
 
         def backward(end: int, gradient: Tensor) -> None:
@@ -237,7 +239,7 @@ def attack_with(component: Component) -> Attack:
     value: Any = (component,) if isinstance(getattr(assembly, key), tuple) else component
     parts: dict[str, Any] = {name: getattr(assembly, name) for name in Assembly.__dataclass_fields__}
     if kind == "objective":
-        # The only rule that fuses every loss; the mean of one is itself.
+        # The only rule that fuses every loss. The mean of a single loss is the loss itself.
         parts["ensemble"] = LossMean()
     replaced = Assembly(**{**parts, key: value})
     found = base.model_copy()

@@ -1,4 +1,4 @@
-"""How far an attack gets with a number of gradients."""
+"""The number of steps that an attack can take with a given number of gradients."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _MOST_STEPS = 100_000
 
 
 def steps_within(attack: Attack, gradients: int, sources: int) -> int:
-    """Return the most steps that take at most `gradients` gradients of one image per source model; 0 if none does.
+    """Return the largest number of steps that takes at most `gradients` gradients of one image per source model.
 
-    All gradients count: those of views, neighbours, preparing passes and a first stage. Raises StudyError for an attack
-    whose number of gradients does not follow from its steps.
+    Returns 0 if one step takes more. All gradients count: those of views, neighbours, preparing passes and a first
+    stage. Raises StudyError for an attack whose number of gradients does not follow from its steps.
     """
     if attack.external is not None or attack.precomputed is not None or attack.budget.minimal is not None:
         raise StudyError(
             "the number of gradients of this attack does not follow from its steps",
-            accepted="attacks of steps; no external or precomputed one, and no search of the minimal RMSD",
+            accepted="attacks with steps, but no external or precomputed attack, and no search of the minimal RMSD",
         )
     if not attack.steps:
-        raise StudyError("this attack has no steps, and takes no gradients")
+        raise StudyError("this attack has no steps, so it takes no gradients")
     allowed = gradients * sources
     if attack.gradients(1, sources) > allowed:
         return 0
-    # The number of gradients rises with the steps: halve the range that holds the last number of steps that fits.
+    # The number of gradients rises with the steps: find the largest number of steps that fits by bisection.
     fits, exceeds = 1, 2
     while exceeds <= _MOST_STEPS and attack.gradients(exceeds, sources) <= allowed:
         fits, exceeds = exceeds, 2 * exceeds
@@ -40,7 +40,7 @@ def steps_within(attack: Attack, gradients: int, sources: int) -> int:
 
 
 def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collection[int], *, where: str) -> list[int]:
-    """Return the numbers of steps that fit into each of `costs`, rising, each once.
+    """Return the largest numbers of steps that fit into `costs` (gradients per source model), sorted, each once.
 
     `sizes` are the numbers of source models that the attack runs on. Raises StudyError, with `where`, if no step fits
     into any cost, if the numbers of steps differ between sizes, and as `steps_within` does.
@@ -52,9 +52,9 @@ def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collec
         except StudyError as error:
             raise error.located(where) from None
         if len(set(each.values())) > 1:
-            told = ", ".join(f"{steps} on {size} models" for size, steps in each.items())
+            told = ", ".join(f"{steps} on {size} model{'s' * (size > 1)}" for size, steps in each.items())
             raise StudyError(
-                f"{cost} gradients per source model are enough for different numbers of steps of '{name}': {told}",
+                f"{cost} gradients per source model allow different numbers of steps of '{name}': {told}",
                 where=where,
                 todo="write one attack, or one experiment, for each number of source models",
             )
@@ -63,7 +63,7 @@ def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collec
     if not steps:
         least = max(-(-attack.gradients(1, size) // size) for size in sizes)
         raise StudyError(
-            f"one step of '{name}' takes {least} gradients, and {costs[-1]} are allowed",
+            f"one step of '{name}' takes {least} gradients per source model, and only {costs[-1]} are allowed",
             where=where,
             accepted=f"{least} or more",
         )

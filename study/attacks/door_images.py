@@ -1,4 +1,4 @@
-"""Checks of what a caller gives to an attack from Python: images of any kind to pixel values, and back.
+"""Check the images and labels that a caller gives to an attack from Python. Convert images to pixel values, and back.
 
 Images are torch tensors or numpy arrays (N, C, H, W), with one or three channels: 8-bit, floats in 0..1, or floats
 normalised by a mean and a standard deviation. Channels last, single images and other types are refused, not guessed. So
@@ -28,14 +28,18 @@ Statistic = float | Sequence[float] | NDArray[Any] | Tensor
 _ACCEPTED = "uint8 in 0..255, floats in 0..1, or floats with their mean= and std="
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _EXCESS = 0.5
-"""Pixel values beyond 0..255 that are clipped: they come from rounding, because no 8-bit image has them."""
+"""Values that exceed 0..255 by at most this number of pixel values are clipped: the excess comes from rounding."""
 _EIGHT_BITS = 0.01
-"""Largest distance of floats, in pixel values, from those of an 8-bit image: the rounding of a float16 is larger."""
+"""Largest distance of floats from an 8-bit image, in pixel values. `_tolerance` raises it for coarser floats."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What the caller's images are: a tensor on `device`, or else an array; its dtype; its normalisation, (C, 1, 1)."""
+    """The kind of the caller's images.
+
+    `device` is that of a tensor, and None for an array; `mean` and `std` are those of the normalisation, (C, 1, 1), and
+    None without one.
+    """
 
     device: torch.device | None
     dtype: str
@@ -51,13 +55,13 @@ def to_pixels(
     Args:
         images: (N, C, H, W) with one or three channels: `uint8`; or float16, bfloat16, float32 or float64, in 0..1, or
             normalised as `(x - mean) / std` of images x in 0..1.
-        mean: Of the normalisation, for images in 0..1: a number, or one for each channel. With `std` or not at all.
-        std: Likewise.
+        mean: Mean of the normalisation, for images in 0..1: one number, or one for each channel. Requires `std`.
+        std: Standard deviation of the normalisation, for images in 0..1, as `mean`. Requires `mean`.
 
     Returns pixels (N, C, H, W): `uint8` if the images are 8-bit images in another form, as most are, else `float32` in
     0..255. Floats beyond 0..1 by less than half a pixel value are clipped. The function takes `uint8` (N, C, H, W) and
-    returns what `images` is: tensor or array, with its dtype, device, range and normalisation. What torchvision's
-    `ToTensor` and `Normalize` make of an 8-bit image comes back bit for bit.
+    returns the same kind as `images`: tensor or array, with its dtype, device, range and normalisation. The results of
+    torchvision's `ToTensor` and `Normalize` on 8-bit images are restored bit for bit.
 
     Raises StudyError for other types, shapes, dtypes and ranges, for values that are not finite, and for black images.
     """
@@ -94,9 +98,10 @@ def to_pixels(
 def to_labels(
     labels: Tensor | NDArray[Any] | Sequence[int], count: int, classes: int | None = None
 ) -> NDArray[np.int64]:
-    """Check the labels of `count` images, which are below `classes` if that is given; return them as `int64` (N,).
+    """Check the labels of `count` images; return them as `int64` (N,).
 
-    Raises StudyError for floats, probabilities, another number of labels, and labels that no class has.
+    Raises StudyError for floats, probabilities, another number of labels, negative labels, and labels of `classes` or
+    above, if `classes` is given.
     """
     given = _array(labels) if isinstance(labels, Tensor) else np.asarray(labels)
     if given.dtype.kind not in "iu":
@@ -124,9 +129,10 @@ def to_labels(
 
 
 def device_of(images: Images, models: Sequence[nn.Module]) -> str:
-    """The device of all parameters and buffers of the models, which tensors must be on too; arrays are copied there.
+    """The device of all parameters and buffers of the models.
 
-    Raises StudyError if there are several. Models without parameters are on the device of the images.
+    Raises StudyError if there are several devices, or if the images are a tensor on another device. Models without
+    parameters count as being on the device of the images.
     """
     found = {str(value.device) for model in models for value in (*model.parameters(), *model.buffers())}
     if len(found) > 1:
@@ -244,8 +250,8 @@ def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.
 
 
 def _tolerance(kind: _Kind) -> float:
-    """How far, in pixel values, the rounding of the caller's dtype may put an 8-bit image from whole numbers."""
-    # A float of 8 bits of mantissa is wrong by up to 255 / 2**9, half a pixel value: it can hold no 8-bit image.
+    """The largest distance from whole numbers, in pixel values, that rounding in the caller's dtype explains."""
+    # A mantissa of 8 bits has an error of up to 255 / 2**9, half a pixel value: a bfloat16 cannot hold 8-bit images.
     bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[kind.dtype]
     scale = 1.0 if kind.mean is None or kind.std is None else float((kind.std + np.abs(kind.mean)).max())
     return min(0.25, max(_EIGHT_BITS, 4 * scale * 255 / 2.0**bits))
@@ -258,7 +264,7 @@ def _restore(kind: _Kind) -> Restore:
             raise TypeError("results are 8-bit images")
         found: NDArray[Any] = np.ascontiguousarray(pixels)
         if kind.dtype != "uint8":
-            # In the dtype of the caller, as torchvision does; halves are rounded once, at the end.
+            # In the dtype of the caller, as torchvision does. 16-bit floats are rounded once, at the end.
             wide: Any = np.float64 if kind.dtype == "float64" else np.float32
             found = found.astype(wide) / wide(255)
             if kind.mean is not None and kind.std is not None:

@@ -35,7 +35,8 @@ def finish(
     - epsilon: the same, but never beyond epsilon;
     - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
       3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
-    - L2: rounded to the nearest pixel value if the result is within the norm; else like an RMSD, but never beyond it.
+    - L2: rounded to the nearest pixel value if the result is within the norm; else as for an RMSD, but never beyond the
+      norm.
 
     `clean` is `uint8` (N, C, H, W); all stay on their device. `radii` (N,) are the RMSDs of L2 and RMSD budgets;
     `keys`, one for each image, key the random numbers of rounding.
@@ -106,7 +107,7 @@ def _along_rays_there(
     keys: Sequence[Sequence[object]],
     attack: Attack,
 ) -> list[Tensor]:
-    """What `_along_rays` makes of each image, for all at once on their device."""
+    """The images that `_along_rays` returns, for all clean images at once on their device."""
     budget, numbers = attack.budget, clean[0].numel()
     images: list[Tensor] = []
     rays: Rays | None = None

@@ -1,7 +1,7 @@
-"""Operations on images that learnt and sampled transforms choose from: every image of a batch gets its own.
+"""Operations on images, from which learnt and sampled transforms choose. Every image of a batch has its own operation.
 
-An operation is a family and its amounts, of which each image draws one. Images of one family are changed together, in
-a few kernels. Permutations, rotations and shifts are gathers; resizing is a product with two matrices: both sum in a
+An operation has a family and several amounts; each image draws one amount. Images of one family are changed together,
+in a few kernels. Permutations, rotations and shifts are gathers; resizing is a product with two matrices: both sum in a
 fixed order on every device.
 """
 
@@ -125,7 +125,7 @@ LEARNT: tuple[Operation, ...] = (
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What the images of one family have drawn: their rows, amounts and words; and where more draws come from."""
+    """The images of one family: their rows in the batch, drawn amounts and words, and the source of more draws."""
 
     rows: list[int]
     amounts: list[float]
@@ -138,9 +138,9 @@ class _Chosen:
 def applied(
     image: Tensor, operations: Sequence[Operation], draws: Draws, stream: str, pool: Pool | None = None
 ) -> Tensor:
-    """Return the images (N, C, S, S): the first changed by the first of the `operations`, and so on; differentiable.
+    """Return the images (N, C, S, S), each changed by its own of the N `operations`; differentiable.
 
-    `stream` keeps the draws of several calls at one place apart. "mix" needs a `pool`.
+    Several calls with the same `draws` need different names of `stream`. The family "mix" needs a `pool`.
     """
     import torch
 
@@ -164,7 +164,7 @@ def applied(
 
 
 def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """Return (N, C, H, W) whose pixel p is pixel `places[n, p]` of image n, counted row by row; -1 gives zero.
+    """Return (N, C, H, W): pixel p of image n is pixel `places[n, p]` of `image`, counted row by row; -1 gives zero.
 
     Where no pixel is taken more than twice, the gradient is the same to the last bit in every run on a GPU, too.
     """
@@ -236,7 +236,7 @@ def _turned(size: int, degrees: float) -> NDArray[np.int64]:
     right, down = centred[None, :], centred[:, None]
     columns = math.cos(angle) * right - math.sin(angle) * down + (size - 1) / 2
     rows = math.sin(angle) * right + math.cos(angle) * down + (size - 1) / 2
-    # Angles of 90 degrees meet pixels but for the last bits of sine and cosine.
+    # At multiples of 90 degrees, positions are whole numbers except for the last bits of sine and cosine.
     nearest_row, nearest_column = np.rint(rows.round(9)).astype(int), np.rint(columns.round(9)).astype(int)
     inside = (nearest_row >= 0) & (nearest_row < size) & (nearest_column >= 0) & (nearest_column < size)
     return np.where(inside, nearest_row * size + nearest_column, -1).ravel()
@@ -278,7 +278,7 @@ def _crop(image: Tensor, chosen: _Chosen) -> Tensor:
     size = image.shape[-1]
     matrices = []
     for part in chosen.amounts:
-        # The smallest surplus makes 0.3 * 10 three pixels.
+        # The small addend keeps a product such as 0.3 * 10 from being cut to 2 after rounding.
         kept = max(1, int(part * size + 1e-9))
         matrix = np.zeros((size, size), np.float32)
         first = (size - kept) // 2
@@ -350,7 +350,7 @@ def _spectrum(image: Tensor, chosen: _Chosen) -> Tensor:
     noise = chosen.draws.normal(shape, f"{chosen.stream}.noise")[rows]
     factor = chosen.draws.uniform(shape, f"{chosen.stream}.spectrum")[rows]
     radius = _numbers(chosen.amounts, image)[:, None, None, None]
-    # One matrix for each channel of each image: a product of one large matrix may round by the number of images.
+    # One product for each channel of each image: the rounding of one large product may depend on the number of images.
     matrix = _numbers(_cosines(image.shape[-1]), image).expand(image.shape)
     turned = matrix.transpose(-1, -2)
     changed = (matrix @ (image + _NOISE * noise) @ turned) * (1 + radius * factor)

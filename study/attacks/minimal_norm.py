@@ -1,6 +1,6 @@
-"""The minimal RMSD at which an image transfers to one target model: a linear search along a ray.
+"""The minimal RMSD at which an image transfers to one target model, by a linear search along a ray.
 
-Liu et al. 2017 (arXiv:1611.02770), section 3.2.2. Not a bisection: success is not monotone in the RMSD.
+Liu et al. 2017 (arXiv:1611.02770), section 3.2.2. A bisection would be wrong: success is not monotone in the RMSD.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _TOGETHER = 2**21
 
 @dataclass(frozen=True)
 class MinimalRmsd:
-    """The end of the search for each of N images: the first level that succeeds, or the last level.
+    """The level at which the search ends for each of N images: the first level that succeeds, or the last level.
 
-    `levels` (N,) are RMSDs in pixel values; `distances` (N, 3) are the image's RMSD, L-infinity and L2 there;
-    `prediction` is the target's.
+    `levels` (N,) are RMSDs in pixel values; `distances` (N, 3) are the RMSD, L-infinity and L2 of the images at these
+    levels; `prediction` is the target's prediction for them.
     """
 
     levels: NDArray[np.float64]
@@ -45,9 +45,10 @@ class MinimalRmsd:
 def minimal_rmsd(
     predict: Predict, rays: NDArray[np.float32], search: Search, *, batch: int, device: str = "cpu"
 ) -> MinimalRmsd:
-    """Search along `rays`, float32 (2, N, C, H, W): clean images and directions. `batch` levels share one call.
+    """Search along `rays`, float32 (2, N, C, H, W): clean images and directions.
 
-    On a GPU the images are made there, and `predict` gets them as tensors.
+    Each call of `predict` gets the images at `batch` levels. On a GPU, the images are computed on the GPU, and
+    `predict` gets them as tensors.
     """
     ended, moved, labels, probabilities, sizes = [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
@@ -64,7 +65,7 @@ def minimal_rmsd(
 
 
 _Along = Callable[[Sequence[float]], "NDArray[np.uint8] | Tensor"]
-"""RMSDs -> the images (V, C, H, W) there."""
+"""From V RMSDs to the images (V, C, H, W) with these RMSDs."""
 
 
 def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence[object], device: str) -> _Along:
@@ -89,7 +90,8 @@ def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence
 def _first(
     predict: Predict, along: _Along, search: Search, *, image: str, label: int, batch: int
 ) -> tuple[float, NDArray[np.uint8] | Tensor, Prediction, int]:
-    """The first level that succeeds, or the last; the image there, and its row in the prediction."""
+    """The first level that succeeds, or the last level; the image at this level; the prediction, and the image's row
+    in it."""
     levels: Sequence[float] = search.levels
     for start in range(0, len(levels), batch):
         part = levels[start : start + batch]

@@ -1,4 +1,4 @@
-"""A component as a spec has it: a name and parameters, or a class in a user's file.
+"""The component of a spec: a name and parameters, or a class in a user's file.
 
 `diversity`, `{diversity: {probability: 0.7}}`, `{scales: 5}` and `{python: "mine.py:Shuffle", copies: 4}` are parts.
 Reading a spec never runs a user's code: `study.attacks.own_code` loads the class, with permission.
@@ -29,7 +29,7 @@ _CUSTOM = ("parts", "budget", "reference")
 
 
 class Declared(Frozen):
-    """What planning needs to know of a component in a user's file without running it."""
+    """The properties of a component in a user's file that planning needs without running the file."""
 
     copies: Annotated[int, Field(ge=1)] = 1
     others: Annotated[int, Field(ge=0)] = 0
@@ -47,7 +47,7 @@ class Part(Frozen):
     declared: Declared = Declared()
 
     def component(self) -> Component:
-        """Return the component. Raises TypeError for one in a user's file, which `own_code.load` makes."""
+        """Return the component. Raises TypeError for a class in a user's file, which only `own_code.load` loads."""
         if self.python is not None:
             raise TypeError(f"{self.python} is not loaded")
         found = registry.find(self.kind, self.name)
@@ -62,7 +62,7 @@ class Part(Frozen):
         return {PYTHON: self.python, **self.parameters, **sealed}
 
     def identity(self) -> list[Any]:
-        """What stands in an id. A user's class counts by its name and the digest of its file, not by its folder."""
+        """Return what ids contain. Of a user's class, these are its name and the digest of its file, not its folder."""
         if self.python is None:
             return self.component().identity()
         return [self.kind, PYTHON, self.python.rpartition(":")[2], self.sha256, canonical(self.parameters)]
@@ -70,7 +70,7 @@ class Part(Frozen):
 
 @dataclass(frozen=True)
 class PartOf:
-    """Annotation of a field that holds a part of this kind: its short forms, its checks and its JSON schema."""
+    """Annotation of a field for a part of this kind. It defines the part's short forms, checks and JSON schema."""
 
     kind: str
 
@@ -96,12 +96,12 @@ class PartOf:
         return {"anyOf": [{"enum": found}, named, own]}
 
     def read(self, given: Any) -> Any:
-        """Read a part. Raises PydanticCustomError for what is none, ValidationError for wrong parameters."""
+        """Read a part. Raises PydanticCustomError if `given` is not a part, ValidationError for wrong parameters."""
         if isinstance(given, Part):
             return given
         if isinstance(given, Component):
             if registry.find(self.kind, given.name) is None:
-                # A class of a notebook or a script is known from its first use on.
+                # This registers a class of a notebook or a script when it is first used.
                 registry.register(type(given))
             return Part(kind=self.kind, name=given.name, parameters=given.model_dump(mode="json"))
         if isinstance(given, str):
@@ -109,14 +109,14 @@ class PartOf:
         if isinstance(given, dict) and PYTHON in given:
             return self._own(given)
         if isinstance(given, dict):
-            # A run folder of format 1 has every start that there was, and None for the others.
+            # A run folder of format 1 names every kind of start, with None for those that the attack does not use.
             chosen = {name: value for name, value in given.items() if value is not None} or given
             if len(chosen) == 1:
                 ((name, value),) = chosen.items()
                 return self._named(str(name), {} if value is True else value)
         raise PydanticCustomError(
             "reference",
-            "this is no {kind}: {given}",
+            "this is not a component of kind {kind}: {given}",
             {"kind": self.kind, "given": repr(given), "accepted": self._accepted("")},
         )
 
@@ -168,7 +168,7 @@ def _schema(kind: str, name: str) -> dict[str, Any]:
 
 
 def _inside(error: ValidationError, name: str) -> ValidationError:
-    """The same errors, at places inside the mapping of a component."""
+    """The errors of a component's parameters, with locations inside the mapping of the component."""
     details = []
     for one in error.errors(include_url=False):
         given: Any = one["type"]
@@ -180,7 +180,7 @@ def _inside(error: ValidationError, name: str) -> ValidationError:
 
 
 class NameOrPart(PartOf):
-    """The same for a field whose value is a bare name where the component has no parameters of its own."""
+    """Annotation as `PartOf`, for a field that stores a component without parameters as its bare name."""
 
     def read(self, given: Any) -> Any:
         """Read a name, as a text, or a part."""
@@ -193,7 +193,8 @@ def _written(given: str | Part) -> Any:
 
 
 def without_declarations(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an attack's plain data without what its components declare: that follows from their files."""
+    """Return an attack's plain data without the declarations of components in users' files, which follow from the
+    files."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -71,7 +71,7 @@ def _collection() -> _Collection:
 
 
 def presets() -> Mapping[str, Preset]:
-    """Presets by name, combinations aside, in the order of the papers' years."""
+    """Presets by name, without combinations, in the order of the papers' years."""
     return _collection().presets
 
 
@@ -83,8 +83,8 @@ def combinations() -> Mapping[str, str]:
 def preset(name: str) -> Preset | None:
     """Return the preset of this name, or the combination of presets joined with `+`; None if a name is unknown.
 
-    A combination has all keys of its first preset, and those keys of the others that they join. Lists of components
-    are put one after the other.
+    A combination has all keys of its first preset. Each further preset adds the keys that its `joins` names. Lists of
+    components are concatenated, without repetition.
     """
     single = presets()
     if name in single:

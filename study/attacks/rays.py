@@ -1,4 +1,4 @@
-"""8-bit images along rays from clean images, as `PerturbationRay` makes them, for a batch at once on its device."""
+"""8-bit images along rays from clean images: as `PerturbationRay`, but for a whole batch, on the batch's device."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _INFINITE = float("inf")
 class Rays:
     """For each of N images, all images clean + scale * direction, clipped to 0..255 and rounded.
 
-    `PerturbationRay` is the same for one image on the host, and says how it is rounded. Sums of squares before rounding
-    may differ in their last bits, because each device adds in an order of its own.
+    `PerturbationRay` does the same for one image on the host, and describes the rounding. Sums of squares before
+    rounding may differ in their last bits, because each device sums in an order of its own.
     """
 
     def __init__(self, clean: Tensor, direction: Tensor, ties: Tensor) -> None:
@@ -33,9 +33,9 @@ class Rays:
         self._order = word_order(ties)
 
     def at(self, rmsd: Tensor, *, beyond: bool = True) -> Tensor:
-        """Return the images, `uint8` (N, C, H, W), at RMSDs, float64 (N,); of one image, also V images at RMSDs (V,).
+        """Return the images, `uint8` (N, C, H, W), with these RMSDs, float64 (N,).
 
-        `beyond` is that of `PerturbationRay.at`.
+        If N is 1, `rmsd` may be (V,), and V images are returned. `beyond` has the meaning of `PerturbationRay.at`.
         """
         wanted = rmsd.square()[:, None] * self._limit.shape[1]
         exact = self._exact(wanted)

@@ -199,7 +199,7 @@ class Attack(Frozen):
             ),
             (
                 self.external is not None and (budget.kind not in ("none", "epsilon") or len(budget.levels) > 1),
-                "an attack of another library is held to one `epsilon`, or to none",
+                "an attack of another library accepts one `epsilon` or no budget",
             ),
             (
                 self.steps == 0 and self.start is None and self.precomputed is None and self.external is None,
@@ -220,7 +220,7 @@ class Attack(Frozen):
             (
                 list(self.checkpoints) != sorted(set(self.checkpoints))
                 or max(self.checkpoints, default=0) > self.steps,
-                "checkpoints are rising numbers of steps, at most `steps`",
+                "checkpoints must be rising numbers of steps, at most `steps`",
             ),
             (
                 self.first is not None
@@ -235,7 +235,7 @@ class Attack(Frozen):
             ),
             (
                 self.first is not None and any(part.python for part in self.first.parts),
-                "a `first` stage cannot have parts in a file",
+                "a `first` stage cannot have components of a user's file",
             ),
             *self._first_stage_conflicts(),
             (
@@ -301,13 +301,13 @@ class Attack(Frozen):
         return Assembly(**cast(Any, lists | single))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Attack:
-        """Like pydantic's, with an assembly of its own: the copy may have other components."""
+        """As pydantic's `model_copy`. The copy builds its own assembly, because it may have other components."""
         found = super().model_copy(update=update, deep=deep)
         found.__dict__.pop("assembly", None)
         return found
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Without the assembly, which may hold classes of a user's file: each process loads them itself."""
+        """Leave out the assembly. It may contain classes of a user's file, which each process loads itself."""
         state = super().__getstate__()
         return {**state, "__dict__": {key: one for key, one in state["__dict__"].items() if key != "assembly"}}
 
@@ -337,7 +337,7 @@ class Attack(Frozen):
 
     @property
     def copies(self) -> int:
-        """Number of views of an image whose gradients are averaged; the larger one of both stages."""
+        """Number of views of an image whose gradients are averaged: the larger number of both stages."""
         return max(self.assembly.copies, 1 if self.first is None else self.first.copies)
 
     @property
@@ -347,7 +347,7 @@ class Attack(Frozen):
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether pixels depend on the true label for every goal: admix mixes in images of other classes."""
+        """Whether the attack reads true labels for every goal, as admix, which mixes in images of other classes."""
         return self.assembly.reads_true_labels or (self.first is not None and self.first.reads_true_labels)
 
     @property
@@ -367,15 +367,16 @@ class Attack(Frozen):
         return [(stop, level) for stop in stops for level in self.budget.levels]
 
     def gradients(self, steps: int, sources: int) -> int:
-        """Return the number of gradients of one image, on `sources` models, up to `steps`.
+        """Return the number of gradients that one image takes on `sources` models in `steps` steps.
 
-        Those of a first stage count. It is 0 for an attack of another library: a worker counts them.
+        Gradients of a first stage count. The number is 0 for an attack of another library: workers count its gradients.
         """
         first = 0 if self.first is None else self.first.gradients(self.first.steps, sources)
         return first + self.assembly.gradients(steps, sources)
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image without a gradient, on `sources` models, up to `steps`."""
+        """Return the number of forward passes without a gradient that one image takes on `sources` models in `steps`
+        steps."""
         first = 0 if self.first is None else self.first.forwards(self.first.steps, sources)
         return first + self.assembly.forwards(steps, sources)
 
@@ -386,7 +387,7 @@ class Attack(Frozen):
 
 
 def _with_external(given: dict[str, Any]) -> dict[str, Any]:
-    """`external: "torchattack:BSR"` and `arguments` beside it, or `python: "mine.py:attack"`, become one mapping."""
+    """Join `external: "torchattack:BSR"` or `python: "mine.py:attack"` with `arguments` to one mapping, `external`."""
     if not isinstance(given.get("external", ""), str) or not given.keys() & {"external", PYTHON}:
         return given
     inner = {key: given.pop(key) for key in ("external", PYTHON, "arguments") if key in given}

@@ -1,7 +1,7 @@
 """The components that specs can name: the project's own, those of installed packages, and those of a user's file.
 
-A package brings components by an entry point of the group `study.components`, which names a module: importing it
-registers its components.
+A package provides components by an entry point of the group `study.components`. The entry point names a module, and
+the import of this module registers the package's components.
 """
 
 from __future__ import annotations
@@ -84,5 +84,5 @@ def _import_packages() -> None:
             raise StudyError(
                 f"the components of the package {package} cannot be imported: {type(error).__name__}: {error}",
                 where=f"entry point {entry.name} = {entry.value}",
-                todo=f"mend or uninstall {package}",
+                todo=f"repair or uninstall {package}",
             ) from error

@@ -12,8 +12,8 @@ class PerturbationRay:
     """All images clean + scale * direction, clipped to 0..255 and rounded. One object serves any number of RMSDs.
 
     All pixels of an FGS step have one magnitude: rounding to the nearest value would move all of them by the same whole
-    number, and would miss the RMSD. Instead every magnitude is rounded down; then pixels are rounded up until the
-    sum of squares is reached: those with the largest fractions first, and a keyed random choice among equal fractions.
+    number, and would miss the RMSD. Instead every magnitude is rounded down. Then pixels are rounded up until the sum
+    of squares is reached: largest fractions first, with a keyed random choice among equal fractions.
     """
 
     def __init__(self, clean: NDArray[np.uint8], direction: NDArray[np.float32], ties: NDArray[np.uint64]) -> None:

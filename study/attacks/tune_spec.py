@@ -1,4 +1,4 @@
-"""Hyper-parameters that a study chooses itself, on images that its tables do not use."""
+"""Hyper-parameters that a study tunes itself, on images that its tables do not use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Values = Annotated[tuple[Number, ...], Field(strict=False, min_length=2)]
 class Tune(Frozen):
     """Choose numbers of an attack on other images than those of the study.
 
-    `over` names numbers by their keys, as in `smoothing.sigma` or `views.ssa.sigma`, and their candidates; every
+    `over` has the candidate values of each number, by its key, such as `smoothing.sigma` or `views.ssa.sigma`; every
     combination is tried. `images` is the number of images; they are drawn from the end of the study's image order. The
-    choice has the highest mean black-box success over the attack's experiments; of equal ones the first.
+    study chooses the combination with the highest mean black-box success over the attack's experiments; among equal
+    ones, the first.
     """
 
     over: Annotated[dict[str, Values], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""An attack with other numbers."""
+"""Replace numbers of an attack."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Views:
         steps: int = 1,
         epsilon: float | None = None,
     ) -> None:
-        """`true` (N,) are the true labels, and `wanted` (N,) those of the objective, if they differ.
+        """`true` (N,) are the true labels; `wanted` (N,) are the labels of the objective, if they differ.
 
         `origin` (N, C, H, W) are the clean images, `epsilon` the budget's L-infinity norm if it has one.
 
@@ -83,7 +83,7 @@ class Views:
 
 
 def own_streams(components: Sequence[Component]) -> list[str]:
-    """A name of random streams for each component: the second of the same name has `#2` after it."""
+    """A name of random streams for each component. The second component of the same name gets the suffix `#2`."""
     seen: Counter[str] = Counter()
     found = []
     for component in components:

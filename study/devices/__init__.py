@@ -1,1 +1,1 @@
-"""What concerns the device that tensors are on: copies to it and from it, and tables that stay there."""
+"""Copies of tensors between the host and a device, and tables that stay on a device."""

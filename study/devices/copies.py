@@ -1,7 +1,8 @@
-"""Copies between the host and a device, for which the host does not wait until it needs the numbers.
+"""Asynchronous copies between the host and a device: the host waits only when it needs the numbers.
 
 A plain `tensor.to("cuda")`, `tensor.cpu()` or `torch.tensor(list, device="cuda")` stops the host until the device has
-done all its work. An attack that does so in each step never gets ahead of the device, which then idles between kernels.
+done all its work. If an attack does this in each step, the host cannot queue kernels ahead, and the device idles
+between them.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ def is_host(device: str | torch.device) -> bool:
 
 
 def uploaded(values: NDArray[Any], device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the numbers as a tensor on `device`, with `dtype` if it is given.
+    """Return the array `values` as a tensor on `device`, with `dtype` if it is given.
 
-    On a CPU it may share their memory. A GPU gets them from pinned memory, in the order of its stream.
+    On a CPU, the tensor may share the array's memory. A GPU copies from pinned memory, in the order of its stream.
     """
     import torch
 
-    # torch warns of arrays that cannot be written, such as those of an object store.
+    # torch warns about read-only arrays, such as arrays from an object store.
     held = torch.from_numpy(np.require(values, requirements="W"))
     return moved(held if dtype is None else held.to(dtype), device)
 
 
 def moved(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """Return a tensor of the host on `device`, as `uploaded` does."""
+    """Copy a tensor from the host to `device`, as `uploaded` does."""
     import torch
 
     if is_host(device):
@@ -44,7 +45,10 @@ def moved(tensor: Tensor, device: str | torch.device) -> Tensor:
 
 
 class Download:
-    """Tensors of one device on their way to the host. Make one as soon as they are computed, and read it later."""
+    """An asynchronous copy of tensors from one device to the host.
+
+    Create it as soon as the tensors are computed, and call `arrays` later.
+    """
 
     def __init__(self, *tensors: Tensor) -> None:
         import torch
@@ -59,7 +63,7 @@ class Download:
             self._event.record(torch.cuda.current_stream(tensors[0].device))
 
     def arrays(self) -> list[NDArray[Any]]:
-        """Wait until they have come, and return them as numpy arrays, in C order."""
+        """Wait for the end of the copy, and return the tensors as numpy arrays in C order."""
         if self._event is not None:
             self._event.synchronize()
         return [np.ascontiguousarray(one.cpu().numpy()) for one in self._host]

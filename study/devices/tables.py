@@ -14,7 +14,10 @@ _forgetting: list[Callable[[], Any]] = []
 
 
 def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
-    """Remember what `make` returns for its last 64 arguments; one of them is the device. Nobody may write into it."""
+    """Cache the tables that `make` returns for its 64 most recent combinations of arguments.
+
+    One argument must be the device. Callers must not write into a table.
+    """
     cached = functools.lru_cache(maxsize=_MOST)(make)
     _forgetting.append(cached.cache_clear)
     return cast(Callable[Given, Made], cached)

@@ -1,4 +1,4 @@
-"""Statistics of probes' rows: polars functions from frame to frame."""
+"""Statistics of the rows of probes: functions that take and return polars frames."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LINE = ("image", "model")
 
 
 def mean_cosines(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return mean cosines over images, from rows of a gradient-cosine, for every pair of models and every smoothing.
+    """Return the mean cosine over images for every pair of models and smoothing, from rows of a gradient-cosine probe.
 
-    Columns: first, second, copies, sigma, cosine, std (with n - 1), images (those with gradients that are not zero). If
-    `copies` is null, the gradients are plain and the cosine is symmetric in the pair.
+    Columns: first, second, copies, sigma, cosine, std (with n - 1), images (the number of images for which both
+    gradients are nonzero). If `copies` is null, the gradients are plain and the cosine is symmetric in the pair.
     """
     cosine = pl.col("cosine")
     keys = ("first", "second", "copies", "sigma")
@@ -25,11 +25,11 @@ def mean_cosines(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
-    """Count the labels in the plane of every image and model, from rows of regions (Liu et al. 2017, table 5).
+    """Count the labels in the plane of every image and model, from rows of a regions probe (Liu et al. 2017, table 5).
 
-    Columns: image, model, label, labels, regions, true_regions, true_share, targeted_share. A region is a set of points
-    with one label that are connected by their four neighbours. `true_regions` counts the regions of the true label;
-    `true_share` and `targeted_share` are the shares of points with the true label and the target label.
+    Columns: image, model, label, labels, regions, true_regions, true_share, targeted_share. A region is a connected set
+    of points with one label; each point is adjacent to four others. `true_regions` counts the regions of the true
+    label; `true_share` and `targeted_share` are the shares of points with the true label and the target label.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):
@@ -54,10 +54,10 @@ def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def diameters(rows: pl.DataFrame) -> pl.DataFrame:
-    """Measure how far the true label extends from the image on both axes, from rows of regions.
+    """Measure how far the true label extends from the image on both axes, from rows of a regions probe.
 
-    Columns: image, model, back, ahead, down, up: the RMSD of the last point before the label changes, at most the
-    plane's extent; null if the image itself is misclassified.
+    Columns: image, model, back, ahead, down, up. The last four are RMSDs: the distance of the last point before the
+    label changes, at most the plane's extent; null if the image itself is misclassified.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):
@@ -83,14 +83,14 @@ def _reach(right: NDArray[np.bool_], axis: NDArray[np.float64]) -> float | None:
 
 
 def grid_of(plane: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return one plane's labels (V, U), by rising `v` and `u`, and the coordinates of its points on both axes (U,)."""
+    """Return one plane's labels (V, U), sorted by `v` and `u`, and the coordinates of its points on each axis (U,)."""
     ordered = plane.sort("v", "u")
     axis = ordered["u"].unique().sort().to_numpy()
     return ordered["top1"].to_numpy().reshape(len(axis), len(axis)), axis
 
 
 def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
-    """Count the regions of a grid (V, U), or its regions of `label`: sets of equal points with four neighbours."""
+    """Count the regions of a grid (V, U), or only those of `label`: connected sets of equal points (4-connectivity)."""
     names = np.arange(grid.size).reshape(grid.shape)
     right, down = grid[:, 1:] == grid[:, :-1], grid[1:] == grid[:-1]
     ends = np.concatenate([names[:, 1:][right], names[1:][down]])
@@ -111,7 +111,7 @@ def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
 
 
 def straightness(rows: pl.DataFrame) -> pl.DataFrame:
-    """Fit a straight line to each logit by least squares, from rows of linearity.
+    """Fit a straight line to each logit by least squares, from rows of a linearity probe.
 
     Columns: image, model, label, shown, rank, slope (logits per RMSD of 1), r2 (null if the logit is constant), true
     (whether it is the logit of the true label).
@@ -128,7 +128,7 @@ def straightness(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def wrong_intervals(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the intervals of distances with a wrong label, from rows of intervals (Liu et al. 2017, figure 6).
+    """Return the intervals of distances with a wrong label, from rows of an intervals probe (Liu et al. 2017, fig. 6).
 
     Columns: image, model, first, last (RMSD of the outermost points), points; ordered by distance.
     """
@@ -148,7 +148,7 @@ def wrong_intervals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def interval_counts(rows: pl.DataFrame) -> pl.DataFrame:
-    """Count the intervals with a wrong label for every image and model, from rows of intervals.
+    """Count the intervals with a wrong label for every image and model, from rows of an intervals probe.
 
     Columns: image, model, intervals, least (the smallest distance from 0 with a wrong label; null if there is none),
     returns (whether the label is correct again at a larger distance).

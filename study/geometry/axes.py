@@ -19,14 +19,14 @@ Axes = NDArray[np.float64]
 """One or two directions (K, C, H, W) with an RMSD of 1."""
 
 _PARALLEL = 1e-5
-"""If orthogonalisation leaves less than this share of a direction's length, the rest is rounding."""
+"""If orthogonalisation leaves less than this share of a direction's length, the remainder is rounding error."""
 
 
 def axes(task: ProbeTask, models: Mapping[str, Logits], clean: NDArray[np.uint8], *, engine: Engine) -> list[Axes]:
     """Return the axes for every image of `clean`, `uint8` (N, C, H, W). With `step: l2` they are orthogonal.
 
-    Raises StudyError if an image has no such direction: a gradient is zero, an attack did not move the image, or
-    `across` is parallel to `along`.
+    Raises StudyError if a direction does not exist for an image: a gradient is zero, an attack did not change the
+    image, or `across` is parallel to `along`.
     """
     found = [_directions(one, task, models, clean, engine=engine) for one in task.probe.directions]
     return [_axes([direction[row] for direction in found], task, image) for row, image in enumerate(task.images)]

@@ -1,4 +1,4 @@
-"""The rows of one unit of a probe, from clean images and models."""
+"""Compute the rows of one unit of a probe from clean images and models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answer(
     """Return the rows of unit `unit`. `clean` are its images, `uint8` (N, C, H, W); `models` holds all its models.
 
     Gradients have the engine's precision; predictions have `precision`. Raises StudyError if a gradient or a logit is
-    not finite, or an image has no such direction.
+    not finite, or if a direction of the probe does not exist for an image (see `axes`).
     """
     probe = task.probe
     if probe.probe == "gradient-cosine":
@@ -60,7 +60,7 @@ def answer(
 
 
 def _cosines(task: ProbeTask, models: Mapping[str, Classifier], clean: NDArray[np.uint8], engine: Engine) -> _Columns:
-    """The cosines of all ordered pairs of models: the first one's gradient is plain or smoothed."""
+    """The cosines of all ordered pairs of models. The gradient of a pair's first model is plain or smoothed."""
     probe, curve = task.probe, task.probe.smoothing
     true = np.array(task.labels, dtype=np.int64)
     wanted = np.array(task.targets, dtype=np.int64) if probe.goal == "targeted" else true

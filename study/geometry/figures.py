@@ -34,7 +34,7 @@ _LONGEST = 26
 _NAMED = 4
 """Number of logits with their own colour and name; the others are grey."""
 _UNDATED: Any = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
-"""By format of the files: metadata without dates, so that equal rows give equal files."""
+"""Metadata by file format. They contain no dates, so that equal rows give equal files."""
 
 
 def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> list[Path]:
@@ -68,9 +68,10 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
 
 
 def regions(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw, for each image, the labels in a panel per model, and all models' borders of the true and the target label.
+    """Draw two figures for each image, as in figures 4 and 5 of Liu et al. 2017.
 
-    Liu et al. 2017, figures 4 and 5. A label has the same colour in all panels.
+    The first shows the predicted labels in a panel per model; a label has the same colour in all panels. The second
+    shows, for all models, the borders of the true label and of the target label.
     """
     for (image,), part in rows.group_by("image", maintain_order=True):
         yield str(image), _planes(probe, part, labels)

@@ -49,13 +49,14 @@ def gradients(
     objective: str,
     smoothing: tuple[Sequence[int], float] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Return gradients (N, C, H, W) of the loss for one model: one, or one for each number of copies in `smoothing`.
+    """Return gradients (N, C, H, W) of the loss for one model at the clean images.
 
-    `smoothing` is (numbers of copies, sigma). A small number of copies uses the first draws of a large one, so that one
-    pass serves all numbers. Raises StudyError, with the images' ids, if a gradient is not finite.
+    The list has one plain gradient or, with `smoothing` (numbers of copies, sigma), one gradient for each number of
+    copies. A small number of copies uses the first draws of a large number, so that one pass serves all numbers. Raises
+    StudyError, with the images' ids, if a gradient is not finite.
     """
     counts, sigma = smoothing or ((1,), None)
-    # One call sums over a piece; every number of copies is a multiple of it.
+    # One call takes the mean over `piece` copies; every number of copies is a multiple of `piece`.
     piece = math.gcd(*counts)
     recipe = one_step(objective, None if sigma is None else Smoothing(copies=piece, sigma=sigma))
     of = _prepared(model, batch, recipe, engine=engine, key=key(seed, (name,), goal), goal=goal)
@@ -72,7 +73,10 @@ def gradients(
 def _prepared(
     model: Logits, batch: ImageBatch, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
 ) -> Callable[[int], Tensor]:
-    """A function from the number of a piece to the mean gradient over its copies, at the clean images, padded."""
+    """Return a function that takes the index of a piece of copies, and returns the mean gradient over these copies.
+
+    The gradient is taken at the clean images, padded to the batch size.
+    """
     count = len(batch.images)
     padded = batch.take([*range(count), *[count - 1] * (engine.batch_size - count)])
     streams = Streams(key, padded.images)

@@ -1,4 +1,4 @@
-"""From the probes of a spec to units of work.
+"""Divide the probes of a spec into units of work.
 
 A unit is one probe on the images of one shard. A probe of planes or lines has a unit for each model, because a plane
 has thousands of points; cosines need all models in one unit.
@@ -20,7 +20,7 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """A unit as a worker gets it, without pixels and models.
+    """The description of a unit that a worker receives. It contains neither pixels nor models.
 
     Attributes:
         models: The probed models.
@@ -55,7 +55,7 @@ class ProbeUnit:
 
     @property
     def cost(self) -> float:
-        """Number of predictions; for cosines, of gradients."""
+        """Number of predictions or, for cosines, number of gradients."""
         curve = self.probe.smoothing
         copies = 1 + (max(curve.copies) * len(curve.sigma) if curve else 0)
         return float(len(self.shard.images) * len(self.models) * (self.probe.count or copies))
@@ -75,13 +75,13 @@ class GeometryPlan:
         self._chosen = {name: self._images_of(name, probe) for name, probe in spec.geometry.items()}
 
     def units(self, done: Mapping[str, Collection[str]] | None = None) -> Iterator[ProbeUnit]:
-        """Yield every unit whose id is not in `done`: the ids of finished units, by the name of their probe."""
+        """Yield every unit whose id is not in `done`: it has the ids of finished units by the name of their probe."""
         for name in self.spec.geometry:
             for models in self.sets(name):
                 yield from self.units_of(name, models, done)
 
     def sets(self, name: str) -> list[tuple[str, ...]]:
-        """Return the sets of models that a probe's units have."""
+        """Return the sets of models for which probe `name` has units: all its models together, or each model alone."""
         probe = self.spec.geometry[name]
         probed = models_of(self.spec, probe)
         return [probed] if probe.probe == "gradient-cosine" else [(one,) for one in probed]
@@ -89,7 +89,7 @@ class GeometryPlan:
     def units_of(
         self, name: str, models: tuple[str, ...], done: Mapping[str, Collection[str]] | None = None
     ) -> Iterator[ProbeUnit]:
-        """Yield the units of one probe and one set of models that are not in `done`. They need the same models."""
+        """Yield the units of probe `name` for one set of models that are not in `done`. All need the same models."""
         finished = (done or {}).get(name, ())
         for shard in self.shards:
             images = tuple(one for one in shard.images if one.image in self._chosen[name])

@@ -1,7 +1,7 @@
-"""Probes of geometry in a spec: predictions on lines and planes through an image, and the directions of these.
+"""Probes of geometry in a spec: predictions on lines and planes through an image, and the directions of their axes.
 
-A direction has an RMSD of 1 pixel value. At a distance of 10 along it, an image has moved by an RMSD of 10, or by less
-if the pixel box clips it.
+A direction has an RMSD of 1 pixel value. At a distance of 10 along a direction, an image has moved by an RMSD of 10, or
+by less if the pixel box clips it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _DIRECTIONS = (
 )
 
 Loss = Literal["cross-entropy", "log(1-p)", "logit", "margin"]
-"""The objectives that probes have."""
+"""The objectives that a probe accepts."""
 
 
 class Curve(Frozen):
-    """Smoothed gradients (Wu et al. 2019, equation 6): each number of `copies` with each `sigma` (pixel values).
+    """Smoothed gradients (Wu et al. 2019, equation 6), for each number of `copies` with each `sigma` (pixel values).
 
-    Smooths the gradient of the first model of a pair, as in their figure 3a, or of both models with `of: both`.
+    `of: first` smooths only the gradient of a pair's first model, as in their figure 3a; `of: both` smooths both.
     """
 
     copies: OneOrMore[Copies] = (20,)
@@ -53,7 +53,10 @@ class Curve(Frozen):
 
 
 class LineRange(Frozen):
-    """Evenly spaced RMSDs, both ends included: `{from: -50, to: 50, by: 0.5}`. Negative ones go backwards."""
+    """Evenly spaced distances (RMSD), both ends included: `{from: -50, to: 50, by: 0.5}`.
+
+    A negative distance is a move against the direction.
+    """
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -64,7 +67,7 @@ class LineRange(Frozen):
     @model_validator(mode="after")
     def _rising(self) -> LineRange:
         if self.to <= self.start or (self.to - self.start) / self.by >= _MOST_STEPS:
-            raise PydanticCustomError("parts", "distances rise from `from` to `to`, in fewer than 10,000 steps")
+            raise PydanticCustomError("parts", "distances must rise from `from` to `to`, in fewer than 10,000 steps")
         return self
 
     @property
@@ -75,12 +78,13 @@ class LineRange(Frozen):
 class Direction(Frozen):
     """The direction of a line or plane through an image: random, a gradient, or the perturbation of an attack.
 
-    - `random`, or `{random: 1}` for another one: normally distributed, keyed by the study's seed, this number and the
-      image. Probes with other points see the same plane;
-    - `{gradient_of: a}`; `{gradient_of: [a, b]}` of an ensemble (Liu et al. 2017, equation 6); `{gradient_of: each}` of
-      the probed model itself: the gradient of the attack's loss, smoothed if `smoothing` is given;
-    - `{attack: mi, sources: [a, b]}`: from the image to its adversarial image, the same as in an experiment with the
-      study's first seed.
+    - `random`, or `{random: 1}` for another random direction: normally distributed, and determined by the study's seed,
+      this number and the image. Probes with different points therefore use the same plane;
+    - `{gradient_of: a}`: the gradient of model a's loss, with `objective`; smoothed if `smoothing` is given.
+      `{gradient_of: [a, b]}` uses the loss of an ensemble (Liu et al. 2017, equation 6), `{gradient_of: each}` that of
+      the probed model itself;
+    - `{attack: mi, sources: [a, b]}`: the direction from the image to its adversarial image, which is the same as in an
+      experiment with the study's first seed.
 
     With `goal: targeted`, gradients and attacks lead to the image's target label.
     """
@@ -127,7 +131,7 @@ class Direction(Frozen):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The models that the spec names in it."""
+        """The models that the spec names in this direction, without `each`."""
         return tuple(one for one in (self.gradient_of or self.sources or ()) if not (self.gradient_of and one == EACH))
 
     @property
@@ -148,8 +152,8 @@ class Probe(Frozen):
 
     `images` is `all` selected images, a number of them (the seed chooses), or a list of their ids.
 
-    - `gradient-cosine`: the cosine between the gradients of two models (Liu et al. 2017, table 33); with `smoothing`,
-      for every number of copies (Wu et al. 2019, figure 3a);
+    - `gradient-cosine`: the cosine between the gradients of every pair of models (Liu et al. 2017, table 33); with
+      `smoothing`, also for each number of copies and each sigma (Wu et al. 2019, figure 3a);
     - `regions`: the predicted label at every point of a plane, `points` by `points` from -`extent` to `extent` on both
       axes (Liu et al., figures 3 to 5). `across` is made orthogonal to `along`. With `step: sign`, the signs of both
       directions are the axes (Wu et al., figure 9);
@@ -203,17 +207,17 @@ class Probe(Frozen):
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """The directions of its line or plane; none for a gradient-cosine."""
+        """The directions of the probe's line or plane; none for a gradient-cosine."""
         return tuple(one for one in (self.along, self.across) if one is not None)
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks of its directions."""
+        """The attacks in the probe's directions."""
         return tuple(one.attack for one in self.directions if one.attack is not None)
 
     @property
     def targeted(self) -> bool:
-        """Whether its rows depend on target labels."""
+        """Whether the probe's rows depend on target labels."""
         return self.goal == "targeted" or any(one.goal == "targeted" for one in self.directions)
 
     @property
@@ -224,7 +228,7 @@ class Probe(Frozen):
 
     @property
     def count(self) -> int:
-        """Number of points of its line or plane; 0 for a gradient-cosine."""
+        """Number of points of the probe's line or plane; 0 for a gradient-cosine."""
         if self.distances is not None:
             return len(self.distances.levels)
         return self.points**2 if self.probe == "regions" else 0

@@ -17,14 +17,14 @@ from study.storage.run_folder import RunFolder
 
 
 def writer(folder: RunFolder, name: str, *, flush_seconds: float, metadata: Mapping[str, str]) -> Writer:
-    """Return the writer of the rows of probe `name`, with a folder of its own."""
+    """Return the writer of the rows of probe `name`. Each probe has a folder of its own."""
     into = folder.geometry(name)
     folder.make_folder(into)
     return Writer(folder, flush_seconds=flush_seconds, metadata=metadata, into=into, version=VERSION)
 
 
 def scan(run: str | StoragePath, name: str, kind: Kind) -> pl.LazyFrame:
-    """Return all rows of probe `name`, a probe of this `kind`; an empty frame if it has none."""
+    """Return all rows of probe `name`, which is of this `kind`; an empty frame if the run has none."""
     folder = RunFolder(run)
     found = part_file.list_parts(folder.geometry(name))
     schema = pl.DataFrame(pa.Table.from_batches([], schema=SCHEMAS[kind])).schema
@@ -34,7 +34,7 @@ def scan(run: str | StoragePath, name: str, kind: Kind) -> pl.LazyFrame:
 
 
 def done(run: str | StoragePath, probes: Mapping[str, Probe]) -> dict[str, set[str]]:
-    """Return the ids of finished units, by the name of their probe, from the Parquet parts."""
+    """Return the ids of finished units by the name of their probe, read from the Parquet parts."""
     return {
         name: set(collect(run, scan(run, name, probe.probe).select("unit").unique())["unit"])
         for name, probe in probes.items()

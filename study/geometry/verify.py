@@ -47,7 +47,7 @@ def check(report: VerificationReport) -> None:
 
 
 def _units(folder: RunFolder, name: str, kind: Kind, report: VerificationReport) -> set[str]:
-    """The units of a probe with rows. Report parts that are unreadable or repeat a unit of another part."""
+    """The ids of a probe's units that have rows. Adds unreadable parts, and units in two parts, to `report`."""
     place = folder.geometry(name)
     add_strays(place, "geometry/", report)
     holders: dict[str, StoragePath] = {}
@@ -69,7 +69,7 @@ def _read(path: StoragePath, kind: Kind, report: VerificationReport) -> list[str
     if rows is None:
         return None
     if rows.column_names != SCHEMAS[kind].names:
-        report.add("damaged", f"its columns are not the columns of a probe of {json.dumps(kind)}", path, _MOVE)
+        report.add("damaged", f"its columns are not those of a {json.dumps(kind)} probe", path, _MOVE)
         return None
     units: list[str] = pl.DataFrame(rows.select(["unit"])).get_column("unit").unique().sort().to_list()
     return units

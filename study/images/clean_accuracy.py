@@ -17,14 +17,16 @@ KEY = "clean"
 """The key of the counts in the record of a model."""
 
 _ENOUGH = 8
-"""Fewer images are too few for a conclusion."""
+"""Smallest number of images for a conclusion."""
 _CHANCE, _CLEAR = 0.05, 0.0005
 
 
 @dataclass(frozen=True)
 class Right:
-    """Correct predictions of a model on `images` clean images: with the given labels, and with all labels shifted by -1
-    or +1."""
+    """Numbers of a model's correct predictions on `images` clean images.
+
+    `right` is the number with the given labels, `one_lower` and `one_higher` with all labels lowered or raised by 1.
+    """
 
     images: int = 0
     right: int = 0
@@ -46,7 +48,7 @@ class Right:
 
 
 def tally(answers: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, Right]:
-    """The counts by model, from the label of each image and the label that each model predicts."""
+    """The counts by model. `answers` has, for each image, its label and the label that each model predicts."""
     counts: dict[str, list[int]] = {}
     for label, said in answers:
         for name, one in said.items():
@@ -112,8 +114,8 @@ def told(found: Mapping[str, Right]) -> str:
 def doubts(found: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]], labels: int) -> list[str]:
     """A sentence for each model whose accuracy on at least eight images is no better than a guess among `labels`.
 
-    It names a likely cause: labels shifted by one, if these fit clearly (p below 0.0005 for a guess), or the range of
-    the input, if the model's mean does not fit it. `models` are the records of the models.
+    The sentence names likely causes: shifted labels, if labels shifted by 1 fit clearly (p below 0.0005 for a guess),
+    and the range of the input, if the model's mean does not fit this range. `models` are the records of the models.
     """
     lines = []
     for name, one in found.items():

@@ -26,9 +26,9 @@ _ACCEPTED = (
 def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
     """List the validation images of `folder` with their labels. The name of image k ends in k, with eight digits.
 
-    Line k of `file` has the label of image k, as the development kit's own number, which its meta.mat translates, or as
-    a WordNet id. In Caffe's format, a line has an image's name and a label that counts from 0. Raises StudyError if
-    lines and images do not match.
+    Line k of `file` has the label of image k: a WordNet id, or a class number of the development kit, which the kit's
+    meta.mat maps to a WordNet id. In Caffe's format, each line has an image's name and a label that counts from 0.
+    Raises StudyError if lines and images do not match.
     """
     folders, files = contents(folder)
     if folders and not files:

@@ -31,10 +31,10 @@ _TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-lik
 
 
 class Ranked(Frozen):
-    """A target label chosen by the probabilities of the clean image.
+    """A target label chosen by predicted probabilities of the clean image.
 
-    Rank 1 is the most probable label other than the true one; `last` is the least probable. `by` names the models whose
-    probabilities are averaged; the default is the source models.
+    Rank 1 is the most probable label other than the true label; `last` is the least probable. `by` names the models
+    whose probabilities are averaged; the default is the source models.
     """
 
     rank: Annotated[int, Field(ge=1)] | Literal["last"]
@@ -51,11 +51,11 @@ class ImageSet(Frozen):
     - `records`: the `split` of MNIST's or CIFAR-10's own binary files.
 
     `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
-    pixels of all images. `count` images are drawn with the study's seed from the images that `keep` admits: the
-    first of a drawn order or, with `draw: last`, its last. Target labels come from the list if it has them; else
-    they are drawn uniformly from the other labels, with the seed and the image's id. `targets` demands one of the
-    two, or ranks labels by clean predictions. `corrupt` says whether an unreadable image stops the study or is
-    left out.
+    pixels of all images. The study's seed determines a random order of the images; the study uses the first `count`
+    images that `keep` admits or, with `draw: last`, the last ones. Target labels come from the list if it has them;
+    else they are drawn uniformly from the other labels, with the seed and the image's id. `targets: list` and
+    `targets: random` require one of these two origins; other values of `targets` choose a label by its rank in the
+    clean predictions. `corrupt` says whether an unreadable image stops the study or is left out.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")

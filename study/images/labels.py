@@ -1,7 +1,7 @@
 """Label sets: labels in their order, and their names.
 
-A study has one label set. Images and models refer to labels by their index in it; the spec of a network with another
-order of outputs names them.
+A study has one label set. Images and models refer to labels by their index in this set. If a network has its outputs in
+another order, the spec of the model lists the names of its outputs.
 """
 
 from __future__ import annotations

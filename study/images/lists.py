@@ -154,7 +154,7 @@ def _refuse_unknown_heading(rows: _Rows, file: Path, labels: LabelSet) -> None:
 
 
 def _slashes(folder: Path, text: str, suffix: str) -> Path:
-    """The file that a list names. Backslashes become `/`, unless a file has such a name."""
+    """The path that a list names. Backslashes become `/`, unless a file with backslashes in its name exists."""
     if "\\" in text and not (folder / (text + suffix)).exists():
         text = text.replace("\\", "/")
     return Path(text)
@@ -203,14 +203,14 @@ def _instead(text: str, dialect: _Dialect, labels: LabelSet) -> str:
     if meant:
         return "write " + " or ".join(f"{labels.labels[index]} ({', '.join(labels.words(index))})" for index in meant)
     if dialect.first:
-        return "add 1 where the labels count from 0, or rename the columns file, label and target"
+        return "add 1 to all labels if they count from 0, or rename the columns to file, label and target"
     if text.isascii() and text.isdecimal():
-        return "subtract 1 where the labels count from 1, or correct `images: labels:`"
+        return "subtract 1 from all labels if they count from 1, or correct `images: labels:`"
     return "write numbers or names of the label set, or give the names as `images: labels:`"
 
 
 def _find(folder: Path, named: Path, suffix: str, folders: dict[Path, list[Path]], where: str) -> Path:
-    """The file that a list means: of that name, also with a suffix or with the suffix in other case."""
+    """The file that a list names. In the list, the suffix may be missing, or be in another case."""
     path = folder / named.parent / (named.name + suffix)
     if path.is_file():
         return path

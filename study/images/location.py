@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""Accepted formats by Pillow's names, whatever the suffix. Other formats start programs (EPS) or are rare."""
+"""Accepted formats by Pillow's names; a file's suffix is ignored. Other formats start programs (EPS) or are rare."""
 
 IMAGE_COLUMNS = ("image", "img")
 """Names of the column of encoded images in a Parquet file, binary or struct{bytes, path}."""
@@ -129,8 +129,8 @@ def file_digest(stored: Stored) -> str:
         ) from None
 
 
-# A clean pass reads rows in the order of a hash, a shard in the order of ids: a cache of a few row groups helps. A
-# larger cache would not fit in memory if each file is a single group.
+# A clean pass reads rows in the order of a hash, and a shard reads them in the order of ids, so a cache of a few row
+# groups helps. A larger cache could exceed the memory: a whole file may be a single row group.
 @functools.lru_cache(maxsize=4)
 def _column(path: Path, changed: int, size: int, column: str, group: int) -> Any:
     import pyarrow.parquet as pq

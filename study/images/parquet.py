@@ -31,7 +31,11 @@ _SPLIT = re.compile(r"(train|test|valid(?:ation)?|val|dev)(?![a-z])", re.IGNOREC
 
 @dataclass(frozen=True)
 class _Columns:
-    """Column names by use (label, target, id, path), and label indices by the numbers in columns of labels."""
+    """The columns of a file.
+
+    `by_use` has the column names by use (label, target, id, path). `classes` has, for a column with a ClassLabel, the
+    label index of each of its numbers.
+    """
 
     by_use: Mapping[str, str]
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -42,8 +46,8 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
 
     `targets` says whether to read the column `target`; None reads it if it exists. A target label that equals the true
     label is an error if `targeted`, else it is dropped. The id of an image is in a column `image_id`, `id`, `file`,
-    `file_name` or `filename`; else it is the struct's path, if all paths are unique; else `<file>-<row>`. If the
-    metadata of a file name its numbers, as Hugging Face's ClassLabel does, a number means the label of that name.
+    `file_name` or `filename`; else it is the struct's path, if all paths are unique; else `<file>-<row>`. If a file's
+    metadata map its numbers to names, as Hugging Face's ClassLabel does, a number means the label with this name.
     Raises StudyError if files, columns or labels do not fit, or a ClassLabel has a name that is not in `labels`.
     """
     rows: list[tuple[ParquetImage, dict[str, Any]]] = []
@@ -163,7 +167,7 @@ def _features(schema: pa.Schema) -> Mapping[str, Any]:
 def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[int] | None:
     """The label index for each number of a ClassLabel column; None for other columns.
 
-    A ClassLabel with unknown names only, one for each label, counts as being in the order of the labels.
+    If a ClassLabel has one name for each label, but none of them is a name of a label, its numbers are label indices.
     """
     called = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     if not isinstance(called, list) or not called:
@@ -182,7 +186,10 @@ def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[in
 
 
 def _class(cell: Any, classes: Sequence[int]) -> Any:
-    """The label index for a cell of a ClassLabel column; `_label` checks -1 and cells that are not numbers."""
+    """The label index for a cell of a ClassLabel column; -1 for an unknown number. Other cells stay as they are.
+
+    `_label` rejects -1 and checks other cells.
+    """
     numbered = isinstance(cell, int) and not isinstance(cell, bool)
     return classes[cell] if numbered and 0 <= cell < len(classes) else (-1 if numbered else cell)
 

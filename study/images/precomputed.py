@@ -13,8 +13,8 @@ from study.images.location import FileImage, Stored
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 _ACCEPTED = (
-    f"the clean image's relative path, its name, or its name with another suffix; {', '.join(_LOSSLESS)}; "
-    "in the folder or in folders inside it"
+    f"a file with the relative path or the name of the clean image and a suffix of {', '.join(_LOSSLESS)}, "
+    "in the folder or its subfolders"
 )
 _JPEG = b"\xff\xd8\xff"
 

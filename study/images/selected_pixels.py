@@ -1,4 +1,4 @@
-"""The clean images of a run, read again from their files: kept adversarial images are stored as differences to them."""
+"""Read the clean images of a run again from their files: kept adversarial images are stored as differences to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SelectedPixels:
     """Reads selected images, and checks that they are the images that were selected."""
 
     def __init__(self, images: ImageSet, seed: int, selected: Sequence[Selected]) -> None:
-        """`seed` is that of the study. Raises StudyError if the image set lacks one of the images."""
+        """`seed` is the study's seed. Raises StudyError if the image set lacks one of the images."""
         self._images = images
         self._files = {one.image: one.file for one in candidates(images, seed)}
         missing = [one.image for one in selected if one.image not in self._files]

@@ -20,7 +20,7 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 class Clean:
     """The prediction of one model for one clean image: five labels and their probabilities, best first.
 
-    A remote service has its own names with scores in place of labels.
+    A remote service returns no labels: `names` and `scores` have its own label names and their scores instead.
     """
 
     top5: tuple[int, ...]
@@ -49,9 +49,10 @@ class Shard:
 
     @functools.cached_property
     def contents(self) -> dict[tuple[str, bool], str]:
-        """The digest that a unit's id adds to its craft's: of the images and the labels that determine their pixels.
+        """Digests of the shard's images with those of their labels that determine the adversarial pixels.
 
-        Keys are the goal, and whether the attack reads the true label for every goal.
+        A unit's id contains one of them, in addition to the id of its craft. Keys are the goal, and whether the attack
+        reads the true label for every goal.
         """
         true = digest([(one.image, one.digest, one.label) for one in self.images])
         wanted = digest([(one.image, one.digest, one.target_label) for one in self.images])
@@ -66,8 +67,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Selection:
-    """The result of a clean pass: selected images in shards, records of the models by name, and the reasons of
-    unreadable files by image id."""
+    """The result of a clean pass.
+
+    `shards` hold the selected images; `models` holds the models' records by name; `unreadable` has, by image id, the
+    reason why an image could not be read.
+    """
 
     shards: list[Shard]
     models: dict[str, dict[str, Any]]
@@ -75,8 +79,11 @@ class Selection:
 
 
 def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
-    """Whether `keep` admits this image: all models, the source models, the named models, or no model must classify it
-    correctly. Remote services are left out, because they predict no label."""
+    """Whether `keep` admits this image, by the predictions in `image.clean`.
+
+    All models, the source models, the named models, or no model must classify the image correctly. `image.clean` must
+    not contain remote services, because they predict no label.
+    """
     rules: dict[str, Sequence[str]] = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}
     asked = rules[keep] if isinstance(keep, str) else keep
     return all(image.clean[model].top5[0] == image.label for model in asked)
@@ -163,9 +170,10 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
 
 
 def ranked(probabilities: NDArray[np.float64], label: int, rank: int | Literal["last"]) -> int:
-    """The label at `rank` by falling probability (labels,), without `label`; the most probable has rank 1.
+    """The label at `rank` among all labels except `label`, in the order of falling probability.
 
-    Among equal probabilities, the lower index comes first.
+    `probabilities` are (labels,). The most probable label has rank 1. Among equal probabilities, the lower index comes
+    first.
     """
     order = [int(one) for one in np.argsort(-probabilities, kind="stable") if one != label]
     return order[-1] if rank == "last" else order[rank - 1]

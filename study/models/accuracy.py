@@ -1,7 +1,7 @@
-"""Measure the accuracy of a model, with images prepared as its zoo does and as a study does.
+"""Measure the accuracy of a model on images that are prepared as by its zoo, or as in a study.
 
-Zoos publish the first figure, so it verifies weights, preprocessing and labels. The second applies in a study: all
-models share one image set of one size, which is resized for each model.
+Zoos publish the first accuracy, so it verifies weights, preprocessing and labels. The second accuracy applies in a
+study: all models share one image set of one size, which is resized for each model.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def as_the_study(images: ImageSet, transform: Transforms | None, key: tuple[obje
 
 
 def native_view(image: Image.Image, native: Native) -> Image.Image:
-    """Resize and crop `image` as `native` says; beyond its border it is black."""
+    """Resize and crop `image` as `native` says. A crop that is larger than the image has a black border."""
     how = _RESAMPLING[native.interpolation]
     side = min(image.size) if native.mode == "crop" else max(image.size)
     width, height = (max(1, native.resize * one // side) for one in image.size)

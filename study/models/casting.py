@@ -1,7 +1,8 @@
-"""A copy of a network whose weights are bfloat16: cast once, where autocast would cast them at every forward pass.
+"""A copy of a network whose weights are cast to bfloat16 once. Autocast alone casts them in every forward pass.
 
 Activations follow PyTorch's rules for autocast: convolutions and matrix products in bfloat16; norms, softmax and sums
-in float32. The copy must run within `torch.autocast`, and its results are then those of the original to the last bit.
+in float32. The copy must run within `torch.autocast`. Its results then equal those of the original within autocast to
+the last bit.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import copy
 import torch
 from torch import nn
 
-# Only modules whose weights are read by operations that autocast casts for. Subclasses may change their weights before
-# (standardise them, for example), so only exact classes count; autocast still casts the weights of others. Names in
-# place of classes avoid the import of timm, which takes seconds.
+# Modules that use their weights only in operations that autocast runs in bfloat16. Subclasses may change their weights
+# first (standardise them, for example), so only exact classes count; autocast still casts the weights of other modules.
+# Names in place of classes avoid the import of timm, which takes seconds.
 _WEIGHTS = {
     "torch.nn.modules.conv.Conv1d": ("weight", "bias"),
     "torch.nn.modules.conv.Conv2d": ("weight", "bias"),

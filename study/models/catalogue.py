@@ -58,7 +58,7 @@ _NAMES_IN_PAPER = {
 
 SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{name: {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V1"} for name in _TORCHVISION},
-    # What TransferAttack's readme calls by this name has torchvision's default weights: its second ones.
+    # In TransferAttack's readme, this name means torchvision's default weights, which are their second version.
     "mobilenetv2": {"network": "torchvision:mobilenet_v2", "weights": "zoo:IMAGENET1K_V2"},
     # Wu et al. 2019 do not name the version; their table of models lists this one first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},

@@ -33,10 +33,10 @@ def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[
 
 
 def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
-    """Compare names, shapes and types of the tensors in a model's files with its network, which gets no memory.
+    """Compare names, shapes and types of the tensors in a model's files with its network, built without memory.
 
-    Not for the user's own code: its first run is the load. Nor for a network that cannot be built without memory: the
-    load says why, or finds the same.
+    The user's own code is not checked, because it must not run before the model is loaded. A network that cannot be
+    built without memory is not checked either: loading it finds the same errors.
     """
     kind, value = model.weights_kind, model.weights_value
     if model.network is None or model.zoo == "python" or kind not in ("file", "package", "set"):
@@ -52,6 +52,6 @@ def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
         try:
             state_dict.fitted(network, state, called=f"{model.network} (model '{name}')", origin=str(path))
         except StudyError:
-            # Of a file with another digest, that is what is wrong.
+            # If the file has another digest than the spec requires, this is the error to report.
             state_dict.verify(path, model.sha256)
             raise

@@ -70,10 +70,10 @@ class Classifier(nn.Module):
 
     Images of another size are resized to the network's size, with antialiasing if they shrink. A network with three
     channels receives a grey image (C = 1) as three equal channels. `outputs` is the index of the network's output for
-    each label. Without `outputs`, they are in the order of the labels; if there is one more, it is the background class
-    and comes first (TensorFlow's ImageNet models), and its logit is dropped. The network stays in eval mode, and its
-    parameters require no gradient. `weight_set` holds the weights of a source whose weights change from step to step;
-    the network begins with their mean.
+    each label. Without `outputs`, the network's outputs are in the order of the labels; an additional output is the
+    background class and comes first (TensorFlow's ImageNet models), and its logit is dropped. The network stays in eval
+    mode, and its parameters require no gradient. `weight_set` holds the weights of a source whose weights change from
+    step to step; the network starts with their mean.
     """
 
     mean: Tensor
@@ -127,19 +127,19 @@ class Classifier(nn.Module):
     def in_precision(self, precision: Precision) -> Classifier:
         """The classifier for passes in `precision`: itself, or for bfloat16 a copy whose weights are cast once.
 
-        The copy is made once and kept; it must run within `numerics.autocast`. A network with a set of weights has
-        none, because its weights change from step to step.
+        The copy is made once and kept; it must run within `numerics.autocast`. A network with a set of weights is never
+        copied, because its weights change from step to step.
         """
         if precision != "bfloat16" or self.weight_set is not None or self.is_cast:
             return self
         if self._cast is None:
-            # The copy has a network of its own, and is compiled for itself.
+            # The copy has a network of its own, and is compiled separately.
             own: dict[int, Any] = {id(self.network): cast_copy(self.network), id(self._compiled): None}
             made = copy.deepcopy(self, own)
             made.is_cast = True
             if self.compiled:
                 made.compile_with(self._how)
-            # A function, because a module in an attribute would count as a part of this one.
+            # A function, because torch registers a module in an attribute as a submodule.
             self._cast = lambda: made
         return self._cast()
 
@@ -148,7 +148,7 @@ class Classifier(nn.Module):
         if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
             return self.logits(pixels)
         if pixels.device.type != "cpu":
-            # The matrices of a resize switch TF32 off and on, which a compiled graph cannot.
+            # The matrix products of a resize switch TF32 off and on, which a compiled graph cannot do.
             pixels = in_size(pixels, self.preprocessing)
         return self._compiled(pixels)
 

@@ -1,4 +1,4 @@
-"""Features of clean images at the narrow layers of a network, to be mixed into those of others."""
+"""Features of clean images at the narrow layers of a network, which attacks mix into the features of other images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from study.models.layers.named import network_of
 
 @dataclass(frozen=True)
 class CleanFeatures:
-    """The outputs of layers for some images: by layer, once for each time that it runs, (images, …).
+    """The outputs of layers for some images.
 
-    `norms` are the layers behind which a batch norm follows.
+    `features` has, by layer, one tensor (images, …) for each time that the layer runs in a pass. `norms` are the layers
+    that a batch norm follows.
     """
 
     features: Mapping[str, tuple[Tensor, ...]]
@@ -33,9 +34,10 @@ class CleanFeatures:
 
 
 def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFeatures:
-    """The outputs for `images` (P, C, S, S), pixels, of linear layers, and of convolutions at most S / `divisor` wide.
+    """The outputs of narrow layers for `images`, pixels (P, C, S, S).
 
-    Raises StudyError if there are none.
+    Narrow layers are linear layers, and convolutions whose output is at most S / `divisor` wide. Raises StudyError if
+    the network has none.
     """
     layers = layers_of(model)
     widest = images.shape[-1] / divisor
@@ -51,7 +53,8 @@ def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFea
         model(images)
     if not held:
         raise StudyError(
-            f"this {type(network_of(model)).__name__} has no convolution or linear layer of that width",
+            f"this {type(network_of(model)).__name__} has no linear layer, and no convolution with an output of at "
+            f"most {widest:g} x {widest:g}",
             accepted="networks of convolutions and linear layers",
             todo="choose a smaller divisor, or another network",
         )
@@ -64,7 +67,7 @@ def channels_of(features: Tensor) -> int:
 
 
 def by_channel(values: Tensor, features: Tensor, axis: int) -> Tensor:
-    """`values` (N, size of the axis), shaped to multiply `features`."""
+    """Reshape `values` (N, size of `axis`) so that they multiply `features` along `axis`."""
     shape = [1] * features.ndim
     shape[0], shape[axis] = len(values), features.shape[axis]
     return values.to(features.dtype).view(shape)

@@ -1,7 +1,7 @@
-"""torch.compile for source models: each model for itself, fixed shapes, kernels that repeat, and no silent way back.
+"""torch.compile for source models: each model is compiled separately, for fixed shapes, with deterministic kernels.
 
-Dynamo keeps the compiled code of all models at the one Python function that they share, and by default at most eight
-versions of it: the ninth model would run without compilation, and nobody would know.
+By default, Dynamo stores the compiled code of all models with the Python function that they share, and keeps at most
+eight versions: the ninth model would silently run uncompiled. Here this is an error, and the limit is higher.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from study.errors import StudyError
 How = Literal[True, "cuda-graphs"]
 
 _VERSIONS = 256
-"""Compiled versions of one function: shapes of a pass, with and without gradients; and layers that models share."""
+"""Maximum number of compiled versions of one function.
+
+The versions differ in the shape of a pass, with or without gradients, or in the model, if models share a layer.
+"""
 
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 _OR_ERROR = {"triton.cudagraph_or_error": True}
-"""Without this, a network that cannot be recorded would run without graphs."""
+"""Without this, a network that cannot be recorded as CUDA graphs would silently run without them."""
 
 _GIVEN_UP = "FailOnRecompileLimitHit"
-"""Dynamo's error. Its import would load Dynamo with every command that knows classifiers."""
+"""The name of Dynamo's error. An import of the class would load Dynamo in every command that uses classifiers."""
 
 BACKEND = "inductor"
-"""What turns a graph into code. Tests put a faster one in its place."""
+"""The backend of torch.compile, which turns a graph into code. Tests use a faster one."""
 
 
 class CompiledFunction:
@@ -45,7 +48,7 @@ class CompiledFunction:
         self._function = torch.compile(function, **options)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the logits. Raises StudyError where the network would run without compilation from now on."""
+        """Return the logits. Raises StudyError if the network would run without compilation from now on."""
         try:
             if not self.graphs:
                 compiled: Tensor = self._function(pixels)
@@ -57,7 +60,7 @@ class CompiledFunction:
             if type(error).__name__ != _GIVEN_UP:
                 raise
             raise StudyError(
-                f"{self._called} has been compiled for {_VERSIONS} shapes or settings, and is compiled no more",
+                f"{self._called} has been compiled for {_VERSIONS} shapes or settings, which is the limit",
                 accepted="networks whose passes have few shapes",
                 todo="set numerics.compile to false, which changes ids",
             ) from error
@@ -76,7 +79,7 @@ class _CopiedGradient(torch.autograd.Function):
 
 
 def _raise_limits() -> None:
-    """Let Dynamo keep enough compiled versions, and raise an error where it would give up."""
+    """Let Dynamo keep enough compiled versions, and make it raise an error where it would stop compiling."""
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, _VERSIONS)

@@ -1,6 +1,6 @@
-"""What an error says of the device that it happened on: memory ran out, or the device failed. One table decides.
+"""Classify the error of a device: its memory ran out, or the device failed. One table of messages decides.
 
-PyTorch, cuDNN and cuBLAS have many words for both. After a device failure, every further call of the process to the
+PyTorch, cuDNN and cuBLAS have many messages for both. After a device failure, every further call of the process to the
 device fails too: only a new process helps. After a lack of memory, a smaller pass may fit.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from study.errors import StudyError, first_line
 
 Fault = Literal["memory", "device", "unclear"]
-"""`unclear`: the same words for too little memory and for a device that does not work. A smaller pass tells."""
+"""`unclear`: the message occurs for too little memory and for a broken device. A smaller pass shows which it is."""
 
 Value = TypeVar("Value")
 
@@ -27,12 +27,12 @@ _WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
     ("memory", re.compile(r"Triton Error \[\w+\]: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation")),
     ("memory", re.compile(_LIBRARY + r"\w*ALLOC(ATION)?_FAILED")),
     ("memory", re.compile(r"DefaultCPUAllocator: (can't|not enough)")),
-    # The allocator asks NVML who holds the memory, and only where it has none left.
+    # The allocator asks NVML which processes hold the memory, and it does so only if no memory is left.
     ("memory", re.compile(r"NVML_SUCCESS == r.*CUDACachingAllocator")),
     ("unclear", re.compile(r"unable to find an engine to execute|Unable to find a valid cuDNN algorithm")),
     ("unclear", re.compile(r"No valid execution plans built|operation failed due to a previous error during capture")),
     ("unclear", re.compile(_LIBRARY + r"\w*NOT_INITIALIZED")),
-    # Mistakes of the call: the process and the device go on.
+    # The call itself was wrong: the process and the device continue to work.
     (None, re.compile(r"(CUDA|HIP) error: (invalid (argument|configuration|resource handle)|too many resources)")),
     (None, re.compile(r"(CUDA|HIP) error: operation not permitted when stream is capturing")),
     (None, re.compile(_LIBRARY + r"\w*(INVALID_VALUE|BAD_PARAM|NOT_SUPPORTED|INVALID_SIZE|INVALID_TYPE)")),
@@ -42,7 +42,7 @@ _WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
     ("device", re.compile(r"No CUDA GPUs are available|no CUDA-capable device")),
     ("device", re.compile(r"Found no NVIDIA driver|NVIDIA driver on your system is too old|cudaGetDeviceCount\(\)")),
 )  # fmt: skip
-"""The first pattern that is in the message decides; None: neither memory nor device."""
+"""The first pattern found in the message decides. None means: neither memory nor device."""
 
 _CLASSES: dict[str, Fault] = {
     "OutOfMemoryError": "memory",
@@ -51,23 +51,23 @@ _CLASSES: dict[str, Fault] = {
     "CudaError": "device",
     "DeferredCudaCallError": "device",
 }
-"""By the name of a class or of a base class, where no pattern decides."""
+"""The fault by the name of the error's class or of a base class, for messages that no pattern matches."""
 
 
 class DeviceError(RuntimeError):
-    """The device fails its work, however small."""
+    """The device failed, even with the smallest possible pass."""
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Memory ran out. `cause` is the error in one line; `certain` is false where it may also be a broken device."""
+    """Memory ran out. `cause` is the error in one line; `certain` is false if the device may be broken instead."""
 
     cause: str
     certain: bool = True
 
 
 def fault(error: BaseException) -> Fault | None:
-    """Return what `error`, or an error that it comes from, says of the device; None for errors of other kinds."""
+    """Return the fault that `error` or one of its causes reports; None for errors of other kinds."""
     found = {_fault(one) for one in _chain(error)}
     order: tuple[Fault, ...] = ("device", "memory", "unclear")
     return next((one for one in order if one in found), None)
@@ -79,14 +79,14 @@ def device_failed(error: BaseException) -> bool:
 
 
 def origin(error: BaseException) -> BaseException:
-    """Return the error that says that a device failed: `error`, or one that it comes from."""
+    """Return the error that reports the failure of a device: `error` or one of its causes; else `error`."""
     return next((one for one in _chain(error) if _fault(one) in ("device", "unclear")), error)
 
 
 def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
-    """Return the result of `work()`, or OutOfMemory; by then, the memory that it held is free.
+    """Return the result of `work()`. If memory runs out, free the memory that the work held, and return OutOfMemory.
 
-    Raises all other errors of `work`, and an error of a device that only seemed to lack memory.
+    Raises all other errors of `work`, and the device's error if the device turns out to be broken.
     """
     try:
         return work()
@@ -101,7 +101,10 @@ def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
 
 
 def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> int:
-    """Return half of a number of images that was too large. Raises StudyError, or DeviceError, where it was 1."""
+    """Return half of `size`, a number of images that was too large for the memory.
+
+    If `size` is 1, raises StudyError, or DeviceError if it is not certain that memory ran out.
+    """
     if size > 1:
         return size // 2
     raise too_little(
@@ -113,7 +116,7 @@ def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> in
 
 
 def too_little(shortage: OutOfMemory, what: str, todo: str) -> Exception:
-    """The error where no smaller pass is possible: DeviceError where it is not certain that memory is too small."""
+    """The error if no smaller pass is possible: DeviceError if it is not certain that memory is too small."""
     if not shortage.certain:
         return DeviceError(shortage.cause)
     return StudyError(f"{what} ({shortage.cause})", todo=todo)
@@ -134,7 +137,7 @@ def _fault(error: BaseException) -> Fault | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that a traceback would show before it."""
+    """An error and its causes, which a traceback would show before it."""
     seen: set[int] = set()
     now: BaseException | None = error
     while now is not None and id(now) not in seen:
@@ -144,9 +147,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _free_memory() -> None:
-    """Free what no one refers to. On a GPU whose context is broken, this raises its error."""
+    """Free unreferenced memory. If a GPU's context is broken, this raises the GPU's error."""
     torch = sys.modules.get("torch")
-    # What a failed pass leaves is young. On a GPU, where memory is dearer, all is looked through.
+    # The objects of a failed pass are young. For a GPU, whose memory is scarcer, old objects are collected as well.
     on_gpu = torch is not None and torch.cuda.is_initialized()
     gc.collect(2 if on_gpu else 1)
     if torch is not None and on_gpu:

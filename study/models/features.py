@@ -1,14 +1,15 @@
-"""Capture and change the outputs of layers, and the gradients through them, for as long as a context lasts.
+"""Capture and change the outputs of layers, and the gradients through them, inside a context.
 
 Layers have the names of `named_modules()` of the network, such as `layer2.3`; those of a classifier are the names in
-its network, without a prefix. Folding batch norms keeps the names, but moves the norm into its convolution: the output
-of a folded convolution is that after its norm, and the norm returns it unchanged. Where values between the two matter,
-name the layer in the `keep` of `Classifier.arrange`.
+its network, without a prefix. Folding batch norms keeps the names, but moves the norm into its convolution: a folded
+convolution then returns the norm's output, and the norm returns it unchanged. If values between the two matter, name
+the layer in the `keep` of `Classifier.arrange`.
 
-A context runs the network without torch.compile, also when it was asked for: compiled code ignores hooks that come
-later. At the end, also after an exception, the network has the hooks and the `forward` methods of before.
+Inside a context, the network runs without torch.compile, even if the spec asks for it: compiled code ignores hooks that
+are added later. At the end, also after an exception, the network has its former hooks and `forward` methods.
 
-Contexts may be nested, also for the same layer: a later one sees what an earlier one has made of a value.
+Contexts may be nested, also for the same layer: a context that is entered later receives the values that an earlier one
+has changed.
 
 Every function that changes a value must act on each row of the batch by itself, so that an image's result does not
 depend on its neighbours. It may draw random numbers only from keyed streams.
@@ -39,11 +40,11 @@ class Features(Mapping[str, Tensor]):
         self._held: dict[str, Tensor] = {}
 
     def clear(self) -> None:
-        """Forget the outputs; each forward pass begins so."""
+        """Forget the outputs. Each forward pass begins with this."""
         self._held.clear()
 
     def hold(self, name: str, output: Tensor) -> None:
-        """Keep the output of a layer. Raises StudyError if it has run before in this pass."""
+        """Keep the output of a layer. Raises StudyError if the layer has run before in this pass."""
         if name in self._held:
             raise StudyError(
                 f"the layer '{name}' runs more than once in a forward pass, so it has no single output",
@@ -68,13 +69,14 @@ class Features(Mapping[str, Tensor]):
 
 @contextmanager
 def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
-    """Capture the outputs of the layers `names` in every forward pass; yield those of the last one.
+    """Capture the outputs of the layers `names` in every forward pass; yield the outputs of the last pass.
 
-    The outputs are part of the graph: a loss of them has a gradient in the images, and the logits have a gradient in
-    them. The network goes on with a copy of each, because a later layer may work in place. If a layer returns several
-    tensors (N, C_i, ...) of one size, its output is their concatenation along the channels.
+    The outputs are part of the graph: a loss of them has a gradient with respect to the images, and the logits have a
+    gradient with respect to the outputs. The network continues with a copy of each output, because a later layer may
+    work in place. If a layer returns several tensors (N, C_i, ...) of one size, its output is their concatenation along
+    the channels.
 
-    Raises StudyError for a layer that does not exist or returns no tensor, and in the pass for one that runs twice.
+    Raises StudyError for a layer that does not exist or returns no tensor, and in the pass for a layer that runs twice.
     """
     features = Features(names)
 
@@ -104,8 +106,8 @@ def changed_forward(model: nn.Module, changes: Mapping[str, Change]) -> Iterator
     output as part of the graph and returns a new tensor; gradients flow through it. If a layer returns several tensors,
     it gets their concatenation along the channels.
 
-    Raises StudyError for a layer that does not exist or returns no tensor; and in the pass, for one that does not run
-    and for a function that changes the shape.
+    Raises StudyError for a layer that does not exist or returns no tensor. Raises StudyError in the pass if a layer
+    does not run, or if a function changes the shape.
     """
 
     def change(name: str, function: Change) -> Callable[..., Any]:
@@ -127,13 +129,13 @@ def changed_backward(
 ) -> Iterator[None]:
     """Put `changes[name](gradient)` in place of the gradient of each named layer's output, or of its first input.
 
-    The change of an output's gradient reaches the layer itself and all before it; that of an input's gradient reaches
-    only what comes before it, and only through this layer: other readers of the same tensor, such as a skip connection,
-    are not affected. Values of the forward pass keep their bits. The change applies to every forward pass inside the
-    context, even if its backward pass comes later, and to each run of a layer that runs several times.
+    A changed gradient of an output reaches the layer itself and all layers before it. A changed gradient of an input
+    reaches only the layers before it, and only through this layer: other readers of the same tensor, such as a skip
+    connection, are not affected. Values of the forward pass keep their bits. The change applies to every forward pass
+    inside the context, even if its backward pass comes later, and to each run of a layer that runs several times.
 
-    Raises StudyError for a layer that does not exist or returns no tensor; in the forward pass, for one that does not
-    run; and in the backward pass, for a function that changes the shape.
+    Raises StudyError for a layer that does not exist or returns no tensor; in the forward pass, if a layer does not
+    run; and in the backward pass, if a function changes the shape.
     """
 
     def on_gradient(name: str, function: Change, tensor: Tensor) -> None:
@@ -148,7 +150,8 @@ def changed_backward(
             if not tensor.requires_grad:
                 return None
             if tensor is output and not any(tensor is one for one in inputs):
-                # The hook gets the gradient of the present value, so a block may add its skip connection in place.
+                # The hook gets the gradient of the tensor's present value, even if the block later adds its skip
+                # connection in place.
                 on_gradient(name, function, tensor)
                 return None
             # A layer that returns its input: others may read that tensor too.
@@ -205,7 +208,8 @@ def output_shapes(model: nn.Module, images: Tensor, names: Collection[str]) -> d
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run a classifier's network without torch.compile. Raises StudyError for a network that is compiled itself."""
+    """Run a classifier's network without torch.compile. Raises StudyError if the network or one of its layers itself is
+    compiled."""
     network = network_of(model)
     for name, one in network.named_modules():
         if type(one).__name__ == "OptimizedModule" or getattr(one, "_compiled_call_impl", None) is not None:
@@ -221,7 +225,8 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(model: nn.Module, names: Collection[str]) -> Iterator[ExitStack]:
-    """A stack for hooks of an uncompiled network. Raises StudyError after a pass in which a named layer did not run."""
+    """Yield a stack for hooks, with a network that runs uncompiled. A pass in which a named layer does not run raises
+    StudyError."""
     network = network_of(model)
     runs: Counter[str] = Counter()
 
@@ -250,7 +255,7 @@ def _did_not_run(names: list[str]) -> StudyError:
     some = ", ".join(f"'{name}'" for name in names[:5]) + (", …" if len(names) > 5 else "")
     return StudyError(
         f"the network did not run {some} in its forward pass",
-        accepted="layers that run: a module may only use the weights of another, or skip it in eval mode",
+        accepted="layers that run: some modules only hold weights that another module uses, or do not run in eval mode",
         todo="name the module around it, or a layer that `study models SPEC --layers MODEL` prints",
     )
 
@@ -267,7 +272,7 @@ def _checked(name: str, what: str, given: Any, wanted: Tensor) -> Tensor:
 
 
 def _one_tensor(name: str, output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor in a layer's output, and the function that puts another in its place."""
+    """The tensor in a layer's output, and a function that returns the output with another tensor in its place."""
     if isinstance(output, Tensor):
         return output, lambda changed: changed
     parts = [one for one in output if one is not None] if isinstance(output, tuple | list) else []

@@ -1,4 +1,4 @@
-"""Change the functions that layers call (`relu`, `max_pool2d`), whether a module calls them or a `forward` itself."""
+"""Change the functions that networks call (`relu`, `max_pool2d`): in modules such as nn.ReLU, and in any `forward`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from study.models.features import hooked
 from study.models.layers.named import layer, network_of
 
 Call = Callable[..., Any]
-"""A function of torch, as the network would have called it."""
+"""The function of torch that the network calls."""
 
 Replacement = Callable[..., Any]
-"""Called as `replacement(call, *arguments)`; returns what the network goes on with, row by row of the batch."""
+"""Called as `replacement(call, *arguments)`; returns the result that the network uses. Acts on each row by itself."""
 
 
 @contextmanager
@@ -36,14 +36,14 @@ def changed_functions(
     torch.relu and relu_. nn.ReLU6 calls `hardtanh`. Only calls inside the layers `within` (None: the whole network)
     and, in each pass, after the layer `after` has run are changed. A replacement gets the arguments without `inplace`;
     if the network works in place, the result is written to the tensor that it would have changed. Batch norms with an
-    activation, folded or not, call the activation like all others.
+    activation, folded or not, call the activation like other modules.
 
-    The network runs without torch.compile. At the end, also after an exception, its hooks and `forward` methods are
-    those of before. Raises StudyError for a layer that does not exist or does not run; and in the pass, if none of the
+    The network runs without torch.compile. At the end, also after an exception, it has its former hooks and `forward`
+    methods. Raises StudyError for a layer that does not exist or does not run; and in the pass, if none of the
     functions is called.
     """
     network = network_of(model)
-    # A module inside another of these would change each call twice.
+    # If one of the modules is inside another, its calls would be changed twice.
     outermost = [name for name in within or () if not any(name.startswith(f"{other}.") for other in within or ())]
     wanted = [network] if within is None else [layer(model, name) for name in outermost]
     state = _State(active=after is None)
@@ -91,7 +91,7 @@ def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict
     """Pass every call of a torch function inside the module's `forward` to `handle(call, arguments, options)`.
 
     Calls that `handle` makes are not passed to it again. Calls inside functions of torch, such as those of
-    `multi_head_attention_forward`, are not seen. Python's thread that runs the module is the only one affected.
+    `multi_head_attention_forward`, are not seen. Only the Python thread that runs the module is affected.
     """
     original, own = module.forward, vars(module).get("forward")
 
@@ -110,7 +110,7 @@ def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict
 
 
 class _State:
-    """Whether calls are changed in the present pass, and how many were."""
+    """Whether calls are changed at present, and the number of calls that were changed in this pass."""
 
     def __init__(self, *, active: bool) -> None:
         self.active = active

@@ -1,4 +1,4 @@
-"""The outputs of convolutions and linear layers, each behind its batch norm, folded or not."""
+"""Change the outputs of convolutions and linear layers, taken after their batch norms, folded or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Change = Callable[[str, Tensor], Tensor]
 
 
 def normalised(model: nn.Module, images: Tensor, layers: Collection[str]) -> frozenset[str]:
-    """Names of those `layers` whose output a batch norm reads, in a pass of `images`; none where norms are folded."""
+    """Names of those `layers` whose output is the input of a batch norm, in a pass of `images`; not of a folded one."""
     found: set[str] = set()
     outputs: dict[int, tuple[str, Tensor]] = {}
 
@@ -48,9 +48,9 @@ def changed_outputs(
 ) -> Iterator[None]:
     """Put `change(name, output)` in place of the output of each of `layers`.
 
-    The output of a layer in `norms`, of which `normalised` knows that a batch norm follows it, is that of the norm: it
-    is the same whether norms are folded or not. Raises StudyError in the pass for a layer that does not run, or whose
-    norm does not follow.
+    `norms` are the layers that a batch norm follows, from `normalised`. For such a layer, `change` gets the output of
+    the norm, which is the same whether the norm is folded or not. Raises StudyError in the pass for a layer that does
+    not run, or whose norm does not follow it directly.
     """
     waiting: dict[int, tuple[str, Tensor]] = {}
 
@@ -61,7 +61,7 @@ def changed_outputs(
         if waiting:
             missed = next(iter(waiting.values()))[0]
             raise StudyError(
-                f"something stands between the layer '{missed}' and its batch norm",
+                f"another operation runs between the layer '{missed}' and its batch norm",
                 todo="apply this change alone, or fold batch norms",
             )
 

@@ -21,9 +21,9 @@ from study.models.layers.named import layer, network_of
 def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
     """Pass gradients unchanged through the ReLUs that run after the layer `after`; values keep their bits.
 
-    In a network with residual branches only the ReLUs inside branches are linear. The gradient that a branch then gives
-    its input is scaled, image by image, to the L2 norm that it has with the ReLUs' own derivatives: the branch's part
-    of the backward pass runs twice. In other networks all later ReLUs are linear, and nothing is scaled.
+    In a network with residual branches, only the ReLUs inside branches are linear. For each image, the gradient that a
+    branch passes to its input is scaled to the L2 norm of the true gradient, with the ReLUs' own derivatives. The
+    backward pass of a branch therefore runs twice. In other networks, all later ReLUs are linear, without any scaling.
 
     Raises StudyError if no ReLU runs there, or if branches do not start at their block's input.
     """
@@ -49,7 +49,7 @@ def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
 
 
 class _State:
-    """What runs at present: whether `after` has run, in which branch, and with which derivative."""
+    """The state of the present pass: whether `after` has run, the branch that runs, and the derivative of ReLUs."""
 
     def __init__(self, *, whole: bool) -> None:
         self.whole = whole
@@ -67,9 +67,9 @@ class _State:
     def check(self, network: nn.Module, *_: Any) -> None:
         if not self.linear:
             raise StudyError(
-                f"no residual branch of this {type(network).__name__} after the start of linear backpropagation has "
-                f"a ReLU",
-                accepted="ResNets and networks of similar blocks, with ReLUs in their branches",
+                f"this {type(network).__name__} runs no ReLU{'' if self.whole else ' in a residual branch'} after the "
+                f"layer where linear backpropagation starts",
+                accepted="ResNets and networks of similar blocks, VGG, Inception, DenseNet, with ReLUs",
                 todo="choose an earlier layer, or leave this source out",
             )
 
@@ -81,7 +81,7 @@ class _State:
 
 
 class _LinearReLU(torch.autograd.Function):
-    """ReLU with the gradient of the identity, or its own while `state.true`."""
+    """ReLU with the gradient of the identity, or with its own gradient while `state.true`."""
 
     @staticmethod
     def forward(ctx: Any, given: Tensor, state: _State) -> Tensor:
@@ -108,7 +108,7 @@ class _Run:
             self.alias.register_hook(self._scale)  # type: ignore[no-untyped-call]
 
     def measure(self, output: Tensor, gradient: Tensor) -> None:
-        """Note the norm of the branch's true gradient for a gradient of its output."""
+        """Note the norm of the branch's true input gradient for this `gradient` of its `output`."""
         if self._state.true:
             return
         self._state.true = True
@@ -132,7 +132,7 @@ def _norms(gradient: Tensor) -> Tensor:
 
 
 def _watch(model: nn.Module, branch: Branch, state: _State, hooks: ExitStack) -> None:
-    """Follow the runs of a branch: the modules of its block that read the block's input read an alias of it."""
+    """Track the runs of a branch: modules of its block that read the block's input get an alias of this input."""
     block = layer(model, branch.block)
 
     def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -151,7 +151,7 @@ def _watch(model: nn.Module, branch: Branch, state: _State, hooks: ExitStack) ->
             return None
         if not run.used:
             raise StudyError(
-                f"linear backpropagation does not apply: no module of '{branch.block}' reads its input",
+                f"linear backpropagation does not apply: no module in '{branch.block}' reads the input of this block",
                 accepted="blocks whose branch is made of modules",
                 todo="leave this source out",
             )

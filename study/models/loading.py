@@ -33,8 +33,8 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
     """Check a model without building its network or downloading weights.
 
     Raises StudyError for a network or weights that the zoo does not have or can no longer download, weights for other
-    labels than `labels` (None: ImageNet's), a missing file, and the user's own code without `allow_code`. Services and
-    models of another model pass.
+    labels than `labels` (None: ImageNet's), a missing file, and the user's own code without `allow_code`. A service, or
+    a model with the key `model`, has no network and is not checked.
     """
     if model.network is None:
         return
@@ -98,7 +98,7 @@ def load(
     """Build the classifier of `model` on `device`: network, weights and preprocessing.
 
     `labels` are the labels of its logits (None: ImageNet's); `channels` is the number of channels of the images; `fold`
-    folds batch norms into convolutions, but not where weights are a set. The user's own code runs only with
+    folds batch norms into convolutions, unless the weights are a set. The user's own code runs only with
     `allow_code`. Raises StudyError if the network is unknown, or its weights are not available, do not fit, or are for
     other labels.
     """
@@ -188,7 +188,7 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
 
 
 def _lacks_head(model: Model, labels: LabelSet) -> bool:
-    """Whether the network ends in features where neither the zoo's weights nor the spec give it a head."""
+    """Whether the network ends in features, and neither the zoo's weights nor the spec give it a head for classes."""
     standard = labels.name == "imagenet" and model.classes is None
     return standard and "num_classes" not in model.arguments and ZOOS[model.zoo].headless(model.name)
 
@@ -214,7 +214,7 @@ def _fitting(model: Model, labels: LabelSet) -> str | None:
 
 
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
-    """The network without the weights of a file or package, and its identity for the digest."""
+    """The network and its identity for the digest. Weights of a file or package are not loaded yet."""
     kind, value = model.weights_kind, model.weights_value
     given = canonical(model.arguments)
     try:

@@ -68,10 +68,12 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
     from study.models.zoos import ZOOS
 
     if model.network is None:
-        raise StudyError("a service or a model with a transform only has no network", accepted="a model with a network")
+        raise StudyError(
+            "a service, or a model that only adds a transform, has no network", accepted="a model with a network"
+        )
     labels = labels or label_set("imagenet")
     if model.zoo == "pretrainedmodels":
-        # Its import makes modules, which must not stay without memory.
+        # The package creates modules when it is imported, and these need real memory.
         importlib.import_module("pretrainedmodels")
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _without_memory(model.zoo):
@@ -96,7 +98,7 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
 
 
 def _without_memory(zoo: str) -> contextlib.AbstractContextManager[object]:
-    """The context that builds a zoo's networks without memory: all of timm's support the meta device."""
+    """The context in which a zoo's networks are built without memory. All networks of timm support the meta device."""
     return torch.device("meta") if zoo == "timm" else _EmptyOnMeta()
 
 

@@ -33,14 +33,14 @@ def estimates(
 ) -> dict[str, Memory] | None:
     """The memory of each local model for passes of `batch` images, in bytes.
 
-    None, with a line to `say`, where a network cannot be estimated. Networks defined in the user's own code run only
-    with `allow_code`.
+    Returns None, and calls `say` with the reason, if the memory of a network cannot be estimated. Networks defined in
+    the user's own code run only with `allow_code`.
     """
     found: dict[str, Memory] = {}
     try:
         cached = _read()
     except StudyError as error:
-        say(f"{error.what}: it is ignored, and written again")
+        say(f"{error.what}: the file is ignored and rewritten")
         cached = {}
     for name, model in models.items():
         if model.remote is not None:
@@ -56,7 +56,7 @@ def estimates(
 def _estimate(
     model: Model, labels: LabelSet, channels: int, batch: int, cached: dict[str, dict[str, int]], *, allow_code: bool
 ) -> Memory:
-    """The estimate for one model, from `cached` if it is there; otherwise it is added."""
+    """The estimate for one model. Taken from `cached` if it is there, else computed and added to `cached`."""
     import torch
 
     from study.models import loading
@@ -79,7 +79,7 @@ def _estimate(
 
 
 def _keep_shape(model: Model) -> bool:
-    """Whether the weights do not change the shape of the network: those of files, or random ones."""
+    """Whether the weights do not determine the shape of the network: weights of files and random weights."""
     return str(model.weights).partition(":")[0] in ("file", "set", "random")
 
 
@@ -89,7 +89,7 @@ def _path() -> Path:
 
 
 def _read() -> dict[str, dict[str, int]]:
-    """The cached estimates. StudyError where the file is damaged."""
+    """The cached estimates. Raises StudyError if the file is damaged."""
     try:
         return json_file.read(_path(), dict[str, dict[str, int]], todo="remove it")
     except FileNotFoundError:

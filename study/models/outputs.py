@@ -74,7 +74,10 @@ def wrong_width(called: str, model: Model, labels: LabelSet, found: int) -> Stud
 
 
 def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called: str) -> None:
-    """Classify two images of zeros, after normalisation. Raises StudyError unless it returns logits for `labels`."""
+    """Run the network on two images that are 0 after normalisation.
+
+    Raises StudyError unless it returns finite logits for `labels`.
+    """
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     try:
         with torch.no_grad():

@@ -52,9 +52,9 @@ def predict(
     The network computes in `precision`, and probabilities follow from its logits in float32.
 
     If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
-    small for one image, or if a probability is not finite. The message has the `name` of the model and the ids of
-    `images`; `pixels` may hold several versions of all images, one after the other. They are on the host or, as a
-    tensor, on the device: several models then share one copy.
+    small for one image, or if a probability is not finite; the message has the `name` of the model and the ids of
+    `images`. `pixels` may hold several versions of all images, one version after the other. `pixels` are an array on
+    the host, or a tensor on the device, which several models can share.
     """
     sent: list[Download] = []
     size = numerics.pass_size(batch, device)

@@ -38,7 +38,7 @@ _SET = Shorthand(
     lambda given: f"{_SET_KEY}:{given[_SET_KEY]}" if isinstance(given, dict) and given.keys() == {_SET_KEY} else given,
     ({"type": "object", "properties": {_SET_KEY: TEXT}, "required": [_SET_KEY], "additionalProperties": False},),
 )
-"""`weights: {set: folder/*.safetensors}` is what a spec says; `set:folder/*.safetensors` stands for it."""
+"""Turns `weights: {set: folder/*.safetensors}`, as a spec has it, into the text `set:folder/*.safetensors`."""
 
 _NETWORK = {"anyOf": [{"enum": list(SHORT_NAMES)}, TEXT]}
 """JSON schema of `network`: editors suggest the short names."""
@@ -53,13 +53,13 @@ class Model(Frozen):
     - `remote`: a service that answers over HTTP; it can only be a target.
 
     `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`,
-    `own` for a `python:` network that loads its own weights, or a set `{set: "<folder>/*.safetensors"}`: two or more
-    files, of which `drawn_weights` and `gaussian_weights` make the weights of each step; for other attacks, their mean.
-    `sha256` is the required SHA-256 of the file of `file:` or `package:`, or at least its first eight hexadecimal
-    digits.
+    `own` for a `python:` network that loads its own weights, or a set `{set: "<folder>/*.safetensors"}` of two or more
+    files. The components `drawn_weights` and `gaussian_weights` derive the weights of each step from the set; other
+    attacks use its mean. `sha256` is the required SHA-256 of the file of `file:` or `package:`, or at least its first
+    eight hexadecimal digits.
 
-    `role: source` makes a model a source only: it is no target, predicts no image and selects none. A model with a set
-    of weights must have it.
+    `role: source` makes a model a source only: it is never a target, and makes no predictions, so it does not take part
+    in the selection of images. A model with a set of weights must have this role.
 
     The fields of the input default to the zoo's own record of the network: `size` in pixels, `interpolation`, `mean`
     and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest value of a channel before
@@ -165,11 +165,11 @@ class Model(Frozen):
         self._check_weights(network)
         if self.role == "source" and self.transform is not None:
             raise rejected(
-                "a model with a transform has no gradients, so that it cannot be a source only", "role or transform"
+                "a model with a transform has no gradients, so it cannot be a source only", "role or transform"
             )
         if self.has_set and self.role != "source":
             raise rejected(
-                "a set of weights is no model that could predict: it is a source only",
+                "a model with a set of weights makes no predictions: it must have `role: source`",
                 "`role: source` beside the set, or the weights of one file: `weights: file:<path>`",
             )
         named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
@@ -251,7 +251,7 @@ class Model(Frozen):
 
     @property
     def source_only(self) -> bool:
-        """Whether the model is never a target, and predicts no image."""
+        """Whether the model is only a source: it is never a target, and makes no predictions."""
         return self.role == "source"
 
     @property

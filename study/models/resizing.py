@@ -1,6 +1,6 @@
-"""Resizing of images by matrices: like torch's `interpolate`, with gradients that sum in one order on every device.
+"""Resize images by matrix products: like torch's `interpolate`, with gradients that sum in one order on every device.
 
-On a GPU, the gradient of `interpolate` adds in random order.
+On a GPU, the gradient of `interpolate` sums in random order.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def resized_in_order(images: Tensor, size: int, interpolation: str) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _matrix(old: int, new: int, interpolation: str, device: str) -> Tensor:
-    """The matrix (new, old) of `interpolate` along one axis: what it makes of each unit vector, in double precision."""
+    """The matrix (new, old) of `interpolate` along one axis. Its columns are the resized unit vectors, in float64."""
     units = torch.eye(old, dtype=torch.float64)[None, None]
     found = functional.interpolate(units, (old, new), mode=interpolation, antialias=True)
     return found[0, 0].t().contiguous().to(device)
 
 
 class _Resized(torch.autograd.Function):
-    """The products are pixel algebra: the backward pass, too, knows neither TF32 nor bfloat16."""
+    """Both matrix products, in float32: neither the forward nor the backward pass uses TF32 or bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Change what the skip connections of residual blocks carry, for as long as a context lasts."""
+"""Change the values that the skip connections of residual blocks carry, inside a context."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from study.models.layers.named import layer
 
 @contextmanager
 def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> Iterator[tuple[str, ...]]:
-    """Make each residual block change(name, s) + f(x) of s + f(x), in every forward pass; yield the branches' names.
+    """Make each residual block compute change(name, s) + f(x) in place of s + f(x); yield the branches' names.
 
-    s is what the skip connection carries: x, or a downsampling of it. `name` is that of the branch's end, and
-    `change` returns a tensor of the same shape, row by row. Ghost networks (Li et al. 2020, arXiv:1812.03413) multiply
-    s by a random number. Dense layers have no skip connection. Results equal those of a rewritten network up to
-    rounding, for what is added is f(x) + (change(s) - s) + s.
+    s is the value of the skip connection: x, or a downsampling of x. `name` is the name of the branch's end. `change`
+    returns a tensor of the same shape, and acts on each row of the batch by itself. Ghost networks (Li et al. 2020,
+    arXiv:1812.03413) multiply s by a random number. Dense layers have no skip connection. Results equal those of a
+    rewritten network up to rounding, because blocks compute f(x) + (change(s) - s) + s.
 
-    The network runs without torch.compile, and is as before at the end. Raises StudyError if it has no residual
+    The network runs without torch.compile, and is restored at the end. Raises StudyError if it has no residual
     branches, if a skip connection is a function without a module, or if f(x) has another layout than x (Swin, mixers).
     """
     branches = [branch for branch in layers_of(model).blocks if not branch.dense]
@@ -56,7 +56,7 @@ def _changed(model: nn.Module, branch: Branch, change: Callable[[str, Tensor], T
         held[:] = inputs[:1]
 
     def add(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        # The block adds this tensor as it is then, so a change in place inside the block would count here too.
+        # The block adds `carried` afterwards. If the block has changed it in place, both places use the new values.
         (carried,) = held
         held.clear()
         if output.shape != carried.shape:

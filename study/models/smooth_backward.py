@@ -21,9 +21,9 @@ from study.models.layers.named import layer, network_of
 def smooth_backward(model: nn.Module, after: str, *, temperature: float, border: float) -> Iterator[None]:
     """Give ReLUs that run after the layer `after` the derivative of SiLU, and all max-poolings that of a soft maximum.
 
-    The gradient of a pooled value goes to all pixels of its window, in shares softmax(`temperature` * pixel). A window
-    that reaches over the border has pixels of the value `border` there, which keep their share: minus infinity gives
-    them none.
+    The gradient of a pooled value goes to all pixels of its window, in shares softmax(`temperature` * pixel). Where a
+    window reaches over the border of the image, its pixels have the value `border`, and their share of the gradient is
+    lost. With minus infinity, their share is 0.
 
     Raises StudyError in the pass if no ReLU runs after `after`.
     """
@@ -53,7 +53,7 @@ class _State:
     def check(self, network: nn.Module, *_: Any) -> None:
         if not self._relus:
             raise StudyError(
-                f"no ReLU runs behind the chosen layer of this {type(network).__name__}",
+                f"no ReLU runs after the chosen layer of this {type(network).__name__}",
                 accepted="networks with ReLUs, such as ResNet, VGG, Inception and DenseNet",
                 todo="choose an earlier layer, or leave this source out",
             )
@@ -102,7 +102,7 @@ class _Window:
     dilation: tuple[int, int]
 
     def extent(self, pooled: Tensor) -> tuple[int, int]:
-        """Height and width of all that the windows of a pooled image (N, C, H, W) cover, with its padding."""
+        """Height and width of the area that the windows of the output `pooled` (N, C, H, W) cover, with padding."""
         height, width = (
             (count - 1) * stride + dilation * (kernel - 1) + 1
             for count, stride, dilation, kernel in zip(
@@ -114,7 +114,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Soft:
-    """The shares of a window's pixels: their temperature, and the value of those beyond the border."""
+    """How a window's gradient is shared: temperature of the softmax, and value of pixels beyond the border."""
 
     window: _Window
     temperature: float

@@ -1,4 +1,4 @@
-"""Swap the weights of a source model between passes, for as long as a context lasts."""
+"""Swap the weights of a source model between passes, inside a context."""
 
 from __future__ import annotations
 

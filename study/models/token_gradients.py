@@ -1,4 +1,4 @@
-"""Gradients of tokens and of attention maps in transformers, changed image by image."""
+"""Change the gradients of tokens and of attention maps in transformers, for each image by itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def transformer_of(model: nn.Module, method: str) -> Transformer:
     if not attention or any(one.over != "tokens" for one in attention):
         raise StudyError(
             f"{method} does not apply to this {type(network).__name__}: "
-            + ("an attention of it has no map over tokens" if attention else "it has no attention"),
+            + ("one of its attention modules has no map over tokens" if attention else "it has no attention"),
             accepted="transformers with attention over tokens, such as ViT, DeiT, CaiT, PiT, Visformer",
             todo="leave this source out of the attack's experiments",
         )
@@ -52,10 +52,10 @@ def transformer_of(model: nn.Module, method: str) -> Transformer:
 
 
 def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the gradients of extreme tokens by `factor` (N,), or once for all images ().
+    """Multiply the gradients of extreme tokens by `factor`, which is (N,), or () for all images.
 
-    For each image and channel, these are the tokens with the largest and with the smallest gradient. `gradient` is
-    (N, tokens, channels), (N, channels, height, width), or (N, channels) for one token.
+    For each image and channel, the extreme tokens are those with the largest and with the smallest gradient. `gradient`
+    is (N, tokens, channels), (N, channels, height, width), or (N, channels) for one token.
     """
     if gradient.ndim == 2:
         return gradient * _shaped(factor, gradient)
@@ -65,10 +65,10 @@ def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
 
 
 def maps_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """Multiply rows and columns of a map's gradient (N, heads, queries, keys) by `factor` (N,) or ().
+    """Multiply extreme rows and columns of a map's gradient (N, heads, queries, keys) by `factor`, (N,) or ().
 
-    For each image and head, these are the row and the column of the largest gradient, and those of the smallest. A map
-    with a single query has no rows to choose from: there only columns are multiplied.
+    For each image and head, these are the row and the column of the largest gradient, and those of the smallest. If a
+    map has a single query, only columns are multiplied.
     """
     keys = gradient.shape[-1]
     flat = gradient.flatten(2)
@@ -97,10 +97,10 @@ def _shaped(factor: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Put `changes[map](gradient)` in place of the gradient of the scores, which the softmax makes an attention map.
+    """Put `changes[name](gradient)` in place of the gradient of the scores, the input of an attention map's softmax.
 
-    `changes` are by the names of the maps; use it inside `visible_attention`. Raises StudyError in the pass for a map
-    that is no direct result of a softmax.
+    `name` is the name of the map. Use this context inside `visible_attention`. Raises StudyError in the pass for a map
+    that is not the direct result of a softmax.
     """
 
     def change(name: str, function: Callable[[Tensor], Tensor]) -> Callable[..., None]:
@@ -110,7 +110,7 @@ def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Te
                 return
             if "Softmax" not in node.name():
                 raise StudyError(
-                    f"the attention map '{name}' is no direct result of a softmax",
+                    f"the attention map '{name}' is not the direct result of a softmax",
                     accepted="attention with one softmax over its keys",
                     todo="use `variant: paper`, or leave this source out",
                 )
@@ -125,14 +125,14 @@ def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Te
 
 
 Sort = Literal["maps", "qkv", "mlps"]
-"""A sort of gradients: of attention maps, of queries, keys and values, and of MLPs."""
+"""A kind of gradients: of attention maps (`maps`), of queries, keys and values (`qkv`), or of MLPs (`mlps`)."""
 
 EXTREMES: Mapping[Sort, Callable[[Tensor, Tensor], Tensor]] = {
     "maps": maps_scaled,
     "qkv": tokens_scaled,
     "mlps": tokens_scaled,
 }
-"""What scales the extremes of each sort."""
+"""The function that scales the extreme gradients of each kind."""
 
 
 @contextmanager
@@ -142,10 +142,11 @@ def changed_tokens(
     change: Callable[[Sort, str, Tensor], Tensor],
     at: Literal["map", "scores"],
 ) -> Iterator[None]:
-    """Put `change(sort, layer, gradient)` in place of the gradients of all `parts`, whose first axis is the images'.
+    """Put `change(sort, layer, gradient)` in place of the gradients of all `parts`. Their first axis is the images'.
 
-    Those of attention maps are changed behind the softmax (`map`) or before it (`scores`). Raises StudyError for a
-    network without maps, and in the pass for a layer that has several rows for an image.
+    For attention maps, the gradient is that of the map (`at: map`), or that of the scores before the softmax
+    (`at: scores`). Raises StudyError for a network without maps, and in the pass for a layer with several rows per
+    image.
     """
     with counted_rows(model) as rows, visible_attention(model):
 
@@ -177,7 +178,7 @@ def one_row_an_image(gradient: Tensor, rows: int, name: str) -> Tensor:
 
 @contextmanager
 def counted_rows(model: nn.Module) -> Iterator[list[int]]:
-    """Yield a list that holds the number of images of the pass that runs."""
+    """Yield a list with one number: that of the images in the present pass."""
     rows = [0]
 
     def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -90,7 +90,7 @@ def _forbidden(called: str, model: Model) -> StudyError:
 
 
 def preprocessing(model: Model) -> Preprocessing:
-    """The preprocessing in the spec, which `check` has found complete."""
+    """The preprocessing in the spec. `check` must have found it complete."""
     assert model.size is not None, "checked"
     assert model.mean is not None, "checked"
     assert model.std is not None, "checked"

@@ -20,13 +20,13 @@ from study.models.visible_attention import visible_attention
 
 @dataclass(frozen=True)
 class Weights:
-    """How much of which gradient counts.
+    """The factors of gradients.
 
     Attributes:
         attention: Factor of the gradient of an attention map or its scores.
         mlp: Factor of the gradient of an MLP branch's input.
-        added: Factor of a recorded gradient, for the last block.
-        decay: What it is multiplied by from each block to the one before.
+        added: Factor of the gradient that was recorded in the last block.
+        decay: The factor of recorded gradients is multiplied by `decay` from each block to the block before it.
     """
 
     attention: float
@@ -37,13 +37,14 @@ class Weights:
 
 @contextmanager
 def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores"]) -> Iterator[None]:
-    """Add to the gradients inside each block those that all later blocks have without any change.
+    """Add to the gradients inside each block the unchanged gradients of all later blocks.
 
-    Before the gradient of the logits goes back, it goes back once more through the unchanged network, and what passes
-    the attention and the MLP branches of block b is recorded, for b = 0 at the last block. Then the gradient of a map
-    (or its scores) is `attention` times itself, plus `added` times the sum of `decay`^b times the recorded gradients of
-    all later blocks; likewise that of an MLP branch's input, with `mlp`, plus `added` `decay` times the class token's
-    gradient behind the last block.
+    Each backward pass from the logits first runs once through the unchanged network. This run records, for each block
+    b, the gradients of its attention map (or its scores) and of its MLP branch's input; the last block has b = 0. Then
+    the gradient of a map (or its scores) becomes `attention` times itself, plus `added` times the sum over all later
+    blocks of `decay`^b times their recorded gradients. The gradient of an MLP branch's input changes in the same way,
+    with `mlp` in place of `attention`; it also gets `added` times `decay` times the gradient of the class token after
+    the last block.
 
     Raises StudyError for a network that is no transformer of equal blocks; and in the backward pass if the loss does
     not depend on the logits.
@@ -64,7 +65,11 @@ def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The parts of equal blocks, first block first: maps, the starts of MLP branches; the last block; class tokens."""
+    """The parts of a network of equal blocks.
+
+    `maps` and `mlps` are the attention maps and the starts of the MLP branches, first block first; `last` is the last
+    block; `prefix` is the number of class tokens.
+    """
 
     maps: Sequence[str]
     mlps: Sequence[str]
@@ -91,7 +96,7 @@ def _blocks(model: nn.Module) -> _Blocks:
 
 
 class _State:
-    """The gradients that are recorded, and what is added to which."""
+    """The recorded gradients, and the sums to add to the gradients of layers."""
 
     def __init__(self, blocks: _Blocks, weights: Weights) -> None:
         self._blocks = blocks

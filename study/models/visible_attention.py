@@ -1,4 +1,4 @@
-"""Make attention maps visible: fused kernels compute an attention without its map, which then no hook can reach."""
+"""Make attention maps visible to hooks: fused kernels compute attention without its map."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ from study.models.layers.named import ATTENTION_MAP, ATTENTION_QKV, network_of
 def visible_attention(model: nn.Module, modules: Collection[str] | None = None) -> Iterator[tuple[str, ...]]:
     """Compute the attention modules `modules` (None: all) in steps, and yield the names of their maps.
 
-    Inside the context, each attention module has a layer `attention_map`: its input and output are the map after the
-    softmax, (N, heads, queries, keys); in windows of tokens (N * windows, heads, queries, keys), the windows of an
-    image together; over channels (N, heads, channels, channels). Use it like any other layer with `captured`,
-    `changed_forward` and `changed_backward`. Where queries, keys and values are computed from the weights of a module
-    that does not run, a layer `attention_qkv` has them, (N, tokens, 3 * width); `Attention.qkv` has its name.
+    Inside the context, each attention module has a layer `attention_map`. Its input and its output are the map after
+    the softmax:
 
-    The attention is softmax(q k^T / sqrt(d) + mask) v, computed by matrix products; results equal those of the fused
+    - (N, heads, queries, keys) for attention over all tokens;
+    - (N * windows, heads, queries, keys) for attention in windows of tokens; the windows of an image are consecutive;
+    - (N, heads, channels, channels) for attention over channels.
+
+    Use this layer like any other with `captured`, `changed_forward` and `changed_backward`. If a module computes
+    queries, keys and values from the weights of a layer that does not run, it also gets a layer `attention_qkv`, whose
+    output they are, (N, tokens, 3 * width); `Attention.qkv` has its name.
+
+    The attention is softmax(q k^T / sqrt(d) + mask) v, computed by matrix products. Results equal those of the fused
     kernel up to rounding, and need more memory. Talking heads (CaiT) mix the map of this layer before they use it.
     At the end, also after an exception, the network is as before.
 
-    Raises StudyError for a module that is no known attention or has no map, and in the pass for one that computes none
-    or several, or drops some of it (in training mode).
+    Raises StudyError for a module that is no known attention or has no map. Raises StudyError in the pass for a module
+    that computes no map or several maps, or applies dropout to its map (in training mode).
     """
     network = network_of(model)
     with ExitStack() as stack:
@@ -53,7 +58,7 @@ def _chosen(network: nn.Module, modules: Collection[str] | None) -> list[Attenti
             raise StudyError(
                 f"'{name}' {what} in this {type(network).__name__}",
                 accepted=names((one for one, each in known.items() if each.over), name),
-                todo="name one of these, or none for all",
+                todo="name one of these; without names, all are used",
             )
     if not wanted:
         raise StudyError(f"this {type(network).__name__} has no attention map", accepted="a transformer")
@@ -81,7 +86,7 @@ def _in_steps(module: nn.Module, attention: Attention) -> Iterator[None]:
 
 
 class _Steps:
-    """Computes what one attention module calls, in steps that show the map."""
+    """Replaces the functions that one attention module calls by steps that show the map."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self._module = module
@@ -155,7 +160,7 @@ class _Steps:
         split = packed.reshape(count, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         mask = options.get("attn_mask")
         if mask is not None:
-            # Here, unlike for the fused kernel, True forbids.
+            # In this mask, unlike in that of the fused kernel, True forbids attention.
             mask = ~mask if mask.dtype == torch.bool else mask
             mask = mask.view(count, heads, tokens, tokens) if mask.ndim == 3 else mask
         seen: list[Tensor] = []

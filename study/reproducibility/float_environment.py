@@ -24,10 +24,10 @@ _VARIABLES = re.compile(
     r"|CUBLAS_WORKSPACE_CONFIG|CUBLASLT_WORKSPACE_SIZE|CUBLAS_EMULAT\w+|PYTORCH_TUNABLEOP_(ENABLED|TUNING)"
     r"|TORCHINDUCTOR_(MAX_AUTOTUNE\w*|FREEZING|EMULATE_\w+|FALLBACK_RANDOM)|DISABLE_ADDMM_CUDA_LT"
 )
-"""Environment variables that change rounding. The number of threads is none of them: the spec sets it."""
+"""Environment variables that change rounding. Numbers of threads are missing here, because the spec sets them."""
 
 _OF_GPUS = re.compile(r"NVIDIA_\w+|TORCH_ALLOW_TF32_\w+|TORCH_CUDNN_\w+|CUBLAS\w+|DISABLE_ADDMM_CUDA_LT")
-"""Those of them that change nothing on a processor."""
+"""The variables among them that have no effect on a CPU."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (v\S+)|oneDNN (v\S+)"}
@@ -35,12 +35,12 @@ _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The arithmetic of a worker.
+    """Everything outside the spec that determines how a worker rounds floats.
 
     Attributes:
-        processor: Name of the GPU or the processor.
-        capability: Instruction set of PyTorch's own kernels on the processor; before it, on a GPU, its compute
-            capability and number of multiprocessors.
+        processor: Name of the GPU that computes, or of the CPU.
+        capability: Instruction set of PyTorch's own CPU kernels. For a GPU, its compute capability and its number of
+            multiprocessors come first.
         releases: Releases of the computing libraries, by name; on a GPU also of CUDA, cuDNN and the driver.
         environment: Environment variables that change the libraries' choice of kernels, with their values.
     """
@@ -57,12 +57,12 @@ class Arithmetic:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU computes."""
+        """Whether the worker computes on a GPU."""
         return "cuda" in self.releases
 
     @property
     def device(self) -> str:
-        """The kind of device. All processors are one kind: what they compute is the same but for rounding."""
+        """The kind of device: the GPU's name, or `a processor` for every CPU. CPUs differ only in rounding."""
         return self.processor if self.on_gpu else "a processor"
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ def here(device: str) -> Arithmetic:
 
 
 def _relevant(found: Arithmetic) -> Arithmetic:
-    """The arithmetic without the variables that change nothing on its device."""
+    """The arithmetic without environment variables that have no effect on its device."""
     if found.on_gpu:
         return found
     return replace(
@@ -107,12 +107,15 @@ def _version(package: str) -> str | None:
 
 
 def text(workers: Iterable[Arithmetic]) -> str:
-    """Return the arithmetic of all workers as canonical JSON, for the metadata of a part."""
+    """Return the arithmetic of all workers as canonical JSON, for the metadata of a Parquet part."""
     return json.dumps([asdict(one) for one in _ordered(workers)], sort_keys=True, separators=(",", ":"))
 
 
 def recorded(folder: RunFolder) -> list[Arithmetic]:
-    """Return the arithmetic of earlier launches; empty for folders from before this record."""
+    """Return the arithmetic that earlier launches recorded; an empty list if the folder has no such record.
+
+    Raises StudyError if the record is damaged.
+    """
     if not folder.arithmetic.is_file():
         return []
     try:
@@ -132,9 +135,10 @@ def compare(
 ) -> None:
     """Compare the arithmetic of this launch's workers with each other and with earlier launches, and record it.
 
-    Calls `say` if rows come from several processors, GPUs or releases. Raises StudyError if environment variables
-    differ: these are settings of a machine that would mix differently rounded rows. Without `other_devices`, raises
-    StudyError for a kind of GPU that no earlier launch had, and for a processor in place of a GPU.
+    Calls `say` if rows come from several processors, GPUs or releases. Raises StudyError if environment variables that
+    change rounding differ: one study would then contain rows that were rounded differently. Unless `other_devices` is
+    set, also raises StudyError if a worker has a GPU that no earlier launch had, or a CPU where all earlier launches
+    had GPUs.
     """
     known, now = recorded(folder), _ordered(workers)
     devices = {one.device for one in known}
@@ -160,7 +164,7 @@ def _another_device(folder: RunFolder, one: Arithmetic, known: Sequence[Arithmet
     before = ", ".join(sorted({other.device for other in known}))
     return StudyError(
         f"the rows in {folder.path} were computed on {before}, and a worker of this launch has {one.processor}: it "
-        "rounds differently, so that a study would not be the same whenever it is stopped",
+        "rounds differently, so the results would depend on when the study was interrupted",
         accepted=f"{before}; or --other-devices, which mixes rows: rates agree within their intervals, and every part "
         "records its device",
         todo="add --other-devices, go on with devices of the same kind, or launch into a new folder with --output",
@@ -174,7 +178,7 @@ def _other_environment(folder: RunFolder, one: Arithmetic, other: Arithmetic, ea
         ", ".join(f"{name}={held.environment[name]}" if name in held.environment else f"no {name}" for name in changed)
         for held in (one, other)
     )
-    whose = f"the rows in {folder.path} have {there}" if earlier else f"another worker has {there}"
+    whose = f"the rows in {folder.path} were computed with {there}" if earlier else f"another worker has {there}"
     return StudyError(
         f"a worker ({one.processor}) has {here} in its environment, and {whose}: this changes rounding",
         accepted="equal values of these variables for all workers and all launches of a study",

@@ -21,9 +21,9 @@ def gpu_available() -> bool:
 
 
 def device_here(wanted: DeviceChoice = "auto") -> str:
-    """Return the torch device of work in this process: its first GPU, where there is one and `wanted` allows it.
+    """Return the torch device for this process: `cuda:0` if a GPU is available and `wanted` allows it, else `cpu`.
 
-    Raises StudyError where a GPU is wanted and there is none.
+    Raises StudyError if `wanted` is `gpu` and no GPU is available.
     """
     if wanted == "cpu":
         return "cpu"
@@ -31,14 +31,14 @@ def device_here(wanted: DeviceChoice = "auto") -> str:
         return "cuda:0"
     if wanted == "gpu":
         raise StudyError(
-            "run.device is gpu, and torch can use no GPU on this machine",
+            "run.device is gpu, but torch finds no usable GPU on this machine",
             todo="set run.device to auto or cpu, or check the driver with nvidia-smi",
         )
     return "cpu"
 
 
 def gpu_memory(device: str) -> float | None:
-    """Return the bytes of a GPU as this process sees it: of a part of a GPU (MIG), those of the part. None on a CPU."""
+    """Return the total memory of a GPU in bytes; of a MIG instance, the memory of the instance. None on a CPU."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -47,7 +47,7 @@ def gpu_memory(device: str) -> float | None:
 
 
 def free_gpu_memory(device: str) -> float:
-    """Return the bytes of a GPU that no process uses now."""
+    """Return the free memory of a GPU in bytes."""
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
@@ -69,7 +69,7 @@ def processor_here() -> str:
 
 
 def gpu_capability(device: str) -> str:
-    """Return a GPU's compute capability and its number of multiprocessors, which decide how kernels cut their sums."""
+    """Return a GPU's compute capability and number of multiprocessors: they determine in which order kernels sum."""
     import torch
 
     found = torch.cuda.get_device_properties(device)
@@ -91,7 +91,7 @@ def driver_release(info: str) -> str | None:
 
 
 def processor(info: str) -> str:
-    """Return the processor's name in the text of /proc/cpuinfo, or Python's name of it."""
+    """Return the processor's name from the text of /proc/cpuinfo, or else from Python's `platform` module."""
     for line in info.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name" and value.strip():

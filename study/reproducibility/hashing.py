@@ -1,4 +1,4 @@
-"""Digests of plain data. Every id and every key of random numbers is made of them."""
+"""Digests of plain data. All ids and all keys of random numbers are built from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def digest(*parts: object) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """Return plain data in a form that equal data share: keys sorted, 2.0 as 2, -0.0 as 0.
+    """Return plain data in one form for all equal data: keys sorted, 2.0 as 2, -0.0 as 0.
 
     True and 1 remain different, and so do "1" and 1.
     """

@@ -26,10 +26,10 @@ Asked = Precision | Literal["auto"]
 _CPU_STEP, _CPU_LARGEST, _GPU_VIEWS = 4, 16, 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _USABLE = 0.9
-"""Fraction of its part of a GPU's memory that a process may use; workers are planned with the same fraction."""
+"""A process may use this fraction of its share of a GPU's memory. The plan of workers uses the same fraction."""
 
 _BFLOAT16 = "bfloat16, version 2"
-"""In ids. In version 1, features that an attack reads before its first step were computed in float32."""
+"""The name of bfloat16 in ids. Version 1 computed features that an attack reads before its first step in float32."""
 
 
 def _older_key(schema: dict[str, Any]) -> None:
@@ -40,7 +40,8 @@ def _older_key(schema: dict[str, Any]) -> None:
 class Numerics(Frozen):
     """Settings that change the rounding of floats, and with it about one pixel in 100,000. Every row records them.
 
-    - `batch`: images in one pass; the last pass is padded to this number. On a CPU it becomes 4, 8, 12 or 16;
+    - `batch`: images in one pass; the last pass is padded to this number. On a CPU, the number is rounded up to a
+      multiple of 4, and is at most 16;
     - `max_pass_images`: largest number of images in one pass for attacks with several views of each image. A pass has
       whole batches of views, and is halved if memory runs out;
     - `fold`: rewrite networks where the result is equal up to rounding: fold batch norms into convolutions, and on a
@@ -53,7 +54,7 @@ class Numerics(Frozen):
     - `target_precision`: precision of the models that predict; their probabilities are computed in float32;
     - `deterministic`: on a GPU, use only kernels that give the same bits in every run. `false` permits networks that
       have a layer without such a kernel, and faster attention;
-    - `compile`: compile source models with torch.compile; `cuda-graphs` also records their kernels.
+    - `compile`: compile source models with torch.compile; `cuda-graphs` also records their kernels as CUDA graphs.
 
     `{fold: false, layout: contiguous, precision: float32}` is the reference mode: it computes like other libraries.
     """
@@ -75,12 +76,15 @@ class Numerics(Frozen):
     deterministic: bool = True
 
     def settled(self, device: str) -> Numerics:
-        """The numerics with the precision that `auto` is on `device`."""
+        """Return these numerics with `precision: auto` replaced by the precision for `device`."""
         chosen = settled(self.precision, device)
         return self if chosen == self.precision else self.model_copy(update={"precision": chosen})
 
     def identity(self) -> dict[str, Any]:
-        """What ids contain: settings that are not at their defaults. `auto` counts as the float32 of a processor."""
+        """Return the settings that enter ids: those that differ from their defaults.
+
+        `precision` enters neither as `auto` nor as `float32`, so both give the same ids.
+        """
         found = self.model_dump(mode="json", exclude_defaults=True)
         if self.precision == "bfloat16":
             found["precision"] = _BFLOAT16
@@ -90,7 +94,7 @@ class Numerics(Frozen):
 
 
 def settled(precision: Asked, device: str) -> Precision:
-    """The precision itself, or what `auto` is on `device`."""
+    """Return `precision`; in place of `auto`, float32 on a CPU and tf32 on other devices."""
     if precision != "auto":
         return precision
     return "float32" if device == "cpu" else "tf32"
@@ -99,8 +103,8 @@ def settled(precision: Asked, device: str) -> Precision:
 def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> None:
     """Make this process use `threads` threads, and float32 without TF32 outside `network_pass`.
 
-    On a GPU, only kernels that repeat their bits run, if `deterministic`: an operation without one raises RuntimeError,
-    which `not_deterministic` explains.
+    If `deterministic`, a GPU runs only deterministic kernels. An operation without such a kernel raises RuntimeError;
+    `not_deterministic` makes a message of this error.
     """
     import torch
 
@@ -114,15 +118,16 @@ def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> Non
             os.environ.setdefault(name, value)
         # This also keeps Inductor from choosing kernels by their time.
         torch.use_deterministic_algorithms(deterministic)
-        # Otherwise it fills every new tensor, for those who read what they never wrote.
+        # With deterministic algorithms, torch by default also fills every new tensor, which takes time. The fill only
+        # affects code that reads memory before it writes it.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_memory()
 
 
 def limit_memory(device: str, share: float) -> None:
-    """Let this process use only its `share` (0..1) of a GPU's memory, however much its neighbours leave.
+    """Limit this process to 0.9 of its `share` (0..1) of a GPU's memory, even if other processes leave more free.
 
-    The size of passes follows from the memory, and with it rounding.
+    The memory limits the size of passes, and the size of passes changes rounding.
     """
     import torch
 
@@ -132,9 +137,10 @@ def limit_memory(device: str, share: float) -> None:
 
 @contextlib.contextmanager
 def network_pass(precision: Precision) -> Iterator[None]:
-    """A context for the forward and the backward pass of networks in `precision`. Outside it TF32 is off.
+    """A context for the forward and the backward pass of networks in `precision`. Outside it, TF32 is off.
 
-    For bfloat16 the forward pass runs within `autocast` too; `Classifier.in_precision` has cast the weights.
+    For bfloat16, the forward pass must also run within `autocast`, with the classifier of `Classifier.in_precision`,
+    whose weights are bfloat16.
     """
     import torch
 
@@ -147,7 +153,7 @@ def network_pass(precision: Precision) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:
-    """A context for forward passes of networks: operations compute in bfloat16 if that is the precision."""
+    """A context for forward passes of networks. If `precision` is bfloat16, operations compute in bfloat16."""
     import torch
 
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -162,9 +168,10 @@ def pixel_algebra(device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def foreign_code(precision: Precision) -> Iterator[None]:
-    """A context for another library's attack, whose passes and pixel algebra cannot be told apart.
+    """A context for another library's attack: its network passes cannot be separated from its pixel algebra.
 
-    All of it computes in TF32 if that is the precision. Operations without a deterministic kernel run, with a warning.
+    If `precision` is tf32, the whole attack computes in TF32, else in float32. Operations without a deterministic
+    kernel run, with a warning.
     """
     import torch
 
@@ -182,7 +189,10 @@ def foreign_code(precision: Precision) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """A context that leaves torch as it was: its number of threads, its kernels and TF32. glibc keeps freed memory."""
+    """A context that restores torch's number of threads, its choice of kernels and TF32 at the end.
+
+    It does not restore the setting of glibc from `fix`: glibc continues to keep freed memory.
+    """
     import torch
 
     threads, cuda, cudnn = torch.get_num_threads(), torch.backends.cuda, torch.backends.cudnn
@@ -202,19 +212,19 @@ def restored() -> Iterator[None]:
 
 
 def not_deterministic(error: Exception) -> StudyError | None:
-    """The message for an operation that has no deterministic kernel on a GPU; None for another error."""
+    """Return the error for the user if an operation has no deterministic kernel on a GPU; None for other errors."""
     if not isinstance(error, RuntimeError) or "does not have a deterministic implementation" not in str(error):
         return None
     return StudyError(
-        f"a network or an attack needs a kernel that sums in another order in every run: {first_line(error)}",
-        accepted="layers and components whose GPU kernels repeat their bits",
+        f"a network or an attack needs a GPU kernel that is not deterministic: {first_line(error)}",
+        accepted="layers and components with deterministic GPU kernels",
         todo="set numerics.deterministic to false, which changes ids: a repeated run may then differ in some pixels; "
         "or compute on a processor",
     )
 
 
 def memory_format(layout: Layout) -> torch.memory_format:
-    """Return PyTorch's name of a layout."""
+    """Return the torch.memory_format of a layout."""
     import torch
 
     return torch.channels_last if layout == "channels-last" else torch.contiguous_format
@@ -223,9 +233,10 @@ def memory_format(layout: Layout) -> torch.memory_format:
 def pass_size(batch: int, device: str, max_pass_images: int | None = None) -> int:
     """Return the number of images in every pass, after padding: the batch, or `max_pass_images` if it is smaller.
 
-    It depends on the spec and not on the number of images left, because the libraries choose kernels by it, and some
-    kernels sum in another order (for example 1x1 convolutions of 16 images on one thread). On a CPU it is a multiple of
-    4 from 4 to 16: larger passes are no faster there, and in smaller ones an image's bits may depend on its row.
+    The size depends on the spec and not on the number of images left, because libraries choose kernels by the size of a
+    pass, and some kernels sum in another order (for example 1x1 convolutions of 16 images on one thread). On a CPU the
+    size is 4, 8, 12 or 16: larger passes are no faster there, and in smaller passes an image's result may depend on its
+    row in the batch.
     """
     most = batch if max_pass_images is None else min(batch, max_pass_images)
     if device != "cpu":
@@ -249,7 +260,7 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def _keep_memory() -> None:
-    """Make glibc keep freed memory. Otherwise every layer would map, fault in and unmap its large tensors."""
+    """Make glibc keep freed memory for reuse. Otherwise every layer would map and unmap its large tensors."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)

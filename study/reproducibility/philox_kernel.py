@@ -26,7 +26,7 @@ template <typename T> void philox4x64(T block, T first, T second, T s0, T s1, T 
     w0 = c0; w1 = c1; w2 = c2; w3 = c3;
 }
 """
-"""One block of four words. `s0` to `s3` are the counter, to which the number of the block is added."""
+"""Computes one block of four words. `s0` to `s3` are the words of the counter; `block` is added to the first one."""
 
 
 def available(kind: str) -> bool:
@@ -35,7 +35,10 @@ def available(kind: str) -> bool:
 
 
 def words(keys: Tensor, counter: Sequence[int], blocks: int) -> Tensor:
-    """Return int64 (N, 4 * blocks) for keys (N, 2); `counter` are the signed bits of its four words."""
+    """Return Philox's words, int64 (N, 4 * blocks), for `keys`, int64 (N, 2).
+
+    `counter` has four words, each as the signed integer with the same bits.
+    """
     number = torch.arange(1, blocks + 1, device=keys.device)[None]
     s0, s1, s2, s3 = counter
     found = kernel()(number, keys[:, :1], keys[:, 1:], s0=s0, s1=s1, s2=s2, s3=s3)

@@ -1,8 +1,8 @@
 """Random numbers that depend on their key alone: seed, attack run, image and purpose.
 
 The generator is Philox4x64-10 (Salmon et al. 2011), which is counter-based: batches, order and machines do not change
-its numbers. On a CPU numpy's compiled Philox computes them, on a GPU one kernel (`philox_kernel`) or, where that cannot
-be built, integer operations on tensors (`philox`). All give the same bits.
+its numbers. On a CPU, numpy's compiled Philox computes them. On a GPU, one kernel computes them (`philox_kernel`); if
+it cannot be built, integer operations on tensors do (`philox`). All three give the same bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PURPOSES = {"start": 1, "gaussian": 2, "variance": 3, "diversity": 4, "admix": 5}
-"""The numbers of the first purposes; later ones are numbered by their names."""
+"""Fixed numbers of the oldest purposes. The number of every other purpose is a hash of its name (`_number`)."""
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -35,7 +35,7 @@ _START = np.zeros(4, np.uint64)
 
 
 class _Numpy(threading.local):
-    """numpy's Philox, one for each thread. To set its state takes a fifth of the time that another one would take."""
+    """One numpy Philox generator per thread. Setting its state takes a fifth of the time of creating a generator."""
 
     def __init__(self) -> None:
         self._generator: Any = np.random.Philox(0)
@@ -43,7 +43,7 @@ class _Numpy(threading.local):
         self._state: dict[str, Any] = {"bit_generator": "Philox", "state": {}, **nothing_left}
 
     def words(self, key: NDArray[np.uint64], counter: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
-        """Return the first 64-bit integers (count,) after this key (2,) and counter (4,)."""
+        """Return the first `count` 64-bit integers (count,) of the stream with this key (2,) and counter (4,)."""
         self._state["state"] = {"counter": counter, "key": key}
         self._generator.state = self._state
         found: NDArray[np.uint64] = self._generator.random_raw(count)
@@ -73,9 +73,9 @@ def _words(*key: object) -> NDArray[np.uint64]:
 class Streams:
     """The random numbers of one attack run, for each of its images, by step and copy.
 
-    Numbers have 16 bits: they are exact in float32, hence equal on every device, and cost half of 32 bits. A uniform
-    number is one of 65,536 midpoints of (-1, 1). A normal number is one of 65,536 equally probable values, at most 4.3
-    standard deviations from 0, with variance 1.
+    A uniform or normal number uses 16 random bits: it is exact in float32, hence equal on every device, and costs half
+    as much as 32 bits. A uniform number is one of 65,536 midpoints of (-1, 1). A normal number is one of 65,536 equally
+    probable values, at most 4.3 standard deviations from 0, with variance 1.
     """
 
     def __init__(self, key: Sequence[object], images: Sequence[str]) -> None:
@@ -115,12 +115,12 @@ class Streams:
     def words(self, count: int, device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
         """Return the bits of `integers` as int64 (images, count), on the device."""
         if is_host(device) or not one_kernel(device):
-            # A few hundred operations on small tensors would take longer than the host takes.
+            # Without the kernel, Philox takes some 400 operations on small tensors: the host is faster.
             return uploaded(self.integers(count, purpose, step, copy).view(np.int64), device)
         return philox(self._on(device), _counter(purpose, step, copy), count)
 
     def _halves(self, shape: Sequence[int], purpose: str, step: int, copy: int) -> Iterator[Tensor]:
-        """16-bit integers (count,), for one image at a time, which fits into a CPU's cache; low bits come first."""
+        """Yield the 16-bit integers (count,) of one image at a time: they fit a CPU's cache. Low bits come first."""
         import torch
 
         count = int(np.prod(shape))
@@ -130,7 +130,7 @@ class Streams:
             yield torch.from_numpy(words.view("<u2")[:count].astype(np.int32))
 
     def _halves_on(self, shape: Sequence[int], device: str, purpose: str, step: int, copy: int) -> Tensor:
-        """The same integers for all images at once, int32 (images, count), on a device."""
+        """Return the integers of `_halves` for all images at once, int32 (images, count), on `device`."""
         import torch
 
         count = int(np.prod(shape))
@@ -138,14 +138,14 @@ class Streams:
         return words.view(torch.int16)[:, :count].to(torch.int32).bitwise_and_(0xFFFF)
 
     def _on(self, device: str) -> Tensor:
-        """The keys, int64 (images, 2), on the device: they are copied once."""
+        """Return the keys, int64 (images, 2), on `device`. The first call copies them."""
         if device not in self._held:
             self._held[device] = uploaded(self._keys.view(np.int64), device)
         return self._held[device]
 
 
 def of_all_images(key: Sequence[object]) -> Streams:
-    """Return the random numbers of the attack run `key` that its images share: streams of one row."""
+    """Return the random numbers that all images of the attack run `key` share, as streams of a single row."""
     return Streams((*key, "all images"), ("",))
 
 
@@ -155,13 +155,13 @@ def _counter(purpose: str, step: int, copy: int) -> NDArray[np.uint64]:
 
 @functools.cache
 def _number(purpose: str) -> int:
-    """The number of a purpose: above 2^63 for one without a number of its own, so that no two kinds meet."""
+    """The number of a purpose. A hashed number is at least 2^63, so it never equals a fixed number."""
     return _PURPOSES.get(purpose) or int(digest("purpose", purpose)[:16], 16) | 2**63
 
 
 @functools.cache
 def normal_quantiles() -> NDArray[np.float64]:
-    """Return the quantiles of the standard normal distribution at the midpoints of 65,536 equal shares.
+    """Return the quantiles of the standard normal distribution at the midpoints of 65,536 equally probable intervals.
 
     They are scaled to variance 1 and exact in float32.
     """
@@ -179,7 +179,7 @@ def _normal_table(device: str) -> Tensor:
 
 
 def one_kernel(device: str) -> bool:
-    """Whether one kernel computes Philox on this device. The first call builds it, and compares it with numpy's bits.
+    """Whether one kernel computes Philox on this device. The first call builds it and compares its bits with numpy's.
 
     Call it before a loop that must not wait for the device.
     """
@@ -198,7 +198,7 @@ def _checked_kernel(kind: str) -> bool:
         there = uploaded(keys.view(np.int64), kind)
         found = philox_kernel.words(there, [_signed(int(one)) for one in counter], 300).cpu().numpy()
     except Exception:  # noqa: BLE001
-        # Whatever keeps the kernel from being built, operations on tensors give the same numbers.
+        # If the kernel cannot be built, for any reason, operations on tensors give the same numbers.
         return False
     return np.array_equal(found.view(np.uint64), expected)
 

@@ -1,6 +1,7 @@
-"""Unsigned 64-bit random words, held as the bits of `int64` tensors: what host and device make of them is equal.
+"""Functions of unsigned 64-bit random words, whose bits are held in `int64` tensors.
 
-Every function uses integers, or single operations in float64, which all devices round alike.
+Host and device give equal results: every function uses integers, or single operations in float64, which all devices
+round in the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def shares(words: Tensor) -> Tensor:
 
 
 def order(words: Tensor) -> Tensor:
-    """Return the places (N, K) of each row's words from the smallest to the largest; equal words keep their order."""
+    """Return the indices (N, K) that sort each row's words in ascending order; equal words keep their order."""
     # As signed numbers, words from 2^63 would come first.
     found: Tensor = (words ^ -(2**63)).argsort(dim=1, stable=True)
     return found

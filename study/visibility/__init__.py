@@ -1,1 +1,1 @@
-"""How visible a perturbation is: measures of image quality between a clean image and its adversarial one."""
+"""Measures of how visible a perturbation is. They compare an adversarial image with its clean image."""

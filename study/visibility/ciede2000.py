@@ -12,10 +12,10 @@ _TO_XYZ = (
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
-"""Linear sRGB to XYZ, ITU-R BT.709 primaries."""
+"""The matrix from linear sRGB to XYZ, for the primaries of ITU-R BT.709."""
 
 _WHITE = (0.95047, 1.0, 1.08883)
-"""XYZ of D65, the white of sRGB, for the observer of 2 degrees."""
+"""XYZ of D65, the white point of sRGB, for the 2-degree observer."""
 
 _25_TO_7 = 25.0**7
 
@@ -23,7 +23,8 @@ _25_TO_7 = 25.0**7
 def colour_difference(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Return the mean CIEDE2000 difference (N,) over the pixels of sRGB images (N, C, H, W), floats in 0..255.
 
-    A grey image (C = 1) has equal channels. A difference of about 1 is just seen, side by side.
+    A grey image (C = 1) counts as a colour image with three equal channels. A difference of about 1 is just visible
+    when both colours are side by side.
     """
     return ciede2000(lab(clean), lab(adversarial)).mean((1, 2))
 
@@ -42,7 +43,7 @@ def lab(image: Tensor) -> Tensor:
 
 
 def ciede2000(first: Tensor, second: Tensor) -> Tensor:
-    """Return the difference (N, H, W) of each pixel of images in CIELAB (N, 3, H, W): equations 2 to 22."""
+    """Return the CIEDE2000 difference (N, H, W) per pixel of images in CIELAB (N, 3, H, W): equations 2 to 22."""
     (l1, a1, b1), (l2, a2, b2) = first.unbind(1), second.unbind(1)
     chroma = (torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2
     grey = 1 + 0.5 * (1 - _saturated(chroma))
@@ -80,7 +81,7 @@ def _saturated(chroma: Tensor) -> Tensor:
 
 
 def _hue(a: Tensor, b: Tensor) -> Tensor:
-    """The angle in degrees, 0 to 360; 0 for a pixel without colour."""
+    """The hue angle in degrees, 0 to 360; 0 for a pixel without colour."""
     return torch.rad2deg(torch.atan2(b, a)) % 360
 
 

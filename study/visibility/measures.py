@@ -1,4 +1,4 @@
-"""All measures of a unit's adversarial images, where they are made."""
+"""Compute all measures of visibility for the adversarial images of one unit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.visibility.ssim import SMALLEST, ssim
 
 _DIGITS = 5
 _TOGETHER = 16
-"""Images in one computation on a GPU."""
+"""Number of images that a GPU computes together."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Visibility:
 
     Attributes:
         ssim: Structural similarity, up to 1; NaN for images smaller than its window of 11 pixels.
-        ciede2000: Mean colour difference over the pixels, from 0.
+        ciede2000: Mean colour difference over the pixels, 0 or more.
     """
 
     ssim: NDArray[np.float64]
@@ -31,10 +31,11 @@ class Visibility:
 
 
 def visibility(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device: str = "cpu") -> Visibility:
-    """Return the measures of `adversarial` (V * N, C, H, W), V variants of each image of `clean` (N, C, H, W).
+    """Return the measures of `adversarial` (V * N, C, H, W): V variants of all images of `clean` (N, C, H, W).
 
-    In float32, and rounded to 1e-5, so that they do not depend on how many images are computed together. On a CPU each
-    image is computed alone.
+    Both arrays are `uint8`; row r of `adversarial` belongs to row r modulo N of `clean`. The measures are computed in
+    float32 and rounded to 1e-5. Therefore they do not depend on how many images are computed together. A CPU computes
+    each image alone.
     """
     together = 1 if is_host(device) else _TOGETHER
     pairs = list(_computed(clean, adversarial, device, together))

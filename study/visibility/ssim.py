@@ -11,14 +11,15 @@ _RADIUS, _SIGMA = 5, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 SMALLEST = 2 * _RADIUS + 1
-"""The side of the window, and of the smallest image that has a similarity."""
+"""The side of the window in pixels. Smaller images have no SSIM."""
 
 
 def ssim(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Return the mean structural similarity (N,) of images (N, C, H, W) of floats in pixel values 0..255.
 
-    With the constants and the window of the paper: a Gaussian of 11 x 11 pixels with a standard deviation of 1.5,
-    wherever it fits into the image. The mean is over places and channels; 1 means equal images.
+    The constants and the window are those of the paper: the window is a Gaussian of 11 x 11 pixels with a standard
+    deviation of 1.5 pixels. The mean covers all channels and all positions where the window fits into the image. The
+    similarity of equal images is 1.
     """
     mean_a, mean_b = _blurred(clean), _blurred(adversarial)
     variance_a = _blurred(clean * clean) - mean_a * mean_a
@@ -30,7 +31,7 @@ def ssim(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 def _blurred(values: Tensor) -> Tensor:
-    """The Gaussian mean at each place where the window fits; the window is a product of a column and a row."""
+    """The Gaussian mean at each position where the window fits. The window is separable: a column times a row."""
     for dim in (2, 3):
         length = values.shape[dim] - 2 * _RADIUS
         parts = (weight * values.narrow(dim, start, length) for start, weight in enumerate(_window()))

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 @register
 class AA(FeatureObjective):
-    """Activation attack, AA: lower |f(x + d) - f(x_guide)|_2, the guide an image of the target's class.
+    """Activation attack, AA: lower |f(x + d) - f(x_guide)|_2, where the guide is an image of the target's class.
 
     Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR 2019. The
-    guide is drawn, for each image, among those of the target's label in a pool of `pool` selected images of the study;
-    an untargeted attack, which the paper does not have, draws it among those of other labels. An image whose target no
-    image of the pool has is an error: take targets among the labels of the study's images, and a `pool` that has them.
+    guide is drawn, for each image, from those images with the target label in a pool of `pool` selected images of the
+    study; an untargeted attack, which the paper does not have, draws it from the images with other labels. It is an
+    error if no image of the pool has the target label: choose targets among the labels of the study's images, and a
+    `pool` that contains them.
 
-    - `layer`: `middle` unless given; the authors choose it by a measurement. `stage 3` or a name is another.
+    - `layer`: `middle` unless given; the authors choose it by a measurement. Other values: `stage 3`, or a layer's
+      name.
 
-    The authors take, of a library of the target's class, the image whose features are furthest. TransferAttack takes
-    the image of its data set that has the target's label, layer2, 300 steps of 2 and momentum.
+    From a library of images of the target's class, the authors take the image whose features are furthest.
+    TransferAttack takes the image of its data set that has the target's label, layer2, 300 steps of 2 and momentum.
     """
 
     name: ClassVar[str] = "aa"
@@ -70,9 +72,9 @@ class AA(FeatureObjective):
         for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
             fitting = np.flatnonzero((pool.labels == label) == (source.goal == "targeted"))
             if not len(fitting):
-                what = "of the target label" if source.goal == "targeted" else "of another label than"
+                what = "the target label" if source.goal == "targeted" else "a label other than"
                 raise StudyError(
-                    f"none of the {len(pool.labels)} images of the attack's pool is {what} {label}",
+                    f"none of the {len(pool.labels)} images of the attack's pool has {what} {label}",
                     accepted="targets among the labels of the study's images, and a pool that has them",
                     todo="raise the `pool` of `aa`, choose other targets, or leave the attack out",
                 )

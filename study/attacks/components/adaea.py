@@ -1,4 +1,4 @@
-"""Adaptive ensemble attack, AdaEA: models weigh as much as their images transfer; pixels in dispute are left out."""
+"""Adaptive ensemble attack, AdaEA: weights by the transfer of each model's images; no gradient at disputed pixels."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LEAST = 1e-12
-"""Cross-entropies below count as this, so that a ratio is finite."""
+"""Smaller cross-entropies count as this, so that ratios are finite."""
 
 
 @register
 class AdaptiveEnsemble(EnsembleRule):
-    """Adaptive ensemble, AdaEA: weights by how an image for one model harms the others; disputed pixels are left out.
+    """Adaptive ensemble, AdaEA: weights by the transfer of each model's images; no gradient at disputed pixels.
 
-    Chen et al. 2023, arXiv:2308.02897. From the image x each of K models makes x_j, one step of the attack's size along
-    the sign of its gradient. With the cross-entropy L_i of the labels at model i, the weights are the softmax over j of
-    `beta` x sum over i != j of L_i(x_j) / L_i(x_i). The rule's gradient is that of the objective of the weighted mean
-    logits, and 0 where the mean cosine of two models' gradients, over the channels of a pixel, is below `threshold`.
-    Weights are those of each image, also where the objective is another loss; for a targeted goal, where a small
-    cross-entropy is a success, the ratios are turned over (the paper is about untargeted attacks).
+    Chen et al. 2023, arXiv:2308.02897. Each model j of K makes an image x_j from the image x, by one step of the
+    attack's size along the sign of the model's gradient. L_i is the cross-entropy of the labels at model i. The weights
+    are the softmax over j of `beta` x sum over i != j of L_i(x_j) / L_i(x_i). The rule's gradient is the gradient of
+    the objective of the weighted mean logits. It is 0 at pixels where the cosine of two models' gradients over the
+    channels, averaged over the pairs of models, is below `threshold`. Each image has its own weights, which follow from
+    the cross-entropy even if the objective is another loss. For a targeted goal, where a small cross-entropy is a
+    success, the ratios are inverted (the paper is about untargeted attacks).
 
-    `variant: authors` has the mean cosine of their code, which leaves out the last model's mean and divides by K all
-    the same. In their code and in TransferAttack losses are means over a batch, the weights are those of a batch, and
-    the attack starts at noise of 0.001 (values in 0..1); their MI version keeps the weights of the first step, and its
-    default threshold is 0, that of TransferAttack -0.3. On one model the rule is its gradient.
+    `variant: authors` computes the mean cosine as their code does, which leaves out the last model's mean, but still
+    divides by K. In their code and in TransferAttack, losses are means over a batch, a batch shares its weights, and
+    the attack starts with noise of 0.001 (values in 0..1). The authors' MI version keeps the weights of the first step,
+    and its default threshold is 0; TransferAttack's threshold is -0.3. On one model, the rule's gradient is the model's
+    gradient.
     """
 
     name: ClassVar[str] = "adaea"

@@ -1,4 +1,4 @@
-"""AdaMSI: an adaptive step with a heavy ball in place of the sign."""
+"""AdaMSI: an adaptive step with heavy-ball momentum in place of the sign."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _FLOOR = 1e-16
 class AdaptiveHeavyBall(Step):
     """AdaMSI-FGM: x_{t+1} = clip(x_t + size g_t / V_t + beta_t (x_t - x_{t-1})), without a sign.
 
-    Long et al. 2024, "On the Convergence of an Adaptive Momentum Method for Adversarial Attacks", AAAI 2024, t = 1, 2,
-    ...: V_t is the root of the mean of all squared gradients so far, plus 1e-16 / sqrt(t); s_t = lambda t^2 |g_t|_1 and
-    beta_t = s_{t-1} / (s_t + 1), s_0 = 0, with gradients of images in 0..1. `factor` is lambda.
+    Long et al. 2024, "On the Convergence of an Adaptive Momentum Method for Adversarial Attacks", AAAI 2024. In step
+    t = 1, 2, ..., V_t is the root of the mean of all squared gradients so far, plus 1e-16 / sqrt(t). beta_t is
+    s_{t-1} / (s_t + 1), with s_t = lambda t^2 |g_t|_1 and s_0 = 0. Gradients are those for images in 0..1. `factor` is
+    lambda.
 
-    The authors published no code. The numbers are those of TransferAttack, which differs from a heavy ball: it keeps
-    the clean image in place of x_{t-1}, accumulates the directions with decay 1 on top, and multiplies the ball by the
-    step's size.
+    The authors published no code. The numbers are those of TransferAttack, whose step is no heavy ball: it uses the
+    clean image in place of x_{t-1}, also accumulates the directions with decay 1, and multiplies the last term by the
+    size of the step.
     """
 
     name: ClassVar[str] = "adaptive-heavy-ball"
@@ -36,7 +37,7 @@ class AdaptiveHeavyBall(Step):
         import torch
 
         count = state["count"] = state.get("count", 0) + 1
-        # Of images in 0..1, as the authors have them: the 1 in beta has that unit.
+        # Gradients for images in 0..1, as the authors have them: the 1 in beta has their unit.
         scaled = 255 * gradient
         squares = scaled.square() if count == 1 else state["squares"] + (scaled.square() - state["squares"]) / count
         norm = torch.linalg.vector_norm(scaled, 1, dim=(1, 2, 3), keepdim=True)

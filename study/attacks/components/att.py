@@ -1,4 +1,4 @@
-"""Adaptive token tuning, ATT: gradients in a transformer are damped as far as they vary, and patches come and go."""
+"""Adaptive token tuning, ATT: gradients in a transformer are damped by their variance, and random patches left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Factor = Annotated[float, Field(ge=0, le=10)]
 
 @dataclass(frozen=True)
 class _Numbers:
-    """What the authors chose for a family of networks."""
+    """The numbers that the authors chose for a family of networks."""
 
     attention: float
     qkv: float
@@ -51,17 +51,18 @@ def _numbers_of(model: nn.Module) -> _Numbers:
 class TokenTuning(BackwardChange):
     """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, those of extreme tokens more.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradient of each attention map is multiplied by `attention`,
-    or by 0 in the last blocks, all but a share `kept` of them; those of queries, keys and values and of the MLPs'
-    outputs by `qkv` and `mlp`. Then the rows and columns of a map, and for each channel the tokens, that hold the
-    largest and the smallest gradient are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1): v is the
-    variance of the gradient, v' that of the changed gradient in the block behind; the last block, and one behind which
-    there is none, has `gamma`. Unless given, numbers are those that torchattack has for ViT, PiT, CaiT and Visformer,
-    and those for ViT for others. Extremes and variances are those of each image.
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradient of each attention map is multiplied by `attention`
+    in the first blocks, a share `kept` of all blocks, and by 0 in the other blocks. Gradients of queries, keys and
+    values are multiplied by `qkv`, those of the MLPs' outputs by `mlp`. Then the extremes are damped: the rows and
+    columns of a map, and for each channel the tokens, that contain the largest and the smallest gradient. Their factor
+    is min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1), where v is the variance of the gradient, and v' the
+    variance of the changed gradient in the following block. The factor is `gamma` in the last block, and where v' is 0.
+    Numbers that are not given are those of torchattack for ViT, PiT, CaiT and Visformer; other networks have those for
+    ViT. Extremes and variances are those of each image.
 
     TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in place of the
-    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and drops no last
-    block.
+    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and sets no last
+    block to 0.
     """
 
     name: ClassVar[str] = "att"
@@ -100,7 +101,10 @@ class TokenTuning(BackwardChange):
 
 
 class _Tuned:
-    """The damping of one sort of gradient, from the last block to the first; `before` (N,) is the variance behind."""
+    """The damping of one kind of gradient, from the last block to the first.
+
+    `before` (N,) is the variance of the gradient in the following block, which the backward pass reaches before.
+    """
 
     def __init__(self, gamma: float, adapt: float) -> None:
         self._gamma = gamma
@@ -123,22 +127,21 @@ class _Tuned:
 
 @register
 class PatchPacing(ForwardChange):
-    """The second part of adaptive token tuning, ATT: the perturbation is seen on patches that become fewer by
-    importance.
+    """The second part of adaptive token tuning, ATT: the perturbation is left out on random patches, more in each step.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). A patch of `patch` pixels has the importance of the
-    clean image's features there: features times the gradient of the summed logits at `layer`, summed over channels,
-    resized to the image, averaged over the patch and scaled to 0..1. In step i of `pace`, from 1, a patch is left out
-    with the probability 0.01 + (0.99 - t) i / `pace`, t = `scale` importance + `offset`; later steps have that of the
-    last. Patches are drawn for each image and step. Unless given, `scale` and `offset` are the authors' for the
-    network's family.
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The importance of a patch of `patch` pixels follows from the
+    clean image's features at `layer`: features times the gradient of the summed logits, summed over channels, resized
+    to the image, averaged over the patch and scaled to 0..1. In step i of `pace`, counted from 1, a patch is left out
+    with the probability 0.01 + (0.99 - t) i / `pace`, where t = `scale` importance + `offset`. Later steps have the
+    probability of step `pace`. Patches are drawn for each image and step. Unless given, `scale` and `offset` are the
+    authors' numbers for the network's family.
 
     Without `layer`, `variant: authors` takes the block before the last, as their code does, and `paper` the block
-    before that one. At the authors' block the patches of a ViT reach the logits through a layer norm only, so that
-    features times gradient sum to 0 but for the norm's epsilon: in float32, importance is mostly rounding. In
-    TransferAttack one draw of patches serves all images, and the importance is that of the first; torchattack draws for
-    each pixel, but its importances are NaN, and it leaves nothing out. As there, the gradient for the importance is one
-    with the attack's other changes.
+    before that one. At the authors' block, the patches of a ViT reach the logits through a layer norm only, so features
+    times gradient sum to 0 except for the norm's epsilon: in float32, the importance is mostly rounding. In
+    TransferAttack, one draw of patches serves all images, with the importance of the first image. torchattack draws for
+    each pixel, but its importances are NaN, and it leaves nothing out. As in both, the gradient for the importance
+    includes the attack's other changes.
     """
 
     name: ClassVar[str] = "att-patches"
@@ -156,7 +159,7 @@ class PatchPacing(ForwardChange):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.parts.get("view"):
-            yield "`att-patches` leaves out patches of the image itself, and views change it: remove the views"
+            yield "`att-patches` leaves out patches of the unchanged image, but views change it: remove the views"
 
     @contextlib.contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
@@ -169,7 +172,7 @@ class PatchPacing(ForwardChange):
 
 
 class _Masking:
-    """Before each pass of one model: the perturbation is left out on some patches."""
+    """A hook before each pass of one model, which leaves out the perturbation on some patches."""
 
     def __init__(self, pacing: PatchPacing, model: nn.Module, layer: str, number: int, draws: PassDraws) -> None:
         from study.models.layers.catalogue import layers_of
@@ -205,7 +208,7 @@ class _Masking:
         return (origin + mask * (image - origin),)
 
     def _of_batch(self, model: nn.Module) -> Tensor:
-        """The share of draws in which a patch is kept at the end, (N, patches down, patches right)."""
+        """The probability that a patch is kept from step `pace` on, (N, patches down, patches right)."""
         import torch
         from torch.nn import functional
 
@@ -234,7 +237,7 @@ class _Masking:
         side = math.isqrt(tokens.shape[1])
         if side * side != tokens.shape[1]:
             raise StudyError(
-                f"the {tokens.shape[1]} tokens of '{self._layer}' are no square of patches",
+                f"the {tokens.shape[1]} tokens of '{self._layer}' do not form a square of patches",
                 accepted="transformers of square images, such as ViT, DeiT, PiT, Visformer",
                 todo="name another layer, or leave this source out",
             )
@@ -242,7 +245,7 @@ class _Masking:
 
 
 def _near_the_end(model: nn.Module, place: int) -> str:
-    """The block that is number `place` from the end; CaiT's last two, of the class token alone, count as one."""
+    """The block number `place` from the end. CaiT's last two blocks, for the class token alone, count as one."""
     from study.models.layers.catalogue import layers_of
     from study.models.token_gradients import transformer_of
 

@@ -22,11 +22,12 @@ class BFA(WeightedFeatures):
 
     Wang et al. 2024, "Improving the transferability of adversarial examples through black-box feature attacks",
     Neurocomputing 2024: image n is x + `length` g_n, where g_n is the gradient of the cross-entropy at image n - 1 (the
-    clean image at first), over its L2 norm. W is the sum of d score / d f at the `images`, over its L2 norm.
+    clean image at first), divided by its L2 norm. W is the sum of d score / d f at the `images`, divided by its L2
+    norm.
 
     - `layer`: `authors` is Mixed_5b of Inception-v3, features.9 of Inception-v4, conv2d_4a of Inception-ResNet-v2,
       layer2.7 of ResNet-152, and `middle` in other networks, which is conv3_3 of VGG-16 as in the paper, and layer2 of
-      ResNet-50. `stage 2` or a name is another;
+      ResNet-50. Other values: `stage 2`, or a layer's name;
     - `length`: an L2 norm in pixel values; the authors' 28 is for pixels of 0..1;
     - `score`: the label's logit, as in the authors' code, or its probability.
 

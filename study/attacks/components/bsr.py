@@ -23,8 +23,8 @@ class BlockShuffleRotation(View):
     """Block shuffle and rotation, BSR: rows and columns of blocks in random order, each block turned at random.
 
     Wang et al. 2024, arXiv:2308.10299, section 3.3. The image is cut into `blocks` x `blocks` blocks by random lengths
-    (shares of uniform numbers). The order of its rows of blocks and that of its columns are drawn, then the angle of
-    each block. Pixels are interpolated (bilinear); those from outside of the block are 0.
+    (shares of uniform numbers). The order of the rows of blocks, the order of the columns, and the angle of each block
+    are drawn. Pixels are interpolated (bilinear); values from outside the block are 0.
 
     Angles are uniform within `angle` degrees (`variant: paper`), or normal with a standard deviation of `deviation`
     radians, redrawn beyond two deviations (`variant: authors`). The authors draw lengths and orders once for a batch;
@@ -70,7 +70,7 @@ def truncated_normal(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _lengths(words: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
-    """Lengths (N, blocks) in proportion to uniform numbers, rounded; the longest takes what rounding leaves."""
+    """Lengths (N, blocks) in proportion to uniform numbers, rounded. The longest one is adjusted to reach `total`."""
     shares = (words >> np.uint64(11)).astype(np.float64) + 1
     lengths: NDArray[np.int64] = np.round(shares / shares.sum(1, keepdims=True) * total).astype(np.int64)
     rows = np.arange(len(lengths))

@@ -38,7 +38,7 @@ class CalibratedCrossEntropy(Objective):
         return value if goal == "targeted" else -value
 
     def _divisor(self, logits: Tensor) -> Tensor | float:
-        """What the logits (..., N, classes) are divided by: (..., N, 1), or one number."""
+        """The divisor of the logits (..., N, classes): (..., N, 1), or one number."""
         import torch
 
         if self.by == "temperature":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FeatureMixup(ForwardChange):
-    """What clean feature mixup and its successors share: which layers of which images are mixed with what."""
+    """The base of clean feature mixup and its successors: it draws layers, images, and the features to mix in."""
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.1
     strength: Annotated[float, Field(ge=0, le=1)] = 0.75
@@ -111,17 +111,17 @@ class Mixup:
 
 @register
 class CleanFeatureMixup(FeatureMixup):
-    """Clean feature mixup, CFM: features of a clean image are mixed in, in some layers, anew for each pass.
+    """Clean feature mixup, CFM: in layers that are drawn for each pass, features of another clean image are mixed in.
 
-    Byun et al. 2023, arXiv:2305.14846. At linear layers, and at convolutions whose output is
-    at most the image's width divided by `divisor`, each with `probability`: f = (1 - a) f + a f', where f' are the
+    Byun et al. 2023, arXiv:2305.14846. Linear layers are mixed with `probability`, and so are convolutions whose output
+    is at most as wide as the image divided by `divisor`. Mixing replaces f by (1 - a) f + a f', where f' are the
     features of another clean image at this layer, kept from one pass before the attack, and a is uniform in 0 ..
-    `strength`, one number a channel. Layers, images and numbers are drawn for each image, step and copy. Other images
+    `strength`, drawn for each channel. Layers, images and numbers are drawn for each image, step and copy. Other images
     come from a pool of `pool` selected images of the study, which the seed chooses; their features stay in memory.
 
-    The authors choose layers for a whole batch, mix its images with each other, an image sometimes with itself, and
-    count the pass before as one of the 300 iterations. Their channel of a transformer's tokens (N, tokens, C) is the
-    token: `variant: authors`.
+    The authors draw layers for a whole batch, mix its images with each other, an image sometimes with itself, and count
+    the pass before the attack as one of the 300 iterations. In a transformer, with features (N, tokens, C), their code
+    draws a for each token instead of each channel: `variant: authors`.
     """
 
     name: ClassVar[str] = "cfm"

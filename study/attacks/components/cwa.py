@@ -1,4 +1,4 @@
-"""Common weakness attack, CWA: down the ensemble's gradient, then up each model's, normalised."""
+"""Common weakness attack, CWA: a step down the ensemble's gradient, then steps up each model's normalised gradient."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _REVERSE = 15
 
 @register
 class CommonWeakness(EnsembleRule):
-    """Common weakness attack, CWA: one step down the ensemble's gradient, then one up the normalised gradient of each.
+    """Common weakness attack, CWA: a step down the ensemble's gradient, then one up each model's normalised gradient.
 
-    Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA: y <- x - reverse sign(g(x)) with the gradient g of the mean
-    loss; for each model k in turn m <- decay m + g_k(y) / ||g_k(y)||_2 and y <- y + size m, kept within the budget;
-    y - x is the rule's gradient. m goes on from step to step. The models follow each other in the order of their names.
+    Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA. First y <- x - reverse sign(g(x)), with the gradient g of
+    the mean loss. Then for each model k in turn: m <- decay m + g_k(y) / ||g_k(y)||_2 and y <- y + size m, kept within
+    the budget. y - x is the rule's gradient. m is kept from step to step. The models have the order of their names.
     `reverse` is in pixel values (absent: epsilon / 15). `size` is an L2 length in pixel values; the default is the
     authors' 250 for values in 0..1, so large that nearly every pixel ends at the edge of the budget.
 
     The authors normalise y - x by its L1 norm over the whole batch before the outer momentum; here momentum normalises
     each image. `variant: authors` takes the first step along the gradient for the models' summed logits, as their code
-    does; TransferAttack's is that for mean logits. On one model the rule steps down and up its gradient.
+    does; TransferAttack takes it for the mean logits. On one model, the rule steps down and then up its gradient.
     """
 
     name: ClassVar[str] = "cwa"

@@ -1,4 +1,4 @@
-"""DeCoWA: the image warped at random, each warp turned against the attack first."""
+"""DeCoWA: random warps of the image, each of which is first adjusted against the attack."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 @register
 class ConstrainedWarp(View):
-    """DeCoWA: `copies` of the image under thin-plate warps that have taken one step to lower the gain.
+    """DeCoWA: `copies` of the image under random thin-plate warps, after one step of each warp that lowers the loss.
 
     Lin et al., AAAI 2024, arXiv:2402.03951, algorithm 1. A mesh of `mesh` x `mesh` control points covers the image. Its
-    inner points move by theta, uniform within `reach` (the image is 2 wide and high), and the others stay; a thin-plate
-    spline carries every pixel along. theta then becomes theta - `rate` * d gain / d theta, which warps the copy.
+    inner points move by theta, uniform within `reach` (the image is 2 wide and high), and its outer points stay; a
+    thin-plate spline moves every pixel with them. theta then becomes theta - `rate` * d loss / d theta, where the
+    attack maximises the loss; the copy is warped by this theta.
 
-    Every image and copy has its own theta, and its gradient is that of the image's own gain. In the authors' code,
-    TransferAttack and torchattack all images of a batch share theta, with the gradient of their mean gain.
+    Every image and copy has its own theta, with the gradient of the image's own loss. In the authors' code,
+    TransferAttack and torchattack, all images of a batch share theta, with the gradient of their mean loss.
     `variant: authors` has their grid: it is half a pixel too wide, so that a warp by 0 enlarges the image's content by
     1 / size and mixes zeros into its edges.
     """
@@ -62,12 +63,12 @@ class ConstrainedWarp(View):
 def warped(image: Tensor, theta: Tensor, mesh: int, *, aligned: bool) -> Tensor:
     """Return the images (N, C, H, W) under the warp of a `mesh` whose inner points move by `theta` (N, points, 2).
 
-    Points are in the order of rows, and a movement is (right, down), for images that are 2 wide and 2 high. The centres
-    of the outermost pixels are at -1 and 1 if `aligned`, else their outer edges are.
+    Points are in the order of rows, and a movement is (right, down), for images that are 2 wide and 2 high. If
+    `aligned`, the centres of the outermost pixels are at -1 and 1, else their outer edges.
     """
     height, width = image.shape[2:]
     still, basis = _plate(mesh, height, width, image.device, image.dtype)
-    # One product for each image: that of one large matrix may round by the number of images.
+    # One product for each image: the rounding of one large product may depend on the number of images.
     moved = basis.expand(len(image), -1, -1) @ theta
     return sampled(image, (still + moved).view(len(image), height, width, 2), aligned=aligned)
 
@@ -113,7 +114,7 @@ def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
 
 @kept
 def _plate(mesh: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The places (H * W, 2) of all pixels, and how far each goes along with each inner point (H * W, points).
+    """The positions (H * W, 2) of all pixels, and how far each pixel moves with each inner point (H * W, points).
 
     A thin-plate spline is linear in the places of its control points, and keeps all places if none of them moves.
     """

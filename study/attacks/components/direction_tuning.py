@@ -1,4 +1,4 @@
-"""Direction tuning, DTA: small steps within each step, whose mean gradient is the step's."""
+"""Direction tuning, DTA: the gradient of a step is the mean gradient of small steps within it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 @register
 class DirectionTuning(Point):
-    """Direction tuning, DTA: `inner` steps of a `inner`-th of the step's size; the mean of their gradients.
+    """Direction tuning, DTA: the mean gradient of `inner` inner steps, each 1 / `inner` of the step's size.
 
     Yang et al. 2023, arXiv:2303.15109, algorithm 1. An inner step takes the gradient at its place plus `ahead` times
-    the step's size times the inner momentum, divides it by its mean and adds `decay` times the inner momentum, which
-    begins as the attack's. That momentum must not normalise the mean again: `{momentum: {normalise: none}}`.
+    the step's size times the inner momentum. It divides this gradient by its mean absolute value, and adds `decay`
+    times the inner momentum, which starts as the attack's momentum. The attack's momentum must not normalise the mean
+    gradient again: `{momentum: {normalise: none}}`.
 
-    As the authors' code: K = 10 inner steps, inner decay 0, and `ahead` is the outer decay of 1. TransferAttack takes
-    another gradient at the start of each step and adds it unnormalised, looks ahead along a sum that begins with that
-    gradient, has an inner decay of 0.8, whole steps in place of a K-th, and divides by norms over the whole batch: 110
-    gradients.
+    Defaults are those of the authors' code: K = 10 inner steps, inner decay 0, and `ahead` is the outer decay of 1.
+    TransferAttack takes another gradient at the start of each step and adds it unnormalised, looks ahead along a sum
+    that begins with that gradient, has an inner decay of 0.8 and whole steps in place of 1 / K, and divides by norms
+    over the whole batch; it takes 110 gradients.
     """
 
     name: ClassVar[str] = "direction-tuning"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register
 class DistancePenalty(Penalty):
-    """Distance penalty: the loss minus `below` ReLU(rmsd - d) and minus `above` ReLU(d - rmsd), d the RMSD.
+    """Distance penalty: the loss minus `below` ReLU(rmsd - d) and minus `above` ReLU(d - rmsd), where d is the RMSD.
 
     Liu et al. 2017 (arXiv:1611.02770), appendix. Its gradient is 0 at a zero perturbation.
     """

@@ -77,10 +77,10 @@ def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
 def _by_taps(
     sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor, interpolation: Interpolation
 ) -> Tensor:
-    """The matrices (N, size, size) of one axis, float64: each row has at most two numbers that are not 0, or four.
+    """The matrices (N, size, size) of one axis, float64. A row has up to two nonzero numbers, or four ("bilinear").
 
-    `sizes` are those of the image and of the frame. An image is resized to `inner` (N,) and put at `start` (N,) of the
-    frame, which is resized back (bilinear). The matrix of an image that is not `changed` (N,) is 1.
+    `sizes` are the sizes of the image and of the frame. An image is resized to `inner` (N,) and put at `start` (N,) of
+    the frame, which is resized back (bilinear). An image that is not `changed` (N,) gets the identity matrix.
     """
     import torch
 
@@ -92,7 +92,7 @@ def _by_taps(
     found = torch.zeros(len(inner), size, size, dtype=torch.float64, device=inner.device)
 
     def add(column: Tensor, weight: Tensor) -> None:
-        # One number for each row: none waits for another, so that their order is fixed.
+        # Each call adds one number to each row, so the order of additions is fixed.
         found.scatter_add_(2, column.clamp(0, size - 1)[:, :, None], weight[:, :, None])
 
     for tap, weight in ((near, 1 - share), (far, share)):
@@ -111,13 +111,13 @@ def _by_taps(
 
 @kept
 def _back(frame: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The two places of the frame that each pixel mixes, and the share of the second."""
+    """The two positions in the frame that each pixel mixes, and the weight of the second."""
     below, above, share = taps(frame, size)
     return uploaded(below, device), uploaded(above, device), uploaded(share, device)
 
 
 def _by_products(sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor) -> Tensor:
-    """The same matrices for "bilinear" by products of two: a sum of four numbers depends on its order."""
+    """The matrices of `_by_taps` for "bilinear", as products of two matrices. Their last bits may differ."""
     size, frame = sizes
     back = resized(frame, size, "bilinear")
     found = [

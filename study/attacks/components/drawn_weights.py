@@ -1,4 +1,4 @@
-"""Drawn weights, LGV: each step takes the gradient of a network with other weights of a set."""
+"""Drawn weights, LGV: each step takes the gradient of a network with the next weights of a set, in random order."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 @register
 class DrawnWeights(ForwardChange):
-    """Drawn weights, LGV: in each step a source model has one of its set of weights, in random order.
+    """Drawn weights, LGV: in each step, a source model has other weights of its set, in random order.
 
     Gubri et al. 2022, arXiv:2207.13129, section 4: the weights are those that SGD passes through at a high learning
-    rate. The order is drawn once for an attack run, without replacement, and begins again after the last one. All
-    images, copies and neighbours of a step have the same weights; an ensemble's sets of one size follow one order.
+    rate. The order is drawn once for an attack run, without replacement, and is repeated after the last weights. All
+    images, copies and neighbours of a step have the same weights; if an ensemble's sets have equal sizes, they have the
+    same order.
 
-    The authors' code goes on to the next weights in each forward pass: with views or neighbours in a single step, and
-    from one batch of images to the next. In TransferAttack too.
+    The codes of the authors and of TransferAttack take the next weights in each forward pass: within a step that has
+    views or neighbours, and onwards from one batch of images to the next.
     """
 
     name: ClassVar[str] = "drawn_weights"

@@ -20,9 +20,10 @@ class DroppedPatches(View):
     """DP: the clean image with the perturbation on `kept` random patches of a grid of `grid` x `grid` patches.
 
     Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. The gradient is taken at the view, as in the authors' code:
-    dropped patches get one, too. `variant: authors` draws the patches with replacement, as that code does: of 256
-    patches, 128 draws keep about 101. Sizes that `grid` does not divide have patches of two sizes; there, the code
-    always drops the last rows and columns. Each image draws its own patches; there, a batch shares them.
+    dropped patches get a gradient, too. `variant: authors` draws the patches with replacement, as their code does: 128
+    draws keep about 101 of 256 patches. If `grid` does not divide the image's size, patches have two sizes; the
+    authors' code always drops the remaining rows and columns. Each image draws its own patches; in the authors' code, a
+    batch shares them.
     """
 
     name: ClassVar[str] = "dropped-patches"

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @register
 class EnhancedMomentum(Point):
-    """Enhanced momentum, EMI: the mean gradient at delta + c_i * size * n(g), g the last step's mean gradient.
+    """Enhanced momentum, EMI: the mean gradient at delta + c_i * size * n(g), where g is the last step's mean gradient.
 
     Wang et al. 2021, arXiv:2103.10609, with the linear sampling that the authors chose. n(g) is
-    g / mean |g| of each image. In the first step all places are one, and with views each still has copies of its own.
+    g / mean |g| of each image. In the first step, all places are equal; with views, each place has its own copies.
 
     - `samples`: the number of factors c_i, evenly spaced, both ends included;
-    - `reach`: the largest factor, in steps: c_i from -reach to reach.
+    - `reach`: the largest factor, in steps: c_i are from -reach to reach.
     """
 
     name: ClassVar[str] = "emi"

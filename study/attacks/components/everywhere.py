@@ -24,8 +24,8 @@ Level = Annotated[float, Field(ge=0, le=255)]
 class Everywhere(View):
     """Everywhere attack: the image, and `samples` copies that each keep one block of a `grid` x `grid` division.
 
-    Zeng et al. 2025, arXiv:2501.00707. Every image draws its blocks anew in each step, and none twice. Outside of its
-    block a copy has the colour `fill` (pixel values; by default ImageNet's mean, which is 0 after normalisation).
+    Zeng et al. 2025, arXiv:2501.00707. Every image draws its blocks anew in each step, without repetition. Outside its
+    block, a copy has the colour `fill` (pixel values; by default ImageNet's mean, which is 0 after normalisation).
 
     The authors' demo has 16 blocks, of which it draws 9; their code with CFM, which TransferAttack has taken over, has
     9 blocks, of which it draws 4. Both draw one set of blocks for a whole batch.

@@ -1,4 +1,4 @@
-"""Feature disruptive attack, FDA: features above their place's mean are lowered in all layers, those below raised."""
+"""Feature disruptive attack, FDA: in all layers, features above their position's mean are lowered, others raised."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LEAST = 1e-30
-"""Below this sum of squares a logarithm has no gradient."""
+"""Below this sum of squares, a logarithm has no gradient."""
 
 
 @register
 class FDA(FeatureObjective):
     """Feature disruptive attack, FDA: raise the mean over layers of log |f below C| - log |f above C|, L2 norms.
 
-    Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image; which of them count as
-    below and above is found in the clean image, where C is the mean over the channels at each place (of tokens: of each
-    token). Labels do not count, so a targeted attack is an untargeted one.
+    Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image. The clean image's
+    features decide which of them are below or above C, the mean over the channels at each position (of tokens: of each
+    token). Labels have no influence, so a targeted attack gives the same images as an untargeted one.
 
-    - `read`: `blocks` are the outputs of all residual blocks, as in the authors' code for ResNet-152; where a network
-      has none, its activations that are modules (all ReLUs of a VGG); else the ends of its stages (an Inception). Their
-      code reads ReLUs and concatenations, 20 to 50 layers. `stages` or a list are others;
-    - `variant: authors`: their code counts features equal to C, such as the zeros of a place where all are zero, as
-      above.
+    - `read`: `blocks` are the outputs of all residual blocks, as in the authors' code for ResNet-152. In a network
+      without residual blocks, `blocks` are its activations that are modules (all ReLUs of a VGG) or, without those, the
+      ends of its stages (an Inception). The authors' code reads ReLUs and concatenations, 20 to 50 layers. Other
+      values: `stages`, or a list of layers;
+    - `variant: authors`: as in their code, features equal to C count as above; they are, for example, zeros at a
+      position where all features are zero.
 
-    The authors' code takes norms over the whole batch; torchattack too, with C the mean of a channel's places.
+    The authors' code takes norms over the whole batch. So does torchattack, where C is the mean over the positions of a
+    channel.
     """
 
     name: ClassVar[str] = "fda"
@@ -69,5 +71,5 @@ class FDA(FeatureObjective):
 
 
 def _log_norm(squares: Tensor, chosen: Tensor) -> Tensor:
-    """The logarithm of the L2 norm (N,) of features with these squares (N, …), where `chosen` is 1 and not 0."""
+    """The logarithm of the L2 norm (N,) of features with these squares (N, …), over entries where `chosen` is 1."""
     return 0.5 * summed(squares * chosen).clamp_min(_LEAST).log()

@@ -1,4 +1,4 @@
-"""Which layers a loss of features reads, as a spec names them."""
+"""Find the layers that a loss of features reads, from their names in a spec."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
     - `authors`: the layer that the authors of `method` chose for this network; the middle one if they chose none;
     - `middle`: the end of the middle stage;
     - `stage 2`: the end of the second stage;
-    - `depth 0.75`: the end of the stage at this share of all stages: of n, number ceil(0.75 n);
-    - all else is a layer's name, which is looked up when the network runs.
+    - `depth 0.75`: the end of the stage at this relative depth: stage number ceil(0.75 n) of n;
+    - every other text is a layer's name, which is looked up when the network runs.
 
-    Raises StudyError if the network's stages are not known, or if it has fewer; and for a depth above 1.
+    Raises StudyError if the network's stages are not known, if it has fewer stages, or for a depth above 1.
     """
     from study.models.layers.catalogue import layers_of
 
@@ -60,8 +60,8 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
 def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of several layers of `network`, in its order.
 
-    - `blocks`: the residual blocks or dense layers; in a network without any the activations that are modules; without
-      those, the ends of the stages;
+    - `blocks`: the residual blocks or dense layers. In a network without them, the activations that are modules or,
+      without those, the ends of the stages;
     - `stages`: the ends of the stages;
     - a list: each as in `layer_of`.
 
@@ -81,7 +81,8 @@ def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, .
 def channel_axis(features: Tensor) -> int:
     """The axis of the channels: 1 of (N, C, H, W) and (N, C), the last of (N, H, W, C) and of tokens (N, T, C).
 
-    Images are square: four axes have their channels last if only then height and width are equal.
+    Images are square. Features with four axes therefore have the channels last if axes 1 and 2 have equal lengths, and
+    axes 2 and 3 have not.
     """
     shape = features.shape
     if len(shape) == 4:

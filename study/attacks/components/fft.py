@@ -1,4 +1,4 @@
-"""Feature space fine-tuning, FFT: a targeted attack's image moved on towards what speaks for the target."""
+"""Feature space fine-tuning, FFT: the image of a targeted attack moves on towards features that support the target."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @register
 class FFT(WeightedFeatures):
-    """Feature space fine-tuning, FFT: raise the sum of W f, where W speaks for the target and against the true label.
+    """Feature space fine-tuning, FFT: raise the sum of W f, where W supports the target and opposes the true label.
 
     Zeng et al. 2024 (arXiv:2401.02727): W = A(x_first, target) - `against` A(x, true), where A(x, y) is the mean of
-    d z_y(x * M_n) / d f over `masks` masks as in FIA, which drop pixels with probability `drop`, over its L2 norm. It
-    fine-tunes: `start: first-stage` begins at the image of the first stage.
+    d z_y(x * M_n) / d f over `masks` masks M_n, divided by its L2 norm. As in FIA, masks drop pixels with probability
+    `drop`. The attack fine-tunes an image: `start: first-stage` begins at the image of the first stage.
 
     - `layer`: `depth 0.75` is the third of four stages, as the paper takes it: layer3 of a ResNet, the third block of a
       DenseNet, conv4 of a VGG, Mixed_6e of Inception-v3 (the code in circulation has Mixed_6b there, and a DenseNet's
-      second transition). `stage 3` or a name is another.
+      second transition). Other values: `stage 3`, or a layer's name.
 
     An untargeted attack, which the paper does not have, lowers the sum for W = A(x_first, true) + `against` A(x, true).
     TransferAttack drops pixels of the normalised image to 0, the mean colour; here they are black as in FIA.

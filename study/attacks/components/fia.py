@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @register
 class FIA(WeightedFeatures):
-    """Feature importance-aware attack, FIA: lower the sum of W f, W the mean gradient of the label's score over masks.
+    """Feature importance-aware attack, FIA: lower the sum of W f, where W is the score's mean gradient over masks.
 
-    Wang et al. 2021 (arXiv:2107.14185), algorithm 1: W = sum_n d score(x * M_n) / d f, over its L2 norm; the
+    Wang et al. 2021 (arXiv:2107.14185), algorithm 1: W = sum_n d score(x * M_n) / d f, divided by its L2 norm; the
     `masks` M_n set single values of the image to 0 (black) with probability `drop`.
 
     - `layer`: `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16, layer2.7 of
-      ResNet-152 (conv3_8), and `middle` in other networks, as layer2 of ResNet-50, which the authors did not use, and
-      features.9 (Mixed_5e) of Inception-v4. `middle` is the same in VGG-16 and ResNet-152; it is Mixed_5d and `repeat`
-      in the other two. `stage 2` or a name is another;
+      ResNet-152 (conv3_8), and `middle` in other networks, such as layer2 of ResNet-50, which the authors did not use,
+      and features.9 (Mixed_5e) of Inception-v4. `middle` is the authors' layer in VGG-16 and ResNet-152; it is Mixed_5d
+      in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values: `stage 2`, or a layer's name;
     - `score`: the label's logit, as in paper and authors' code; TransferAttack and torchattack take its probability;
-    - `drop` is 0.3 in the paper (0.1 against defences), and 0.1 in the authors' code unless given.
+    - `drop` is 0.3 in the paper (0.1 against defences); the default of the authors' code is 0.1.
 
     TransferAttack takes the steps without momentum.
     """

@@ -1,4 +1,4 @@
-"""Feature tuning mixup, FTM: clean feature mixup, and small features that are tuned against the attack."""
+"""Feature tuning mixup, FTM: clean feature mixup, with small perturbations of features tuned against the attack."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 class FeatureTuningMixup(FeatureMixup):
     """Feature tuning mixup, FTM: clean feature mixup, with a perturbation of features that is tuned against the attack.
 
-    Liang et al. 2025, arXiv:2411.15553. Each layer that CFM may mix also gets, in every pass, a perturbation of the
-    length `size` times the L2 norm of its features: f = (1 - a) (f + p) + a f', with a = 0 where the layer is not
-    mixed. Where it is, the perturbation's direction t then takes a step against the attack: t = t - the gradient of the
-    loss at p. It begins at 0, for every image.
+    Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that CFM may mix also gets a perturbation p, whose
+    length is `size` times the L2 norm of the layer's features. The features become (1 - a) (f + p) + a f', with a = 0
+    if the layer is not mixed. If it is mixed, the direction t of p then takes a step against the attack: t becomes t
+    minus the gradient of the loss with respect to p. For every image, t starts at 0.
 
-    Features are those behind a convolution's batch norm. In TransferAttack's port of the authors' code they are before
-    it; the gradient is that at t, with a length of t of at least 1e-7: the first step is then 1e7 times the following
-    ones, and t never turns again: `variant: authors` has this gradient. The port itself asks for no gradient at t, and
-    stays CFM. That t follows the gradient at p is our reading of the paper.
+    Features are taken after a convolution's batch norm. TransferAttack's port of the authors' code takes them before
+    it. There, the step is the gradient with respect to t, and 1e-7 is added to the length of t: the first step is then
+    1e7 times as long as the following ones, and t never changes its direction again. `variant: authors` takes this
+    gradient. The port itself requests no gradient with respect to t, so that it remains CFM. The step along the
+    gradient with respect to p is our reading of the paper.
     """
 
     name: ClassVar[str] = "ftm"
@@ -75,7 +76,7 @@ class _Tuning:
         self._directions: dict[str, Tensor] = {}
 
     def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of each row's image in the batch (rows,), and the directions for the rows."""
+        """The number in the batch of each row's image (rows,), and the directions for the rows."""
         import torch
 
         if self._draws.batch != self._batch:

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 class Ghost(ForwardChange):
     """Ghost networks: every step attacks another network, made from the source by small random changes.
 
-    Li et al. 2020, arXiv:1812.03413. Where the network has residual blocks, what a skip connection carries is
-    multiplied by a number that is uniform in 1 - `spread` .. 1 + `spread`. Networks without skip connections (VGG,
-    Inception; DenseNets, whose layers concatenate) lose a share `dropout` of the values after every activation, pooling
-    and block of their trunk; the others are divided by 1 - `dropout`. All numbers are drawn anew for each image, step
-    and copy.
+    Li et al. 2020, arXiv:1812.03413. In a network with residual blocks, the value of each skip connection is multiplied
+    by a number that is uniform in 1 - `spread` .. 1 + `spread`. Networks without skip connections (VGG, Inception;
+    DenseNets, whose layers concatenate) lose a share `dropout` of the values after every activation, pooling and block
+    of their trunk; the other values are divided by 1 - `dropout`. All numbers are drawn anew for each image, step and
+    copy.
 
-    The paper has one number a block, for all images; the authors' code and TransferAttack draw one a channel: `variant:
-    authors` does. The authors' readme has 0.22 for ResNet-50 v2 and a dropout of 0.006 for Inception v3.
+    The paper draws one number for each block, for all images. The authors' code and TransferAttack draw one for each
+    channel, and so does `variant: authors`. The authors' readme has a spread of 0.22 for ResNet-50 v2, and a dropout of
+    0.006 for Inception v3.
     """
 
     name: ClassVar[str] = "ghost"
@@ -52,7 +53,7 @@ class Ghost(ForwardChange):
 
         def drop(stream: str, features: Tensor) -> Tensor:
             if features.ndim != 4:
-                # Behind the trunk, where the authors drop nothing.
+                # After the trunk, where the authors drop nothing.
                 return features
             kept = draws.uniform(self, features.shape[1:], stream) < 1 - 2 * self.dropout
             return features * kept.to(features.dtype) / (1 - self.dropout)

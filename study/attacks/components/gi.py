@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class GlobalMomentum(Step):
     """Global momentum initialisation, GI: sign steps, the first `warmup` of them `factor` times as long.
 
-    Wang et al. 2022, arXiv:2211.11236, algorithm 1. After the warm-up the image is what it was at first; the momentum
-    stays. The attack's `steps` count the warm-up. An attack of at most `warmup` steps does not begin again.
+    Wang et al. 2022, arXiv:2211.11236, algorithm 1. After the warm-up, the attack returns to its first image, and keeps
+    the momentum. The attack's `steps` include the warm-up. An attack of at most `warmup` steps does not begin again.
 
     - `warmup`: the number of long steps;
-    - `factor`: their length, in steps;
-    - `variant`: where the first gradient after the warm-up is taken. `paper` (and TransferAttack) takes it at the image
-      that the attack begins with again, `authors` (their code) still at the end of the warm-up.
+    - `factor`: the length of a long step, in steps of the attack;
+    - `variant`: where the first gradient after the warm-up is taken. `paper` (and TransferAttack) takes it at the first
+      image, `authors` (their code) at the image at the end of the warm-up.
     """
 
     name: ClassVar[str] = "gi"
@@ -41,7 +41,7 @@ class GlobalMomentum(Step):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "summed-updates" in attack.parts.get("ensemble", ()):
-            yield "gi begins again for all source models at once: it cannot be added up with `fusion: summed-updates`"
+            yield "gi begins again for all source models at once: it cannot be combined with `fusion: summed-updates`"
 
     def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
         start: Tensor = state.setdefault("start", step.delta)

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @register
 class GradientNormPenalty(Point):
-    """A penalty on the gradient's norm, GNP: (1 + beta) g - beta g', g' the gradient at delta + reach * n(g).
+    """A penalty on the gradient's norm, GNP: (1 + beta) g - beta g', where g' is the gradient at delta + reach * n(g).
 
-    Wu et al. 2023, arXiv:2307.04099. It is the gradient of gain - lambda |g|: that of the norm is the difference
-    (g' - g) / reach, and a penalty subtracts it. n(g) = g / mean |g| of each image, as in TransferAttack: lambda is
-    beta * reach * |g| / mean |g|. With n(g) = g / |g| it would be beta * reach.
+    Wu et al. 2023, arXiv:2307.04099. This is the gradient of loss - lambda |g|: the gradient of the norm is about
+    (g' - g) / reach, and the penalty subtracts it. n(g) = g / mean |g| of each image, as in TransferAttack, so lambda
+    is beta * reach * |g| / mean |g|. With n(g) = g / |g|, lambda would be beta * reach.
 
     - `reach`: the length of the difference, in pixel values for each pixel on average (0.01 of 255);
     - `beta`: the weight of the penalty;
-    - `variant`: `paper` subtracts; `transferattack` has (1 + beta) g + beta g', as TransferAttack, which rewards a
-      gradient instead.
+    - `variant`: `paper` subtracts the penalty; `transferattack` is (1 + beta) g + beta g', as in TransferAttack, which
+      rewards a large norm instead.
     """
 
     name: ClassVar[str] = "gnp"

@@ -1,4 +1,4 @@
-"""Gradient relevance, GRA: the gradient is mixed with its neighbours' mean, and shaky pixels move less."""
+"""Gradient relevance, GRA: the gradient is mixed with its neighbours' mean; pixels with changing signs move less."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @register
 class GradientRelevance(Point):
-    """Gradient relevance, GRA: s g + (1 - s) m, m the mean gradient of random neighbours, s the cosine of g and m.
+    """Gradient relevance, GRA: s g + (1 - s) m, where m is the mean gradient of random neighbours, s = cosine(g, m).
 
     Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The
-    authors add the step `decay-indicator`. The library torchattack 1.7.2 does not turn the neighbours' loss around for
-    a target.
+    authors combine it with the step `decay-indicator`. For a targeted goal, the library torchattack 1.7.2 does not
+    change the sign of the neighbours' loss.
 
     - `samples`: the number of neighbours;
-    - `radius`: neighbours are uniform within so many epsilons.
+    - `radius`: neighbours are uniform within `radius` times epsilon.
     """
 
     name: ClassVar[str] = "gra"
@@ -59,11 +59,11 @@ class GradientRelevance(Point):
 
 @register
 class DecayIndicator(Step):
-    """The sign of the gradient, times a factor for each pixel that is multiplied by `eta` whenever the sign changes.
+    """The sign, times a factor of each pixel. The factor is multiplied by `eta` whenever the pixel's sign changes.
 
     Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The factor
     starts at 1 / eta, and the sign before the first step is 0: the first step of a pixel has length 1. The library
-    torchattack 1.7.2 compares the momentum itself and not its sign, so that every step is shorter for every pixel.
+    torchattack 1.7.2 compares the momentum itself and not its sign, so that each step is shorter than the one before.
 
     - `eta`: the factor for a change of the sign.
     """

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @register
 class EulersMethod(Point):
-    """The improved Euler method, IE: (n(g) + n(g')) / 2, g the gradient at delta, g' that at delta + size * n(g).
+    """The improved Euler method, IE: (n(g) + n(g')) / 2, with the gradients g at delta and g' at delta + size * n(g).
 
     Peng et al., ICASSP 2023, "Boosting Transferability of Adversarial Example via an Enhanced Euler's Method".
-    n(g) = g / mean |g| of each image. Momentum follows; TransferAttack adds the means up as they are
-    (`{momentum: {decay: 1, normalise: none}}` does the same).
+    n(g) = g / mean |g| of each image. Momentum is applied to the result; TransferAttack sums the results without
+    normalisation (`{momentum: {decay: 1, normalise: none}}` does the same).
     """
 
     name: ClassVar[str] = "ie"

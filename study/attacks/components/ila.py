@@ -1,4 +1,4 @@
-"""Intermediate level attack, ILA: features moved on in the direction in which another attack has moved them."""
+"""Intermediate level attack, ILA: features move on in the direction in which another attack has moved them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @register
 class ILA(FeatureObjective):
-    """Intermediate level attack, ILA: raise <f(x + d) - f(x), v>, v = f(first stage's image) - f(x), for each image.
+    """Intermediate level attack, ILA: raise <f(x + d) - f(x), v>, with v = f(first stage's image) - f(x), per image.
 
-    Huang et al. 2019 (arXiv:1907.10823), algorithm 1. It needs a first stage, `first: bim`, and starts from the clean
-    image again. Labels count in the first stage alone.
+    Huang et al. 2019 (arXiv:1907.10823), algorithm 1. It needs a first stage, such as `first: bim`, and starts from the
+    clean image again. Labels are used in the first stage only.
 
-    - `layer`: `authors` is layer3 of ResNet-18, and `middle` in other networks: the authors chose others by a
-      measurement (section 4). It is layer2 of ResNet-50 and ResNet-152, conv3_3 of VGG-16, Mixed_5d of Inception-v3,
-      Mixed_5e of Inception-v4. `stage 3` or a name is another;
+    - `layer`: `authors` is layer3 of ResNet-18, and `middle` in other networks, where the authors chose layers by a
+      measurement (section 4). `middle` is layer2 of ResNet-50 and ResNet-152, conv3_3 of VGG-16, Mixed_5d of
+      Inception-v3, Mixed_5e of Inception-v4. Other values: `stage 3`, or a layer's name;
     - `form`: `projection` is the paper's ILAP; `flexible` its ILAF, the cosine plus `magnitude` times
       |f(x + d) - f(x)| / |v|. `magnitude` is alpha in the paper, 1 in its code.
 
-    The authors' code and TransferAttack take one inner product over the whole batch: of a projection the steps are the
-    same, of the flexible form they depend on neighbours.
+    The authors' code and TransferAttack take one inner product over the whole batch. For the projection, their steps
+    are the same as here; for the flexible form, they depend on the other images of the batch.
     """
 
     name: ClassVar[str] = "ila"
@@ -64,7 +64,7 @@ class ILA(FeatureObjective):
         along: Tensor = (moved * way).sum(1) / length
         if self.form == "projection":
             return along / length
-        # At the clean image the length has the gradient 0, and the cosine that of the projection.
+        # At the clean image, the gradient of the length is 0, and that of the cosine is the projection's.
         own = torch.linalg.vector_norm(moved, dim=1)
         found: Tensor = along / torch.where(own > 0, own, 1) + self.magnitude * own / length
         return found

@@ -1,4 +1,4 @@
-"""ILA++: features moved on along the direction that explains best how the loss grew on the way of another attack."""
+"""ILA++: features move on along the direction that best explains how the loss grew along the path of another attack."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 @register
 class ILAPlus(FeatureObjective):
-    """ILA++: raise <f(x + d) - f(x), w>, w the linear regression of the loss on the features, for each image.
+    """ILA++: raise <f(x + d) - f(x), w>, where w is the linear regression of the loss on the features, for each image.
 
-    Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847): with h_t = f(x_t) - f(x) of
-    the first stage's images x_t after each of its steps, over their L2 norms, and r_t their cross-entropies,
-    w = (H^T H + `ridge` I)^-1 H^T r; without `ridge` its limit for a large one, w = sum_t r_t h_t. It starts from the
-    clean image again.
+    Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847). x_t is the first stage's image after
+    step t, h_t = f(x_t) - f(x) divided by its L2 norm, and r_t the cross-entropy of x_t. Then
+    w = (H^T H + `ridge` I)^-1 H^T r or, without `ridge`, its direction for a large ridge: w = sum_t r_t h_t. The attack
+    starts from the clean image again.
 
     - `layer`: `middle` unless given. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
-    - `iterates`: the number of images x_t: the first stage has so many steps, and all but the last as `checkpoints`;
-    - `ridge`: lambda; the authors' code has none (infinity), the paper both.
+    - `iterates`: the number of images x_t. The first stage must have this number of steps, and `checkpoints` at all of
+      them but the last;
+    - `ridge`: lambda; the authors' code has none (infinity), the paper has both.
 
-    Images x_t are those of 8 bits that the first stage would return at these steps; the authors have floats.
+    x_t are the 8-bit images that the first stage would return at these steps; the authors use floats.
     """
 
     name: ClassVar[str] = "ila++"
@@ -61,13 +62,13 @@ class ILAPlus(FeatureObjective):
         return {"clean": clean, "way": unit(self._regression(ways, losses))}
 
     def _regression(self, ways: Sequence[Tensor], losses: Sequence[Tensor]) -> Tensor:
-        """The direction (N, …) for the ways (N, …) and losses (N,) at all steps."""
+        """The direction w (N, …) for the h_t (N, …) in `ways` and the r_t (N,) in `losses`."""
         import torch
 
         if self.ridge is not None:
             rows = torch.stack([way.flatten(1) for way in ways], 1).double()
             gram = rows @ rows.mT + self.ridge * torch.eye(len(ways), dtype=rows.dtype, device=rows.device)
-            # The ridge keeps the matrix regular: `solve` would ask the device whether it is.
+            # The ridge keeps the matrix regular. `solve` would wait for the device to check this.
             solved = torch.linalg.solve_ex(gram, torch.stack(list(losses), 1).double()).result
             losses = solved.to(ways[0].dtype).unbind(1)
         total = torch.zeros_like(ways[0])

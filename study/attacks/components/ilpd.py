@@ -20,9 +20,9 @@ class PerturbationDecay(ForwardChange):
     """Intermediate-level perturbation decay, ILPD: f = `keep` f(x + d) + (1 - `keep`) f(x + noise) at `layer`.
 
     Li et al. 2023, arXiv:2304.13410. The noise is normal with a standard deviation of `sigma` pixel
-    values, drawn anew for each image, step and copy; each gradient takes one forward pass for it. Without `layer` it is
-    that of the authors for ResNet-50, the last block of the second stage (`layer2.3`), and the middle layer for other
-    networks.
+    values, drawn anew for each image, step and copy; each gradient therefore takes one more forward pass. `layer` is by
+    default the authors' layer for ResNet-50, the last block of the second stage (`layer2.3`), and the middle layer for
+    other networks.
 
     The authors' code and torchattack agree; torchattack adds momentum. x is the clean image: the
     attack's views do not change it.
@@ -51,7 +51,7 @@ class PerturbationDecay(ForwardChange):
         inside = False
 
         def look(*_: Any) -> None:
-            """Before a pass: one of the clean images with noise, whose features `change` keeps."""
+            """Before each pass, run a pass of the noisy clean images, whose features `change` keeps."""
             nonlocal inside
             if inside:
                 return

@@ -1,4 +1,4 @@
-"""Integrated gradients: the gradients on the way from a black image, times the way."""
+"""Integrated gradients: the mean gradient on the path from a black image to the image, times the path."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class IntegratedGradients(Point):
     that is `first: 0`. TAIG-R adds a uniform draw within `noise` times epsilon to each point, and takes the way from
     the first point to the last; so does the authors' code, which calls it an approximation of their random broken line.
 
-    With `weighting: scaled` the gradient at k / samples counts k / samples, as one gets by differentiating through the
-    scaling of the image. So do torchattack and TransferAttack for MIG. The integral, and the authors' code for TAIG,
-    weigh all points alike.
+    With `weighting: scaled`, the gradient at k / samples has the weight k / samples, which comes from differentiation
+    through the scaling of the image. torchattack and TransferAttack do this for MIG. In the integral, and in the
+    authors' code for TAIG, all points have the same weight.
     """
 
     name: ClassVar[str] = "integrated-gradients"

@@ -46,7 +46,8 @@ class Kernel(Update):
 
 
 def profile(kernel: Kernel) -> Tensor:
-    """Return the kernel along one axis, float64 (size,), sum 1. The kernel is the outer product of it with itself.
+    """Return the profile of the kernel along one axis, float64 (size,), sum 1. The kernel is its outer product with
+    itself.
 
     With k = (size - 1) / 2 and shifts i, j from -k to k: uniform 1; linear (1 - |i| / (k + 1)) (1 - |j| / (k + 1));
     gaussian exp(-(i^2 + j^2) / (2 sigma^2)), sigma = k / sqrt(3) unless given.

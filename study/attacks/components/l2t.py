@@ -29,16 +29,17 @@ class LearnedTransforms(Point):
     """L2T: the mean gradient over `samples` random chains of `length` image operations, whose probabilities are learnt.
 
     Zhu et al., CVPR 2024, arXiv:2405.14077. Every operation has a parameter, 0 at first; a chain draws its operations
-    from the softmax of the parameters, with replacement. After each step the parameters ascend the expected gain J with
-    learning rate `rate`, by the policy gradient: rate * mean of J * d log p, p the probability of the chain.
-    `families` are those of the 98 operations that take part; "mix" adds images of a pool of `pool` images.
+    from the softmax of the parameters, with replacement. After each step, the parameters take a step up the expected
+    loss J with learning rate `rate`, by the policy gradient: rate * mean of J * d log p, where p is the probability of
+    the chain. `families` are the families of the 98 operations that take part; "mix" adds images of a pool of `pool`
+    images.
 
-    `variant: authors` ascends the mean of J * p, as their code does. p is about 1 / 10,000, hence the parameters
-    practically stay 0 and the operations are drawn uniformly. There, one operation makes up to ten copies, and two make
-    up to a hundred: a gradient of one step costs a random number of passes. Here, a chain is one image, which draws
-    one of the copies: the same mean, at a fixed cost. Translations are parts of the size, where their code takes the
-    parts as pixels, hence moves by a pixel at most. Probabilities, chains and gains belong to one image each; theirs to
-    a batch. TransferAttack has 3 samples, torchattack 5.
+    `variant: authors` takes the gradient of the mean of J * p, as their code does. p is about 1 / 10,000, so the
+    parameters practically stay 0 and the operations are drawn uniformly. In their code, one operation makes up to ten
+    copies, and two make up to a hundred: the gradient of one step costs a random number of passes. Here, a chain is one
+    image, which draws one of the copies: the same mean, at a fixed cost. Here, translations are fractions of the
+    image's size; their code takes the fractions as pixels, so it moves by a pixel at most. Probabilities, chains and
+    losses belong to each image; in their code, to a batch. TransferAttack has 3 samples, torchattack 5.
     """
 
     name: ClassVar[str] = "l2t"
@@ -53,7 +54,7 @@ class LearnedTransforms(Point):
     @model_validator(mode="after")
     def _has_operations(self) -> LearnedTransforms:
         if not self.operations:
-            raise PydanticCustomError("parts", f"`families` of l2t are some of {', '.join(_FAMILIES)}")
+            raise PydanticCustomError("parts", f"`families` of l2t must be some of {', '.join(_FAMILIES)}")
         return self
 
     @property
@@ -98,7 +99,7 @@ class LearnedTransforms(Point):
         return total / self.samples
 
     def _chain(self, step: StepContext, sample: int, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The numbers (N, length) of the operations that each image has drawn."""
+        """The numbers (N, length) of the operations that each image draws."""
         words = step.draws(self, sample).integers(self.length, "chain")
         shares = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
         below = probabilities.cumsum(1)[:, None, :-1] <= shares[:, :, None]
@@ -110,7 +111,7 @@ class LearnedTransforms(Point):
     ) -> NDArray[np.float64]:
         """Return the gradient (N, K) for the parameters of K operations with these `probabilities` (N, K).
 
-        `chains` (M, N, length) are the operations of M samples, and `gains` (M, N) their gains.
+        `chains` (M, N, length) are the operations of M samples, and `gains` (M, N) their losses.
         """
         drawn = (chains[..., None] == np.arange(probabilities.shape[1])).sum(2)
         score = drawn - chains.shape[2] * probabilities

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @register
 class LinearBackpropagation(BackwardChange):
-    """Linear backpropagation, LinBP: behind `layer`, the derivative of a ReLU is 1.
+    """Linear backpropagation, LinBP: after `layer`, the derivative of a ReLU is 1.
 
-    Guo et al. 2020, arXiv:2012.03528. In residual networks the ReLUs inside
-    the branches are linear, those after an addition are not, and the gradient that a branch gives its input keeps the
-    L2 norm of the true one, for each image. Without `layer` the start is that of the authors, the first block of a
-    ResNet-50's third stage (`layer3.0`), and for other networks the middle layer. Networks without ReLUs behind it are
-    refused.
+    Guo et al. 2020, arXiv:2012.03528. In residual networks, the ReLUs inside
+    the branches are linear, but those after an addition are not. For each image, the gradient that a branch passes to
+    its input keeps the L2 norm of the true gradient. Without `layer`, the start is that of the authors for ResNet-50,
+    the first block of the third stage (`layer3.0`), and the middle layer for other networks. Networks without ReLUs
+    after this layer are refused.
 
-    The authors' code and TransferAttack agree; both know ResNet-50 only, and divide 0 by 0 where a branch has
+    The authors' code and TransferAttack agree; both support ResNet-50 only, and divide 0 by 0 where a branch has
     no gradient. Here such a gradient stays 0.
     """
 

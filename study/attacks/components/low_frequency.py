@@ -1,4 +1,4 @@
-"""A penalty that prefers smooth perturbations: those of which a blur leaves much."""
+"""A term that rewards smooth perturbations, which a blur hardly reduces."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NOTHING = 1e-5
-"""Pixel values: means below this are roundings of 0."""
+"""Means below this, in pixel values, count as 0: they come from rounding."""
 
 
 @register
 class LowFrequency(Penalty):
-    """Raise `weight` times the sum of |R(delta / 255)|, R the mean over squares of `size` x `size` pixels.
+    """Raise `weight` times the sum of |R(delta / 255)|, where R is the mean over squares of `size` x `size` pixels.
 
-    The third term of Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018, R a convolution with a box
-    of size 3 and zero padding; `weight` is eta there. The code in circulation has the mean of squares that do not
-    overlap, and images normalised by a standard deviation.
+    The third term of Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018, where R is a convolution
+    with a box of size 3 and zero padding, and `weight` is called eta. The code in circulation has the mean of squares
+    that do not overlap, and images normalised by a standard deviation.
     """
 
     name: ClassVar[str] = "low-frequency"
@@ -39,7 +39,8 @@ class LowFrequency(Penalty):
 
     def gradient(self, delta: Tensor) -> Tensor:
         blurred = self._blurred(delta)
-        # Rounding gives a sum of pixels that cancel each other a sign. The box is symmetric: the adjoint of R is R.
+        # Where pixels cancel each other out, rounding would give their sum a sign. The box is symmetric: the adjoint of
+        # R is R.
         return self.weight / 255 * self._blurred(blurred.sign() * (blurred.abs() > _NOTHING))
 
     def _blurred(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maximin expected flatness, MEF: gradients at random neighbours, each moved by what it remembers."""
+"""Maximin expected flatness, MEF: gradients at random neighbours, each moved by a memory of its earlier gradients."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @register
 class MaximinFlatness(Point):
-    """Maximin expected flatness, MEF: the mean gradient at neighbours that are moved down the gain, by memory.
+    """Maximin expected flatness, MEF: the mean gradient at random neighbours, each moved down the loss by a memory.
 
     Qiu et al. 2024, arXiv:2405.16181 (its first version calls it NCS). The attack maximises the expectation, over
-    neighbours, of the lowest gain near each. Where it is lowest, a step against the neighbour's gradient would say; in
-    its place stands the memory of neighbour i, which costs no gradient: G_i <- n(g_i) - decay G_i, n(g) = g / mean |g|
-    of each image. G_i is 0 at first.
+    neighbours, of the lowest loss near each neighbour. A step against the neighbour's gradient would lead to this
+    lowest loss, but would cost another gradient. In its place, neighbour i moves by its memory G_i, which is 0 at first
+    and becomes n(g_i) - decay G_i after each step, with n(g) = g / mean |g| of each image.
 
-    - `samples`: the number of neighbours, and of memories: each holds an image;
-    - `radius`: neighbours are uniform within so many epsilons;
-    - `reach`: the length of the move by memory, in epsilons;
+    - `samples`: the number of neighbours. The memory of each has the size of the image;
+    - `radius`: neighbours are uniform within `radius` times epsilon;
+    - `reach`: the length of the move by memory, as a multiple of epsilon;
     - `decay`: the factor of the old memory;
-    - `variant`: the sign of the move. The inner problem is a minimum, and G_i remembers gradients of the gain, so
-      that `paper` moves by -reach * epsilon * G_i: this is our derivation. `authors` (their code, and TransferAttack)
-      moves by +reach * epsilon * G_i.
+    - `variant`: the sign of the move. The inner problem is a minimum, and G_i contains gradients of the loss, so that
+      `paper` moves by -reach * epsilon * G_i: this is our derivation. `authors` (their code, and TransferAttack) moves
+      by +reach * epsilon * G_i.
     """
 
     name: ClassVar[str] = "mef"

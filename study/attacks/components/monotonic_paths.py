@@ -25,16 +25,17 @@ _DEGREES = 45
 class MonotonicPaths(Point):
     """Monotonic paths, MuMoDIG: the sum of integrated gradients of the image and of `transforms` random copies.
 
-    Ren et al. 2025, arXiv:2412.18844. A path leads from a quantised copy b to the (transformed) image t, and each of
-    its `points` gradients lies at b + share (t - b), share = (k + position) / points. Its sum, led back through the
-    transform, is multiplied with t - b. Of each transformed copy and of the image there are `bases` paths. Quantised:
-    each channel's range is cut at `regions` - 1 uniform places, and a value falls to the lower end of its region, so
-    that b is nowhere above t and a path is monotonic. Transforms are, with equal chance, one of roll down, roll right,
-    two flips and a rotation by up to 45 degrees, or an enlargement to at most 245/224 in a random place.
+    Ren et al. 2025, arXiv:2412.18844. A path leads from a quantised copy b to the (transformed) image t. Its `points`
+    gradients are taken at b + share (t - b), with share = (k + position) / points. Their sum, propagated back through
+    the transform, is multiplied by t - b. Each transformed copy, and the image itself, has `bases` paths. Quantisation
+    cuts each channel's range at `regions` - 1 uniform places, and lowers each value to the lower end of its region, so
+    that b is nowhere above t, and the path is monotonic. A transform is, with equal probability, an enlargement to at
+    most 245/224 at a random place, or one of five others: roll down, roll right, two flips, and a rotation by up to 45
+    degrees.
 
-    As the authors' code, but drawn for each image. There a frame never touches the lower and the right edge; here it
-    may. torchattack takes the gradient of the untransformed image in all paths, and uses the transformed copy only as
-    what is quantised: its paths are neither monotonic nor diverse.
+    As in the authors' code, but drawn for each image. In their code, the enlarged image never touches the lower and the
+    right edge of the frame; here it may. torchattack takes the gradient of the untransformed image in all paths, and
+    only quantises the transformed copy: its paths are neither monotonic nor diverse.
     """
 
     name: ClassVar[str] = "monotonic-paths"
@@ -83,9 +84,9 @@ class MonotonicPaths(Point):
 
 
 def quantised(image: Tensor, ends: Tensor) -> Tensor:
-    """Lower each value of `image` (N, C, H, W) to the end of its region.
+    """Lower each value of `image` (N, C, H, W) to the lower end of its region.
 
-    `ends` (N, C, R) in -1..1 are places in each channel's range, beside its minimum.
+    The lower ends are the minimum of each channel, and the places `ends` (N, C, R), in -1..1, in the channel's range.
     """
     low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
     lowered = low.expand_as(image)
@@ -96,7 +97,7 @@ def quantised(image: Tensor, ends: Tensor) -> Tensor:
 
 
 def _affine(image: Tensor, which: int, amount: int) -> Tensor:
-    """One of five changes of an image (C, H, W), chosen and measured by two 64-bit words."""
+    """One of five changes of an image (C, H, W). The 64-bit word `which` selects it; `amount` sets its amount."""
     height, width = image.shape[1:]
     match which % _KINDS:
         case 0:

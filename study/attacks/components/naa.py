@@ -27,9 +27,9 @@ class NAA(WeightedFeatures):
     it found best); then f_black changes no gradient and is not computed.
 
     - `layer`: `authors` is Mixed_5b of Inception-v3, Mixed_5e (features.9) of Inception-v4, Conv2d_4a of
-      Inception-ResNet-v2, layer2.7 of ResNet-152 (of a v2: block2/unit_8), and `middle` in other networks, as layer2 of
-      ResNet-50 and conv3_3 of VGG-16. `middle` is the same in Inception-v4 and ResNet-152; it is Mixed_5d and `repeat`
-      in the other two. `stage 2` or a name is another;
+      Inception-ResNet-v2, layer2.7 of ResNet-152 (of a v2: block2/unit_8), and `middle` in other networks, such as
+      layer2 of ResNet-50 and conv3_3 of VGG-16. `middle` is the authors' layer in Inception-v4 and ResNet-152; it is
+      Mixed_5d in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values: `stage 2`, or a layer's name;
     - `score`: the label's probability, as in the authors' code, or its logit;
     - `variant: authors`: their code adds normal noise of standard deviation 25.5 pixel values (0.2 in -1..1) to the
       image at each point of the path. The paper has none.

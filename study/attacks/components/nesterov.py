@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register
 class Nesterov(Point):
-    """Nesterov's look-ahead, NI: the gradient at delta + size * decay * g, g the momentum.
+    """Nesterov's look-ahead, NI: the gradient at delta + size * decay * g, where g is the momentum.
 
     Lin et al. 2020, arXiv:1908.06281, equation 6.
     """
@@ -24,7 +24,7 @@ class Nesterov(Point):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "momentum" not in attack.parts.get("update", ()):
-            yield "nesterov looks ahead along the momentum, and momentum is 0"
+            yield "nesterov looks ahead along the momentum, but momentum is 0"
         if "adam" in attack.parts.get("step", ()):
             yield "nesterov needs a sign or l2 step, not Adam"
 

@@ -1,4 +1,4 @@
-"""Gradients divided by their mean size, image by image."""
+"""Gradients divided by the mean of their absolute values, image by image."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _OfProbability(Objective):
-    """A loss sign * f(p): its value for a mean probability is computed from the logarithms of f."""
+    """A loss sign * log f(p). Its value for the models' mean probability is computed from their logarithms of f."""
 
     def parts(self, logits: Tensor, labels: Tensor, goal: Goal) -> tuple[int, Tensor]:
         """Return the sign, and log f(p) (..., N)."""

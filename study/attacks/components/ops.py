@@ -32,7 +32,7 @@ class OperationSampling(View):
     composition has two to four operations of 31: identity, flips, rolls, rotations, scales and padded resizes. The mean
     is over the `samples` * `operators` + 1 gradients.
 
-    The printed results use up to 30 of each, the default of the authors' code is 10 neighbours and 20 compositions.
+    The paper's results use up to 30 of each; the default of the authors' code is 10 neighbours and 20 compositions.
     `variant: authors` draws six times `samples` noises once for all steps, and takes some of them in each step. There
     and in TransferAttack all images of a batch share noises and compositions; here each has its own.
     """

@@ -1,4 +1,4 @@
-"""Patch-wise steps, PI-FGSM: long steps, and what goes beyond epsilon moves the pixels around it."""
+"""Patch-wise steps, PI-FGSM: long steps, whose excess beyond epsilon moves the surrounding pixels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @register
 class PatchWise(Step):
-    """Patch-wise steps, PI-FGSM: sign steps of `factor` times the length, and what exceeds epsilon is spread.
+    """Patch-wise steps, PI-FGSM: sign steps of `factor` times the length; the excess beyond epsilon moves neighbours.
 
-    Gao et al. 2020, arXiv:2007.06765, algorithm 1. All steps and what was spread are added up without a limit. What
-    this sum has beyond epsilon is summed over the neighbours of each pixel, without itself, and the pixel moves by the
-    sign of it.
+    Gao et al. 2020, arXiv:2007.06765, algorithm 1. The rule sums all its moves without a limit. The excess of this sum
+    beyond epsilon is summed over the neighbours of each pixel, without the pixel itself, and the pixel also moves by
+    the sign of the result.
 
     - `factor`: the length of a step, in the attack's steps;
     - `spread`: the length of the move by the neighbours, in steps of this rule. The authors' code has 1, which is 16
@@ -41,7 +41,7 @@ class PatchWise(Step):
     @model_validator(mode="after")
     def _odd(self) -> PatchWise:
         if self.width % 2 == 0:
-            raise PydanticCustomError("parts", "the width of the neighbours is odd: as many on either side")
+            raise PydanticCustomError("parts", "`width` must be odd, so that a pixel is in the middle of its square")
         return self
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:

@@ -22,8 +22,8 @@ class PatchOut(View):
 
     Wei et al. 2022, arXiv:2109.04176. `patch` is the side of a patch in pixels; `share` of
     all patches are kept, the authors' 130 of 196 unless given, drawn anew for each image and step. Patches at the right
-    and lower border are cut if the image is no multiple of them. The authors draw from the number of the step, the same
-    patches for all images; TransferAttack and torchattack as well.
+    and lower border are cut if the image's size is not a multiple of `patch`. The authors seed the draw with the number
+    of the step, so all images have the same patches; so do TransferAttack and torchattack.
     """
 
     name: ClassVar[str] = "patchout"

@@ -22,14 +22,14 @@ class PenalisedGradientNorm(Point):
     """A penalty on the gradient's norm, PGN: the mean over neighbours of (1 - balance) g' + balance g*.
 
     Ge et al. 2023, arXiv:2306.05225, algorithm 1. g' is the gradient at a neighbour x', uniform within `radius` times
-    epsilon, and g* that at x' - size * g' / |g'|.
+    epsilon, and g* is the gradient at x' - size * g' / |g'|.
 
     - `samples`: the number of neighbours; each takes two gradients;
-    - `radius`: how far neighbours are, in epsilons;
-    - `balance`: the share of the second gradient;
-    - `variant`: the norm |g'|. `paper` has the L1 norm, with which the second place lies 1e-5 pixel values beside the
-      first: in float32 both gradients are nearly one. `authors` (their code, and TransferAttack) has the mean of |g'|,
-      with which it lies a step beside.
+    - `radius`: the largest distance of neighbours, as a multiple of epsilon;
+    - `balance`: the weight of the second gradient;
+    - `variant`: the norm |g'|. `paper` has the L1 norm: the second place is then about 1e-5 pixel values from the
+      first, and in float32 both gradients are nearly equal. `authors` (their code, and TransferAttack) has the mean of
+      |g'|: the second place is then one step from the first.
     """
 
     name: ClassVar[str] = "pgn"

@@ -1,4 +1,4 @@
-"""What rules for places of gradients share: a gradient of mean magnitude 1, and where a rule may stand in `points`."""
+"""Functions that point rules share: the normalisation of gradients, and conflicts with the rest of an attack."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def mean_normalised(gradient: Tensor) -> Tensor:
 
 
 def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if a rule that asks the models itself has another rule behind it, which would never be asked."""
+    """Yield a conflict if a rule that takes all its gradients itself has rules after it, which would never be used."""
     points = list(attack.parts.get("point", ()))
     if name in points[:-1]:
-        yield f"{name} takes all its gradients itself: put it last in `points`, behind {', '.join(points[1:])}"
+        yield f"{name} takes all its gradients itself: put it last in `points`, after {', '.join(points[1:])}"
 
 
 def without_epsilon(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if a rule measures in epsilon and the budget has none."""
+    """Yield a conflict if a rule's lengths are multiples of epsilon, and the budget has no epsilon."""
     if attack.budget.epsilon is None:
         yield f"{name} needs a budget with an epsilon"
 
 
 def with_adam(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if a rule measures in steps and the step is Adam's, whose size is a learning rate."""
+    """Yield a conflict if a rule's lengths are multiples of the step, and the step is Adam's, with a learning rate."""
     if "adam" in attack.parts.get("step", ()):
         yield f"{name} measures in steps: it needs a sign or l2 step, not Adam"

@@ -18,8 +18,8 @@ class PayNoAttention(BackwardChange):
     """Pay no attention, PNA: a transformer's attention maps count as constants in the backward pass.
 
     Wei et al. 2022, arXiv:2109.04176. Gradients reach the values only, not queries and keys. The authors' code,
-    TransferAttack and torchattack agree, but for CaiT: the others leave out the first of its two class attentions. The
-    codes' hooks do nothing where timm uses a fused attention; here the map is computed in any case.
+    TransferAttack and torchattack agree with this, except for CaiT: they leave out the first of its two class
+    attentions. Their hooks do nothing where timm uses fused attention; here the map is always computed.
     """
 
     name: ClassVar[str] = "pna"

@@ -20,15 +20,16 @@ _LEAST = 1e-12
 class PoTrip(FeatureObjective):
     """Po+Trip: lower the Poincaré distance of the logits to the target, plus `weight` times a triplet loss.
 
-    Li et al. 2020, "Towards Transferable Targeted Attack", CVPR 2020, section 3: with u = z / |z|_1 and v the
-    target's unit vector less `margin`, arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))); the triplet is
-    max(0, |cos(z, true)| - |cos(z, target)| + `gap`). It reads logits alone; features are none.
+    Li et al. 2020, "Towards Transferable Targeted Attack", CVPR 2020, section 3. The distance is
+    arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))), where u = z / |z|_1 for logits z, and v is the target's unit
+    vector times 1 - `margin`. The triplet loss is max(0, |cos(z, true)| - |cos(z, target)| + `gap`). The objective
+    reads logits only, no features.
 
     - `weight`, `gap` and `margin` are lambda, gamma and xi: 0.01, 0.007 and 0.00001 in the authors' code.
 
     An untargeted attack, which the paper does not have, raises the distance to the true label. With several sources the
-    losses are averaged; the authors average logits. TransferAttack has the labels of the triplet the other way round,
-    and takes means over the batch before the maximum.
+    losses are averaged; the authors average logits. TransferAttack exchanges the two labels of the triplet, and takes
+    means over the batch before the maximum.
     """
 
     name: ClassVar[str] = "po-trip"

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @register
 class PreGradient(Point):
-    """The pre-gradient's look-ahead, PI: the gradient at delta + reach * size * n(g), g the last step's gradient.
+    """The pre-gradient's look-ahead, PI: the gradient at delta + reach * size * n(g), with the last step's gradient g.
 
-    Wang et al. 2021, arXiv:2103.10609. n(g) = g / mean |g| of each image, as in EMI of the same paper: at
-    `reach` 1 the look-ahead moves a pixel as far as a step, on average. The first step has no look-ahead.
+    Wang et al. 2021, arXiv:2103.10609. n(g) = g / mean |g| of each image, as in EMI of the same paper. With `reach` 1,
+    the look-ahead moves a pixel as far as a step, on average. The first step has no look-ahead.
 
     - `reach`: the length of the look-ahead, in steps.
     """

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @register
 class PredictionCorrection(Point):
-    """Prediction and correction, PC: n(g) + mean of n(g_k), g_k the gradients at `predictions` predicted places.
+    """Prediction and correction, PC: n(g) + mean of n(g_k), with gradients g_k at `predictions` predicted places.
 
-    Wan and Huang 2023, arXiv:2306.01809; n divides by the mean. A prediction is a sign step of the attack's
-    size, along the gradient at the place before it, held to the budget. The paper and its code predict once.
+    Wan and Huang 2023, arXiv:2306.01809; n divides a gradient by its mean absolute value. A prediction is a sign step
+    of the attack's size, along the gradient at the place before it, within the budget. The paper and its code predict
+    once.
     TransferAttack takes the gradient before it moves, so that its single prediction repeats the first gradient; its
     prediction is a step of epsilon, and its norms are over the whole batch.
     """

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @register
 class ReversePerturbation(Point):
-    """Reverse adversarial perturbation, RAP: the gradient at delta + r, r the perturbation that lowers the gain most.
+    """Reverse adversarial perturbation, RAP: the gradient at delta + r, where the perturbation r lowers the loss most.
 
     Qin et al. 2022, arXiv:2210.05968, algorithm 1. In every step r starts at random, uniform within `radius`, and takes
-    `inner_steps` sign steps down the gain, within `radius` and pixel values 0..255. `begin` is the late start (RAP-LS).
+    `inner_steps` sign steps down the loss, within `radius` and pixel values 0..255. `begin` is the late start (RAP-LS).
 
     - `radius`: the largest |r|, in pixel values;
     - `inner_steps`, `inner_size`: number and length (pixel values) of the steps of r;
-    - `begin`: the number of steps without r before the first one with it.
+    - `begin`: the number of steps at the start of the attack that have no r.
     """
 
     name: ClassVar[str] = "rap"

@@ -1,4 +1,4 @@
-"""Fast gradient rescaling, FGRM: a step whose pixels differ in size, by the logarithm of the gradient."""
+"""Fast gradient rescaling, FGRM: each pixel's step depends on the logarithm of its gradient."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @register
 class Rescaled(Step):
-    """Fast gradient rescaling, FGRM: factor * sign(g) * sigmoid(z), z = log2 |g| standardised over the image.
+    """Fast gradient rescaling, FGRM: factor * sign(g) * sigmoid(z), where z is log2 |g| standardised over the image.
 
-    Han et al. 2023, arXiv:2307.02828, with `factor` 2: a pixel of mean size moves by one step. `factor`
-    has no unit. Pixels whose gradient is 0 do not move and do not count.
+    Han et al. 2023, arXiv:2307.02828, with `factor` 2: a pixel with the mean of log2 |g| moves by one step. `factor`
+    has no unit. Pixels with a zero gradient do not move, and do not enter the standardisation.
 
     `variant: authors` is the older rule in the authors' code: with e = -log2 |g| and its largest value m in each
     channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). It depends on the scale of the gradient: m must be

@@ -19,17 +19,18 @@ class RPA(WeightedFeatures):
     """Random patch attack, RPA: as FIA, with masks that multiply whole patches by noise U(0, 1).
 
     Zhang et al. 2022, "Enhancing the Transferability of Adversarial Examples with Random Patch", IJCAI 2022: W is the
-    mean of d score(x * M_n) / d f over `masks` masks, over its L2 norm. Mask n cuts each channel into patches of
-    `sizes[n]` pixels a side, in turn, and replaces each with probability `changed` by numbers of U(0, 1), one for each
-    pixel; all else is 1, as are incomplete patches at the right and lower edge.
+    mean of d score(x * M_n) / d f over `masks` masks M_n, divided by its L2 norm. Mask n cuts each channel into patches
+    with a side of `sizes[n]` pixels; masks use the sizes in turn. With probability `changed`, the mask has numbers of
+    U(0, 1) in a patch, one for each pixel. Elsewhere, and in incomplete patches at the right and lower edge, it is 1.
 
     - `layer`: as in FIA. `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16,
-      layer2.7 of ResNet-152, and `middle` in other networks, as layer2 of ResNet-50;
+      layer2.7 of ResNet-152, and `middle` in other networks, such as layer2 of ResNet-50;
     - `score`: the label's logit in the authors' code, its probability in TransferAttack;
     - `sizes`: 1, 3, 5, 7 in the paper. The authors' code has all four, but a condition that always holds picks size 1
       (`sizes: [1]`); TransferAttack takes 1, 3, 5 and 30 masks.
 
-    Their code changes exactly the given share of the larger patches, the same ones in every image of a batch.
+    For patches larger than a pixel, their code changes exactly the given share, and the same patches in all images of a
+    batch.
     """
 
     name: ClassVar[str] = "rpa"
@@ -56,7 +57,7 @@ class RPA(WeightedFeatures):
         return total
 
     def _mask(self, draws: Draws, shape: tuple[int, ...], size: int, number: int) -> Tensor:
-        """Mask `number` (N, C, H, W) with patches of `size` pixels a side."""
+        """Mask `number` (N, C, H, W) with patches of `size` x `size` pixels."""
         import torch
 
         channels, height, width = shape

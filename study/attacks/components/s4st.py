@@ -1,4 +1,4 @@
-"""S4ST: blocks of the image, each scaled by its own factor, after another simple change of the whole."""
+"""S4ST: blocks of the image, each scaled by its own factor, after a simple change of the whole image."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class BlockScaling(View):
     or a flip along either axis, a turn by 180 degrees, a multiplication by a random factor, noise, a low-pass filter,
     or dropped channels. `blocks` are the numbers of blocks
     along the two axes, in random order; edges are random, at least `spacing` times the image's size apart. With
-    `probability`, a block is scaled by a factor that is uniform from 1 / `most` to `most`: a smaller block lies at a
-    random place of zeros, and of a larger one a random part is seen (bilinear, with antialiasing).
+    `probability`, a block is scaled by a factor that is uniform from 1 / `most` to `most` (bilinear, with
+    antialiasing). A smaller block is put at a random place among zeros; a larger block is cut to a random part.
 
     The authors' code draws once for a batch; here, each image has its own draws. Their spacing is 30 of 224 pixels.
     """
@@ -45,7 +45,7 @@ class BlockScaling(View):
     @model_validator(mode="after")
     def _fits(self) -> BlockScaling:
         if min(self.blocks) < 1 or max(self.blocks) * self.spacing > 1:
-            raise PydanticCustomError("parts", "`blocks` of s4st are from 1 to 1 / `spacing`")
+            raise PydanticCustomError("parts", "`blocks` of s4st must be from 1 to 1 / `spacing`")
         return self
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
@@ -95,7 +95,7 @@ class BlockScaling(View):
 
 
 def scaling(size: int, factor: float, word: int) -> NDArray[np.float64]:
-    """Return the matrix (size, size) of one axis: scaled by `factor`, at a place that the random `word` decides."""
+    """Return the matrix (size, size) that scales one axis by `factor`, at a place that the random `word` determines."""
     matrix = np.zeros((size, size))
     if factor < 1:
         small = max(1, int(size * factor))

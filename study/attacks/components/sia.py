@@ -1,4 +1,4 @@
-"""Structure invariant attack, SIA: copies whose blocks are each changed in a way of their own."""
+"""Structure invariant attack, SIA: copies with a random change of each block."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class StructureInvariance(View):
     U(0, 1); add U(-`noise`, `noise`) to each pixel (pixel values) and clip; cut the upper 0.4 of both axes of the
     cosine transform; set each channel to 0 with probability 0.1, and divide the others by 0.9.
 
-    Every image has a grid and operations of its own; the authors draw one for a batch. Where 0.4 of a block's side is
-    less than a pixel, the authors' cut sets the block to 0, ours does nothing. TransferAttack has the seven operations
-    without resize, low-pass and dropout: set them in `operations`.
+    Every image has its own grid and operations; the authors draw them once for a batch. If 0.4 of a block's side is
+    less than a pixel, the authors' cut sets the block to 0; ours does nothing. TransferAttack has seven operations, all
+    but resize, low-pass and dropout: list them in `operations`.
     """
 
     name: ClassVar[str] = "sia"
@@ -68,7 +68,7 @@ class StructureInvariance(View):
 
 
 class _Blocks:
-    """The blocks of each image: `chosen` (N, grid, grid) are their operations, `shares` numbers drawn from 0..1."""
+    """The blocks of each image: `chosen` are their operations, and `shares` random numbers in 0..1, (N, grid, grid)."""
 
     def __init__(self, view: StructureInvariance, image: Tensor, given: ViewContext) -> None:
         grid = view.grid
@@ -100,7 +100,7 @@ class _Blocks:
             self._columns.come(image, column, row, columns[::-1])
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """The number of the pixel that comes to each place (N, H, W), and the inverse permutation."""
+        """The number of the pixel that moves to each position (N, H, W), and the inverse permutation."""
         there, back = (self._of_blocks(self._rows.tables[one], self._columns.tables[one]) for one in (0, 1))
         return there, back
 
@@ -127,7 +127,7 @@ class _Blocks:
         return found
 
     def filtered_together(self) -> FilteredTogether:
-        """The same blocks, for a GPU."""
+        """The blocks of `filtered`, in the form for a GPU."""
         from study.attacks.blocks import FilteredTogether
 
         height, width = self._image.shape[2:]
@@ -153,7 +153,7 @@ class _Blocks:
         return np.where((self.chosen == "dropout")[:, None], kept, found)
 
     def of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_] | NDArray[np.int64]) -> Tensor:
-        """A table (N, K, grid, grid) of the blocks as one of the pixels, (N, K, H, W)."""
+        """Expand a table of blocks (N, K, grid, grid) to a table of pixels (N, K, H, W)."""
         values = self._tensor(table)
         values = values.to(self._image.dtype) if values.is_floating_point() else values
         count, grid = values.shape[1], values.shape[3]
@@ -168,8 +168,8 @@ class _Blocks:
 class _Axis:
     """The cuts of one axis of each image, and how the lines of its strips change places.
 
-    `strip` (N, size) is the strip that each line belongs to. `tables` are the lines that come to each place
-    (N, grid, size), for each strip of the other axis, and the inverse.
+    `strip` (N, size) is the strip that each line belongs to. `tables` are two arrays (N, grid, size): for each strip of
+    the other axis, the line that moves to each position, and the inverse permutation.
     """
 
     def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
@@ -185,12 +185,12 @@ class _Axis:
     def extents(
         self, images: NDArray[np.int64], strips: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The places of the first lines of some images' strips, and the numbers of their lines."""
+        """For strips `strips` of images `images`: the position of the first line, and the number of lines."""
         first, end = self._edges[images, strips], self._edges[images, strips + 1]
         return first, end - first
 
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
-        """Note the `order` in which the lines of one strip come, where it meets the strip `across`."""
+        """Set the `order` of the lines of one strip, in the block where it crosses the strip `across`."""
         own = self.lines(image, strip)
         there, back = self.tables
         there[image, across, own] = order
@@ -198,7 +198,7 @@ class _Axis:
 
 
 def _edges(words: list[int], size: int) -> list[int]:
-    """The edges of the strips of one axis: 0, as many different random places as there are words, and the size."""
+    """The edges of the strips of one axis: 0, a different random place for each of the words, and the size."""
     cuts: list[int] = []
     for taken, word in enumerate(words):
         place = 1 + word % (size - 1 - taken)

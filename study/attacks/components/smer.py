@@ -1,4 +1,4 @@
-"""Stochastic mini-batch ensemble with reweighting, SMER: one model a step, in random order, weights that adapt."""
+"""Stochastic mini-batch ensemble with reweighting, SMER: inner steps on single models, whose weights adapt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SURE = -20.0
-"""Below this margin, the logarithm of softplus rises as fast as the margin, to float32's last digit."""
+"""Below this margin, the logarithm of softplus has a slope of 1 in the margin, to float32's last digit."""
 
 
 @register
@@ -28,14 +28,15 @@ class Reweighted(EnsembleRule):
     weight, and y <- y + size sign(G). Before y moves, each weight w follows the gradient of log L, where L is the
     cross-entropy of the labels for the mean of all weighted logits at y: w <- w + rate (d log L / dw - shrink w). The
     last G is the rule's gradient; the outer momentum is an update of the attack. Weights begin at 1 (at K times a
-    model's weight in the attack), and go on from step to step. `size` is in pixel values (absent: that of the attack's
-    steps).
+    model's weight in the attack), and are kept from step to step. `size` is in pixel values (absent: the size of the
+    attack's steps).
 
-    Numbers and order are those of the code in TransferAttack, where the weights are those of a whole batch, and even of
-    all batches, one after the other; here every image has its own. There a targeted attack climbs the cross-entropy of
-    the target label; here goals are those of the objective, and weights then descend log L. The order is drawn for
-    each step and is the same for all images: an order for each image would take all models in each inner step. On one
-    model the rule is an inner loop of its momentum, with a weight that changes the loss only.
+    Numbers and order are those of the code in TransferAttack, where all images of a batch share the weights, which are
+    even kept from batch to batch; here every image has its own weights. There, a targeted attack maximises the
+    cross-entropy of the target label; here, the objective defines the goal, and for a targeted goal the weights descend
+    log L. The order is drawn for each step and is the same for all images: an order for each image would take all
+    models in each inner step. On one model, the rule is an inner loop of its momentum, with a weight that changes the
+    loss only.
     """
 
     name: ClassVar[str] = "smer"
@@ -84,8 +85,8 @@ class Reweighted(EnsembleRule):
 def log_loss_gradient(weights: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Return d log L / d weights, (K, N), of the cross-entropy L of mean(weights x logits), logits (K, N, classes).
 
-    L is softplus(t), where t is how far the other labels are above the label. The formula holds where L itself, in
-    float32, is 0: for an image that the models are sure of.
+    L is softplus(t), where t is the log-sum-exp of the other labels' logits minus the label's logit. The formula also
+    holds if L is 0 in float32, for an image that the models classify with certainty.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The staircase sign: a step whose pixels differ in size, by the rank of the gradient."""
+"""The staircase sign: each pixel's step depends on the rank of its gradient."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @register
 class StaircaseSign(Step):
-    """The staircase sign: sign(g) times (2 j + 1) / stairs, j = 0 ... the class of |g| by its size.
+    """The staircase sign: sign(g) times (2 j + 1) / stairs, where j = 0, 1, ... is the class of |g| by its size.
 
     Gao et al. 2021, arXiv:2104.09722. The classes end at the percentiles 100 / stairs, 200 / stairs, ... of |g| in each
-    channel of each image, as in the authors' code; where a percentile lies between two values, at the lower one. The
-    weights have the mean 1. The authors write the width of a class in percent: 1.5625 are 64 stairs.
+    channel of each image, as in the authors' code; a percentile between two values is the lower value. The weights have
+    the mean 1. The authors give the width of a class in percent: 1.5625 means 64 stairs.
     """
 
     name: ClassVar[str] = "staircase"

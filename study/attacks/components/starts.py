@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @register
 class RandomStart(Start):
-    """Uniform within the epsilon cube (Madry et al. 2018, arXiv:1706.06083); for an L2 or RMSD budget, in its ball."""
+    """A uniform draw from the epsilon cube (Madry et al. 2018, arXiv:1706.06083), or from the ball of an L2 or RMSD
+    budget."""
 
     name: ClassVar[str] = "random"
     streams: ClassVar[str | None] = "start"

@@ -26,12 +26,12 @@ class TAP(FeatureObjective):
     perturbation's absolute values, is the penalty `low-frequency`. If the attack is targeted, the first term is the log
     probability of the target.
 
-    - `read`: `blocks` are the outputs of all residual blocks; where a network has none, its activations that are
-      modules; else the ends of its stages. The paper takes all layers; the code in circulation (of Huang et al. 2019,
-      used by TransferAttack) the network's children. `stages` or a list are others;
+    - `read`: `blocks` are the outputs of all residual blocks; in a network without them, its activations that are
+      modules or, without those, the ends of its stages. The paper takes all layers; the code in circulation (of Huang
+      et al. 2019, used by TransferAttack) takes the network's children. Other values: `stages`, or a list of layers;
     - `weight` is lambda, and `power` alpha in the paper: 0.005 and 0.5 in that code.
 
-    At features of 0 the gradient of T, which is infinite, counts as 0. TransferAttack sums the distance over the batch
+    At a feature of 0, the gradient of T is infinite, and counts as 0. TransferAttack sums the distance over the batch
     and averages the cross-entropy, so that its weight depends on the size of the batch.
     """
 

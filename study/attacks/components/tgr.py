@@ -22,14 +22,15 @@ class TokenGradients(BackwardChange):
     """Token gradient regularization, TGR: in transformers, gradients of attention, QKV and MLPs lose their extremes.
 
     Zhang et al. 2023, arXiv:2303.15754. The gradient of each attention map is multiplied by
-    `attention`, and its rows and columns that hold the largest and the smallest entry of a head are set to 0. Gradients
-    of queries, keys and values, and of the MLPs' outputs, are multiplied by `qkv` and `mlp`; for each channel, those of
-    the tokens with the largest and the smallest gradient are set to 0. Extremes are found for each image.
+    `attention`, and its rows and columns that contain the largest and the smallest entry of a head are set to 0.
+    Gradients of queries, keys and values are multiplied by `qkv`, those of the MLPs' outputs by `mlp`; for each
+    channel, the gradients of the tokens with the largest and the smallest gradient are set to 0. Extremes are found for
+    each image.
 
     The paper regularizes the gradient of the map. The hooks of torchattack, which follow the authors' code, change the
-    gradient of the scores, before the softmax: `variant: authors`. There, batches have one image, because extremes are
-    those of the first one; with torch 2, tokens of all images are one sequence. In CaiT's class attention, whose map
-    has one query, only keys are chosen here.
+    gradient of the scores, before the softmax: `variant: authors`. torchattack needs batches of one image, because it
+    uses the extremes of the first image; with torch 2, it treats the tokens of all images as one sequence. In CaiT's
+    class attention, whose map has one query, only keys are chosen here.
     """
 
     name: ClassVar[str] = "tgr"

@@ -23,8 +23,8 @@ class Translations(View):
     """`side` x `side` copies of the image, shifted by up to `reach` half widths right and left, up and down.
 
     Fang et al. 2024 (ANDA), arXiv:2209.11964, algorithm 1: 25 copies, shifts evenly spaced in +-0.3 of
-    half the width. A shift is no whole number of pixels: values between pixels are bilinear, those from beyond the
-    image are 0. All copies are made at every step, so that nothing is drawn.
+    half the width. Shifts need not be whole numbers of pixels: values between pixels are bilinear, and values from
+    outside the image are 0. All copies are made at every step, so that nothing is drawn.
 
     ANDA averages the gradients of all copies of all steps so far. That mean has the sign of their sum: a momentum of
     decay 1 that is not normalised. The paper can also end with a draw from the normal distribution of these gradients,
@@ -47,7 +47,7 @@ class Translations(View):
 
         def matrix(shift: float, size: int) -> Tensor:
             found = _matrix(shift * size / 2, size, image.device, image.dtype)
-            # A matrix for each image: one product for the whole batch may round by the size of the batch.
+            # One product for each image: the rounding of one product for the whole batch may depend on its size.
             return found.expand(len(image), 1, size, size)
 
         height, width = image.shape[-2:]

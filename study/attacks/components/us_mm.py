@@ -24,7 +24,7 @@ class UniformScaleMixMask(View):
     is multiplied by `masks` masks; r is `mix`, and x', with values in 0..1, is an image of a pool of `pool` selected
     images of the study, drawn anew for every copy, image and step.
 
-    TransferAttack draws x' from the batch, so that results depend on it, and takes the adversarial image for x'.
+    TransferAttack draws x' from the adversarial images of the batch, so that results depend on the batch.
     """
 
     name: ClassVar[str] = "us-mm"

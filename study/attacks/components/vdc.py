@@ -21,14 +21,14 @@ class VirtualDense(BackwardChange):
     """Virtual dense connections, VDC: in a plain transformer, gradients of later blocks are added to earlier ones.
 
     Zhang et al. 2024 (AAAI, doi 10.1609/aaai.v38i7.28541). The gradient of each attention map is multiplied by
-    `attention`, that of each MLP branch's input by `mlp`; added are the gradients that all later blocks have at the
-    same place in the unchanged network, times `added` and once more `decay` for each block from the end. MLPs also get
-    `added` times `decay` times the class token's gradient behind the last block. One gradient takes two backward
-    passes.
+    `attention`, that of each MLP branch's input by `mlp`. The gradients that all later blocks have at the same place in
+    the unchanged network are added, each multiplied by `added`, and by `decay` once for each block between it and the
+    end. MLPs also get `added` times `decay` times the class token's gradient after the last block. One gradient takes
+    two backward passes.
 
     The hooks of TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in
-    place of the map: `variant: authors`. They have numbers of their own for PiT (0.03 in place of 0.1) and Visformer,
-    which begin again in each stage; here networks with several resolutions are refused. Numbers are those of the ports.
+    place of the map: `variant: authors`. They have other numbers for PiT (0.03 in place of 0.1) and Visformer, where
+    they begin again in each stage; here networks with several resolutions are refused. Numbers are those of the ports.
     """
 
     name: ClassVar[str] = "vdc"

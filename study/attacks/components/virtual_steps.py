@@ -20,13 +20,14 @@ class VirtualSteps(Program):
     """Virtual steps and auxiliary gradients, VA: sign steps beyond the budget, also towards `auxiliary` random labels.
 
     Zhang et al. 2022, "Improving Transferability of Adversarial Examples with Virtual Step and Auxiliary Gradients",
-    IJCAI 2022. At each place there are 1 + auxiliary gradients: the attack's, and those that raise the probability of
-    other labels, drawn anew at each step for each image; for a target label they lower it. Each makes a sign step, one
-    after the other, held to 0..255 and not to the budget; only the finished image is projected. As the authors' code:
-    3 labels, 20 steps of 0.007 (1.785 pixel values).
+    IJCAI 2022. Each step takes 1 + `auxiliary` gradients at the same image: the attack's gradient, and one for each of
+    `auxiliary` other labels, which are drawn anew at each step for each image. The auxiliary gradients raise the
+    probability of these labels; for a targeted goal, they lower it. Each gradient makes a sign step, one after the
+    other, clipped to 0..255 but not to the budget; only the finished image is projected. As in the authors' code: 3
+    labels, 20 steps of 0.007 (1.785 pixel values).
 
-    Views of the attack are the same for all gradients of a step. An objective of features keeps what it has prepared
-    for the attack's own labels.
+    The views of the attack are the same for all gradients of a step. An objective of features is prepared once, for the
+    attack's own labels.
     """
 
     name: ClassVar[str] = "virtual-steps"
@@ -37,7 +38,7 @@ class VirtualSteps(Program):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         for kind in ("point", "update", "start"):
             if attack.parts.get(kind):
-                yield f"the program virtual-steps takes its own sign steps, without a {kind}"
+                yield f"the program virtual-steps takes its own sign steps, so the attack cannot have a {kind}"
 
     def cost(self, steps: int, sources: int, views: int) -> int:
         return views * steps * (1 + self.auxiliary)
@@ -65,14 +66,15 @@ class VirtualSteps(Program):
         return [found[steps] for steps, _ in given.points]
 
     def _labels(self, given: ProgramContext, step: int, classes: int) -> Iterator[Tensor]:
-        """Labels (N,) other than the objective's, no two alike for one image."""
+        """Labels (N,) other than the objective's, all different for each image."""
         yield from others(given.labels, given.draws(self, step).words(self.auxiliary), classes).unbind(1)
 
 
 def others(own: Tensor, words: Tensor, classes: int) -> Tensor:
-    """One label below `classes` for each of `words` (N, K), uniform over those that are neither `own` (N,) nor taken.
+    """Draw K different labels below `classes` for each image, other than `own` (N,): int64 (N, K).
 
-    Returns (N, K). `words` hold the bits of unsigned integers.
+    Each of the random `words` (N, K) gives a label that is uniform over the labels not yet taken. `words` hold the bits
+    of unsigned integers.
     """
     import torch
 

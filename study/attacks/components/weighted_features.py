@@ -17,11 +17,11 @@ Score = Literal["logit", "probability"]
 class WeightedFeatures(FeatureObjective):
     """The sum of weights times features: lowered if the attack is untargeted, raised if it is targeted.
 
-    Weights are found once, at the clean image; those of each image and model have the L2 norm 1.
+    Weights are computed once, at the clean image. The weights of each image and model have the L2 norm 1.
     """
 
     method: ClassVar[str]
-    """The method whose authors' layers `layer: authors` means."""
+    """The method whose authors chose the layers of `layer: authors`."""
 
     layer: Layer = "authors"
 
@@ -65,11 +65,11 @@ def unit(values: Tensor) -> Tensor:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum (N,) of each image's values (N, …), in whatever order the memory has them."""
+    """The sum (N,) of each image's values (N, …). The order of summation follows the memory layout."""
     return values.sum(tuple(range(1, values.ndim)))
 
 
 def only(features: Mapping[str, Tensor]) -> Tensor:
-    """The features of the one layer."""
+    """The features of the only layer in `features`."""
     (found,) = (features[name] for name in features)
     return found

@@ -1,1 +1,1 @@
-"""Somebody else's whole attack, by name: from a library, a checkout, or the user's own file."""
+"""External attacks, which run as a whole and are given by name: from a library, a checkout, or the user's own file."""

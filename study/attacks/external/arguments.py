@@ -1,4 +1,4 @@
-"""Arguments of somebody else's attack, held against the signature of its class or function."""
+"""Check the arguments of an external attack against the signature of its class or function."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from study.errors import StudyError, names
 
 EPSILONS = ("eps", "epsilon", "max_epsilon")
-"""What libraries call an L-infinity budget."""
+"""Names that libraries give to an L-infinity budget."""
 
 
 def accepted(target: Callable[..., Any]) -> dict[str, bool]:
-    """The arguments of a function, or of a class and of the bases that it passes `**kwargs` on to.
+    """The arguments of a function, or of a class and of the bases to which it passes its `**kwargs`, by name.
 
-    Each says whether it is required. Names that only disappear in `**kwargs` are not among them.
+    The values say whether an argument is required. Names that are only accepted by `**kwargs` are left out.
     """
     found: dict[str, bool] = {}
     for function in _called(target):
@@ -74,7 +74,7 @@ def budget_name(target: Callable[..., Any]) -> str | None:
 
 
 def overridden(attack: object, given: Mapping[str, Any]) -> Iterator[str]:
-    """Say of each number that the built `attack` holds another one than the arguments give."""
+    """Yield a sentence for each number of the arguments for which the built `attack` has another value."""
     for name, value in given.items():
         held = getattr(attack, name, value)
         if isinstance(value, bool | int | float) and isinstance(held, bool | int | float) and held != value:
@@ -95,7 +95,7 @@ def _called(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 
 def _passes_on(function: Callable[..., Any]) -> bool:
-    """Whether a function hands its own `**kwargs` to another one."""
+    """Whether a function passes its own `**kwargs` to another function."""
     parameters = inspect.signature(function).parameters.values()
     rest = next((one.name for one in parameters if one.kind is one.VAR_KEYWORD), None)
     if rest is None:

@@ -1,4 +1,4 @@
-"""One call of somebody else's attack: models and images in the form that libraries expect, and what is noted of it."""
+"""One call of an external attack: models and images in the form that libraries expect, and notes for the user."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ExternalCall:
 
     Each of `models` is a sequence of two modules, from such images to logits: the preprocessing, and the network under
     its own names. `networks` are the names of the networks in their zoos (`resnet50`). `labels` (N,) are the labels of
-    the objective, which are target labels for a targeted goal, and `true` (N,) the true ones. `epsilon` is the
-    L-infinity budget for images in 0..1. `generator` is seeded with `seed`, which belongs to this batch. `notes` takes
-    what the user should know.
+    the objective, which are target labels for a targeted goal, and `true` (N,) the true labels. `epsilon` is the
+    L-infinity budget for images in 0..1. `generator` is seeded with `seed`, which belongs to this batch. `notes`
+    collects messages for the user.
     """
 
     attack: str

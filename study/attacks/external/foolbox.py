@@ -1,4 +1,4 @@
-"""Attacks of the package foolbox, called with one budget; the image is the one that foolbox clips to it."""
+"""Attacks of the package foolbox, called with one budget. The result is the image that foolbox clips to this budget."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError as `Adapter.check` says.
 
-    Besides the arguments of its class, an attack takes `epsilon`, the budget of its call in its own norm; for an attack
-    in L-infinity it is the study's. `distance` is l0, l1, l2 or linf.
+    In addition to the arguments of its class, an attack takes `epsilon`, the budget of the call in the attack's own
+    norm; for an attack in L-infinity, its default is the study's budget. `distance` is l0, l1, l2 or linf.
     """
     name = f"foolbox:{attack}"
     limits.known(name, attack, attacks())
@@ -90,7 +90,7 @@ def _built(name: str, attack: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float | None) -> float | None:
-    """The budget of the call: the arguments' own, or the study's in L-infinity. None: the smallest perturbation."""
+    """The budget of the call: that of the arguments, or the study's in L-infinity. None: the smallest perturbation."""
     library = installed.package("foolbox")
     own: float | None = arguments.get(_EPSILON)
     if own is not None:
@@ -105,7 +105,7 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
         return epsilon
     if isinstance(attack, library.attacks.base.FixedEpsilonAttack):
         raise StudyError(
-            f"{name} needs a budget, as {attack.distance} of images in 0..1",
+            f"{name} needs a budget in its norm, {attack.distance}, for images in 0..1",
             accepted="`epsilon` among the arguments; for an attack in L-infinity also the study's budget",
             todo="add `epsilon` to the arguments; images beyond the study's epsilon are projected",
         )
@@ -113,7 +113,7 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
 
 
 def _has_targeted_form(attack: Any, budget: float | None) -> bool:
-    """Whether the attack comes to call a model for a targeted goal. Attacks look at the goal before they do."""
+    """Whether the attack calls the model for a targeted goal. Attacks check the goal before they call a model."""
     library = installed.package("foolbox")
     model = library.PyTorchModel(_Stop().eval(), bounds=(0, 1), device="cpu")
     criterion = library.criteria.TargetedMisclassification(torch.zeros(1, dtype=torch.int64))

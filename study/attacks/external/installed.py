@@ -1,4 +1,4 @@
-"""The packages that attacks come from. They are optional: what is missing is said when an attack needs it."""
+"""The packages that attacks come from. They are optional: an error names a missing package when an attack needs it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from study.distribution import installing
 from study.errors import StudyError, first_line
 
 TESTED = {"torchattack": "1.7.2", "torchattacks": "3.5.1", "foolbox": "3.3.4"}
-"""The versions that the tests compare with."""
+"""The versions with which the tests compare our results."""
 
 
 def package(name: str) -> ModuleType:
-    """Import a package. Raises StudyError that says what to install."""
+    """Import a package. Raises StudyError, which says what to install, if this fails."""
     version(name)
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise StudyError(
-            f"{name} is installed, and cannot be imported: {first_line(error)}",
+            f"{name} is installed, but cannot be imported: {first_line(error)}",
             todo=f"pip install {error.name}" if error.name else f"pip install --force-reinstall {name}",
         ) from error
 
 
 def version(name: str) -> str:
-    """The installed version of a package. Raises StudyError that says what to install."""
+    """The installed version of a package. Raises StudyError, which says what to install, if the package is missing."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

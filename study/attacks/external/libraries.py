@@ -1,4 +1,4 @@
-"""The libraries whose attacks can be named, each a module with the same functions."""
+"""The libraries whose attacks a spec can name. A module for each library has the same functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("torchattack", "torchattacks", "foolbox", "transferattack", "python")
 
 
 class Adapter(Protocol):
-    """The functions of each module here. `attack` is an attack's name in its library."""
+    """The functions of the module of each library. `attack` is an attack's name in its library."""
 
     def version(self, attack: str) -> str:
         """The installed version of the library, or the digest of the attack's source. Raises StudyError if missing."""
@@ -25,7 +25,7 @@ class Adapter(Protocol):
         """The names of the library's attacks. Raises StudyError if the library is missing."""
 
     def home(self, attack: str) -> Path:
-        """The folder of the attack's code, where its errors are looked for."""
+        """The folder of the attack's code. Messages name the line in this folder that raised an error."""
 
     def check(
         self, attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None
@@ -36,9 +36,9 @@ class Adapter(Protocol):
         """
 
     def craft(self, call: ExternalCall) -> Tensor:
-        """Return what the attack returns for one batch: images (N, C, H, W), if it keeps its word in 0..1.
+        """Return what the attack returns for one batch: images (N, C, H, W), which should be in 0..1.
 
-        The attack is built anew in each call. Its exceptions pass through; `check` has passed.
+        The attack is built anew in each call. Its exceptions pass through. Callers have called `check` before.
         """
 
 

@@ -1,4 +1,4 @@
-"""What an attack cannot do, said before any work: unknown names, ensembles, targeted goals, budgets in other norms."""
+"""Errors before any work for what an attack cannot do: unknown names, ensembles, targeted goals, other norms."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def goal(name: str, *, targeted: bool, supported: bool) -> None:
 def norm(
     name: str, target: Callable[..., Any], arguments: Mapping[str, Any], epsilon: float | None, *, linf: bool
 ) -> None:
-    """Raise StudyError where the attack's own budget is of another norm than the study's, and is not given."""
+    """Raise StudyError if the attack's budget has another norm than the study's budget, and the arguments lack it."""
     budget = held.budget_name(target)
     if not linf and epsilon is not None and budget is not None and budget not in arguments:
         raise StudyError(
-            f"the `{budget}` of {name} is no L-infinity norm, so it cannot follow from the study's epsilon",
+            f"the `{budget}` of {name} is not an L-infinity norm, so it cannot follow from the study's epsilon",
             accepted=f"`{budget}` among the arguments, in the attack's own norm for images in 0..1",
             todo=f"add `{budget}`; images beyond the study's epsilon are projected",
         )
@@ -57,6 +57,6 @@ def unknown_layers(name: str, network: str, accepted: Collection[str]) -> StudyE
     """The error for an attack that has no layers on record for a network."""
     return StudyError(
         f"{name} has no layers on record for the network {network}",
-        accepted=f"the argument {' or '.join(accepted)}, with a name of the network's own",
+        accepted=f"the argument {' or '.join(accepted)}, with the name of a layer of this network",
         todo=f"add {' or '.join(accepted)} to the arguments",
     )

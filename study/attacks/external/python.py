@@ -28,7 +28,7 @@ def version(attack: str) -> str:
 
 
 def attacks() -> Sequence[str]:
-    """None: a user's own attack has no list."""
+    """No names: there is no list of users' own attacks."""
     return ()
 
 
@@ -52,7 +52,7 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
                 accepted=f"a function of {', '.join(_OURS)}, and of arguments of its own",
                 todo="add them to the function's parameters",
             )
-        # A function that asks for the budget has it from the study.
+        # A function with a parameter for the budget gets the study's budget.
         held.check(f"python:{attack}", function, held.with_budget(function, arguments, epsilon), ours=_OURS)
 
 
@@ -76,7 +76,7 @@ def _named(attack: str) -> UserFunction:
 
 @contextmanager
 def _function(attack: str) -> Iterator[Callable[..., Any]]:
-    """The function, while modules of its folder can be imported."""
+    """Yield the function. Inside the context, modules of its folder can be imported."""
     named = _named(attack)
     with user_files.imports_from_folder(named.where):
         try:

@@ -1,4 +1,4 @@
-"""Run somebody else's attack on source models: seeded, watched, and its images rounded and held to the budget."""
+"""Run an external attack on source models: seed it, count its passes, and round and project its images."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from study.reproducibility.numerics import Precision
 Value = TypeVar("Value")
 
 _TOLERANCE = 0.01
-"""Pixel values beyond a budget that float32 arithmetic in 0..1 explains many times over."""
+"""A smaller excess over a budget, in pixel values, is not reported: rounding of float32 in 0..1 explains it."""
 
 _MOST = 2.0
-"""Beyond this value an image is not in 0..1, however far an attack overshoots."""
+"""An image with a larger value is not in 0..1: no attack leaves the pixel box so far."""
 
 
 @dataclass(frozen=True)
 class ExternalImages:
-    """Adversarial images, `uint8` (N, C, H, W), and what was seen while they were made.
+    """Adversarial images, `uint8` (N, C, H, W), and what was observed while they were made.
 
     `gradients` and `forwards` are numbers per image, over all sources and views: how many gradients came back to the
     input of a source model, and how many images went through one. `over_budget` is the number of images that left the
@@ -62,10 +62,10 @@ class ExternalImages:
 def check_external(
     external: External, goals: Sequence[Goal], sources: int, *, epsilon: float | None, allow_code: bool = False
 ) -> None:
-    """Raise StudyError for what can be seen before any work.
+    """Raise StudyError for errors that can be found before any work.
 
-    That is a library or file that is missing, an unknown attack or argument, several sources or a targeted goal where
-    the attack supports neither, and a user's file without permission. No model is needed. `epsilon` is in pixel values.
+    These are a missing library or file, an unknown attack or argument, several sources or a targeted goal that the
+    attack does not support, and a user's file without permission. No model is needed. `epsilon` is in pixel values.
     """
     if external.library == "python" and not allow_code:
         raise StudyError(
@@ -96,16 +96,16 @@ def run_external(
     networks: Sequence[str] = (),
     allow_code: bool = False,
 ) -> ExternalImages:
-    """Attack the images in `given`, in batches of `engine.batch` in their order, each a call of the attack of its own.
+    """Attack the images in `given`, in their order, with one call of the attack for each batch of `engine.batch`.
 
     `models` take pixels in 0..255; the attack gets images in 0..1. `networks` are the names of their networks in the
-    zoos (`resnet50`), by which some attacks find layers. `epsilon`, in pixel values, is given to the attack as its own
-    L-infinity budget, unless its arguments have one; whatever comes back is rounded to whole pixel values and
-    projected onto `epsilon` and 0..255. Before each call the global generators of `random`, numpy and torch are seeded
-    with `seed_of(key, ids of the batch)`; afterwards they are put back, and the models are as before.
+    zoos (`resnet50`), by which some attacks find layers. The attack gets `epsilon`, in pixel values, as its own
+    L-infinity budget, unless its arguments have a budget. Its images are rounded to whole pixel values, and projected
+    onto `epsilon` and 0..255. Before each call, the global generators of `random`, numpy and torch are seeded with
+    `seed_of(key, ids of the batch)`; afterwards they are restored, and the models are as before.
 
-    Raises StudyError as `check_external` does, and where the attack fails, with its file and line, or returns no finite
-    images of the same shape.
+    Raises StudyError as `check_external` does; if the attack fails, with its file and line; or if it does not return
+    finite images of the same shape.
     """
     check_external(external, [goal], len(models), epsilon=epsilon, allow_code=allow_code)
     called = tuple(networks) or tuple(_name_of(model) for model in models)
@@ -148,7 +148,7 @@ def _call(
     passes: Passes,
     precision: Precision,
 ) -> tuple[Tensor, Tensor, Sequence[str]]:
-    """One call of the attack: the clean images (N, C, H, W), what it returns, and its notes."""
+    """Call the attack once. Returns the clean images (N, C, H, W), the attack's images, and its notes."""
     seed = seed_of(key, batch.images)
     clean = torch.from_numpy(batch.clean).to(device)
     call = ExternalCall(
@@ -169,9 +169,9 @@ def _call(
 
 
 def _within_memory(call: Callable[[], Value], passes: Passes, external: External, batch: ImageBatch) -> Value:
-    """The result of a call. If memory runs out, it is made once more, with the same seed, when all else is free.
+    """The result of a call. If memory runs out, unused memory is freed, and the call is repeated once, with its seed.
 
-    It is not divided: its random numbers belong to the whole batch, so that other images would come out.
+    The batch is not divided: its random numbers belong to the whole batch, so parts would give other images.
     """
     before = dataclasses.replace(passes)
     found = attempt(call)
@@ -188,7 +188,7 @@ def _within_memory(call: Callable[[], Value], passes: Passes, external: External
 
 
 def _returned(external: External, call: ExternalCall, images: Sequence[str], precision: Precision) -> Tensor:
-    """What the attack returns, checked: float32 (N, C, H, W), finite, on the device."""
+    """Run the attack, and check its images: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
     try:
         with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision):
@@ -223,7 +223,7 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
 
 
 def _held_to(clean: Tensor, found: Tensor, epsilon: float | None) -> tuple[Pixels, list[float]]:
-    """The images as `uint8`, rounded and projected, and by how many pixel values each had left the budget."""
+    """The images as `uint8`, rounded and projected, and the excess of each over the budget, in pixel values."""
     values = found * 255
     excess = torch.maximum(values - 255, -values).flatten(1).amax(1)
     low, high = torch.zeros_like(clean, dtype=torch.int16), torch.full_like(clean, 255, dtype=torch.int16)
@@ -257,7 +257,7 @@ def _described(found: object) -> str:
 
 
 def _name_of(model: nn.Module) -> str:
-    """A name for a network without one: timm's record of it, or the name of its class."""
+    """A name for a network whose name is not given: its name in timm's record, or the name of its class."""
     network = getattr(model, "network", model)
     recorded = getattr(network, "default_cfg", None) or {}
     return str(recorded.get("architecture") or type(network).__name__.lower())

@@ -1,4 +1,4 @@
-"""The global random generators of Python, numpy and torch, seeded for somebody else's attack and put back after it."""
+"""Seed the global random generators of Python, numpy and torch for an external attack, and restore them afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def seed_of(key: Sequence[object], images: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed `random`, `numpy.random` and `torch`, on the CPU and on `device`; put their states back at the end."""
+    """Seed `random`, `numpy.random` and `torch`, on the CPU and on `device`; restore their states at the end."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""A source model in the form that libraries expect, and the count of the passes through it.
+"""A source model in the form that libraries expect, with a count of the passes through it.
 
 Libraries leave hooks behind, replace modules and train weights. Each call gets a copy of the network, so that none of
 this reaches another attack.
@@ -18,7 +18,7 @@ from study.models.classifier import Classifier, fitted
 
 @dataclass
 class Passes:
-    """Images that went forward through source models, and image gradients that came back to their input."""
+    """Numbers of images that passed forward through source models, and of image gradients that reached their input."""
 
     forwards: int = 0
     gradients: int = 0
@@ -27,10 +27,10 @@ class Passes:
 def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
     """Return two modules in sequence: images (N, C, H, W) in 0..1 -> the network's input -> logits (N, labels).
 
-    `model` takes pixels in 0..255. Of a classifier the second module is a copy of its network, under the names of its
-    zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`:
-    images, also where an attack stacks several views, and their gradients where a backward pass goes back to the input.
-    An attack that calls the network's layers one by one is not seen. Weights require no gradient.
+    `model` takes pixels in 0..255. For a classifier, the second module is a copy of its network, with the names of its
+    zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`: all
+    images, also several views of one image, and their gradients if a backward pass reaches the input. If an attack
+    calls the network's layers one by one, its passes are not counted. Weights require no gradient.
     """
     if isinstance(model, Classifier):
         first: nn.Module = NetworkInput(model)
@@ -45,7 +45,7 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
 class NetworkInput(nn.Module):
     """Images (N, C, H, W) in 0..1 -> the input of a classifier's network: resized, normalised, in its channel order.
 
-    For a network of images in 0..1 this is (x - mean) / std, to the last bit what the libraries' users write.
+    For a network of images in 0..1, this is (x - mean) / std, equal to the last bit to the code of libraries' users.
     """
 
     mean: Tensor
@@ -74,7 +74,7 @@ class _Pixels(nn.Module):
         return images * 255
 
 
-# Hooks are plain functions: a copy of the network, which some attacks make, then counts here too.
+# Hooks are plain functions, so that passes through a copy of the network, which some attacks make, count here too.
 
 
 def _arrange(network: nn.Module, model: Classifier) -> None:
@@ -97,8 +97,8 @@ def _watch(network: nn.Module, passes: Passes) -> None:
         passes.forwards += len(seen)
         if not torch.is_grad_enabled() or not seen.is_floating_point():
             return None
-        # Weights require no gradient here, and libraries expect that all features have one. A view, and a copy, belong
-        # to this pass alone: a hook on the tensor itself would count the passes of others.
+        # Weights require no gradient here, but libraries expect that all features have a gradient. The view or copy
+        # belongs to this pass alone: a hook on the tensor itself would also count other passes.
         seen = seen.view_as(seen) if seen.requires_grad else seen.detach().requires_grad_(True).clone()
         seen.register_hook(reached)  # type: ignore[no-untyped-call]
         return (seen, *given[1:])

@@ -1,4 +1,4 @@
-"""Attacks of the package torchattack (spencerwooo), which look into a network by the names of its layers."""
+"""Attacks of the package torchattack (spencerwooo), which find a network's layers by their names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def craft(call: ExternalCall) -> Tensor:
         given["targeted"] = call.targeted
     if "model" in known:
         first, network = call.models[0]
-        # The library's own wrapper has a name, by which some attacks know the layers that they look at.
+        # The library's own wrapper has the network's name, by which some attacks choose their layers.
         given |= {"model": library.AttackModel(call.networks[0], network, first, first), "normalize": first}
     try:
         attack = target(device=call.device, **given)

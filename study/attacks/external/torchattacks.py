@@ -27,7 +27,7 @@ def version(attack: str) -> str:
 
 
 def attacks() -> Sequence[str]:
-    """The names of its attacks, without the wrappers, which take other attacks and data."""
+    """The names of the library's attacks, without the wrappers, which take other attacks and data."""
     library = installed.package("torchattacks")
     wrappers = getattr(library, "__wrapper__", ())
     return sorted(name for name in library.__all__ if name not in wrappers)
@@ -56,7 +56,7 @@ def craft(call: ExternalCall) -> Tensor:
     linf = _linf(call.attack, call.arguments)
     given = held.with_budget(target, call.arguments, call.epsilon, linf=linf)
     if "seed" in held.accepted(target) and given.get("seed") is None:
-        # Without a seed some attacks take the clock.
+        # Without a seed, some attacks use the time as their seed.
         given["seed"] = call.seed
     attack = target(call.models[0], **given)
     attack.set_device(call.device)
@@ -68,7 +68,7 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 class _Nothing(nn.Module):
-    """A model that is never called: an attack says which goals it supports only once it is built."""
+    """A model that is never called. It serves to build an attack, which only then lists the goals that it supports."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Attacks of TransferAttack (Trustworthy-AI-Group), from a checkout at the path in TRANSFERATTACK.
 
-Its attacks load their source models themselves, by name, onto `cuda`. During a call the checkout's modules see another
-model hub, which has the study's sources under their names in their zoos, and `.cuda()` means the worker's device.
+Its attacks load their source models themselves, by name, onto `cuda`. During a call, the checkout's modules get another
+model hub, which has the study's sources under the names of their networks; `.cuda()` moves to the worker's device.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def craft(call: ExternalCall) -> Tensor:
     """Run the attack on the sources; the image is the clean one plus the perturbation that the attack returns."""
     hub = _Hub(call)
     for model in call.models:
-        # As it loads them: a few attacks tune or prune weights by their gradients.
+        # TransferAttack loads models in this way: a few attacks tune or prune weights by their gradients.
         model[1].requires_grad_(True)
     with _importable(), contextlib.redirect_stdout(io.StringIO()):
         target = _class(call.attack)
@@ -92,7 +92,7 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 def checkout() -> Path:
-    """The folder that TRANSFERATTACK names. Raises StudyError if it is not set, or no checkout."""
+    """The folder that TRANSFERATTACK names. Raises StudyError if the variable is not set, or names no checkout."""
     given = os.environ.get(VARIABLE)
     accepted = "the path of a checkout of github.com/Trustworthy-AI-Group/TransferAttack, the same on every machine"
     if not given:
@@ -108,7 +108,7 @@ def checkout() -> Path:
 
 
 class _Hub:
-    """Stands in for torchvision and timm inside the checkout: it has the sources, and no other networks."""
+    """Replaces torchvision and timm inside the checkout. It has only the source networks."""
 
     def __init__(self, call: ExternalCall) -> None:
         self._networks: dict[str, list[nn.Module]] = {}
@@ -156,7 +156,7 @@ class _Hub:
                 setattr(module, name, value)
 
     def build(self, name: str, *_: Any, **__: Any) -> nn.Module:
-        """The network of this name; where several sources have the name, one after the other, and then copies."""
+        """The network of this name. If several sources have it, calls return one after the other, and then copies."""
         if name not in self._networks:
             raise StudyError(
                 f"the attack loads the network '{name}', which is not among the sources",
@@ -174,7 +174,7 @@ class _Hub:
         return another
 
     def _wrapped(self, network: nn.Module) -> nn.Sequential:
-        """A network behind the preprocessing of its source. An attack's own version of a network has its source's."""
+        """A network after the preprocessing of its source. A network that an attack has made gets the only source's."""
         from torch import nn
 
         found = self._preprocessing.get(id(network))
@@ -193,7 +193,7 @@ class _Hub:
 
 
 def _instead(module: ModuleType, values: Mapping[str, Any]) -> Any:
-    """A module with other values for some names; `vars` shows these names alone."""
+    """A module with other values for some names; `vars` shows only these names."""
 
     class Instead:
         def __getattr__(self, name: str) -> Any:
@@ -219,7 +219,7 @@ def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Map
         ) from error
     if not hub.asked:
         raise StudyError(
-            f"{name} loads networks of its own, and none of the sources",
+            f"{name} loads networks of its own, but none of the sources",
             accepted="an attack that takes its source model by name",
             todo="name another attack, or evaluate images that it made elsewhere with `precomputed`",
         )
@@ -233,7 +233,7 @@ def _moved(attack: Any, call: ExternalCall) -> Tensor:
         moved: Tensor = attack(call.images, [call.true, call.labels] if call.targeted else call.labels)
         return moved
     except AttributeError as error:
-        # Few attacks say what they do not support.
+        # Most attacks do not say what they do not support.
         if call.targeted and "'list' object" in str(error):
             limits.goal(name, targeted=True, supported=False)
         if str(error) == "'Sequential' object has no attribute 'models'":
@@ -263,7 +263,7 @@ def _on(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Let the checkout's package be imported, and forget that of another checkout."""
+    """Let the checkout's package be imported, and forget the package of another checkout."""
     folder = str(checkout())
     loaded = sys.modules.get(_PACKAGE)
     if loaded is not None and not str(loaded.__file__).startswith(f"{folder}{os.sep}"):

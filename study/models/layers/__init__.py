@@ -1,4 +1,4 @@
-"""What the layers of a network are, and where: stages, residual branches, attention, MLPs, patches, head."""
+"""Find the layers of a network by their role: stages, residual branches, attention, MLPs, patches, head."""
 
 from study.models.layers.catalogue import Layers, layers_of
 from study.models.layers.named import layer, network_of

@@ -1,4 +1,4 @@
-"""Attention modules: queries, keys and values, the map, the projection of their result."""
+"""Attention modules: their layers for queries, keys and values, their map, and the projection of their result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Attention:
 
     Attributes:
         name: Dotted name of the module. Its output is the result after the projection.
-        qkv: Names of the layers whose outputs are queries, keys and values, together or apart. Some modules only use
-            the weights of a linear layer; then this is a layer that `visible_attention` adds.
+        qkv: Names of the layers whose outputs are queries, keys and values: one layer for all, or several. Some modules
+            only use the weights of a linear layer; then this is a layer that `visible_attention` adds.
         projection: Name of the layer that projects the result; None if no module does it.
-        over: What the map weighs: tokens, or channels (XCiT). None: a linear attention, which has no map.
+        over: What the map weighs: tokens, or channels (XCiT). None for a linear attention, which has no map.
         heads: The number of heads; None if the module does not say.
         silent: Modules inside that never run, because the attention module only uses their weights.
     """
@@ -43,8 +43,8 @@ class Attention:
 def attentions(network: nn.Module) -> tuple[Attention, ...]:
     """The attention modules of `network`, in its order.
 
-    A module is one if the name of its class says so and it has layers for queries, keys and values. Raises StudyError
-    if the name of a class says so, and nothing else is known of it.
+    A module counts as attention if it has the class name of an attention, and layers for queries, keys and values.
+    Raises StudyError for a module that has such a class name, but no known layers for queries, keys and values.
     """
     found = known_attentions(network)
     known = {attention.name for attention in found}
@@ -60,7 +60,7 @@ def attentions(network: nn.Module) -> tuple[Attention, ...]:
 
 
 def known_attentions(network: nn.Module) -> tuple[Attention, ...]:
-    """The attention modules of `network` as far as they are known."""
+    """The attention modules of `network` whose layers for queries, keys and values are known."""
     found = (_attention(name, one) for name, one in _so_called(network))
     return tuple(attention for attention in found if attention is not None)
 
@@ -96,12 +96,12 @@ def _present(module: nn.Module, choices: tuple[tuple[str, ...], ...]) -> tuple[s
 
 
 def _adds_bias(module: nn.Module) -> bool:
-    """Whether timm's module multiplies by the weights of `qkv` itself, to add biases of queries and values only."""
+    """Whether timm's module does not call its `qkv`, but uses its weights, to add biases to queries and values only."""
     return getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
 
 
 def functional_weights(module: nn.Module) -> Iterator[Tensor]:
-    """The weights of an attention module with which it computes queries, keys and values by itself."""
+    """The weights with which an attention module computes queries, keys and values without running a layer."""
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is not None:
             yield module.in_proj_weight
@@ -118,7 +118,7 @@ _PROJECTIONS = (("proj",), ("out_proj",), ("merge",), ("output",), ("o_proj",))
 _OVER_CHANNELS = {"XCA", "ChannelAttention", "ChannelAttentionV2", "CrossCovarianceAttn"}
 _LINEAR = {"LiteMLA", "FactorAttnConvRelPosEnc"}
 _FUNCTIONAL = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
-"""torchvision's: they pass the weights of both layers to a function."""
+"""Classes of torchvision that pass the weights of both layers to a function, so that neither layer runs."""
 
 _GATES = {
     *("ChannelAttn", "LightChannelAttn", "SpatialAttn", "LightSpatialAttn", "CoordAttn", "SimpleCoordAttn"),

@@ -1,4 +1,4 @@
-"""The residual branches and dense layers of a network, known by the class of their block."""
+"""The residual branches and dense layers of a network, found by the class of their block."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Branch:
         start: Dotted name of the module whose input is x. It is the block itself, or, for the second branch of a
             transformer's block, the first module of that branch.
         skip: Dotted name of the module whose output is added in place of x (a downsampling); None if there is none.
-        identity: Whether x itself is added. If neither this holds nor there is a `skip`, the block changes x by
-            functions, and no module has the skip connection's value.
+        identity: Whether x itself is added. If it is false and `skip` is None, the block changes x by functions, and no
+            module returns the value of the skip connection.
         family: The blocks' family, as the authors' code of the Skip Gradient Method divides networks.
     """
 
@@ -46,7 +46,8 @@ def has_known_blocks(network: nn.Module) -> bool:
 
 
 def unknown_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Names of modules whose class is called a block, and which neither are known nor hold or belong to a known one."""
+    """Names of modules that have the class name of a block, but are unknown, and neither contain nor are inside a
+    known block."""
     known = [name for name, module in network.named_modules() if _known(module) is not None]
     holding = {name[:at] for name in known for at, sign in enumerate(name) if sign == "."}
     inside = tuple(f"{name}." for name in known)

@@ -24,8 +24,8 @@ from study.models.rewrites.cpu import Stem
 class Activation:
     """An activation that is a module: its name, and its kind in lower case (`relu`, `gelu`, `silu`, `hardswish`).
 
-    A module that runs at several places stands here once, under its first name. Activations that a module computes by a
-    function are not here: `changed_functions` reaches both.
+    A module that runs at several places is listed once, under its first name. Activations that a module computes by a
+    function are not listed; `changed_functions` changes both kinds.
     """
 
     name: str
@@ -35,7 +35,8 @@ class Activation:
 class Layers:
     """The layers of one network. Every name is one of `named_modules()`; folding of batch norms keeps all of them.
 
-    Each property raises StudyError if it is not known for this network, or if the network has nothing of the kind.
+    Each property raises StudyError if its layers are not known for this network. It also raises StudyError if there are
+    none, unless its own description allows that.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -55,7 +56,7 @@ class Layers:
         return found
 
     def stage(self, depth: float) -> str:
-        """The end of the stage at a share `depth` of all stages, 0 < depth <= 1: of n stages number ceil(depth n).
+        """The end of the stage at relative depth `depth`, 0 < depth <= 1: stage number ceil(depth n) of n stages.
 
         `stage(0.5)` is `layer2` of a ResNet, the end of conv3 of a VGG, and block 6 of a transformer of 12.
         """
@@ -72,7 +73,7 @@ class Layers:
         return self.stage(0.5)
 
     def of_paper(self, method: str) -> str:
-        """The layer that the authors of a method chose for this network; `middle` is ours for all others."""
+        """The layer that the authors of a method chose for this network. Raises StudyError if they chose none."""
         name = _PAPERS.get(method, {}).get(_depth(self._network, self.family))
         if name == _STAGE_3:
             return self.stages[2]
@@ -102,7 +103,7 @@ class Layers:
 
     @cached_property
     def mlps(self) -> tuple[str, ...]:
-        """The MLP blocks, in order, that transformers and networks like them consist of; none for other networks."""
+        """The MLP blocks of a transformer or a network like it, in order; none for other networks."""
         found = [name for name, one in self._network.named_modules() if _MLPS.search(type(one).__name__)]
         whole = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
         attention = tuple(f"{one.name}." for one in known_attentions(self._network))
@@ -216,7 +217,7 @@ _HEADS = ("last_linear", "last_conv", "heads", "head", "fc", "classifier", "line
 _MLPS = re.compile(r"^(?!RelPos)\w*(Mlp|MLP|MLPBlock|FeedForward|SwiGLU|FFN|MlpWithDepthwiseConv|ConvMlpWithNorm)$")
 _NO_MLPS = ("head", "classifier", "pre_logits")
 _NO_ACTIVATION = {"Softmax", "Softmax2d", "LogSoftmax", "MultiheadAttention", "Sigmoid", "Hardsigmoid", "HardSigmoid"}
-"""Maps, and the gates of squeeze-and-excitation."""
+"""Modules of torch's activations that make attention maps, or gates of squeeze-and-excitation."""
 
 _ONLY_IN_TRAINING = ("AuxLogits", "aux1", "aux2")
 """Auxiliary heads of Inception v3 and GoogLeNet."""

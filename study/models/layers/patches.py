@@ -17,9 +17,9 @@ class Patches:
 
     Attributes:
         embedding: Name of the module that makes tokens of the image.
-        size: Side of a patch in pixels. Where several convolutions make tokens, it is `stride`: they overlap.
+        size: Side of a patch in pixels. If several convolutions make the tokens, patches overlap, and it is `stride`.
         stride: Distance in pixels between neighbouring patches.
-        prefix: Number of tokens before those of patches in the outputs of the stages: class, distillation, registers.
+        prefix: Number of tokens before the patches' tokens in outputs of stages: class, distillation and registers.
     """
 
     embedding: str
@@ -48,12 +48,12 @@ def _of_timm(network: Any) -> Patches | None:
 
 
 def _prefix(network: Any) -> int | None:
-    """The prefix of timm's network; None if it has a class token, and does not say where."""
+    """The prefix of timm's network; None if it has a class token, but does not say where."""
     if type(network).__name__ in ("Cait", "Xcit"):
         # The class token joins after the last stage.
         return 0
     if type(network).__name__ == "ConVit":
-        # It joins between two stages.
+        # The class token joins between two stages.
         return None
     found = getattr(network, "num_prefix_tokens", getattr(network, "num_tokens", None))
     if found is None:
@@ -73,7 +73,7 @@ def _equal(name: str, size: int, prefix: int) -> Patches:
 
 
 def _visformer(network: Any) -> Patches:
-    """Its stem, if it has one, halves the image."""
+    """The stem of a Visformer, if it has one, halves the image."""
     stem = 1 if network.stem is None else 2
     return _equal("patch_embed1", stem * network.patch_embed1.patch_size[0], 0)
 

@@ -1,8 +1,8 @@
 """The modules that end each stage of a network.
 
 A stage of a CNN, and of a transformer with a pyramid of resolutions, is all that it computes at one resolution; its
-stem is none. VGG, AlexNet and SqueezeNet have a stage between each two poolings. Every block of a plain transformer is
-a stage.
+stem does not count as a stage. VGG, AlexNet and SqueezeNet have a stage between each pair of consecutive poolings.
+Every block of a plain transformer is a stage.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _names(*ends: str) -> Callable[[nn.Module], tuple[str, ...]]:
 
 
 def _children(trunk: str, *, every: int = 1, first: int = 0) -> Callable[[nn.Module], tuple[str, ...]]:
-    """The children of a module, from the one at `first` on, each or every second."""
+    """The children of the module `trunk` from number `first` on, with a step of `every`."""
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         found = [f"{trunk}.{name}" for name, _ in network.get_submodule(trunk).named_children()]
@@ -69,7 +69,7 @@ def _matching(trunk: str, pattern: str) -> Callable[[nn.Module], tuple[str, ...]
 
 
 def _pooled(network: nn.Module) -> tuple[str, ...]:
-    """In a flat `features`, the modules before each max-pooling, and the last module if it is none."""
+    """In a flat `features`, the modules before each max-pooling, and the last module unless it is a max-pooling."""
     trunk = "features" if isinstance(getattr(network, "features", None), nn.Module) else "_features"
     before, ends, blocks = "", [], 0
     for name, module in network.get_submodule(trunk).named_children():
@@ -107,7 +107,7 @@ def _hidden(network: nn.Module) -> tuple[str, ...]:
 
 
 def _last_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Of each transformer of a PiT, the last block: the transformer itself returns image and class token apart."""
+    """The last block of each transformer in a PiT. The transformer itself returns image and class token separately."""
     return tuple(_last_block(network))
 
 

@@ -1,4 +1,4 @@
-"""The outputs within a network's trunk: those of its blocks, activations and poolings, one after the other."""
+"""The trunk of a network: the names of its blocks, activations and poolings, in order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from study.models.layers.named import network_of
 
 
 def trunk_of(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules at a network's top level that end in an activation, or pool; in its order.
+    """Names of the blocks, activations and max-poolings at a network's top level, in its order.
 
-    Modules in a sequence count one by one: an Inception's blocks, the activations and poolings of a VGG. A convolution
-    and a batch norm alone are none: an activation follows them. Raises StudyError if there are none.
+    Modules in a sequence count one by one: an Inception's blocks, the activations and poolings of a VGG. A single
+    convolution or batch norm does not count, because an activation follows it. Raises StudyError if there are none.
     """
     network, layers = network_of(model), layers_of(model)
     activations = {one.name for one in layers.activations}

@@ -1,1 +1,1 @@
-"""Rewrites of networks: the same function, faster."""
+"""Rewrites of networks that keep their function: they make it faster, or its gradients deterministic."""

@@ -91,6 +91,6 @@ class _Strided(torch.autograd.Function):
         bottom = max(0, rows + stem.after - gradient.shape[-2])
         right = max(0, columns + stem.after - gradient.shape[-1])
         framed = functional.pad(gradient, (stem.before, right, stem.before, bottom))
-        # After a forward pass in bfloat16 the gradient is one too, and the weights are not.
+        # After a forward pass in bfloat16, the gradient is bfloat16 too, but the weights are float32.
         found = functional.conv2d(framed.to(stem.phases.dtype), stem.phases)[..., :rows, :columns]
         return functional.pixel_shuffle(found, stride)[..., :height, :width], None

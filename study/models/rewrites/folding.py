@@ -33,9 +33,9 @@ def fold(network: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> 
     are called once, and neither shares parameters, has hooks, has two names in the network, or is named in `keep`.
 
     Folded convolutions have new parameters with the same dtype, device and memory format, which require no gradient.
-    All modules keep their names: a batch norm becomes an `nn.Identity`; one with an activation (timm's) becomes a
-    module with its `drop` and `act`. If the logits on `example` change by more than 1,000 roundings of their range, the
-    network is restored and 0 is returned.
+    All modules keep their names: a batch norm becomes an `nn.Identity`; a batch norm with an activation (timm's)
+    becomes a module with its `drop` and `act`. If the logits on `example` change by more than 1,000 roundings of their
+    range, the network is restored and 0 is returned.
 
     Raises ValueError if the network is in training mode, or its dtype is narrower than float32.
     """

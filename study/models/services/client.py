@@ -59,7 +59,7 @@ class Pacer:
 
 
 class Service:
-    """One service, which one process asks about images. The file `cache` keeps its answers.
+    """The client with which one process asks one service. The file `cache` keeps the service's answers.
 
     `sent` counts requests; `cached` counts images whose answers were in the cache.
     """
@@ -87,10 +87,10 @@ class Service:
     def ask(self, images: NDArray[np.uint8], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
         """Classify `images`, `uint8` (N, C, H, W) with one channel or three; return the replies in their order.
 
-        Every answer is on disk before it is used. After one image has failed in all attempts, no further image is
-        sent, and the service counts as down: until it answers again, each image gets one attempt. Raises StudyError
-        then, and at once if a repeated request would not help; raises Interrupted when `stop` returns true. Requests
-        under way always finish first, because their answers may cost money.
+        Every answer is on disk before it is used. If an image fails in all attempts, no further image is sent, and the
+        call raises StudyError. The service then counts as down: until it answers again, later calls make one attempt
+        for each image. Also raises StudyError, at once, if a repeated request would not help; raises Interrupted when
+        `stop` returns true. Requests under way always finish first, because their answers may cost money.
         """
         with self._one_call:
             keys = [self._key(image) for image in images]
@@ -155,7 +155,7 @@ class Service:
             except RequestFailed as failed:
                 failed.final = was_down and self._down
                 raise
-            # An answer to a request from before the service counted as down does not show that it is up again.
+            # If the request began before the service counted as down, its answer does not show that it is up again.
             self._down = self._down and not was_down
             return body
 
@@ -197,7 +197,7 @@ class Service:
             ) from None
 
     def _key(self, image: NDArray[np.uint8]) -> str:
-        """The cache key of an image: a hash of its pixels, since another zlib writes the same image as another PNG."""
+        """The cache key of an image: a hash of its pixels, because its PNG depends on the release of zlib."""
         remote, pixels = self._remote, hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
         headers = {name.lower(): value for name, value in remote.headers.items()}
         return digest("question", image.shape, pixels, remote.url, remote.send, remote.field, remote.extra, headers)

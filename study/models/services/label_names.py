@@ -1,4 +1,4 @@
-"""Names that a service has for the labels of a study."""
+"""A service's own names for the labels of a study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OwnNames = Mapping[str, tuple[str, ...]]
 
 
 def normalised(name: str) -> str:
-    """`name` as names are compared: in lower case, without spaces at either end."""
+    """`name` in the form in which names are compared: lower case, without spaces at either end."""
     return name.strip().casefold()
 
 
@@ -35,9 +35,11 @@ def check_names(own_names: OwnNames, labels: LabelSet) -> None:
     for given in own_names:
         index = labels.find(given)
         if index is None:
-            raise StudyError(f"names has '{given}', which is not a label of the study", accepted=labels.accepted)
+            raise StudyError(f"`names` has '{given}', which is not a label of the study", accepted=labels.accepted)
         if index in seen:
-            raise StudyError(f"names has one label twice, as '{seen[index]}' and as '{given}'", todo="remove one entry")
+            raise StudyError(
+                f"`names` has one label twice, as '{seen[index]}' and as '{given}'", todo="remove one entry"
+            )
         seen[index] = given
 
 

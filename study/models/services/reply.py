@@ -27,7 +27,7 @@ def read(body: str, remote: Remote) -> Reply:
     """Read the best `remote.top` labels from a JSON text, in order of falling score.
 
     Labels with equal scores, or without scores, keep the order of the answer. Raises UnexpectedAnswer if the text is
-    not JSON, a path leads nowhere, a label is not text, or a score is not a finite number.
+    not JSON, a path does not exist in it, a label is not text, or a score is not a finite number.
     """
     try:
         data = json.loads(body, parse_constant=_reject_constant)

@@ -37,7 +37,7 @@ _STATUS_ADVICE = {
 
 
 class RequestFailed(Exception):
-    """A request failed, and another one may succeed. `wait` is the pause in seconds that the service asked for."""
+    """A request failed, but a repeated one may succeed. `wait` is the pause in seconds that the service asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -53,7 +53,7 @@ def http_client() -> httpx.AsyncClient:
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """Reading all root certificates takes half a second: once for a process is enough."""
+    """The TLS settings of this process, read once: reading all root certificates takes half a second."""
     return httpx.create_ssl_context()
 
 

@@ -71,18 +71,18 @@ class Credentials(Frozen):
 class Remote(Frozen):
     """A service that classifies images over HTTP.
 
-    `send`: the image as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra` (`json`), or as a
-    file in a form (`form`). `field` is its name there; in a JSON object, `field` may be a path, such as
-    inputs.0.data.image.base64.
+    `send` says how the image is sent: as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra`
+    (`json`), or as a file in a form (`form`). `field` is the image's name in the form or object; in an object, `field`
+    may be a path, such as inputs.0.data.image.base64.
 
     `labels` and `scores` are paths in the JSON answer: keys and list positions joined by dots, `*` for every element.
     The study uses the `top` labels with the highest scores, or the first ones if `scores` is null. `names` maps labels
-    of the study to the service's own names, or names a YAML, JSON or CSV file that does; other labels use the words of
-    the label set.
+    of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this mapping; other labels
+    use the words of the label set.
 
-    `rate` is the limit in requests per second; `timeout` is the limit in seconds for a whole answer. A failed request
-    is repeated until it was sent `attempts` times. The first pause is `backoff` seconds; each further pause is twice as
-    long, up to `most_wait`.
+    `rate` is the limit in requests per second; `parallel` is the largest number of requests at the same time; `timeout`
+    is the limit in seconds for a whole answer. A failed request is repeated until it was sent `attempts` times. The
+    first pause is `backoff` seconds; each further pause is twice as long, up to `most_wait` seconds.
     """
 
     url: str
@@ -134,7 +134,7 @@ class Remote(Frozen):
             return given
         for name, value in given.items():
             if not isinstance(name, str) or not _HEADER.fullmatch(name):
-                raise rejected("headers has a name that is not valid in HTTP", "letters, digits and -")
+                raise rejected("`headers` has a name that is not valid in HTTP", "letters, digits and -")
             if _carries_secrets(name):
                 raise rejected(f"the header '{name}' carries a secret", f"{_ADVICE}; header: {name}")
             if _SET_BY_CLIENT.fullmatch(name.lower()):
@@ -142,7 +142,7 @@ class Remote(Frozen):
             if isinstance(value, str) and not (value.isascii() and value.isprintable() and value == value.strip()):
                 raise rejected(f"the header '{name}' is not one line of plain text", "printable ASCII")
         if len({name.lower() for name in given}) < len(given):
-            raise rejected("headers has the same name twice", "each name once; upper and lower case count as equal")
+            raise rejected("`headers` has the same name twice", "each name once; upper and lower case count as equal")
         return given
 
     @field_validator("labels", "scores", mode="after")
@@ -167,7 +167,7 @@ class Remote(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Remote:
         if any(not normalised(name) for own in self.names.values() for name in own):
-            raise rejected("names has an empty name", "label: name, or label: [name, name]")
+            raise rejected("`names` has an empty name", "label: name, or label: [name, name]")
         if self.credentials and (self.credentials.header or "").lower() in {name.lower() for name in self.headers}:
             raise rejected(f"the header '{self.credentials.header}' is set twice", "the header in credentials only")
         if not self.field or not self.field.isprintable():

@@ -68,15 +68,15 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 def read(path: Path) -> Any:
     """Read a .safetensors or torch file. Its content, not its name, decides the format.
 
-    Raises StudyError, which says what the file is, if it holds no weights, or code as well.
+    Raises StudyError if the file holds no weights, or holds code in addition; the message says what the file is.
     """
     return _read(path, values=True)
 
 
 def outline(path: Path) -> Any:
-    """Read what `read` does, but of each tensor only its shape and dtype: it is on the meta device.
+    """Read a file as `read` does, but only the shapes and dtypes of its tensors, which are on the meta device.
 
-    Takes milliseconds, also for files of many gigabytes; a torch file of a version before 1.6 is read whole.
+    Takes milliseconds, also for files of many gigabytes. A torch file of a version before 1.6 is read completely.
     """
     return _read(path, values=False)
 
@@ -115,7 +115,7 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
     header.pop("__metadata__", None)
     end = begin + max((one["data_offsets"][1] for one in header.values()), default=0)
     if (size := path.stat().st_size) != end:
-        raise ValueError(f"it has {size:,} bytes, and its header tells of {end:,}")
+        raise ValueError(f"it has {size:,} bytes, but its header announces {end:,}")
     return {
         name: torch.empty(one["shape"], dtype=_SAFETENSORS_DTYPES[one["dtype"]], device="meta")
         for name, one in header.items()
@@ -123,7 +123,7 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
 
 
 def _on_meta(found: Any) -> Any:
-    """The same nested mappings, with tensors on the meta device in place of those without values."""
+    """The same nested mappings, with all tensors on the meta device."""
     if isinstance(found, torch.Tensor):
         return torch.empty(found.shape, dtype=found.dtype, device="meta")
     if isinstance(found, Mapping):

@@ -1,7 +1,7 @@
 """Download weights to the place where their zoo looks for them, before a study needs them.
 
-A file with an address is downloaded here, and an interrupted download resumes where it stopped. A file on the Hugging
-Face hub is downloaded by the hub's own library into its own cache.
+This module downloads files with an address, and resumes interrupted downloads. The library of the Hugging Face hub
+downloads files of the hub into its own cache.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ _AGAIN = "delete the file and fetch it again"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is now on this machine: size in bytes, seconds that it took, and whether it was there `already`."""
+    """A file that is now on this machine: its size in bytes, the seconds that the call took, and whether the file was
+    there `already`."""
 
     path: Path
     bytes: int
@@ -55,7 +56,7 @@ class Fetched:
 
 
 class _AttemptFailed(Exception):
-    """An attempt failed, and another one may succeed. `wait` is the pause in seconds that the host asked for."""
+    """An attempt failed, but another one may succeed. `wait` is the pause in seconds that the host asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -91,9 +92,9 @@ def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore
 def ensure_downloaded(model: Model) -> None:
     """Download the weights of `model` if they have an address and are not on this machine.
 
-    A zoo itself would download such a file in every process at the same time; here one process of a machine downloads
-    it and the others wait. The hub's library does the same by itself; all other weights are local files. Raises
-    StudyError as `fetch` does.
+    Zoos would download such a file in every process at the same time. Here one process of a machine downloads it, and
+    the others wait. The hub's library does this by itself; all other weights are local files. Raises StudyError as
+    `fetch` does.
     """
     file = weights_file(model)
     if file is not None and file.kind == "url" and not file.cached:

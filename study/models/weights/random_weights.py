@@ -20,7 +20,7 @@ from study.reproducibility.rng import draws, normal_quantiles
 
 _ATEN = torch.ops.aten
 _PART = 2**15
-"""Numbers that are computed at once: with all that their arithmetic holds they fit into a CPU's cache."""
+"""Number of values that are computed at once: they and their intermediate results fit into a CPU's cache."""
 
 
 class ReproducibleDraws(TorchDispatchMode):
@@ -55,7 +55,7 @@ class ReproducibleDraws(TorchDispatchMode):
         key = ("weights", self._seed, self._count)
         self._count += 1
         bounds = {name: given[name] for name in ("mean", "std", "from", "to", "from_") if name in given}
-        # Rounded part by part where NumPy has the type; by PyTorch otherwise.
+        # `fill` rounds to float32, part by part. PyTorch rounds to other types at the end.
         values = np.empty(tensor.numel(), np.float32 if tensor.dtype == torch.float32 else np.float64)
         fill(values, key, *numbers, **{name.rstrip("_"): value for name, value in bounds.items()})
         return tensor.copy_(torch.from_numpy(values).view(tensor.shape))
@@ -90,11 +90,14 @@ def _normal(values: NDArray[Any], key: tuple[object, ...], *numbers: float, **gi
 
 
 def _inverse_erf(tensor: Tensor) -> Tensor:
-    """Linear interpolation in the table of quantiles; -1 and 1 give its first and last quantile."""
+    """The inverse error function, by linear interpolation in the table of normal quantiles.
+
+    -1 and 1 give the table's first and last quantile.
+    """
     quantiles, steps = normal_quantiles(), _steps()
     last = len(quantiles) - 1
     values = tensor.double().numpy().copy(order="K")
-    flat = values.ravel(order="K")  # a view, whatever the strides
+    flat = values.ravel(order="K")  # a view for any strides
     for part in _parts(flat.size):
         place = flat[part]
         place += 1
@@ -112,7 +115,7 @@ def _inverse_erf(tensor: Tensor) -> Tensor:
 
 @functools.cache
 def _steps() -> NDArray[np.float64]:
-    """From each quantile to the next."""
+    """The difference between each quantile and the next."""
     return np.diff(normal_quantiles())
 
 

@@ -95,7 +95,7 @@ def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) ->
 
 
 def hash_into(add: Callable[[bytes | memoryview], object], state: Mapping[str, Tensor]) -> None:
-    """Give the tensors of `state` to `add`, the update of a digest: names in order, dtypes, shapes and bytes."""
+    """Feed the tensors of `state` to `add`, the update function of a digest: sorted names, dtypes, shapes and bytes."""
     for name, tensor in sorted(state.items()):
         add(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         add(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -106,7 +106,7 @@ def _tensors(of: Sequence[str]) -> str:
 
 
 def verify(path: Path, pinned: str | None) -> None:
-    """Raise StudyError if a file's SHA-256 is neither the `pinned` one, nor the one at the end of its name, if any."""
+    """Raise StudyError if a file's SHA-256 does not begin with `pinned` or, without it, with the digits in its name."""
     named = _HASH_IN_NAME.search(path.name)
     if pinned is None and (named is None or DATE.fullmatch(named[1])):
         return
@@ -141,7 +141,7 @@ def _state_in(found: Any, path: Path) -> StateDict:
 
 
 def _prefix(state: Collection[str], own: Collection[str]) -> str:
-    """The prefix that all names of a network have in `state`; empty if they have none, or different ones."""
+    """The prefix that all of the network's names have in `state`; empty if there is no common prefix."""
     required = [name for name in own if not name.endswith(_COUNTER)]
     if not required:
         return ""
@@ -165,7 +165,7 @@ def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
 
 
 def _fitted(state: StateDict, own: Collection[str]) -> StateDict:
-    """`state` with the network's own names, as far as the difference is a known one."""
+    """`state` with the network's own names, as far as known renamings explain the difference."""
     known = set(own)
     prefix = _prefix(state, own)
     if prefix and all(name.startswith(prefix) for name in state):

@@ -1,8 +1,8 @@
-"""A set of weights of one network: read once, and swapped in the network without building it again.
+"""A set of weights of one network. They are read once, and exchanged in the network without building it again.
 
 LGV, MBA and other attacks take gradients of a network whose weights change from step to step. The set stays on the
-host, whatever the device of the network. A network with a set keeps its batch norms: folded ones could not follow the
-weights, and the mean of folded weights is not the folded mean.
+host; the network may be on another device. Batch norms of a network with a set are not folded: folded batch norms could
+not follow the weights, and the mean of folded weights is not the folded mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ACCEPTED = "a pattern that two or more files match, such as weights: {set: fold
 
 
 def files(pattern: str) -> list[Path]:
-    """Return the files that `pattern` matches, in the order of their names. Raises StudyError if they are no set."""
+    """Return the files that `pattern` matches, in the order of their names. Raises StudyError unless several match."""
     found = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
     if not found:
         raise StudyError(
@@ -57,7 +57,7 @@ class WeightSet:
 
     @cached_property
     def mean(self) -> StateDict:
-        """The mean of the weights and buffers, rounded once; integers are those of the first file."""
+        """The mean of the weights and buffers, rounded once. Integer tensors are those of the first file."""
         return {
             name: (self._mean(name).to(one.dtype) if one.is_floating_point() else one)
             for name, one in self.states[0].items()
@@ -65,7 +65,7 @@ class WeightSet:
 
     @cached_property
     def deviation(self) -> StateDict:
-        """The standard deviation of each parameter over the set, as of a whole population."""
+        """The standard deviation of each parameter over the set (population formula, divided by n)."""
         found = {}
         for name in self.parameters:
             mean, total = self._mean(name), torch.zeros((), dtype=torch.float64)
@@ -90,7 +90,7 @@ class WeightSet:
         return hashed.hexdigest()
 
     def put(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Copy `state` into `network`, whose tensors stay where they are. No pass may be between its two halves."""
+        """Copy `state` into the tensors of `network`, in place. Not between a forward pass and its backward pass."""
         if self._present is state:
             return
         with torch.no_grad():

@@ -15,7 +15,7 @@ class Zoo(Protocol):
     """The functions of each module here. A `tag` names weights; None means random weights or a file."""
 
     def networks(self) -> Sequence[str]:
-        """The names of its networks, without tags."""
+        """The names of the zoo's networks, without tags."""
 
     def renamed(self, network: str) -> str | None:
         """The new name, with a tag, of a network that the zoo has renamed; None for other names."""
@@ -27,7 +27,7 @@ class Zoo(Protocol):
         """The number of classes of these weights."""
 
     def headless(self, network: str) -> bool:
-        """Whether the network ends in features if it is built without the zoo's weights and a number of classes."""
+        """Whether the network ends in features if it gets neither the zoo's weights nor a number of classes."""
 
     def refuse(self, network: str, tag: str) -> None:
         """Raise StudyError for weights that are known to be unavailable or ambiguous."""

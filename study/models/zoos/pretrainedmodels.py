@@ -1,4 +1,4 @@
-"""Cadene's pretrainedmodels, kept for papers that used it. Half of its weights were on a host that is gone."""
+"""Cadene's pretrainedmodels, kept for papers that used it. The host of half of its weights no longer exists."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def refuse(network: str, tag: str) -> None:
         return
     elsewhere = PRETRAINEDMODELS_IN_TIMM.get(network) or PRETRAINEDMODELS_IN_TORCHVISION.get(network)
     raise StudyError(
-        f"the weights of pretrainedmodels:{network} were at {GONE_HOST}, which is gone, and {file} does not exist",
+        f"the weights of pretrainedmodels:{network} were at {GONE_HOST}, which no longer exists, and {file} is missing",
         accepted=(f"{elsewhere} (the same network and weights)" if elsewhere else "no other zoo has these weights")
         + "; or weights: file:<path>",
         todo=f"write {elsewhere} instead" if elsewhere else f"put {file.name} there, or remove this model",
@@ -64,14 +64,14 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     settings = _settings()[network]
     given = {"num_classes": (settings[tag] if tag else _first(settings))["num_classes"], **arguments}
     make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
-    # Some of its networks hold modules that exist once in the whole process: a copy shares no weights.
+    # Some networks of this zoo share modules with other networks in the process. A copy shares none.
     built = copy.deepcopy(make(pretrained=tag, **given))
     if tag is None and network.startswith("resnext"):
-        # Their features were made when the library was imported, whatever the seed is now.
+        # The library made the features of these networks when it was imported, so the seed had no effect on them.
         for module in built.get_submodule("features").modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()
-    # Networks that it copied from torchvision ignore num_classes and have 1,000 outputs.
+    # Networks that this zoo copied from torchvision ignore num_classes and have 1,000 outputs.
     last = getattr(built, "last_linear", None)
     if isinstance(last, nn.Linear) and last.out_features != given["num_classes"]:
         built.last_linear = nn.Linear(last.in_features, given["num_classes"])

@@ -58,7 +58,7 @@ LINE = {"probe": "linearity", "along": {"gradient_of": "a"}, "distances": {"to":
         ({"probe": "regions"}, "a probe of regions needs the key `along`"),
         (LINE | {"distances": None}, "a probe of linearity needs the key `distances`"),
         (LINE | {"distances": {"to": 3}}, "the key 'by' is missing"),
-        (LINE | {"distances": {"to": -3, "by": 1}}, "distances rise"),
+        (LINE | {"distances": {"to": -3, "by": 1}}, "distances must rise"),
         (LINE | {"along": {"gradient_of": "d"}}, "there is no model named 'd'"),
         (LINE | {"along": {"gradient_of": ["a", "each"]}}, "`each` is the probed model itself"),
         (LINE | {"along": {"attack": "mi"}}, "`attack` and `sources` need each other"),

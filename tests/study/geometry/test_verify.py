@@ -87,4 +87,4 @@ def test_columns_of_another_probe(door, run):
     status, found, printed = kinds(door, run)
     assert status == 1
     assert {"damaged", "incomplete"} <= found
-    assert "its columns are not the columns of a probe of" in printed
+    assert "its columns are not those of a" in printed

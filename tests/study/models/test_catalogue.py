@@ -155,7 +155,7 @@ def test_a_host_that_is_gone(network, instead, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = Model.model_validate(f"pretrainedmodels:{network}/imagenet")
     for ask in (loading.check, loading.load):
-        with pytest.raises(StudyError, match=r"data\.lip6\.fr, which is gone") as caught:
+        with pytest.raises(StudyError, match=r"data\.lip6\.fr, which no longer exists") as caught:
             ask("m", model)
         assert instead in str(caught.value)
     name = pretrainedmodels.pretrained_settings[network]["imagenet"]["url"].rsplit("/")[-1]

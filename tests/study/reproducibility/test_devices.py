@@ -45,7 +45,7 @@ def test_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert hardware.device_here("auto") == hardware.device_here("cpu") == "cpu"
     assert in_process.this_machine().gpus == 0
-    with pytest.raises(StudyError, match="torch can use no GPU"):
+    with pytest.raises(StudyError, match="torch finds no usable GPU"):
         hardware.device_here("gpu")
 
 

@@ -78,12 +78,12 @@ def test_at_cost_gives_checkpoints_and_keeps_the_step():
         (
             "{admix: {gradients: 14}}",
             "{e: {attacks: admix, sources: each}}",
-            "one step of 'admix' takes 15 gradients, and 14",
+            "one step of 'admix' takes 15 gradients per source model, and only 14",
         ),
         (
             "{}",
             "{e: {attacks: admix, sources: each, at-cost: {gradients: [10]}}}",
-            "one step of 'admix' takes 15 gradients",
+            "one step of 'admix' takes 15 gradients per source model",
         ),
         ("{}", "{e: {attacks: mi, sources: each, at-cost: {gradients: [50, 10]}}}", "rising numbers"),
         (

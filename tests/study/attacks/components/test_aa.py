@@ -58,7 +58,7 @@ def test_is_the_formula(goal):
 
 
 def test_a_target_that_no_image_of_the_pool_has_is_refused():
-    with pytest.raises(StudyError, match="none of the 7 images of the attack's pool is of the target label 3"):
+    with pytest.raises(StudyError, match="none of the 7 images of the attack's pool has the target label 3"):
         moved(Net(), "targeted", Pool(OTHERS, np.array([1, 4, 4, 4, 4, 4, 4])))
 
 

@@ -65,5 +65,5 @@ def test_pooling_and_relu_have_the_soft_derivatives(kernel, stride, padding, cei
 
 
 def test_a_network_without_relus_is_refused():
-    with pytest.raises(StudyError, match="no ReLU runs behind"):
+    with pytest.raises(StudyError, match="no ReLU runs after"):
         small.ours(small.source(small.vit(32, 2), 32), keys_of("bpa", {"steps": 1}), small.images(32))

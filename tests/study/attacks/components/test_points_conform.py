@@ -87,9 +87,9 @@ def test_presets_say_their_cost(name):
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        (["pgn", "pre_gradient"], "put it last in `points`, behind pre_gradient"),
-        (["emi", "rap"], "put it last in `points`, behind rap"),
-        (["mef", "gra"], "put it last in `points`, behind gra"),
+        (["pgn", "pre_gradient"], "put it last in `points`, after pre_gradient"),
+        (["emi", "rap"], "put it last in `points`, after rap"),
+        (["mef", "gra"], "put it last in `points`, after gra"),
     ],
 )
 def test_a_rule_that_would_never_be_asked_is_refused(points, said):

@@ -331,7 +331,7 @@ def test_an_attack_that_wraps_its_own_version(standin, source, second, clean):
 
 @pytest.mark.parametrize(("name", "message"), [
     ("fixed", "does not take the sources: Model resnet50 not supported"),
-    ("elsewhere", "loads networks of its own, and none of the sources"),
+    ("elsewhere", "loads networks of its own, but none of the sources"),
     ("ensemble", "transferattack:ensemble attacks an ensemble"),
     ("needy", "cannot be imported: No module named 'nothing_of_the_kind'"),
     ("nois", "there is no attack 'nois' in transferattack"),
@@ -348,7 +348,7 @@ def test_the_network_that_an_attack_names(standin, clean):
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"epochs": 3}, "takes no argument 'epochs'"),
     ({"model_name": "vgg16"}, "'model_name' of transferattack:noisy follows from the study"),
-    ({"norm": "l2"}, "`epsilon` of transferattack:noisy is no L-infinity norm"),
+    ({"norm": "l2"}, "`epsilon` of transferattack:noisy is not an L-infinity norm"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["noisy", "stubborn"])
 def test_wrong_arguments(standin, name, arguments, message):

@@ -126,7 +126,7 @@ def test_missing_and_unfitting_files(folder, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"weights": {"set": "a/*"}}, "it is a source only"),
+        ({"weights": {"set": "a/*"}}, "it must have `role: source`"),
         ({"weights": {"set": "a/*", "more": 1}, "role": "source"}, "string"),
         ({"weights": {"set": "a/*"}, "role": "source", "sha256": "0" * 64}, "sha256 needs a weights file"),
         ({"weights": "set:", "role": "source"}, "does not name weights"),
