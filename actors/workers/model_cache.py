@@ -80,20 +80,21 @@ class ModelCache:
         return loaded
 
     def _loaded(self, name: str) -> Classifier:
-        from study.models import loading
+        from study.models import loading, user_files
 
         numerics = self.config.numerics
         try:
-            return loading.load(
-                name,
-                self.config.models[name],
-                labels=self.config.labels,
-                channels=self.config.channels,
-                device=self.device,
-                fold=numerics.fold,
-                layout=numerics.layout,
-                allow_code=self.config.allow_code,
-            )
+            with user_files.carried(self.config.code.functions):
+                return loading.load(
+                    name,
+                    self.config.models[name],
+                    labels=self.config.labels,
+                    channels=self.config.channels,
+                    device=self.device,
+                    fold=numerics.fold,
+                    layout=numerics.layout,
+                    allow_code=self.config.allow_code,
+                )
         except StudyError as error:
             # Another machine may have the file that this one lacks.
             error.what += f" (on {socket.gethostname()})"
