@@ -80,10 +80,9 @@ def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
         budget = attack.budget.model_dump(mode="json", exclude_defaults=True)
         return {"external": attack.external.identity(), "budget": budget}
     found: dict[str, Any] = {
-        "components": [component.identity() for component in attack.assembly],
+        "components": [component.identity() for component in attack.assembly if component.kind != "budget"],
         "steps": attack.steps,
-        # A number of gradients has decided the steps.
-        "budget": attack.budget.model_dump(mode="json", exclude_defaults=True, exclude={"gradients"}),
+        "budget": attack.budget.identity(),
     }
     size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
     # Without it the size of a step follows from each image's own budget.

@@ -123,4 +123,7 @@ def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:
             update[key] = change(value)
         elif isinstance(value, tuple) and any(isinstance(one, Part) and one.python is not None for one in value):
             update[key] = tuple(change(one) if isinstance(one, Part) and one.python else one for one in value)
+    rule = attack.budget.rule
+    if rule is not None and rule.python is not None:
+        update["budget"] = attack.budget.model_copy(update={"rule": change(rule)})
     return attack.model_copy(update=update) if update else attack
