@@ -15,6 +15,7 @@ WHOLE = {
     ),
     "tests/actors/launch/test_inline.py": ("test_the_rows_are_those_of_any_launch",),
     "tests/actors/launch/test_launch.py": ("test_the_order_of_a_list_changes_nothing",),
+    "tests/actors/workers/test_own_files.py": ("test_a_launch_whose_workers_lack_the_files",),
     "tests/benchmarks/test_gpu.py": ("test_attacks_models_and_the_command_run_without_ray_polars_and_the_like",),
     "tests/chaos/test_chaos.py": ("test_killed_actors_and_a_killed_driver",),
     "tests/cluster/test_weights_once.py": ("test_one_download_for_all_processes",),

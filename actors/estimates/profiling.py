@@ -27,6 +27,7 @@ from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
+from study.spec.own_parts import UserCode, functions
 from study.spec.spec_file import SpecFile
 from study.terminal.prose import say
 from study.terminal.screen import counted
@@ -75,7 +76,13 @@ def _profile(
         options = Waiting(backend, run, tell, interrupt.check).machines_for(options, fits)
         pool = placement.plan_workers(backend.machines(), None, options)
         config = WorkerConfig(
-            spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code
+            spec.models,
+            spec.labels,
+            spec.images.channels,
+            spec.seed,
+            spec.numerics,
+            allow_code=allow_code,
+            code=UserCode(functions=functions(spec, file.where) if allow_code else ()),
         )
         stopwatch = _Stopwatch(backend, pool, file, interrupt.check)
         scheduler = Scheduler(backend, pool, config, limits=Limits(start_seconds=spec.run.start_seconds))

@@ -11,10 +11,11 @@ from actors.launch.study_plan import StudyPlan, plan_study
 from actors.resources.worker_pool import MemoryEstimate
 from study.errors import StudyError
 from study.images.image_sets import Candidate, candidates
+from study.models import user_files
 from study.planning import resume
 from study.planning.spec_diff import Changes
 from study.results import current_plan, scanning
-from study.spec.own_parts import Code
+from study.spec.own_parts import NO_CODE, UserCode
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
@@ -28,7 +29,7 @@ class PreparedLaunch:
         update: The additions of the spec to the selection of earlier launches; None if nothing is selected yet.
         plan: The plan; None if the clean pass must run first.
         left: Number of unfinished units; None if there is no plan yet.
-        code: The components of the spec's attacks in the user's own files.
+        code: The user's own files that the spec names.
     """
 
     options: LaunchOptions
@@ -37,7 +38,7 @@ class PreparedLaunch:
     update: StudyUpdate | None = None
     plan: StudyPlan | None = None
     left: int | None = None
-    code: Code = ()
+    code: UserCode = NO_CODE
 
     @property
     def spec(self) -> Spec:
@@ -85,13 +86,16 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
     from study.models.check import check_models
 
     spec, file, allow_code = launch.spec, launch.file, launch.options.allow_code
-    check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
-    _check_external(launch)
+    # What is checked is the text that workers will run.
+    with user_files.carried(launch.code.functions):
+        check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
+        _check_external(launch)
     try:
         found = candidates(spec.images, spec.seed, targeted=spec.targeted)
     except StudyError as error:
         raise error.located(file.where("images")) from None
-    return Inputs(found, MemoryEstimate(spec, allow_code=allow_code, debugged=launch.options.inline))
+    estimate = MemoryEstimate(spec, allow_code=allow_code, code=launch.code, debugged=launch.options.inline)
+    return Inputs(found, estimate)
 
 
 def _check_external(launch: PreparedLaunch) -> None:

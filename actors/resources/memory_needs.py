@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from study.attacks.component import HeldMemory
 from study.attacks.recipe import Attack
+from study.devices.copies import is_host
 from study.geometry.plan import models_of
 from study.models.reference import Model
 from study.reproducibility import numerics
@@ -91,7 +92,8 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
     estimates = {
         name: _with_copy(spec, name, _with_set(spec.models[name], one, device)) for name, one in estimates.items()
     }
-    estimated, image = estimated_batch(spec), _TENSORS * spec.images.channels * spec.images.size**2 * 4
+    estimated, side = estimated_batch(spec), spec.images.size
+    image, table = _TENSORS * spec.images.channels * side**2 * 4, 0 if is_host(device) else side**3 * 4
     size = numerics.pass_size(spec.numerics.batch, device)
     calls = []
     for name, one in estimates.items():
@@ -104,7 +106,7 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
         parameters = sum(one.parameters for one in members)
         passes = [(one.gradient - one.parameters) / estimated for one in members]
         per_image = (max(passes) if work.apart else sum(passes)) + image
-        kept = work.held.weights * parameters + work.held.features * sum(passes)
+        kept = work.held.weights * parameters + work.held.features * sum(passes) + work.held.tables * table
         what = f"gradients of {' + '.join(work.models)}"
         calls.append(CallMemory(parameters + work.images * per_image + kept, parameters, what, work.images))
     return Needs({name: float(one.parameters) for name, one in estimates.items()}, tuple(calls))

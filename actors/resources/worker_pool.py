@@ -12,7 +12,9 @@ from actors.resources import memory_needs, object_store, placement
 from actors.resources.object_store import PixelBudgets
 from actors.resources.placement import WorkerOptions, WorkerPool
 from actors.resources.waiting import Waiting
+from study.models import user_files
 from study.models.memory_estimates import estimates
+from study.spec.own_parts import UserCode
 from study.spec.schema import Spec
 
 if TYPE_CHECKING:
@@ -22,12 +24,10 @@ if TYPE_CHECKING:
 class MemoryEstimate:
     """The memory of a study's models, estimated in a thread."""
 
-    def __init__(self, spec: Spec, *, allow_code: bool, debugged: bool = False) -> None:
-        """`debugged`: make no estimate if the user's own code defines a model.
-
-        An estimate would run that code here, before it runs in an attack, which confuses a debugger.
-        """
+    def __init__(self, spec: Spec, *, allow_code: bool, code: UserCode, debugged: bool = False) -> None:
+        """`debugged`: estimate no networks of the user's own code, which would run here before it runs in an attack."""
         self._allow_code = allow_code
+        self._code = code
         self._lines: list[str] = []
         self._pool = ThreadPoolExecutor(1, "estimate")
         own_code = any(model.zoo == "python" for model in spec.models.values())
@@ -36,14 +36,15 @@ class MemoryEstimate:
         )
 
     def _estimate(self, spec: Spec) -> dict[str, Memory] | None:
-        return estimates(
-            spec.models,
-            labels=spec.labels,
-            channels=spec.images.channels,
-            batch=memory_needs.estimated_batch(spec),
-            allow_code=self._allow_code,
-            say=self._lines.append,
-        )
+        with user_files.carried(self._code.functions):
+            return estimates(
+                spec.models,
+                labels=spec.labels,
+                channels=spec.images.channels,
+                batch=memory_needs.estimated_batch(spec),
+                allow_code=self._allow_code,
+                say=self._lines.append,
+            )
 
     def _nothing(self, spec: Spec) -> None:
         return None

@@ -85,20 +85,21 @@ class ModelCache:
         return loaded
 
     def _loaded(self, name: str) -> Classifier:
-        from study.models import loading
+        from study.models import loading, user_files
 
         numerics = self.config.numerics
         try:
-            return loading.load(
-                name,
-                self.config.models[name],
-                labels=self.config.labels,
-                channels=self.config.channels,
-                device=self.device,
-                fold=numerics.fold,
-                layout=numerics.layout,
-                allow_code=self.config.allow_code,
-            )
+            with user_files.carried(self.config.code.functions):
+                return loading.load(
+                    name,
+                    self.config.models[name],
+                    labels=self.config.labels,
+                    channels=self.config.channels,
+                    device=self.device,
+                    fold=numerics.fold,
+                    layout=numerics.layout,
+                    allow_code=self.config.allow_code,
+                )
         except StudyError as error:
             # Name the machine: a file may be missing on this machine only.
             error.what += f" (on {socket.gethostname()})"

@@ -26,6 +26,7 @@ from study.attacks import own_code
 from study.defences.transforms import transformed
 from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
+from study.models import user_files
 from study.models.device_errors import OutOfMemory, attempt, fault
 from study.process.threads import host_threads
 from study.reproducibility import float_environment, numerics
@@ -144,17 +145,18 @@ class Worker:
         from study.attacks.external.run import run_external
 
         assert job.attack.external is not None, "the caller has looked"
-        made = run_external(
-            job.attack.external,
-            models,
-            images,
-            job.goal,
-            epsilon=job.attack.budget.levels[0],
-            key=job.key,
-            engine=self._engine(),
-            networks=[self._config.models[name].bare_name for name in names],
-            allow_code=self._config.allow_code,
-        )
+        with user_files.carried(self._config.code.functions):
+            made = run_external(
+                job.attack.external,
+                models,
+                images,
+                job.goal,
+                epsilon=job.attack.budget.levels[0],
+                key=job.key,
+                engine=self._engine(),
+                networks=[self._config.models[name].bare_name for name in names],
+                allow_code=self._config.allow_code,
+            )
         rmsd, linf, l2 = all_distances(images.clean, made.pixels).T
         distances = PixelDistances(rmsd, linf, l2, gradients=round(made.gradients))
         return CraftResult(self._measured(distances, images.clean, made.pixels), remark=made.note), made.pixels
@@ -170,7 +172,7 @@ class Worker:
         known = numerics.not_deterministic(error)
         if known is not None:
             return known
-        place = own_code.line_in(error, (own.path for _, own in self._config.code))
+        place = user_files.line_in(error, (own for _, own in self._config.code.components))
         if not place:
             return error
         return StudyError(f"{type(error).__name__}: {first_line(error)}", where=place, todo="fix the file")
@@ -178,7 +180,7 @@ class Worker:
     def _install(self) -> None:
         """Load the components in the user's own files, before the first attack."""
         if not self._installed:
-            own_code.install(self._config.code)
+            own_code.install(self._config.code.components)
             self._installed = True
 
     def _engine(self) -> Engine:

@@ -12,7 +12,7 @@ from study.images.labels import LabelSet
 from study.models.reference import Model
 from study.models.services.credentials import credential_of
 from study.reproducibility.numerics import Numerics
-from study.spec.own_parts import Code
+from study.spec.own_parts import NO_CODE, UserCode
 
 if TYPE_CHECKING:
     from study.models.services.credentials import Secret
@@ -39,8 +39,8 @@ class WorkerConfig:
         seed: The seed of the study.
         numerics: The section `numerics:` of the spec.
         services: Access to the services, by model. An actor gets only the access to its own service.
-        allow_code: Whether networks defined in the user's own Python code may run.
-        code: Components of attacks in the user's own files, which the user has allowed to run.
+        allow_code: Whether the user's own Python code may run.
+        code: The user's own files that the driver was allowed to run, as text.
         gpu_share: The share of a GPU that a worker may use, 0..1.
     """
 
@@ -51,7 +51,7 @@ class WorkerConfig:
     numerics: Numerics
     services: Mapping[str, ServiceAccess] = field(default_factory=dict)
     allow_code: bool = False
-    code: Code = ()
+    code: UserCode = NO_CODE
     gpu_share: float = 1.0
 
     def of(self, role: Role) -> WorkerConfig:
@@ -61,7 +61,7 @@ class WorkerConfig:
 
 
 def worker_config(
-    spec: Spec, folder: RunFolder, *, allow_code: bool, code: Code = (), gpu_share: float = 1.0
+    spec: Spec, folder: RunFolder, *, allow_code: bool, code: UserCode = NO_CODE, gpu_share: float = 1.0
 ) -> WorkerConfig:
     """The configuration of a study's workers. Creates the folders for the answers of services."""
     services = {}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from study.attacks import budget as budgets
-from study.attacks.gradient import BatchGradients, Fusion, Logits, Preparing, SourceGroup, forward, layers_of
+from study.attacks.fusion import Fusion
+from study.attacks.gradient import BatchGradients
 from study.attacks.kinds import (
     FeatureObjective,
     GradientAt,
@@ -23,6 +23,8 @@ from study.attacks.kinds import (
     StepContext,
     StepDraws,
 )
+from study.attacks.passes import Logits, SourceGroup, forward
+from study.attacks.preparing import Preparing, layers_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.reproducibility import numerics
@@ -69,7 +71,7 @@ class Ascent:
         self._streams = gradients.streams
         self._origin = origin
         self._rmsd = rmsd
-        self._project = budgets.Projection(origin, attack.budget, rmsd)
+        self._project = self._parts.budget.projection(origin, attack.budget.levels, rmsd)
         self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
 
     def run(self, models: Sequence[Logits]) -> list[Tensor]:
@@ -271,9 +273,8 @@ class Ascent:
         if self._rmsd is not None:
             return (self._rmsd / attack.steps)[:, None, None, None]
         assert level is not None, "without a budget, the recipe's validator asks for a step size"
-        if attack.budget.l2 is not None:
-            level = budgets.rmsd_of(attack.budget, level, self._origin[0].numel())
-        return level / attack.steps
+        radius = self._parts.budget.radius(level, self._origin[0].numel())
+        return (level if radius is None else radius) / attack.steps
 
 
 def _asked(point: Point, context: StepContext, inner: Inner, state: State, delta: Tensor) -> Tensor:

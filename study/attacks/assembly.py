@@ -11,6 +11,7 @@ from study.attacks.component import Component, HeldMemory
 from study.attacks.kinds import (
     AnyObjective,
     BackwardChange,
+    BudgetRule,
     EnsembleRule,
     FeatureObjective,
     ForwardChange,
@@ -31,6 +32,7 @@ class Assembly:
     objective: AnyObjective
     ensemble: EnsembleRule
     step: Step
+    budget: BudgetRule
     views: tuple[View, ...] = ()
     points: tuple[Point, ...] = ()
     updates: tuple[Update, ...] = ()
@@ -41,11 +43,12 @@ class Assembly:
     program: Program | None = None
 
     def __iter__(self) -> Iterator[Component]:
-        """Every component, in the order in which ids have them."""
+        """Every component, in the order in which ids have them; the budget stands last, and apart in ids."""
         yield from (self.objective, self.ensemble)
         for several in (self.views, self.points, self.updates, self.penalties, self.backward, self.forward):
             yield from several
         yield from (one for one in (self.step, self.start, self.program) if one is not None)
+        yield self.budget
 
     @property
     def copies(self) -> int:

@@ -1,8 +1,7 @@
-"""Radii of budgets, the projection onto them, and distances between images."""
+"""Radii of budgets, and distances between images."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,52 +9,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study.attacks.recipe import Budget
+from study.attacks.budget_spec import Budget
+from study.attacks.kinds import BudgetRule
 
 Pixels = NDArray[np.uint8]
 
 
-def radii(budget: Budget, matched: NDArray[np.float64] | None, count: int, numbers: int) -> NDArray[np.float64] | None:
-    """Return the RMSD (count,) of each image for a matched budget, or for a single L2 norm or RMSD; else None.
+def radii(
+    budget: Budget, rule: BudgetRule, matched: NDArray[np.float64] | None, count: int, values: int
+) -> NDArray[np.float64] | None:
+    """Return the radius (count,) of a single budget in the unit of its rule, for images of `values` numbers.
 
-    `numbers` is the number of values of an image.
+    None if the budget has several lengths, or its rule has no radius by image. `matched` has that of a matched budget.
     """
     if budget.matched:
         if matched is None:
             raise ValueError("a matched budget needs the RMSD of every image")
         return matched
-    if len(budget.levels) > 1 or budget.levels[0] is None or budget.epsilon is not None:
+    if len(budget.levels) > 1 or budget.levels[0] is None:
         return None
-    return np.full(count, rmsd_of(budget, budget.levels[0], numbers))
-
-
-def rmsd_of(budget: Budget, level: float, numbers: int) -> float:
-    """Return the RMSD that corresponds to `level`, an L2 norm or an RMSD, for images of `numbers` values."""
-    return level / math.sqrt(numbers) if budget.l2 is not None else level
-
-
-class Projection:
-    """Projects perturbations (N, C, H, W) of `clean` onto the budget, and then onto the pixel box 0..255.
-
-    `rmsd` (N,) holds each image's radius if the budget is an L2 norm or an RMSD, fixed or matched.
-    """
-
-    def __init__(self, clean: Tensor, budget: Budget, rmsd: Tensor | None) -> None:
-        self._rmsd = rmsd
-        self._low, self._high = -clean, 255 - clean
-        if budget.epsilon is not None and len(budget.levels) == 1:
-            (epsilon,) = budget.levels
-            assert epsilon is not None, "an epsilon budget has an epsilon"
-            # One clamp does both projections, because the pixel box contains the zero perturbation.
-            self._low, self._high = self._low.clamp(min=-epsilon), self._high.clamp(max=epsilon)
-
-    def __call__(self, delta: Tensor) -> Tensor:
-        """Return the projected perturbation. Leave `delta` unchanged."""
-        if self._rmsd is not None:
-            length = delta.square().mean((1, 2, 3)).sqrt()
-            shrink = torch.where(length > self._rmsd, self._rmsd / length, 1)
-            delta = delta * shrink[:, None, None, None]
-        return torch.clamp(delta, self._low, self._high)
+    radius = rule.radius(budget.levels[0], values)
+    return None if radius is None else np.full(count, radius)
 
 
 def distances(clean: Pixels, adversarial: Pixels) -> tuple[float, float, float]:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from study.attacks.part import Part, PartOf
+from study.spec import of_255
 from study.spec.frozen import Frozen
 from study.spec.shorthand import Shorthand
-
-_OF_255 = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*255\s*")
 
 
 def _in_pixel_values(given: Any) -> Any:
     """Turn `8/255`, a length of images scaled to 0..1, into 8 pixel values."""
-    found = _OF_255.fullmatch(given) if isinstance(given, str) else None
-    return given if found is None else float(found[1])
+    found = of_255.numerator(given)
+    return given if found is None else found
 
 
-_FRACTION = Shorthand(_in_pixel_values, ({"type": "string", "pattern": f"^{_OF_255.pattern}$", "examples": ["8/255"]},))
+_FRACTION = Shorthand(_in_pixel_values, ({"type": "string", "pattern": f"^{of_255.PATTERN}$", "examples": ["8/255"]},))
 
 Match = Literal["image", "mean"]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), _FRACTION]
 Length = Annotated[float, Field(gt=0, le=255), _FRACTION]
 Lengths = Annotated[tuple[Length, ...], Field(strict=False, min_length=1)]
 Norms = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+Measured = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AllMeasured = Annotated[tuple[Measured, ...], Field(strict=False, min_length=1)]
 
 _MOST_STEPS = 10_000
+
+_KEYS = ("epsilon", "l2", "rmsd", "minimal")
+"""The rules that have keys of their own."""
 
 
 def evenly_spaced(start: float, to: float, by: float) -> tuple[float, ...]:
@@ -58,7 +62,7 @@ class Range(Frozen):
 
 
 class Budget(Frozen):
-    """How far an attack may move an image, in pixel values: at most one of `epsilon`, `l2`, `rmsd` and `minimal`.
+    """How far an attack may move an image: at most one of `epsilon`, `l2`, `rmsd` and `minimal`, or a `rule`.
 
     - `epsilon` is an L-infinity norm. A list or a range of lengths makes one adversarial image for each length, all
       from one gradient;
@@ -67,7 +71,10 @@ class Budget(Frozen):
       compare attacks;
     - `minimal` searches upwards through a range of RMSDs, for each target, until an image succeeds (Liu et al. 2017,
       section 3.2.2);
-    - without a budget, only the pixel box limits an image.
+    - `rule` is a component that measures perturbations, of a package or in a file of yours, such as
+      `{python: "mine.py:Sum"}`; `length` is the largest size, in its own unit, one number, a list or a range. Such an
+      attack needs a `step_size`;
+    - without a budget only the pixel box limits an image.
 
     Lengths are in pixel values, and the text `8/255` is read as 8. Numbers of at most 1 (an L2 norm: 10) are refused:
     they are usual for images scaled to 0..1. As a text, `0.5/255`, they are accepted.
@@ -80,19 +87,23 @@ class Budget(Frozen):
     l2: Positive | Norms | Range | None = None
     rmsd: Length | Lengths | Range | Literal["matched"] | None = None
     minimal: Range | None = None
+    rule: Annotated[Annotated[Part, PartOf("budget", besides=(*_KEYS, "none"))] | None, Field()] = None
+    length: Measured | AllMeasured | Range | None = None
     to: str | None = None
     by: Match = "image"
     gradients: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Budget:
-        given = [name for name in ("epsilon", "l2", "rmsd", "minimal") if getattr(self, name) is not None]
+        given = [name for name in (*_KEYS, "rule") if getattr(self, name) is not None]
         if len(given) > 1:
             raise PydanticCustomError(
                 "budget",
-                "a budget is one of epsilon, l2, rmsd and minimal, and this one has {given}",
+                "a budget is one of epsilon, l2, rmsd and minimal, or a rule, and this one has {given}",
                 {"given": " and ".join(given)},
             )
+        if (self.rule is None) != (self.length is None):
+            raise PydanticCustomError("budget", "`rule` and `length` need each other, and one of them is missing")
         if (self.rmsd == "matched") != (self.to is not None):
             raise PydanticCustomError(
                 "budget", "`rmsd: matched` and `to: <attack>` need each other, and one of them is missing"
@@ -108,9 +119,24 @@ class Budget(Frozen):
 
     @property
     def kind(self) -> str:
-        """The kind of the budget: epsilon, l2, rmsd, minimal, or none."""
-        given = (name for name in ("epsilon", "l2", "rmsd", "minimal") if getattr(self, name) is not None)
-        return next(given, "none")
+        """The name of the budget's rule: epsilon, l2, rmsd, minimal, none, or that of a component or a class."""
+        if self.rule is not None:
+            return self.rule.name or str(self.rule.python).rpartition(":")[2]
+        return next((name for name in _KEYS if getattr(self, name) is not None), "none")
+
+    @property
+    def part(self) -> Part:
+        """The component that measures and projects."""
+        return Part(kind="budget", name=self.kind) if self.rule is None else self.rule
+
+    def identity(self) -> dict[str, Any]:
+        """What stands in an id. A number of gradients has decided the steps, which stand there too."""
+        found = self.model_dump(mode="json", exclude_defaults=True, exclude={"gradients", "rule"})
+        part = self.part
+        if part.python is not None or self.rule is not None:
+            return {**found, "rule": part.identity()}
+        version = part.component().version
+        return found if version == 1 else {**found, "version": version}
 
     @property
     def first_epsilon(self) -> float | None:
@@ -120,7 +146,7 @@ class Budget(Frozen):
     @property
     def levels(self) -> tuple[float | None, ...]:
         """The lengths of the budget; (None,) without a length, or if it depends on the image or the target."""
-        for given in (self.epsilon, self.l2, self.rmsd):
+        for given in (self.epsilon, self.l2, self.rmsd, self.length):
             if isinstance(given, Range):
                 return given.levels
             if isinstance(given, tuple):

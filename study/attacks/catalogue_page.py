@@ -59,7 +59,7 @@ def _section(name: str, one: Preset) -> Iterator[str]:
     for part in _telling(attack.assembly):
         yield f"- {part.kind} `{part.name}`{_parameters(part)}: {_first_line(type(part))}"
     if attack.first is not None:
-        yield f"- first stage of {attack.first.steps} steps: `{', '.join(attack.first.assembly.names())}`"
+        yield f"- first stage of {attack.first.steps} steps: {_listed(attack.first.assembly)}"
     sources = " (on one source model)" if attack.assembly.ensemble.cost(2) != 2 else ""
     forwards = attack.forwards(attack.steps, 1)
     beside = f", {forwards:,} forward passes beside" if forwards else ""
@@ -82,7 +82,11 @@ def _combinations() -> Iterator[str]:
 def _telling(assembly: Assembly) -> Iterator[Component]:
     """The components that distinguish an attack from others: all but the usual objective, fusion and step."""
     usual = {("objective", "cross-entropy"), ("ensemble", "probability"), ("step", "sign")}
-    yield from (one for one in assembly if (one.kind, one.name) not in usual)
+    yield from (one for one in assembly if one.kind != "budget" and (one.kind, one.name) not in usual)
+
+
+def _listed(assembly: Assembly) -> str:
+    return ", ".join(f"{part.kind} `{part.name}`" for part in _telling(assembly)) or "the gradient alone"
 
 
 def _parameters(part: Component) -> str:

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from study.attacks.budget_spec import Budget
 from study.spec.frozen import Frozen
+
+
+class BudgetOutline(Protocol):
+    """What a component may ask about the budget of the attack that it is part of."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the budget's rule: epsilon, l2, rmsd, minimal, none, or another one."""
+        ...
+
+    @property
+    def epsilon(self) -> object:
+        """The L-infinity norm or norms, as the spec has them; None for another budget."""
+        ...
+
+    @property
+    def levels(self) -> tuple[float | None, ...]:
+        """The lengths of the budget; (None,) without a length, or if it depends on the image or the target."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,7 +37,7 @@ class AttackOutline:
     """
 
     parts: Mapping[str, Collection[str]]
-    budget: Budget
+    budget: BudgetOutline
     steps: int
     step_size: float | None
     first: bool = False
@@ -32,13 +50,15 @@ class HeldMemory:
     Attributes:
         weights: Number of copies of the parameters of each source model.
         features: Number of images whose features, of all layers of each source model, are kept.
+        tables: Number of tables of S x S x S floats on a GPU, for images of S x S pixels.
     """
 
     weights: float = 0.0
     features: float = 0.0
+    tables: float = 0.0
 
     def __add__(self, other: HeldMemory) -> HeldMemory:
-        return HeldMemory(self.weights + other.weights, self.features + other.features)
+        return HeldMemory(self.weights + other.weights, self.features + other.features, self.tables + other.tables)
 
 
 class Component(Frozen):

@@ -1,8 +1,8 @@
 """The conformance test of a component: what every part of an attack must do, tested on small networks.
 
-A component passes if its images depend only on the image, the key and the parameters; if its gradients are finite; if
-it takes exactly the number of gradients that it declares; if a program keeps the budget; and if it leaves networks
-unchanged.
+A component passes if its images depend on the image, the key and the parameters alone; if its gradients are finite; if
+it takes as many gradients as it says; if a program, and the images of a budget's rule, keep the budget; and if it
+leaves nothing behind in a network.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from study.attacks.assembly import Assembly
+from study.attacks.budget_spec import Budget
 from study.attacks.component import Component
 from study.attacks.components.ensembles import LossMean
-from study.attacks.kinds import Change, EnsembleRule, Pool
+from study.attacks.kinds import BudgetRule, Change, EnsembleRule, Pool
 from study.attacks.loop import Engine, ImageBatch, craft, perturbations
+from study.attacks.part import Part
 from study.attacks.recipe import Attack
 from study.errors import StudyError, first_line
 from study.models import Model, loading
@@ -37,6 +39,8 @@ NETWORKS = ("timm:test_resnet", "timm:test_efficientnet")
 _LABELS = (1, 20, 300, 999, 5, 7)
 _EPSILON = 8.0
 _STEPS = 3
+_RELATIVE = 1e-4
+_SMALLEST = 1e-6
 _TOLERANCE = 1e-3
 """Pixel values: a projection in float32 may round beyond the budget by less."""
 
@@ -119,7 +123,7 @@ class _Trial:
         clean = (draws(int(np.prod(shape)), "conformance") >> np.uint64(56)).astype(np.uint8).reshape(shape)
         self._given = ImageBatch(clean, np.array(_LABELS), [f"image{index}" for index in range(len(_LABELS))])
         self._pool = Pool(clean[::-1].copy(), np.array(_LABELS[::-1]))
-        self._attack = attack_with(component)
+        self._attack = attack_with(component, _half(component, torch.from_numpy(clean)))
 
     def run(self) -> Iterator[CheckResult]:
         before = [_state(model) for model in self._models]
@@ -137,7 +141,10 @@ class _Trial:
         if not generators.fault:
             yield self._neighbours(first)
         yield self._cost()
-        yield self._budget()
+        if isinstance(self._component, BudgetRule):
+            yield from self._rule(self._component, first)
+        else:
+            yield self._budget()
         changed = [
             name for model, state in zip(self._models, before, strict=True) for name in _differences(model, state)
         ]
@@ -197,6 +204,41 @@ class _Trial:
         fault = "" if found == said else f"it takes {found:g} gradients an image in {_STEPS} steps, and says {said}"
         return CheckResult("it takes as many gradients as it says", fault)
 
+    def _rule(self, rule: BudgetRule, made: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[CheckResult]:
+        """The findings on a budget's rule; `made` are finished images."""
+        origin = torch.from_numpy(self._given.clean).float()
+        moved = torch.from_numpy(made).float() - origin
+        (length,) = self._attack.budget.levels
+        radius = None if length is None else rule.radius(length, origin[0].numel())
+        size = rule.measure(moved, origin)
+        faults = []
+        if float(rule.measure(torch.zeros_like(origin), origin).abs().max()) > 0:
+            faults.append("no change has a size")
+        if tuple(size.shape) != (len(origin),) or not bool(size.isfinite().all()) or float(size.min()) < 0:
+            faults.append(f"a size is a number from 0 on for each image, and it measures {tuple(size.shape)}")
+            yield CheckResult("it measures perturbations", "; ".join(faults))
+            return
+        larger = _perturbation(origin)
+        sizes = torch.stack([rule.measure(share / 8 * larger, origin) for share in range(9)])
+        if bool((sizes[1:] < sizes[:-1] * (1 - _RELATIVE)).any()):
+            faults.append("a perturbation that is multiplied by a number above 1 measures less")
+        yield CheckResult("it measures perturbations", "; ".join(faults))
+        if radius is None:
+            return
+        held = torch.full((len(origin),), radius)
+        beyond = float(size.max())
+        fault = f"an image measures {beyond:.6g}, and the radius is {radius:.6g}" if beyond > radius else ""
+        yield CheckResult("images keep the budget", fault)
+        projected = rule.project(larger, origin, held)
+        beyond = float(rule.measure(projected, origin).max())
+        within = rule.project(larger, origin, 2 * rule.measure(larger, origin))
+        fault = ""
+        if beyond > radius * (1 + _RELATIVE):
+            fault = f"it projects onto a size of {beyond:.6g}, and the radius is {radius:.6g}"
+        elif float((within - larger).abs().max()) > _TOLERANCE:
+            fault = "it changes a perturbation that is within the radius"
+        yield CheckResult("it projects onto the radius", fault)
+
     def _budget(self) -> CheckResult:
         check = "a program keeps the budget"
         if self._attack.program is None:
@@ -226,13 +268,34 @@ class _Trial:
         return CheckResult(check, "" if same > 0.9 else f"only {same:.0%} of the pixels are those of the CPU")
 
 
-def attack_with(component: Component) -> Attack:
+def _perturbation(origin: Tensor) -> Tensor:
+    """A change by up to 8 pixel values, another for each pixel, within the pixel box: float like `origin`."""
+    words = draws(origin.numel(), "conformance", "perturbation") >> np.uint64(40)
+    noise = torch.from_numpy(words.astype(np.float32)).view_as(origin) / 2**23 - 1
+    return (origin + _EPSILON * noise).clamp(0, 255) - origin
+
+
+def _half(component: Component, clean: Tensor) -> float | None:
+    """A length of a budget that half of a usual perturbation exceeds; None for a component of another kind."""
+    if not isinstance(component, BudgetRule):
+        return None
+    try:
+        return max(float(component.measure(_perturbation(clean.float()), clean.float()).min()) / 2, _SMALLEST)
+    except Exception:  # noqa: BLE001 - the run of the attack finds it again, and says it
+        return 1.0
+
+
+def attack_with(component: Component, length: float | None = None) -> Attack:
     """Return an attack of three steps, epsilon 8, with a component in the place of its kind.
 
-    Raises StudyError if the component does not fit.
+    `length` is that of the budget, for a rule of budgets. Raises StudyError if the component does not fit.
     """
     base = Attack.model_validate({"step": "sign", "steps": _STEPS, "epsilon": _EPSILON})
     assembly = base.assembly
+    if length is not None:
+        # The component stands in the assembly; its part only tells that the budget is no epsilon.
+        part = Part(kind="budget", name=component.name)
+        base = base.model_copy(update={"budget": Budget.model_construct(rule=part, length=length), "step_size": 2.0})
     kind = component.kind
     plural = {"view": "views", "point": "points", "update": "updates", "penalty": "penalties"}
     key = plural.get(kind, kind)

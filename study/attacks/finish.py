@@ -12,11 +12,14 @@ from torch import Tensor
 
 from study.attacks import budget as budgets
 from study.attacks.budget import Pixels
+from study.attacks.kinds import BudgetRule
 from study.attacks.rays import Rays
 from study.attacks.recipe import Attack
 from study.attacks.rounding import PerturbationRay
 from study.devices.copies import is_host, uploaded
 from study.reproducibility.rng import draws, draws_on
+
+_HALVINGS = 16
 
 _TOGETHER = 2**21
 """Number of pixel values whose rays are computed at once on a GPU."""
@@ -35,19 +38,26 @@ def finish(
     - epsilon: the same, but never beyond epsilon;
     - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
       3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
-    - L2: rounded to the nearest pixel value if the result is within the norm; else as for an RMSD, but never beyond the
-      norm.
+    - L2: rounded to the nearest pixel value if the result is within the norm; else like an RMSD, but never beyond it;
+    - another rule: projected, rounded to the nearest pixel value, and shortened until the image is within the radius.
 
-    `clean` is `uint8` (N, C, H, W); all stay on their device. `radii` (N,) are the RMSDs of L2 and RMSD budgets;
+    `clean` is `uint8` (N, C, H, W); all stay on their device. `radii` (N,) are those of budgets that have one;
     `keys`, one for each image, key the random numbers of rounding.
     """
-    budget = attack.budget
-    if budget.kind in ("none", "epsilon"):
+    rule = attack.assembly.budget
+    if rule.rounding == "nearest":
         levels = [level for _, level in attack.scored_points]
         return [
             nearest(clean, delta, 255 if level is None else math.floor(level))
             for delta, level in zip(deltas, levels, strict=True)
         ]
+    if rule.rounding == "measured":
+        found = []
+        for delta, (_, level) in zip(deltas, attack.scored_points, strict=True):
+            radius = uploaded(_radii(rule, level, radii, clean), clean.device, torch.float32)
+            onto = rule.projection(clean.to(torch.float32), (level,), radius)
+            found.append(within(clean, onto(delta), rule, radius))
+        return found
     if not is_host(clean.device):
         parts = [_along_rays_there(*part, attack) for part in _parts(clean, deltas, radii, keys)]
         return [torch.cat(variant) for variant in zip(*parts, strict=True)]
@@ -65,20 +75,56 @@ def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
     return (clean.to(torch.int16) + whole).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
+def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor) -> Tensor:
+    """Return `uint8` images (N, C, H, W) that a rule finds within `radius` (N,).
+
+    That is the nearest to `clean` + `delta`; where rounding leaves the budget, the farthest that was found along the
+    ray from the clean image by halving the range of its scale.
+    """
+    origin = clean.to(torch.float32)
+
+    def fits(image: Tensor) -> Tensor:
+        return rule.measure(image.to(torch.float32) - origin, origin) <= radius
+
+    whole = nearest(clean, delta)
+    kept = fits(whole)
+    if is_host(clean.device) and bool(kept.all()):
+        return whole
+    found, low, high = clean, torch.zeros_like(radius), torch.ones_like(radius)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        image = nearest(clean, middle[:, None, None, None] * delta)
+        fine = fits(image)
+        found = torch.where(fine[:, None, None, None], image, found)
+        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+    return torch.where(kept[:, None, None, None], whole, found)
+
+
+def _radii(
+    rule: BudgetRule, level: float | None, radii: NDArray[np.float64] | None, clean: Tensor
+) -> NDArray[np.float64]:
+    """The radius (N,) of each image at one point: that of the attack, or that of one of several lengths."""
+    if radii is not None:
+        return radii
+    radius = None if level is None else rule.radius(level, clean[0].numel())
+    assert radius is not None, "an L2 or RMSD budget, or one that a rule measures, has a length"
+    return np.full(len(clean), radius)
+
+
 def _along_rays(
     clean: Pixels, moves: Sequence[NDArray[np.float32]], attack: Attack, radius: float | None, key: Sequence[object]
 ) -> list[Pixels]:
     """One image at every point of an attack with an L2 or RMSD budget."""
-    budget = attack.budget
+    rule, several = attack.assembly.budget, len(attack.budget.levels) > 1
     images: list[Pixels] = []
     ray: PerturbationRay | None = None
     for (_, level), move in zip(attack.scored_points, moves, strict=True):
-        rmsd = radius if level is None else budgets.rmsd_of(budget, level, clean.size)
+        rmsd = radius if level is None else rule.radius(level, clean.size)
         assert rmsd is not None, "an L2 or RMSD budget has a length"
-        if ray is None or len(budget.levels) == 1:
+        if ray is None or not several:
             # All lengths of a sweep scale the same direction.
             ray = PerturbationRay(clean, move, draws(clean.size, *key))
-        if budget.l2 is not None:
+        if rule.rounding == "ray or nearest":
             whole = nearest(torch.from_numpy(clean), torch.from_numpy(move)).numpy()
             fits = budgets.distances(clean, whole)[0] <= rmsd
             images.append(whole if fits else ray.at(rmsd, beyond=False))
@@ -107,17 +153,15 @@ def _along_rays_there(
     keys: Sequence[Sequence[object]],
     attack: Attack,
 ) -> list[Tensor]:
-    """The images that `_along_rays` returns, for all clean images at once on their device."""
-    budget, numbers = attack.budget, clean[0].numel()
+    """What `_along_rays` makes of each image, for all at once on their device."""
+    rule, numbers = attack.assembly.budget, clean[0].numel()
     images: list[Tensor] = []
     rays: Rays | None = None
     for (_, level), move in zip(attack.scored_points, moves, strict=True):
-        rmsd = radii if level is None else np.full(len(clean), budgets.rmsd_of(budget, level, numbers))
-        assert rmsd is not None, "an L2 or RMSD budget has a length"
-        length = uploaded(rmsd, clean.device)
-        if rays is None or len(budget.levels) == 1:
+        length = uploaded(_radii(rule, level, radii if level is None else None, clean), clean.device)
+        if rays is None or len(attack.budget.levels) == 1:
             rays = Rays(clean, move, draws_on(clean.device, numbers, keys))
-        if budget.l2 is None:
+        if rule.rounding == "ray":
             images.append(rays.at(length))
             continue
         whole = nearest(clean, move)

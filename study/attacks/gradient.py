@@ -3,183 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from study.attacks.assembly import Assembly
-from study.attacks.component import Component
-from study.attacks.kinds import AnyObjective, FeatureObjective, Goal, Pool, State, StepDraws
+from study.attacks.kinds import FeatureObjective, Goal
+from study.attacks.passes import Logits, PassRows, RunningPass, SourceGroup, forward, full, module_of, views_per_pass
 from study.attacks.views import Views
-from study.devices.copies import uploaded
-from study.devices.tables import kept
-from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.models.features import captured
-from study.models.layers.named import network_of
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Precision
-from study.reproducibility.rng import Streams, of_all_images
-
-Logits = Callable[[Tensor], Tensor]
-"""A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
-
-
-@dataclass(frozen=True)
-class SourceGroup:
-    """Source models with one common loss, and their weights in it. `share` is the group's weight in the update.
-
-    `by_image` (models, N) takes the place of `weights` where every image has its own.
-    """
-
-    models: tuple[Logits, ...]
-    weights: tuple[float, ...]
-    share: float
-    by_image: Tensor | None = None
-
-    def shares(self, rows: PassRows, batch: int, given: Tensor) -> Tensor:
-        """Return the weights of a pass of `rows`, of a batch of `batch` images: (models, 1), or (models, N).
-
-        Their type and device are those of `given`; N is the number of rows.
-        """
-        if self.by_image is None:
-            return _weights(self.weights, given.device, given.dtype)
-        return self.by_image[:, rows.index(given.device) % batch].to(given.device, given.dtype)
-
-
-@kept
-def _weights(weights: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    return uploaded(np.array(weights), device, dtype)[:, None]
-
-
-@dataclass(frozen=True)
-class PassRows:
-    """Rows of the copies that the passes of one gradient hold, one copy of the batch after the other."""
-
-    numbers: range | tuple[int, ...]
-
-    def of(self, copies: Tensor) -> Tensor:
-        """Return these rows of a tensor of all copies."""
-        if isinstance(self.numbers, range):
-            return copies[self.numbers.start : self.numbers.stop]
-        return copies[self.index(copies.device)]
-
-    def index(self, device: torch.device) -> Tensor:
-        """Return their numbers, int64, on the device."""
-        return _index(self.numbers, device)
-
-    def first(self, count: int) -> PassRows:
-        """Return the first of them."""
-        return PassRows(self.numbers[:count])
-
-
-@kept
-def _index(numbers: range | tuple[int, ...], device: torch.device) -> Tensor:
-    return uploaded(np.array(numbers, dtype=np.int64), device)
-
-
-def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool) -> list[SourceGroup]:
-    """Return one group with all models, or one group for each model if they are `separate`."""
-    if separate:
-        return [SourceGroup((model,), (1.0,), weight) for model, weight in zip(models, weights, strict=True)]
-    return [SourceGroup(tuple(models), tuple(weights), 1.0)]
-
-
-def views_per_pass(images: int, max_pass_images: int) -> int:
-    """Number of views of each image in one pass."""
-    return max(1, max_pass_images // images)
-
-
-def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
-    """Number of images in the largest pass over `copies` views of each of `images` images."""
-    return min(max_pass_images, images * min(copies, views_per_pass(images, max_pass_images)))
-
-
-class RunningPass:
-    """The rows of the pass that runs (`study.attacks.kinds.PassDraws`).
-
-    Row r of a pass belongs to image r modulo the batch, unless `of` says otherwise.
-    """
-
-    def __init__(self, device: str, key: Sequence[object], pool: Pool | None) -> None:
-        self._device = device
-        self._key = key
-        self._pool = pool
-        self._streams: Streams | None = None
-        self._origin: Tensor | None = None
-        self._batch = -1
-        self._step = -1
-        self._copies: Sequence[int] = (0,)
-        self._rows: PassRows | None = None
-
-    def begin_batch(self, streams: Streams, origin: Tensor) -> None:
-        """Note the images of the next passes; a preparing pass may follow."""
-        self._streams, self._origin = streams, origin
-        self._batch += 1
-        self.begin(-1, (0,))
-
-    def begin(self, step: int, copies: Sequence[int]) -> None:
-        """Note the copies that the next passes hold, one after the other."""
-        self._step, self._copies, self._rows = step, copies, None
-
-    def cut(self, rows: PassRows) -> None:
-        """Note that the pass holds these rows of the copies only."""
-        self._rows = rows
-
-    def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        return self._cut(torch.cat([one.uniform(shape, stream) for one in self._draws(component)]))
-
-    def normal(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        return self._cut(torch.cat([one.normal(shape, stream) for one in self._draws(component)]))
-
-    def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
-        found = np.concatenate([one.integers(count, stream) for one in self._draws(component)])
-        return found if self._rows is None else found[list(self._rows.numbers)]
-
-    def words(self, component: Component, count: int, stream: str = "") -> Tensor:
-        return self._cut(torch.cat([one.words(count, stream) for one in self._draws(component)]))
-
-    def common(self, component: Component, *, fixed: bool = False) -> StepDraws:
-        step, number = (0, 0) if fixed else (max(self._step, 0), self.copy)
-        return StepDraws(of_all_images(self._key), component.stream, self._device, step, number)
-
-    def of_images(self, values: Tensor) -> Tensor:
-        return self._cut(torch.cat([values] * len(self._copies)))
-
-    @property
-    def origin(self) -> Tensor:
-        assert self._origin is not None, "a batch runs"
-        return self._origin
-
-    @property
-    def batch(self) -> int:
-        return self._batch
-
-    @property
-    def step(self) -> int:
-        return self._step
-
-    @property
-    def copy(self) -> int:
-        return self._copies[0]
-
-    @property
-    def pool(self) -> Pool | None:
-        return self._pool
-
-    def _cut(self, copies: Tensor) -> Tensor:
-        return copies if self._rows is None else self._rows.of(copies)
-
-    def _draws(self, component: Component) -> list[StepDraws]:
-        assert self._streams is not None, "a batch runs"
-        step = max(self._step, 0)
-        return [StepDraws(self._streams, component.stream, self._device, step, copy) for copy in self._copies]
+from study.reproducibility.rng import Streams
 
 
 @dataclass
@@ -345,10 +184,10 @@ class BatchGradients:
         found = []
         places = rows.first(len(labels)).index(seen.device) % len(self.labels)
         for model in group.models:
-            with captured(_module(model), self.layers[id(model)]) as features:
+            with captured(module_of(model), self.layers[id(model)]) as features:
                 logits = self._forward(model, seen)
             prepared = {name: one[places] for name, one in self.prepared[id(model)].items()}
-            kept = {name: _full(one) for name, one in features.items()}
+            kept = {name: full(one) for name, one in features.items()}
             if objective.together:
                 kept = {name: one.reshape(-1, len(labels), *one.shape[1:]) for name, one in kept.items()}
                 logits = logits.reshape(-1, len(labels), logits.shape[-1])
@@ -373,174 +212,3 @@ class BatchGradients:
 
     def _halve(self, shortage: OutOfMemory) -> None:
         self.max_pass_images = halved(self.max_pass_images, shortage, "the gradient of a single image")
-
-
-@dataclass(frozen=True)
-class GroupAt:
-    """The gradients that an ensemble rule asks for, at one step (`study.attacks.kinds.ModelsAt`)."""
-
-    group: SourceGroup
-    gradients: BatchGradients
-    step: int
-    steps: int
-    size: float | Tensor
-    epsilon: float | None
-    draws: StepDraws
-    project: Callable[[Tensor], Tensor]
-
-    @property
-    def count(self) -> int:
-        return len(self.group.models)
-
-    @property
-    def weights(self) -> Sequence[float]:
-        return self.group.weights
-
-    @property
-    def origin(self) -> Tensor:
-        return self.gradients.origin
-
-    @property
-    def labels(self) -> Tensor:
-        return self.gradients.labels
-
-    @property
-    def goal(self) -> Goal:
-        return self.gradients.goal
-
-    @property
-    def objective(self) -> AnyObjective:
-        return self.gradients.assembly.objective
-
-    @property
-    def common(self) -> StepDraws:
-        assert self.gradients.common is not None, "an attack runs"
-        return dataclasses.replace(self.draws, streams=self.gradients.common)
-
-    def joint(self, image: Tensor, sample: int = 0) -> Tensor:
-        return self.gradients.of(self.group, image, self.step, sample)
-
-    def weighted(self, image: Tensor, weights: Tensor, sample: int = 0, among: Sequence[int] | None = None) -> Tensor:
-        chosen = tuple(self.group.models[number] for number in (range(self.count) if among is None else among))
-        group = SourceGroup(chosen, (1.0,) * len(chosen), 1.0, weights)
-        return self.gradients.of(group, image, self.step, sample)
-
-    def of(self, model: int, image: Tensor, sample: int = 0) -> Tensor:
-        alone = SourceGroup((self.group.models[model],), (1.0,), 1.0)
-        return self.gradients.of(alone, image, self.step, sample)
-
-    def logits(self, model: int, image: Tensor) -> Tensor:
-        return self.gradients.logits(self.group.models[model], image, self.step)
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Asks the ensemble rule for the gradient of a group at one step."""
-
-    group: SourceGroup
-    gradients: BatchGradients
-    step: int
-    steps: int
-    size: float | Tensor
-    epsilon: float | None
-    project: Callable[[Tensor], Tensor]
-    state: State
-
-    def __call__(self, image: Tensor, sample: int = 0) -> Tensor:
-        """Return the gradient at `image`, float (N, C, H, W); `sample` numbers the places of a step."""
-        rule = self.gradients.assembly.ensemble
-        draws = StepDraws(self.gradients.streams, rule.stream, str(image.device), self.step, sample)
-        models = GroupAt(
-            self.group, self.gradients, self.step, self.steps, self.size, self.epsilon, draws, self.project
-        )
-        return rule.gradient(image, models, sample, self.state)
-
-
-def layers_of(objective: FeatureObjective, model: Logits) -> Sequence[str]:
-    """The layers of a source model that an objective of features reads, by the names in its network."""
-    return objective.layers(network_of(_module(model)))
-
-
-@dataclass
-class Preparing:
-    """One source model before the loop (`study.attacks.kinds.PreparingSource`)."""
-
-    model: Logits
-    names: Sequence[str]
-    origin: Tensor
-    labels: Tensor
-    goal: Goal
-    draws: StepDraws
-    true: Tensor
-    wanted: NDArray[np.int64]
-    first: Tensor | None = None
-    path: Sequence[Tensor] = ()
-    pool: Pool | None = None
-    precision: Precision = "float32"
-
-    def features(self, image: Tensor) -> Mapping[str, Tensor]:
-        found, _ = self.forward(image)
-        return found
-
-    def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        with torch.no_grad(), self._pass(), captured(_module(self.model), self.names) as found:
-            logits = forward(self.model, image, self.precision)
-        return {name: _full(one.detach()) for name, one in found.items()}, logits
-
-    def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        # The image requires a gradient, so that features do: parameters require none.
-        with self._pass():
-            with captured(_module(self.model), self.names) as found:
-                logits = forward(self.model, image.detach().requires_grad_(True), self.precision)
-            names = list(found)
-            gradients = torch.autograd.grad(loss(logits).sum(), [found[name] for name in names])
-        return {name: _full(one) for name, one in zip(names, gradients, strict=True)}
-
-    def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        leaf = image.detach().requires_grad_(True)
-        with self._pass():
-            logits = forward(self.model, leaf, self.precision)
-            (gradient,) = torch.autograd.grad(loss(logits).sum(), leaf)
-        return gradient
-
-    def _pass(self) -> contextlib.AbstractContextManager[None]:
-        return numerics.network_pass(self.precision)
-
-
-def in_precision(models: Sequence[Logits], precision: Precision) -> list[Logits]:
-    """The models for passes in `precision`: a classifier's weights are cast once."""
-    return [model.in_precision(precision) if isinstance(model, Classifier) else model for model in models]
-
-
-def forward(model: Logits, seen: Tensor, precision: Precision) -> Tensor:
-    """The logits of a model whose operations compute in `precision`; the logits are float32, or the model's own."""
-    with numerics.autocast(precision, seen.device.type):
-        return _full(model(seen))
-
-
-def _module(model: Logits) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError("an objective of features needs a torch module")
-    return model
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-
-
-@contextlib.contextmanager
-def changed(assembly: Assembly, models: Sequence[Logits], names: Sequence[str], running: RunningPass) -> Iterator[None]:
-    """Apply the attack's changes of the backward and the forward pass within the `with` block."""
-    changes = (*assembly.backward, *assembly.forward)
-    if not changes:
-        yield
-        return
-    held = {}
-    for name, model in zip(names, models, strict=True):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{changes[0].name} needs a torch module")
-        held[name] = model
-    with contextlib.ExitStack() as stack:
-        for change in changes:
-            stack.enter_context(change.applied(held, running))
-        yield

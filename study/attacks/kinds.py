@@ -1,4 +1,4 @@
-"""The kinds of components: what each is asked, what it is given, and what it answers.
+"""The kinds of components: what each is asked, and what it answers.
 
 Tensors of images are float32 (N, C, H, W), in pixel values 0..255. Every component acts on each image of a batch alone:
 an image's result must not depend on its neighbours. Random numbers come from `draws`, which keys them by image.
@@ -8,138 +8,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from study.attacks.budget_spec import Budget
-from study.attacks.component import Component
+from study.attacks.component import BudgetOutline, Component
+from study.attacks.contexts import (
+    Draws,
+    Goal,
+    GradientAt,
+    Inner,
+    PassDraws,
+    Pool,
+    PreparingSource,
+    ProgramContext,
+    State,
+    StepContext,
+    StepDraws,
+    ViewContext,
+)
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
-    from study.reproducibility.rng import Streams
-
-Goal = Literal["untargeted", "targeted"]
-State = dict[str, Any]
-"""What a component remembers from step to step, for one batch of images; empty at the first step."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Images that components mix in: `uint8` (P, C, H, W), and their labels (P,)."""
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    _held: dict[object, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
-    """Copies on devices, and what images of some labels may be mixed with: made once."""
-
-    def taken(self, places: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the images at `places` (N,), on their device: (N, C, H, W)."""
-        return self._on(places.device).index_select(0, places).to(dtype)
-
-    def of_other_labels(self, labels: NDArray[np.int64], words: Tensor) -> Tensor:
-        """Return the place (N,) of an image of another label for each of `labels` (N,), chosen by `words` (N,).
-
-        If there is none, it is any image.
-        """
-        from study.reproducibility.words import below
-
-        table, count = self._others(labels, words.device)
-        return table.gather(1, below(words, count)[:, None])[:, 0]
-
-    def _on(self, device: torch.device) -> Tensor:
-        from study.devices.copies import uploaded
-
-        if device not in self._held:
-            self._held[device] = (uploaded(self.pixels, device),)
-        return self._held[device][0]
-
-    def _others(self, labels: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """For each label the places of images with other labels (N, P), and their number (N,)."""
-        from study.devices.copies import uploaded
-
-        key = (labels.tobytes(), device)
-        if key not in self._held:
-            other = self.labels != labels[:, None]
-            other |= ~other.any(1, keepdims=True)
-            table = np.argsort(~other, axis=1, kind="stable")
-            self._held[key] = (uploaded(table, device), uploaded(other.sum(1), device))
-        table_there, count = self._held[key]
-        return table_there, count
-
-
-class Draws(Protocol):
-    """Keyed random numbers: they depend on the image, the attack run, the step and the copy, never on the batch.
-
-    `stream` tells several draws of one component apart.
-    """
-
-    def uniform(self, shape: Sequence[int], stream: str = "") -> Tensor:
-        """Return float32 (N, *shape), uniform over (-1, 1)."""
-        ...
-
-    def normal(self, shape: Sequence[int], stream: str = "") -> Tensor:
-        """Return float32 (N, *shape), standard normal."""
-        ...
-
-    def integers(self, count: int, stream: str = "") -> NDArray[np.uint64]:
-        """Return uniform 64-bit integers (N, count), on the host."""
-        ...
-
-    def words(self, count: int, stream: str = "") -> Tensor:
-        """Return the bits of `integers` as int64 (N, count), on the device: see `study.reproducibility.words`."""
-        ...
-
-
-@dataclass(frozen=True)
-class StepDraws:
-    """Draws of one component at one step and one number of a copy, point or update within it."""
-
-    streams: Streams
-    name: str
-    device: str
-    step: int = 0
-    number: int = 0
-
-    def uniform(self, shape: Sequence[int], stream: str = "") -> Tensor:
-        return self.streams.uniform(shape, self.device, self._purpose(stream), self.step, self.number)
-
-    def normal(self, shape: Sequence[int], stream: str = "") -> Tensor:
-        return self.streams.normal(shape, self.device, self._purpose(stream), self.step, self.number)
-
-    def integers(self, count: int, stream: str = "") -> NDArray[np.uint64]:
-        return self.streams.integers(count, self._purpose(stream), self.step, self.number)
-
-    def words(self, count: int, stream: str = "") -> Tensor:
-        return self.streams.words(count, self.device, self._purpose(stream), self.step, self.number)
-
-    def _purpose(self, stream: str) -> str:
-        return f"{self.name}.{stream}" if stream else self.name
-
-
-@dataclass(frozen=True)
-class ViewContext:
-    """What a view is given beside the image: the number of the copy (from 0) among its own copies, draws, labels.
-
-    `true` and `wanted` (N,) are the true labels and those of the objective. `origin` is the clean image; `step` counts
-    from 0; `epsilon` is the budget's L-infinity norm, if it has one. `gradient(view)` is the gradient of the loss at a
-    view (N, C, H, W), without the views that follow; a view that asks for it says so in `inner_gradients`.
-    """
-
-    copy: int
-    draws: Draws
-    true: NDArray[np.int64]
-    wanted: NDArray[np.int64]
-    pool: Pool | None
-    origin: Tensor
-    step: int
-    steps: int
-    epsilon: float | None
-    gradient: Callable[[Tensor], Tensor]
+__all__ = [
+    "KINDS",
+    "AnyObjective",
+    "BackwardChange",
+    "BudgetRule",
+    "Change",
+    "Draws",
+    "EnsembleRule",
+    "FeatureObjective",
+    "ForwardChange",
+    "Goal",
+    "GradientAt",
+    "Inner",
+    "ModelsAt",
+    "Objective",
+    "PassDraws",
+    "Penalty",
+    "Point",
+    "Pool",
+    "PreparingSource",
+    "Program",
+    "ProgramContext",
+    "Start",
+    "State",
+    "Step",
+    "StepContext",
+    "StepDraws",
+    "Update",
+    "View",
+    "ViewContext",
+    "at_view",
+]
 
 
 class View(Component):
@@ -171,57 +92,6 @@ class View(Component):
 def at_view(image: Tensor, view: Tensor) -> Tensor:
     """Return `view` (N, C, H, W) with the gradient of the identity: a gradient there counts as one at `image`."""
     return image + (view - image).detach()
-
-
-class GradientAt(Protocol):
-    """The gradient of the loss at an image, over all views and source models of a group."""
-
-    def __call__(self, image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
-        """Return the gradient at `image`, float (N, C, H, W). `sample` numbers the places of a step: views draw anew.
-
-        `moved` is `image` minus the clean image, if the caller has it exactly.
-        """
-        ...
-
-
-def _no_losses() -> Tensor:
-    raise LookupError("no gradient was asked for yet")
-
-
-@dataclass
-class StepContext:
-    """One step of one group of source models.
-
-    `origin` is the clean image, `delta` the perturbation before the step; `size` is the length of the step in pixel
-    values, a number or (N, 1, 1, 1); `epsilon` is the budget's L-infinity norm, if it has one; `momentum` is the
-    accumulated update of the last step, None at the first and without momentum, and `decay` its factor. `first` has the
-    finished images of the attack's first stage, if it has one. `losses()` is the loss (N,) at the last gradient that
-    was asked for, as a mean over its views. `pool` has the images to mix in, if a component declares `others`.
-    """
-
-    step: int
-    steps: int
-    origin: Tensor
-    delta: Tensor
-    size: float | Tensor
-    epsilon: float | None
-    gradient: GradientAt
-    streams: Streams
-    goal: Goal
-    project: Callable[[Tensor], Tensor]
-    momentum: Tensor | None = None
-    decay: float = 0.0
-    first: Tensor | None = None
-    losses: Callable[[], Tensor] = _no_losses
-    pool: Pool | None = None
-
-    def draws(self, component: Component, number: int = 0) -> Draws:
-        """The draws of `component` at this step; `number` tells several draws at one step apart."""
-        return StepDraws(self.streams, component.stream, str(self.origin.device), self.step, number)
-
-
-Inner = Callable[["Tensor"], "Tensor"]
-"""A perturbation (N, C, H, W) -> the gradient there, by the point rules that stand further inside."""
 
 
 class Point(Component):
@@ -321,45 +191,6 @@ class FeatureObjective(Component):
     def preparing_forwards(self) -> int:
         """Number of forward passes per image and model that `prepare` takes, beside those of its gradients."""
         return 0
-
-
-class PreparingSource(Protocol):
-    """A source model and the clean images of a batch, for a preparing pass."""
-
-    origin: Tensor
-    labels: Tensor
-    goal: Goal
-    true: Tensor
-    """The true labels (N,); `labels` are those of the objective."""
-    first: Tensor | None
-    """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
-    path: Sequence[Tensor]
-    """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
-    pool: Pool | None
-    """The other images, if a component declares `others`."""
-    wanted: NDArray[np.int64]
-    """`labels`, on the host: reading a tensor of a GPU would wait for it."""
-
-    @property
-    def draws(self) -> Draws:
-        """Draws of the objective; every model has its own."""
-        ...
-
-    def features(self, image: Tensor) -> Mapping[str, Tensor]:
-        """Return the features (N, …) of `image` by layer, without gradient."""
-        ...
-
-    def forward(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        """Return the features (N, …) of `image` by layer and its logits (N, classes), without gradient."""
-        ...
-
-    def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        """Return the gradients (N, …) of the summed `loss(logits)` (N,) with respect to the features, by layer."""
-        ...
-
-    def image_gradient(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the gradient (N, C, H, W) of the summed `loss(logits)` (N,) with respect to the image."""
-        ...
 
 
 class Penalty(Component):
@@ -478,66 +309,6 @@ class EnsembleRule(Component):
         return 0
 
 
-class PassDraws(Protocol):
-    """Draws for the rows of the pass that runs, which may hold several copies of each image."""
-
-    def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        """Return float32 (rows, *shape), uniform over (-1, 1)."""
-        ...
-
-    def normal(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
-        """Return float32 (rows, *shape), standard normal."""
-        ...
-
-    def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
-        """Return uniform 64-bit integers (rows, count), on the host."""
-        ...
-
-    def words(self, component: Component, count: int, stream: str = "") -> Tensor:
-        """Return the bits of `integers` as int64 (rows, count), on the device."""
-        ...
-
-    def common(self, component: Component, *, fixed: bool = False) -> Draws:
-        """Draws that depend on the attack run, the step and the copy, and not on the image: their N is 1.
-
-        All images of an attack run get the same numbers, in all batches: for weights that are drawn for a step.
-        `fixed` draws are the same at every step and copy too: for what is drawn once for the whole attack.
-        """
-        ...
-
-    def of_images(self, values: Tensor) -> Tensor:
-        """Return, for every row of the pass, the row of `values` (N, …) that belongs to its image."""
-        ...
-
-    @property
-    def origin(self) -> Tensor:
-        """The clean images of the batch, float (N, C, H, W).
-
-        `of_images(origin)` gives the clean image of every row of the pass.
-        """
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Number of the batch, from 0: what a change has computed for one batch does not hold for the next."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Number of the step, from 0; -1 in the preparing pass of an objective of features."""
-        ...
-
-    @property
-    def copy(self) -> int:
-        """Number of the first copy in the pass, from 0: an attack without views and neighbours has one a step."""
-        ...
-
-    @property
-    def pool(self) -> Pool | None:
-        """The images to mix in, if a component declares `others`."""
-        ...
-
-
 class Change(Component):
     """A change of the source models while an attack takes their gradients."""
 
@@ -599,7 +370,7 @@ class Start(Component):
     at_first: ClassVar[bool] = False
     """Whether it is the finished images of the first stage; then `perturbation` is not asked."""
 
-    def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
+    def perturbation(self, origin: Tensor, budget: BudgetOutline, rmsd: Tensor | None, draws: Draws) -> Tensor:
         """Return the first perturbation, float (N, C, H, W) like `origin`; it is projected onto the budget afterwards.
 
         `rmsd` (N,) holds each image's radius if the budget is an L2 norm or an RMSD.
@@ -607,37 +378,66 @@ class Start(Component):
         raise NotImplementedError
 
 
-@dataclass
-class ProgramContext:
-    """What a program is given: one batch of clean images, and everything that the loop itself uses.
+Projecting = Callable[["Tensor"], "Tensor"]
+"""A perturbation (N, C, H, W) -> one within the budget and the pixel box."""
 
-    `points` are the (steps, budget) at which targets see the images; `size` is the recipe's length of a step.
+_HALVINGS = 16
+
+
+class BudgetRule(Component):
+    """How far an attack may move an image: a measure of perturbations, and the projection onto a radius of it.
+
+    A spec names it in `budget: {rule: …, length: …}`. Finished images are 8-bit images that `measure` finds within the
+    radius: where rounding exceeds it, the perturbation is shortened, image by image.
     """
 
-    origin: Tensor
-    labels: Tensor
-    goal: Goal
-    steps: int
-    points: Sequence[tuple[int, float | None]]
-    size: float | Tensor
-    epsilon: float | None
-    gradient: Callable[..., Tensor]
-    """(image, step=0, sample=0, models=None, labels=None) -> gradient (N, C, H, W).
+    kind: ClassVar[str] = "budget"
+    in_pixel_values: ClassVar[bool] = False
+    """Whether the radius divided by the number of steps is a sensible length of a step; else a recipe has step_size."""
+    rounding: ClassVar[Literal["measured", "nearest", "ray", "ray or nearest"]] = "measured"
+    """How images are rounded: `measured` is right for every rule, the others are for the project's own."""
 
-    `models` are numbers of source models. `labels` (N,) take the place of the objective's labels; an objective of
-    features keeps what it has prepared for its own.
-    """
-    forward: Callable[[Tensor, int], Tensor]
-    """(image, number of a source model) -> logits (N, classes), without gradient."""
-    project: Callable[[Tensor], Tensor]
-    streams: Streams
-    models: int = 1
-    loop: Callable[[Tensor | None], list[Tensor]] = field(default=lambda start: [])
-    """Run the attack's other components from a perturbation (None: their own start); return one delta a point."""
+    def measure(self, delta: Tensor, origin: Tensor) -> Tensor:
+        """Return the size (N,) of perturbations `delta` of `origin`, both float (N, C, H, W).
 
-    def draws(self, component: Component, step: int = 0, number: int = 0) -> Draws:
-        """The draws of `component` at a step; `number` tells several draws at one step apart."""
-        return StepDraws(self.streams, component.stream, str(self.origin.device), step, number)
+        It is 0 for no change, and does not fall where a perturbation is multiplied by a number above 1.
+        """
+        raise NotImplementedError
+
+    def radius(self, length: float, values: int) -> float | None:
+        """Return the radius of the budget for images of `values` numbers; None if it has none by image.
+
+        By default it is the length in the spec.
+        """
+        return length
+
+    def project(self, delta: Tensor, origin: Tensor, radius: Tensor) -> Tensor:
+        """Return perturbations whose size is at most `radius` (N,). Those that are within it stay as they are.
+
+        By default a perturbation is shortened along its ray, by halving the range of its scale.
+        """
+        import torch
+
+        within = self.measure(delta, origin) <= radius
+        low, high = torch.zeros_like(radius), torch.ones_like(radius)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            fits = self.measure(middle[:, None, None, None] * delta, origin) <= radius
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        return torch.where(within, 1, low)[:, None, None, None] * delta
+
+    def projection(self, origin: Tensor, levels: Sequence[float | None], radius: Tensor | None) -> Projecting:
+        """Return what projects perturbations of `origin` onto the budget, and then onto the pixel box 0..255.
+
+        `radius` (N,) is None if the budget has no single radius: a sweep of one step needs no projection.
+        """
+        low, high = -origin, 255 - origin
+
+        def onto(delta: Tensor) -> Tensor:
+            found = delta if radius is None else self.project(delta, origin, radius)
+            return found.clamp(low, high)
+
+        return onto
 
 
 class Program(Component):
@@ -669,6 +469,7 @@ KINDS: Mapping[str, type[Component]] = {
     "backward": BackwardChange,
     "forward": ForwardChange,
     "start": Start,
+    "budget": BudgetRule,
     "program": Program,
 }
 """By the word that stands in ids. A loss of features is an objective too."""

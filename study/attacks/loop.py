@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from study.attacks import budget as budgets
 from study.attacks.ascent import Ascent
 from study.attacks.budget import Pixels
 from study.attacks.finish import finish
-from study.attacks.gradient import BatchGradients, Logits, RunningPass, changed, groups, in_precision, largest_pass
+from study.attacks.gradient import BatchGradients
 from study.attacks.kinds import Goal, Pool
+from study.attacks.passes import Logits, RunningPass, changed, groups, in_precision, largest_pass
 from study.attacks.recipe import Attack
 from study.attacks.views import Views
 from study.devices.copies import Download, is_host, uploaded
@@ -98,47 +99,94 @@ class Crafted:
     """Images in one pass at the end: fewer than at the start if the device ran out of memory."""
 
 
+class Conditions(TypedDict, total=False):
+    """What an attack on images is given by name: `AttackOnImages` says what each is."""
+
+    key: Required[Sequence[object]]
+    engine: Required[Engine]
+    names: Sequence[str]
+    pool: Pool | None
+
+
+@dataclass(frozen=True)
+class AttackOnImages:
+    """Everything that decides what an attack makes of images, and where it is computed.
+
+    `key` identifies the attack run; with an image's id it keys all random numbers. `names` are the models' names, for
+    weights and gammas by model. `pool` holds the images that components mix in.
+    """
+
+    models: Sequence[Logits]
+    attack: Attack
+    goal: Goal
+    given: ImageBatch
+    key: Sequence[object]
+    engine: Engine
+    names: Sequence[str] = ()
+    pool: Pool | None = None
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """The names of the models, or their numbers."""
+        return tuple(self.names) or tuple(str(number) for number in range(len(self.models)))
+
+    def first_stage(self) -> Sequence[Pixels]:
+        """Return the images (N, C, H, W) of the attack's first stage at each of its points; nothing if it has none."""
+        if self.attack.first is None:
+            return ()
+        made = _crafted(replace(self, attack=self.attack.first, key=(*self.key, "first stage")), None)
+        return np.split(made.pixels, len(self.attack.first.scored_points))
+
+    def floats(self, pixels: Pixels) -> Tensor:
+        """Return images as float32 on the device, in its layout."""
+        layout = numerics.memory_format(self.engine.layout)
+        return uploaded(pixels, self.engine.device).to(torch.float32, memory_format=layout)
+
+
 def craft(
     models: Sequence[Logits],
     attack: Attack,
     goal: Goal,
     given: ImageBatch,
     *,
-    key: Sequence[object],
-    engine: Engine,
-    names: Sequence[str] = (),
     rmsd: NDArray[np.float64] | None = None,
-    pool: Pool | None = None,
+    **how: Unpack[Conditions],
 ) -> Crafted:
     """Attack the images in `given`: one adversarial image of each, for each of the attack's points.
 
-    `key` identifies the attack run; with an image's id it keys all random numbers. `names` are the models' names, for
-    weights and gammas by model. `rmsd` (N,) is the budget of every image if the attack's budget is matched. `pool`
-    holds the images that admix mixes in. Batches are padded with copies of their last image, so that an image's result
-    does not depend on the other images.
+    `rmsd` (N,) is the budget of every image if the attack's budget is matched. Batches are padded with copies of their
+    last image, so that an image's result does not depend on the other images.
 
     Raises StudyError, with the images' ids, if a gradient is not finite.
     """
+    return _crafted(AttackOnImages(models, attack, goal, given, **how), rmsd)
+
+
+def _crafted(run: AttackOnImages, rmsd: NDArray[np.float64] | None) -> Crafted:
+    attack, given, engine = run.attack, run.given, run.engine
     if attack.budget.minimal is not None:
         raise ValueError("the minimal RMSD depends on the target: use step_directions() and minimal_rmsd()")
-    radii = budgets.radii(attack.budget, rmsd, len(given.clean), given.clean[0].size)
+    radii = budgets.radii(attack.budget, attack.assembly.budget, rmsd, len(given.clean), given.clean[0].size)
     points, numbers = len(attack.scored_points), given.clean[0].size
     finished: list[list[Pixels]] = [[] for _ in range(points)]
     measured: list[list[NDArray[np.float64]]] = [[] for _ in range(points)]
     least = engine.pass_limit
 
-    def leave(moved: Moved) -> Download:
+    def rounded(moved: Moved, these: slice) -> Download:
+        clean = moved.clean[these].to(torch.uint8, memory_format=torch.contiguous_format)
+        rows, deltas = moved.rows[these], [delta[these] for delta in moved.deltas]
+        keys = [(*run.key, given.images[row], "rounding") for row in rows]
+        images = finish(clean, deltas, attack, None if radii is None else radii[rows], keys)
+        distances = [number for image in images for number in budgets.integer_distances(clean, image)]
+        return Download(moved.finite[these], *images, *distances)
+
+    def leave(moved: Moved) -> list[Download]:
         if is_host(engine.device):
             # There is nothing to wait for, and what is not a number has no rounding.
             _refuse_broken(given, moved.rows, moved.finite.numpy())
-        clean = moved.clean.to(torch.uint8, memory_format=torch.contiguous_format)
-        keys = [(*key, given.images[row], "rounding") for row in moved.rows]
-        images = finish(clean, moved.deltas, attack, None if radii is None else radii[moved.rows], keys)
-        distances = [number for image in images for number in budgets.integer_distances(clean, image)]
-        return Download(moved.finite, *images, *distances)
+        return _in_parts(functools.partial(rounded, moved), len(moved.rows))
 
-    found = batches(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool)
-    for rows, limit, (finite, *arrays) in _one_behind(found, leave):
+    for rows, limit, (finite, *arrays) in _one_behind(_batches(run, radii), leave):
         _refuse_broken(given, rows, finite)
         least = min(least, limit)
         for point in range(points):
@@ -151,23 +199,15 @@ def craft(
 
 
 def step_directions(
-    models: Sequence[Logits],
-    attack: Attack,
-    goal: Goal,
-    given: ImageBatch,
-    *,
-    key: Sequence[object],
-    engine: Engine,
-    names: Sequence[str] = (),
-    pool: Pool | None = None,
+    models: Sequence[Logits], attack: Attack, goal: Goal, given: ImageBatch, **how: Unpack[Conditions]
 ) -> NDArray[np.float32]:
     """Return the direction (N, C, H, W) in which a one-step attack moves every image, for a search of the minimal RMSD.
 
-    Arguments and errors are those of `craft`.
+    Errors are those of `craft`.
     """
-    found = batches(models, attack, goal, given, key=key, engine=engine, names=names, radii=None, pool=pool)
+    found = _batches(AttackOnImages(models, attack, goal, given, **how), None)
     directions = []
-    for rows, _, (finite, direction) in _one_behind(found, lambda moved: Download(moved.finite, moved.deltas[0])):
+    for rows, _, (finite, direction) in _one_behind(found, lambda moved: [Download(moved.finite, moved.deltas[0])]):
         _refuse_broken(given, rows, finite)
         directions.append(direction)
     return np.concatenate(directions)
@@ -179,18 +219,15 @@ def perturbations(
     goal: Goal,
     given: ImageBatch,
     *,
-    key: Sequence[object],
-    engine: Engine,
-    names: Sequence[str] = (),
     radii: NDArray[np.float64] | None = None,
-    pool: Pool | None = None,
+    **how: Unpack[Conditions],
 ) -> Iterator[tuple[list[int], list[Tensor], int]]:
     """Yield batch by batch: its rows, the float perturbations (N, C, H, W) at all points, and the pass limit.
 
-    A perturbation is the end of a step, before projection and rounding. `radii` (N,) are the RMSDs of L2 and RMSD
-    budgets. Other arguments and errors are those of `craft`.
+    A perturbation is the end of a step, before projection and rounding. `radii` (N,) are those of a budget that has
+    one for each image, such as an RMSD. Errors are those of `craft`.
     """
-    for moved in batches(models, attack, goal, given, key=key, engine=engine, names=names, radii=radii, pool=pool):
+    for moved in batches(models, attack, goal, given, radii=radii, **how):
         _refuse_broken(given, moved.rows, moved.finite.cpu().numpy())
         yield moved.rows, moved.deltas, moved.limit
 
@@ -216,44 +253,44 @@ def batches(
     goal: Goal,
     given: ImageBatch,
     *,
-    key: Sequence[object],
-    engine: Engine,
-    names: Sequence[str] = (),
     radii: NDArray[np.float64] | None = None,
-    pool: Pool | None = None,
+    **how: Unpack[Conditions],
 ) -> Iterator[Moved]:
     """Yield batch by batch what `perturbations` yields, without waiting for the device."""
-    called = tuple(names) or tuple(str(index) for index in range(len(models)))
-    models = in_precision(models, engine.precision)
+    return _batches(AttackOnImages(models, attack, goal, given, **how), radii)
+
+
+def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator[Moved]:
+    attack, given, key, engine, pool = run.attack, run.given, run.key, run.engine, run.pool
+    models = in_precision(run.models, engine.precision)
     assembly = attack.assembly
-    sources = groups(models, attack.weights_of(called), separate=attack.separate)
+    sources = groups(models, attack.weights_of(run.called), separate=attack.separate)
     limit = engine.pass_limit
-    epsilon = attack.budget.first_epsilon
-    first_stage = _first_stage(models, attack, goal, given, key=key, engine=engine, names=called, pool=pool)
+    first_stage = run.first_stage()
     running = RunningPass(engine.device, key, pool)
     one_kernel(engine.device)
-    with changed(assembly, models, called, running):
+    with changed(assembly, models, run.called, running):
 
         def climb(rows: list[int], size: int) -> Moved:
             padded = rows + [rows[-1]] * (size - len(rows))
             batch = given.take(padded)
             streams = Streams(key, batch.images)
-            labels = uploaded(batch.labels, engine.device)
-            origin = _floats(batch.clean, engine)
+            origin = run.floats(batch.clean)
+            views = Views(
+                assembly.views,
+                streams,
+                batch.true,
+                pool,
+                batch.labels,
+                origin=origin,
+                steps=attack.steps,
+                epsilon=attack.budget.first_epsilon,
+            )
             gradients = BatchGradients(
                 assembly,
-                goal,
-                labels,
-                Views(
-                    assembly.views,
-                    streams,
-                    batch.true,
-                    pool,
-                    batch.labels,
-                    origin=origin,
-                    steps=attack.steps,
-                    epsilon=epsilon,
-                ),
+                run.goal,
+                uploaded(batch.labels, engine.device),
+                views,
                 streams,
                 origin,
                 limit,
@@ -262,17 +299,14 @@ def batches(
                 of_all_images(key),
             )
             running.begin_batch(streams, origin)
-            path = [_floats(variant[padded], engine) for variant in first_stage]
-            true = uploaded(batch.true, engine.device)
-            radius = None if radii is None else uploaded(radii[padded], engine.device, torch.float32)
             ascent = Ascent(
                 attack,
                 sources=sources,
                 gradients=gradients,
                 origin=origin,
-                rmsd=radius,
-                path=path,
-                true=true,
+                rmsd=None if radii is None else uploaded(radii[padded], engine.device, torch.float32),
+                path=[run.floats(variant[padded]) for variant in first_stage],
+                true=uploaded(batch.true, engine.device),
                 pool=pool,
             )
             deltas = ascent.run(models)
@@ -294,45 +328,43 @@ def batches(
             first += len(rows)
 
 
+def _in_parts(work: Callable[[slice], Download], count: int) -> list[Download]:
+    """The results of `work` on slices of `count` images: all at once, or fewer where the device has too little memory.
+
+    Each image is rounded by itself, so the cut changes no pixel.
+    """
+    done: list[Download] = []
+    first, size = 0, count
+    while first < count:
+        part = attempt(functools.partial(work, slice(first, first + size)))
+        if isinstance(part, OutOfMemory):
+            size = halved(size, part, "the rounding of a single image")
+            continue
+        done.append(part)
+        first += size
+    return done
+
+
 def _one_behind(
-    found: Iterator[Moved], leave: Callable[[Moved], Download]
+    found: Iterator[Moved], leave: Callable[[Moved], list[Download]]
 ) -> Iterator[tuple[list[int], int, list[NDArray[Any]]]]:
     """Rows and limit of each batch, and what `leave` sends to the host.
 
     That is read once the next batch is on its way, so that the device has work while the host reads.
     """
-    last: tuple[list[int], int, Download] | None = None
+    last: tuple[list[int], int, list[Download]] | None = None
     for moved in found:
         sent = moved.rows, moved.limit, leave(moved)
         if last is not None:
-            yield *last[:2], last[2].arrays()
+            yield *last[:2], _joined(last[2])
         last = sent
     if last is not None:
-        yield *last[:2], last[2].arrays()
+        yield *last[:2], _joined(last[2])
 
 
-def _first_stage(
-    models: Sequence[Logits],
-    attack: Attack,
-    goal: Goal,
-    given: ImageBatch,
-    *,
-    key: Sequence[object],
-    engine: Engine,
-    names: Sequence[str],
-    pool: Pool | None,
-) -> Sequence[Pixels]:
-    """The images (N, C, H, W) of the attack's first stage at each of its points; nothing if it has none."""
-    if attack.first is None:
-        return ()
-    own = (*key, "first stage")
-    made = craft(models, attack.first, goal, given, key=own, engine=engine, names=names, pool=pool)
-    return np.split(made.pixels, len(attack.first.scored_points))
-
-
-def _floats(pixels: Pixels, engine: Engine) -> Tensor:
-    """Images as float32 on the device, in its layout."""
-    return uploaded(pixels, engine.device).to(torch.float32, memory_format=numerics.memory_format(engine.layout))
+def _joined(parts: Sequence[Download]) -> list[NDArray[Any]]:
+    arrays = [one.arrays() for one in parts]
+    return arrays[0] if len(arrays) == 1 else [np.concatenate(each) for each in zip(*arrays, strict=True)]
 
 
 def _refuse_broken(given: ImageBatch, rows: Sequence[int], finite: NDArray[np.bool_]) -> None:

@@ -7,16 +7,7 @@ component: a run folder is read without running anything.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import shutil
-import sys
-import tempfile
-import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -26,59 +17,25 @@ from study.attacks.component import Component
 from study.attacks.kinds import KINDS, View
 from study.attacks.part import Declared, Part
 from study.errors import StudyError, first_line, names
-from study.models.imported_files import root_of, sources
-
-_MODULES = "study_part_"
-
-
-@dataclass(frozen=True)
-class OwnFile:
-    """The text of a user's file and of the files beside it that it imports: `files` by path relative to its folder.
-
-    `reference` is what the spec has, `<file>.py:<class>` or `<module>:<class>`; `main` is the file's own path in
-    `files`. For an installed module `files` is empty: workers import it by its name.
-    """
-
-    reference: str
-    main: str
-    path: str
-    files: Mapping[str, bytes]
-    sha256: str
-
+from study.models import user_files
+from study.models.user_files import UserFile
 
 _loaded: dict[tuple[str, str], type[Component]] = {}
 """Classes by reference and digest."""
 
-
-def read(reference: str, where: str) -> OwnFile:
-    """Read the file of `reference`, and those that it imports from its folder. Runs nothing.
-
-    Raises StudyError, at `where`, if there is no such file or module.
-    """
-    file, _, _ = reference.rpartition(":")
-    if not file.endswith(".py"):
-        spec = _spec_of(file)
-        if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-            raise StudyError(
-                f"{reference}: there is no module '{file}'",
-                where=where,
-                accepted="a module that Python can import, or a file: <path>.py:<class>",
-                todo="put the module's folder on PYTHONPATH, or name the file",
-            )
-        origin = Path(spec.origin).resolve()
-        found = sources(origin, root_of(origin)) or {origin.name: hashlib.sha256(origin.read_bytes()).hexdigest()}
-        return OwnFile(reference, file, str(origin), {}, _digest(found))
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise StudyError(
-            f"the file {file} of {reference} does not exist", where=where, todo="correct the path of the file"
-        )
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()} | sources(path, path.parent)
-    files = {name: (path.parent / name).read_bytes() for name in found}
-    return OwnFile(reference, path.name, str(path), files, _digest(found))
+_modules: dict[str, ModuleType] = {}
+"""Users' files that have run, by digest: two components of one file share a module."""
 
 
-def load(own: OwnFile, kind: str, where: str = "") -> type[Component]:
+def read(reference: str, where: str) -> UserFile:
+    """Read the file of a component. Nothing runs. Raises StudyError, at `where`, if there is no such file or module."""
+    try:
+        return user_files.read(reference, reference)
+    except StudyError as error:
+        raise error.located(where) from None
+
+
+def load(own: UserFile, kind: str, where: str = "") -> type[Component]:
     """Run the user's file, once for each of its texts, and return the class.
 
     Only call this with permission. Raises StudyError, with file and line, if the file cannot be run, or has no such
@@ -94,11 +51,11 @@ def load(own: OwnFile, kind: str, where: str = "") -> type[Component]:
     return component
 
 
-def load_any(own: OwnFile, where: str = "") -> type[Component]:
+def load_any(own: UserFile, where: str = "") -> type[Component]:
     """Like `load`, for a component of any kind."""
-    key = (own.reference, own.sha256)
+    key = (own.reference, own.digest)
     if key not in _loaded:
-        called = own.reference.rpartition(":")[2]
+        called = own.called
         module = _module(own, where)
         found = getattr(module, called, None)
         if not isinstance(found, type) or not issubclass(found, Component) or getattr(found, "kind", "") not in KINDS:
@@ -112,7 +69,7 @@ def load_any(own: OwnFile, where: str = "") -> type[Component]:
     return _loaded[key]
 
 
-def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, OwnFile]:
+def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, UserFile]:
     """Return `part` with its file's digest and what it declares, and the file. Runs the file.
 
     Raises StudyError, at `where`, without permission, and for what `read` and `load` raise; also for wrong parameters,
@@ -127,13 +84,13 @@ def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, OwnFile]:
             todo="read the code, then add --allow-code to the command",
         )
     own = read(part.python, where)
-    component = made(part.model_copy(update={"sha256": own.sha256}), load(own, part.kind, where), where)
+    component = made(part.model_copy(update={"sha256": own.digest}), load(own, part.kind, where), where)
     declared = Declared(
         copies=component.count if isinstance(component, View) else 1,
         others=component.others,
         reads_true_labels=component.reads_true_labels,
     )
-    return part.model_copy(update={"sha256": own.sha256, "declared": declared}), own
+    return part.model_copy(update={"sha256": own.digest, "declared": declared}), own
 
 
 def made(part: Part, found: type[Component], where: str) -> Component:
@@ -151,7 +108,7 @@ def made(part: Part, found: type[Component], where: str) -> Component:
     return component
 
 
-def install(code: Iterable[tuple[str, OwnFile]]) -> None:
+def install(code: Iterable[tuple[str, UserFile]]) -> None:
     """Load components, by kind and file, in a worker, so that attacks find them."""
     for kind, own in code:
         load(own, kind)
@@ -168,68 +125,24 @@ def loaded_or_placeholder(part: Part) -> Component:
     return placeholder
 
 
-def _spec_of(module: str) -> Any:
-    try:
-        return importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-
-
-def _digest(files: Mapping[str, str]) -> str:
-    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
-
-
 def _is_own(found: type, module: ModuleType) -> bool:
     return issubclass(found, Component) and found.__module__ == module.__name__
 
 
-def _module(own: OwnFile, where: str) -> ModuleType:
-    if not own.files:
-        return importlib.import_module(own.main)
-    name = f"{_MODULES}{own.sha256[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    # The files that it imports are written anew: on another machine they are not beside it.
-    folder = Path(tempfile.mkdtemp(prefix="study-part-"))
-    for relative, text in own.files.items():
-        place = folder / relative
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(text)
-    module = ModuleType(name)
-    module.__file__ = own.path
-    sys.modules[name] = module
-    before = set(sys.modules)
-    sys.path.append(str(folder))
-    try:
-        # Compiled under its own path, so that a traceback and a debugger show the user's file.
-        exec(compile(own.files[own.main], own.path, "exec"), module.__dict__)
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception):
-            raise
-        raise StudyError(
-            f"{own.reference} cannot be run: {type(error).__name__}: {first_line(error)}",
-            where="; ".join(filter(None, (line_in(error, (own.path,)) or own.path, where))),
-            todo="mend the file",
-        ) from error
-    finally:
-        sys.path.remove(str(folder))
-        for one in set(sys.modules) - before:
-            origin = getattr(sys.modules[one], "__file__", None)
-            if origin and Path(origin).is_relative_to(folder):
-                # Another file may have a module of this name beside it.
-                del sys.modules[one]
-        shutil.rmtree(folder, ignore_errors=True)
-    return module
-
-
-def line_in(error: BaseException, paths: Iterable[str]) -> str:
-    """Return `<file>, line <n>` of the innermost frame of an error that lies in one of `paths`; "" if none does."""
-    known = set(paths)
-    if isinstance(error, SyntaxError) and error.lineno and error.filename in known:
-        return f"{error.filename}, line {error.lineno}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in known]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+def _module(own: UserFile, where: str) -> ModuleType:
+    if own.digest not in _modules:
+        try:
+            with user_files.run(own) as module:
+                _modules[own.digest] = module
+        except Exception as error:
+            raise StudyError(
+                f"{own.reference} cannot be run: {type(error).__name__}: {first_line(error)}",
+                where="; ".join(filter(None, (user_files.line_in(error, [own]) or own.path, where))),
+                todo="mend the file",
+            ) from error
+        finally:
+            user_files.forget()
+    return _modules[own.digest]
 
 
 class _Placeholder(Component):

@@ -73,6 +73,8 @@ class PartOf:
     """Annotation of a field for a part of this kind. It defines the part's short forms, checks and JSON schema."""
 
     kind: str
+    besides: tuple[str, ...] = ()
+    """Names of components that have keys of their own, and are not accepted here."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -85,7 +87,7 @@ class PartOf:
             "properties": {PYTHON: {"type": "string", "pattern": r".+:[A-Za-z_]\w*"}},
             "required": [PYTHON],
         }
-        found = registry.known(self.kind)
+        found = [one for one in registry.known(self.kind) if one not in self.besides]
         named = {
             "type": "object",
             "properties": {name: _schema(self.kind, name) for name in found},
@@ -93,7 +95,7 @@ class PartOf:
             "minProperties": 1,
             "maxProperties": 1,
         }
-        return {"anyOf": [{"enum": found}, named, own]}
+        return {"anyOf": [{"enum": found}, named, own]} if found else own
 
     def read(self, given: Any) -> Any:
         """Read a part. Raises PydanticCustomError if `given` is not a part, ValidationError for wrong parameters."""
@@ -121,7 +123,7 @@ class PartOf:
         )
 
     def _named(self, name: str, value: Any) -> Part:
-        found = registry.find(self.kind, name)
+        found = None if name in self.besides else registry.find(self.kind, name)
         if found is None:
             raise PydanticCustomError(
                 "reference",
@@ -152,7 +154,8 @@ class PartOf:
         return Part(kind=self.kind, python=where, parameters=rest, **sealed)
 
     def _accepted(self, name: str) -> str:
-        known = [*registry.known(self.kind), *(["zero"] if self.kind == "start" else [])]
+        known = [one for one in registry.known(self.kind) if one not in self.besides]
+        known = [*known, *(["zero"] if self.kind == "start" else [])]
         return f"{names(known, name)}; or {{python: <file>.py:<class>}}"
 
 

@@ -180,8 +180,10 @@ class Attack(Frozen):
             ),
             (not adam and self.learning_rate is not None, "a learning_rate belongs to `step: adam`; use step_size"),
             (
-                not adam and self.step_size is None and budget.kind == "none" and self.steps > 0,
-                "without a budget, a sign or l2 step needs a step_size",
+                not adam and self.step_size is None and not self.assembly.budget.in_pixel_values and self.steps > 0,
+                "without a budget, a sign or l2 step needs a step_size"
+                if budget.kind == "none"
+                else f"the budget '{budget.kind}' gives no length of a step: a sign or l2 step needs a step_size",
             ),
             (
                 self.precomputed is not None
@@ -297,6 +299,7 @@ class Attack(Frozen):
             "step": _component("step", self.step),
             "start": None if self.start is None else loaded_or_placeholder(self.start),
             "program": None if self.program is None else loaded_or_placeholder(self.program),
+            "budget": loaded_or_placeholder(self.budget.part),
         }
         return Assembly(**cast(Any, lists | single))
 
@@ -314,7 +317,8 @@ class Attack(Frozen):
     @property
     def parts(self) -> list[Part]:
         """All components that a spec names by `python`, `views`, `points` and the like, without the short keys."""
-        single = [one for one in (self.objective, self.fusion, self.step, self.start, self.program) if one is not None]
+        several = (self.objective, self.fusion, self.step, self.start, self.program, self.budget.rule)
+        single = [one for one in several if one is not None]
         listed = [one for key in _LISTS for one in getattr(self, key)]
         return [one for one in (*single, *listed) if isinstance(one, Part)]
 

@@ -40,7 +40,7 @@ def _component(reference: str, parameters: dict[str, object]) -> Component:
     if ":" in reference:
         own = own_code.read(reference, "study attacks check")
         own_class = own_code.load_any(own)
-        part = Part(kind=own_class.kind, python=reference, sha256=own.sha256, parameters=parameters)
+        part = Part(kind=own_class.kind, python=reference, sha256=own.digest, parameters=parameters)
         return own_code.made(part, own_class, reference)
     kinds = [kind for kind in KINDS if registry.find(kind, reference) is not None]
     if not kinds:

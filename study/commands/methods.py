@@ -182,8 +182,10 @@ def _budget(attack: Attack) -> str:
         return f"the RMSD of {budget.to} ({how})"
     if budget.kind == "none":
         return "no budget but the range of pixel values"
-    given = getattr(budget, budget.kind)
+    given = budget.length if budget.rule is not None else getattr(budget, budget.kind)
     levels = _range(given) if isinstance(given, Range) else _listed([f"{level:g}" for level in budget.levels], "or")
+    if budget.rule is not None:
+        return f"a budget of {levels} as {budget.kind} measures it"
     return f"{_NORMS[budget.kind]} of {levels} (pixel values 0..255)"
 
 

@@ -138,6 +138,7 @@ def _accuracies(
                 prepare,
                 batch=spec.numerics.batch,
                 device=device,
+                precision=spec.numerics.target_precision,
                 advance=functools.partial(bars.advance, bar),
             )
     return rates

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from study.attacks.gradient import Logits
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
+from study.attacks.passes import Logits
 from study.errors import StudyError
 from study.geometry import gradients
 from study.geometry.plan import ProbeTask

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from study.attacks.gradient import BatchGradients, Logits, groups, in_precision
+from study.attacks.gradient import BatchGradients
 from study.attacks.loop import Engine, ImageBatch
+from study.attacks.passes import Logits, groups, in_precision
 from study.attacks.recipe import Attack, Goal, Smoothing
 from study.attacks.views import Views
 from study.errors import StudyError

@@ -19,6 +19,7 @@ from study.images import decoding
 from study.images.image_sets import Candidate, ImageSet
 from study.models.classifier import Classifier, Native
 from study.models.predict import predict
+from study.reproducibility.numerics import Precision
 
 _AT_ONCE = 64
 _RESAMPLING = {
@@ -47,9 +48,10 @@ def measure(
     *,
     batch: int,
     device: str = "cpu",
+    precision: Precision = "float32",
     advance: Callable[[int], None],
 ) -> Accuracy:
-    """The accuracy of `model`, which is on `device`, on `candidates`.
+    """The accuracy of `model`, which is on `device` and computes in `precision`, on `candidates`.
 
     `prepare` makes each candidate into `uint8` pixels (C, S, S). `advance` receives the number of images since its last
     call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
@@ -59,7 +61,8 @@ def measure(
         for start in range(0, len(candidates), _AT_ONCE):
             part = candidates[start : start + _AT_ONCE]
             pixels_of = np.stack(list(threads.map(prepare, part)))
-            said = predict(model, pixels_of, batch=batch, device=device, images=[one.image for one in part])
+            ids = [one.image for one in part]
+            said = predict(model, pixels_of, batch=batch, device=device, precision=precision, images=ids)
             hits = said.top5 == np.array([one.label for one in part])[:, None]
             first, five = first + int(hits[:, 0].sum()), five + int(hits.any(1).sum())
             advance(len(part))

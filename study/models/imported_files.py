@@ -17,7 +17,12 @@ _INSTALLED = tuple(
 
 
 def sources(path: Path, root: Path) -> dict[str, str]:
-    """SHA-256 of `path` and of all sources under the folder `root` that it imports, directly or not, by relative path.
+    """SHA-256 of the texts that `texts` returns, by relative path."""
+    return {name: hashlib.sha256(text).hexdigest() for name, text in texts(path, root).items()}
+
+
+def texts(path: Path, root: Path) -> dict[str, bytes]:
+    """Read `path` and all sources under the folder `root` that it imports, directly or not, by relative path.
 
     Imports are read from the text, so modules that were imported before make no difference. Empty files are left out.
     For an installed module, only its own package counts. Imports by a computed name are not found.
@@ -26,7 +31,7 @@ def sources(path: Path, root: Path) -> dict[str, str]:
     if not path.is_relative_to(root):
         return {}
     alone = _top(path, root) if root in _INSTALLED else None
-    found: dict[Path, str] = {}
+    found: dict[Path, bytes] = {}
     waiting = [path, *_packages(path, root)]
     while waiting:
         one = waiting.pop()
@@ -35,9 +40,9 @@ def sources(path: Path, root: Path) -> dict[str, str]:
         text = one.read_bytes()
         if not text.strip():
             continue
-        found[one] = hashlib.sha256(text).hexdigest()
+        found[one] = text
         waiting += [file for name in _imported(text, one, root) for file in _files(name, root)]
-    return {one.relative_to(root).as_posix(): digest for one, digest in sorted(found.items())}
+    return {one.relative_to(root).as_posix(): text for one, text in sorted(found.items())}
 
 
 def root_of(path: Path) -> Path:

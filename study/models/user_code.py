@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,9 +16,9 @@ from torch import nn
 from study.errors import StudyError
 from study.models import user_files
 from study.models.classifier import Preprocessing
-from study.models.imported_files import root_of, sources
+from study.models.imported_files import sources
 from study.models.reference import Model
-from study.models.user_files import UserFunction
+from study.models.user_files import UserFile
 from study.reproducibility.hashing import canonical
 
 _NEEDED = ("size", "mean", "std")
@@ -42,9 +43,7 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
             accepted="size in pixels; mean and std, one number for each channel, for images scaled to 0..1",
             todo=f"add {', '.join(missing)} to model '{name}'",
         )
-    named = _named(model)
-    if not named.exists:
-        raise user_files.not_found(named)
+    user_files.find(model.name, str(model.network))
 
 
 def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
@@ -56,14 +55,13 @@ def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
     """
     if not allowed:
         raise _forbidden("a model", model)
-    named = _named(model)
-    with user_files.imports_from_folder(named.where):
-        return _built(model, named)
+    file = user_files.read(model.name, str(model.network))
+    with user_files.run(file, folder=file.root) as module:
+        return _built(model, file, module)
 
 
-def _built(model: Model, named: UserFunction) -> tuple[nn.Module, str]:
-    module = user_files.module_of(named)
-    function = user_files.function_of(named, module)
+def _built(model: Model, file: UserFile, module: ModuleType) -> tuple[nn.Module, str]:
+    function = user_files.function_of(file, module)
     arguments: Mapping[str, Any] = model.arguments
     built = function(**arguments)
     if not isinstance(built, nn.Module):
@@ -71,14 +69,16 @@ def _built(model: Model, named: UserFunction) -> tuple[nn.Module, str]:
             f"{model.network} returned {type(built).__name__}, not a network",
             accepted="a function that returns a torch.nn.Module",
         )
-    own = user_files.source_of(function, module)
-    root = Path(named.where).resolve().parent if named.in_file else root_of(Path(module.__file__ or own))
-    text = hashlib.sha256(own.read_bytes()).hexdigest()
-    others = dict(pair for path in (Path(module.__file__ or own), own) for pair in sources(path, root).items())
-    if own.resolve().is_relative_to(root.resolve()):
-        others.pop(own.resolve().relative_to(root.resolve()).as_posix(), None)
+    own, text = user_files.source_of(file, function, module)
+    root, others = Path(file.root), dict(file.sources)
+    if own.resolve().is_relative_to(root):
+        name = own.resolve().relative_to(root).as_posix()
+        if name not in others:
+            others |= sources(own, root)
+        others.pop(name, None)
     imported = f" beside {sorted(others.items())}" if others else ""
-    return built, f"python:{named.called} {text} {canonical(arguments)}{imported}"
+    digest = hashlib.sha256(text).hexdigest()
+    return built, f"python:{file.called} {digest} {canonical(arguments)}{imported}"
 
 
 def _forbidden(called: str, model: Model) -> StudyError:
@@ -95,7 +95,3 @@ def preprocessing(model: Model) -> Preprocessing:
     assert model.mean is not None, "checked"
     assert model.std is not None, "checked"
     return Preprocessing(size=model.size, interpolation="bilinear", mean=model.mean, std=model.std)
-
-
-def _named(model: Model) -> UserFunction:
-    return UserFunction.parse(model.name, str(model.network))

@@ -1,168 +1,290 @@
-"""A function in the user's own module or file, `<module>:<function>` or `<path>.py:<function>`: import and digest."""
+"""A user's own file, or module, that a spec names: found, read, digested, and run, also on machines without the file.
+
+Components of attacks, whole attacks and networks may be the user's own: `<file>.py:<name>` or `<module>:<name>`. The
+driver reads the file, and the files of its folder that it imports; their text travels to the workers. An installed
+module does not travel: every machine imports it by its name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from study.error_places import place_in
 from study.errors import StudyError, names
-from study.models.imported_files import root_of, sources
+from study.models.imported_files import root_of, texts
 
 _PREFIX = "study_code_"
-_IMPORTED: set[str] = set()
-"""Names of the modules that the last file imported from its own folder."""
 
 
 @dataclass(frozen=True)
-class UserFunction:
-    """A module or file, and the name of a function in it. `reference` is what the spec calls it."""
+class UserFile:
+    """A user's file or module as it was read, and the name in it that the spec asks for. Can be pickled.
 
-    where: str
-    called: str
+    `reference` is what the spec calls it, `place` its file or module, and `called` the name. `path` is the file on the
+    machine that read it. `sources` are the SHA-256 of the file and of what it imports from the folder `root`, by
+    relative path, without empty files; `sha256` is the file's own. `texts` has the same files, and the file itself if
+    it is empty; nothing for an installed module.
+    """
+
     reference: str
-
-    @classmethod
-    def parse(cls, text: str, reference: str) -> UserFunction:
-        """Read `<module or file>:<function>`."""
-        where, _, called = text.rpartition(":")
-        return cls(where, called, reference)
-
-    @property
-    def in_file(self) -> bool:
-        return self.where.endswith(".py")
+    place: str
+    called: str
+    path: str
+    root: str
+    sha256: str
+    sources: Mapping[str, str]
+    texts: Mapping[str, bytes]
 
     @property
-    def exists(self) -> bool:
-        """Whether the file exists, or the module can be found. Neither runs."""
-        return Path(self.where).is_file() if self.in_file else _known(self.where)
+    def main(self) -> str:
+        """The path of the file relative to `root`."""
+        return Path(self.path).relative_to(self.root).as_posix()
+
+    @property
+    def digest(self) -> str:
+        """One digest of all sources, with their relative paths. It stands in ids of components."""
+        own = {Path(self.path).name: self.sha256} if self.texts or not self.sources else {}
+        return hashlib.sha256(repr(sorted({**own, **self.sources}.items())).encode()).hexdigest()
+
+    @property
+    def nameless(self) -> dict[str, str]:
+        """The digests by path, that of the file itself under "": a copy under another name is the same."""
+        return {"": self.sha256, **{name: one for name, one in self.sources.items() if name != self.main}}
+
+    def has(self, path: str) -> bool:
+        """Whether a path, as it stands in a traceback, is that of the file or of one that it imports."""
+        return path == self.path or self.text_of(path) is not None
+
+    def text_of(self, path: str) -> bytes | None:
+        """Return the text of one of its files, by its path on the machine that read it; None for another file."""
+        one = Path(path)
+        return self.texts.get(one.relative_to(self.root).as_posix()) if one.is_relative_to(self.root) else None
 
 
-def not_found(named: UserFunction) -> StudyError:
-    """The error for a file or module that does not exist."""
-    if named.in_file:
-        return StudyError(f"the file {named.where} of {named.reference} does not exist", todo="correct the path")
-    return StudyError(
-        f"{named.reference}: there is no module '{named.where}'",
-        accepted="a module that Python can import, or a file: python:<path>.py:<function>",
-        todo="put the module's folder on PYTHONPATH, or name the file",
+_CARRIED: ContextVar[Mapping[str, UserFile]] = ContextVar("carried", default={})  # noqa: B039 (nobody changes it)
+
+
+@contextlib.contextmanager
+def carried(files: Iterable[UserFile]) -> Iterator[None]:
+    """Within the block, `read` and `find` return these files in place of those on this machine's disk."""
+    token = _CARRIED.set({f"{one.place}:{one.called}": one for one in files})
+    try:
+        yield
+    finally:
+        _CARRIED.reset(token)
+
+
+def in_file(text: str) -> bool:
+    """Whether `<file or module>:<name>` names a file; a module is imported by its name, and does not travel."""
+    return text.rpartition(":")[0].endswith(".py")
+
+
+def find(text: str, reference: str) -> Path:
+    """Return the path of the file or module in `<file or module>:<name>`, which the spec calls `reference`.
+
+    Nothing runs. Raises StudyError if it does not exist.
+    """
+    found = _CARRIED.get().get(text)
+    if found is not None:
+        return Path(found.path)
+    place, _, _ = text.rpartition(":")
+    if in_file(text):
+        path = Path(place).resolve()
+        if not path.is_file():
+            raise StudyError(f"the file {place} of {reference} does not exist", todo="correct the path of the file")
+        return path
+    spec = _spec_of(place)
+    if spec is None:
+        written = reference.removesuffix(text)
+        raise StudyError(
+            f"{reference}: there is no module '{place}'",
+            accepted=f"a module that Python can import, or a file: {written}<path>.py:<name>",
+            todo="put the module's folder on PYTHONPATH, or name the file",
+        )
+    if spec.origin is None or not Path(spec.origin).is_file():
+        raise StudyError(f"the source of {reference} cannot be found", accepted="a module with a .py file")
+    return Path(spec.origin).resolve()
+
+
+def read(text: str, reference: str) -> UserFile:
+    """Read the file or module in `<file or module>:<name>`, and what it imports from its folder. Nothing runs.
+
+    Raises StudyError if it does not exist.
+    """
+    found = _CARRIED.get().get(text)
+    if found is not None:
+        return found
+    path = find(text, reference)
+    place, _, called = text.rpartition(":")
+    root = path.parent if in_file(text) else root_of(path)
+    own, beside = path.read_bytes(), texts(path, root)
+    return UserFile(
+        reference=reference,
+        place=place,
+        called=called,
+        path=str(path),
+        root=str(root),
+        sha256=hashlib.sha256(own).hexdigest(),
+        sources={name: hashlib.sha256(one).hexdigest() for name, one in beside.items()},
+        texts={path.name: own, **beside} if in_file(text) else {},
     )
 
 
-def module_of(named: UserFunction) -> ModuleType:
-    """Import the module, or run the file anew; call it inside `imports_from_folder`.
+@contextlib.contextmanager
+def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
+    """Run the file anew, or import the module, and yield it; within the block, it can import the files that it has.
 
-    Raises StudyError if it does not exist. Its own exceptions pass through.
+    Installed modules come first; `folder` is searched last, if given. Modules that were imported from beside the file
+    stay until `forget`, or until another file runs. Files run one at a time. Exceptions of the file pass through.
     """
-    if not named.exists:
-        raise not_found(named)
-    if not named.in_file:
-        return importlib.import_module(named.where)
-    path = Path(named.where).resolve()
-    # The file runs again each time, because the files that it imports may have changed.
-    key = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
-    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{key}", path)
-    assert spec is not None, "a path that ends in .py has a loader"
-    assert spec.loader is not None, "a path that ends in .py has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module
+    if not file.texts:
+        yield importlib.import_module(file.place)
+        return
+    with _ALONE:
+        forget()
+        importlib.invalidate_caches()
+        finder = _Beside(file, folder)
+        # It asks the others itself: a package of the user's must not come half from here, half from the disk.
+        sys.meta_path.insert(0, finder)
+        try:
+            yield _executed(file)
+        finally:
+            sys.meta_path.remove(finder)
 
 
-def function_of(named: UserFunction, module: ModuleType) -> Callable[..., Any]:
+def forget() -> None:
+    """Forget the modules that the last file imported from beside it: another file may have others of these names."""
+    for name in [one for one in sys.modules if one.partition(".")[0] in _FOUND]:
+        del sys.modules[name]
+    _FOUND.clear()
+
+
+def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:
     """The function in its module. Raises StudyError, with the functions that there are, if it does not exist."""
-    function: Callable[..., Any] | None = getattr(module, named.called, None)
+    function: Callable[..., Any] | None = getattr(module, file.called, None)
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise StudyError(f"{named.where} has no function '{named.called}'", accepted=names(found, named.called))
+        raise StudyError(f"{file.place} has no function '{file.called}'", accepted=names(found, file.called))
     return function
 
 
-def source_of(function: Callable[..., Any], module: ModuleType) -> Path:
-    """The file with the source of a function. Raises StudyError if there is none."""
+def source_of(file: UserFile, function: Callable[..., Any], module: ModuleType) -> tuple[Path, bytes]:
+    """The file with the source of a function, and its text. Raises StudyError if there is none."""
     try:
         found = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:
         found = None
     path = found or module.__file__
-    if path is None or not Path(path).is_file():
+    text = None if path is None else file.text_of(path)
+    if path is None or (text is None and not Path(path).is_file()):
         raise StudyError(
             f"the source of {getattr(function, '__name__', 'the function')} cannot be found",
             accepted="a function in a .py file: its source is part of the identity of what it makes",
         )
-    return Path(path)
+    return Path(path), Path(path).read_bytes() if text is None else text
 
 
-def folder(named: UserFunction) -> Path:
-    """The folder of a file; of a module, the folder with its outermost package."""
-    return root_of(_path(named)) if not named.in_file else Path(named.where).resolve().parent
+def line_in(error: BaseException, files: Iterable[UserFile]) -> str | None:
+    """Return the place of the innermost frame of an error that lies in one of `files`, with its text; None without."""
+    known = tuple(files)
+    return place_in(error, lambda path: any(one.has(path) for one in known))
 
 
-def digests(named: UserFunction) -> dict[str, str]:
-    """SHA-256 of the file or module, and of the sources of its folder that it imports. Nothing runs.
+_ALONE = threading.RLock()
 
-    The file itself has no name here, so that a copy under another name is the same. Raises StudyError if it is missing.
-    """
-    path, root = _path(named), folder(named)
-    others = sources(path, root)
-    own = others.pop(path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
-    return {"": own, **others}
+_FOUND: set[str] = set()
+"""The outermost names of modules that lie beside the last file."""
 
 
-@contextlib.contextmanager
-def imports_from_folder(where: str) -> Iterator[None]:
-    """Let a file import modules from its own folder, after installed ones; forget the modules of an earlier file."""
-    if not where.endswith(".py"):
-        yield
-        return
-    own = str(Path(where).resolve().parent)
-    for name in _IMPORTED:
-        sys.modules.pop(name, None)
-    _IMPORTED.clear()
-    importlib.invalidate_caches()
-    before = set(sys.modules)
-    sys.path.append(own)
+class _Text(SourceFileLoader):
+    """Loads a module from a text, under the path that it was read from: that is what tracebacks and debuggers show."""
+
+    def __init__(self, name: str, path: str, text: bytes) -> None:
+        super().__init__(name, path)
+        self._text = text
+
+    def get_data(self, path: str) -> bytes:  # type: ignore[override]
+        return self._text
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:  # type: ignore[override]
+        # Without them, no byte code is read or written.
+        raise OSError
+
+
+class _Beside:
+    """Finds modules among the texts of a user's file, and in a folder, after those that are installed."""
+
+    def __init__(self, file: UserFile, folder: str | None) -> None:
+        self._file = file
+        self._folder = folder
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        top = name.partition(".")[0]
+        if name != top:
+            return self._of_text(name) if top in _FOUND else None
+        if any(one.find_spec(name, None) is not None for one in sys.meta_path if not isinstance(one, _Beside)):
+            return None
+        found = self._of_text(name)
+        if found is None and self._folder is not None:
+            found = PathFinder.find_spec(name, [self._folder])
+        if found is not None:
+            _FOUND.add(top)
+        return found
+
+    def _of_text(self, name: str) -> ModuleSpec | None:
+        stem = name.replace(".", "/")
+        for relative in (f"{stem}/__init__.py", f"{stem}.py"):
+            if relative in self._file.texts:
+                return _spec(name, Path(self._file.root) / relative, self._file.texts[relative])
+        if any(one.startswith(f"{stem}/") for one in self._file.texts):
+            # A package whose __init__.py is empty or missing.
+            package = ModuleSpec(name, None, is_package=True)
+            package.submodule_search_locations = [str(Path(self._file.root) / stem)]
+            return package
+        return None
+
+
+def _spec(name: str, path: Path, text: bytes) -> ModuleSpec:
+    inner = [str(path.parent)] if path.name == "__init__.py" else None
+    loader = _Text(name, str(path), text)
+    found = importlib.util.spec_from_file_location(name, path, loader=loader, submodule_search_locations=inner)
+    assert found is not None, "it has a loader"
+    return found
+
+
+def _executed(file: UserFile) -> ModuleType:
+    # A new name for a new text: a class that was pickled or cached belongs to one text.
+    name = f"{_PREFIX}{hashlib.sha256(f'{file.path} {file.digest}'.encode()).hexdigest()[:16]}"
+    spec = _spec(name, Path(file.path), file.texts[file.main])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    assert spec.loader is not None, "it is the text's"
     try:
-        yield
-    finally:
-        sys.path.remove(own)
-        _IMPORTED.update(name for name in set(sys.modules) - before if _lies_in(own, name, before))
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
-def _path(named: UserFunction) -> Path:
-    if not named.exists:
-        raise not_found(named)
-    if named.in_file:
-        return Path(named.where).resolve()
-    spec = importlib.util.find_spec(named.where)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise StudyError(f"the source of {named.reference} cannot be found", accepted="a module with a .py file")
-    return Path(spec.origin).resolve()
-
-
-def _known(module: str) -> bool:
+def _spec_of(module: str) -> ModuleSpec | None:
     try:
-        return importlib.util.find_spec(module) is not None
+        return importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        return False
-
-
-def _lies_in(own: str, name: str, before: Collection[str]) -> bool:
-    """Whether a module lies directly in the folder `own`, not deeper, where installed packages may lie."""
-    path, (top, *_) = getattr(sys.modules[name], "__file__", None), name.split(".")
-    if not path or top in before or not Path(path).is_relative_to(own):
-        return False
-    return Path(Path(path).relative_to(own).parts[0]).stem == top
+        return None

@@ -85,10 +85,9 @@ def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
         budget = attack.budget.model_dump(mode="json", exclude_defaults=True)
         return {"external": attack.external.identity(), "budget": budget}
     found: dict[str, Any] = {
-        "components": [component.identity() for component in attack.assembly],
+        "components": [component.identity() for component in attack.assembly if component.kind != "budget"],
         "steps": attack.steps,
-        # `budget.gradients` is left out: `steps` already follows from it.
-        "budget": attack.budget.model_dump(mode="json", exclude_defaults=True, exclude={"gradients"}),
+        "budget": attack.budget.identity(),
     }
     size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
     # None: the step size follows from the budget of each image.

@@ -13,6 +13,7 @@ from study.attacks.recipe import Attack
 from study.images.selection import Selected
 from study.spec.schema import Spec
 
+_BUDGET = ("epsilon", "l2", "rmsd", "minimal", "to", "by")
 _NUMERICS = ("batch", "threads", "max_pass_images", "fold", "layout", "precision", "compile")
 
 
@@ -72,7 +73,7 @@ def _recipe(attack: Attack) -> dict[str, Any]:
         "start": start,
         "steps": attack.steps,
         "checkpoints": list(attack.checkpoints),
-        "budget": attack.budget.model_dump(mode="json", exclude={"gradients"}),
+        "budget": attack.budget.model_dump(mode="json", include=set(_BUDGET)),
         **parts,
     }
 

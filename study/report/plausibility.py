@@ -46,7 +46,7 @@ def _cause(recipe: Attack) -> str:
     if recipe.precomputed is not None:
         return "its precomputed images equal the clean images"
     levels = [one for one in recipe.budget.levels if one is not None]
-    if levels and max(levels) <= 1:
+    if levels and max(levels) <= 1 and recipe.budget.rule is None:
         budgets = ", ".join(f"{one:g}" for one in levels)
         return (
             f"its {recipe.budget.kind} is {budgets}, but pixel values are 0..255: write 8 for a budget of 8/255 in "

@@ -11,7 +11,8 @@ from study.errors import StudyError
 from study.spec.yaml_document import Document, Place
 
 _DOUBTFUL = {"epsilon": 1.0, "rmsd": 1.0, "minimal": 1.0, "l2": 10.0}
-"""By kind of budget, the largest length that is refused. An L2 norm of 10 moves 100 values of an image by 1."""
+"""By kind of budget, the largest length that is questioned: those that are in pixel values. An L2 norm of 10 moves 100
+values of an image by 1."""
 
 _NAMES = {"epsilon": "an epsilon", "rmsd": "an RMSD", "minimal": "a search up to an RMSD", "l2": "an L2 norm"}
 
@@ -35,7 +36,7 @@ def check_attack(attack: Attack, document: Document, place: Place) -> None:
     kind = attack.budget.kind
     longest = max(_lengths(attack.budget), default=None)
     there = _place(document, place, kind)
-    if longest is not None and longest <= _DOUBTFUL[kind] and not _says_its_unit(_at(document, there)):
+    if longest is not None and longest <= _DOUBTFUL.get(kind, 0.0) and not _says_its_unit(_at(document, there)):
         moves = "moves no pixel" if kind in ("epsilon", "l2") and longest < 1 else "is probably not what you mean"
         raise _too_short(f"{_NAMES[kind]} of {longest:g} {moves}", longest, document, there)
     size, there = attack.step_size, (*place, "step_size")

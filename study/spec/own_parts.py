@@ -1,29 +1,45 @@
-"""The components of a spec in a user's own files: their digests, the permission to run them, and their source text."""
+"""What of a spec lies in a user's own files: components, attacks, networks. Their digests, permission and text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from study.attacks import own_code
-from study.attacks.own_code import OwnFile
 from study.attacks.part import Part
 from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.models import user_files
+from study.models.user_files import UserFile
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 
-Code = tuple[tuple[str, OwnFile], ...]
-"""The kind and the file of each component, for workers to load."""
 
+@dataclass(frozen=True)
+class UserCode:
+    """The user's own files, as text, for workers: no machine but the driver's needs to have them. Can be pickled.
 
-def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
-    """Load the components in users' files. Returns the spec with the components' declarations, and the files.
-
-    Raises StudyError, with the place in the spec, without permission (`allow_code`), if a file cannot be run or has no
-    such component, for wrong parameters, and if parts of an attack do not fit together.
+    Attributes:
+        components: Of attacks, by kind. The driver has run them; workers load them before their first attack.
+        functions: Whole attacks and networks. A worker runs them when it attacks, or loads the model.
     """
-    found: dict[tuple[str, str], OwnFile] = {}
+
+    components: tuple[tuple[str, UserFile], ...] = ()
+    functions: tuple[UserFile, ...] = ()
+
+
+NO_CODE = UserCode()
+
+
+def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
+    """Load the components of users' files, and return the spec with what they declare, and all files of users.
+
+    Raises StudyError, with the place in the spec: without permission, if a file cannot be run or has no such
+    component, for wrong parameters, and for parts that do not fit together. Functions do not run here; without
+    permission they are not read.
+    """
+    found: dict[tuple[str, str], UserFile] = {}
     attacks: dict[str, Attack] = {}
     for name, attack in file.spec.attacks.items():
         where = file.where("attacks", name)
@@ -37,10 +53,40 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
         broken = next(attacks[name].conflicts(), None)
         if broken is not None:
             raise StudyError(broken, where=where)
+    code = UserCode(
+        tuple((kind, own) for (kind, _), own in found.items()),
+        functions(file.spec, file.where) if allow_code else (),
+    )
     if not found:
-        return file, ()
+        return file, code
     spec = file.spec.model_copy(update={"attacks": attacks})
-    return SpecFile(spec, file.document), tuple((kind, own) for (kind, _), own in found.items())
+    return SpecFile(spec, file.document), code
+
+
+def functions(spec: Spec, where: Callable[..., str]) -> tuple[UserFile, ...]:
+    """Read the users' files whose functions are attacks or networks of a spec. Nothing runs.
+
+    Raises StudyError, with the place in the spec, if one does not exist.
+    """
+    named = [
+        (attack.external.attack, attack.external.external, where("attacks", name))
+        for name, attack in spec.attacks.items()
+        if attack.external is not None and attack.external.library == "python"
+    ]
+    named += [
+        (model.name, str(model.network), where("models", name))
+        for name, model in spec.models.items()
+        if model.zoo == "python"
+    ]
+    found: dict[str, UserFile] = {}
+    for text, reference, place in named:
+        if text in found or not user_files.in_file(text):
+            continue
+        try:
+            found[text] = user_files.read(text, reference)
+        except StudyError as error:
+            raise error.located(place) from None
+    return tuple(found.values())
 
 
 def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
@@ -56,7 +102,7 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
         def digested(part: Part, place: str = place) -> Part:
             assert part.python is not None, "only parts in a file are asked"
-            return part.model_copy(update={"sha256": own_code.read(part.python, place).sha256})
+            return part.model_copy(update={"sha256": own_code.read(part.python, place).digest})
 
         attacks[name] = _replaced(attack, digested)
         if attack.external is not None:
@@ -77,4 +123,7 @@ def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:
             update[key] = change(value)
         elif isinstance(value, tuple) and any(isinstance(one, Part) and one.python is not None for one in value):
             update[key] = tuple(change(one) if isinstance(one, Part) and one.python else one for one in value)
+    rule = attack.budget.rule
+    if rule is not None and rule.python is not None:
+        update["budget"] = attack.budget.model_copy(update={"rule": change(rule)})
     return attack.model_copy(update=update) if update else attack

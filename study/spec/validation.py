@@ -148,6 +148,7 @@ class Validation:
                 )
             if attack.uses_weight_sets:
                 self._weight_sets(name, experiment, there)
+            self._one_name_for_a_set(experiment, there)
             services = [one for one in spec.targets(experiment) if spec.models[one].remote is not None]
             if services and attack.budget.minimal is not None:
                 raise StudyError(
@@ -156,6 +157,21 @@ class Validation:
                     where=there,
                     todo="leave the service out of this experiment's targets, or give the attack a fixed budget",
                 )
+
+    def _one_name_for_a_set(self, experiment: Experiment, where: str) -> None:
+        """No ensemble has a set of weights under two names: they share one network, which holds one of its weights."""
+        models = self._spec.models
+        for sources in self._spec.source_sets(experiment):
+            sets = [name for name in sources if models[name].has_set]
+            for number, name in enumerate(sets):
+                twin = next((one for one in sets[:number] if models[one] == models[name]), None)
+                if twin is not None:
+                    raise StudyError(
+                        f"'{twin}' and '{name}' are one network with one set of weights, and an ensemble has both",
+                        where=where,
+                        accepted="each set once; `weights` of the attack count a source model more than the others",
+                        todo=f"leave '{name}' out of the ensemble, or give it weights of its own",
+                    )
 
     def _weight_sets(self, attack: str, experiment: Experiment, where: str) -> None:
         """Check that every source of an attack that draws from a set of weights has such a set."""

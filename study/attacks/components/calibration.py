@@ -21,8 +21,7 @@ class CalibratedCrossEntropy(Objective):
     number: no gradient passes through it. Where the two largest logits are equal, the logits stay as they are. With
     `by: temperature` the divisor is `temperature`, without a unit; the paper's best is 5.
 
-    The third head of the paper, the cosine of the last features and the target's weights, is not here: an objective of
-    features sees outputs of layers, and not every network has a layer whose output is what its last layer reads.
+    The third head of the paper, the cosine of the last features and the target's weights, is the change `cosine-head`.
     """
 
     name: ClassVar[str] = "calibrated"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from study.attacks.component import HeldMemory
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
 from study.attacks.resampling import cosine_transform, resized
@@ -51,6 +52,11 @@ class StructureInvariance(View):
     grid: Annotated[int, Field(ge=1, le=16)] = 3
     noise: Annotated[float, Field(ge=0, le=255)] = 16.0
     operations: Annotated[tuple[Operation, ...], Field(strict=False, min_length=1)] = _ALL
+
+    @property
+    def held_memory(self) -> HeldMemory:
+        # On a GPU, a matrix for each length of a line, from 0 on, and each filter.
+        return HeldMemory(tables=2.1 if set(self.operations) & set(_FILTERS) else 0.0)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         from study.attacks.blocks import PixelChanges, changed

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from study.attacks.budget_spec import Budget, Positive
-from study.attacks.component import AttackOutline
+from study.attacks.budget_spec import Positive
+from study.attacks.component import AttackOutline, BudgetOutline
 from study.attacks.components.directions import l2_normalised
 from study.attacks.kinds import Draws, Start, StepDraws
 from study.attacks.registry import register
@@ -30,8 +30,10 @@ class RandomStart(Start):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.budget.kind == "none":
             yield "a random start needs a budget: it is uniform within the budget"
+        elif attack.budget.kind not in ("epsilon", "l2", "rmsd", "minimal"):
+            yield "a random start is uniform within an epsilon, L2 or RMSD budget, and this one has another rule"
 
-    def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
+    def perturbation(self, origin: Tensor, budget: BudgetOutline, rmsd: Tensor | None, draws: Draws) -> Tensor:
         if budget.epsilon is not None:
             (epsilon,) = budget.levels
             assert epsilon is not None, "an epsilon budget has an epsilon"
@@ -57,5 +59,5 @@ class GaussianStart(Start):
 
     sigma: Positive
 
-    def perturbation(self, origin: Tensor, budget: Budget, rmsd: Tensor | None, draws: Draws) -> Tensor:
+    def perturbation(self, origin: Tensor, budget: BudgetOutline, rmsd: Tensor | None, draws: Draws) -> Tensor:
         return self.sigma * draws.normal(origin.shape[1:])

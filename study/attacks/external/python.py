@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from study.attacks.external.call import ExternalCall
 from study.attacks.external.failures import failure
 from study.errors import StudyError
 from study.models import user_files
-from study.models.user_files import UserFunction
+from study.models.user_files import UserFile
 from study.reproducibility.hashing import digest
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _DIGITS = 16
 
 def version(attack: str) -> str:
     """A digest of the function's file and of the files beside it that it imports. The file does not run."""
-    return digest(user_files.digests(_named(attack)))[:_DIGITS]
+    return digest(_read(attack).nameless)[:_DIGITS]
 
 
 def attacks() -> Sequence[str]:
@@ -34,7 +34,7 @@ def attacks() -> Sequence[str]:
 
 def home(attack: str) -> Path:
     """The folder of the function's file."""
-    return user_files.folder(_named(attack))
+    return Path(_read(attack).root)
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
@@ -70,19 +70,17 @@ def craft(call: ExternalCall) -> Tensor:
         return images
 
 
-def _named(attack: str) -> UserFunction:
-    return UserFunction.parse(attack, f"python:{attack}")
+def _read(attack: str) -> UserFile:
+    return user_files.read(attack, f"python:{attack}")
 
 
 @contextmanager
 def _function(attack: str) -> Iterator[Callable[..., Any]]:
-    """Yield the function. Inside the context, modules of its folder can be imported."""
-    named = _named(attack)
-    with user_files.imports_from_folder(named.where):
+    """The function, while modules of its folder can be imported."""
+    file = _read(attack)
+    with ExitStack() as stack:
         try:
-            module = user_files.module_of(named)
-        except StudyError:
-            raise
+            module = stack.enter_context(user_files.run(file, folder=file.root))
         except Exception as error:
-            raise failure(f"python:{attack}", error, user_files.folder(named)) from error
-        yield user_files.function_of(named, module)
+            raise failure(f"python:{attack}", error, Path(file.root)) from error
+        yield user_files.function_of(file, module)

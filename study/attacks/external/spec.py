@@ -10,11 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from study.attacks.external import libraries
 from study.reproducibility.hashing import canonical
+from study.spec import of_255
 from study.spec.frozen import Frozen, rejected
 
 _PATTERN = rf"^(?:(?:{'|'.join(name for name in libraries.NAMES if name != 'python')}):\w+|python:.+:[A-Za-z_]\w*)$"
 _FORMS = (*(f"{name}:<attack>" for name in libraries.NAMES if name != "python"), "python:<file>.py:<function>")
-_OF_255 = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*255\s*")
 
 
 def _either(schema: dict[str, Any]) -> None:
@@ -98,5 +98,5 @@ class External(Frozen):
 
 def _number(value: Any) -> Any:
     """Turn the text `2/255` into the number."""
-    found = _OF_255.fullmatch(value) if isinstance(value, str) else None
-    return value if found is None else float(found[1]) / 255
+    found = of_255.numerator(value)
+    return value if found is None else found / 255

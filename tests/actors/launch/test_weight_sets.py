@@ -140,6 +140,13 @@ def test_the_digest_of_all_files_is_in_the_identity(door, here):
             {"experiments": {"x": {"attacks": ["mi"], "sources": ["set"], "targets": ["set"]}}},
             "'set' can only be a source",
         ),
+        (
+            {
+                "models": SPEC["models"] | {"again": SPEC["models"]["set"]},
+                "experiments": {"x": {"attacks": ["lgv"], "sources": [["set", "again"]]}},
+            },
+            "'set' and 'again' are one network with one set of weights",
+        ),
         ({"images": SPEC["images"] | {"keep": ["silent"]}}, "selects no images"),
         (
             {

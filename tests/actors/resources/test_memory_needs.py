@@ -8,9 +8,10 @@ import torch
 import yaml
 
 from actors.resources.memory_needs import gradients, needs
-from study.attacks.gradient import BatchGradients, groups, largest_pass
+from study.attacks.gradient import BatchGradients
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
+from study.attacks.passes import groups, largest_pass
 from study.attacks.presets import keys_of
 from study.attacks.recipe import Attack
 from study.models.memory import Memory
@@ -29,6 +30,8 @@ ATTACKS = {
     "vmi": {"steps": 2, "variance": {"samples": 3}},
     "search": {"preset": "fgs-minimal"},
     "mixup": {"preset": "mi", "steps": 1, "forward": [{"cfm": {"pool": 4}}]},
+    "sia": {"preset": "sia", "steps": 1, "views": [{"sia": {"copies": 4}}]},
+    "rolled": {"preset": "sia", "steps": 1, "views": [{"sia": {"copies": 4, "operations": ["roll-rows"]}}]},
     "summed": {"preset": "optimization", "steps": 1, "fusion": "summed-updates", "learning_rate": 8},
 }
 
@@ -181,3 +184,15 @@ def test_components_say_what_they_keep():
         keys_of("mba", {"forward": [{"gaussian_weights": {"samples": 3}}, {"cfm": {"pool": 5}}]})
     )
     assert (both.assembly.held_memory.weights, both.assembly.held_memory.features) == (3, 5)
+
+
+def test_tables_on_a_gpu_are_planned_for(spec):
+    """SIA keeps a matrix for each length of a line there: as large as what it makes, and nothing on a CPU."""
+    from study.attacks.components.sia import _matrices
+
+    made = _matrices(48, torch.device("cpu"), torch.float32)
+    here, there = (needs(spec("sia", batch=4), MEMORY, device).working for device in ("cpu", "cuda:0"))
+    without = needs(spec("rolled", batch=4), MEMORY, "cuda:0").working
+    assert there - without == 2.1 * 48**3 * 4 >= made.nbytes
+    assert here == needs(spec("rolled", batch=4), MEMORY, "cpu").working
+    assert made.nbytes > 0.95 * (there - without)

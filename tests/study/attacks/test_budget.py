@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from study.attacks import Budget
-from study.attacks.budget import Projection, all_distances, distances
+from study.attacks.budget import all_distances, distances
+from study.attacks.components.budgets import EpsilonBudget, RmsdBudget
 from study.attacks.finish import nearest
 from study.attacks.rounding import PerturbationRay
 from study.reproducibility.rng import draws
@@ -73,12 +73,12 @@ def test_rounding_never_exceeds_epsilon(epsilon):
 def test_project_keeps_budget_and_box():
     clean = torch.from_numpy(np.stack(list(CLEAN.values()))).float()
     delta = 60 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    inside = Projection(clean, Budget(epsilon=16), None)(delta)
+    inside = EpsilonBudget().projection(clean, (16.0,), None)(delta)
     assert inside.abs().max() <= 16
     assert ((clean + inside) >= 0).all()
     assert ((clean + inside) <= 255).all()
     radius = torch.tensor([5.0, 500.0, 7.0])
-    shrunk = Projection(torch.full_like(clean, 128), Budget(rmsd="matched", to="x"), radius)(delta)
+    shrunk = RmsdBudget().projection(torch.full_like(clean, 128), (None,), radius)(delta)
     assert shrunk[0].square().mean().sqrt() == pytest.approx(5, rel=1e-5)
     assert torch.equal(shrunk[1], delta[1].clamp(-128, 127))
 

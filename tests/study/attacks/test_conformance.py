@@ -15,12 +15,14 @@ PARTS = {
     "backward.py:Damped": "backward",
     "inner.py:OneByOne": "ensemble",
     "program.py:Restarts": "program",
+    "ball.py:Sum": "budget",
+    "ball.py:Blurred": "budget",
 }
 
 HEAD = """
 from typing import ClassVar
 import contextlib, torch
-from study.attacks.kinds import View, Point, Program, BackwardChange
+from study.attacks.kinds import View, Point, Program, BackwardChange, BudgetRule
 
 """
 
@@ -56,6 +58,21 @@ class Faulty(Program):
         return [20 * given.gradient(given.origin).sign()]
     def cost(self, steps, sources, views):
         return 1
+""",
+    "a perturbation that is multiplied by a number above 1 measures less": """
+class Faulty(BudgetRule):
+    name: ClassVar[str] = "faulty"
+    def measure(self, delta, origin):
+        size = delta.abs().amax((1, 2, 3))
+        return torch.where(size > 5, size / 2, size)
+""",
+    "it projects onto a size of": """
+class Faulty(BudgetRule):
+    name: ClassVar[str] = "faulty"
+    def measure(self, delta, origin):
+        return delta.abs().amax((1, 2, 3))
+    def project(self, delta, origin, radius):
+        return delta.clamp(-2 * radius.max(), 2 * radius.max())
 """,
     "it leaves a change in": """
 class Faulty(BackwardChange):

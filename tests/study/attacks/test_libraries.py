@@ -12,7 +12,6 @@ import torch
 import torchattacks
 
 from study.attacks import Attack
-from study.attacks.budget import Projection
 from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.attacks.presets import keys_of
 from study.images.image_sets import ImageSet as Set
@@ -85,7 +84,8 @@ def ours(model, keys, clean, goal="untargeted", batch=3, layout="contiguous"):
     found = perturbations([model], attack, goal, given, key=("test",), engine=engine, radii=radii)
     delta = torch.cat([deltas[-1] for _, deltas, _ in found])
     origin = torch.from_numpy(clean).float()
-    project = Projection(origin, attack.budget, None if radii is None else torch.from_numpy(radii).float())
+    radius = None if radii is None else torch.from_numpy(radii).float()
+    project = attack.assembly.budget.projection(origin, attack.budget.levels, radius)
     return (origin + project(delta)).numpy()
 
 

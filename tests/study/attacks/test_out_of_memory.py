@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from study.attacks import Attack
+from study.attacks import Attack, loop
 from study.attacks.loop import Engine, ImageBatch, craft
 from study.attacks.presets import keys_of
 from study.errors import StudyError
@@ -87,6 +87,28 @@ def test_what_runs_outside_of_passes_has_fewer_images_at_a_time(network, small_i
     whole, tight = crafted(1000), crafted(4)
     assert (whole.max_pass_images, tight.max_pass_images) == (16, 4)
     assert differ(whole, tight) < 1e-3
+
+
+@pytest.mark.parametrize("budget", [{"epsilon": 8}, {"rmsd": 6}], ids=lambda one: next(iter(one)))
+def test_rounding_takes_fewer_images_at_a_time(network, small_images, monkeypatch, budget):
+    """Each image is rounded by itself, so not a bit changes; and passes are as large as before."""
+    keys, model = {"step": "sign", "steps": 2, "step_size": 3, "budget": budget}, Small(network, 1000, WORDS[0])
+    whole, real, sizes = run(model, keys, small_images), loop.finish, []
+
+    def tight(clean, *given):
+        if len(clean) > 2:
+            raise WORDS[0]
+        sizes.append(len(clean))
+        return real(clean, *given)
+
+    monkeypatch.setattr(loop, "finish", tight)
+    parted = run(model, keys, small_images)
+    assert sizes == [1] * 6
+    for field in ("pixels", "rmsd", "linf", "l2", "max_pass_images"):
+        np.testing.assert_array_equal(getattr(parted, field), getattr(whole, field))
+    monkeypatch.setattr(loop, "finish", lambda *_: (_ for _ in ()).throw(WORDS[0]))
+    with pytest.raises(StudyError, match="too little memory for the rounding of a single image"):
+        run(model, keys, small_images)
 
 
 def test_a_single_image_that_does_not_fit_is_an_error(network, small_images):

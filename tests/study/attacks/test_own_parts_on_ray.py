@@ -1,4 +1,4 @@
-"""Six parts from outside the project on two Ray workers: killed, and continued with the same rows."""
+"""Seven parts from outside the project on two Ray workers: killed, and continued with the same rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.processes import finish, start, wait_for_parts
 from tests.undisturbed.undisturbed import assert_undisturbed, launch
 
 HERE = Path(__file__).parent / "own_parts"
+SUM = {"rule": {"python": "ball.py:Sum"}, "length": 12_000}
 BASE = {"step": "sign", "steps": 3, "epsilon": 16}
 
 SPEC = {
@@ -32,9 +33,10 @@ SPEC = {
         "backward": BASE | {"backward": [{"python": "backward.py:Damped"}]},
         "ensemble": BASE | {"fusion": {"python": "inner.py:OneByOne"}},
         "program": BASE | {"program": {"python": "program.py:Restarts"}},
+        "budget": {"step": "sign", "steps": 3, "step_size": 4, "budget": SUM},
     },
     "experiments": {
-        "single": {"attacks": ["view", "point", "objective", "backward", "program"], "sources": "each"},
+        "single": {"attacks": ["view", "point", "objective", "backward", "program", "budget"], "sources": "each"},
         "both": {"attacks": ["ensemble"], "sources": "all"},
     },
     "numerics": {"batch": 2, "threads": 1},
@@ -45,7 +47,7 @@ KEYS = ["attack", "sources", "target", "image"]
 
 
 @pytest.mark.slow
-def test_six_parts_killed_and_continued(tmp_path, monkeypatch):
+def test_seven_parts_killed_and_continued(tmp_path, monkeypatch):
     for part in HERE.glob("*.py"):
         shutil.copy(part, tmp_path)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))

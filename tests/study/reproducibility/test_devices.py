@@ -51,14 +51,21 @@ def test_without_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(("device", "used"), [("auto", "cuda:0"), ("cpu", "cpu")])
 def test_the_accuracy_of_models_is_measured_on_the_gpu(gpu, monkeypatch, spec_file, device, used):
-    """`study models --accuracy`: the network is arranged for the device that predicts."""
-    seen = []
-    monkeypatch.setattr(accuracy, "predict", lambda *_, device, **more: seen.append(device) or _Stop.now())
+    """`study models --accuracy`: the network is arranged for the device that predicts, in the precision of targets."""
+    seen, precisions = [], []
+
+    def predict(*_, device, precision, **more):
+        seen.append(device)
+        precisions.append(precision)
+        _Stop.now()
+
+    monkeypatch.setattr(accuracy, "predict", predict)
     monkeypatch.setattr(models.Classifier, "to", lambda self, device: seen.append(device) or self)
-    file = loading.load(spec_file(TINY), (f"run.device={device}",))
+    file = loading.load(spec_file(TINY), (f"run.device={device}", "numerics.target_precision=tf32"))
     with pytest.raises(_Stop):
         models.print_models(file, models.Console(quiet=True), models.ModelsOptions(accuracy=True))
     assert seen[-2:] == [used, used]
+    assert precisions == ["tf32"]
 
 
 class _Stop(Exception):

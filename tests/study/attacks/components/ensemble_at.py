@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.budget import Projection
-from study.attacks.gradient import BatchGradients, Fusion, groups
+from study.attacks.fusion import Fusion
+from study.attacks.gradient import BatchGradients
 from study.attacks.kinds import StepDraws
+from study.attacks.passes import groups
 from study.attacks.views import Views
 from study.reproducibility.rng import Streams, of_all_images
 
@@ -57,7 +58,7 @@ def asked(models, fusion, *, step=0, delta=None, state=None, sample=0, **keys):
     gradients = BatchGradients(attack.assembly, goal, LABELS, views, streams, origin, 64, common=of_all_images(KEY))
     names = [f"m{number}" for number in range(len(models))]
     (group,) = groups(models, attack.weights_of(names), separate=False)
-    project = Projection(origin, attack.budget, None)
+    project = attack.assembly.budget.projection(origin, attack.budget.levels, None)
     rule = Fusion(group, gradients, step, STEPS, SIZE, EPSILON, project, {} if state is None else state)
     return rule(origin if delta is None else origin + delta, sample)
 

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.budget import Projection
 from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.reproducibility.rng import Streams
 
@@ -67,7 +66,7 @@ def ours(model, keys, images, goal="untargeted"):
     found = perturbations([model], attack, goal, given, key=KEY, engine=engine)
     delta = torch.cat([deltas[-1] for _, deltas, _ in found])
     origin = torch.from_numpy(images).float()
-    return (origin + Projection(origin, attack.budget, None)(delta)).double()
+    return (origin + attack.assembly.budget.projection(origin, attack.budget.levels, None)(delta)).double()
 
 
 def assert_same(found, expected):

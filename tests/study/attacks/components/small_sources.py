@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.budget import Projection
 from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.models.classifier import Classifier, Preprocessing
 from study.models.layers import layers_of
@@ -74,7 +73,12 @@ def vgg() -> nn.Module:
 
 
 def _drawn(network: nn.Module, std: float | None = None) -> nn.Module:
-    draw = torch.Generator().manual_seed(1)
+    """The network with its parameters drawn here: what its class draws depends on all draws of before."""
+    draw, more = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    for name, parameter in network.named_parameters():
+        if name.rpartition(".")[2] not in ("weight", "bias"):
+            # A transformer's class token and places.
+            nn.init.normal_(parameter, std=0.02, generator=more)
     for one in network.modules():
         if isinstance(one, nn.Conv2d | nn.Linear):
             fan = one.weight[0].numel()
@@ -96,7 +100,7 @@ def ours(model, keys, clean, goal="untargeted", batch=3, pool=None) -> np.ndarra
     found = perturbations([model], attack, goal, given, key=KEY, engine=engine, pool=pool)
     delta = torch.cat([deltas[-1] for _, deltas, _ in found])
     origin = torch.from_numpy(clean).float()
-    return (origin + Projection(origin, attack.budget, None)(delta)).numpy()
+    return (origin + attack.assembly.budget.projection(origin, attack.budget.levels, None)(delta)).numpy()
 
 
 def gradient_of(forward, image, labels=LABELS, extra=()) -> tuple[torch.Tensor, ...]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.budget import Projection
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.reproducibility.rng import Streams
@@ -34,7 +33,8 @@ def loss(model: Model, seen: Tensor, label: int) -> Tensor:
 def ours(model: Model, keys: dict[str, object], clean: np.ndarray, pool: Pool | None = None) -> Tensor:
     """The perturbations at the end of our attack."""
     delta = unprojected(model, keys, clean, pool)
-    return Projection(torch.from_numpy(clean).float(), Attack.model_validate(keys).budget, None)(delta)
+    attack = Attack.model_validate(keys)
+    return attack.assembly.budget.projection(torch.from_numpy(clean).float(), attack.budget.levels, None)(delta)
 
 
 def unprojected(model: Model, keys: dict[str, object], clean: np.ndarray, pool: Pool | None = None) -> Tensor:

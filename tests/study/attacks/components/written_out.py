@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional
 
 from study.attacks import Attack
-from study.attacks.budget import Projection
 from study.attacks.loop import Engine, ImageBatch, perturbations
 from study.attacks.presets import keys_of
 from study.reproducibility.rng import Streams
@@ -64,7 +63,7 @@ def attacked(model, preset, changes, clean, goal="untargeted"):
     found = perturbations([model], attack, goal, given, key=KEY, engine=engine)
     delta = next(found)[1][-1]
     origin = torch.from_numpy(clean).float()
-    return (origin + Projection(origin, attack.budget, None)(delta)).double()
+    return (origin + attack.assembly.budget.projection(origin, attack.budget.levels, None)(delta)).double()
 
 
 def gain(logits, goal):

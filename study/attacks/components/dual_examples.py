@@ -1,0 +1,60 @@
+"""Dual examples: gradients are taken along paths of their own, which begin at random within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study.attacks.component import AttackOutline
+from study.attacks.components.places import not_innermost, with_adam, without_epsilon
+from study.attacks.kinds import Inner, Point, State, StepContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class DualExamples(Point):
+    """Dual examples: the mean gradient at `examples` perturbations that are not the attack's own.
+
+    Wang et al. 2024, "Bag of tricks to boost the adversarial transferability" (arXiv:2401.08734). Each dual example
+    begins uniform within epsilon and the pixel box. With `path: i-fgsm` it goes on by sign steps along its own
+    gradient, as long as the attack's steps, held to the budget; with `path: fgsm` it is drawn anew at each step. The
+    attack's own image gets no gradient: it moves along the mean of theirs, by momentum and sign.
+
+    The authors' text was not at hand: both paths are those of TransferAttack's port, whose table has them as "FGSM" and
+    "I-FGSM". Its own class draws anew at each step, and moves no dual example.
+    """
+
+    name: ClassVar[str] = "dual"
+    main: ClassVar[str | None] = "examples"
+
+    examples: Annotated[int, Field(ge=1, le=1000)] = 5
+    path: Literal["i-fgsm", "fgsm"] = "i-fgsm"
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        yield from not_innermost(self.name, attack)
+        yield from without_epsilon(self.name, attack)
+        yield from with_adam(self.name, attack)
+
+    def calls(self, steps: int) -> tuple[int, int]:
+        return 0, self.examples * steps
+
+    def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
+        import torch
+
+        assert step.epsilon is not None, "a conflict otherwise"
+        total = torch.zeros_like(delta)
+        for number in range(self.examples):
+            place: Tensor | None = state.get(number) if self.path == "i-fgsm" else None
+            if place is None:
+                drawn = step.draws(self, number).uniform(delta.shape[1:])
+                place = step.project(step.epsilon * drawn.to(delta.dtype))
+            found = step.gradient(step.origin + place, number, place)
+            total += found
+            if self.path == "i-fgsm":
+                state[number] = step.project(place + step.size * found.sign())
+        return total / self.examples

@@ -1,0 +1,62 @@
+"""MultiANDA: several attacks by mean gradients, each on a path of its own, and the image between their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from study.attacks.component import AttackOutline
+from study.attacks.kinds import Program, ProgramContext
+from study.attacks.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class MultiAnda(Program):
+    """MultiANDA: `paths` times ANDA with small noise, and one step more from the mean of their images.
+
+    Fang et al. 2024 (arXiv:2209.11964), algorithm A.1, output (a). Each path sums the gradients of all its steps and
+    moves by the sign of the sum, held to the budget, as ANDA does with the views `translations`. The image at n steps
+    is the mean of all paths' images before their n-th step, moved by the sign of the mean of their n sums.
+
+    Before each gradient, uniform noise within +-`noise` pixel values is added, drawn for each image, step and path. The
+    authors' code draws it for each of the shifted copies too. Their output (b), a draw from a mixture of normal
+    distributions, is not here.
+    """
+
+    name: ClassVar[str] = "multi-anda"
+    main: ClassVar[str | None] = "paths"
+
+    paths: Annotated[int, Field(ge=1, le=100)] = 3
+    noise: Annotated[float, Field(ge=0, le=255)] = 0.5
+
+    def conflicts(self, attack: AttackOutline) -> Iterator[str]:
+        for kind in ("point", "update", "start"):
+            if attack.parts.get(kind):
+                yield f"the program multi-anda takes its own sign steps, without a {kind}"
+
+    def cost(self, steps: int, sources: int, views: int) -> int:
+        return views * steps * self.paths
+
+    def run(self, given: ProgramContext) -> Sequence[Tensor]:
+        import torch
+
+        deltas = [torch.zeros_like(given.origin) for _ in range(self.paths)]
+        sums = [torch.zeros_like(given.origin) for _ in range(self.paths)]
+        found: dict[int, Tensor] = {}
+        stops = {steps for steps, _ in given.points}
+        for step in range(given.steps):
+            before = sum(deltas[1:], deltas[0]) / self.paths
+            for path in range(self.paths):
+                noise = self.noise * given.draws(self, step, path).uniform(given.origin.shape[1:])
+                place = given.origin + deltas[path] + noise.to(given.origin.dtype)
+                sums[path] = sums[path] + given.gradient(place, step, path)
+                deltas[path] = given.project(deltas[path] + given.size * sums[path].sign())
+            if step + 1 in stops:
+                mean = sum(sums[1:], sums[0])
+                found[step + 1] = given.project(before + given.size * mean.sign())
+        return [found[steps] for steps, _ in given.points]

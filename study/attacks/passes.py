@@ -1,0 +1,217 @@
+"""Passes through source models: which models share a loss, which rows a pass holds, and the draws of those rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from study.attacks.assembly import Assembly
+from study.attacks.component import Component
+from study.attacks.kinds import Pool, StepDraws
+from study.devices.copies import uploaded
+from study.devices.tables import kept
+from study.models.classifier import Classifier
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
+from study.reproducibility.rng import Streams, of_all_images
+
+Logits = Callable[[Tensor], Tensor]
+"""A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
+
+
+@dataclass(frozen=True)
+class SourceGroup:
+    """Source models with one common loss, and their weights in it. `share` is the group's weight in the update.
+
+    `by_image` (models, N) takes the place of `weights` where every image has its own.
+    """
+
+    models: tuple[Logits, ...]
+    weights: tuple[float, ...]
+    share: float
+    by_image: Tensor | None = None
+
+    def shares(self, rows: PassRows, batch: int, given: Tensor) -> Tensor:
+        """Return the weights of a pass of `rows`, of a batch of `batch` images: (models, 1), or (models, N).
+
+        Their type and device are those of `given`; N is the number of rows.
+        """
+        if self.by_image is None:
+            return _weights(self.weights, given.device, given.dtype)
+        return self.by_image[:, rows.index(given.device) % batch].to(given.device, given.dtype)
+
+
+@kept
+def _weights(weights: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return uploaded(np.array(weights), device, dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class PassRows:
+    """Rows of the copies that the passes of one gradient hold, one copy of the batch after the other."""
+
+    numbers: range | tuple[int, ...]
+
+    def of(self, copies: Tensor) -> Tensor:
+        """Return these rows of a tensor of all copies."""
+        if isinstance(self.numbers, range):
+            return copies[self.numbers.start : self.numbers.stop]
+        return copies[self.index(copies.device)]
+
+    def index(self, device: torch.device) -> Tensor:
+        """Return their numbers, int64, on the device."""
+        return _index(self.numbers, device)
+
+    def first(self, count: int) -> PassRows:
+        """Return the first of them."""
+        return PassRows(self.numbers[:count])
+
+
+@kept
+def _index(numbers: range | tuple[int, ...], device: torch.device) -> Tensor:
+    return uploaded(np.array(numbers, dtype=np.int64), device)
+
+
+def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool) -> list[SourceGroup]:
+    """Return one group with all models, or one group for each model if they are `separate`."""
+    if separate:
+        return [SourceGroup((model,), (1.0,), weight) for model, weight in zip(models, weights, strict=True)]
+    return [SourceGroup(tuple(models), tuple(weights), 1.0)]
+
+
+def views_per_pass(images: int, max_pass_images: int) -> int:
+    """Number of views of each image in one pass."""
+    return max(1, max_pass_images // images)
+
+
+def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
+    """Number of images in the largest pass over `copies` views of each of `images` images."""
+    return min(max_pass_images, images * min(copies, views_per_pass(images, max_pass_images)))
+
+
+class RunningPass:
+    """The rows of the pass that runs (`study.attacks.kinds.PassDraws`).
+
+    Row r of a pass belongs to image r modulo the batch, unless `of` says otherwise.
+    """
+
+    def __init__(self, device: str, key: Sequence[object], pool: Pool | None) -> None:
+        self._device = device
+        self._key = key
+        self._pool = pool
+        self._streams: Streams | None = None
+        self._origin: Tensor | None = None
+        self._batch = -1
+        self._step = -1
+        self._copies: Sequence[int] = (0,)
+        self._rows: PassRows | None = None
+
+    def begin_batch(self, streams: Streams, origin: Tensor) -> None:
+        """Note the images of the next passes; a preparing pass may follow."""
+        self._streams, self._origin = streams, origin
+        self._batch += 1
+        self.begin(-1, (0,))
+
+    def begin(self, step: int, copies: Sequence[int]) -> None:
+        """Note the copies that the next passes hold, one after the other."""
+        self._step, self._copies, self._rows = step, copies, None
+
+    def cut(self, rows: PassRows) -> None:
+        """Note that the pass holds these rows of the copies only."""
+        self._rows = rows
+
+    def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
+        return self._cut(torch.cat([one.uniform(shape, stream) for one in self._draws(component)]))
+
+    def normal(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
+        return self._cut(torch.cat([one.normal(shape, stream) for one in self._draws(component)]))
+
+    def integers(self, component: Component, count: int, stream: str = "") -> NDArray[np.uint64]:
+        found = np.concatenate([one.integers(count, stream) for one in self._draws(component)])
+        return found if self._rows is None else found[list(self._rows.numbers)]
+
+    def words(self, component: Component, count: int, stream: str = "") -> Tensor:
+        return self._cut(torch.cat([one.words(count, stream) for one in self._draws(component)]))
+
+    def common(self, component: Component, *, fixed: bool = False) -> StepDraws:
+        step, number = (0, 0) if fixed else (max(self._step, 0), self.copy)
+        return StepDraws(of_all_images(self._key), component.stream, self._device, step, number)
+
+    def of_images(self, values: Tensor) -> Tensor:
+        return self._cut(torch.cat([values] * len(self._copies)))
+
+    @property
+    def origin(self) -> Tensor:
+        assert self._origin is not None, "a batch runs"
+        return self._origin
+
+    @property
+    def batch(self) -> int:
+        return self._batch
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @property
+    def copy(self) -> int:
+        return self._copies[0]
+
+    @property
+    def pool(self) -> Pool | None:
+        return self._pool
+
+    def _cut(self, copies: Tensor) -> Tensor:
+        return copies if self._rows is None else self._rows.of(copies)
+
+    def _draws(self, component: Component) -> list[StepDraws]:
+        assert self._streams is not None, "a batch runs"
+        step = max(self._step, 0)
+        return [StepDraws(self._streams, component.stream, self._device, step, copy) for copy in self._copies]
+
+
+def in_precision(models: Sequence[Logits], precision: Precision) -> list[Logits]:
+    """The models for passes in `precision`: a classifier's weights are cast once."""
+    return [model.in_precision(precision) if isinstance(model, Classifier) else model for model in models]
+
+
+def forward(model: Logits, seen: Tensor, precision: Precision) -> Tensor:
+    """The logits of a model whose operations compute in `precision`; the logits are float32, or the model's own."""
+    with numerics.autocast(precision, seen.device.type):
+        return full(model(seen))
+
+
+def module_of(model: Logits) -> nn.Module:
+    """The module of a source model. Raises TypeError if it is a plain function."""
+    if not isinstance(model, nn.Module):
+        raise TypeError("an objective of features needs a torch module")
+    return model
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The tensor in float32, if a pass has left it in bfloat16."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+@contextlib.contextmanager
+def changed(assembly: Assembly, models: Sequence[Logits], names: Sequence[str], running: RunningPass) -> Iterator[None]:
+    """Apply the attack's changes of the backward and the forward pass within the `with` block."""
+    changes = (*assembly.backward, *assembly.forward)
+    if not changes:
+        yield
+        return
+    held = {}
+    for name, model in zip(names, models, strict=True):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{changes[0].name} needs a torch module")
+        held[name] = model
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change.applied(held, running))
+        yield

@@ -1,0 +1,21 @@
+"""Where in somebody's code an exception came from, read from its traceback."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+
+def place_in(error: BaseException, *wanted: Callable[[str], bool]) -> str | None:
+    """Return `<file>, line <n>: <its text>` of the innermost frame in a file that `wanted` accepts; None without one.
+
+    The first of `wanted` that accepts the file of any frame decides. A syntax error counts as a frame at its own line.
+    """
+    frames = list(traceback.extract_tb(error.__traceback__))
+    if isinstance(error, SyntaxError) and error.filename is not None and error.lineno:
+        frames.append(traceback.FrameSummary(error.filename, error.lineno, ""))
+    for accepts in wanted:
+        for frame in reversed(frames):
+            if accepts(frame.filename):
+                return f"{frame.filename}, line {frame.lineno}" + (f": {frame.line}" if frame.line else "")
+    return None
