@@ -595,18 +595,27 @@ def train(
     depth: Annotated[
         list[int] | None, option("N", "Number of hidden layers; repeatable. Default: 0, 2, 4 and 8.")
     ] = None,
+    network: Annotated[
+        list[str] | None, option("NAME", "In place of --depth: mnist_cnn, mnist_vit or mnist_fnn4; repeatable.")
+    ] = None,
+    adversarial: Annotated[
+        float | None,
+        option("EPSILON", "Train on adversarial images (PGD) within this many pixel values.", min=0.1, max=255),
+    ] = None,
     epochs: Annotated[int, option("N", "Number of epochs.", min=1)] = 5,
     seed: Annotated[int, option("N", "The random seed.", min=0)] = 0,
+    threads: Annotated[int, option("N", "Threads of the processor; they change the rounding.", min=1)] = 1,
 ) -> None:
-    """Train the MNIST networks of the smoothed-gradient paper.
+    """Train small networks on data in MNIST's format.
 
-    Other data in MNIST's format serves too.
+    The MNIST networks of the smoothed-gradient paper; with --network, a small CNN or ViT, plain or adversarial.
 
-    Example: study train /usr/share/datasets/fashion-mnist --output weights/fashion
+    Example: study train /usr/share/datasets/fashion-mnist --network mnist_cnn --adversarial 16
     """
     from study.commands.train import TrainOptions, train_networks
 
-    train_networks(data, _console(), TrainOptions(output, tuple(depth or (0, 2, 4, 8)), epochs, seed))
+    networks = network or [f"mnist_fnn{one}" for one in depth or (0, 2, 4, 8)]
+    train_networks(data, _console(), TrainOptions(output, tuple(networks), epochs, seed, adversarial, threads))
 
 
 @app.command(hidden=True)

@@ -85,15 +85,23 @@ class PartOf:
             "properties": {PYTHON: {"type": "string", "pattern": r".+:[A-Za-z_]\w*"}},
             "required": [PYTHON],
         }
-        found = registry.known(self.kind)
+        found = self.names()
         named = {
             "type": "object",
-            "properties": {name: _schema(self.kind, name) for name in found},
+            "properties": self.schemas(),
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,
         }
         return {"anyOf": [{"enum": found}, named, own]}
+
+    def names(self) -> list[str]:
+        """The components of this kind that a spec can name."""
+        return registry.known(self.kind)
+
+    def schemas(self) -> dict[str, Any]:
+        """The JSON schemas of their parameters, by name."""
+        return {name: _schema(self.kind, name) for name in self.names()}
 
     def read(self, given: Any) -> Any:
         """Read a part. Raises PydanticCustomError for what is none, ValidationError for wrong parameters."""

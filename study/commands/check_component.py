@@ -6,7 +6,6 @@ from rich.console import Console
 
 from study.attacks import own_code, registry
 from study.attacks.component import Component
-from study.attacks.kinds import KINDS
 from study.attacks.part import Part
 from study.errors import StudyError, names
 from study.spec import yaml_document
@@ -42,7 +41,7 @@ def _component(reference: str, parameters: dict[str, object]) -> Component:
         own_class = own_code.load_any(own)
         part = Part(kind=own_class.kind, python=reference, sha256=own.sha256, parameters=parameters)
         return own_code.made(part, own_class, reference)
-    kinds = [kind for kind in KINDS if registry.find(kind, reference) is not None]
+    kinds = [kind for kind in registry.ALL_KINDS if registry.find(kind, reference) is not None]
     if not kinds:
         known = sorted({one.name for one in registry.all_components()})
         raise StudyError(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from study.defences.stages import Stages
 from study.errors import StudyError
 from study.images.image_sets import candidates
 from study.models import accuracy, loading, memory
@@ -21,6 +22,7 @@ from study.models.reference import Model
 from study.models.weights import locate
 from study.reproducibility import hardware
 from study.reproducibility.numerics import fix
+from study.spec.own_parts import with_code
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.terminal.prose import exactly, say
@@ -64,6 +66,8 @@ class ModelsOptions:
 def print_models(file: SpecFile, console: Console, options: ModelsOptions) -> None:
     """Print every model of a spec. Raises StudyError, with the place in the spec, for a model that is not available."""
     fix(file.spec.numerics.threads)
+    if any(one.python for model in file.spec.models.values() if model.transform for one in model.transform.parts):
+        file, _ = with_code(file, allow_code=options.allow_code)
     found = list(_inspect(file, console, options))
     if options.as_json:
         exactly(console, json.dumps([asdict(one) for one in found], indent=2))
@@ -92,15 +96,16 @@ def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsO
     state = locate.state(model)
     cached = state != "not cached"
     inspected = model if cached else model.model_copy(update={"weights": "random:0", "sha256": None})
+    stages = None if model.transform is None else Stages(model.transform, hardware.device_here(spec.run.device))
     classifier = loading.load(
         name, inspected, labels=spec.labels, channels=spec.images.channels, allow_code=options.allow_code
     )
     wanted = classifier.preprocessing
     needs = memory.estimate(classifier.network, channels=len(wanted.mean), size=wanted.size, batch=spec.numerics.batch)
-    described = model.describe(classifier.describe())
+    described = model.describe(classifier.describe(), None if stages is None else stages.digest)
     rates: dict[str, Any] = {}
     if options.accuracy and cached:
-        rates = _accuracies(spec, name, model, classifier, console)
+        rates = _accuracies(spec, name, model, classifier, stages, console)
     return Inspected(
         name=name,
         reference=str(model.network),
@@ -118,12 +123,12 @@ def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsO
 
 
 def _accuracies(
-    spec: Spec, name: str, model: Model, classifier: Classifier, console: Console
+    spec: Spec, name: str, model: Model, classifier: Classifier, stages: Stages | None, console: Console
 ) -> dict[str, accuracy.Accuracy]:
     found = candidates(spec.images, spec.seed)
     prepared = {
         "native": accuracy.as_the_zoo(loading.native(model, classifier), spec.images.channels),
-        "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
+        "study": accuracy.as_the_study(spec.images),
     }
     device = hardware.device_here(spec.run.device)
     classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device=device)
@@ -137,6 +142,8 @@ def _accuracies(
                 prepare,
                 batch=spec.numerics.batch,
                 device=device,
+                stages=stages if key == "study" else None,
+                key=(spec.seed, name),
                 advance=functools.partial(bars.advance, bar),
             )
     return rates

@@ -238,16 +238,21 @@ class Model(Frozen):
         """The same model without its transform."""
         return self.model_copy(update={"transform": None})
 
-    def digest_of(self, digest: str) -> str:
-        """The digest of this model: the `digest` of its network or service, combined with its transform."""
-        return digest if self.transform is None else hashed(digest, self.transform.model_dump(mode="json"))
+    def digest_of(self, digest: str, stages: str | None = None) -> str:
+        """The digest of this model: the `digest` of its network or service, combined with its transform.
 
-    def describe(self, of_source: Mapping[str, Any]) -> dict[str, Any]:
+        `stages` is the digest of the networks in the transform, if it has any.
+        """
+        if self.transform is None:
+            return digest
+        return hashed(digest, self.transform.identity(), *([] if stages is None else [stages]))
+
+    def describe(self, of_source: Mapping[str, Any], stages: str | None = None) -> dict[str, Any]:
         """The record of this model in a run: that of its network or service, with the transform."""
         if self.transform is None:
             return dict(of_source)
         shown = {"transform": self.transform.model_dump(mode="json")}
-        return {**of_source, **shown, "digest": self.digest_of(of_source["digest"])}
+        return {**of_source, **shown, "digest": self.digest_of(of_source["digest"], stages)}
 
     @property
     def source_only(self) -> bool:

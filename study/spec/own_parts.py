@@ -1,4 +1,7 @@
-"""The components of a spec that lie in a user's own files: their digests, permission to run them, their text."""
+"""The components of a spec that lie in a user's own files: their digests, permission to run them, their text.
+
+They are parts of attacks, and defences in front of targets.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from study.attacks.own_code import OwnFile
 from study.attacks.part import Part
 from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.models.reference import Model
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 
@@ -25,21 +29,28 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, Code]:
     """
     found: dict[tuple[str, str], OwnFile] = {}
     attacks: dict[str, Attack] = {}
-    for name, attack in file.spec.attacks.items():
-        where = file.where("attacks", name)
 
-        def sealed(part: Part, where: str = where) -> Part:
+    def sealed_at(where: str) -> Callable[[Part], Part]:
+        def sealed(part: Part) -> Part:
             whole, own = own_code.sealed(part, where, allowed=allow_code)
             found[part.kind, own.reference] = own
             return whole
 
-        attacks[name] = _replaced(attack, sealed)
+        return sealed
+
+    for name, attack in file.spec.attacks.items():
+        where = file.where("attacks", name)
+        attacks[name] = _replaced(attack, sealed_at(where))
         broken = next(attacks[name].conflicts(), None)
         if broken is not None:
             raise StudyError(broken, where=where)
+    models = {
+        name: _behind(model, sealed_at(file.where("models", name, "transform")))
+        for name, model in file.spec.models.items()
+    }
     if not found:
         return file, ()
-    spec = file.spec.model_copy(update={"attacks": attacks})
+    spec = file.spec.model_copy(update={"attacks": attacks, "models": models})
     return SpecFile(spec, file.document), tuple((kind, own) for (kind, _), own in found.items())
 
 
@@ -48,17 +59,24 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
     Raises StudyError, with the place in the spec, if a file or a library does not exist.
     """
-    if not any(attack.external or any(part.python for part in attack.parts) for attack in spec.attacks.values()):
+    own = any(attack.external or any(part.python for part in attack.parts) for attack in spec.attacks.values())
+    if not own and not any(
+        one.python for model in spec.models.values() if model.transform for one in model.transform.parts
+    ):
         return spec
     attacks = {}
-    for name, attack in spec.attacks.items():
-        place = where("attacks", name)
 
-        def digested(part: Part, place: str = place) -> Part:
+    def digested_at(place: str) -> Callable[[Part], Part]:
+        def digested(part: Part) -> Part:
             assert part.python is not None, "only parts in a file are asked"
             return part.model_copy(update={"sha256": own_code.read(part.python, place).sha256})
 
-        attacks[name] = _replaced(attack, digested)
+        return digested
+
+    models = {name: _behind(model, digested_at(where("models", name))) for name, model in spec.models.items()}
+    for name, attack in spec.attacks.items():
+        place = where("attacks", name)
+        attacks[name] = _replaced(attack, digested_at(place))
         if attack.external is not None:
             try:
                 version = attack.external.installed_version()
@@ -66,7 +84,14 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
                 raise error.located(place) from None
             external = attack.external.model_copy(update={"version": version})
             attacks[name] = attack.model_copy(update={"external": external})
-    return spec.model_copy(update={"attacks": attacks})
+    return spec.model_copy(update={"attacks": attacks, "models": models})
+
+
+def _behind(model: Model, change: Callable[[Part], Part]) -> Model:
+    """The model with another part in place of each part in a user's file in front of it."""
+    if model.transform is None or not any(one.python for one in model.transform.parts):
+        return model
+    return model.model_copy(update={"transform": model.transform.replaced(change)})
 
 
 def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from study.attacks.part import without_declarations
 from study.attacks.recipe import Attack, Goal
+from study.defences.transforms import Transforms
 from study.geometry.spec import Probe
 from study.images.image_sets import ImageSet
 from study.images.labels import LabelSet, label_set
@@ -232,6 +233,8 @@ class Spec(Frozen):
             kind = str(model["weights"]).partition(":")[0]
             if kind in ("file", "set"):
                 model["weights"] = kind
+            if model["transform"] is not None:
+                model["transform"] = Transforms.model_validate(model["transform"]).identity()
             if model["remote"] is not None:
                 model["remote"] = {
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES

@@ -7,10 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 from study.attacks import presets
+from study.attacks.part import Part
+from study.defences.kinds import Defence, Vote
 from study.defences.transforms import side_after
 from study.errors import StudyError, names
 from study.geometry.spec import Probe
 from study.images.image_sets import Ranked
+from study.models.reference import Model
 from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
@@ -100,11 +103,45 @@ class Validation:
                     side_after(model.transform, self._spec.images.size)
                 except StudyError as error:
                     raise error.located(self._document.where(("models", name, "transform"))) from None
+                self._defences(name, model)
             if model.remote is not None:
                 try:
                     check_names(model.remote.names, self._spec.labels)
                 except StudyError as error:
                     raise error.located(self._document.where(("models", name, "remote", "names"))) from None
+
+    def _defences(self, name: str, model: Model) -> None:
+        """A vote is the last stage in front of a network, and defences take images of this many channels.
+
+        Those in a user's own file are checked when it runs.
+        """
+        assert model.transform is not None, "the caller has looked"
+        stages, channels = model.transform.stages, self._spec.images.channels
+        place = self._document.where(("models", name, "transform"))
+        for index, (stage, value) in enumerate(stages):
+            if not isinstance(value, Part) or value.python is not None:
+                continue
+            defence = value.component()
+            assert isinstance(defence, Defence), "of the kind defence"
+            if defence.channels not in (None, channels):
+                raise StudyError(
+                    f"'{stage}' takes images of {defence.channels} channels, and the images of this spec have {channels}",
+                    where=place,
+                    todo="leave it out, or set images.channels",
+                )
+            if isinstance(defence, Vote) and index + 1 < len(stages):
+                raise StudyError(
+                    f"'{stage}' lets the model vote on many versions of an image, and '{stages[index + 1][0]}' follows",
+                    where=place,
+                    accepted=f"'{stage}' as the last stage",
+                    todo="write it last",
+                )
+            if isinstance(defence, Vote) and model.remote is not None:
+                raise StudyError(
+                    f"'{stage}' would ask the service {defence.versions:,} times for each image",
+                    where=place,
+                    todo="put it in front of a network, or leave it out",
+                )
 
     def _images(self) -> None:
         images, place = self._spec.images, ("images",)
