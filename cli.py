@@ -294,6 +294,9 @@ def show(
     visibility: Annotated[
         bool, typer.Option("--visibility", help="Print success, cost and visibility of each attack instead.")
     ] = False,
+    clean_correct: Annotated[
+        bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
+    ] = False,
 ) -> None:
     """Print the transfer matrices of a run.
 
@@ -301,7 +304,7 @@ def show(
     """
     from study.commands.show import print_run
 
-    print_run(run, _console(), visible=visibility)
+    print_run(run, _console(), visible=visibility, clean_correct=clean_correct)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -325,6 +328,9 @@ def table(
     mean: Annotated[bool, flag("Add the mean of the black-box rates of each row.", "--mean")] = False,
     intervals: Annotated[bool, flag("Print 95 % intervals in place of standard deviations.", "--intervals")] = False,
     across: Annotated[bool, flag("Attacks are columns; sources and targets are rows.", "--across")] = False,
+    clean_correct: Annotated[
+        bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
+    ] = False,
     name: Annotated[
         list[str] | None, option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM; repeatable.")
     ] = None,
@@ -340,7 +346,7 @@ def table(
     from study.commands.table import TableOptions, names_to_print, print_table
     from study.report.tables.layout import TableStyle
 
-    style = TableStyle(decimals, mean, intervals, names_to_print(name or ()), across)
+    style = TableStyle(decimals, mean, intervals, names_to_print(name or ()), across, clean_correct=clean_correct)
     print_table(run, _console(), TableOptions(tuple(experiment or ()), top, metric, format_, to, spec, style))
 
 

@@ -12,6 +12,7 @@ WHOLE = {
         "test_one_study_through_every_disturbance",
         "test_workers_with_other_code_are_refused",
     ),
+    "tests/actors/launch/test_defences.py": ("test_ray_runs_defences_as_this_process_does",),
     "tests/actors/launch/test_inline.py": ("test_the_rows_are_those_of_any_launch",),
     "tests/benchmarks/test_gpu.py": ("test_attacks_models_and_the_command_run_without_ray_polars_and_the_like",),
     "tests/chaos/test_chaos.py": ("test_killed_actors_and_a_killed_driver",),

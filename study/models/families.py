@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from study.models.reference import Model
 
-_SAME = {
+SAME_ARCHITECTURE = {
     # torchvision's name: timm's name
     "vit_b_16": "vit_base_patch16_224",
     "vit_b_32": "vit_base_patch32_224",
@@ -64,7 +64,8 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("inception", r"inception|googlenet|xception|legacy_xception"),
     ("densenet", r"densenet|tv_densenet|virtual_dense"),
     ("vgg", r"vgg|repvgg"),
-    ("alexnet", r"alexnet|squeezenet"),
+    ("squeezenet", r"squeezenet"),
+    ("shufflenet", r"shufflenet"),
     ("convnext", r"convnext"),
     ("regnet", r"regnet"),
     ("nasnet", r"p?nasnet"),
@@ -83,8 +84,8 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("maxvit", r"maxvit|maxxvit|coatnet"),
     ("vit", r"vit_|deit|deit3|flexivit|mnist_vit|test_vit|samvit"),
     ("dpn", r"dpn"),
-    ("resnet", r"resnet|resnext|wide_resnet|tv_resne|ig_resne|ssl_resne|swsl_resne|gluon_res|cifar_resnet|resnetv2|res2ne"
-               r"|resnest|bat_resnext|test_resnet|wrn|nf_resnet|seresnetaa"),
+    ("resnet", r"resnet|resnext|wide_resnet|tv_resne|ig_resne|ssl_resne|swsl_resne|gluon_res|cifar_resnet|res2ne"
+               r"|resnest|bat_resnext|test_resnet|wrn|nf_resnet"),
 )  # fmt: skip
 """Words of families, and how the names of their networks begin; the first that fits decides."""
 
@@ -94,11 +95,11 @@ _BEGINS = tuple((family, re.compile(rf"(?:{pattern})")) for family, pattern in _
 def architecture(name: str) -> str:
     """Return the one name of an architecture, from its name in a zoo, without timm's tag."""
     bare = name.partition(".")[0].lower()
-    return _SAME.get(bare, bare)
+    return SAME_ARCHITECTURE.get(bare, bare)
 
 
 def family(name: str) -> str:
-    """Return the family of a network by its name in a zoo: a word such as `resnet`; its own name where none is known."""
+    """Return the family of a network by its name in a zoo: a word such as `resnet`, or its own name."""
     bare = name.partition(".")[0].lower()
     return next((word for word, begins in _BEGINS if begins.match(bare)), architecture(bare))
 

@@ -56,7 +56,7 @@ class Validation:
             place = ("experiments", name)
             for index, attack in enumerate(experiment.attacks):
                 self._attack_or_preset(attack, (*place, "attacks", index))
-            for index, target in enumerate(experiment.targets or ()):
+            for index, target in enumerate(experiment.targets.named if experiment.targets else ()):
                 self._known(target, spec.models, "model", (*place, "targets", index))
                 if spec.models[target].source_only:
                     raise self._only_a_source(target, (*place, "targets", index), "cannot be a target")
@@ -67,6 +67,7 @@ class Validation:
                     where=self._document.where(place),
                     todo="add a model without `role: source`",
                 )
+            self._kin(experiment, (*place, "targets"))
             self._published(experiment, (*place, "published"))
             self._attacks_fit(experiment, place)
         for name, probe in spec.geometry.items():
@@ -125,7 +126,7 @@ class Validation:
             assert isinstance(defence, Defence), "of the kind defence"
             if defence.channels not in (None, channels):
                 raise StudyError(
-                    f"'{stage}' takes images of {defence.channels} channels, and the images of this spec have {channels}",
+                    f"'{stage}' takes images of {defence.channels} channels, and those of this spec have {channels}",
                     where=place,
                     todo="leave it out, or set images.channels",
                 )
@@ -267,6 +268,22 @@ class Validation:
                 where=self._document.where(place),
                 todo="add a model, or write `sources: each`",
             )
+
+    def _kin(self, experiment: Experiment, place: Place) -> None:
+        """Kin are those of the sources, of models or of families of this spec, and some target is left."""
+        spec, asked = self._spec, experiment.targets
+        if asked is None or asked.not_family_of is None:
+            return
+        families = {found for name in spec.models if (found := spec.family(name)) is not None}
+        for name in asked.not_family_of:
+            self._known(name, ["sources", *spec.models, *sorted(families)], "model or family", place)
+        for one in spec.source_sets(experiment):
+            if not spec.targets(experiment, one):
+                raise StudyError(
+                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: all models are kin",
+                    where=self._document.where(place),
+                    todo="add a model of another family, or name the targets in a list",
+                )
 
     def _published(self, experiment: Experiment, place: Place) -> None:
         """The paper, its tables and its attacks exist."""

@@ -185,7 +185,7 @@ class History:
 def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
     """Targets, by experiment, of the experiments that name the craft. Those that only match a budget to it do not."""
     return {
-        name: spec.targets(one)
+        name: spec.targets(one, craft.sources)
         for name, one in spec.experiments.items()
         if craft.attack in one.attacks
         and craft.goal in one.goal

@@ -36,7 +36,7 @@ SPEC = {
 def written(tmp_path, monkeypatch):
     """A folder with `mine.py` and `spec.yaml` as the page has them."""
     (tmp_path / "mine.py").write_text("".join(text for kind, text in BLOCKS if kind == "python"))
-    attacks = [yaml.safe_load(text)["attacks"] for kind, text in BLOCKS if kind == "yaml"]
+    attacks = [yaml.safe_load(text).get("attacks", {}) for kind, text in BLOCKS if kind == "yaml"]
     spec = SPEC | {"attacks": {name: keys for one in attacks for name, keys in one.items()}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     monkeypatch.chdir(tmp_path)
