@@ -76,9 +76,10 @@ def all_components() -> list[type[Component]]:
     return [_registered[key] for key in sorted(_registered)]
 
 
-def parameters_of(name: str) -> list[str]:
-    """The parameters of the registered component of this name; none if there is no such component."""
-    found = next((one for one in all_components() if one.name == name), None)
+def parameters_of(name: str, *, defence: bool = False) -> list[str]:
+    """The parameters of the part of an attack of this name, or of the defence; none if there is no such component."""
+    kinds = (Defence.kind,) if defence else KINDS
+    found = next((one for one in all_components() if one.name == name and one.kind in kinds), None)
     return [] if found is None else list(found.model_fields)
 
 

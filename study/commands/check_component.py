@@ -7,6 +7,7 @@ from rich.console import Console
 from study.attacks import own_code, registry
 from study.attacks.component import Component
 from study.attacks.part import Part
+from study.defences.kinds import Defence
 from study.errors import StudyError, names
 from study.spec import yaml_document
 from study.terminal.prose import exactly
@@ -23,7 +24,13 @@ def print_check(console: Console, reference: str, values: list[str] | None, netw
     component = _component(reference, _parameters(values or []))
     faults = 0
     exactly(console, f"{reference}: a component of the kind '{component.kind}'")
-    for finding in conformance.check(component, tuple(networks or conformance.NETWORKS)):
+    if isinstance(component, Defence):
+        from study.defences.conformance import check
+
+        findings = check(component)
+    else:
+        findings = conformance.check(component, tuple(networks or conformance.NETWORKS))
+    for finding in findings:
         faults += bool(finding.fault)
         if finding.fault:
             exactly(console, f"  fault  {finding.check}: {finding.fault}")

@@ -43,7 +43,7 @@ def written(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("component", ["Turn", "Root", "InTurn"])
+@pytest.mark.parametrize("component", ["Turn", "Root", "InTurn", "Coarse"])
 def test_the_parts_conform(written, door, component):
     status, printed, error = door("attacks", "check", f"mine.py:{component}")
     assert status == 0, printed + error

@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from study.attacks import own_code, registry
 from study.attacks.part import Part
-from study.defences.components.smoothing import two_sided
+from study.defences.components.smoothing import Smoothing, two_sided
+from study.defences.conformance import check
 from study.defences.diffusion import DiffusionPurifier
+from study.defences.kinds import Purifier
 from study.defences.stages import Shown, Stages, check_files
 from study.defences.transforms import Transforms, apply, summary
 from study.errors import StudyError
@@ -428,3 +430,20 @@ def test_plain_stages_alone_are_what_they_were(model):
     assert (found.top5 == before.top5).all()
     assert (found.top5_prob == before.top5_prob).all()
     assert found.abstained is None
+
+
+class Shifted(Purifier):
+    """Depends on its neighbours."""
+
+    name = "shifted"
+
+    def purified(self, images, given):
+        return images - images.mean()
+
+
+def test_conformance_finds_what_depends_on_neighbours():
+    found = {one.check: one.fault for one in check(registry.find("defence", "feature-distillation")())}
+    assert set(found.values()) == {""}
+    assert set({one.check: one.fault for one in check(Smoothing(sigma=5, draws=3))}.values()) == {""}
+    broken = {one.check: one.fault for one in check(Shifted())}
+    assert "differs by" in broken["the batch changes nothing"]
