@@ -27,6 +27,7 @@ from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
+from study.spec.own_parts import Code, with_code
 from study.spec.spec_file import SpecFile
 from study.terminal.prose import say
 from study.terminal.screen import counted
@@ -46,8 +47,11 @@ def profile(
     from study.models.check import check_models
 
     check_models(file.spec.models, file.spec.labels, file.where, allow_code=allow_code)
+    code: Code = ()
+    if any(one.python for model in file.spec.models.values() if model.transform for one in model.transform.parts):
+        file, code = with_code(file, allow_code=allow_code)
     with Interrupt() as interrupt:
-        return _profile(file, output, console, start, allow_code=allow_code, interrupt=interrupt)
+        return _profile(file, output, console, start, allow_code=allow_code, code=code, interrupt=interrupt)
 
 
 def _profile(
@@ -57,6 +61,7 @@ def _profile(
     start: Callable[[], Backend],
     *,
     allow_code: bool,
+    code: Code,
     interrupt: Interrupt,
 ) -> Costs:
     spec = file.spec
@@ -74,7 +79,13 @@ def _profile(
         options = Waiting(backend, run, tell, interrupt.check).machines_for(options, fits)
         pool = placement.plan_workers(backend.machines(), None, options)
         config = WorkerConfig(
-            spec.models, spec.labels, spec.images.channels, spec.seed, spec.numerics, allow_code=allow_code
+            spec.models,
+            spec.labels,
+            spec.images.channels,
+            spec.seed,
+            spec.numerics,
+            allow_code=allow_code,
+            code=code,
         )
         stopwatch = _Stopwatch(backend, pool, file, interrupt.check)
         scheduler = Scheduler(backend, pool, config, limits=Limits(start_seconds=spec.run.start_seconds))
