@@ -294,6 +294,9 @@ def show(
     visibility: Annotated[
         bool, typer.Option("--visibility", help="Print success, cost and visibility of each attack instead.")
     ] = False,
+    clean_correct: Annotated[
+        bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
+    ] = False,
 ) -> None:
     """Print the transfer matrices of a run.
 
@@ -301,7 +304,7 @@ def show(
     """
     from study.commands.show import print_run
 
-    print_run(run, _console(), visible=visibility)
+    print_run(run, _console(), visible=visibility, clean_correct=clean_correct)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -325,6 +328,9 @@ def table(
     mean: Annotated[bool, flag("Add the mean of the black-box rates of each row.", "--mean")] = False,
     intervals: Annotated[bool, flag("Print 95 % intervals in place of standard deviations.", "--intervals")] = False,
     across: Annotated[bool, flag("Attacks are columns; sources and targets are rows.", "--across")] = False,
+    clean_correct: Annotated[
+        bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
+    ] = False,
     name: Annotated[
         list[str] | None, option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM; repeatable.")
     ] = None,
@@ -340,7 +346,7 @@ def table(
     from study.commands.table import TableOptions, names_to_print, print_table
     from study.report.tables.layout import TableStyle
 
-    style = TableStyle(decimals, mean, intervals, names_to_print(name or ()), across)
+    style = TableStyle(decimals, mean, intervals, names_to_print(name or ()), across, clean_correct=clean_correct)
     print_table(run, _console(), TableOptions(tuple(experiment or ()), top, metric, format_, to, spec, style))
 
 
@@ -595,18 +601,27 @@ def train(
     depth: Annotated[
         list[int] | None, option("N", "Number of hidden layers; repeatable. Default: 0, 2, 4 and 8.")
     ] = None,
+    network: Annotated[
+        list[str] | None, option("NAME", "In place of --depth: mnist_cnn, mnist_vit or mnist_fnn4; repeatable.")
+    ] = None,
+    adversarial: Annotated[
+        float | None,
+        option("EPSILON", "Train on adversarial images (PGD) within this many pixel values.", min=0.1, max=255),
+    ] = None,
     epochs: Annotated[int, option("N", "Number of epochs.", min=1)] = 5,
     seed: Annotated[int, option("N", "The random seed.", min=0)] = 0,
+    threads: Annotated[int, option("N", "Threads of the processor; they change the rounding.", min=1)] = 1,
 ) -> None:
-    """Train the MNIST networks of the smoothed-gradient paper.
+    """Train small networks on data in MNIST's format.
 
-    Other data in MNIST's format serves too.
+    The MNIST networks of the smoothed-gradient paper; with --network, a small CNN or ViT, plain or adversarial.
 
-    Example: study train /usr/share/datasets/fashion-mnist --output weights/fashion
+    Example: study train /usr/share/datasets/fashion-mnist --network mnist_cnn --adversarial 16
     """
     from study.commands.train import TrainOptions, train_networks
 
-    train_networks(data, _console(), TrainOptions(output, tuple(depth or (0, 2, 4, 8)), epochs, seed))
+    networks = network or [f"mnist_fnn{one}" for one in depth or (0, 2, 4, 8)]
+    train_networks(data, _console(), TrainOptions(output, tuple(networks), epochs, seed, adversarial, threads))
 
 
 @app.command(hidden=True)

@@ -13,6 +13,7 @@ WHOLE = {
         "test_one_study_through_every_disturbance",
         "test_workers_with_other_code_are_refused",
     ),
+    "tests/actors/launch/test_defences.py": ("test_ray_runs_defences_as_this_process_does",),
     "tests/actors/launch/test_inline.py": ("test_the_rows_are_those_of_any_launch",),
     "tests/actors/launch/test_launch.py": ("test_the_order_of_a_list_changes_nothing",),
     "tests/actors/workers/test_own_files.py": ("test_a_launch_whose_workers_lack_the_files",),

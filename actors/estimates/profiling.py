@@ -27,7 +27,7 @@ from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.process.interrupt import Interrupt
 from study.reproducibility import numerics
-from study.spec.own_parts import UserCode, functions
+from study.spec.own_parts import UserCode, functions, with_code
 from study.spec.spec_file import SpecFile
 from study.terminal.prose import say
 from study.terminal.screen import counted
@@ -48,8 +48,11 @@ def profile(
     from study.models.check import check_models
 
     check_models(file.spec.models, file.spec.labels, file.where, allow_code=allow_code)
+    code = UserCode(functions=functions(file.spec, file.where) if allow_code else ())
+    if any(one.python for model in file.spec.models.values() if model.transform for one in model.transform.parts):
+        file, code = with_code(file, allow_code=allow_code)
     with Interrupt() as interrupt:
-        return _profile(file, output, console, start, allow_code=allow_code, interrupt=interrupt)
+        return _profile(file, output, console, start, allow_code=allow_code, code=code, interrupt=interrupt)
 
 
 def _profile(
@@ -59,6 +62,7 @@ def _profile(
     start: Callable[[], Backend],
     *,
     allow_code: bool,
+    code: UserCode,
     interrupt: Interrupt,
 ) -> Costs:
     spec = file.spec
@@ -82,7 +86,7 @@ def _profile(
             spec.seed,
             spec.numerics,
             allow_code=allow_code,
-            code=UserCode(functions=functions(spec, file.where) if allow_code else ()),
+            code=code,
         )
         stopwatch = _Stopwatch(backend, pool, file, interrupt.check)
         scheduler = Scheduler(backend, pool, config, limits=Limits(start_seconds=spec.run.start_seconds))

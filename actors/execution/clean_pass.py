@@ -186,7 +186,7 @@ class _CleanPass:
 
     def _count(self, images: Iterable[Selected], models: Sequence[str]) -> None:
         """Count the correct predictions of `models` for these clean images."""
-        answers = ((one.label, {name: one.clean[name].top5[0] for name in models}) for one in images)
+        answers = ((one.label, {name: one.clean[name].top1 for name in models}) for one in images)
         for name, one in clean_accuracy.tally(answers).items():
             self._right[name] = self._right.get(name, clean_accuracy.Right()) + one
 
@@ -225,7 +225,7 @@ class _CleanPass:
         bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.predicting_sources()}
         for name in new:
             if isinstance(keep, str) and name in bound.get(keep, ()) and name in self._local:
-                wrong = sum(one.clean[name].top5[0] != one.label for one in images)
+                wrong = sum(one.clean[name].top1 != one.label for one in images)
                 if wrong:
                     self._say(
                         f"{name} misclassifies {wrong} of the {counted(len(images), 'clean image')} selected before it "

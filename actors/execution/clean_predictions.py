@@ -98,6 +98,7 @@ class CleanPredictions(Workload):
             tuple(found.top5_prob[at].tolist()),
             None if found.names is None else found.names[at],
             None if found.scores is None else found.scores[at],
+            abstained=found.abstained is not None and bool(found.abstained[at]),
         )
 
     def probabilities(self, name: str, row: int) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ class _OutsideDone(Mapping[str, Collection[str]]):
                 target
                 for name in craft.experiments
                 if not only or name in only
-                for target in plan.spec.targets(plan.spec.experiments[name])
+                for target in plan.spec.targets(plan.spec.experiments[name], craft.sources)
             }
             for craft in plan.crafts.values()
         }

@@ -16,6 +16,7 @@ from study.models.device_errors import OutOfMemory, attempt
 from study.reproducibility.numerics import fix
 
 if TYPE_CHECKING:
+    from study.defences.stages import Stages
     from study.models.classifier import Classifier
     from study.models.reference import Model
 
@@ -44,6 +45,7 @@ class ModelCache:
         self.config = config
         self.device = device
         self._held: dict[str, Classifier] = {}
+        self._stages: dict[str, Stages] = {}
         self._loads: dict[str, float] = {}
 
     def loads(self) -> dict[str, float]:
@@ -59,8 +61,23 @@ class ModelCache:
                 self._held[name] = self._shared(self.config.models[name]) or self._load_new(name, request)
             self._compile(name)
             model = self.config.models[name]
-            check_digest(name, model.digest_of(self._held[name].digest), digest, code=model.zoo == "python")
+            stages = self.stages(name)
+            found = model.digest_of(self._held[name].digest, None if stages is None else stages.digest)
+            check_digest(name, found, digest, code=model.zoo == "python")
         return [self._held[name] for name in request.models]
+
+    def stages(self, name: str) -> Stages | None:
+        """What stands in front of a model, loaded once; None if nothing does."""
+        transform = self.config.models[name].transform
+        if transform is not None and name not in self._stages:
+            from study.defences.stages import Stages
+
+            try:
+                self._stages[name] = Stages(transform, self.device)
+            except StudyError as error:
+                error.what += f" (on {socket.gethostname()})"
+                raise error.located(f"models.{name}.transform") from None
+        return self._stages.get(name)
 
     def _shared(self, model: Model) -> Classifier | None:
         network, models = model.without_transform, self.config.models
@@ -114,6 +131,7 @@ class ModelCache:
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:
             self._held.pop(name, None)
+            self._stages.pop(name, None)
         if names and self.device != "cpu":
             import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from actors.scheduling.messages import PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest, check_digest
 from actors.workers.worker_config import WorkerConfig
+from study.attacks import own_code
 from study.defences.transforms import transformed
 from study.models.services.client import Service
 from study.results.schema import TargetAnswers
@@ -41,7 +43,7 @@ class ServiceWorker:
         service = self._services[target]
         described = model.describe(service.describe())
         check_digest(target, described["digest"], request.models[target])
-        replies = service.ask(transformed(model.transform, pixels, (self._config.seed, target), job.images))
+        replies = service.ask(self._seen(target, pixels, job.images))
         nothing = np.zeros((len(replies), 0))
         answers = TargetAnswers(
             target,
@@ -51,3 +53,18 @@ class ServiceWorker:
             scores=tuple(reply.scores for reply in replies),
         )
         return PredictResult((TargetResult(answers, described),), seconds=time.perf_counter() - begun)
+
+    def _seen(self, target: str, pixels: NDArray[np.uint8], ids: Sequence[str]) -> NDArray[np.uint8]:
+        """The images after what stands in front of the service."""
+        transform = self._config.models[target].transform
+        if transform is None:
+            return pixels
+        if not transform.parts:
+            return transformed(transform, pixels, (self._config.seed, target), ids)
+        from study.defences.stages import Shown, Stages
+
+        own_code.install(self._config.code)
+        seen = Stages(transform, "cpu").changed(
+            Shown(pixels, ids, (self._config.seed, target)), self._config.numerics.batch
+        )
+        return seen if isinstance(seen, np.ndarray) else seen.numpy()

@@ -23,12 +23,10 @@ from actors.scheduling.messages import (
 from actors.workers.model_cache import ModelCache, ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.attacks import own_code
-from study.defences.transforms import transformed
 from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
 from study.models import user_files
 from study.models.device_errors import OutOfMemory, attempt, fault
-from study.process.threads import host_threads
 from study.reproducibility import float_environment, numerics
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
@@ -213,6 +211,7 @@ class Worker:
         along them. Predictions use `numerics.target_precision`, whatever the precision of gradients.
         """
         begun = time.perf_counter()
+        self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         there = self._there(job, pixels)
         found = [self._predict(target, held[target], job, pixels, there) for target in job.targets]
@@ -254,29 +253,26 @@ class Worker:
         from study.models.predict import predict
 
         model, device, size = self._config.models[target], self._cache.device, job.batch
+        stages = self._cache.stages(target)
 
         def show(images: NDArray[np.uint8] | Tensor, ids: tuple[str, ...]) -> Prediction:
             nonlocal size
-            seen = images
-            if model.transform is not None:
-                held = images if isinstance(images, np.ndarray) else images.cpu().numpy()
-                key = (self._config.seed, target)
-                seen = transformed(model.transform, held, key, ids, host_threads(device))
-            found = predict(
-                classifier,
-                seen,
-                batch=size,
-                device=device,
-                precision=self._config.numerics.target_precision,
-                whole=job.probabilities,
-                name=f"model '{target}'",
-                images=ids,
-            )
-            # A search calls this often. A pass that did not fit into memory once is not tried again.
+            precision, whole, name = self._config.numerics.target_precision, job.probabilities, f"model '{target}'"
+            if stages is None:
+                found = predict(
+                    classifier, images, batch=size, device=device, precision=precision, whole=whole, name=name,
+                    images=ids,
+                )  # fmt: skip
+            else:
+                from study.defences.stages import Shown
+
+                shown = Shown(images, ids, (self._config.seed, target))
+                found = stages.predict(classifier, shown, batch=size, precision=precision, whole=whole, name=name)
+            # A search calls this often: what did not fit once is not tried again.
             size = min(size, found.size)
             return found
 
-        described = model.describe(classifier.describe())
+        described = model.describe(classifier.describe(), None if stages is None else stages.digest)
         if not job.images:
             nothing = TargetAnswers(target, np.empty((0, 0), np.int32), np.empty((0, 0), np.float32))
             return TargetResult(nothing, described), self._size(job)
@@ -287,11 +283,13 @@ class Worker:
             distances = PixelDistances(*found.distances.T)
             made, size = found.prediction, found.prediction.size
             answers = TargetAnswers(
-                target, made.top5, made.top5_prob, distances, found.levels, passes=self._smaller(size, job)
-            )
+                target, made.top5, made.top5_prob, distances, found.levels, passes=self._smaller(size, job),
+                abstained=made.abstained,
+            )  # fmt: skip
             return TargetResult(answers, described), size
         seen = show(pixels if there is None or model.transform is not None else there, job.images)
-        answers = TargetAnswers(target, seen.top5, seen.top5_prob, passes=self._smaller(seen.size, job))
+        passes = self._smaller(seen.size, job)
+        answers = TargetAnswers(target, seen.top5, seen.top5_prob, passes=passes, abstained=seen.abstained)
         return TargetResult(answers, described, seen.whole), seen.size
 
 

@@ -13,6 +13,7 @@ first, or keep these columns as keys (`by`).
 from study.analysis.bootstrap import bootstrap_rates, paired_differences
 from study.analysis.classes import per_class, wrong_labels
 from study.analysis.costs import at_cost
+from study.analysis.experiments import with_clean_correct
 from study.analysis.intervals import wilson
 from study.analysis.matrix import leave_one_out, transfer_matrix
 from study.analysis.minimal_rmsd import minimal_cdf, minimal_summary
@@ -55,5 +56,6 @@ __all__ = [
     "transfer_matrix",
     "visibility",
     "wilson",
+    "with_clean_correct",
     "wrong_labels",
 ]

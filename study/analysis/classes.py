@@ -46,7 +46,7 @@ def wrong_labels(
     check_keys(rows, by)
     if most < 1:
         raise StudyError(f"the number of labels cannot be {most}", accepted="1 or more")
-    wrong = rows.filter(pl.col("top1").is_not_null(), pl.col("top1") != pl.col("label"))
+    wrong = rows.filter(pl.col("top1") >= 0, pl.col("top1") != pl.col("label"))
     counted = wrong.group_by(*sources_as_text(by), "top1").agg(pl.len().alias("answers")).collect(engine="streaming")
     total, place = pl.col("answers").sum(), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32)
     ranked = counted.sort(*by, "answers", "top1", descending=[*(False for _ in by), True, False]).with_columns(

@@ -41,7 +41,11 @@ def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = 
     one = spec.experiments[experiment]
     listed = isinstance(found, pl.LazyFrame) and found.collect_schema()["sources"] != pl.String
     sources = pl.col("sources").list.join("+") if listed else pl.col("sources")
+    kin = pl.lit(False)
+    for source_set, left_out in spec.kin_left_out(one).items():
+        kin = kin | ((sources == "+".join(source_set)) & pl.col("target").is_in(list(left_out)))
     return found.filter(
+        ~kin,
         pl.col("attack").is_in(list(one.attacks)),
         pl.col("goal").is_in([goal] if goal is not None else list(one.goal)),
         pl.col("seed").is_in(list(spec.seeds_of(one))),
@@ -55,6 +59,23 @@ def cells(
 ) -> pl.DataFrame:
     """Every cell of the rows, seed by seed. Columns: `also`, POINT and `seed`, then those of `success_rates`."""
     return success_rates(with_level(rows, spec), top=top, by=(*also, *POINT, "seed"), among=among)
+
+
+def with_clean_correct(
+    found: pl.DataFrame, rows: pl.LazyFrame, spec: Spec, *, top: int = 1, confidence: float = 0.95
+) -> pl.DataFrame:
+    """The cells of `averaged`, with the rates over the images that the target classifies correctly when clean.
+
+    Further columns: `clean_correct` (success, 0..1; null without such images), `clean_correct_low`,
+    `clean_correct_high` and `clean_correct_images` (`uint32`, such images, once for all seeds). A target that errs on
+    clean images counts these as successes of every untargeted attack; these columns leave them out.
+    """
+    judged = averaged(cells(rows, spec, top=top, among="clean-correct"), confidence)
+    names = {"success": "clean_correct", "low": "clean_correct_low", "high": "clean_correct_high"}
+    own = judged.select(*POINT, "success", "low", "high", pl.col("images").alias("clean_correct_images")).rename(names)
+    return found.join(own, on=list(POINT), how="left", nulls_equal=True, maintain_order="left").with_columns(
+        pl.col("clean_correct_images").fill_null(0)
+    )
 
 
 def averaged(seeds: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import polars as pl
 from study.analysis.cell_counts import check_keys, counted, has_services
 from study.analysis.intervals import with_rate
 from study.errors import StudyError
+from study.images.labels import ABSTAINED
 
 CELL = ("sources", "attack", "goal", "seed", "steps", "budget", "target")
 CELL_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
@@ -23,6 +24,8 @@ def succeeded(top: int = 1) -> pl.Expr:
 
     An untargeted image succeeds if the true label is not among these labels; Liu et al. 2017 report 1 minus this rate
     as accuracy. A targeted image succeeds if the target label is among them; their matching rate is this rate.
+
+    A target that votes may give no answer: that is a success of an untargeted attack, and none of a targeted one.
 
     A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
     returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
@@ -166,7 +169,9 @@ def _given(label: str, top: int) -> pl.Expr:
         raise StudyError(f"top {top} is not available", accepted="1 to 5: rows hold five labels")
     if top == 1:
         return pl.col("top1") == pl.col(label)
-    return pl.col("top5").list.head(top).list.contains(pl.col(label))
+    # A target that gives no answer names no label, whatever its votes.
+    answered = pl.col("top1") != ABSTAINED
+    return answered & pl.col("top5").list.head(top).list.contains(pl.col(label))
 
 
 def _reached(top: int) -> pl.Expr:

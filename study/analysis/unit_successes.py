@@ -28,8 +28,9 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
                 for image, said in zip(images, answer.names[-len(images) :], strict=True)
             )
         else:
-            # The images of the finished attack are the last ones. A target without labels has no success.
-            reached = answer.top5[-len(images) :, :1] == wanted[:, None]
+            # The finished attack stands last of its points; a target without labels has no success.
+            top1 = answer.top1
+            reached = np.zeros(len(images), np.bool_) if top1 is None else top1[-len(images) :] == wanted
             hits = int(np.count_nonzero(reached if targeted else ~reached))
         found[answer.target] = (hits, len(images))
     return found

@@ -50,7 +50,7 @@ def minimal_rmsd(
     Each call of `predict` gets the images at `batch` levels. On a GPU, the images are computed on the GPU, and
     `predict` gets them as tensors.
     """
-    ended, moved, labels, probabilities, sizes = [], [], [], [], []
+    ended, moved, labels, probabilities, sizes, silent = [], [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
         before = clean.astype(np.uint8)
         along = _ray(before, direction, (*search.key, image, "rounding"), device)
@@ -60,7 +60,9 @@ def minimal_rmsd(
         labels.append(prediction.top5[row])
         probabilities.append(prediction.top5_prob[row])
         sizes.append(prediction.size)
-    predictions = Prediction(np.stack(labels), np.stack(probabilities), None, min(sizes))
+        silent.append(None if prediction.abstained is None else prediction.abstained[row])
+    abstained = None if None in silent else np.array(silent, dtype=np.bool_)
+    predictions = Prediction(np.stack(labels), np.stack(probabilities), None, min(sizes), abstained)
     return MinimalRmsd(np.array(ended), np.array(moved), predictions)
 
 
@@ -97,7 +99,7 @@ def _first(
         part = levels[start : start + batch]
         images = along(part)
         prediction = predict(images, (image,))
-        hits = (prediction.top5[:, 0] == label) == (search.goal == "targeted")
+        hits = (prediction.top1 == label) == (search.goal == "targeted")
         if hits.any() or start + batch >= len(levels):
             row = int(hits.argmax()) if hits.any() else len(part) - 1
             return part[row], images[row], prediction, row

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from study.attacks.component import Component
-from study.attacks.kinds import KINDS, View
+from study.attacks.kinds import View
 from study.attacks.part import Declared, Part
+from study.attacks.registry import ALL_KINDS
 from study.errors import StudyError, first_line, names
 from study.models import user_files
 from study.models.user_files import UserFile
@@ -46,7 +47,7 @@ def load(own: UserFile, kind: str, where: str = "") -> type[Component]:
         raise StudyError(
             f"{own.reference} is of the kind '{component.kind}', and a component of the kind '{kind}' is needed",
             where=where,
-            accepted=f"a class that derives from {KINDS[kind].__name__}",
+            accepted=f"a class that derives from {ALL_KINDS[kind].__name__}",
         )
     return component
 
@@ -58,7 +59,11 @@ def load_any(own: UserFile, where: str = "") -> type[Component]:
         called = own.called
         module = _module(own, where)
         found = getattr(module, called, None)
-        if not isinstance(found, type) or not issubclass(found, Component) or getattr(found, "kind", "") not in KINDS:
+        if (
+            not isinstance(found, type)
+            or not issubclass(found, Component)
+            or getattr(found, "kind", "") not in ALL_KINDS
+        ):
             there = [name for name, one in vars(module).items() if isinstance(one, type) and _is_own(one, module)]
             raise StudyError(
                 f"{own.path} has no component '{called}'",
@@ -177,5 +182,5 @@ class _AnyProgram(_Placeholder):
 _OF_KIND: Mapping[str, type[_Placeholder]] = {"view": _AnyView, "program": _AnyProgram}
 _PLACEHOLDERS: Mapping[str, Any] = {
     kind: type("_Placeholder", (_OF_KIND.get(kind, _Placeholder), base), {"__module__": __name__})
-    for kind, base in KINDS.items()
+    for kind, base in ALL_KINDS.items()
 }

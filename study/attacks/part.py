@@ -87,15 +87,23 @@ class PartOf:
             "properties": {PYTHON: {"type": "string", "pattern": r".+:[A-Za-z_]\w*"}},
             "required": [PYTHON],
         }
-        found = [one for one in registry.known(self.kind) if one not in self.besides]
+        found = self.names()
         named = {
             "type": "object",
-            "properties": {name: _schema(self.kind, name) for name in found},
+            "properties": self.schemas(),
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,
         }
         return {"anyOf": [{"enum": found}, named, own]} if found else own
+
+    def names(self) -> list[str]:
+        """The components of this kind that a spec can name."""
+        return [one for one in registry.known(self.kind) if one not in self.besides]
+
+    def schemas(self) -> dict[str, Any]:
+        """The JSON schemas of their parameters, by name."""
+        return {name: _schema(self.kind, name) for name in self.names()}
 
     def read(self, given: Any) -> Any:
         """Read a part. Raises PydanticCustomError if `given` is not a part, ValidationError for wrong parameters."""

@@ -1,7 +1,7 @@
 """The components that specs can name: the project's own, those of installed packages, and those of a user's file.
 
-A package provides components by an entry point of the group `study.components`. The entry point names a module, and
-the import of this module registers the package's components.
+They are parts of attacks, and defences in front of targets. A package brings components by an entry point of the group
+`study.components`, which names a module: importing it registers its components.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from typing import TypeVar
 
 from study.attacks.component import Component
 from study.attacks.kinds import KINDS
+from study.defences.kinds import Defence
 from study.errors import StudyError
 
 GROUP = "study.components"
-_OWN = "study.attacks.components"
+_OWN = ("study.attacks.components", "study.defences.components")
+
+ALL_KINDS: Mapping[str, type[Component]] = {**KINDS, Defence.kind: Defence}
+"""The kinds of an attack's components, and that of defences."""
 
 _registered: dict[tuple[str, str], type[Component]] = {}
 
@@ -29,8 +34,11 @@ def register(component: _Class) -> _Class:
     Raises ValueError if it has no kind or name of its own, or if another component has this name.
     """
     kind, name = str(getattr(component, "kind", "")), component.__dict__.get("name")
-    if kind not in KINDS or not issubclass(component, Component) or not isinstance(name, str):
-        raise ValueError(f"{component.__name__} needs a base class of study.attacks.kinds and a `name` of its own")
+    if kind not in ALL_KINDS or not issubclass(component, Component) or not isinstance(name, str):
+        raise ValueError(
+            f"{component.__name__} needs a base class of study.attacks.kinds or study.defences.kinds, and a `name` of "
+            "its own"
+        )
     known = _registered.get((kind, name))
     if known is not None and (known.__module__, known.__qualname__) != (component.__module__, component.__qualname__):
         raise ValueError(f"{known.__module__}.{known.__qualname__} is the {kind} '{name}' already")
@@ -48,7 +56,7 @@ def find(kind: str, name: str) -> type[Component] | None:
 
     Raises StudyError if an installed package's components cannot be imported.
     """
-    importlib.import_module(_OWN)
+    _import_own()
     if (kind, name) not in _registered:
         _import_packages()
     return _registered.get((kind, name))
@@ -56,22 +64,28 @@ def find(kind: str, name: str) -> type[Component] | None:
 
 def known(kind: str) -> list[str]:
     """The names of all components of a kind, in alphabetical order."""
-    importlib.import_module(_OWN)
+    _import_own()
     _import_packages()
     return sorted(name for one, name in _registered if one == kind)
 
 
 def all_components() -> list[type[Component]]:
     """All registered components, by kind and name."""
-    importlib.import_module(_OWN)
+    _import_own()
     _import_packages()
     return [_registered[key] for key in sorted(_registered)]
 
 
-def parameters_of(name: str) -> list[str]:
-    """The parameters of the registered component of this name; none if there is no such component."""
-    found = next((one for one in all_components() if one.name == name), None)
+def parameters_of(name: str, *, defence: bool = False) -> list[str]:
+    """The parameters of the part of an attack of this name, or of the defence; none if there is no such component."""
+    kinds = (Defence.kind,) if defence else KINDS
+    found = next((one for one in all_components() if one.name == name and one.kind in kinds), None)
     return [] if found is None else list(found.model_fields)
+
+
+def _import_own() -> None:
+    for module in _OWN:
+        importlib.import_module(module)
 
 
 @functools.cache

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from study.attacks import own_code, registry
 from study.attacks.component import Component
-from study.attacks.kinds import KINDS
 from study.attacks.part import Part
+from study.defences.kinds import Defence
 from study.errors import StudyError, names
 from study.spec import yaml_document
 from study.terminal.prose import exactly
@@ -24,7 +24,13 @@ def print_check(console: Console, reference: str, values: list[str] | None, netw
     component = _component(reference, _parameters(values or []))
     faults = 0
     exactly(console, f"{reference}: a component of the kind '{component.kind}'")
-    for finding in conformance.check(component, tuple(networks or conformance.NETWORKS)):
+    if isinstance(component, Defence):
+        from study.defences.conformance import check
+
+        findings = check(component)
+    else:
+        findings = conformance.check(component, tuple(networks or conformance.NETWORKS))
+    for finding in findings:
         faults += bool(finding.fault)
         if finding.fault:
             exactly(console, f"  fault  {finding.check}: {finding.fault}")
@@ -42,7 +48,7 @@ def _component(reference: str, parameters: dict[str, object]) -> Component:
         own_class = own_code.load_any(own)
         part = Part(kind=own_class.kind, python=reference, sha256=own.digest, parameters=parameters)
         return own_code.made(part, own_class, reference)
-    kinds = [kind for kind in KINDS if registry.find(kind, reference) is not None]
+    kinds = [kind for kind in registry.ALL_KINDS if registry.find(kind, reference) is not None]
     if not kinds:
         known = sorted({one.name for one in registry.all_components()})
         raise StudyError(

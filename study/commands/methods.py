@@ -12,6 +12,7 @@ from study.attacks import presets
 from study.attacks.budget_spec import Range
 from study.attacks.recipe import Attack
 from study.commands.attacks import parts, shown
+from study.defences.transforms import summary
 from study.reproducibility.float_environment import Arithmetic, recorded
 from study.results import integrity, scanning
 from study.results.run_reader import RunData, open_run
@@ -147,6 +148,8 @@ def _models(finished: RunData) -> str:
         made = model.network or ("a remote service" if model.remote is not None else "")
         weights = f", weights {model.weights}" if model.weights else ""
         changed = model.transform.model_dump(mode="json", exclude_none=True) if model.transform else None
+        if model.transform is not None and model.transform.parts:
+            changed = summary(model.transform)
         behind = f", behind {shown(changed).strip('()')}" if changed else ""
         digest = str(finished.models.get(name, {}).get("digest", ""))[:12]
         said.append(f"{name} ({made}{weights}{behind}; {role}{f'; digest {digest}' if digest else ''})")
@@ -219,8 +222,16 @@ def _experiment(name: str, spec: Spec, experiment: Experiment) -> str:
     repeated = f", with the seeds {_listed([str(seed) for seed in seeds])}" if len(seeds) > 1 else ""
     return (
         f"Experiment {name} runs {_listed(experiment.attacks)} ({_listed(experiment.goal)}) on {sources}{repeated}, "
-        f"and shows the images to {_listed(spec.targets(experiment))}."
+        f"and shows the images to {_listed(spec.targets(experiment))}{_kin(experiment)}."
     )
+
+
+def _kin(experiment: Experiment) -> str:
+    asked = experiment.targets
+    if asked is None or asked.not_family_of is None:
+        return ""
+    whose = "its sources" if "sources" in asked.not_family_of else _listed(asked.not_family_of)
+    return f", without the networks of the family of {whose}"
 
 
 def _numbers(spec: Spec) -> str:

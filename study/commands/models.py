@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich import box
@@ -13,14 +13,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from study.defences.stages import Stages
 from study.errors import StudyError
 from study.images.image_sets import candidates
 from study.models import accuracy, loading, memory
 from study.models.classifier import Classifier
 from study.models.reference import Model
+from study.models.robust_models import ROBUST
 from study.models.weights import locate
 from study.reproducibility import hardware
 from study.reproducibility.numerics import fix
+from study.spec.own_parts import with_code
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.terminal.prose import exactly, say
@@ -44,6 +47,8 @@ class Inspected:
     state: str
     input: str
     transform: str
+    family: str | None = None
+    published: str | None = None
     size: int | None = None
     parameters: int | None = None
     forward: int | None = None
@@ -65,6 +70,8 @@ class ModelsOptions:
 def print_models(file: SpecFile, console: Console, options: ModelsOptions) -> None:
     """Print every model of a spec. Raises StudyError, with the place in the spec, for a model that is not available."""
     fix(file.spec.numerics.threads)
+    if any(one.python for model in file.spec.models.values() if model.transform for one in model.transform.parts):
+        file, _ = with_code(file, allow_code=options.allow_code)
     found = list(_inspect(file, console, options))
     if options.as_json:
         exactly(console, json.dumps([asdict(one) for one in found], indent=2))
@@ -78,7 +85,9 @@ def print_models(file: SpecFile, console: Console, options: ModelsOptions) -> No
 def _inspect(file: SpecFile, console: Console, options: ModelsOptions) -> Iterator[Inspected]:
     for name, model in file.spec.models.items():
         try:
-            yield _one(file.spec, name, model, console, options)
+            found = _one(file.spec, name, model, console, options)
+            robust = ROBUST.get(file.short_name(name))
+            yield replace(found, family=file.spec.family(name), published=None if robust is None else robust.published)
         except StudyError as error:
             raise error.located(file.where("models", name)) from None
 
@@ -93,15 +102,16 @@ def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsO
     state = locate.state(model)
     cached = state != "not cached"
     inspected = model if cached else model.model_copy(update={"weights": "random:0", "sha256": None})
+    stages = None if model.transform is None else Stages(model.transform, hardware.device_here(spec.run.device))
     classifier = loading.load(
         name, inspected, labels=spec.labels, channels=spec.images.channels, allow_code=options.allow_code
     )
     wanted = classifier.preprocessing
     needs = memory.estimate(classifier.network, channels=len(wanted.mean), size=wanted.size, batch=spec.numerics.batch)
-    described = model.describe(classifier.describe())
+    described = model.describe(classifier.describe(), None if stages is None else stages.digest)
     rates: dict[str, Any] = {}
     if options.accuracy and cached:
-        rates = _accuracies(spec, name, model, classifier, console)
+        rates = _accuracies(spec, name, model, (classifier, stages), console)
     return Inspected(
         name=name,
         reference=str(model.network),
@@ -119,12 +129,13 @@ def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsO
 
 
 def _accuracies(
-    spec: Spec, name: str, model: Model, classifier: Classifier, console: Console
+    spec: Spec, name: str, model: Model, loaded: tuple[Classifier, Stages | None], console: Console
 ) -> dict[str, accuracy.Accuracy]:
+    classifier, stages = loaded
     found = candidates(spec.images, spec.seed)
     prepared = {
         "native": accuracy.as_the_zoo(loading.native(model, classifier), spec.images.channels),
-        "study": accuracy.as_the_study(spec.images, model.transform, (spec.seed, name)),
+        "study": accuracy.as_the_study(spec.images),
     }
     device = hardware.device_here(spec.run.device)
     classifier.arrange(fold=spec.numerics.fold, layout=spec.numerics.layout, device=device)
@@ -139,6 +150,8 @@ def _accuracies(
                 batch=spec.numerics.batch,
                 device=device,
                 precision=spec.numerics.target_precision,
+                stages=stages if key == "study" else None,
+                key=(spec.seed, name),
                 advance=functools.partial(bars.advance, bar),
             )
     return rates
@@ -156,10 +169,20 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.4g}" for value in (values[:1] if len(set(values)) == 1 else values))
 
 
+def _kin(found: list[Inspected]) -> list[str]:
+    """A line for each family with several models: those that `targets: {not-family-of: sources}` keeps apart."""
+    families: dict[str, list[str]] = {}
+    for one in found:
+        if one.family is not None:
+            families.setdefault(one.family, []).append(one.name)
+    return [f"kin ({family}): {', '.join(names)}" for family, names in families.items() if len(names) > 1]
+
+
 def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
     """Print a narrow table of numbers, then lines with origin, preprocessing and transform, which may be long."""
     table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
+    table.add_column("family", overflow="fold")
     table.add_column("weights", no_wrap=True)
     for heading in ("parameters", "pixels", "MiB as\ntarget", "MiB as\nsource"):
         table.add_column(heading, justify="right")
@@ -168,7 +191,7 @@ def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
         sizes = ["" if needed is None else f"{needed / _MIB:,.0f}" for needed in (one.forward, one.gradient)]
         count = "" if one.parameters is None else f"{one.parameters / 1e6:.2f} M"
         size = "" if one.size is None else str(one.size)
-        table.add_row(one.name, one.state, count, size, *sizes, (one.digest or "–")[:8])
+        table.add_row(one.name, one.family or "–", one.state, count, size, *sizes, (one.digest or "–")[:8])
     console.print(table)
     batch = spec.numerics.batch
     say(
@@ -182,6 +205,10 @@ def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
             say(console, f"    input {one.input}")
         if one.transform:
             say(console, f"    transform {one.transform}")
+        if one.published:
+            say(console, f"    {one.published}")
+    for line in _kin(found):
+        say(console, line)
     _print_accuracies(found, console)
 
 

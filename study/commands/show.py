@@ -16,13 +16,21 @@ from study.terminal.prose import say
 
 
 @integrity.reads
-def print_run(run: str, console: Console, *, visible: bool = False) -> None:
-    """Print the matrices of the run at `run`. If `visible`, print instead how visible its adversarial images are.
+def print_run(run: str, console: Console, *, visible: bool = False, clean_correct: bool = False) -> None:
+    """Print the matrices of the run at `run`; if `visible`, how visible its images are instead.
+
+    With `clean_correct`, the rates over clean-correct images stand beside those over all.
 
     Raises StudyError if there is no run.
     """
     environments = recorded(RunFolder(run))
-    if not (print_visibility if visible else print_matrices)(open_run(run), console):
+    finished = open_run(run)
+    shown = (
+        print_visibility(finished, console)
+        if visible
+        else print_matrices(finished, console, clean_correct=clean_correct)
+    )
+    if not shown:
         say(console, f"{run} has no rows yet")
     elif len(environments) > 1:
         kinds = "; ".join(map(str, environments))

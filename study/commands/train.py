@@ -1,4 +1,4 @@
-"""`study train`: train the networks of the smoothed-gradient paper."""
+"""`study train`: train small networks on images in MNIST's format."""
 
 from __future__ import annotations
 
@@ -8,22 +8,42 @@ from pathlib import Path
 
 from rich.console import Console
 
+from study.models.adversarial_training import PGD
 from study.models.training import train
 from study.terminal import prose
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `study train`: the folder for weights, the numbers of hidden layers, epochs, and the seed."""
+    """The options of `study train`: the folder for weights, the networks, epochs, and the seed.
+
+    `adversarial` is the epsilon of the images to train on, in pixel values; None for the plain images.
+    """
 
     output: Path
-    depths: tuple[int, ...]
+    networks: tuple[str, ...]
     epochs: int
     seed: int
+    adversarial: float | None = None
+    threads: int = 1
 
 
 def train_networks(data: Path, console: Console, options: TrainOptions) -> None:
-    """Train a network of each depth on the IDX files in folder `data`."""
+    """Train each network on the IDX files in folder `data`."""
     say = partial(prose.say, console)
-    for one in train(data, options.depths, options.output, epochs=options.epochs, seed=options.seed, say=say):
-        say(f"{one.path}: {100 * one.accuracy:.1f} % accuracy on the test images")
+    epsilon = options.adversarial
+    trained = train(
+        data,
+        options.networks,
+        options.output,
+        epochs=options.epochs,
+        seed=options.seed,
+        adversarial=None if epsilon is None else PGD(epsilon),
+        threads=options.threads,
+        say=say,
+    )
+    for one in trained:
+        shown = f"{one.path}: {100 * one.accuracy:.1f} % accuracy on the test images"
+        if one.robust is not None:
+            shown += f", {100 * one.robust:.1f} % under attack within {epsilon:g} pixel values"
+        say(shown)

@@ -1,6 +1,8 @@
 """Transforms of finished images in front of a target: input defences, and common changes of image files.
 
 Every stage maps a `uint8` image to a `uint8` image, as if the image were saved between stages. There are no gradients.
+Stages of one number, such as JPEG, are computed here, on the host; defences with more to them are components
+(`study.defences.kinds`), and `study.defences.stages` runs both.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, model_serializer, model_validator
 
+from study.attacks.part import PYTHON, Part, PartOf
 from study.errors import StudyError, names
 from study.process.threads import in_threads
 from study.reproducibility.rng import Streams, draws
@@ -25,12 +28,13 @@ from study.spec.shorthand import Json, instead
 if TYPE_CHECKING:
     from PIL import Image
 
-Stage = tuple[str, int | float]
+Stage = tuple[str, int | float | Part]
 Pixels = NDArray[np.uint8]
 
 _MOST_PIXELS = 4096
 _MOST_STAGES = 32
 _UNIT = 2**20
+_DEFENCES = PartOf("defence")
 
 
 def _json_schema(schema: dict[str, Any]) -> None:
@@ -38,14 +42,19 @@ def _json_schema(schema: dict[str, Any]) -> None:
     numbers = {name: {"type": "integer" if kind.whole else "number"} for name, kind in _KINDS.items()}
     most: Json = {"type": "object", "properties": {"most": numbers["resize-pad"]}, "additionalProperties": False}
     properties = {**numbers, "resize-pad": {"anyOf": [numbers["resize-pad"], most]}}
+    properties |= _DEFENCES.schemas()
     mapping = {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
-    instead(mapping, {"type": "array", "items": {**mapping, "maxProperties": 1}, "minItems": 1})(schema)
+    own = {"type": "object", "properties": {PYTHON: {"type": "string"}}, "required": [PYTHON]}
+    one = {"anyOf": [{**mapping, "maxProperties": 1}, own]}
+    instead(mapping, own, {"type": "array", "items": one, "minItems": 1})(schema)
 
 
 class Transforms(Frozen):
     """The stages of a spec's `transform`, in their order.
 
-    Written as a mapping in the order of its keys, or as a list of mappings with one key each, which may repeat a stage:
+    Written as a mapping in the order of its keys, or as a list of mappings with one key each, which may repeat a stage.
+    A stage is a defence (`smoothing`, `nrp`, `hgd`, `feature-distillation`; see Components), one in a user's own file
+    (`{python: "mine.py:Mine", strength: 3}`), which runs only with --allow-code, or one of these:
 
     - `jpeg`: quality 1 to 100; colour at half resolution (4:2:0), as Pillow saves it by default;
     - `bits`: 1 to 8 bits per channel: the nearest of 2^bits levels, spread evenly over 0..255;
@@ -77,25 +86,64 @@ class Transforms(Frozen):
         return {"stages": stages}
 
     @model_serializer
-    def _write(self) -> dict[str, int | float] | list[dict[str, int | float]]:
-        written = [{name: value} for name, value in self.stages]
+    def _write(self) -> dict[str, Any] | list[dict[str, Any]]:
+        written = [_written(name, value) for name, value in self.stages]
         return written[0] if len(written) == 1 else written
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The stages that are components."""
+        return tuple(value for _, value in self.stages if isinstance(value, Part))
+
+    def identity(self) -> Any:
+        """What stands in a target's digest: the stages, without defaults of components and without places of files,
+        whose tensors are in the digest too."""
+        found = [_identity(value) if isinstance(value, Part) else {name: value} for name, value in self.stages]
+        return found[0] if len(found) == 1 else found
+
+    def replaced(self, change: Callable[[Part], Part]) -> Transforms:
+        """The same stages with `change` of each part in a user's file."""
+        stages = tuple(
+            (name, change(value) if isinstance(value, Part) and value.python is not None else value)
+            for name, value in self.stages
+        )
+        return self.model_copy(update={"stages": stages})
+
+
+def _written(name: str, value: int | float | Part) -> dict[str, Any]:
+    if not isinstance(value, Part):
+        return {name: value}
+    written = value.written()
+    return {written: {}} if isinstance(written, str) else dict(written)
+
+
+def _identity(part: Part) -> list[Any]:
+    *kind, given = part.identity()
+    return [*kind, {key: "file" if str(value).startswith("file:") else value for key, value in given.items()}]
 
 
 def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     if isinstance(given, Mapping):
-        yield from given.items()
+        yield from [(PYTHON, given)] if PYTHON in given else given.items()
         return
     for each in given:
+        if isinstance(each, Mapping) and PYTHON in each:
+            yield PYTHON, each
+            continue
         if not isinstance(each, Mapping) or len(each) != 1:
             raise rejected(f"{each!r:.60} is not a stage of a transform", "in a list: mappings with one key each")
         yield from each.items()
 
 
 def _stage(name: Any, value: Any) -> Stage:
+    if name == PYTHON:
+        return PYTHON, _DEFENCES.read(dict(value))
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise rejected(f"'{name}' is not a transform", names(_KINDS, name))
+        known = _DEFENCES.names()
+        if name in known:
+            return str(name), _DEFENCES.read({name: value})
+        raise rejected(f"'{name}' is not a transform", names([*_KINDS, *known], name))
     if name == "resize-pad" and isinstance(value, Mapping) and set(value) == {"most"}:
         value = value["most"]
     number = isinstance(value, int if kind.whole else int | float) and not isinstance(value, bool)
@@ -108,16 +156,28 @@ def _stage(name: Any, value: Any) -> Stage:
 def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]], threads: int = 1) -> Pixels:
     """Transform finished images (N, C, H, W), C = 1 or 3, N at least 1, into images (N, C, H', W'), both `uint8`.
 
-    `keys` determine the random draws: a result depends on the image and its key, not on its batch, nor on the number of
-    `threads` that work on the images. Draws, noise, blur
-    and bits are exact and equal on every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if
+    All stages are plain ones, without components. `keys` determine the random draws: a result depends on the image and
+    its key, not on its batch, nor on the number of `threads` that work on the images. Draws, noise, blur and bits are
+    exact and equal on every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if
     `resize-pad` would have to shrink an image.
     """
+    plain = [(index, name, value) for index, (name, value) in enumerate(transforms.stages)]
+    return apply_plain(plain, pixels, keys, threads)
+
+
+def apply_plain(
+    stages: Sequence[tuple[int, str, int | float | Part]],
+    pixels: Pixels,
+    keys: Sequence[Sequence[object]],
+    threads: int = 1,
+) -> Pixels:
+    """Like `apply`, for some stages, each with its place in the whole transform, which its draws depend on."""
     assert pixels.dtype == np.uint8, "finished images are uint8"
     assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"
 
     def changed(image: Pixels, key: Sequence[object]) -> Pixels:
-        for index, (name, value) in enumerate(transforms.stages):
+        for index, name, value in stages:
+            assert not isinstance(value, Part), "components run on the target's device"
             image = _KINDS[name].do(image, value, (*key, "transform", index))
         return image
 
@@ -140,6 +200,8 @@ def transformed(
 def side_after(transforms: Transforms, side: int) -> int:
     """The final side of a square image in pixels. Raises StudyError if `resize-pad` would have to shrink it."""
     for name, value in transforms.stages:
+        if isinstance(value, Part):
+            continue
         if name == "resize-pad":
             _must_grow(side, int(value))
         if name in ("resize", "resize-pad"):
@@ -149,7 +211,18 @@ def side_after(transforms: Transforms, side: int) -> int:
 
 def summary(transforms: Transforms) -> str:
     """The stages as a short text for tables: `jpeg 75, blur 1`."""
-    return ", ".join(f"{name} {value:g}" for name, value in transforms.stages)
+    return ", ".join(
+        _summary(value) if isinstance(value, Part) else f"{name} {value:g}" for name, value in transforms.stages
+    )
+
+
+def _summary(part: Part) -> str:
+    """The name of a component, or its class, and the parameters that are not at their defaults."""
+    given = part.parameters
+    if part.python is None:
+        given = part.component().model_dump(mode="json", exclude_defaults=True)
+    shown = " ".join(f"{key} {str(value).removeprefix('file:')}" for key, value in given.items())
+    return f"{part.name or str(part.python).rpartition(':')[2]} {shown}".strip()
 
 
 def _jpeg(image: Pixels, quality: float, key: Sequence[object]) -> Pixels:

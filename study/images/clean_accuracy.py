@@ -13,6 +13,8 @@ from typing import Any
 
 import polars as pl
 
+from study.images.labels import ABSTAINED
+
 KEY = "clean"
 """The key of the counts in the record of a model."""
 
@@ -54,7 +56,7 @@ def tally(answers: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, Right]:
         for name, one in said.items():
             count = counts.setdefault(name, [0, 0, 0, 0])
             count[0] += 1
-            if -1 <= one - label <= 1:
+            if -1 <= one - label <= 1 and one != ABSTAINED:
                 count[{0: 1, -1: 2, 1: 3}[one - label]] += 1
     return {name: Right(*count) for name, count in counts.items()}
 
@@ -85,7 +87,10 @@ def described(
 
 def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
     """The counts over the selected images in `images.parquet`. Services are left out: they predict no label."""
-    top = pl.col("clean").struct.field("top5").list.first()
+    answer = pl.col("clean").struct
+    top = answer.field("top5").list.first()
+    if any(one.name == "abstained" for one in frame.schema["clean"].inner.fields):  # type: ignore[attr-defined]
+        top = pl.when(answer.field("abstained")).then(pl.lit(ABSTAINED, pl.Int32)).otherwise(top)
     label = pl.col("label")
     counted = (
         frame.select("label", "clean")
@@ -96,7 +101,7 @@ def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
         .agg(
             pl.len(),
             (pl.col("top") == label).sum().alias("right"),
-            (pl.col("top") == label - 1).sum().alias("lower"),
+            ((pl.col("top") == label - 1) & (pl.col("top") != ABSTAINED)).sum().alias("lower"),
             (pl.col("top") == label + 1).sum().alias("higher"),
         )
     )

@@ -22,6 +22,9 @@ _DIGITS = tuple(str(digit) for digit in range(10))
 KNOWN = ("imagenet", "cifar10", "mnist", "fashion-mnist")
 _MOST_LABELS = 1_000_000
 
+ABSTAINED = -1
+"""In place of a label: a target that votes gave no answer."""
+
 
 @dataclass(frozen=True)
 class LabelSet:

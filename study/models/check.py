@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from study.defences.stages import check_files
 from study.errors import StudyError
 from study.images.labels import LabelSet
 from study.models import loading
@@ -23,6 +24,8 @@ def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[
     """
     for name, model in models.items():
         try:
+            if model.transform is not None:
+                check_files(model.transform)
             if model.remote is None:
                 loading.check(name, model, labels=labels, allow_code=allow_code)
                 _check_outline(name, model, labels)

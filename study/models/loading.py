@@ -112,7 +112,10 @@ def load(
         tensors = state_dict.read(path, sha256=model.sha256)
         if kind == "package":
             tensors = lite_names(tensors, network)
-        state_dict.load(network, tensors, called=called, origin=str(path) if kind == "file" else f"package {value}")
+        origin = str(path) if kind == "file" else f"package {value}"
+        state_dict.load(network, tensors, called=called, origin=origin)
+        expected = preprocessing_of(model, network, called)
+        state_dict.check_normaliser(tensors, expected.mean, expected.std, origin)
     several = None
     if kind == "set":
         several = weight_set.read(network, weight_set.files(value), called=called)

@@ -1,4 +1,4 @@
-"""Networks of the papers that no zoo has: ResNets for CIFAR-10 and fully connected networks for MNIST."""
+"""Networks that no zoo has: ResNets for CIFAR-10, and fully connected, convolutional and attention ones for MNIST."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from study.models.classifier import Preprocessing
+from study.models.small_networks import SMALL_NETWORKS
 
 WIDTH = 500
 SIDE = 28
@@ -107,6 +108,7 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"cifar_resnet{layers}": partial(CifarResNet, (layers - 2) // 6) for layers in _RESNETS},
     **{f"mnist_fnn{depth}": partial(FullyConnected, depth) for depth in DEPTHS},
+    **SMALL_NETWORKS,
 }
 """Networks by name; each function takes `num_classes`."""
 

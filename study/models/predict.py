@@ -13,6 +13,7 @@ from torch import Tensor
 
 from study.devices.copies import Download, uploaded
 from study.errors import StudyError
+from study.images.labels import ABSTAINED
 from study.models.classifier import Classifier
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
@@ -27,13 +28,31 @@ class Prediction:
     """Labels (N, K) `int32` and their probabilities (N, K) `float32`, most probable first; K is 5, or the number of
     labels if that is smaller. `whole` holds all probabilities (N, labels) `float32` if they were requested.
 
-    `size` is the final number of images in one pass: smaller than requested if memory ran out.
+    `size` is the final number of images in one pass: smaller than requested if memory ran out. `abstained` (N,) says
+    where a defence that votes gives no answer; None where every image has one.
     """
 
     top5: NDArray[np.int32]
     top5_prob: NDArray[np.float32]
     whole: NDArray[np.float32] | None
     size: int
+    abstained: NDArray[np.bool_] | None = None
+
+    @property
+    def top1(self) -> NDArray[np.int32]:
+        """The answers (N,): the most probable label, or ABSTAINED."""
+        return top1(self.top5, self.abstained)
+
+
+def top1(top5: NDArray[np.int32], abstained: NDArray[np.bool_] | None) -> NDArray[np.int32]:
+    """The answers (N,) of labels (N, K), most probable first; K is at least 1."""
+    first: NDArray[np.int32] = top5[:, 0] if abstained is None else np.where(abstained, ABSTAINED, top5[:, 0])
+    return first
+
+
+def best_of(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The labels (N, K) with the highest of `counts` (N, labels), highest first; of equal ones the lowest label."""
+    return np.argsort(-counts, axis=1, kind="stable")[:, :TOP].astype(np.int32)
 
 
 def predict(
@@ -78,7 +97,7 @@ def predict(
     )
     broken = np.flatnonzero(~np.isfinite(probabilities).all(1)).tolist()
     if broken:
-        raise _not_finite(name, broken, images)
+        raise not_finite(name, broken, images)
     return Prediction(labels, probabilities, every[0] if whole else None, size)
 
 
@@ -97,10 +116,24 @@ def _pass(
         return found, found.topk(min(TOP, found.shape[1]), dim=1)
 
 
-def _not_finite(name: str, places: Sequence[int], images: Sequence[str]) -> StudyError:
+def answers(model: Classifier, images: Tensor, device: str, precision: Precision) -> Tensor:
+    """The most probable label (N,) `int32` of float images (N, C, H, W), -1 where the logits are not finite.
+
+    `model` is in `precision`, and `images` are one whole pass on the device.
+    """
+    held = images.contiguous(memory_format=model.memory_format)
+    with torch.inference_mode(), numerics.network_pass(precision):
+        with numerics.autocast(precision, device):
+            logits = model.logits(held)
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        return torch.where(logits.isfinite().all(1), logits.argmax(1), -1).to(torch.int32)
+
+
+def not_finite(name: str, places: Sequence[int], images: Sequence[str], what: str = "probabilities") -> StudyError:
+    """The error for `what` of a model that is not finite for the images at these places."""
     ids = dict.fromkeys(images[one % len(images)] if images else f"number {one}" for one in places)
     shown = ", ".join([*list(ids)[:_NAMED], *([f"{len(ids) - _NAMED} more"] if len(ids) > _NAMED else [])])
     return StudyError(
-        f"the probabilities of {name} for {shown} are not finite",
+        f"the {what} of {name} for {shown} are not finite",
         todo="check the weights, preprocessing and precision of this model; no rows were written for these images",
     )

@@ -18,6 +18,7 @@ from study.defences.transforms import Transforms
 from study.errors import StudyError, names
 from study.images.labels import read_names
 from study.models.catalogue import LEFT_OUT, PACKAGES, SHORT_NAMES
+from study.models.robust_models import ROBUST
 from study.models.services.service_spec import Remote
 from study.reproducibility.hashing import digest as hashed
 from study.spec.frozen import Frozen, rejected
@@ -64,7 +65,9 @@ class Model(Frozen):
     The fields of the input default to the zoo's own record of the network: `size` in pixels, `interpolation`, `mean`
     and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest value of a channel before
     `mean` and `std`: 1 or 255). `classes` names the outputs in their order, if it differs from the order of the image
-    set's labels. A `transform` changes finished images before the model sees them; such a model can only be a target.
+    set's labels. A `transform` changes finished images before the model sees them, or lets the model vote on versions
+    of them; such a model can only be a target. `family` says which models are kin, where the name of the network does
+    not: in the user's own code, or a service.
     """
 
     model_config = ConfigDict(json_schema_extra=also(_NETWORK))
@@ -84,6 +87,7 @@ class Model(Frozen):
     classes: Classes | None = None
     transform: Transforms | None = None
     role: Literal["source"] | None = None
+    family: Annotated[str, Field(min_length=1, max_length=60)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -93,6 +97,11 @@ class Model(Frozen):
         if not isinstance(given, dict) or not isinstance(given.get("network"), str):
             return given
         given = dict(given)
+        if given["network"] in ROBUST and given.get("weights") is None:
+            raise rejected(
+                f"the weights of {given['network']} come from its authors, in a file",
+                "weights: file:<path>, the file that RobustBench distributes; or weights: random:<seed>",
+            )
         if given["network"] in SHORT_NAMES:
             short = SHORT_NAMES[given["network"]]
             given = {**short, **given, "network": short["network"]}
@@ -238,16 +247,21 @@ class Model(Frozen):
         """The same model without its transform."""
         return self.model_copy(update={"transform": None})
 
-    def digest_of(self, digest: str) -> str:
-        """The digest of this model: the `digest` of its network or service, combined with its transform."""
-        return digest if self.transform is None else hashed(digest, self.transform.model_dump(mode="json"))
+    def digest_of(self, digest: str, stages: str | None = None) -> str:
+        """The digest of this model: the `digest` of its network or service, combined with its transform.
 
-    def describe(self, of_source: Mapping[str, Any]) -> dict[str, Any]:
+        `stages` is the digest of the networks in the transform, if it has any.
+        """
+        if self.transform is None:
+            return digest
+        return hashed(digest, self.transform.identity(), *([] if stages is None else [stages]))
+
+    def describe(self, of_source: Mapping[str, Any], stages: str | None = None) -> dict[str, Any]:
         """The record of this model in a run: that of its network or service, with the transform."""
         if self.transform is None:
             return dict(of_source)
         shown = {"transform": self.transform.model_dump(mode="json")}
-        return {**of_source, **shown, "digest": self.digest_of(of_source["digest"])}
+        return {**of_source, **shown, "digest": self.digest_of(of_source["digest"], stages)}
 
     @property
     def source_only(self) -> bool:

@@ -77,7 +77,7 @@ def _planned(spec: Spec, name: str, boxes: Boxes) -> Iterator[PlannedCell]:
     for sources in spec.source_sets(experiment):
         for attack in dict.fromkeys(experiment.attacks):
             for goal in dict.fromkeys(experiment.goal):
-                for target in spec.targets(experiment):
+                for target in spec.targets(experiment, sources):
                     if boxes in ("any", relation(spec.models, sources, target)):
                         points = tuple(spec.attacks[attack].scored_points)
                         yield PlannedCell("+".join(sources), attack, goal, target, seeds, points)

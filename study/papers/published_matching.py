@@ -100,7 +100,7 @@ def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
 
 def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     experiment = spec.experiments[name]
-    targets, seeds = spec.targets(experiment), spec.seeds_of(experiment)
+    seeds = spec.seeds_of(experiment)
     printed_name = experiment.published.printed if experiment.published else str
     printed = _metrics(experiment)
     for attack in dict.fromkeys(experiment.attacks):
@@ -109,7 +109,7 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
         # Noise needs no gradient, so it is the same for all sources.
         noise = recipe.steps == 0 and recipe.precomputed is None
         for sources in spec.source_sets(experiment):
-            joined = "+".join(sources)
+            joined, targets = "+".join(sources), spec.targets(experiment, sources)
             dense = frozenset(one for one in sources if _is_dense(spec, one))
             for goal in dict.fromkeys(experiment.goal):
                 metrics = [f"top{top}-{kind}" for kind in _RATES[goal] for top in (1, 5)]

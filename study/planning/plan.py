@@ -112,7 +112,7 @@ class Plan:
                 for goal in dict.fromkeys(experiment.goal):
                     for attack in dict.fromkeys(experiment.attacks):
                         for seed in spec.seeds_of(experiment):
-                            self._add(_Request(sources, attack, goal, seed), spec.targets(experiment), name)
+                            self._add(_Request(sources, attack, goal, seed), spec.targets(experiment, sources), name)
 
     def _add(self, request: _Request, targets: tuple[str, ...], experiment: str) -> Craft:
         sources, attack, goal, seed = request

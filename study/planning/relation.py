@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
+from study.models.families import architecture
 from study.models.reference import Model
 from study.reproducibility.hashing import digest
 
@@ -49,15 +50,14 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 def network(model: Model) -> str | None:
     """Return the name of a model's architecture, without zoo and weights; None for a service.
 
-    For a user's code, the name consists of the function and its arguments, because a function may build several
-    networks.
+    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. That of a user's code is its
+    function with its arguments: one function may build several networks.
     """
     if model.network is None:
         return None
     if model.zoo == "python":
         return f"{model.network} {digest(model.arguments)}"
-    # timm appends the weights after a dot: `resnet50.a1_in1k`.
-    return model.name.partition(".")[0].lower()
+    return architecture(model.name)
 
 
 def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:

@@ -24,6 +24,9 @@ SERVICE_SUCCESS = (
 )
 BLACK_BOX_MEAN = "Black-box mean: mean of the black-box rates; white-box and grey-box rates do not count"
 CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
+CLEAN_CORRECT = (
+    "In parentheses: the rate over the images that the target classifies correctly when clean; a dash without any"
+)
 RMSD = "RMSD: mean over images, in pixel values 0..255"
 
 MEASURES: Mapping[str, tuple[str, str]] = {

@@ -75,9 +75,11 @@ def _requests(spec: Spec) -> Iterator[tuple[object, ...]]:
             reference = spec.attacks[name].budget.to
             if reference is not None and reference not in attacks:
                 attacks.append(reference)
-        sources = ["+".join(one) for one in spec.source_sets(experiment)]
-        seeds, targets = spec.seeds_of(experiment), spec.targets(experiment)
-        yield from itertools.product(sources, attacks, experiment.goal, seeds, targets)
+        seeds = spec.seeds_of(experiment)
+        for one in spec.source_sets(experiment):
+            yield from itertools.product(
+                ["+".join(one)], attacks, experiment.goal, seeds, spec.targets(experiment, one)
+            )
 
 
 def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:

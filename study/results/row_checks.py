@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
+from study.images.labels import ABSTAINED
 from study.images.selection import Selection
 from study.planning.relation import RELATIONS
 
@@ -44,7 +45,7 @@ def contradicting(rows: pl.LazyFrame, selection: Selection) -> Iterator[tuple[st
     images = [image for shard in selection.shards for image in shard.images]
     selected = [(image.image, image.label, image.target_label) for image in images]
     clean = [
-        (image.image, model, next(iter(answer.top5), None), None if answer.names is None else list(answer.names))
+        (image.image, model, answer.top1, None if answer.names is None else list(answer.names))
         for image in images
         for model, answer in image.clean.items()
     ]
@@ -85,7 +86,8 @@ def _value_rules(labels: int | None) -> list[Rule]:
         ("probabilities that are not sorted", probabilities.list.eval(element.diff() > 0).list.any()),
         ("different numbers of labels and probabilities", top5.list.len() != probabilities.list.len()),
         ("a label twice in top5", top5.list.n_unique() != top5.list.len()),
-        ("a top1 that is not the first of top5", pl.col("top1").ne_missing(top5.list.first())),
+        ("a top1 that is not the first of top5",
+         pl.col("top1").ne_missing(top5.list.first()) & pl.col("top1").ne_missing(ABSTAINED)),
         ("an unknown relation, or one that contradicts their sources",
          ~pl.col("relation").is_in(RELATIONS)
          | ((pl.col("relation") == "white") != pl.col("sources").list.contains(pl.col("target")))),
@@ -95,7 +97,8 @@ def _value_rules(labels: int | None) -> list[Rule]:
          & (pl.col("names").list.len() != pl.col("scores").list.len())),
     ]  # fmt: skip
     if labels is not None:
-        known = [pl.col(name).is_between(0, labels - 1) for name in ("label", "target_label", "clean_top1")]
+        known = [pl.col(name).is_between(0, labels - 1) for name in ("label", "target_label")]
+        known.append(pl.col("clean_top1").is_between(ABSTAINED, labels - 1))
         right = pl.all_horizontal(each.fill_null(True) for each in known)
         wrong = top5.list.eval(~element.is_between(0, labels - 1)).list.any()
         rules.append((f"a label outside 0 to {labels - 1}", ~right))

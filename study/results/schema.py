@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from study.images.labels import ABSTAINED
 from study.planning.plan import Craft, Unit
 
 SCHEMA_VERSION = 4
@@ -110,6 +111,16 @@ class TargetAnswers:
     names: tuple[tuple[str, ...], ...] | None = None
     scores: tuple[tuple[float, ...], ...] | None = None
     passes: int | None = None
+    abstained: NDArray[np.bool_] | None = None
+    """Where a target that votes gives no answer (V * N,); None where every image has one."""
+
+    @property
+    def top1(self) -> NDArray[np.int32] | None:
+        """The answers (V * N,): the first labels, or ABSTAINED; None for a service."""
+        if self.top5.shape[1] == 0:
+            return None
+        first: NDArray[np.int32] = self.top5[:, 0]
+        return first if self.abstained is None else np.where(self.abstained, np.int32(ABSTAINED), first)
 
 
 WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
@@ -174,8 +185,8 @@ def _columns(result: UnitResult) -> dict[str, Any]:
         "target_label": [image.target_label if targeted else None for image in images] * targets,
         "target": [answer.target for answer in answers for _ in images],
         "relation": [craft.relations[answer.target] for answer in answers for _ in images],
-        "clean_top1": [next(iter(image.clean[answer.target].top5), None) for answer in answers for image in images],
-        "top1": [row[0] if row else None for row in top5],
+        "clean_top1": [image.clean[answer.target].top1 for answer in answers for image in images],
+        "top1": [one for answer in answers for one in (nothing if answer.top1 is None else answer.top1.tolist())],
         "top5": top5,
         "top5_prob": [row for answer in answers for row in answer.top5_prob.tolist()],
         "names": [one for answer in answers for one in answer.names or nothing],

@@ -108,12 +108,10 @@ def _with_short_names(given: Any) -> Any:
 
 def _with_base_models(spec: Spec) -> Spec:
     """Replace a model that names another model by a copy of that model with its own transform."""
-    models = {
-        name: model
-        if model.model is None
-        else spec.models[model.model].model_copy(update={"transform": model.transform})
-        for name, model in spec.models.items()
-    }
+    models = {}
+    for name, model in spec.models.items():
+        own = {"transform": model.transform} | ({} if model.family is None else {"family": model.family})
+        models[name] = model if model.model is None else spec.models[model.model].model_copy(update=own)
     return spec.model_copy(update={"models": models})
 
 

@@ -1,4 +1,7 @@
-"""What of a spec lies in a user's own files: components, attacks, networks. Their digests, permission and text."""
+"""What of a spec lies in a user's own files: parts of attacks, defences, whole attacks, networks.
+
+It reads their digests and their text, and asks for the permission to run them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from study.attacks.part import Part
 from study.attacks.recipe import Attack
 from study.errors import StudyError
 from study.models import user_files
+from study.models.reference import Model
 from study.models.user_files import UserFile
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
@@ -41,25 +45,32 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
     """
     found: dict[tuple[str, str], UserFile] = {}
     attacks: dict[str, Attack] = {}
-    for name, attack in file.spec.attacks.items():
-        where = file.where("attacks", name)
 
-        def sealed(part: Part, where: str = where) -> Part:
+    def sealed_at(where: str) -> Callable[[Part], Part]:
+        def sealed(part: Part) -> Part:
             whole, own = own_code.sealed(part, where, allowed=allow_code)
             found[part.kind, own.reference] = own
             return whole
 
-        attacks[name] = _replaced(attack, sealed)
+        return sealed
+
+    for name, attack in file.spec.attacks.items():
+        where = file.where("attacks", name)
+        attacks[name] = _replaced(attack, sealed_at(where))
         broken = next(attacks[name].conflicts(), None)
         if broken is not None:
             raise StudyError(broken, where=where)
+    models = {
+        name: _behind(model, sealed_at(file.where("models", name, "transform")))
+        for name, model in file.spec.models.items()
+    }
     code = UserCode(
         tuple((kind, own) for (kind, _), own in found.items()),
         functions(file.spec, file.where) if allow_code else (),
     )
     if not found:
         return file, code
-    spec = file.spec.model_copy(update={"attacks": attacks})
+    spec = file.spec.model_copy(update={"attacks": attacks, "models": models})
     return SpecFile(spec, file.document), code
 
 
@@ -94,17 +105,24 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
     Raises StudyError, with the place in the spec, if a file or a library does not exist.
     """
-    if not any(attack.external or any(part.python for part in attack.parts) for attack in spec.attacks.values()):
+    own = any(attack.external or any(part.python for part in attack.parts) for attack in spec.attacks.values())
+    if not own and not any(
+        one.python for model in spec.models.values() if model.transform for one in model.transform.parts
+    ):
         return spec
     attacks = {}
-    for name, attack in spec.attacks.items():
-        place = where("attacks", name)
 
-        def digested(part: Part, place: str = place) -> Part:
+    def digested_at(place: str) -> Callable[[Part], Part]:
+        def digested(part: Part) -> Part:
             assert part.python is not None, "only parts in a file are asked"
             return part.model_copy(update={"sha256": own_code.read(part.python, place).digest})
 
-        attacks[name] = _replaced(attack, digested)
+        return digested
+
+    models = {name: _behind(model, digested_at(where("models", name))) for name, model in spec.models.items()}
+    for name, attack in spec.attacks.items():
+        place = where("attacks", name)
+        attacks[name] = _replaced(attack, digested_at(place))
         if attack.external is not None:
             try:
                 version = attack.external.installed_version()
@@ -112,7 +130,14 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
                 raise error.located(place) from None
             external = attack.external.model_copy(update={"version": version})
             attacks[name] = attack.model_copy(update={"external": external})
-    return spec.model_copy(update={"attacks": attacks})
+    return spec.model_copy(update={"attacks": attacks, "models": models})
+
+
+def _behind(model: Model, change: Callable[[Part], Part]) -> Model:
+    """The model with another part in place of each part in a user's file in front of it."""
+    if model.transform is None or not any(one.python for one in model.transform.parts):
+        return model
+    return model.model_copy(update={"transform": model.transform.replaced(change)})
 
 
 def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:

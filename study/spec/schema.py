@@ -14,9 +14,11 @@ from pydantic_core import PydanticCustomError
 
 from study.attacks.part import without_declarations
 from study.attacks.recipe import Attack, Goal
+from study.defences.transforms import Transforms
 from study.geometry.spec import Probe
 from study.images.image_sets import ImageSet
 from study.images.labels import LabelSet, label_set
+from study.models.families import family_of
 from study.models.reference import Model
 from study.papers.finding_spec import Finding
 from study.papers.registry import Published
@@ -112,6 +114,60 @@ class Sources(Frozen):
         return list(dict.fromkeys(chosen))
 
 
+class Targets(Frozen):
+    """The target models of an experiment.
+
+    - a list of models, for all sources;
+    - `{not-family-of: sources}`: for each source set, all models but the kin of its sources, that is those whose family
+      is that of a source (`study models` prints families; `family` sets one). The sources themselves are kin;
+    - `{not-family-of: [resnet50, inception]}`: all models but the kin of these models or of these families.
+
+    `among` names the models that a rule chooses from; without it, all that predict images.
+    """
+
+    model_config = ConfigDict(
+        serialize_by_alias=True,
+        validate_by_name=True,
+        json_schema_extra=instead(
+            TEXT,
+            TEXTS,
+            {
+                "type": "object",
+                "properties": {"not-family-of": _SOME, "among": _SOME},
+                "required": ["not-family-of"],
+                "additionalProperties": False,
+            },
+        ),
+    )
+
+    models: Names | None = None
+    not_family_of: Annotated[Names | None, Field(alias="not-family-of")] = None
+    among: Names | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, given: Any) -> Any:
+        return {"models": given} if isinstance(given, str | list | tuple) else given
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Targets:
+        if (self.models is None) == (self.not_family_of is None):
+            raise PydanticCustomError("parts", "targets are a list of models, or {{not-family-of: sources}}")
+        return self
+
+    @model_serializer
+    def _to_yaml(self) -> Any:
+        if self.not_family_of is None:
+            return list(self.models or ())
+        among = {} if self.among is None else {"among": list(self.among)}
+        return {"not-family-of": list(self.not_family_of), **among}
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The models that it names as targets."""
+        return self.models or self.among or ()
+
+
 class AtCost(Frozen):
     """Compare attacks at equal cost: every attack gets a checkpoint at each of these numbers of `gradients`.
 
@@ -136,7 +192,7 @@ class Experiment(Frozen):
     attacks: Names
     sources: Sources
     goal: OneOrMore[Goal] = ("untargeted",)
-    targets: Names | None = None
+    targets: Targets | None = None
     seeds: Seeds | None = None
     at_cost: AtCost | None = Field(default=None, alias="at-cost")
     published: Published | None = None
@@ -164,9 +220,37 @@ class Spec(Frozen):
     run: RunOptions = RunOptions()
     tracking: Tracking = Tracking()
 
-    def targets(self, experiment: Experiment) -> tuple[str, ...]:
-        """The target models of an experiment: its `targets`, or else all models that predict images, in spec order."""
-        return tuple(self.predicting) if experiment.targets is None else tuple(dict.fromkeys(experiment.targets))
+    def targets(self, experiment: Experiment, sources: SourceSet | None = None) -> tuple[str, ...]:
+        """The target models of an experiment, in the order of the spec: without `targets`, all that predict images.
+
+        Where kin are left out, they are those of these `sources`; without them, of any source set.
+        """
+        asked = experiment.targets
+        named = () if asked is None else asked.named
+        candidates = tuple(dict.fromkeys(named)) or tuple(self.predicting)
+        if asked is None or asked.not_family_of is None:
+            return candidates
+        if sources is not None:
+            kin = self._kin(asked.not_family_of, sources)
+            return tuple(name for name in candidates if name not in kin)
+        shown = {name for one in self.source_sets(experiment) for name in self.targets(experiment, one)}
+        return tuple(name for name in candidates if name in shown)
+
+    def kin_left_out(self, experiment: Experiment) -> dict[SourceSet, tuple[str, ...]]:
+        """By source set, the targets of other source sets that are no targets of this one, where there are any."""
+        every = self.targets(experiment)
+        left = {one: set(every) - set(self.targets(experiment, one)) for one in self.source_sets(experiment)}
+        return {one: tuple(name for name in every if name in kin) for one, kin in left.items() if kin}
+
+    def family(self, model: str) -> str | None:
+        """The family of a model; None if nothing tells."""
+        return family_of(self.models[model])
+
+    def _kin(self, named: Sequence[str], sources: Sequence[str]) -> set[str]:
+        """The models that are kin of the `named` models and families; `sources` stands for the source models."""
+        strangers = {*(sources if "sources" in named else ()), *(name for name in named if name in self.models)}
+        families = {*(self.family(name) for name in strangers), *named} - {None}
+        return {name for name in self.models if name in strangers or self.family(name) in families}
 
     def seeds_of(self, experiment: Experiment) -> tuple[int, ...]:
         """The seeds of an experiment's attacks, each once."""
@@ -233,6 +317,8 @@ class Spec(Frozen):
             kind = str(model["weights"]).partition(":")[0]
             if kind in ("file", "set"):
                 model["weights"] = kind
+            if model["transform"] is not None:
+                model["transform"] = Transforms.model_validate(model["transform"]).identity()
             if model["remote"] is not None:
                 model["remote"] = {
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES

@@ -24,5 +24,12 @@ class SpecFile:
         """The same file with other numerics."""
         return SpecFile(self.spec.model_copy(update={"numerics": numerics}), self.document)
 
+    def short_name(self, model: str) -> str:
+        """The network of a model as the file has it: perhaps a short name, which the spec no longer has."""
+        models = self.document.data.get("models") if isinstance(self.document.data, dict) else None
+        given = models.get(model) if isinstance(models, dict) else None
+        network = given.get("network") if isinstance(given, dict) else given
+        return network if isinstance(network, str) else model
+
     def where(self, *place: str | int) -> str:
         return self.document.where(place)

@@ -7,10 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 from study.attacks import presets
+from study.attacks.part import Part
+from study.defences.kinds import Defence, Vote
 from study.defences.transforms import side_after
 from study.errors import StudyError, names
 from study.geometry.spec import Probe
 from study.images.image_sets import Ranked
+from study.models.reference import Model
 from study.models.services.label_names import check_names
 from study.papers import registry
 from study.papers.finding_cells import select
@@ -53,7 +56,7 @@ class Validation:
             place = ("experiments", name)
             for index, attack in enumerate(experiment.attacks):
                 self._attack_or_preset(attack, (*place, "attacks", index))
-            for index, target in enumerate(experiment.targets or ()):
+            for index, target in enumerate(experiment.targets.named if experiment.targets else ()):
                 self._known(target, spec.models, "model", (*place, "targets", index))
                 if spec.models[target].source_only:
                     raise self._only_a_source(target, (*place, "targets", index), "cannot be a target")
@@ -64,6 +67,7 @@ class Validation:
                     where=self._document.where(place),
                     todo="add a model without `role: source`",
                 )
+            self._kin(experiment, (*place, "targets"))
             self._published(experiment, (*place, "published"))
             self._attacks_fit(experiment, place)
         for name, probe in spec.geometry.items():
@@ -100,11 +104,45 @@ class Validation:
                     side_after(model.transform, self._spec.images.size)
                 except StudyError as error:
                     raise error.located(self._document.where(("models", name, "transform"))) from None
+                self._defences(name, model)
             if model.remote is not None:
                 try:
                     check_names(model.remote.names, self._spec.labels)
                 except StudyError as error:
                     raise error.located(self._document.where(("models", name, "remote", "names"))) from None
+
+    def _defences(self, name: str, model: Model) -> None:
+        """A vote is the last stage in front of a network, and defences take images of this many channels.
+
+        Those in a user's own file are checked when it runs.
+        """
+        assert model.transform is not None, "the caller has looked"
+        stages, channels = model.transform.stages, self._spec.images.channels
+        place = self._document.where(("models", name, "transform"))
+        for index, (stage, value) in enumerate(stages):
+            if not isinstance(value, Part) or value.python is not None:
+                continue
+            defence = value.component()
+            assert isinstance(defence, Defence), "of the kind defence"
+            if defence.channels not in (None, channels):
+                raise StudyError(
+                    f"'{stage}' takes images of {defence.channels} channels, and those of this spec have {channels}",
+                    where=place,
+                    todo="leave it out, or set images.channels",
+                )
+            if isinstance(defence, Vote) and index + 1 < len(stages):
+                raise StudyError(
+                    f"'{stage}' lets the model vote on many versions of an image, and '{stages[index + 1][0]}' follows",
+                    where=place,
+                    accepted=f"'{stage}' as the last stage",
+                    todo="write it last",
+                )
+            if isinstance(defence, Vote) and model.remote is not None:
+                raise StudyError(
+                    f"'{stage}' would ask the service {defence.versions:,} times for each image",
+                    where=place,
+                    todo="put it in front of a network, or leave it out",
+                )
 
     def _images(self) -> None:
         images, place = self._spec.images, ("images",)
@@ -247,6 +285,22 @@ class Validation:
                 where=self._document.where(place),
                 todo="add a model, or write `sources: each`",
             )
+
+    def _kin(self, experiment: Experiment, place: Place) -> None:
+        """Kin are those of the sources, of models or of families of this spec, and some target is left."""
+        spec, asked = self._spec, experiment.targets
+        if asked is None or asked.not_family_of is None:
+            return
+        families = {found for name in spec.models if (found := spec.family(name)) is not None}
+        for name in asked.not_family_of:
+            self._known(name, ["sources", *spec.models, *sorted(families)], "model or family", place)
+        for one in spec.source_sets(experiment):
+            if not spec.targets(experiment, one):
+                raise StudyError(
+                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: all models are kin",
+                    where=self._document.where(place),
+                    todo="add a model of another family, or name the targets in a list",
+                )
 
     def _published(self, experiment: Experiment, place: Place) -> None:
         """Check that the paper, its tables and its attacks exist."""

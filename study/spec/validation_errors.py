@@ -183,8 +183,10 @@ def _fields(model: type[BaseModel], place: Place) -> list[str]:
 
 
 def _parameters(place: Place) -> list[str]:
-    """The parameters of a component of an attack. The last part of `place` is the name of the component."""
-    return parameters_of(str(place[-1])) if place[:1] == ("attacks",) and len(place) > 3 else []
+    """The parameters of the component whose name is the last part of a place inside an attack or a transform."""
+    defence = place[:1] == ("models",) and "transform" in place[:-1]
+    inside = place[:1] == ("attacks",) and len(place) > 3
+    return parameters_of(str(place[-1]), defence=defence) if inside or defence else []
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

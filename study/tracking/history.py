@@ -188,7 +188,7 @@ def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
     Experiments that only match a budget to the craft do not count.
     """
     return {
-        name: spec.targets(one)
+        name: spec.targets(one, craft.sources)
         for name, one in spec.experiments.items()
         if craft.attack in one.attacks
         and craft.goal in one.goal

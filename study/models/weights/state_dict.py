@@ -20,6 +20,8 @@ StateDict = dict[str, Tensor]
 _KEYS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "model_ema", "net", "network")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
+_NORMALISER = ("normalize.mean", "normalize.std")
+"""Mean and std in a file beside the network, as RobustBench has them: `check_normaliser` compares them."""
 _COUNTER = "num_batches_tracked"
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
 _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
@@ -92,6 +94,20 @@ def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) ->
             todo=_advice_on_prefix(given, own) or other,
         )
     return state
+
+
+def check_normaliser(state: StateDict, mean: Sequence[float], std: Sequence[float], origin: str) -> None:
+    """Raise StudyError if a file has a mean or std of its own beside the network, and they are not `mean` and `std`."""
+    for name, used in zip(_NORMALISER, (mean, std), strict=True):
+        own = state.get(name)
+        if own is None:
+            continue
+        found = [round(float(one), 4) for one in own.flatten()]
+        if found != [round(one, 4) for one in used]:
+            raise StudyError(
+                f"the weights in {origin} belong to {name.partition('.')[2]} {found}, and the spec has {list(used)}",
+                todo=f"write `{name.partition('.')[2]}: {found}`",
+            )
 
 
 def hash_into(add: Callable[[bytes | memoryview], object], state: Mapping[str, Tensor]) -> None:
@@ -167,6 +183,7 @@ def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
 def _fitted(state: StateDict, own: Collection[str]) -> StateDict:
     """`state` with the network's own names, as far as known renamings explain the difference."""
     known = set(own)
+    state = {name: value for name, value in state.items() if name not in _NORMALISER or name in known}
     prefix = _prefix(state, own)
     if prefix and all(name.startswith(prefix) for name in state):
         state = {name.removeprefix(prefix): value for name, value in state.items()}

@@ -104,14 +104,14 @@ class ReportData:
             to = spec.attacks[name].budget.to
             if to is not None and to not in attacks:
                 attacks.append(to)
-            for sources, goal, seed, (steps, level), target in itertools.product(
-                spec.source_sets(experiment),
-                dict.fromkeys(experiment.goal),
-                spec.seeds_of(experiment),
-                spec.attacks[name].scored_points,
-                spec.targets(experiment),
-            ):
-                yield ("+".join(sources), name, goal, seed, steps, level, target)
+            for sources in spec.source_sets(experiment):
+                for goal, seed, (steps, level), target in itertools.product(
+                    dict.fromkeys(experiment.goal),
+                    spec.seeds_of(experiment),
+                    spec.attacks[name].scored_points,
+                    spec.targets(experiment, sources),
+                ):
+                    yield ("+".join(sources), name, goal, seed, steps, level, target)
 
     def code(self, line: str) -> str:
         """Python code that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, Relation, marked
-from study.report.wording import BLACK_BOX_MEAN, CLEAN_ACCURACY, RMSD, rate_decimals, rmsd_range
+from study.report.wording import BLACK_BOX_MEAN, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, rate_decimals, rmsd_range
 
 _DEFINITIONS = {
     "accuracy": "Accuracy (%): adversarial images whose true label is {rank}; lower means a stronger attack",
@@ -29,6 +29,7 @@ class TableStyle:
         names: The names to print for attacks, models and experiments, by their names in the spec.
         across: Whether attacks are columns, and pairs of sources and target are rows.
         spread: Whether to print standard deviations over seeds.
+        clean_correct: Whether to print the rates over clean-correct images in parentheses.
     """
 
     decimals: int | None = None
@@ -37,6 +38,7 @@ class TableStyle:
     names: Mapping[str, str] = field(default_factory=dict)
     across: bool = False
     spread: bool = True
+    clean_correct: bool = False
 
     def named(self, name: str) -> str:
         return self.names.get(name, name)
@@ -66,6 +68,11 @@ class TableRate:
     best: bool = False
     low: float | None = None
     high: float | None = None
+    clean_correct: float | None = None
+    """The rate in percent over the images that the target classifies correctly when clean; None if there are none, or
+    if it was not computed."""
+    clean_correct_images: int | None = None
+    """Number of these images; None if it was not computed."""
 
     @property
     def black(self) -> bool:
@@ -87,7 +94,15 @@ class TableRate:
 
     def text(self, plus_minus: str = "±", style: TableStyle = PLAIN) -> str:
         value, spread, interval = self.parts(style)
-        return value + (f" {plus_minus} {spread}" if spread else "") + (f" [{', '.join(interval)}]" if interval else "")
+        text = value + (f" {plus_minus} {spread}" if spread else "")
+        text += f" [{', '.join(interval)}]" if interval else ""
+        return text + (f" ({self._clean_text(style)})" if style.clean_correct else "")
+
+    def _clean_text(self, style: TableStyle) -> str:
+        if self.clean_correct is None:
+            return "–"
+        decimals = rate_decimals(self.images) if style.decimals is None else style.decimals
+        return f"{self.clean_correct:.{decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,11 @@ class TableRow:
         if not rates:
             return None
         value, rmsd = (statistics.fmean(one) for one in zip(*((rate.value, rate.rmsd) for rate in rates), strict=True))
-        return TableRate(value, None, rates[0].images, rates[0].seeds, "black", rmsd, self.best_mean)
+        clean = [rate.clean_correct for rate in rates if rate.clean_correct is not None]
+        return TableRate(
+            value, None, rates[0].images, rates[0].seeds, "black", rmsd, self.best_mean,
+            clean_correct=statistics.fmean(clean) if clean else None,
+        )  # fmt: skip
 
     def shown(self, style: TableStyle) -> str:
         """The printed name of the attack at its point."""
@@ -151,6 +170,7 @@ class Layout:
             *marked(rate.relation for rate in rates),
             f"Bold: the strongest {rivals} among black-box rates",
             *([BLACK_BOX_MEAN] if self.style.mean else []),
+            *([CLEAN_CORRECT] if self.style.clean_correct else []),
             RMSD,
             *([_INTERVALS] if self.style.intervals else [spread] if seeds > 1 and self.style.spread else []),
             *([CLEAN_ACCURACY] if any(self.clean) and not self.style.across else []),

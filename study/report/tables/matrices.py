@@ -14,23 +14,27 @@ from rich.table import Table
 from rich.text import Text
 
 from study.analysis.costs import at_cost
-from study.analysis.experiments import averaged, cells, of_experiment
+from study.analysis.experiments import averaged, cells, of_experiment, with_clean_correct
 from study.images.clean_accuracy import Right
+from study.images.labels import ABSTAINED
 from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
 from study.report.tables.short_names import legend, shortened
-from study.report.wording import AT_COST, CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
+from study.report.wording import AT_COST, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
 from study.results.run_reader import RunData
 from study.terminal.prose import say
 
 
-def print_matrices(finished: RunData, console: Console) -> bool:
-    """Print the matrix of every experiment that has rows, then notes and warnings; False for a run without rows."""
+def print_matrices(finished: RunData, console: Console, *, clean_correct: bool = False) -> bool:
+    """Print the matrix of every experiment that has rows, then notes and warnings; False for a run without rows.
+
+    With `clean_correct`, the rates over clean-correct images stand beside those over all.
+    """
     spec = finished.spec
     found = cells(finished.rows, spec)
     goals = []
-    for table, goal in matrices(finished, found, console):
+    for table, goal in matrices(finished, found, console, clean_correct=clean_correct):
         console.print(table)
         goals.append(goal)
     costs = list(_costs(finished, found))
@@ -41,7 +45,9 @@ def print_matrices(finished: RunData, console: Console) -> bool:
     notes = [SUCCESS_RATE[goal] for goal in dict.fromkeys(goals)]
     notes += [AT_COST] if costs else []
     notes += [SERVICE_SUCCESS] if spec.services else []
+    notes += [CLEAN_CORRECT] if clean_correct else []
     notes += [CLEAN_ACCURACY] if finished.clean else []
+    notes += _abstentions(finished.rows)
     doubts = [
         *plausibility.of_models(spec, finished.clean, finished.models),
         *plausibility.of_attacks(spec, found),
@@ -51,8 +57,24 @@ def print_matrices(finished: RunData, console: Console) -> bool:
     return True
 
 
-def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterator[tuple[Table, str]]:
-    """Yield the table of every experiment and goal, with the goal. `found`: the cells of the run, seed by seed.
+def _abstentions(rows: pl.LazyFrame) -> list[str]:
+    """A sentence for each target that gave no answer to some image: those that vote."""
+    silent = pl.col("top1") == ABSTAINED
+    voting = rows.filter(silent).select("target").unique().collect()["target"].to_list()
+    if not voting:
+        return []
+    judged = rows.filter(pl.col("target").is_in(voting))
+    found = judged.group_by("target").agg(silent.mean().alias("share")).sort("target").collect(engine="streaming")
+    return [
+        f"{target} gives no answer to {100 * share:.1f} % of the adversarial images, which counts as a wrong one"
+        for target, share in found.iter_rows()
+    ]
+
+
+def matrices(
+    finished: RunData, found: pl.DataFrame, console: Console, *, clean_correct: bool = False
+) -> Iterator[tuple[Table, str]]:
+    """The table of every experiment and goal, with the goal. If it is too wide, models get short names and a legend.
 
     If a table is too wide, models get short names and a legend. If it is still too wide, the targets are split over
     several tables.
@@ -64,6 +86,8 @@ def matrices(finished: RunData, found: pl.DataFrame, console: Console) -> Iterat
 
     for name, experiment in finished.spec.experiments.items():
         averages = averaged(of_experiment(found, finished.spec, name))
+        if clean_correct:
+            averages = with_clean_correct(averages, of_experiment(finished.rows, finished.spec, name), finished.spec)
         for goal in experiment.goal:
             rows = list(matrix_rows(finished.spec, name, goal, averages))
             start, end = 0, len(finished.spec.targets(experiment))
@@ -170,4 +194,7 @@ def _rate(cell: Mapping[str, Any] | None) -> Text:
     if cell is None:
         return Text("– ", style="dim")
     mark = MARKS.get(cell["relation"], "")
-    return Text(f"{100 * cell['success']:.0f}{mark or ' '}", style="dim" if mark else "")
+    beside = ""
+    if "clean_correct" in cell:
+        beside = " (–)" if cell["clean_correct"] is None else f" ({100 * cell['clean_correct']:.0f})"
+    return Text(f"{100 * cell['success']:.0f}{beside}{mark or ' '}", style="dim" if mark else "")

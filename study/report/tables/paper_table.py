@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from study.analysis.experiments import averaged, cells, of_experiment
+from study.analysis.experiments import averaged, cells, of_experiment, with_clean_correct
 from study.errors import StudyError, names
 from study.report.matrix_rows import matrix_rows
 from study.report.tables.layout import PLAIN, Layout, TableRate, TableRow, TableStyle
@@ -82,6 +82,8 @@ def _of_experiment(spec: Spec, rows: pl.LazyFrame, name: str, options: TableOpti
             )
     by_seed = cells(rows.filter(pl.col("attack").is_in(list(experiment.attacks))), spec, top=options.top)
     found = averaged(of_experiment(by_seed, spec, name))
+    if options.style.clean_correct or options.format == "csv":
+        found = with_clean_correct(found, of_experiment(rows, spec, name), spec, top=options.top)
     targets = spec.targets(experiment)
     tables = []
     for goal, metric in metrics.items():
@@ -117,7 +119,13 @@ def _rate(cell: Mapping[str, Any] | None, metric: str) -> TableRate | None:
     if metric == "accuracy":
         value, low, high = 100 - value, 100 - high, 100 - low
     counts = (cell["images"], cell["seeds"], cell["relation"], cell["rmsd"])
-    return TableRate(value, std, *counts, low=low, high=high)
+    clean = cell.get("clean_correct")
+    if clean is not None:
+        clean = 100 * (1 - clean if metric == "accuracy" else clean)
+    return TableRate(
+        value, std, *counts, low=low, high=high, clean_correct=clean,
+        clean_correct_images=cell.get("clean_correct_images"),
+    )  # fmt: skip
 
 
 def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:

@@ -32,11 +32,12 @@ _RAISED = {"*": "*", "°": r"\circ"}
 
 COLUMNS = (
     *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "low", "high"),
-    *("images", "seeds", "rmsd", "relation", "best", "clean"),
+    *("images", "seeds", "rmsd", "relation", "best", "clean", "clean_correct", "clean_correct_images"),
 )
-"""Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; `low` and `high` are the 95 %
-interval. `images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty
-if unknown. Names are the names in the spec."""
+"""Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; the latter two are the 95 % interval.
+`images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty if
+unknown. `clean_correct` is the rate in percent over the `clean_correct_images` that the target classifies correctly
+when clean. Names are those of the spec."""
 
 
 def rich(layout: Layout) -> Table:
@@ -141,8 +142,8 @@ def _latex_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def _siunitx_columns(made: Grid) -> list[str]:
-    """The type of each column: numbers, with room for their digits and for the mark of white-box and grey-box rates."""
-    if made.layout.style.intervals:
+    """The kinds of the columns: numbers with room for their digits and the mark of white-box and grey-box rates."""
+    if made.layout.style.intervals or made.layout.style.clean_correct:
         return ["c"] * len(made.columns)
     kinds = []
     for place in range(len(made.columns)):
@@ -165,7 +166,7 @@ def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
     if not isinstance(cell, TableRate):
         text = "--" if cell is None else escaped(cell)
         return text if _is_number(text) or not text else f"{{{text}}}"
-    if style.intervals:
+    if style.intervals or style.clean_correct:
         return _latex_cell(cell, style)
     text, spread, _ = cell.parts(style)
     if spread:
@@ -239,7 +240,9 @@ def csv(layouts: Iterable[Layout]) -> str:
                     ends = ("" if number is None else repr(number) for number in (one.std, one.low, one.high))
                     counts = (one.images, one.seeds, repr(one.rmsd))
                     marks = (one.relation, str(one.best).lower(), clean.get(target, ""))
-                    writer.writerow((*craft, layout.metric, layout.top, repr(one.value), *ends, *counts, *marks))
+                    judged = (one.clean_correct, one.clean_correct_images)
+                    last = ("" if number is None else repr(number) for number in judged)
+                    writer.writerow((*craft, layout.metric, layout.top, repr(one.value), *ends, *counts, *marks, *last))
     return file.getvalue()
 
 

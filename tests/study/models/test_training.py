@@ -14,10 +14,11 @@ from safetensors import safe_open
 from study.errors import StudyError
 from study.images import records
 from study.models import training
+from study.models.adversarial_training import PGD, worst
 from study.models.classifier import Classifier
 from study.models.networks import NETWORKS, PREPROCESSING
 from study.models.predict import predict
-from study.models.training import train
+from study.models.training import FULLY_CONNECTED, train
 from study.models.weights import state_dict
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -61,7 +62,7 @@ SHORT = {"epochs": 4, "batch": 20, "say": quiet}
 @pytest.mark.parametrize("depth", [0, 2, pytest.param(4, marks=pytest.mark.slow), 8])  # between two and eight
 def test_every_depth_learns_and_its_file_says_what_it_is(data, tmp_path, depth):
     said = []
-    (found,) = train(data, [depth], tmp_path / "out", epochs=12, batch=20, say=said.append)
+    (found,) = train(data, [f"mnist_fnn{depth}"], tmp_path / "out", epochs=12, batch=20, say=said.append)
     assert found.accuracy == 1.0
     assert found.path == tmp_path / "out" / f"mnist_fnn{depth}.safetensors"
     assert len(said) == 12
@@ -86,20 +87,53 @@ def test_every_depth_learns_and_its_file_says_what_it_is(data, tmp_path, depth):
 def test_the_same_seed_gives_the_same_bytes_whatever_was_drawn_before(data, tmp_path):
     def trained(folder, **changes):
         torch.rand(7)
-        return [one.path.read_bytes() for one in train(data, [2, 0], tmp_path / folder, **{**SHORT, **changes})]
+        return [
+            one.path.read_bytes()
+            for one in train(data, ["mnist_fnn2", "mnist_fnn0"], tmp_path / folder, **{**SHORT, **changes})
+        ]
 
     once = trained("once")
     assert trained("again") == once
     assert all(other != one for other, one in zip(trained("seed", seed=1), once, strict=True))
     # A network does not depend on the others that are trained with it.
-    (alone,) = train(data, [0], tmp_path / "alone", **SHORT)
+    (alone,) = train(data, ["mnist_fnn0"], tmp_path / "alone", **SHORT)
     assert alone.path.read_bytes() == once[1]
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn", "mnist_vit"])
+def test_adversarial_training_makes_a_network_that_its_attack_fools_less(data, tmp_path, name):
+    attack = PGD(60.0, steps=3)
+    options = {"epochs": 10, "batch": 20, "say": quiet}
+    (plain,) = train(data, [name], tmp_path, **options)
+    (secured,) = train(data, [name], tmp_path, adversarial=attack, **options)
+    assert plain.accuracy == 1.0
+    assert plain.robust is None
+    assert secured.path.name == f"{name}_adversarial.safetensors"
+    pixels, labels = records.read(data, "test")
+    images, answers = torch.tensor(pixels) / 255, torch.tensor(labels)
+    right = {}
+    for one in (plain, secured):
+        network = NETWORKS[name]().eval()
+        state_dict.load(network, state_dict.read(one.path), called=name, origin=str(one.path))
+        near = worst(network, images, answers, PGD(60.0, steps=20), 1)
+        assert (near - images).abs().max() <= 60 / 255 + 1e-6
+        assert near.min() >= 0
+        assert near.max() <= 1
+        right[one.path.stem] = float((network(near).argmax(1) == answers).double().mean())
+    assert right[f"{name}_adversarial"] > right[name] + 0.1
+    assert secured.robust is not None
+    assert abs(secured.robust - right[f"{name}_adversarial"]) < 0.1
+    with safe_open(secured.path, "np") as opened:
+        record = json.loads(opened.metadata()["study"])
+    assert record["adversarial"] == {"epsilon": 60.0, "steps": 3}
+    (again,) = train(data, [name], tmp_path / "again", adversarial=attack, **options)
+    assert again.path.read_bytes() == secured.path.read_bytes()
 
 
 def test_other_data_has_another_digest(data, tmp_path):
     def digest(folder):
         records.read.cache_clear()
-        (found,) = train(data, [0], tmp_path / folder, **{**SHORT, "epochs": 1})
+        (found,) = train(data, ["mnist_fnn0"], tmp_path / folder, **{**SHORT, "epochs": 1})
         with safe_open(found.path, "np") as opened:
             return json.loads(opened.metadata()["study"])["data"]
 
@@ -111,42 +145,42 @@ def test_other_data_has_another_digest(data, tmp_path):
     assert digest("after") != before
 
 
-def refused(data, depths, output, **changes) -> StudyError:
+def refused(data, networks, output, **changes) -> StudyError:
     with pytest.raises(StudyError) as raised:
-        train(data, depths, output, **{**SHORT, **changes})
+        train(data, networks, output, **{**SHORT, **changes})
     return raised.value
 
 
 def test_nothing_is_written_over_and_nothing_is_trained_before_that_is_known(data, tmp_path):
     (tmp_path / "mnist_fnn4.safetensors").write_bytes(b"mine")
-    error = refused(data, [0, 4], tmp_path)
+    error = refused(data, ["mnist_fnn0", "mnist_fnn4"], tmp_path)
     assert "mnist_fnn4.safetensors exists" in error.what
     assert "--output" in (error.todo or "")
     assert (tmp_path / "mnist_fnn4.safetensors").read_bytes() == b"mine"
     assert not (tmp_path / "mnist_fnn0.safetensors").exists()
 
 
-def test_unknown_depths_and_folders_that_cannot_be_made(data, tmp_path):
-    error = refused(data, [3], tmp_path / "out")
-    assert "3 hidden layers" in error.what
-    assert error.accepted == "0, 2, 4, 8"
+def test_unknown_networks_and_folders_that_cannot_be_made(data, tmp_path):
+    error = refused(data, ["mnist_fnn3"], tmp_path / "out")
+    assert "'mnist_fnn3'" in error.what
+    assert "mnist_fnn2" in (error.accepted or "")
     (tmp_path / "file").write_text("")
-    assert "cannot be created" in refused(data, [0], tmp_path / "file" / "out").what
+    assert "cannot be created" in refused(data, ["mnist_fnn0"], tmp_path / "file" / "out").what
 
 
 def test_other_images_and_other_labels_are_refused(tmp_path):
     error = refused(write(tmp_path / "small", side=20), [0], tmp_path / "out")
     assert "1 x 20 x 20" in error.what
     assert "28 x 28" in (error.accepted or "")
-    assert "has the label 25" in refused(write(tmp_path / "letters", labels=26), [0], tmp_path / "out").what
+    assert "has the label 25" in refused(write(tmp_path / "letters", labels=26), ["mnist_fnn0"], tmp_path / "out").what
     (tmp_path / "cifar").mkdir()
     for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
         (tmp_path / "cifar" / name).write_bytes(bytes(3073))
-    assert "3 x 32 x 32" in refused(tmp_path / "cifar", [0], tmp_path / "out").what
+    assert "3 x 32 x 32" in refused(tmp_path / "cifar", ["mnist_fnn0"], tmp_path / "out").what
 
 
 def test_training_that_diverges_leaves_no_file(data, tmp_path):
-    error = refused(data, [4], tmp_path / "out", learning_rate=1e6)
+    error = refused(data, ["mnist_fnn4"], tmp_path / "out", learning_rate=1e6)
     assert "diverges" in error.what
     assert error.status == 1
     assert list((tmp_path / "out").iterdir()) == []
@@ -157,13 +191,13 @@ def test_a_file_is_whole_or_not_there(data, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(training.os, "fsync", full)
-    assert "No space left" in refused(data, [0], tmp_path / "out").what
+    assert "No space left" in refused(data, ["mnist_fnn0"], tmp_path / "out").what
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_real_images(tmp_path):
-    found = {one.depth: one.accuracy for one in train(FASHION, [0, 2, 4, 8], tmp_path, say=quiet)}
-    assert found[0] > 0.83
-    assert min(found[depth] for depth in (2, 4, 8)) > 0.87
+    found = {one.network: one.accuracy for one in train(FASHION, list(FULLY_CONNECTED), tmp_path, say=quiet)}
+    assert found.pop("mnist_fnn0") > 0.83
+    assert min(found.values()) > 0.87

@@ -167,6 +167,7 @@ ELSEWHERE = {
         "sha256": "checked, and the tensors are in the model's digest",
         "transform": "in the digest of the transformed model",
         "role": "says what a model is used for, and changes no pixel",
+        "family": "decides which targets are shown, in the spec of the run folder, and changes no pixel",
     },
 }
 """Where each field of what workers are given is held."""

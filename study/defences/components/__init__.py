@@ -1,0 +1,7 @@
+"""The project's own defences, a file each. Importing this package registers them; none imports torch at once."""
+
+import importlib
+import pkgutil
+
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")

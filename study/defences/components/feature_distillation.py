@@ -1,0 +1,67 @@
+"""Feature distillation: a compression of 8 x 8 blocks whose table is made against adversarial images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from study.attacks.registry import register
+from study.attacks.resampling import cosine_transform
+from study.defences.kinds import DefenceContext, Purifier
+from study.devices.copies import uploaded
+from study.devices.tables import kept
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_BLOCK = 8
+_UNIT = 2**17
+Quantum = Annotated[int, Field(ge=1, le=255)]
+
+
+@register
+class FeatureDistillation(Purifier):
+    """Feature distillation (Liu et al. 2019, arXiv:1803.05787): the cosine transform of 8 x 8 blocks, rounded.
+
+    In each block and channel, the 4 x 4 lowest frequencies are rounded to multiples of `low`, all others to multiples
+    of `high` (pixel values; the authors' code has 25 and 30). Images whose side is no multiple of 8 are continued with
+    their border's pixels.
+
+    The entries of the transform are multiples of 2^-17, so that every sum is exact in float64: no batch, library or
+    machine changes a pixel.
+    """
+
+    name: ClassVar[str] = "feature-distillation"
+
+    low: Quantum = 25
+    high: Quantum = 30
+
+    def purified(self, images: Tensor, given: DefenceContext) -> Tensor:
+        from torch.nn import functional
+
+        height, width = images.shape[2:]
+        padded = functional.pad(images.double(), (0, -width % _BLOCK, 0, -height % _BLOCK), mode="replicate")
+        count, channels, tall, wide = padded.shape
+        blocks = padded.view(count, channels, tall // _BLOCK, _BLOCK, wide // _BLOCK, _BLOCK).transpose(3, 4)
+        cosines, table = _cosines(images.device), _table(self.low, self.high, images.device)
+        spectrum = cosines @ blocks @ cosines.mT
+        rounded = (spectrum / table).round_() * table
+        made = (cosines.mT @ rounded @ cosines).transpose(3, 4).reshape(count, channels, tall, wide)
+        return made[:, :, :height, :width].to(images.dtype)
+
+
+@kept
+def _cosines(device: torch.device) -> Tensor:
+    """The cosine transform of 8 numbers, in multiples of 2^-17: float64 (8, 8)."""
+    return uploaded(np.rint(np.asarray(cosine_transform(_BLOCK)) * _UNIT) / _UNIT, device)
+
+
+@kept
+def _table(low: int, high: int, device: torch.device) -> Tensor:
+    """The step of each frequency of a block: float64 (8, 8)."""
+    table = np.full((_BLOCK, _BLOCK), float(high))
+    table[: _BLOCK // 2, : _BLOCK // 2] = low
+    return uploaded(table, device)

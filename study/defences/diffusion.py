@@ -1,0 +1,62 @@
+"""Diffusion purification: noise hides the perturbation, and a diffusion model removes both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from study.defences.kinds import DefenceContext, Purifier, WeightsFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DiffusionPurifier(Purifier):
+    """DiffPure (Nie et al. 2022, arXiv:2205.07460) with the sampler of DDPM (Ho et al. 2020, arXiv:2006.11239).
+
+    A base class: a user's class adds `network`, a DDPM that predicts the noise. The image in -1..1 gets the noise of
+    step `t`, and the model takes `t` steps back. `steps` is the length of the model's schedule, whose betas rise
+    linearly from `first` to `last`. DiffPure has t = 150 of 1,000 for ImageNet, and 100 for CIFAR-10.
+    """
+
+    weights: WeightsFile | None = None
+    t: Annotated[int, Field(ge=1, le=10_000)] = 150
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+    def noise(self, images: Tensor, step: Tensor, given: DefenceContext) -> Tensor:
+        """Return the noise that the network predicts in `images`, -1..1 with noise, at `step` (N,), from 0.
+
+        By default, the first channels of `network(images, step)`: some networks predict variances after them.
+        """
+        assert given.network is not None, "a user's class has a network"
+        found: Tensor = given.network(images, step)[:, : images.shape[1]]
+        return found
+
+    def purified(self, images: Tensor, given: DefenceContext) -> Tensor:
+        import torch
+
+        betas, kept = self._schedule()
+        last = self.t - 1
+        noise = given.draws(self.t).normal(images.shape[1:])
+        noisy = float(kept[last] ** 0.5) * (images / 127.5 - 1) + float((1 - kept[last]) ** 0.5) * noise
+        for step in range(last, -1, -1):
+            now, beta = float(kept[step]), float(betas[step])
+            before = float(kept[step - 1]) if step else 1.0
+            at = torch.full((len(images),), step, device=images.device)
+            found = self.noise(noisy, at, given)
+            clean = ((noisy - (1 - now) ** 0.5 * found) / now**0.5).clamp(-1, 1)
+            noisy = (before**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - before) * noisy) / (1 - now)
+            if step:
+                spread = (beta * (1 - before) / (1 - now)) ** 0.5
+                noisy = noisy + spread * given.draws(step).normal(images.shape[1:])
+        return (noisy + 1) * 127.5
+
+    def _schedule(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The betas, and the share of the image's variance that is left after each step."""
+        betas = np.linspace(self.first, self.last, self.steps)
+        return betas, np.cumprod(1 - betas)

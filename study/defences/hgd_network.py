@@ -1,0 +1,58 @@
+"""The denoising U-Net of HGD (Liao et al. 2018, arXiv:1712.02976).
+
+Normalised images (N, 3, H, W) -> the same, denoised. The tensors have the names of the authors' files, below `denoise`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_DOWN, _DOWN_LAYERS = (64, 128, 256, 256, 256), (2, 3, 3, 3, 3)
+_UP, _UP_LAYERS = (64, 128, 256, 256), (2, 3, 3, 3)
+
+
+class _Layer(nn.Module):
+    """A 3x3 convolution with batch norm and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.relu(self.bn(self.conv(images)))
+
+
+def _level(inputs: int, outputs: int, layers: int, stride: int = 1) -> nn.Sequential:
+    rest = (_Layer(outputs, outputs) for _ in range(layers - 1))
+    return nn.Sequential(_Layer(inputs, outputs, stride), *rest)
+
+
+class Denoiser(nn.Module):
+    """Five levels down, each but the first with half the size, and four up, with a connection at each size.
+
+    Its output is added to the image. Sizes are doubled bilinearly with corners aligned, as PyTorch did in 2017.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = (3, *_DOWN[:-1])
+        down = zip(inputs, _DOWN, _DOWN_LAYERS, range(len(_DOWN)), strict=True)
+        self.fwd = nn.ModuleList(_level(*given, stride=1 if number == 0 else 2) for *given, number in down)
+        above = (*_UP[1:], _DOWN[-1])
+        up = zip(above, _DOWN[:-1], _UP, _UP_LAYERS, strict=True)
+        self.back = nn.ModuleList(_level(below + beside, outputs, layers) for below, beside, outputs, layers in up)
+        self.final = nn.Conv2d(_UP[0], 3, 1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features, beside = images, []
+        for level in self.fwd:
+            features = level(features)
+            beside.append(features)
+        for level, known in zip(reversed(self.back), reversed(beside[:-1]), strict=True):
+            features = functional.interpolate(features, size=known.shape[2:], mode="bilinear", align_corners=True)
+            features = level(torch.cat([features, known], 1))
+        moved: Tensor = self.final(features)
+        return images + moved

@@ -1,0 +1,288 @@
+"""The stages in front of one target, loaded: they change finished images, and a vote makes the prediction."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from study.attacks import own_code
+from study.attacks.part import PYTHON, Part
+from study.defences.kinds import Defence, DefenceContext, Purifier, Vote
+from study.defences.transforms import Stage, Transforms, apply_plain
+from study.devices.copies import Download, uploaded
+from study.errors import StudyError
+from study.models.classifier import Classifier
+from study.models.device_errors import OutOfMemory, attempt, halved
+from study.models.predict import Prediction, answers, best_of, not_finite, predict
+from study.models.weights import state_dict
+from study.process.threads import host_threads
+from study.reproducibility import numerics
+from study.reproducibility.numerics import Precision
+from study.reproducibility.rng import Streams
+
+Images = NDArray[np.uint8] | Tensor
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images for one target: V versions, one after the other, of the images with these `ids`.
+
+    `key` and an image's id seed its draws: all versions of an image, clean or adversarial, get the same ones.
+    """
+
+    pixels: Images
+    ids: Sequence[str]
+    key: Sequence[object]
+
+    @property
+    def rows(self) -> list[str]:
+        """The id of each image."""
+        return [*self.ids] * (len(self.pixels) // len(self.ids))
+
+
+@dataclass(frozen=True)
+class _Component:
+    index: int
+    """Its place in the whole transform, which its draws depend on."""
+    defence: Defence
+    network: nn.Module | None
+
+
+class Stages:
+    """The stages of one transform, with their networks on `device`.
+
+    Raises StudyError if a file of weights is missing or does not fit, or if a user's class is not loaded.
+    """
+
+    def __init__(self, transforms: Transforms, device: str) -> None:
+        self._device = device
+        self._stages = transforms.stages
+        self._components = {
+            index: _loaded(index, value, device)
+            for index, (_, value) in enumerate(transforms.stages)
+            if isinstance(value, Part)
+        }
+        votes = [index for index, one in self._components.items() if isinstance(one.defence, Vote)]
+        if votes and votes != [len(self._stages) - 1]:
+            raise StudyError(
+                f"'{self._stages[votes[0]][0]}' makes the target vote, and is not the last stage",
+                accepted="one vote, as the last stage of a transform",
+                todo="write it last",
+            )
+        self._vote = self._components.pop(votes[0]) if votes else None
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the tensors of all networks; None if no stage has a network."""
+        held = [*self._components.values(), *([self._vote] if self._vote else [])]
+        networks = {str(one.index): one.network for one in held if one.network is not None}
+        if not networks:
+            return None
+        found = hashlib.sha256()
+        for index, network in sorted(networks.items()):
+            found.update(index.encode())
+            state_dict.hash_into(found.update, network.state_dict())
+        return found.hexdigest()
+
+    def predict(
+        self,
+        model: Classifier,
+        shown: Shown,
+        *,
+        batch: int,
+        precision: Precision = "float32",
+        whole: bool = False,
+        name: str = "the model",
+    ) -> Prediction:
+        """The prediction of `model` behind the stages, as `study.models.predict.predict` makes it.
+
+        With a vote, `top5_prob` and `whole` are shares of votes, and `abstained` is set.
+        """
+        pixels = self.changed(shown, batch, name)
+        if self._vote is None:
+            return predict(
+                model, pixels, batch=batch, device=self._device, precision=precision, whole=whole, name=name,
+                images=shown.ids,
+            )  # fmt: skip
+        ballot = _Ballot(model, self._vote, self._device, precision, name)
+        return ballot.predict(pixels, shown, batch, whole=whole)
+
+    def changed(self, shown: Shown, batch: int, name: str = "the model") -> Images:
+        """The images after all stages that change them."""
+        pixels, rows = shown.pixels, shown.rows
+        for component, places in groupby(range(len(self._stages)), key=self._components.get):
+            if component is not None:
+                pixels = self._purified(component, pixels, shown, batch, name)
+                continue
+            plain = [(index, *self._stages[index]) for index in places if self._is_plain(self._stages[index])]
+            if plain:
+                held = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
+                keys = [(*shown.key, image) for image in rows]
+                pixels = apply_plain(plain, held, keys, host_threads(self._device))
+        return pixels
+
+    @staticmethod
+    def _is_plain(stage: Stage) -> bool:
+        return not isinstance(stage[1], Part)
+
+    def _purified(self, one: _Component, pixels: Images, shown: Shown, batch: int, name: str) -> Tensor:
+        """The images after a purifier, `uint8`, in passes of one constant size; the last pass is padded."""
+        rows, size, start = shown.rows, numerics.pass_size(batch, self._device), 0
+        made: list[Tensor] = []
+        while start < len(pixels):
+            part, ids = pixels[start : start + size], rows[start : start + size]
+            found = attempt(functools.partial(self._pass, one, part, _padded(ids, size), shown.key))
+            if isinstance(found, OutOfMemory):
+                size = halved(size, found)
+                continue
+            images, finite = found
+            broken = np.flatnonzero(~finite[: len(ids)].cpu().numpy()).tolist()
+            if broken:
+                raise not_finite(f"{type(one.defence).__name__} in front of {name}", broken, ids, "pixels")
+            made.append(images[: len(ids)])
+            start += len(ids)
+        return torch.cat(made)
+
+    def _pass(self, one: _Component, part: Images, ids: Sequence[str], key: Sequence[object]) -> tuple[Tensor, Tensor]:
+        """The purified images, and whether all values of each are finite; both include the padding."""
+        images = _filled(part, len(ids), self._device)
+        with torch.inference_mode(), numerics.pixel_algebra(self._device):
+            made = one.defence.purified(images, _context(one, key, ids, self._device))  # type: ignore[attr-defined]
+            if made.shape != images.shape:
+                raise StudyError(
+                    f"{type(one.defence).__name__} makes images of the shape {tuple(made.shape)} of such of the shape "
+                    f"{tuple(images.shape)}",
+                    accepted="the same shape",
+                )
+            finite = made.isfinite().flatten(1).all(1)
+            return made.nan_to_num().clamp(0, 255).round().to(torch.uint8), finite
+
+
+class _Ballot:
+    """The votes of a classifier on versions of images."""
+
+    def __init__(self, model: Classifier, vote: _Component, device: str, precision: Precision, name: str) -> None:
+        assert isinstance(vote.defence, Vote), "the caller has looked"
+        self._model = model.in_precision(precision) if precision == "bfloat16" else model
+        self._component, self._vote = vote, vote.defence
+        self._device, self._precision, self._name = device, precision, name
+
+    def predict(self, pixels: Images, shown: Shown, batch: int, *, whole: bool) -> Prediction:
+        rows, size, start = shown.rows, numerics.pass_size(batch, self._device), 0
+        counts = np.zeros((len(pixels), self._model.labels), dtype=np.int64)
+        while start < len(pixels):
+            # As many images at once as one pass holds: their versions fill whole passes.
+            part, ids = pixels[start : start + size], rows[start : start + size]
+            found = attempt(functools.partial(self._votes, part, ids, shown.key, size))
+            if isinstance(found, OutOfMemory):
+                size = halved(size, found)
+                continue
+            labels, voters = found
+            broken = voters[labels < 0]
+            if len(broken):
+                raise not_finite(self._name, sorted(set(broken.tolist())), ids)
+            np.add.at(counts, (start + voters, labels), 1)
+            start += len(ids)
+        shares = (counts / self._vote.versions).astype(np.float32)
+        top = best_of(counts)
+        abstained = self._vote.abstains(counts)
+        return Prediction(top, np.take_along_axis(shares, top, 1), shares if whole else None, size, abstained=abstained)
+
+    def _votes(
+        self, part: Images, ids: Sequence[str], key: Sequence[object], size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The label of each version of each image, -1 where it is not finite, and the row of the image."""
+        images = _filled(part, len(ids), self._device)
+        found = [
+            Download(answers(self._model, one, self._device, self._precision))
+            for one in _passes(self._versions(images, ids, key), size)
+        ]
+        labels = np.concatenate([array for one in found for array in one.arrays()])
+        voters = np.tile(np.arange(len(ids)), self._vote.versions)
+        return labels[: len(voters)].astype(np.int64), voters
+
+    def _versions(self, images: Tensor, ids: Sequence[str], key: Sequence[object]) -> Iterator[Tensor]:
+        context = _context(self._component, key, ids, self._device)
+        for number in range(self._vote.versions):
+            with torch.inference_mode(), numerics.pixel_algebra(self._device):
+                yield self._vote.version(images, context, number)
+
+
+def _passes(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """The images of all parts in passes of `size`; the last one is padded with its last image."""
+    held: Tensor | None = None
+    for part in parts:
+        held = part if held is None else torch.cat([held, part])
+        while len(held) >= size:
+            yield held[:size]
+            held = held[size:]
+    if held is not None and len(held):
+        yield torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
+
+
+def _filled(part: Images, size: int, device: str) -> Tensor:
+    """The images as float32 on the device, padded to `size` with the last one."""
+    held = part if isinstance(part, Tensor) else uploaded(part, device)
+    if len(held) < size:
+        held = torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
+    return held.to(torch.float32)
+
+
+def _padded(ids: Sequence[str], size: int) -> list[str]:
+    return [*ids, *ids[-1:] * (size - len(ids))]
+
+
+def _context(one: _Component, key: Sequence[object], ids: Sequence[str], device: str) -> DefenceContext:
+    streams = Streams((*key, "transform", one.index), ids)
+    return DefenceContext(one.network, streams, one.defence.stream, device)
+
+
+def _loaded(index: int, part: Part, device: str) -> _Component:
+    component = own_code.loaded_or_placeholder(part)
+    if not isinstance(component, Purifier | Vote):
+        raise StudyError(
+            f"{part.python} is your own code, and is not loaded"
+            if part.python is not None
+            else f"'{part.name}' changes no image",
+            accepted="--allow-code, for code that you trust: it runs with all your rights",
+            todo="add --allow-code to the command",
+        )
+    network = component.network()
+    if network is None:
+        return _Component(index, component, None)
+    file = component.weights_file
+    if file is not None:
+        called = f"{part.name or str(part.python)} (transform)"
+        state = component.renamed(state_dict.read(file))
+        state_dict.load(network, state, called=called, origin=str(file))
+    return _Component(index, component, network.eval().requires_grad_(False).to(device))
+
+
+def check_files(transforms: Transforms) -> None:
+    """Compare names, shapes and types of the tensors in the files of the project's own defences with their networks.
+
+    A user's own class is not run; its files are read when it is. Raises StudyError for a missing file, or another one.
+    """
+    for name, value in transforms.stages:
+        if not isinstance(value, Part) or name == PYTHON:
+            continue
+        component = value.component()
+        assert isinstance(component, Defence), "of the kind defence"
+        file = component.weights_file
+        if file is None:
+            continue
+        if not file.is_file():
+            raise StudyError(f"the weights file {file} does not exist", todo=f"correct `{name}: {{weights: file:…}}`")
+        with torch.device("meta"):
+            network = component.network()
+        assert network is not None, "it has weights"
+        state = component.renamed(state_dict.outline(file))
+        state_dict.fitted(network, state, called=name, origin=str(file))

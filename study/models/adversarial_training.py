@@ -1,0 +1,38 @@
+"""Adversarial training (Madry et al. 2018, arXiv:1706.06083): each batch is replaced by the worst images near it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_OVERSHOOT = 2.5
+"""All steps together go this many times epsilon, as in Madry et al.'s public models."""
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent within `epsilon` in pixel values, 0..255, in `steps` steps from a random start."""
+
+    epsilon: float
+    steps: int = 5
+
+
+def worst(network: nn.Module, images: Tensor, labels: Tensor, attack: PGD, seed: int) -> Tensor:
+    """Images of the highest cross-entropy that PGD finds near `images`: float (N, C, H, W) in 0..1, like `images`.
+
+    `seed` decides the random start. The parameters of `network` keep their gradients.
+    """
+    epsilon = attack.epsilon / 255
+    size = _OVERSHOOT * epsilon / attack.steps
+    low, high = (images - epsilon).clamp_(min=0), (images + epsilon).clamp_(max=1)
+    drawn = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    found = torch.clamp(images + epsilon * (2 * drawn - 1), low, high)
+    for _ in range(attack.steps):
+        found.requires_grad_()
+        loss = functional.cross_entropy(network(found), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, found)
+        found = torch.clamp(found.detach() + size * gradient.sign(), low, high)
+    return found

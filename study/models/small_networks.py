@@ -1,0 +1,74 @@
+"""A small CNN and a small ViT for grey images of 28 x 28 pixels: two kinds of network that train on a laptop."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+_SIDE = 28
+_CHANNELS = (1, 16, 32, 64)
+_HIDDEN = 128
+_PATCH, _WIDTH, _BLOCKS, _HEADS = 7, 48, 4, 4
+
+
+class SmallCNN(nn.Module):
+    """Three 3x3 convolutions of 16, 32 and 64 channels, each with ReLU and 2x2 max-pooling, and two linear layers.
+
+    Float images (N, 1, 28, 28) -> logits (N, num_classes). It has no batch norm: its training on adversarial images
+    has no second distribution to keep statistics of.
+    """
+
+    def __init__(self, *, num_classes: int = 10) -> None:
+        super().__init__()
+        pairs = itertools.pairwise(_CHANNELS)
+        self.convolutions = nn.ModuleList(nn.Conv2d(inputs, outputs, 3, padding=1) for inputs, outputs in pairs)
+        self.hidden = nn.Linear(_CHANNELS[-1] * (_SIDE // 8) ** 2, _HIDDEN)
+        self.last = nn.Linear(_HIDDEN, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images
+        for convolution in self.convolutions:
+            features = functional.max_pool2d(functional.relu(convolution(features)), 2)
+        logits: Tensor = self.last(functional.relu(self.hidden(features.flatten(1))))
+        return logits
+
+
+def small_vit(*, num_classes: int = 10) -> VisionTransformer:
+    """The vision transformer of Dosovitskiy et al. 2021 with 4 blocks of width 48 on patches of 7 x 7 pixels.
+
+    Float images (N, 1, 28, 28) -> logits (N, num_classes). It is timm's class, so that attacks find its attention.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=_SIDE,
+        patch_size=_PATCH,
+        in_chans=1,
+        num_classes=num_classes,
+        embed_dim=_WIDTH,
+        depth=_BLOCKS,
+        num_heads=_HEADS,
+        mlp_ratio=2,
+    )
+
+
+def drawn(network: str, seed: int) -> nn.Module:
+    """The network `mnist_cnn` or `mnist_vit` with first weights that `seed` decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SMALL_NETWORKS[network]()
+
+
+SMALL_NETWORKS = {"mnist_cnn": SmallCNN, "mnist_vit": small_vit}
+"""By name; each takes `num_classes`."""
