@@ -551,6 +551,24 @@ def images(
 
 
 @app.command(rich_help_panel=IMAGES)
+def judge(
+    *,
+    run: Run,
+    spec: Annotated[Path, option("SPEC", "A spec with the new `judge` and `names` of the chat services.")],
+    output: Annotated[Path, option("FOLDER", "A new run folder: the old one stays as it is.")],
+) -> None:
+    """Judge the answers of chat services again, without asking them.
+
+    The new folder holds the same rows with other verdicts. Only a judge that is a model is asked.
+
+    Example: study judge runs/chat --spec stricter.yaml --output runs/chat-stricter
+    """
+    from study.commands.judge import judge_run
+
+    judge_run(str(run), _load(spec, None), output, _console())
+
+
+@app.command(rich_help_panel=IMAGES)
 def verify(*, run: Run, json: Json = False) -> None:
     """Check that a run is complete and undamaged.
 

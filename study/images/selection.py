@@ -20,13 +20,14 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 class Clean:
     """The prediction of one model for one clean image: five labels and their probabilities, best first.
 
-    A remote service has its own names with scores in place of labels.
+    A remote service has its own names with scores in place of labels; a chat service also its `sentence`, verbatim.
     """
 
     top5: tuple[int, ...]
     top5_prob: tuple[float, ...]
     names: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
+    sentence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
                 "top5_prob": pl.List(pl.Float32),
                 "names": pl.List(pl.String),
                 "scores": pl.List(pl.Float32),
+                "sentence": pl.String,
             }
         )
     ),
@@ -126,6 +128,7 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
                     "top5_prob": list(said.top5_prob),
                     "names": said.names,
                     "scores": said.scores,
+                    "sentence": said.sentence,
                 }
                 for model, said in one.clean.items()
             ],
@@ -142,7 +145,11 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
     for row in frame.iter_rows(named=True):
         clean = {
             said["model"]: Clean(
-                tuple(said["top5"]), tuple(said["top5_prob"]), _tuple(said.get("names")), _tuple(said.get("scores"))
+                tuple(said["top5"]),
+                tuple(said["top5_prob"]),
+                _tuple(said.get("names")),
+                _tuple(said.get("scores")),
+                said.get("sentence"),
             )
             for said in row["clean"]
         }

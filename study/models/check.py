@@ -28,6 +28,8 @@ def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[
                 _check_outline(name, model, labels)
             else:
                 credential_of(model.remote)
+                if model.remote.judging is not None:
+                    credential_of(model.remote.judging)
         except StudyError as error:
             raise error.located(where("models", name)) from None
 

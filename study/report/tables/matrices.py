@@ -20,7 +20,7 @@ from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
 from study.report.tables.short_names import legend, shortened
-from study.report.wording import AT_COST, CLEAN_ACCURACY, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
+from study.report.wording import AT_COST, CLEAN_ACCURACY, RMSD, SUCCESS_RATE, rmsd_range, service_notes
 from study.results.run_reader import RunData
 from study.terminal.prose import say
 
@@ -40,7 +40,7 @@ def print_matrices(finished: RunData, console: Console) -> bool:
         return False
     notes = [SUCCESS_RATE[goal] for goal in dict.fromkeys(goals)]
     notes += [AT_COST] if costs else []
-    notes += [SERVICE_SUCCESS] if spec.services else []
+    notes += service_notes(spec, spec.services)
     notes += [CLEAN_ACCURACY] if finished.clean else []
     doubts = [
         *plausibility.of_models(spec, finished.clean, finished.models),
