@@ -405,6 +405,41 @@ def dashboard(run: Run) -> None:
 
 
 @app.command(rich_help_panel=COMPARE)
+def board(
+    *,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://bucket/prefix.")],
+    to: Annotated[
+        Path | None, option("PATH", "A file .html, .csv or .tex; or a folder for board.html, board.csv and board.tex.")
+    ] = None,
+    experiment: Annotated[list[str] | None, option("NAME", "Only this experiment; repeatable.")] = None,
+) -> None:
+    """Put runs of one protocol side by side: success with intervals, cost, visibility.
+
+    Attacks are ranked by their mean success against black-box targets. What differs between the runs is told.
+
+    Example: study board runs/ours runs/theirs --to board
+    """
+    from study.commands.board import print_board
+
+    print_board(runs, _console(), to=to, experiments=experiment or ())
+
+
+@app.command(rich_help_panel=COMPARE)
+def card(
+    *,
+    run: Run,
+    to: Annotated[Path | None, option("FILE", "An HTML or Markdown file. Default: print Markdown.")] = None,
+) -> None:
+    """Print one page about the protocol of a run: images, weights, attacks, numerics, cost, intervals.
+
+    Example: study card runs/ours --to card.html
+    """
+    from study.commands.board import print_card
+
+    print_card(run, _console(), to)
+
+
+@app.command(rich_help_panel=COMPARE)
 def compare(
     *,
     run: Run,

@@ -66,7 +66,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def read_answer(body: str, remote: Remote) -> Reply:
-    """The reply in an answer, by the API of the service. Raises UnexpectedAnswer if the answer does not fit the spec."""
+    """The reply in an answer, by the API of the service. Raises UnexpectedAnswer if it does not fit the spec."""
     return chat.read_sentence(body) if remote.api == "chat" else read(body, remote)
 
 
