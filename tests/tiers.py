@@ -32,6 +32,8 @@ WHOLE = {
     ),
     "tests/test_malformed.py": ("test_broken_somewhere",),
     "tests/test_wheel.py": ("test_workers_of_ray_import_the_wheel",),
+    "tests/actors/workers/test_chat.py": ("test_slow_failing_filtering_and_dying_half_way",),
+    "tests/undisturbed/test_chat.py": ("test_a_whole_run_and_a_killed_one",),
     "tests/undisturbed/test_python_door.py": ("test_ray_and_this_process_give_the_same_rows",),
     "tests/undisturbed/test_undisturbed.py": ("test_two_workers_in_an_object_store_stopped_and_resumed",),
 }

@@ -80,9 +80,10 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
         title=f"{table.experiment}, {table.goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold"
     )
     for head in ["#", *(["run"] if several else []), "attack", "sources"]:
-        shown.add_column(head)
+        # On a narrow terminal the numbers would leave no room for names.
+        shown.add_column(head, min_width=1 if head == "#" else 8, overflow="fold")
     for head in ("mean, %", "95 %", "correct, %", "gradients", "RMSD", "SSIM", "front"):
-        shown.add_column(head, justify="right", no_wrap=True)
+        shown.add_column(head, justify="right", overflow="fold")
     for place, line in enumerate(table.lines, 1):
         ends = "–" if line.low is None or line.high is None else f"{100 * line.low:.1f}–{100 * line.high:.1f}"
         numbers = [

@@ -179,6 +179,8 @@ class Remote(Frozen):
     def _from_text(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return {"url": given} if isinstance(given, str) else given
+        if given.get("api", "labels") not in ("labels", "chat"):
+            return given
         chat = given.get("api") == "chat"
         foreign = [key for key in (_OF_LABELS if chat else _OF_CHAT) if given.get(key) is not None]
         if chat and foreign and all(given[key] == cls.model_fields[key].default for key in foreign):
