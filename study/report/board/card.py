@@ -14,6 +14,10 @@ from study.report.wording import SUCCESS_RATE
 from study.spec.schema import Spec
 
 _SHORT = 16
+_TOLD = ("budget", "steps", "step_size", "checkpoints", "made", "tune", "external")
+"""Keys of a recipe that have a column, and others that are no parts."""
+_USUAL = {"objective": "cross-entropy", "fusion": "probability", "step": "sign", "scales": 1}
+"""What the parts of most attacks are: said once."""
 
 
 def card_tables(entry: Entry) -> list[HtmlTable]:
@@ -102,29 +106,33 @@ def _attacks(spec: Spec) -> HtmlTable:
         cost = " to ".join(f"{one:,}" for one in dict.fromkeys((counts[0], counts[-1]))) if counts else "–"
         kind = f"RMSD of {budget.to}" if budget.to else f"{budget.kind} {length}"
         rows.append(text_cells(name, ", ".join(_parts(recipe)) or "–", kind, recipe.steps, cost))
-    return HtmlTable("Attacks", ["attack", "parts", "budget, pixel values", "steps", "gradients of one image"], rows)
+    head = ["attack", "parts", "budget, pixel values", "steps", "gradients of one image"]
+    notes = ["Unless a part says otherwise: cross-entropy, mean probability of several sources, sign steps."]
+    return HtmlTable("Attacks", head, rows, notes=notes)
 
 
 def _parts(recipe: Attack) -> Iterator[str]:
     """The parts of an attack by their keys, with numbers and names that are set."""
     if recipe.external is not None:
-        yield f"external {recipe.external.function}" if hasattr(recipe.external, "function") else "external"
+        yield f"external: {_words(recipe.external.model_dump(mode='json'))}"
         return
     for key, value in recipe.plain().items():
-        if key in ("budget", "steps", "step_size", "checkpoints", "made", "tune") or not value or value == 1:
+        if key in _TOLD or not value or value == _USUAL.get(key):
             continue
-        if isinstance(value, str | int | float):
-            yield f"{key.replace('_', ' ')} {value}"
-        elif isinstance(value, dict):
-            yield f"{key.replace('_', ' ')} ({', '.join(f'{name} {one}' for name, one in value.items())})"
-        elif isinstance(value, list):
-            yield f"{key.replace('_', ' ')} ({', '.join(_named(one) for one in value)})"
+        if key == "first" and recipe.first is not None:
+            yield f"first stage of {recipe.first.steps} steps ({', '.join(_parts(recipe.first)) or 'plain'})"
+        else:
+            yield f"{key.replace('_', ' ')} {_words(value)}"
 
 
-def _named(part: object) -> str:
-    if isinstance(part, dict) and len(part) == 1:
-        return str(next(iter(part)))
-    return str(part.get("kind", part.get("name", "…"))) if isinstance(part, dict) else str(part)
+def _words(value: object) -> str:
+    """A value of a recipe in words, without what is not set."""
+    if isinstance(value, dict):
+        set_ = {key: one for key, one in value.items() if one not in (None, [], {})}
+        return ", ".join(f"{key} {_words(one)}" for key, one in set_.items())
+    if isinstance(value, list):
+        return "; ".join(map(_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _results(table: BoardTable) -> HtmlTable:

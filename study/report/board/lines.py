@@ -12,7 +12,7 @@ from study.analysis.bootstrap import interval_of_mean
 from study.analysis.costs import at_cost
 from study.analysis.experiments import averaged, cells, of_experiment, with_level
 from study.analysis.rates import hits
-from study.analysis.visibility import front, visibility
+from study.analysis.visibility import Measure, front, visibility
 from study.errors import StudyError, names
 from study.report.wording import point_name
 from study.results.run_reader import RunData
@@ -43,7 +43,8 @@ class Line:
         correct_mean: The mean of the black-box rates of `correct`.
         gradients: Gradients of one image; None where they are unknown.
         visible: Means over images: rmsd, linf, psnr, ssim and ciede2000; None where they were not computed.
-        front: Whether no other line of the table is at least as good in success, gradients and SSIM, and better in one.
+        front: Whether no other line of the table is at least as good in success, gradients and visibility, and better
+            in one of them.
     """
 
     run: str
@@ -67,12 +68,16 @@ class Line:
 
 @dataclass(frozen=True)
 class BoardTable:
-    """The lines of one experiment and goal, best first, and the targets of any of them."""
+    """The lines of one experiment and goal, best first, and the targets of any of them.
+
+    `measure` is that of visibility on whose front lines stand: SSIM, or RMSD where no run has computed it.
+    """
 
     experiment: str
     goal: str
     targets: Sequence[str]
     lines: Sequence[Line]
+    measure: Measure
 
 
 def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> list[BoardTable]:
@@ -96,7 +101,8 @@ def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> l
                 specs = [entry.data.spec for entry in having]
                 targets = dict.fromkeys(target for spec in specs for target in spec.targets(spec.experiments[name]))
                 shown = [target for target in targets if any(target in line.rates for line in lines)]
-                tables.append(BoardTable(name, goal, shown, _ranked(lines)))
+                measure: Measure = "ssim" if any(line.visible["ssim"] is not None for line in lines) else "rmsd"
+                tables.append(BoardTable(name, goal, shown, _ranked(lines, measure), measure))
     return tables
 
 
@@ -190,15 +196,15 @@ def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[flo
     }
 
 
-def _ranked(lines: Sequence[Line]) -> list[Line]:
+def _ranked(lines: Sequence[Line], measure: Measure) -> list[Line]:
     """The lines by falling mean, those without one last, with their place on the front."""
     fronts = front(
         pl.DataFrame(
-            [("", one.mean, one.gradients, one.visible["ssim"]) for one in lines],
-            schema={"goal": pl.String, "success": pl.Float64, "gradients": pl.Float64, "ssim": pl.Float64},
+            [("", one.mean, one.gradients, one.visible[measure]) for one in lines],
+            schema={"goal": pl.String, "success": pl.Float64, "gradients": pl.Float64, measure: pl.Float64},
             orient="row",
         ),
-        "ssim",
+        measure,
     )
     marked = [replace(one, front=mark) for one, mark in zip(lines, fronts, strict=True)]
     return sorted(marked, key=lambda one: (one.mean is None, -(one.mean or 0), one.run, one.attack, one.sources))

@@ -32,7 +32,15 @@ MEAN = "Mean: of the black-box rates; in brackets its 95 % interval, from a boot
 CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
 COST = "Gradients: of one image, with those of views, neighbours, and all source models"
 VISIBLE = "RMSD in pixel values, SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images"
-FRONT = "Front: no other line of this table is as good in mean, gradients and SSIM, and better in one of them"
+
+
+def front_note(table: BoardTable) -> str:
+    """What stands on the front of a table."""
+    measure = "SSIM" if table.measure == "ssim" else "RMSD"
+    return f"Front: no other line of this table is as good in mean, gradients and {measure}, and better in one of them"
+
+
+_SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f")}
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ def page(title: str, counts: Mapping[str, str], alert: tuple[str, Sequence[str]]
 def board_html(table: BoardTable, *, several: bool) -> HtmlTable:
     """The table of one experiment and goal; with a column of runs if there are `several`."""
     rows = []
+    seen = {one: head for one, head in _SEEN.items() if any(line.visible[one] is not None for line in table.lines)}
     for place, line in enumerate(table.lines, 1):
         rates = [_rate(line.rates.get(target), line.correct.get(target)) for target in table.targets]
         first = [line.run] if several else []
@@ -106,15 +115,13 @@ def board_html(table: BoardTable, *, several: bool) -> HtmlTable:
                 percent_cell(line.correct_mean, "over clean-correct images", decimals=1),
                 *rates,
                 number_cell(line.gradients, ",.0f"),
-                number_cell(line.visible["rmsd"], ".2f"),
-                number_cell(line.visible["ssim"], ".3f"),
-                number_cell(line.visible["ciede2000"], ".2f"),
+                *(number_cell(line.visible[measure], form) for measure, (_, form) in seen.items()),
                 TableCell("yes" if line.front else ""),
             ]
         )
     head = ["#", *(["run"] if several else []), "attack", "sources", "mean", "correct", *table.targets]
-    head += ["gradients", "RMSD", "SSIM", "CIEDE2000", "front"]
-    notes = [f"{one}." for one in (SUCCESS_RATE[table.goal], MEAN, CORRECT, COST, VISIBLE, FRONT)]
+    head += ["gradients", *(name for name, _ in seen.values()), "front"]
+    notes = [f"{one}." for one in (SUCCESS_RATE[table.goal], MEAN, CORRECT, COST, VISIBLE, front_note(table))]
     return HtmlTable(f"{table.experiment}, {table.goal}", head, rows, grid=True, notes=notes)
 
 
