@@ -41,7 +41,7 @@ def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
     load says why, or finds the same.
     """
     kind, value = model.weights_kind, model.weights_value
-    if model.network is None or model.zoo == "python" or kind not in ("file", "package", "set"):
+    if model.network is None or model.zoo == "python" or model.is_zero_shot or kind not in ("file", "package", "set"):
         return
     try:
         network = build_meta(model, labels=labels)
