@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -45,16 +45,18 @@ def _entries(runs: Sequence[str]) -> list[Entry]:
     """The runs under their studies' names; runs of one study under those of their folders, or all of their paths."""
     with integrity.reading(runs[0]):
         found = [(run, open_run(run)) for run in dict.fromkeys(runs)]
-    for name in (lambda one: one[1].spec.study, lambda one: Path(one[0]).name, lambda one: str(one[0])):
-        called = [name(one) for one in found]
-        if len(set(called)) == len(called):
-            break
+    choices = (
+        [data.spec.study for _, data in found],
+        [Path(run).name for run, _ in found],
+        [run for run, _ in found],
+    )
+    called = next(one for one in choices if len(set(one)) == len(one))
     return [Entry(name, run, data) for name, (run, data) in zip(called, found, strict=True)]
 
 
 def _written(to: Path, entries: Sequence[Entry], tables: Sequence[BoardTable]) -> list[Path]:
     title = "Board: " + ", ".join(entry.name for entry in entries)
-    contents = {
+    contents: dict[str, Callable[[], str]] = {
         ".html": lambda: board_page(title, entries, tables),
         ".csv": lambda: board_csv(tables),
         ".tex": lambda: board_latex(tables),

@@ -18,6 +18,7 @@ class Towers:
         whole: All of it, with the names of its tensors in files.
         image: Its image encoder: normalised images (N, 3, H, W) -> embeddings (N, width).
         text: Its text encoder: texts -> embeddings (texts, width).
+        width: The width of an embedding.
         scale: The factor of cosines in its logits, and what is added to them.
         preprocessing: The library's record of its input.
     """
@@ -25,5 +26,6 @@ class Towers:
     whole: nn.Module
     image: nn.Module
     text: Callable[[Sequence[str]], Tensor]
+    width: int
     scale: Callable[[], tuple[float, float]]
     preprocessing: Preprocessing

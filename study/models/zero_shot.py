@@ -134,8 +134,8 @@ def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
 def outline(model: Model, labels: LabelSet) -> ZeroShot:
     """The classifier without weights and embeddings, to estimate its memory."""
     towers = LIBRARIES[model.zoo].build(model.name, None, model.arguments)
-    width = towers.text(["a"]).shape[1]
-    return ZeroShot(towers.image, torch.zeros(len(labels), width), 1.0, 0.0, towers.preprocessing)
+    text = torch.zeros(len(labels), towers.width)
+    return ZeroShot(towers.image, text, 1.0, 0.0, towers.preprocessing)
 
 
 def label_embeddings(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str], prompts: Sequence[str]) -> Tensor:

@@ -71,6 +71,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers
         whole=model,
         image=ImageEncoder(model.visual),
         text=encode,
+        width=int(arguments.get("embed_dim") or open_clip.get_model_config(network)["embed_dim"]),
         scale=scale,
         preprocessing=Preprocessing(
             size=size if isinstance(size, int) else int(size[-1]),

@@ -60,7 +60,9 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers
         bias = getattr(model, "logit_bias", None)
         return float(model.logit_scale.exp()), 0.0 if bias is None else float(bias)
 
-    return Towers(model, ImageEncoder(model), encode, scale, _preprocessing(network, where))
+    # Without a projection, embeddings are as wide as the encoder.
+    width = getattr(config, "projection_dim", None) or config.vision_config.hidden_size
+    return Towers(model, ImageEncoder(model), encode, int(width), scale, _preprocessing(network, where))
 
 
 def _preprocessing(network: str, where: Mapping[str, Any]) -> Preprocessing:
