@@ -411,6 +411,41 @@ def dashboard(run: Run) -> None:
 
 
 @app.command(rich_help_panel=COMPARE)
+def board(
+    *,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://bucket/prefix.")],
+    to: Annotated[
+        Path | None, option("PATH", "A file .html, .csv or .tex; or a folder for board.html, board.csv and board.tex.")
+    ] = None,
+    experiment: Annotated[list[str] | None, option("NAME", "Only this experiment; repeatable.")] = None,
+) -> None:
+    """Put runs of one protocol side by side: success with intervals, cost, visibility.
+
+    Attacks are ranked by their mean success against black-box targets. What differs between the runs is told.
+
+    Example: study board runs/ours runs/theirs --to board
+    """
+    from study.commands.board import print_board
+
+    print_board(runs, _console(), to=to, experiments=experiment or ())
+
+
+@app.command(rich_help_panel=COMPARE)
+def card(
+    *,
+    run: Run,
+    to: Annotated[Path | None, option("FILE", "An HTML or Markdown file. Default: print Markdown.")] = None,
+) -> None:
+    """Print one page about the protocol of a run: images, weights, attacks, numerics, cost, intervals.
+
+    Example: study card runs/ours --to card.html
+    """
+    from study.commands.board import print_card
+
+    print_card(run, _console(), to)
+
+
+@app.command(rich_help_panel=COMPARE)
 def compare(
     *,
     run: Run,
@@ -554,6 +589,24 @@ def images(
     from study.commands.images import ImagesOptions, export_images
 
     export_images(run, to, _console(), ImagesOptions(craft, attack, sources, goal, seed, steps, budget))
+
+
+@app.command(rich_help_panel=IMAGES)
+def judge(
+    *,
+    run: Run,
+    spec: Annotated[Path, option("SPEC", "A spec with the new `judge` and `names` of the chat services.")],
+    output: Annotated[Path, option("FOLDER", "A new run folder: the old one stays as it is.")],
+) -> None:
+    """Judge the answers of chat services again, without asking them.
+
+    The new folder holds the same rows with other verdicts. Only a judge that is a model is asked.
+
+    Example: study judge runs/chat --spec stricter.yaml --output runs/chat-stricter
+    """
+    from study.commands.judge import judge_run
+
+    judge_run(str(run), _load(spec, None), output, _console())
 
 
 @app.command(rich_help_panel=IMAGES)

@@ -1,4 +1,4 @@
-"""A service that classifies images over HTTP while a test lasts, as well or as badly as it is told."""
+"""Services over HTTP while a test lasts, as good or as bad as they are told: one of labels, and one that talks."""
 
 from __future__ import annotations
 
@@ -133,7 +133,10 @@ class FakeService:
 
     def serve(self, handler: _Handler) -> None:
         came = time.monotonic()
-        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        self.take(handler, handler.rfile.read(int(handler.headers.get("Content-Length", 0))), came)
+
+    def take(self, handler: _Handler, body: bytes, came: float) -> None:
+        """Answer a request with this body."""
         pixels = _pixels(body, handler.headers, self.find)
         image = None if pixels is None else fingerprint(pixels)
         with self._lock:
@@ -153,6 +156,11 @@ class FakeService:
         else:
             self._answer_well(handler, pixels, str(image))
 
+    def body(self, pixels: np.ndarray) -> bytes:
+        """The body of a good answer."""
+        labels = [{"label": label, "score": score} for label, score in self.classify(pixels)]
+        return json.dumps({"labels": labels}).encode()
+
     def _answer_well(self, handler: _Handler, pixels: np.ndarray | None, image: str) -> None:
         assert pixels is not None, "no image came"
         with self._lock:
@@ -162,12 +170,53 @@ class FakeService:
         if over:
             handler.close_connection = True
             return
-        labels = [{"label": label, "score": score} for label, score in self.classify(pixels)]
-        handler.answer(json.dumps({"labels": labels}).encode())
+        handler.answer(self.body(pixels))
         with self._lock:
             self.answered[image] += 1
         if last:
             self.die()
+
+
+def _data_url(whole: dict) -> str:
+    """The base64 of the image in a request to a chat endpoint."""
+    (message,) = whole["messages"]
+    url = message["content"][1]["image_url"]["url"]
+    kind, _, data = url.partition(",")
+    assert kind == "data:image/png;base64"
+    return data
+
+
+@dataclass
+class FakeChat(FakeService):
+    """A chat endpoint: `say` gives the sentence about an image (None: a refusal by its own mark), `reply` that to a
+    text. `texts` are the texts that came, in order; garbage is none of a chat endpoint either."""
+
+    say: Callable[[np.ndarray], str | None] = lambda pixels: "An image."
+    reply: Callable[[str], str] = lambda text: "No."
+    texts: list[str] = field(default_factory=list)
+    find: Callable[[dict], str] = field(default=_data_url)
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("/v1/classify", "/v1/chat/completions")
+
+    def body(self, pixels: np.ndarray) -> bytes:
+        return _message(self.say(pixels))
+
+    def take(self, handler: _Handler, body: bytes, came: float) -> None:
+        content = json.loads(body)["messages"][0]["content"]
+        if isinstance(content, str):
+            with self._lock:
+                self.texts.append(content)
+            handler.answer(_message(self.reply(content)))
+            return
+        super().take(handler, body, came)
+
+
+def _message(sentence: str | None) -> bytes:
+    refusal = {"refusal": "I will not say."} if sentence is None else {}
+    message = {"role": "assistant", "content": sentence, **refusal}
+    return json.dumps({"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
 
 
 class _Handler(BaseHTTPRequestHandler):

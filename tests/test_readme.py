@@ -142,6 +142,11 @@ def test_what_the_pages_on_models_and_images_show_is_a_spec(tmp_path, monkeypatc
     whole = yaml.safe_load(TINY) | {"models": {"a": "resnet50", **yaml.safe_load(service)}, **ONE}
     spec = resolve(parse(yaml.safe_dump(whole), "spec")).spec
     assert spec.models["service"].remote.names == {"n01440764": ("tinca",)}
+    (tmp_path / "synonyms.yaml").write_text("n01440764: [fish]\n")
+    (chat,) = blocks("yaml", (ROOT / "docs" / "chat.md").read_text())
+    whole["models"] |= yaml.safe_load(chat)
+    remote = resolve(parse(yaml.safe_dump(whole), "spec")).spec.models["chat"].remote
+    assert (remote.api, remote.most, remote.queries) == ("chat", 2000, 50)
     (images,) = blocks("yaml", (ROOT / "docs" / "images.md").read_text())
     models = {name: {} for name in ("resnet50", "vgg16", "senet154")}
     spec = resolve(parse(yaml.safe_dump({"study": "x", "models": models, **yaml.safe_load(images)}), "spec")).spec

@@ -208,9 +208,9 @@ class _CleanPass:
         for start in range(0, len(images), self._most):
             some = images[start : start + self._most]
             pixels = [unchanged(one, files[one.image].file, self._spec.images) for one in some]
-            ids = [one.image for one in some]
+            ids, labels = [one.image for one in some], [one.label for one in some]
             for models in (local, services):
-                answers = self._predict(models, pixels, ids) if models else None
+                answers = self._predict(models, pixels, ids, labels) if models else None
                 for row, image in enumerate(ids if answers is not None else ()):
                     assert answers is not None, "a model was called"
                     added[image] |= {name: answers.prediction(name, row) for name in models}
@@ -277,17 +277,22 @@ class _CleanPass:
         self, chosen: Sequence[Selected], pixels: Mapping[str, NDArray[np.uint8]]
     ) -> list[Selected]:
         """The selected images with the predictions of services added."""
-        answers = self._predict(self._services, [pixels[one.image] for one in chosen], [one.image for one in chosen])
+        ids, labels = [one.image for one in chosen], [one.label for one in chosen]
+        answers = self._predict(self._services, [pixels[one] for one in ids], ids, labels)
         return [
             replace(one, clean={**one.clean, **{name: answers.prediction(name, row) for name in self._services}})
             for row, one in enumerate(chosen)
         ]
 
     def _predict(
-        self, models: Sequence[str], images: Sequence[NDArray[np.uint8]], ids: Sequence[str]
+        self,
+        models: Sequence[str],
+        images: Sequence[NDArray[np.uint8]],
+        ids: Sequence[str],
+        labels: Sequence[int] = (),
     ) -> CleanPredictions:
         predictions = CleanPredictions(
-            self._spec, Request(models, images, ids, self._digests, self._ranking), self._runtime
+            self._spec, Request(models, images, ids, self._digests, self._ranking, labels), self._runtime
         )
         drive(predictions, self._runtime)
         self._runtime.interrupt.check()

@@ -14,7 +14,7 @@ from actors.backends.interface import ActorLost, CallFailed, Ref
 from actors.execution.driver import Progress, Workload
 from actors.execution.runtime import Runtime
 from actors.scheduling.backlog import Task
-from actors.scheduling.messages import PredictJob, TargetResult
+from actors.scheduling.messages import PredictJob, TargetResult, Truth
 from actors.scheduling.scheduler import Done, Failed
 from study.errors import StudyError, first_line
 from study.events.repairs import repaired
@@ -33,6 +33,7 @@ class Request:
         models: Names of models, all local or all remote services.
         images: Each `uint8` (C, H, W). Without images, the models are only loaded and recorded.
         ids: The id of each image.
+        labels: The true label of each image, by which services are judged; none for local models.
         digests: The digest that a model must have, by name, if an earlier launch recorded it.
         ranking: Models that also answer with the probabilities of all labels.
     """
@@ -42,6 +43,7 @@ class Request:
     ids: Sequence[str]
     digests: Mapping[str, str] = field(default_factory=dict)
     ranking: Sequence[str] = ()
+    labels: Sequence[int] = ()
 
 
 class CleanPredictions(Workload):
@@ -69,10 +71,14 @@ class CleanPredictions(Workload):
 
     def _task(self, name: str, start: int, ref: Ref) -> Task:
         request, batch = self._request, self._spec.numerics.batch
-        job = PredictJob(
-            (name,), batch, tuple(request.ids[start : start + batch]), probabilities=name in request.ranking
-        )
         service = name in self._spec.services
+        job = PredictJob(
+            (name,),
+            batch,
+            tuple(request.ids[start : start + batch]),
+            probabilities=name in request.ranking,
+            truth=Truth(tuple(request.labels[start : start + batch])) if service else None,
+        )
         models = {name: request.digests.get(name)}
         return Task("predict", models, job, lambda: ref, float(max(1, len(job.images))), start, service=service)
 
@@ -99,6 +105,7 @@ class CleanPredictions(Workload):
             None if found.names is None else found.names[at],
             None if found.scores is None else found.scores[at],
             abstained=found.abstained is not None and bool(found.abstained[at]),
+            sentence=None if found.sentences is None else found.sentences[at],
         )
 
     def probabilities(self, name: str, row: int) -> NDArray[np.float32]:

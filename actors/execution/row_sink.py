@@ -70,10 +70,15 @@ class RowSink:
 
 
 def _wanted(plan: Plan) -> WantedNames:
-    """The names that each remote service gives the target labels of the images, by service and label."""
-    labels = {one.target_label for shard in plan.shards for one in shard.images}
+    """The names that each remote service has for the target labels of the images; of chat services, also for the true
+    labels."""
+    images = [image for shard in plan.shards for image in shard.images]
+    wanted, true = {one.target_label for one in images}, {one.label for one in images}
     return {
-        name: {label: names_of_label(model.remote.names, plan.spec.labels, label) for label in labels}
+        name: {
+            label: names_of_label(model.remote.names, plan.spec.labels, label, talks=model.remote.api == "chat")
+            for label in (wanted | true if model.remote.api == "chat" else wanted)
+        }
         for name, model in plan.spec.models.items()
         if model.remote is not None
     }

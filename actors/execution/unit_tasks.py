@@ -9,7 +9,7 @@ from actors.backends.interface import Ref
 from actors.execution.clean_images import Images
 from actors.resources.placement import ModelCapacity
 from actors.scheduling.backlog import Key, Task, predict_key
-from actors.scheduling.messages import CraftJob, PredictJob
+from actors.scheduling.messages import CraftJob, PredictJob, Truth
 from study.attacks.recipe import Search
 from study.images.selection import Selected
 from study.planning.plan import Craft, Plan, Unit, objective_labels
@@ -60,7 +60,8 @@ class UnitTasks:
     def predict(self, unit: Unit, pixels: Ref, targets: tuple[str, ...], context: Any) -> Task:
         """The task that shows a unit's batch to `targets` in one call."""
         images = tuple(one.image for one in unit.shard.images)
-        job = PredictJob(targets, self._plan.spec.numerics.batch, images, _search(unit))
+        truth = None if self._is_local(targets[0]) else _truth(unit, targets[0])
+        job = PredictJob(targets, self._plan.spec.numerics.batch, images, _search(unit), truth=truth)
         models = {target: self._plan.digests[target] for target in targets}
         cost = _predict_cost(unit.craft, len(images), targets)
         return Task("predict", models, job, lambda: pixels, cost, context, service=not self._is_local(targets[0]))
@@ -102,6 +103,17 @@ def _predict_cost(craft: Craft, images: int, targets: Sequence[str]) -> float:
     minimal = craft.recipe.budget.minimal
     variants = len(minimal.levels) if minimal else len(craft.points)
     return float(images * variants * len(targets))
+
+
+def _truth(unit: Unit, service: str) -> Truth:
+    """What the answers of `service` about the images of a unit are judged by."""
+    images = unit.shard.images
+    targeted = unit.craft.goal == "targeted"
+    return Truth(
+        labels=tuple(one.label for one in images),
+        target_labels=tuple(one.target_label for one in images) if targeted else None,
+        clean_names=tuple(one.clean[service].names or () for one in images),
+    )
 
 
 def _search(unit: Unit) -> Search | None:

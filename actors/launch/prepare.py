@@ -13,6 +13,7 @@ from study.errors import StudyError
 from study.images.image_sets import Candidate, candidates
 from study.models import user_files
 from study.planning import resume
+from study.planning.requests import check_requests
 from study.planning.spec_diff import Changes
 from study.results import current_plan, scanning
 from study.spec.own_parts import NO_CODE, UserCode
@@ -94,6 +95,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
         found = candidates(spec.images, spec.seed, targeted=spec.targeted)
     except StudyError as error:
         raise error.located(file.where("images")) from None
+    check_requests(spec, min(spec.images.count or len(found), len(found)), file.where)
     estimate = MemoryEstimate(spec, allow_code=allow_code, code=launch.code, debugged=launch.options.inline)
     return Inputs(found, estimate)
 

@@ -67,6 +67,21 @@ class CraftResult(CallResult):
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What the answers of a service are judged by, for each image of a job.
+
+    Attributes:
+        labels: The true labels.
+        target_labels: The labels that the attack aims at; None if it is untargeted, and for clean images.
+        clean_names: The names that the service has given for the clean images; None while it is asked about them.
+    """
+
+    labels: tuple[int, ...]
+    target_labels: tuple[int, ...] | None = None
+    clean_names: tuple[tuple[str, ...], ...] | None = None
+
+
+@dataclass(frozen=True)
 class PredictJob:
     """Images to show to target models.
 
@@ -76,6 +91,7 @@ class PredictJob:
         images: The ids of the images. Without images, the models are only loaded and described.
         search: The search for the minimal RMSD along rays; None if finished images are shown.
         probabilities: Whether the results hold the probabilities of all labels.
+        truth: What the answers of a service are judged by; None for local models.
     """
 
     targets: tuple[str, ...]
@@ -83,6 +99,7 @@ class PredictJob:
     images: tuple[str, ...]
     search: Search | None = None
     probabilities: bool = False
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)

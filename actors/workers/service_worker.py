@@ -14,7 +14,7 @@ from actors.workers.model_cache import ModelRequest, check_digest
 from actors.workers.worker_config import WorkerConfig
 from study.attacks import own_code
 from study.defences.transforms import transformed
-from study.models.services.client import Service
+from study.models.services.asking import Asking, Question
 from study.results.schema import TargetAnswers
 
 
@@ -23,7 +23,7 @@ class ServiceWorker:
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
         self._config = config
-        self._services: dict[str, Service] = {}
+        self._services: dict[str, Asking] = {}
 
     def hello(self) -> None:
         """Return when the process is up."""
@@ -35,22 +35,33 @@ class ServiceWorker:
         """
         begun = time.perf_counter()
         (target,) = job.targets
-        model = self._config.models[target]
+        model, truth = self._config.models[target], job.truth
         assert model.remote is not None, "a service belongs to a remote model"
+        assert truth is not None, "the driver says what a service's answers are judged by"
         if target not in self._services:
             access = self._config.services[target]
-            self._services[target] = Service(target, model.remote, secret=access.secret, cache=access.cache)
+            self._services[target] = Asking(
+                target,
+                model.remote,
+                self._config.labels,
+                secrets=(access.secret, access.judge_secret),
+                caches=(access.cache, access.verdicts),
+            )
         service = self._services[target]
         described = model.describe(service.describe())
         check_digest(target, described["digest"], request.models[target])
-        replies = service.ask(self._seen(target, pixels, job.images))
-        nothing = np.zeros((len(replies), 0))
+        shown = self._seen(target, pixels, job.images)
+        said = service.answers(shown, Question(truth.labels, truth.target_labels, truth.clean_names))
+        nothing = np.zeros((len(said.names), 0))
         answers = TargetAnswers(
             target,
             nothing.astype(np.int32),
             nothing.astype(np.float32),
-            names=tuple(reply.names for reply in replies),
-            scores=tuple(reply.scores for reply in replies),
+            names=said.names,
+            scores=said.scores,
+            sentences=said.sentences,
+            refused=said.refused,
+            shown=said.shown,
         )
         return PredictResult((TargetResult(answers, described),), seconds=time.perf_counter() - begun)
 
@@ -63,7 +74,7 @@ class ServiceWorker:
             return transformed(transform, pixels, (self._config.seed, target), ids)
         from study.defences.stages import Shown, Stages
 
-        own_code.install(self._config.code)
+        own_code.install(self._config.code.components)
         seen = Stages(transform, "cpu").changed(
             Shown(pixels, ids, (self._config.seed, target)), self._config.numerics.batch
         )

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServiceAccess:
-    """The credential of a remote service, and the file that keeps its answers."""
+    """The credential of a remote service, and the file that keeps its answers; and those of the model that judges its
+    sentences."""
 
     secret: Secret | None
     cache: Path
+    judge_secret: Secret | None
+    verdicts: Path
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,13 @@ def worker_config(
     services = {}
     for name, model in spec.models.items():
         if model.remote is not None:
-            services[name] = ServiceAccess(credential_of(model.remote), folder.answers(name))
+            judge = model.remote.judging
+            services[name] = ServiceAccess(
+                credential_of(model.remote),
+                folder.answers(name),
+                None if judge is None else credential_of(judge),
+                folder.verdicts(name),
+            )
             services[name].cache.parent.mkdir(parents=True, exist_ok=True)
     return WorkerConfig(
         spec.models,

@@ -18,6 +18,7 @@ from study.analysis.intervals import wilson
 from study.analysis.matrix import leave_one_out, transfer_matrix
 from study.analysis.minimal_rmsd import minimal_cdf, minimal_summary
 from study.analysis.mistakes import agreement_matrix, agreements
+from study.analysis.queries import success_by_queries
 from study.analysis.rates import (
     CELL,
     accuracies,
@@ -51,6 +52,7 @@ __all__ = [
     "paired_differences",
     "per_class",
     "succeeded",
+    "success_by_queries",
     "success_rates",
     "sweep",
     "transfer_matrix",

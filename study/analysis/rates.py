@@ -27,6 +27,9 @@ def succeeded(top: int = 1) -> pl.Expr:
 
     A target that votes may give no answer: that is a success of an untargeted attack, and none of a targeted one.
 
+    An answer of a chat service in sentences counts by the labels that its judge found in it: an untargeted image
+    succeeds if the true label is not among them, a targeted image if the target label is. A refusal is no success.
+
     A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
     returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
     apply: the spec sets the number of labels of an answer.
@@ -34,7 +37,7 @@ def succeeded(top: int = 1) -> pl.Expr:
     targeted = pl.col("goal") == "targeted"
     return (
         pl.when(pl.col("names").is_not_null())
-        .then(pl.when(targeted).then(_named("wanted_names")).otherwise(~_named("clean_names")))
+        .then(pl.when(targeted).then(_named("wanted_names")).otherwise(_misnamed()))
         .otherwise(_reached(top))
     )
 
@@ -42,9 +45,11 @@ def succeeded(top: int = 1) -> pl.Expr:
 def kept(top: int = 1) -> pl.Expr:
     """Whether the true label is among the target's `top` most probable labels, for either goal.
 
-    For a remote service: whether it still returns one of the labels that it returned for the clean image.
+    For a remote service: whether it still returns one of the labels that it returned for the clean image, or, if it
+    answers in sentences, names the true label.
     """
-    return pl.when(pl.col("names").is_not_null()).then(_named("clean_names")).otherwise(_given("label", top))
+    named = pl.when(_talks()).then(_named("true_names")).otherwise(_named("clean_names"))
+    return pl.when(pl.col("names").is_not_null()).then(named).otherwise(_given("label", top))
 
 
 def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bool = False) -> pl.Expr:
@@ -52,6 +57,7 @@ def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bo
 
     `among`: the images that count. All images of a service count, because its success is relative to its answer for the
     clean image. If no target is a service, the columns of services are not read.
+    An image of a chat service is correct when clean if the answer names the true label.
     """
     if has_services(rows):
         outcome = kept(top) if accuracy else succeeded(top)
@@ -61,8 +67,10 @@ def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bo
         return outcome
     if among != "clean-correct":
         raise StudyError(f"`among` cannot be '{among}'", accepted="all or clean-correct")
-    clean = pl.col("clean_top1")
-    return pl.when(pl.col("top1").is_null() | (clean == pl.col("label"))).then(outcome)
+    right = pl.col("clean_top1") == pl.col("label")
+    if has_services(rows):
+        right = pl.when(_talks()).then(_named("true_names", "clean_names")).otherwise(pl.col("top1").is_null() | right)
+    return pl.when(right).then(outcome)
 
 
 def success_rates(
@@ -122,13 +130,15 @@ def accuracies(
 def clean_accuracies(rows: pl.LazyFrame, *, confidence: float = 0.95) -> pl.DataFrame:
     """The top-1 accuracy of each target on the clean images behind the rows, each image once.
 
-    Columns: `target`; `images` and `hits`, `uint32`; `accuracy`, `low`, `high`, `float64` 0..1 (Wilson). Remote
-    services are left out: their name for a true label is unknown. `study models --accuracy` measures top-5.
+    Columns: `target`; `images` and `hits`, `uint32`; `accuracy`, `low`, `high`, `float64` 0..1 (Wilson). Services of
+    labels are left out: their name for a true label is unknown. A chat service is right if its answer names the true
+    label. `study models --accuracy` measures top-5.
     """
+    local = pl.col("clean_top1") == pl.col("label")
     cells = (
-        rows.filter(pl.col("clean_top1").is_not_null())
+        rows.filter(pl.col("clean_top1").is_not_null() | _talks())
         .group_by("target", "image")
-        .agg((pl.col("clean_top1") == pl.col("label")).first().alias("right"))
+        .agg(pl.when(_talks()).then(_named("true_names", "clean_names")).otherwise(local).first().alias("right"))
         .group_by("target")
         .agg(pl.len().alias("images"), pl.col("right").sum().alias("hits"))
         .sort("target")
@@ -180,5 +190,15 @@ def _reached(top: int) -> pl.Expr:
     return pl.when(targeted).then(_given("target_label", top)).otherwise(~_given("label", top))
 
 
-def _named(column: str) -> pl.Expr:
-    return pl.col("names").list.set_intersection(column).list.len() > 0
+def _named(column: str, names: str = "names") -> pl.Expr:
+    return pl.col(names).list.set_intersection(column).list.len() > 0
+
+
+def _talks() -> pl.Expr:
+    """Whether the target answers in sentences, which a judge has read."""
+    return pl.col("true_names").is_not_null()
+
+
+def _misnamed() -> pl.Expr:
+    """Whether a service's answer makes an untargeted image a success."""
+    return pl.when(_talks()).then(~_named("true_names") & ~pl.col("refused")).otherwise(~_named("clean_names"))

@@ -23,9 +23,11 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
     found = {}
     for answer in result.answers:
         if answer.names is not None:
+            refused = answer.refused or (False,) * len(answer.names)
+            last = slice(-len(images), None)
             hits = sum(
-                _named(result, answer, image, said, targeted=targeted)
-                for image, said in zip(images, answer.names[-len(images) :], strict=True)
+                _named(result, answer, image, said, targeted=targeted) and not no
+                for image, said, no in zip(images, answer.names[last], refused[last], strict=True)
             )
         else:
             # The finished attack stands last of its points; a target without labels has no success.
@@ -40,6 +42,8 @@ def _named(result: UnitResult, answer: TargetAnswers, image: Selected, said: Seq
     """Whether the answer of a service, which has its own labels, is a success."""
     if targeted:
         return _share(said, result.wanted[answer.target][image.target_label])
+    if answer.sentences is not None:
+        return not _share(said, result.wanted[answer.target][image.label])
     known = image.clean[answer.target].names
     return known is not None and not _share(said, known)
 

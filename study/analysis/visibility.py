@@ -50,7 +50,7 @@ def visibility(
         "level",
         descending=[True, *[False] * 3],
     )
-    return both.select(*point, "gradients", "success", "images", *MEASURES).with_columns(_front(both, by))
+    return both.select(*point, "gradients", "success", "images", *MEASURES).with_columns(front(both, by))
 
 
 def _mean(measure: str) -> pl.Expr:
@@ -60,7 +60,7 @@ def _mean(measure: str) -> pl.Expr:
     )
 
 
-def _front(points: pl.DataFrame, by: Measure) -> pl.Series:
+def front(points: pl.DataFrame, by: Measure) -> pl.Series:
     """Whether each point is on the Pareto front of its goal; null if one of its numbers is missing."""
     sign = 1 if MEASURES[by] else -1
     good = [

@@ -13,6 +13,7 @@ from study.attacks.budget_spec import Range
 from study.attacks.recipe import Attack
 from study.commands.attacks import parts, shown
 from study.defences.transforms import summary
+from study.models.services.service_spec import Remote
 from study.reproducibility.float_environment import Arithmetic, recorded
 from study.results import integrity, scanning
 from study.results.run_reader import RunData, open_run
@@ -145,7 +146,7 @@ def _models(finished: RunData) -> str:
         role = "source and target" if name in sources and name in spec.predicting else (
             "source" if name in sources else "target"
         )  # fmt: skip
-        made = model.network or ("a remote service" if model.remote is not None else "")
+        made = model.network or ("" if model.remote is None else _service(model.remote))
         weights = f", weights {model.weights}" if model.weights else ""
         changed = model.transform.model_dump(mode="json", exclude_none=True) if model.transform else None
         if model.transform is not None and model.transform.parts:
@@ -154,6 +155,15 @@ def _models(finished: RunData) -> str:
         digest = str(finished.models.get(name, {}).get("digest", ""))[:12]
         said.append(f"{name} ({made}{weights}{behind}; {role}{f'; digest {digest}' if digest else ''})")
     return f"The models are {_listed(said)}."
+
+
+def _service(remote: Remote) -> str:
+    """A remote service in a few words: for one that talks, its model, its prompt and its judge."""
+    if remote.api == "labels":
+        return "a remote service"
+    judge = remote.judging
+    judged = "keywords" if judge is None else str(judge.model)
+    return f"the chat service {remote.model}, asked '{remote.prompt}' and judged by {judged}"
 
 
 def _attack(name: str, attack: Attack) -> str:

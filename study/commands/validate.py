@@ -15,6 +15,7 @@ from study.images.image_sets import Candidate, candidates
 from study.models.check import check_models
 from study.models.reference import Model
 from study.models.weights import locate
+from study.planning.requests import check_requests, requests
 from study.planning.standing import standing_lines, standing_of
 from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
@@ -54,6 +55,8 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
             accepted=f"images.count up to {len(found) - len(unreadable)}",
             todo="lower images.count, or add images",
         )
+    images = min(spec.images.count or len(found), len(found))
+    check_requests(spec, images, file.where)
     folder = RunFolder(options.output or Path("runs") / spec.study)
     report: dict[str, Any] = {
         "study": spec.study,
@@ -62,6 +65,7 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
         "attacks": len(spec.attacks),
         "experiments": list(spec.experiments),
         "download": [name for name, state in states.items() if state == "not cached"],
+        "requests": {name: one.total for name, one in requests(spec, images).items()},
         "run": {"folder": str(folder.path), "standing": standing_of(file, folder, lambda: found)},
     }
     if options.as_json:
@@ -84,6 +88,8 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, options: Va
         console,
         f"  {counted(report['attacks'], 'attack')}, {counted(len(report['experiments']), 'experiment')}: {tables}",
     )
+    for name, total in report["requests"].items():
+        say(console, f"  {name} is sent up to {counted(total, 'request')}, without attempts after failures")
     if report["download"]:
         say(console, f"  weights to download: {', '.join(report['download'])}: study fetch {file.document.name}")
     if report["run"]["standing"] is not None:

@@ -21,13 +21,15 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 class Clean:
     """The prediction of one model for one clean image: five labels and their probabilities, best first.
 
-    A remote service has its own names with scores in place of labels. `abstained`: a target that votes gave no answer.
+    A remote service has its own names with scores in place of labels; a chat service also its `sentence`, verbatim.
+    `abstained`: a target that votes gave no answer.
     """
 
     top5: tuple[int, ...]
     top5_prob: tuple[float, ...]
     names: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
+    sentence: str | None = None
     abstained: bool = False
 
     @property
@@ -110,6 +112,7 @@ _CLEAN: dict[str, pl.DataType | type[pl.DataType]] = {
     "top5_prob": pl.List(pl.Float32),
     "names": pl.List(pl.String),
     "scores": pl.List(pl.Float32),
+    "sentence": pl.String,
 }
 _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "image": pl.String,
@@ -141,6 +144,7 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
                     "top5_prob": list(said.top5_prob),
                     "names": said.names,
                     "scores": said.scores,
+                    "sentence": said.sentence,
                     **({"abstained": said.abstained} if votes else {}),
                 }
                 for model, said in one.clean.items()
@@ -164,7 +168,8 @@ def from_frame(frame: pl.DataFrame) -> list[Shard]:
                 tuple(said["top5_prob"]),
                 _tuple(said.get("names")),
                 _tuple(said.get("scores")),
-                bool(said.get("abstained")),
+                sentence=said.get("sentence"),
+                abstained=bool(said.get("abstained")),
             )
             for said in row["clean"]
         }

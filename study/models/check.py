@@ -31,6 +31,8 @@ def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[
                 _check_outline(name, model, labels)
             else:
                 credential_of(model.remote)
+                if model.remote.judging is not None:
+                    credential_of(model.remote.judging)
         except StudyError as error:
             raise error.located(where("models", name)) from None
 
@@ -42,7 +44,7 @@ def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
     built without memory is not checked either: loading it finds the same errors.
     """
     kind, value = model.weights_kind, model.weights_value
-    if model.network is None or model.zoo == "python" or kind not in ("file", "package", "set"):
+    if model.network is None or model.zoo == "python" or model.is_zero_shot or kind not in ("file", "package", "set"):
         return
     try:
         network = build_meta(model, labels=labels)

@@ -18,7 +18,7 @@ from torch import nn
 from study.distribution import installing
 from study.errors import StudyError, first_line, names
 from study.images.labels import LabelSet, label_set
-from study.models import outputs, user_code
+from study.models import outputs, user_code, zero_shot
 from study.models.classifier import Classifier, Native, Preprocessing
 from study.models.reference import Model
 from study.models.weights import fetch, state_dict, weight_set
@@ -40,6 +40,9 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
         return
     labels = labels or label_set("imagenet")
     outputs.output_indices(name, model, labels)
+    if model.is_zero_shot:
+        zero_shot.check(name, model)
+        return
     if model.zoo == "python":
         user_code.check(name, model, allowed=allow_code)
     else:
@@ -107,7 +110,7 @@ def load(
     called = f"{model.network} (model '{name}')"
     kind, value = model.weights_kind, model.weights_value
     network, identity = _built(model, labels, called, allow_code=allow_code)
-    if kind in ("file", "package"):
+    if kind in ("file", "package") and not model.is_zero_shot:
         path = Path(value) if kind == "file" else package_file(value)
         tensors = state_dict.read(path, sha256=model.sha256)
         if kind == "package":
@@ -143,7 +146,7 @@ def load(
 def native(model: Model, classifier: Classifier) -> Native:
     """How the model's own zoo prepares images, at the size and with the interpolation of `classifier`."""
     size, interpolation = classifier.preprocessing.size, classifier.preprocessing.interpolation
-    if model.zoo == "python":
+    if model.zoo == "python" or model.is_zero_shot:
         return Native(size, size, interpolation, "crop")
     if model.weights_kind == "package":
         return Native(math.floor(size / 0.875), size, interpolation, "crop")
@@ -227,6 +230,8 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
                 stack.enter_context(ReproducibleDraws(int(value)))
             if model.zoo == "python":
                 return user_code.build(model, allowed=allow_code)
+            if model.is_zero_shot:
+                return zero_shot.build(model, labels, called)
             zoo = ZOOS[model.zoo]
             if kind == "zoo":
                 fetch.ensure_downloaded(model)
@@ -247,6 +252,8 @@ def preprocessing_of(model: Model, network: nn.Module, called: str) -> Preproces
     """
     if model.zoo == "python":
         recorded = user_code.preprocessing(model)
+    elif isinstance(network, zero_shot.ZeroShot):
+        recorded = network.recorded
     else:
         recorded = ZOOS[model.zoo].preprocessing(model.name, model.tag, network)
     given: dict[str, Any] = {key: getattr(model, key) for key in ("size", "interpolation", "mean", "std", "channels")}

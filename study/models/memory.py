@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from study.errors import StudyError, first_line
 from study.images.labels import LabelSet, label_set
-from study.models import user_code
+from study.models import user_code, zero_shot
 from study.models.reference import Model
 
 
@@ -78,7 +78,9 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _without_memory(model.zoo):
             warnings.simplefilter("ignore")
-            if model.zoo == "python":
+            if model.is_zero_shot:
+                built = zero_shot.outline(model, labels)
+            elif model.zoo == "python":
                 built = user_code.build(model, allowed=allow_code)[0]
             else:
                 zoo, tag = ZOOS[model.zoo], model.tag

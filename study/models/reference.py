@@ -22,15 +22,19 @@ from study.models.robust_models import ROBUST
 from study.models.services.service_spec import Remote
 from study.reproducibility.hashing import digest as hashed
 from study.spec.frozen import Frozen, rejected
-from study.spec.shorthand import TEXT, Shorthand, also
+from study.spec.shorthand import TEXT, OneItem, Shorthand, also
 
-ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python")
+ZERO_SHOT = ("open_clip", "transformers")
+"""Libraries of models of images and text, which classify by prompts."""
+
+ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python", *ZERO_SHOT)
 WEIGHTS = ("zoo", "file", "set", "package", "random", "own")
 ORIGINS = ("network", "model", "remote")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Channel = Annotated[float, Field(allow_inf_nan=False)]
 Classes = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
+Prompts = Annotated[tuple[str, ...], Field(strict=False, min_length=1), OneItem()]
 Channels = Annotated[tuple[Channel, ...], Field(strict=False, min_length=1, max_length=3)]
 
 
@@ -49,7 +53,8 @@ class Model(Frozen):
     """One model of a spec. Exactly one of `network`, `model` and `remote` gives its source:
 
     - `network`: `zoo:network` of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST networks), or
-      `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code;
+      `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code; `open_clip:` and
+      `transformers:` name models of images and text, which classify by prompts;
     - `model`: another model of the spec, with a `transform` in front of it;
     - `remote`: a service that answers over HTTP; it can only be a target.
 
@@ -65,9 +70,12 @@ class Model(Frozen):
     The fields of the input default to the zoo's own record of the network: `size` in pixels, `interpolation`, `mean`
     and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest value of a channel before
     `mean` and `std`: 1 or 255). `classes` names the outputs in their order, if it differs from the order of the image
-    set's labels. A `transform` changes finished images before the model sees them, or lets the model vote on versions
-    of them; such a model can only be a target. `family` says which models are kin, where the name of the network does
-    not: in the user's own code, or a service.
+    set's labels. `prompts` are the texts for a label, with `{}` in place of its first word, of a model of images and
+    text (default: "a photo of a {}."): an image belongs to the label whose prompts are nearest.
+
+    A `transform` changes finished images before the model sees them, or lets the model vote on versions of them; such a
+    model can only be a target. `family` says which models are kin, where the name of the network does not: in the
+    user's own code, or a service.
     """
 
     model_config = ConfigDict(json_schema_extra=also(_NETWORK))
@@ -85,6 +93,7 @@ class Model(Frozen):
     channels: Literal["RGB", "BGR"] | None = None
     range: Literal[1, 255] | None = None
     classes: Classes | None = None
+    prompts: Prompts | None = None
     transform: Transforms | None = None
     role: Literal["source"] | None = None
     family: Annotated[str, Field(min_length=1, max_length=60)] | None = None
@@ -117,12 +126,14 @@ class Model(Frozen):
                 )
             given["network"] = PACKAGES[rest]
             given.setdefault("weights", f"package:{rest}")
-        elif prefix in ("torchvision", "pretrainedmodels") and "/" in rest:
+        elif prefix in ("torchvision", "pretrainedmodels", "open_clip") and "/" in rest:
             network, _, tag = rest.partition("/")
             given["network"] = f"{prefix}:{network}"
             given.setdefault("weights", f"zoo:{tag}")
         elif prefix == "python":
             given.setdefault("weights", "own")
+        elif prefix == "transformers" and Path(rest).is_dir():
+            given.setdefault("weights", "zoo:folder")
         return given
 
     @field_validator("classes", mode="before", json_schema_input_type=Classes | str | None)
@@ -172,6 +183,7 @@ class Model(Frozen):
                 f"'{network}' does not name a function", "python:<module>:<function>, python:<path>.py:<function>"
             )
         self._check_weights(network)
+        self._check_prompts(network)
         if self.role == "source" and self.transform is not None:
             raise rejected(
                 "a model with a transform has no gradients, so it cannot be a source only", "role or transform"
@@ -195,6 +207,18 @@ class Model(Frozen):
                 "reference", "mean and std need one number for each channel: one or three numbers"
             )
 
+    def _check_prompts(self, network: str) -> None:
+        if self.prompts is not None and not self.is_zero_shot:
+            raise rejected(f"{network} has no text encoder, so that it takes no prompts", "open_clip:…, transformers:…")
+        if any("{}" not in prompt for prompt in self.prompts or ()):
+            raise rejected("a prompt lacks {}, the place of the label", '"a photo of a {}."')
+        if self.is_zero_shot and self.classes is not None:
+            raise rejected(
+                "a model with prompts has an output for each label: classes cannot reorder them", "no classes"
+            )
+        if self.is_zero_shot and self.weights_kind not in ("zoo", "file", "random"):
+            raise rejected(f"{network} takes no such weights", "zoo:<tag>, file:<path>, random:<seed>")
+
     def _check_weights(self, network: str) -> None:
         kind, _, value = (self.weights or "zoo:").partition(":")
         if self.weights is not None:
@@ -212,6 +236,11 @@ class Model(Frozen):
     @property
     def zoo(self) -> str:
         return (self.network or "").partition(":")[0]
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether it classifies by prompts."""
+        return self.zoo in ZERO_SHOT
 
     @property
     def name(self) -> str:
@@ -240,7 +269,8 @@ class Model(Frozen):
     @property
     def tag(self) -> str | None:
         """The name of the zoo's weights; None if the spec names none, or the weights are not the zoo's."""
-        return (self.weights_value or self.name.partition(".")[2] or None) if self.weights_kind == "zoo" else None
+        in_name = "" if self.is_zero_shot else self.name.partition(".")[2]
+        return (self.weights_value or in_name or None) if self.weights_kind == "zoo" else None
 
     @property
     def without_transform(self) -> Model:
@@ -282,5 +312,5 @@ _NAMES_OF_WEIGHTS = frozenset({
 
 _OF_NETWORKS = (
     *("weights", "sha256", "arguments", "size", "interpolation"),
-    *("mean", "std", "channels", "range", "classes", "role"),
+    *("mean", "std", "channels", "range", "classes", "prompts", "role"),
 )

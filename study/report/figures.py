@@ -225,6 +225,18 @@ def success_by_measure(found: pl.DataFrame, measure: str, attacks: Iterable[str]
     return _scatter(found.drop_nulls(["success", measure]), measure, attacks, f"{title}: success against {name}", words)
 
 
+def success_by_gradients(found: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
+    """Black-box success rate against gradients of one image, on a logarithmic axis: one mark for each row of `found`.
+
+    `found` has `attack`, `success` and `gradients`. None for fewer than two marks, or more than 2,000.
+    """
+    paid = found.drop_nulls(["success", "gradients"]).filter(pl.col("gradients") > 0)
+    figure = _scatter(paid, "gradients", attacks, f"{title}: success against cost", "gradients of one image")
+    if figure is not None:
+        figure.axes[0].set_xscale("log")
+    return figure
+
+
 def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str, words: str) -> Figure | None:
     """Success against the column `along`, with a mark for each row; None for fewer than two or more than 2,000 rows."""
     if not 2 <= means.height <= _MOST_POINTS:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from study.attacks import Attack
+from study.spec.schema import Spec
 
 SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
@@ -21,6 +22,14 @@ AT_COST = (
 SERVICE_SUCCESS = (
     "Remote service: an untargeted image succeeds if the service returns none of the labels that it returned for the "
     "clean image; a targeted image succeeds if it returns the target label"
+)
+CHAT_SUCCESS = (
+    "Chat service: its judge finds the labels that an answer names. An untargeted image succeeds if the true label is "
+    "not among them, a targeted image if the target label is; a refusal is no success"
+)
+QUERIES = (
+    "Limited queries: the service is shown the images of an attack's steps and budgets one after the other, until one "
+    "succeeds or the queries are spent"
 )
 BLACK_BOX_MEAN = "Black-box mean: mean of the black-box rates; white-box and grey-box rates do not count"
 CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
@@ -55,6 +64,14 @@ def visibility_numbers(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 VISIBILITY_HEAD = ("success", "gradients", "RMSD", "PSNR", "SSIM", "CIEDE2000", "front")
 """The headings of the columns of `visibility_numbers`."""
+
+
+def service_notes(spec: Spec, targets: Iterable[str]) -> list[str]:
+    """How the services among the targets are scored, without a full stop."""
+    remotes = [remote for name in targets if (remote := spec.models[name].remote) is not None]
+    notes = [SERVICE_SUCCESS] if any(one.api == "labels" for one in remotes) else []
+    notes += [CHAT_SUCCESS] if any(one.api == "chat" for one in remotes) else []
+    return notes + ([QUERIES] if any(one.queries for one in remotes) else [])
 
 
 def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:

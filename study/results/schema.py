@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from study.images.labels import ABSTAINED
 from study.planning.plan import Craft, Unit
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
-is a source) instead of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`."""
+is a source) instead of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`. Versions
+1 to 4 lack `true_names`, `sentence`, `refused` and `queries`."""
 
 SCHEMA = pa.schema(
     [
@@ -42,6 +43,10 @@ SCHEMA = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),
         pa.field("clean_names", pa.list_(pa.string())),
         pa.field("wanted_names", pa.list_(pa.string())),
+        pa.field("true_names", pa.list_(pa.string())),
+        pa.field("sentence", pa.string()),
+        pa.field("refused", pa.bool_()),
+        pa.field("queries", pa.int32()),
         pa.field("rmsd", pa.float64(), nullable=False),
         pa.field("linf", pa.float64(), nullable=False),
         pa.field("l2", pa.float64(), nullable=False),
@@ -69,7 +74,15 @@ SCHEMA = pa.schema(
 A remote service has its own labels. For a service, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
 `scores` are its answer, best first; `clean_names` is its answer for the clean image; `wanted_names` are its names for
 the target label (null for an untargeted goal). All names are in lower case. These four columns are null for every other
-target."""
+target.
+
+For a chat service, `sentence` is its answer, verbatim; `names` and `clean_names` are the names of the study's labels
+that its judge found in the answers; `true_names` those of the true label; `refused` says that it gave no answer. These
+are null for every other target, but for `names` and `clean_names`.
+
+`queries` is null unless the spec limits how many images a service may be asked about. Then the attacker shows the
+images of an attack run's points one after the other, and stops at the first success: a row has the answer about the
+image with which the attacker ended, up to this point, the distances of that image, and the number of `queries`."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,13 @@ class PixelDistances:
     passes: int | None = None
     """Number of images in the smallest pass of gradients, if memory ran out; None otherwise."""
 
+    def at(self, places: NDArray[np.int64]) -> PixelDistances:
+        """The distances of the images at `places`, in this order."""
+        ssim = None if self.ssim is None else self.ssim[places]
+        ciede2000 = None if self.ciede2000 is None else self.ciede2000[places]
+        chosen = {"rmsd": self.rmsd[places], "linf": self.linf[places], "l2": self.l2[places]}
+        return replace(self, **chosen, ssim=ssim, ciede2000=ciede2000)
+
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
         """Distances of 0, for images of which only a direction is known."""
@@ -99,8 +119,10 @@ class TargetAnswers:
     """One target's answers for a unit's V * N images: labels `int32` and probabilities `float32`, (V * N, K) each.
 
     In a search for the minimal RMSD, `distances` are the distances of the images found for this target, and `budgets`
-    (N,) their RMSDs. A remote service gives `names` and `scores` for each image instead, best first; then K is 0.
-    `passes`: the number of images in a pass, if memory ran out; None otherwise.
+    (N,) their RMSDs. A remote service gives `names` and `scores` for each image instead, best first; then K is 0. A
+    chat service also gives `sentences`, and whether each is a refusal. If the queries of a service are limited, `shown`
+    (V * N,) holds, for each image, the position of the one that the answer is about. `passes`: the number of images in
+    a pass, if memory ran out; None otherwise.
     """
 
     target: str
@@ -110,6 +132,9 @@ class TargetAnswers:
     budgets: NDArray[np.float64] | None = None
     names: tuple[tuple[str, ...], ...] | None = None
     scores: tuple[tuple[float, ...], ...] | None = None
+    sentences: tuple[str, ...] | None = None
+    refused: tuple[bool, ...] | None = None
+    shown: NDArray[np.int64] | None = None
     passes: int | None = None
     abstained: NDArray[np.bool_] | None = None
     """Where a target that votes gives no answer (V * N,); None where every image has one."""
@@ -124,7 +149,8 @@ class TargetAnswers:
 
 
 WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
-"""The names that each remote service gives a label of the study, by model name and label."""
+"""The names that each remote service has for a label of the study, by model name and label. Of services of labels, it
+holds target labels only."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +190,9 @@ def _columns(result: UnitResult) -> dict[str, Any]:
     targeted = craft.goal == "targeted"
     variants = [point for point in points for _ in unit.shard.images]
     fixed = [budget for _, budget in variants]
-    ends = [answer.distances or distances for answer in answers]
+    ends = [
+        distances.at(answer.shown) if answer.shown is not None else answer.distances or distances for answer in answers
+    ]
     gradients = [_gradients(craft, distances, steps) for steps, _ in points]
     top5 = [row for answer in answers for row in answer.top5.tolist()]
     nothing = [None] * count
@@ -198,6 +226,16 @@ def _columns(result: UnitResult) -> dict[str, Any]:
             wanted[answer.target][image.target_label] if answer.names and targeted else None
             for answer in answers
             for image in images
+        ],
+        "true_names": [
+            wanted[answer.target][image.label] if answer.sentences else None for answer in answers for image in images
+        ],
+        "sentence": [one for answer in answers for one in answer.sentences or nothing],
+        "refused": [one for answer in answers for one in answer.refused or nothing],
+        "queries": [
+            one
+            for answer in answers
+            for one in (nothing if answer.shown is None else (answer.shown // len(unit.shard.images) + 1).tolist())
         ],
         "rmsd": np.concatenate([end.rmsd for end in ends]),
         "linf": np.concatenate([end.linf for end in ends]),

@@ -62,6 +62,15 @@ MIGRATIONS: dict[int, Migration] = {
             pl.lit(None, pl.Int32).alias("predict_pass"),
         ),
     ),
+    4: Migration(
+        _without("true_names", "sentence", "refused", "queries"),
+        lambda rows: rows.with_columns(
+            pl.lit(None, pl.List(pl.String)).alias("true_names"),
+            pl.lit(None, pl.String).alias("sentence"),
+            pl.lit(None, pl.Boolean).alias("refused"),
+            pl.lit(None, pl.Int32).alias("queries"),
+        ),
+    ),
 }
 """The migration from each older version, by version. Black-box targets of version 2 may be grey-box;
 `study.results.scanning` corrects them with the spec."""

@@ -29,7 +29,7 @@ from study.spec.run_options import RunOptions
 from study.spec.shorthand import TEXT, TEXTS, Names, OneOrMore, Shorthand, instead
 from study.tracking.settings import Tracking
 
-_PACING_OF_SERVICES = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait")
+_PACING_OF_SERVICES = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait", "most")
 """Keys of a remote service that do not change its answers."""
 
 FORMAT = 2
@@ -285,7 +285,9 @@ class Spec(Frozen):
     def credentials(self) -> tuple[str, ...]:
         """The environment variables that hold credentials of services."""
         remotes = [model.remote for model in self.models.values() if model.remote is not None]
-        return tuple(remote.credentials.env for remote in remotes if remote.credentials is not None)
+        judges = [judge for remote in remotes if (judge := remote.judging) is not None]
+        needed = [one.credentials.env for one in (*remotes, *judges) if one.credentials is not None]
+        return tuple(dict.fromkeys(needed))
 
     def source_sets(self, experiment: Experiment) -> list[SourceSet]:
         """The source sets of an experiment. The rules `each`, `leave-one-out` and `all` skip target-only models."""

@@ -1,4 +1,4 @@
-"""Parquet parts and their names: `part-v4-<nanoseconds since 1970>-<digest>.parquet`.
+"""Parquet parts and their names: `part-v5-<nanoseconds since 1970>-<digest>.parquet`.
 
 The digest is the start of the SHA-256 of the whole file, so the name alone detects damage. The first version wrote
 `part-<nanoseconds>-<random digits>.parquet`, without a digest.

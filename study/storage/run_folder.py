@@ -126,6 +126,10 @@ class RunFolder:
         """The cache of answers from the remote service of `model`, always local."""
         return self._local("answers") / f"{model}.sqlite"
 
+    def verdicts(self, model: str) -> Path:
+        """The cache of answers from the model that judges the sentences of the service of `model`, always local."""
+        return self._local("answers") / f"{model}.judge.sqlite"
+
     def _local(self, name: str) -> Path:
         """A local folder of the run. For a run in S3, it is in the user's cache folder."""
         if isinstance(self.path, S3Path):

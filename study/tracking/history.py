@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("craft", "unit", "goal", "steps", "budget", "label", "target_label", "target", "clean_top1", "top1", "top5"),
-    *("names", "clean_names", "wanted_names", "rmsd"),
+    *("names", "clean_names", "wanted_names", "true_names", "refused", "rmsd"),
 )
 """The columns of result rows that the history needs."""
 

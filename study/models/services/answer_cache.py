@@ -15,6 +15,8 @@ from study.errors import StudyError
 _FORMAT = 1
 _TABLE = """CREATE TABLE IF NOT EXISTS answers
 (question TEXT PRIMARY KEY, body TEXT NOT NULL, time TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"""
+_REQUESTS = "CREATE TABLE IF NOT EXISTS requests (only INTEGER PRIMARY KEY CHECK (only = 1), sent INTEGER NOT NULL)"
+"""How many requests were sent. An older version of the file lacks the table, and older programs ignore it."""
 
 
 class AnswerCache:
@@ -70,6 +72,14 @@ class AnswerCache:
                 "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [key, body, time, _checksum(key, body, time)],
             )
+
+    def count_request(self, most: int) -> bool:
+        """Count one more request, on disk, unless `most` are counted already; return whether it was counted."""
+        with self._guarded():
+            self._file.execute(_REQUESTS)
+            self._file.execute("INSERT INTO requests VALUES (1, 0) ON CONFLICT DO NOTHING")
+            done = self._file.execute("UPDATE requests SET sent = sent + 1 WHERE sent < ?", [most])
+            return done.rowcount == 1
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Client of one service: it respects the rate limit, repeats failed requests, and sends no image twice."""
+"""Client of one service: it respects the limits, repeats failed requests, and sends no image and no text twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from study.errors import StudyError
 from study.events.repairs import repaired
 from study.models.services.answer_cache import AnswerCache
 from study.models.services.credentials import Secret
-from study.models.services.reply import Reply, UnexpectedAnswer, read
-from study.models.services.request import LOGGERS, RequestFailed, http_client, png_of, send
+from study.models.services.reply import Reply, UnexpectedAnswer
+from study.models.services.request import LOGGERS, RequestFailed, http_client, png_of, read_answer, send
 from study.models.services.service_spec import Remote
 from study.process.interrupt import Interrupted
 from study.reproducibility.hashing import digest
 
 _POLL_SECONDS = 0.1
+
+Question = NDArray[np.uint8] | str
+"""An image, `uint8` (C, H, W), or a text for a chat service."""
 
 
 class Halted(Exception):
@@ -61,7 +64,7 @@ class Pacer:
 class Service:
     """The client with which one process asks one service. The file `cache` keeps the service's answers.
 
-    `sent` counts requests; `cached` counts images whose answers were in the cache.
+    `sent` counts requests; `cached` counts questions whose answers were in the cache.
     """
 
     def __init__(self, name: str, remote: Remote, *, secret: Secret | None, cache: Path) -> None:
@@ -81,23 +84,31 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """The record of the service in a run."""
-        fields = {key: getattr(self._remote, key) for key in ("send", "field", "labels", "top")}
+        keys = ("model", "prompt", "extra") if self._remote.api == "chat" else ("send", "field", "labels", "top")
+        fields = {key: getattr(self._remote, key) for key in keys}
         return {"remote": self._remote.address, **fields, "digest": self._remote.digest}
 
     def ask(self, images: NDArray[np.uint8], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
-        """Classify `images`, `uint8` (N, C, H, W) with one channel or three; return the replies in their order.
+        """Ask about `images`, `uint8` (N, C, H, W) with one channel or three; return the replies in their order.
 
         Every answer is on disk before it is used. If an image fails in all attempts, no further image is sent, and the
         call raises StudyError. The service then counts as down: until it answers again, later calls make one attempt
         for each image. Also raises StudyError, at once, if a repeated request would not help; raises Interrupted when
         `stop` returns true. Requests under way always finish first, because their answers may cost money.
         """
+        return self._replies(list(images), stop)
+
+    def ask_about(self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
+        """Send `texts` to a chat service, each alone; as `ask` does."""
+        return self._replies(list(texts), stop)
+
+    def _replies(self, questions: Sequence[Question], stop: Callable[[], bool]) -> list[Reply]:
         with self._one_call:
-            keys = [self._key(image) for image in images]
-            by_key = dict(zip(keys, images, strict=True))
+            keys = [self._key(question) for question in questions]
+            by_key = dict(zip(keys, questions, strict=True))
             bodies = {key: body for key in by_key if (body := self._cache.get(key)) is not None}
             self.cached += len(bodies)
-            missing = {key: image for key, image in by_key.items() if key not in bodies}
+            missing = {key: question for key, question in by_key.items() if key not in bodies}
             if missing:
                 new, errors, stopped = asyncio.run(self._ask_all(missing, stop))
                 bodies |= new
@@ -109,19 +120,20 @@ class Service:
             return [self._read(bodies[key]) for key in keys]
 
     async def _ask_all(
-        self, missing: Mapping[str, NDArray[np.uint8]], stop: Callable[[], bool]
+        self, missing: Mapping[str, Question], stop: Callable[[], bool]
     ) -> tuple[dict[str, str], list[StudyError], bool]:
         """The answers by key, the errors, and whether `stop` returned true."""
         halt, slots = asyncio.Event(), asyncio.Semaphore(self._remote.parallel)
         bodies: dict[str, str] = {}
         errors: list[StudyError] = []
 
-        async def ask_one(client: httpx.AsyncClient, key: str, image: NDArray[np.uint8]) -> None:
+        async def ask_one(client: httpx.AsyncClient, key: str, question: Question) -> None:
             async with slots:
                 if halt.is_set():
                     return
                 try:
-                    body = await self._answer(client, png_of(image), halt)
+                    content = question if isinstance(question, str) else png_of(question)
+                    body = await self._answer(client, content, halt)
                     await asyncio.to_thread(self._cache.put, key, body)
                     bodies[key] = self._cache.get(key) or body
                 except Halted:
@@ -132,7 +144,7 @@ class Service:
 
         stopped = False
         async with http_client() as client:
-            tasks = [asyncio.create_task(ask_one(client, key, image)) for key, image in missing.items()]
+            tasks = [asyncio.create_task(ask_one(client, key, one)) for key, one in missing.items()]
             running = set(tasks)
             while running:
                 _, running = await asyncio.wait(running, timeout=_POLL_SECONDS)
@@ -143,15 +155,16 @@ class Service:
             task.result()
         return bodies, errors, stopped
 
-    async def _answer(self, client: httpx.AsyncClient, png: bytes, halt: asyncio.Event) -> str:
-        """Send one image until an attempt succeeds. Raises StudyError if all fail, Halted after `halt`."""
+    async def _answer(self, client: httpx.AsyncClient, question: bytes | str, halt: asyncio.Event) -> str:
+        """Send one question until an attempt succeeds. Raises StudyError if all fail, Halted after `halt`."""
 
         async def attempt() -> str:
             await pause(self._pacer.reserve(time.monotonic()), halt)
             was_down = self._down
+            await asyncio.to_thread(self._count)
             self.sent += 1
             try:
-                body = await send(client, self._name, self._remote, png, self._secret)
+                body = await send(client, self._name, self._remote, question, self._secret)
             except RequestFailed as failed:
                 failed.final = was_down and self._down
                 raise
@@ -168,6 +181,16 @@ class Service:
             retry_error_callback=self._give_up,
         )
         return await retrying(attempt)
+
+    def _count(self) -> None:
+        """Count a request on disk, before it is sent. Raises StudyError where the limit of the spec is reached."""
+        most = self._remote.most
+        if most is not None and not self._cache.count_request(most):
+            raise StudyError(
+                f"{self._name} was sent {most:,} requests in this run folder, as many as `most` allows",
+                todo="raise `most` of this service, which is no other study, and launch again",
+                status=1,
+            )
 
     def _wait(self, state: RetryCallState) -> float:
         """The pause before the next attempt in seconds: exponential with jitter, or as the service requires."""
@@ -188,18 +211,24 @@ class Service:
 
     def _read(self, body: str) -> Reply:
         try:
-            return read(body, self._remote)
+            return read_answer(body, self._remote)
         except UnexpectedAnswer as error:
             raise StudyError(
                 f"a stored answer of {self._name} cannot be read: {error}",
-                todo="check that the paths labels and scores fit the answers of the service",
+                todo="check that url, and the paths labels and scores, fit the answers of the service",
                 status=1,
             ) from None
 
-    def _key(self, image: NDArray[np.uint8]) -> str:
-        """The cache key of an image: a hash of its pixels, because its PNG depends on the release of zlib."""
-        remote, pixels = self._remote, hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    def _key(self, question: Question) -> str:
+        """The cache key: a hash of an image's pixels, since another zlib writes the same image as another PNG."""
+        remote = self._remote
         headers = {name.lower(): value for name, value in remote.headers.items()}
+        asked = (remote.url, remote.model, remote.extra, headers)
+        if isinstance(question, str):
+            return digest("text", question, *asked)
+        image, pixels = question, hashlib.sha256(np.ascontiguousarray(question).tobytes()).hexdigest()
+        if remote.api == "chat":
+            return digest("chat", image.shape, pixels, remote.prompt, *asked)
         return digest("question", image.shape, pixels, remote.url, remote.send, remote.field, remote.extra, headers)
 
 

@@ -21,12 +21,17 @@ def normalised(name: str) -> str:
     return name.strip().casefold()
 
 
-def names_of_label(own_names: OwnNames, labels: LabelSet, label: int) -> tuple[str, ...]:
-    """The normalised names of a label: `own_names` if they name it, else the words of the label set."""
+def names_of_label(own_names: OwnNames, labels: LabelSet, label: int, *, talks: bool = False) -> tuple[str, ...]:
+    """The normalised names of a label: `own_names` if they name it, else the words of the label set.
+
+    A service that `talks` may use any word: both.
+    """
     own = own_names.get(labels.labels[label])
     if own is None and labels.find(str(label)) == label:
         own = own_names.get(str(label))
-    return tuple(dict.fromkeys(normalised(name) for name in own or labels.words(label)))
+    words = labels.words(label)
+    named = (*(own or ()), *words) if talks else own or words
+    return tuple(dict.fromkeys(normalised(name) for name in named))
 
 
 def check_names(own_names: OwnNames, labels: LabelSet) -> None:

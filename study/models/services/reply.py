@@ -17,10 +17,16 @@ class UnexpectedAnswer(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """The labels of one image, best first and normalised, with their scores; no scores if the spec names none."""
+    """The labels of one image, best first and normalised, with their scores; no scores if the spec names none.
+
+    A chat service gives a `sentence`, verbatim, and no labels: a judge finds them. `refused` says that it answers
+    nothing, by its own mark or an empty answer.
+    """
 
     names: tuple[str, ...]
     scores: tuple[float, ...]
+    sentence: str | None = None
+    refused: bool = False
 
 
 def read(body: str, remote: Remote) -> Reply:
@@ -29,10 +35,7 @@ def read(body: str, remote: Remote) -> Reply:
     Labels with equal scores, or without scores, keep the order of the answer. Raises UnexpectedAnswer if the text is
     not JSON, a path does not exist in it, a label is not text, or a score is not a finite number.
     """
-    try:
-        data = json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        raise UnexpectedAnswer("the answer is not JSON") from None
+    data = parsed(body)
     labels = follow(data, remote.labels)
     if not all(isinstance(label, str) and normalised(label) and _is_encodable(label) for label in labels):
         raise UnexpectedAnswer(f"the answer has a label at {remote.labels} that is not text")
@@ -43,6 +46,14 @@ def read(body: str, remote: Remote) -> Reply:
         raise UnexpectedAnswer(f"the answer has {len(labels)} labels and {len(scores)} scores")
     best = sorted(range(len(labels)), key=lambda index: -scores[index])[: remote.top]
     return Reply(tuple(normalised(labels[index]) for index in best), tuple(scores[index] for index in best))
+
+
+def parsed(body: str) -> Any:
+    """The data in a JSON text. Raises UnexpectedAnswer if it is none, or has a number that JSON forbids."""
+    try:
+        return json.loads(body, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise UnexpectedAnswer("the answer is not JSON") from None
 
 
 def follow(data: Any, path: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""One request to a service: an image goes out as PNG, and the answer comes back within a time limit."""
+"""One request to a service: an image goes out as PNG, or a question as text; the answer comes within a time limit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.errors import StudyError
+from study.models.services import chat
 from study.models.services.credentials import Secret
-from study.models.services.reply import UnexpectedAnswer, read
+from study.models.services.reply import Reply, UnexpectedAnswer, read
 from study.models.services.service_spec import Remote
 
 LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
@@ -33,6 +34,13 @@ _STATUS_ADVICE = {
     404: "check that url is the whole address, with its path",
     413: "reduce images.size, or ask the service for a higher limit: the images are too large for it",
     415: "correct send (png, json or form): the service takes images in another form",
+}
+
+
+_CHAT_ADVICE = {
+    400: "compare model and extra with what the service documents; `extra: {temperature: null}` leaves that key out",
+    404: "check that url is the whole address, which ends in /chat/completions, and that the model exists there",
+    413: "reduce images.size, or ask the service for a higher limit: the images are too large for it",
 }
 
 
@@ -57,21 +65,33 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-async def send(client: httpx.AsyncClient, name: str, remote: Remote, png: bytes, secret: Secret | None) -> str:
-    """Send one image; return the text of an answer that fits the spec, with the credential hidden in it.
+def read_answer(body: str, remote: Remote) -> Reply:
+    """The reply in an answer, by the API of the service. Raises UnexpectedAnswer if it does not fit the spec."""
+    return chat.read_sentence(body) if remote.api == "chat" else read(body, remote)
+
+
+async def send(
+    client: httpx.AsyncClient, name: str, remote: Remote, question: bytes | str, secret: Secret | None
+) -> str:
+    """Send one image, as PNG, or one text; return the text of an answer that fits the spec, without the credential.
 
     The time limit of the spec covers the whole exchange: a limit for each read would never end a slow trickle. Raises
     RequestFailed if a repeated request may succeed, StudyError if it would not.
     """
-    url, headers, content = _request(remote, png, secret)
+    url, headers, content = _request(remote, question, secret)
     try:
         async with asyncio.timeout(remote.timeout), client.stream("POST", url, headers=headers, **content) as response:
-            _check_status(response, name, remote, secret)
+            # A filter of a chat service refuses single images with an error, whose text is the answer.
+            refusal = remote.api == "chat" and response.status_code == 400
+            if not refusal:
+                _check_status(response, name, remote, secret)
             body = b""
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > _MAX_ANSWER_BYTES:
                     raise RequestFailed("the answer is larger than 1 MiB")
+            if refusal and not chat.refuses(body.decode("utf-8", "replace")):
+                _check_status(response, name, remote, secret)
     except TimeoutError:
         raise RequestFailed(f"no whole answer within {remote.timeout:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -79,7 +99,7 @@ async def send(client: httpx.AsyncClient, name: str, remote: Remote, png: bytes,
     try:
         text = body.decode("utf-8-sig")
         text = secret.hide(text) if secret else text
-        read(text, remote)
+        read_answer(text, remote)
     except UnicodeDecodeError:
         raise RequestFailed("the answer is not JSON") from None
     except UnexpectedAnswer as error:
@@ -87,20 +107,18 @@ async def send(client: httpx.AsyncClient, name: str, remote: Remote, png: bytes,
     return text
 
 
-def _request(remote: Remote, png: bytes, secret: Secret | None) -> tuple[str, httpx.Headers, dict[str, Any]]:
+def _request(remote: Remote, question: bytes | str, secret: Secret | None) -> tuple[str, httpx.Headers, dict[str, Any]]:
     """The address, headers and content of a request."""
     content: dict[str, Any]
     url, credentials = remote.url, remote.credentials
     # Identity: a few compressed bytes can expand to gigabytes.
     headers = httpx.Headers({"Accept": "application/json", "Accept-Encoding": "identity"})
-    if remote.send == "png":
-        content = {"content": png}
-        headers["Content-Type"] = "image/png"
-    elif remote.send == "json":
-        content = {"content": json.dumps(remote.object_with(base64.b64encode(png).decode())).encode()}
+    if remote.api == "chat":
+        content = {"content": json.dumps(chat.request_object(remote, question)).encode()}
         headers["Content-Type"] = "application/json"
     else:
-        content = {"files": {remote.field: ("image.png", png, "image/png")}}
+        assert isinstance(question, bytes), "services of labels are sent images"
+        content = _image(remote, question, headers)
     headers.update(remote.headers)
     if secret is not None and credentials is not None:
         if credentials.header is not None:
@@ -108,6 +126,17 @@ def _request(remote: Remote, png: bytes, secret: Secret | None) -> tuple[str, ht
         elif credentials.query is not None:
             url += ("&" if "?" in url else "?") + urlencode({credentials.query: secret.reveal()})
     return url, headers, content
+
+
+def _image(remote: Remote, png: bytes, headers: httpx.Headers) -> dict[str, Any]:
+    """The content of a request about an image, to a service of labels; its type is put into `headers`."""
+    if remote.send == "png":
+        headers["Content-Type"] = "image/png"
+        return {"content": png}
+    if remote.send == "json":
+        headers["Content-Type"] = "application/json"
+        return {"content": json.dumps(remote.object_with(base64.b64encode(png).decode())).encode()}
+    return {"files": {remote.field: ("image.png", png, "image/png")}}
 
 
 def _check_status(response: httpx.Response, name: str, remote: Remote, secret: Secret | None) -> None:
@@ -127,7 +156,8 @@ def _check_status(response: httpx.Response, name: str, remote: Remote, secret: S
     elif status in (401, 403) and remote.credentials is not None:
         todo = f"check that the environment variable {remote.credentials.env} holds a valid credential"
     else:
-        todo = _STATUS_ADVICE.get(status, "compare url, send, field, extra and headers with what the service documents")
+        advice = _CHAT_ADVICE if remote.api == "chat" else _STATUS_ADVICE
+        todo = advice.get(status, "compare url, send, field, extra and headers with what the service documents")
     raise StudyError(what, todo=todo, status=1)
 
 

@@ -1,4 +1,4 @@
-"""The spec of a service that classifies images over HTTP: address, credential, form of requests and answers."""
+"""The spec of a service that answers about images over HTTP: address, credential, form of requests and answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from study.errors import StudyError
 from study.models.services.label_names import normalised, read_own_names
+from study.models.services.refusals import REFUSALS
 from study.reproducibility.hashing import digest
 from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import TEXT, Names, also
@@ -23,6 +24,12 @@ _SECRET_FIELDS = re.compile(r"((api|access|secret|private)?key|(access|auth|api)
 _SET_BY_CLIENT = re.compile(r"content-(type|length|encoding)|(transfer|accept)-encoding|host|connection")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ADVICE = "credentials: {env: NAME}; the value is read from the environment and stored nowhere"
+_OF_LABELS = ("send", "field", "labels", "scores", "top")
+_OF_CHAT = ("model", "prompt", "judge")
+_QUESTION = (
+    "An image was described as follows.\n\n{answer}\n\nDoes the description say that the image shows: {label}? "
+    "A more general word is not enough. Reply with one word, yes or no."
+)
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Header = Annotated[str, Field(max_length=8000)]
@@ -68,8 +75,56 @@ class Credentials(Frozen):
         return self
 
 
+class Judge(Frozen):
+    """How the sentences of a chat service are judged: which labels an answer names.
+
+    Without `model`, an answer names a label if one of the label's words or `names` stands in it, as whole words, in
+    upper or lower case, also in the plural; where names overlap, the longest counts ("hot dog" is no dog). With
+    `model`, a second chat model at `url` (default: that of the service, with its credentials) is asked about the true
+    label and the target label. `prompt` is the question to it, with `{answer}` and `{label}`; its reply must be yes or
+    no. `extra` are further keys of its request; `most` is the limit in requests to it.
+
+    An answer that names no label and contains one of the phrases `refusals` is a refusal, as is an empty answer: it is
+    no success for either goal.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    url: str | None = None
+    credentials: Credentials | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    most: Annotated[int, Field(ge=1)] | None = None
+    refusals: Annotated[tuple[str, ...], Field(strict=False)] = REFUSALS
+
+    model_config = ConfigDict(json_schema_extra=also({"const": "keywords"}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, given: Any) -> Any:
+        if given == "keywords":
+            return {}
+        if isinstance(given, dict) and given.get("model") and "prompt" not in given:
+            return given | {"prompt": _QUESTION}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Judge:
+        if self.model is None and (self.prompt or self.url or self.credentials or self.extra or self.most):
+            raise rejected(
+                "prompt, url, credentials, extra and most of a judge need its model", "model: <name>, or keywords"
+            )
+        if self.prompt is not None and not ("{answer}" in self.prompt and "{label}" in self.prompt):
+            raise rejected(
+                "the prompt of a judge lacks {answer} or {label}", "a question with both, to reply yes or no"
+            )
+        if any(not phrase.strip() for phrase in self.refusals):
+            raise rejected("refusals has an empty phrase", "phrases such as: i cannot help")
+        return self
+
+
 class Remote(Frozen):
-    """A service that classifies images over HTTP.
+    """A service that answers about images over HTTP. `api: labels` (the default) classifies: its answer has labels.
+    `api: chat` talks: an OpenAI-compatible endpoint that answers a question about the image in sentences.
 
     `send` says how the image is sent: as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra`
     (`json`), or as a file in a form (`form`). `field` is the image's name in the form or object; in an object, `field`
@@ -80,12 +135,26 @@ class Remote(Frozen):
     of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this mapping; other labels
     use the words of the label set.
 
+    With `api: chat`, `url` ends in /chat/completions; `model` is the name of the model there, and `prompt` the text
+    before the image. The image goes out as a data URL in PNG, with temperature 0; `extra` has further keys of the
+    request, such as max_tokens, and changes or removes (null) the temperature. `judge` says which labels a sentence
+    names; `names` then adds names to the words of the label set.
+
     `rate` is the limit in requests per second; `parallel` is the largest number of requests at the same time; `timeout`
     is the limit in seconds for a whole answer. A failed request is repeated until it was sent `attempts` times. The
-    first pause is `backoff` seconds; each further pause is twice as long, up to `most_wait` seconds.
+    first pause is `backoff` seconds; each further pause is twice as long, up to `most_wait` seconds. `most` is the
+    limit in requests for the whole run folder, counted before each is sent; a launch whose plan needs more asks
+    nothing.
+
+    With `queries`, an attack run may ask about so many images for each clean image: those of its checkpoints and
+    budgets, one after the other, until one succeeds.
     """
 
     url: str
+    api: Literal["labels", "chat"] = "labels"
+    model: str | None = None
+    prompt: str | None = None
+    judge: Judge | None = None
     send: Literal["png", "json", "form"] = "png"
     field: str = "image"
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -101,13 +170,25 @@ class Remote(Frozen):
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
     backoff: Seconds = 0.5
     most_wait: Seconds = 60.0
+    most: Annotated[int, Field(ge=1)] | None = None
+    queries: Annotated[int, Field(ge=1)] | None = None
 
     model_config = ConfigDict(json_schema_extra=also(TEXT))
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, given: Any) -> Any:
-        return {"url": given} if isinstance(given, str) else given
+        if not isinstance(given, dict):
+            return {"url": given} if isinstance(given, str) else given
+        if given.get("api", "labels") not in ("labels", "chat"):
+            return given
+        chat = given.get("api") == "chat"
+        foreign = [key for key in (_OF_LABELS if chat else _OF_CHAT) if given.get(key) is not None]
+        if chat and foreign and all(given[key] == cls.model_fields[key].default for key in foreign):
+            foreign = []  # a resolved spec has every key
+        if foreign:
+            raise rejected(f"'{foreign[0]}' does not belong to this api", "a key of api: chat" if chat else "api: chat")
+        return given | {"judge": given.get("judge") or {}} if chat else given
 
     @field_validator("url", mode="after")
     @classmethod
@@ -166,13 +247,17 @@ class Remote(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Remote:
+        if self.api == "chat" and not (self.model and self.prompt):
+            raise rejected(
+                "a chat service needs a model and a prompt", 'model: <name>, prompt: "Name the main object."'
+            )
         if any(not normalised(name) for own in self.names.values() for name in own):
             raise rejected("`names` has an empty name", "label: name, or label: [name, name]")
         if self.credentials and (self.credentials.header or "").lower() in {name.lower() for name in self.headers}:
             raise rejected(f"the header '{self.credentials.header}' is set twice", "the header in credentials only")
         if not self.field or not self.field.isprintable():
             raise rejected("field is empty or not printable", "the name under which the image is sent")
-        if self.extra and self.send != "json":
+        if self.extra and self.send != "json" and self.api == "labels":
             raise rejected("extra needs a JSON request", "send: json")
         self._check_extra()
         return self
@@ -187,7 +272,10 @@ class Remote(Frozen):
         for key in keys:
             if _SECRET_FIELDS.fullmatch(re.sub(r"[\W_]", "", key.lower())):
                 raise rejected(f"extra contains '{key}', which looks like a credential", _ADVICE)
-        if self.send == "json":
+        taken = sorted({"model", "messages", "stream", "n"} & self.extra.keys())
+        if self.api == "chat" and taken:
+            raise rejected(f"extra contains '{taken[0]}', which the study sets", "temperature, max_tokens, seed, …")
+        if self.api == "labels" and self.send == "json":
             try:
                 self.object_with("")
             except ValueError:
@@ -219,8 +307,30 @@ class Remote(Frozen):
         return self.url.partition("?")[0]
 
     @property
+    def judging(self) -> Remote | None:
+        """The chat service that judges the sentences of this one; None if keywords do."""
+        judge = self.judge
+        if judge is None or judge.model is None:
+            return None
+        own = self if judge.url is None else None
+        return self.model_copy(
+            update={
+                "url": judge.url or self.url,
+                "model": judge.model,
+                "extra": judge.extra,
+                "headers": self.headers if own else {},
+                "credentials": judge.credentials or (self.credentials if own else None),
+                "judge": Judge(),
+                "most": judge.most,
+                "queries": None,
+            }
+        )
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the fields that determine answers; rate, retries and credential do not."""
+        """SHA-256 of the fields that determine answers; rate, retries, judge and credential do not."""
+        if self.api == "chat":
+            return digest("remote", self.url, self.api, self.model, self.prompt, self.extra)
         return digest("remote", self.url, self.send, self.field, self.extra, self.labels, self.scores, self.top)
 
 

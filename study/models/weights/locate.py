@@ -70,9 +70,10 @@ def weights_file(model: Model) -> WeightsFile | None:
     if model.weights_kind == "package":
         return _of_package(model.weights_value, model.sha256)
     finders = {"timm": _of_timm, "torchvision": _of_torchvision, "pretrainedmodels": _of_pretrainedmodels}
+    finders["open_clip"] = _of_open_clip
     if model.weights_kind != "zoo" or model.zoo not in finders:
         return None
-    return finders[model.zoo](model.bare_name, model.tag)
+    return finders[model.zoo](model.name if model.is_zero_shot else model.bare_name, model.tag)
 
 
 def verify(file: WeightsFile, path: Path, todo: str) -> None:
@@ -179,6 +180,14 @@ def _of_hub(repo: str, choice: tuple[str, ...], revision: str | None, *, custom:
 
 def _of_timm(network: str, tag: str | None) -> WeightsFile | None:
     return of_timm(f"{network}.{tag}" if tag else network)
+
+
+def _of_open_clip(network: str, tag: str | None) -> WeightsFile | None:
+    """The file on the hub; None for weights that only the library can fetch."""
+    from study.models.zoos import open_clip
+
+    repository = None if tag is None else open_clip.hub_repository(network, tag)
+    return None if repository is None else _of_hub(repository, open_clip.HUB_FILES, None)
 
 
 def _of_torchvision(network: str, tag: str | None) -> WeightsFile | None:

@@ -25,13 +25,13 @@ from study.report.wording import (
     AT_COST,
     CLEAN_ACCURACY,
     RMSD,
-    SERVICE_SUCCESS,
     SUCCESS_RATE,
     VISIBILITY,
     VISIBILITY_HEAD,
     point_name,
     rate_decimals,
     rmsd_range,
+    service_notes,
     visibility_numbers,
 )
 
@@ -102,8 +102,7 @@ def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> Html
     notes = [f"{SUCCESS_RATE[goal]}.", f"{RMSD}."]
     if (seeds := int(str(cells["seeds"].max()))) > 1:
         notes[0] = f"{SUCCESS_RATE[goal]}; mean of {seeds} seeds ± standard deviation."
-    if set(targets) & set(spec.services):
-        notes.append(f"{SERVICE_SUCCESS}.")
+    notes += [f"{note}." for note in service_notes(spec, targets)]
     if any(target in data.finished.clean for target in targets):
         rows.append(_clean_row(data, targets))
         notes.append(f"{CLEAN_ACCURACY}.")

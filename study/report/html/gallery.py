@@ -193,7 +193,7 @@ def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]
     ids = [one.image for one in images]
     rows = with_level(data.finished.rows, spec).filter(pl.col("craft").is_in(crafts), pl.col("image").is_in(ids))
     columns = ("craft", "attack", "image", "steps", "level", "target", "relation", "clean_top1", "top1", "top5_prob")
-    found = rows.select(*columns, "names", "clean_names", succeeded().alias("success")).collect()
+    found = rows.select(*columns, "names", "clean_names", "sentence", succeeded().alias("success")).collect()
     place = {name: at for at, name in enumerate(spec.models)}
     answers: dict[str, dict[str, list[list[str]]]] = {}
     for one in sorted(found.iter_rows(named=True), key=lambda row: place.get(row["target"], 0)):
@@ -206,6 +206,8 @@ def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]
 
 def _clean_and_adversarial(data: ReportData, row: Mapping[str, Any]) -> tuple[str, str]:
     """The answers of a target to the clean and to the adversarial image, as text."""
+    if row["sentence"] is not None:
+        return ", ".join(row["clean_names"] or ["–"]), row["sentence"] or "–"
     if row["names"] is not None:
         return ", ".join(row["clean_names"] or ["–"]), ", ".join(row["names"] or ["–"])
     labels = data.spec.labels

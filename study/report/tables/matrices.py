@@ -21,7 +21,7 @@ from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
 from study.report.tables.short_names import legend, shortened
-from study.report.wording import AT_COST, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, SERVICE_SUCCESS, SUCCESS_RATE, rmsd_range
+from study.report.wording import AT_COST, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, SUCCESS_RATE, rmsd_range, service_notes
 from study.results.run_reader import RunData
 from study.terminal.prose import say
 
@@ -44,7 +44,7 @@ def print_matrices(finished: RunData, console: Console, *, clean_correct: bool =
         return False
     notes = [SUCCESS_RATE[goal] for goal in dict.fromkeys(goals)]
     notes += [AT_COST] if costs else []
-    notes += [SERVICE_SUCCESS] if spec.services else []
+    notes += service_notes(spec, spec.services)
     notes += [CLEAN_CORRECT] if clean_correct else []
     notes += [CLEAN_ACCURACY] if finished.clean else []
     notes += _abstentions(finished.rows)

@@ -159,7 +159,19 @@ ELSEWHERE = {
     },
     Model: {
         **dict.fromkeys(
-            ("network", "weights", "arguments", "size", "interpolation", "mean", "std", "channels", "range", "classes"),
+            (
+                "network",
+                "weights",
+                "arguments",
+                "size",
+                "interpolation",
+                "mean",
+                "std",
+                "channels",
+                "range",
+                "classes",
+                "prompts",
+            ),
             "in the model's digest",
         ),
         "model": "becomes that model's own keys",

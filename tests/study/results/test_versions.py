@@ -16,8 +16,11 @@ from study.results.verify import verify
 from study.storage import part_file
 from tests.conftest import rows
 
-NEWER = ("ssim", "ciede2000", "craft_pass", "predict_pass")
-"""What version 4 added."""
+NEWER = (
+    *("ssim", "ciede2000", "craft_pass", "predict_pass"),
+    *("true_names", "sentence", "refused", "queries"),
+)
+"""What versions 4 and 5 added."""
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ IDENTITY = {
     "images.fit", "images.channels", "images.corrupt", "images.draw",
     "models.network", "models.model", "models.remote", "models.weights", "models.sha256", "models.arguments",
     "models.size", "models.interpolation", "models.mean", "models.std", "models.channels", "models.range",
-    "models.classes", "models.transform", "models.role", "models.family",
+    "models.classes", "models.prompts", "models.transform", "models.role", "models.family",
     "attacks.objective", "attacks.penalty", "attacks.fusion", "attacks.weights", "attacks.diversity", "attacks.scales",
     "attacks.smoothing", "attacks.admix", "attacks.skip_gradient", "attacks.variance", "attacks.kernel",
     "attacks.momentum", "attacks.nesterov", "attacks.step", "attacks.step_size", "attacks.learning_rate",

@@ -1,0 +1,85 @@
+"""Success against queries: the candidates of an attack run are shown one after the other, until one succeeds.
+
+The candidates of an image are the attack run's versions of it: its checkpoints and budgets, in the order of
+`Attack.scored_points` (steps, then budgets). A transfer attack makes them without asking the target; queries choose
+among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from study.analysis.cell_counts import check_keys, sources_as_text
+from study.analysis.intervals import with_rate
+from study.analysis.rates import Among, hits
+from study.errors import StudyError
+
+CELL = ("sources", "attack", "goal", "seed", "target")
+_IMAGE = ("craft", "target", "image")
+
+
+def success_by_queries(
+    rows: pl.LazyFrame,
+    *,
+    most: int | None = None,
+    top: int = 1,
+    by: Sequence[str] = CELL,
+    among: Among = "all",
+    confidence: float = 0.95,
+) -> pl.DataFrame:
+    """Success rates of attackers who may ask a target about 1, 2, … `most` images for each clean one.
+
+    One row per cell of `by` and number of `queries` (`uint32`, 1 to the number of candidates, or to `most`, or to the
+    limit that a service has in the spec); sorted. Further columns are those of `success_rates` without RMSD: `images`,
+    `hits`, `success`, `low`, `high`; and `mean_queries` (`float64`), the queries that the successes within that number
+    took on average, null without a success. The clean image is no query.
+
+    For a target with limited queries, rows hold what the service was really asked; for others, every candidate was
+    shown, and this counts those up to the first success. Raises StudyError if `by` lacks `seed` or another column that
+    tells attack runs apart, because two attackers would be counted as one.
+    """
+    missing = [key for key in CELL if key not in by]
+    if missing:
+        raise StudyError(f"by lacks '{missing[0]}'", accepted=f"at least {', '.join(CELL)}")
+    check_keys(rows, by)
+    order = pl.struct("steps", pl.col("budget").fill_null(-1.0)).rank("dense").over(*_IMAGE).cast(pl.UInt32)
+    judged = rows.with_columns(hit=hits(rows, top=top, among=among), query=order)
+    firsts = (
+        judged.filter(pl.col("hit").is_not_null())
+        .with_columns(sources_as_text(by))
+        .group_by(*by, "image")
+        .agg(
+            first=pl.col("query").filter("hit").min(),
+            shown=pl.min_horizontal(pl.col("query").max(), pl.col("queries").max().cast(pl.UInt32)),
+        )
+    )
+    found = firsts.collect(engine="streaming")
+    if found.is_empty():
+        return _empty(found, by, confidence)
+    # A service that is always fooled at once does not show its limit; other attack runs on it may.
+    last = found.with_columns(pl.col("shown").max().over("target")).group_by(by).agg(pl.col("shown").max())
+    if most is not None:
+        last = last.with_columns(pl.col("shown").clip(upper_bound=most))
+    counts = last.with_columns(queries=pl.int_ranges(1, pl.col("shown") + 1, dtype=pl.UInt32)).explode("queries")
+    within = pl.col("first") <= pl.col("queries")
+    cells = (
+        counts.drop("shown")
+        .join(found, on=list(by))
+        .group_by(*by, "queries")
+        .agg(
+            pl.len().cast(pl.UInt32).alias("images"),
+            within.fill_null(False).sum().cast(pl.UInt32).alias("hits"),
+            pl.col("first").filter(within.fill_null(False)).mean().alias("mean_queries"),
+        )
+        .sort(*by, "queries")
+    )
+    means = cells["mean_queries"]
+    return with_rate(cells.drop("mean_queries"), "success", confidence).with_columns(means)
+
+
+def _empty(found: pl.DataFrame, by: Sequence[str], confidence: float) -> pl.DataFrame:
+    counts = [pl.lit(0, pl.UInt32).alias(name) for name in ("queries", "images", "hits")]
+    cells = with_rate(found.select(*by, *counts), "success", confidence)
+    return cells.with_columns(pl.lit(None, pl.Float64).alias("mean_queries"))

@@ -1,0 +1,115 @@
+"""`study board` and `study card`: runs of one protocol side by side, and one page about the protocol of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from study.errors import StudyError
+from study.report.board.card import card_html, card_markdown
+from study.report.board.formats import board_csv, board_latex
+from study.report.board.lines import BoardTable, Entry, board_tables
+from study.report.board.page import MEAN, board_page
+from study.report.board.protocol import differences, facts
+from study.results import integrity
+from study.results.run_reader import open_run
+from study.terminal.prose import exactly, say
+
+_FORMATS = (".html", ".csv", ".tex")
+
+
+def print_board(runs: Sequence[str], console: Console, *, to: Path | None, experiments: Sequence[str]) -> None:
+    """Print the board of some runs, and write it to `to`: a file of one format, or a folder with all three.
+
+    Raises StudyError if a run is missing, damaged or without rows, or a file cannot be written.
+    """
+    entries = _entries(runs)
+    tables = board_tables(entries, experiments)
+    if not tables:
+        raise StudyError("these runs have no rows yet", todo="launch them first", status=1)
+    for table in tables:
+        console.print(_rich(table, several=len(entries) > 1))
+    say(console, MEAN)
+    for line in differences({entry.name: facts(entry) for entry in entries}):
+        say(console, f"warning: {line}")
+    if to is not None:
+        for path in _written(to, entries, tables):
+            say(console, f"{path}: {path.stat().st_size / 1024:,.0f} KiB")
+
+
+def _entries(runs: Sequence[str]) -> list[Entry]:
+    """The runs under their studies' names; runs of one study under those of their folders, or all of their paths."""
+    with integrity.reading(runs[0]):
+        found = [(run, open_run(run)) for run in dict.fromkeys(runs)]
+    choices = (
+        [data.spec.study for _, data in found],
+        [Path(run).name for run, _ in found],
+        [run for run, _ in found],
+    )
+    called = next(one for one in choices if len(set(one)) == len(one))
+    return [Entry(name, run, data) for name, (run, data) in zip(called, found, strict=True)]
+
+
+def _written(to: Path, entries: Sequence[Entry], tables: Sequence[BoardTable]) -> list[Path]:
+    title = "Board: " + ", ".join(entry.name for entry in entries)
+    contents: dict[str, Callable[[], str]] = {
+        ".html": lambda: board_page(title, entries, tables),
+        ".csv": lambda: board_csv(tables),
+        ".tex": lambda: board_latex(tables),
+    }
+    if to.suffix and to.suffix not in _FORMATS:
+        raise StudyError(f"{to} has no format of a board", accepted=f"a folder, or a file with {', '.join(_FORMATS)}")
+    files = {to.suffix: to} if to.suffix else {suffix: to / f"board{suffix}" for suffix in _FORMATS}
+    for suffix, path in files.items():
+        _write(path, contents[suffix]())
+    return list(files.values())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"{path} cannot be written: {error.strerror}", todo="name another file with --to") from None
+
+
+def _rich(table: BoardTable, *, several: bool) -> Table:
+    shown = Table(
+        title=f"{table.experiment}, {table.goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold"
+    )
+    for head in ["#", *(["run"] if several else []), "attack", "sources"]:
+        # On a narrow terminal the numbers would leave no room for names.
+        shown.add_column(head, min_width=1 if head == "#" else 8, overflow="fold")
+    for head in ("mean, %", "95 %", "correct, %", "gradients", "RMSD", "SSIM", "front"):
+        shown.add_column(head, justify="right", overflow="fold")
+    for place, line in enumerate(table.lines, 1):
+        ends = "–" if line.low is None or line.high is None else f"{100 * line.low:.1f}–{100 * line.high:.1f}"
+        numbers = [
+            "–" if line.mean is None else f"{100 * line.mean:.1f}",
+            ends,
+            "–" if line.correct_mean is None else f"{100 * line.correct_mean:.1f}",
+            "–" if line.gradients is None else f"{line.gradients:,.0f}",
+            *("–" if (value := line.visible[name]) is None else format(value, form)
+              for name, form in (("rmsd", ".2f"), ("ssim", ".3f"))),
+            "*" if line.front else "",
+        ]  # fmt: skip
+        first = [line.run] if several else []
+        shown.add_row(str(place), *first, line.attack, line.sources.replace("+", " + "), *numbers)
+    return shown
+
+
+def print_card(run: str, console: Console, to: Path | None) -> None:
+    """Print the card of a run as Markdown, or write it to a file: HTML if its name ends so, else Markdown.
+
+    Raises StudyError as `print_board` does.
+    """
+    (entry,) = _entries([run])
+    if to is None:
+        exactly(console, card_markdown(entry))
+        return
+    _write(to, card_html(entry) if to.suffix == ".html" else card_markdown(entry))
+    say(console, f"{to}: {to.stat().st_size / 1024:,.0f} KiB")

@@ -1,0 +1,35 @@
+"""`study judge`: judge the sentences of a run again, without asking its chat services."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from study.errors import StudyError
+from study.results.rejudge import rejudge
+from study.spec.spec_file import SpecFile
+from study.storage.no_run import no_run
+from study.storage.run_folder import RunFolder
+from study.terminal.prose import say
+from study.terminal.screen import counted
+
+
+def judge_run(run: str, file: SpecFile, output: Path, console: Console) -> None:
+    """Write the run at `run` to the folder `output`, judged as the spec of `file` says.
+
+    Raises StudyError if there is no run, another process holds it, or nothing in it can be judged so.
+    """
+    folder = RunFolder(run)
+    if not folder.begun:
+        raise no_run(folder.path, f"{folder.path} is not a run folder")
+    folder.claim(lambda line: say(console, line))
+    try:
+        told = rejudge(folder, file.spec, output)
+    except StudyError as error:
+        raise error if error.where else error.located(str(folder.path)) from None
+    finally:
+        folder.release()
+    for name, answers in told.answers.items():
+        say(console, f"{name}: {counted(answers, 'answer')} judged again, {told.changed[name]:,} with another verdict")
+    say(console, f"next: study show {output}")

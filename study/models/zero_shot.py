@@ -1,0 +1,147 @@
+"""Zero-shot classifiers: an image encoder whose embeddings are compared with those of the labels' prompts.
+
+CLIP and its like (Radford et al. 2021, arXiv:2103.00020): an image belongs to the label whose prompts have the nearest
+embedding. Embeddings of text are computed once, when the model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from study.distribution import installing
+from study.errors import StudyError, first_line, names
+from study.images.labels import LabelSet
+from study.models.classifier import Preprocessing
+from study.models.reference import Model
+from study.models.towers import Towers
+from study.models.weights import state_dict
+from study.models.zoos import open_clip, transformers
+from study.reproducibility.hashing import digest
+
+PROMPTS = ("a photo of a {}.",)
+"""The prompts of a model that names none: that of Radford et al. 2021, section 3.1.4."""
+
+_TEXTS = 256
+"""Prompts in one pass of the text encoder."""
+
+
+class Library(Protocol):
+    """A library of such models: a module of functions."""
+
+    def networks(self) -> Sequence[str] | None:
+        """The names of its networks; None if any repository or folder may be named."""
+
+    def tags(self, network: str) -> Sequence[str] | None:
+        """The names of a network's weights; None if any revision may be named."""
+
+    def build(self, network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers:
+        """Build a model; with the weights `tag` if it is not None."""
+
+
+LIBRARIES: Mapping[str, Library] = {"open_clip": open_clip, "transformers": transformers}
+
+
+class ZeroShot(nn.Module):
+    """Normalised images (N, 3, H, W) -> logits (N, labels): scaled cosines of embeddings.
+
+    `text` are the embeddings of the labels, float32 (labels, width), each of length 1. They are no part of the state:
+    the names and weights that they come from are in the digest, because their last bits depend on the machine.
+    """
+
+    text: Tensor
+
+    def __init__(self, image: nn.Module, text: Tensor, scale: float, bias: float, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.image = image
+        self.register_buffer("text", text, persistent=False)
+        self.scale, self.bias = scale, bias
+        self.recorded = preprocessing
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings of normalised images, (N, width), each of length 1."""
+        found: Tensor = self.image(images)
+        return nn.functional.normalize(found, dim=-1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * self.embed(images) @ self.text.T + self.bias
+
+
+def check(name: str, model: Model) -> None:
+    """Check network, weights and prompts. Raises StudyError, and where the library is not installed."""
+    library = _library(name, model)
+    known = library.networks()
+    if known is not None and model.name not in known:
+        raise StudyError(
+            f"{model.zoo} has no network named '{model.name}'",
+            accepted=names(known, model.name),
+            todo=f"correct the network of model '{name}'",
+        )
+    if model.weights_kind == "file" and not Path(model.weights_value).is_file():
+        raise StudyError(f"the weights file {model.weights_value} does not exist", todo="correct `weights: file:…`")
+    if model.weights_kind != "zoo":
+        return
+    tags = library.tags(model.name)
+    if model.tag is None or (tags is not None and model.tag not in tags):
+        what = "names no weights" if model.tag is None else f"has no weights named '{model.tag}'"
+        raise StudyError(
+            f"{model.network} {what}",
+            accepted=names([f"{model.network}/{tag}" for tag in tags], f"{model.network}/{model.tag}")
+            if tags is not None
+            else "weights: zoo:<revision>, the commit of its repository",
+            todo=f"name the weights of model '{name}': the default may change",
+        )
+
+
+def _library(name: str, model: Model) -> Library:
+    library = LIBRARIES[model.zoo]
+    try:
+        library.networks()
+    except ImportError as error:
+        raise StudyError(
+            f"the networks of {model.zoo} cannot be imported: {first_line(error)}",
+            accepted="an environment with open_clip and transformers",
+            todo=f"{installing('clip')}, or remove model '{name}'",
+        ) from None
+    return library
+
+
+def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
+    """The classifier of `model` into `labels`, and its identity for the digest. Weights of a file are loaded too.
+
+    Raises StudyError if a file's tensors do not fit.
+    """
+    towers = LIBRARIES[model.zoo].build(model.name, model.tag, model.arguments)
+    if model.weights_kind == "file":
+        tensors = state_dict.read(Path(model.weights_value), sha256=model.sha256)
+        state_dict.load(towers.whole, tensors, called=called, origin=model.weights_value)
+    towers.whole.eval().requires_grad_(False)
+    prompts = model.prompts or PROMPTS
+    words = [labels.words(index)[0] for index in range(len(labels))]
+    text = label_embeddings(towers.text, words, prompts)
+    scale, bias = towers.scale()
+    hashed = hashlib.sha256()
+    state_dict.hash_into(hashed.update, towers.whole.state_dict())
+    identity = digest("zero-shot", model.network, model.arguments, words, prompts, hashed.hexdigest())
+    return ZeroShot(towers.image, text, scale, bias, towers.preprocessing), identity
+
+
+def outline(model: Model, labels: LabelSet) -> ZeroShot:
+    """The classifier without weights and embeddings, to estimate its memory."""
+    towers = LIBRARIES[model.zoo].build(model.name, None, model.arguments)
+    text = torch.zeros(len(labels), towers.width)
+    return ZeroShot(towers.image, text, 1.0, 0.0, towers.preprocessing)
+
+
+def label_embeddings(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """The embeddings of labels, (labels, width), each of length 1: the mean over prompts of embeddings of length 1."""
+    texts = [prompt.replace("{}", word) for word in words for prompt in prompts]
+    with torch.no_grad():
+        parts = [encode(texts[start : start + _TEXTS]).float() for start in range(0, len(texts), _TEXTS)]
+    every = nn.functional.normalize(torch.cat(parts), dim=-1).view(len(words), len(prompts), -1)
+    return nn.functional.normalize(every.mean(1), dim=-1)

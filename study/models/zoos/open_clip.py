@@ -1,0 +1,82 @@
+"""open_clip (github.com/mlfoundations/open_clip): models of images and text, by architecture and tag of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from study.models.classifier import Preprocessing
+from study.models.towers import Towers
+
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""The names of its files of weights on the hub, the first choice first."""
+
+
+def networks() -> Sequence[str]:
+    import open_clip
+
+    return list(open_clip.list_models())
+
+
+def tags(network: str) -> Sequence[str]:
+    import open_clip
+
+    return list(open_clip.list_pretrained_tags_by_model(network))
+
+
+def hub_repository(network: str, tag: str) -> str | None:
+    """The repository of weights on the hub; None if they are elsewhere."""
+    import open_clip
+
+    found = open_clip.get_pretrained_cfg(network, tag).get("hf_hub")
+    return found.rstrip("/") if isinstance(found, str) else None
+
+
+class ImageEncoder(nn.Module):
+    """The image encoder of a CLIP model."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.visual(images)
+        return found
+
+
+def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers:
+    import open_clip
+
+    # Without weights of its own, a text or image encoder would be filled from other libraries' hubs.
+    model = open_clip.create_model(
+        network, pretrained=tag, pretrained_image=False, pretrained_text=False, require_pretrained=tag is not None,
+        **arguments,
+    )  # fmt: skip
+    given = arguments.get("text_cfg") or {}
+    tokenizer = open_clip.get_tokenizer(network, context_length=given.get("context_length"))
+    record = model.visual.preprocess_cfg
+    size = record["size"]
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        found: Tensor = model.encode_text(tokenizer(list(texts)))
+        return found
+
+    def scale() -> tuple[float, float]:
+        bias = getattr(model, "logit_bias", None)
+        return float(model.logit_scale.exp()), 0.0 if bias is None else float(bias)
+
+    return Towers(
+        whole=model,
+        image=ImageEncoder(model.visual),
+        text=encode,
+        width=int(arguments.get("embed_dim") or open_clip.get_model_config(network)["embed_dim"]),
+        scale=scale,
+        preprocessing=Preprocessing(
+            size=size if isinstance(size, int) else int(size[-1]),
+            interpolation=record.get("interpolation") or "bicubic",
+            mean=tuple(record["mean"]),
+            std=tuple(record["std"]),
+        ),
+    )

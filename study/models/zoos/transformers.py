@@ -1,0 +1,76 @@
+"""transformers (Hugging Face): models of images and text, by repository of the hub or by folder.
+
+A repository is named with its revision, which pins weights, tokenizer and preprocessing; a folder holds config.json,
+the files of a tokenizer, preprocessor_config.json and model.safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from study.models.classifier import Preprocessing
+from study.models.towers import Towers
+
+_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""By Pillow's number."""
+_FOLDER = "folder"
+
+
+def networks() -> None:
+    import transformers  # noqa: F401 - tells whether it is installed
+
+
+def tags(network: str) -> Sequence[str] | None:
+    return (_FOLDER,) if Path(network).is_dir() else None
+
+
+class ImageEncoder(nn.Module):
+    """The image encoder of a model, with its projection; the text encoder is left out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vision_model = model.vision_model
+        self.projection = getattr(model, "visual_projection", None) or nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.projection(self.vision_model(pixel_values=images).pooler_output)
+        return found
+
+
+def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    where: dict[str, Any] = {} if tag in (None, _FOLDER) else {"revision": tag}
+    config = AutoConfig.from_pretrained(network, **where, **arguments)
+    model = AutoModel.from_config(config) if tag is None else AutoModel.from_pretrained(network, config=config, **where)
+    tokenizer = AutoTokenizer.from_pretrained(network, **where)
+    longest = config.text_config.max_position_embeddings
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        tokens = tokenizer(list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
+        given = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
+        found: Any = model.get_text_features(**given)
+        return found if isinstance(found, Tensor) else found.pooler_output  # of version 5
+
+    def scale() -> tuple[float, float]:
+        bias = getattr(model, "logit_bias", None)
+        return float(model.logit_scale.exp()), 0.0 if bias is None else float(bias)
+
+    # Without a projection, embeddings are as wide as the encoder.
+    width = getattr(config, "projection_dim", None) or config.vision_config.hidden_size
+    return Towers(model, ImageEncoder(model), encode, int(width), scale, _preprocessing(network, where))
+
+
+def _preprocessing(network: str, where: Mapping[str, Any]) -> Preprocessing:
+    """The record of preprocessor_config.json."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    record = ImageProcessingMixin.get_image_processor_dict(network, **where)[0]
+    size = record.get("crop_size") or record["size"]
+    side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+    interpolation = _INTERPOLATIONS.get(record.get("resample", 3), "bicubic")
+    return Preprocessing(side, interpolation, tuple(record["image_mean"]), tuple(record["image_std"]))

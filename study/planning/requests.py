@@ -1,0 +1,68 @@
+"""How many requests a plan sends to each remote service, counted before any is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from study.attacks.recipe import Goal
+from study.errors import StudyError
+from study.spec.schema import SourceSet, Spec
+from study.terminal.screen import counted
+
+_Run = tuple[SourceSet, str, Goal, int]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What a service is asked about: `images` clean ones, and up to `versions` adversarial versions of each."""
+
+    images: int
+    versions: int
+
+    @property
+    def total(self) -> int:
+        """Requests, if none fails and none has been answered before."""
+        return self.images * (1 + self.versions)
+
+
+def requests(spec: Spec, images: int) -> dict[str, Requests]:
+    """The requests of a study of this many images, by service. Attempts after a failure are not in them."""
+    return {name: Requests(images, _versions(spec, name)) for name in spec.services}
+
+
+def _versions(spec: Spec, service: str) -> int:
+    """The adversarial versions of one image that a service is shown: of each attack run, its points or its queries."""
+    remote = spec.models[service].remote
+    assert remote is not None, "a service belongs to a remote model"
+    runs: set[_Run] = set()
+    for experiment in spec.experiments.values():
+        if service in spec.targets(experiment):
+            for sources in spec.source_sets(experiment):
+                for goal in experiment.goal:
+                    for seed in spec.seeds_of(experiment):
+                        for attack in experiment.attacks:
+                            runs |= {(sources, one, goal, seed) for one in _with_references(spec, attack)}
+    points = [len(spec.attacks[attack].scored_points) for _, attack, _, _ in runs]
+    return sum(one if remote.queries is None else min(one, remote.queries) for one in points)
+
+
+def _with_references(spec: Spec, attack: str) -> list[str]:
+    """The attack, and those that its budget is matched to, which are shown to the same targets."""
+    found = [attack]
+    while (reference := spec.attacks[found[-1]].budget.to) is not None and reference not in found:
+        found.append(reference)
+    return found
+
+
+def check_requests(spec: Spec, images: int, where: Callable[..., str]) -> None:
+    """Raise StudyError, with the place in the spec, if a study of this many images asks a service more than `most`."""
+    for name, needed in requests(spec, images).items():
+        remote = spec.models[name].remote
+        if remote is not None and remote.most is not None and needed.total > remote.most:
+            raise StudyError(
+                f"the study sends {name} up to {needed.total:,} requests: {counted(images, 'clean image')}, and up to "
+                f"{counted(needed.versions, 'adversarial version')} of each; `most` is {remote.most:,}",
+                where=where("models", name, "remote", "most"),
+                todo="raise `most`; or lower images.count, attacks, seeds, checkpoints or `queries`. Nothing was sent",
+            )

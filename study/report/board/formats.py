@@ -1,0 +1,110 @@
+"""A board as CSV (a line for each rate) and as LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from study.planning.relation import MARKS
+from study.report.board.lines import BoardTable, Cell, Line
+from study.report.board.page import COST, MEAN, VISIBLE
+from study.report.tables.table_formats import escaped
+from study.report.wording import SUCCESS_RATE, rate_decimals
+
+COLUMNS = (
+    *("experiment", "goal", "place", "run", "attack", "sources", "target", "relation"),
+    *("success", "low", "high", "images", "seeds", "correct_success", "correct_images"),
+    *("mean", "mean_low", "mean_high", "correct_mean"),
+    *("gradients", "rmsd", "linf", "psnr", "ssim", "ciede2000", "front"),
+)
+"""Columns of the CSV. Rates and intervals are 0..1, unrounded; an empty field is unknown. `correct_`: over the images
+that the target classifies correctly when clean. What comes after `correct_images` is that of the whole line."""
+
+_RAISED = {"*": "*", "°": r"\circ"}
+
+
+def board_csv(tables: Sequence[BoardTable]) -> str:
+    """One line per rate, with a heading: COLUMNS."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for table in tables:
+        for place, line in enumerate(table.lines, 1):
+            for target in table.targets:
+                cell, right = line.rates.get(target), line.correct.get(target)
+                if cell is not None:
+                    own = (table.experiment, table.goal, place, line.run, line.attack, line.sources, target)
+                    rate = [cell[name] for name in ("relation", "success", "low", "high", "images", "seeds")]
+                    correct = (None, None) if right is None else (right["success"], right["images"])
+                    whole = (line.mean, line.low, line.high, line.correct_mean, line.gradients)
+                    seen = [line.visible[name] for name in ("rmsd", "linf", "psnr", "ssim", "ciede2000")]
+                    front = "" if line.front is None else str(line.front).lower()
+                    writer.writerow([_field(one) for one in (*own, *rate, *correct, *whole, *seen, front)])
+    return file.getvalue()
+
+
+def _field(value: object) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def board_latex(tables: Sequence[BoardTable]) -> str:
+    r"""A `table` environment for each experiment and goal; the document needs \usepackage{booktabs}."""
+    return "\n".join(map(_latex_table, tables))
+
+
+def _latex_table(table: BoardTable) -> str:
+    several = len({line.run for line in table.lines}) > 1
+    head = [*(["Run"] if several else []), "Attack", "Sources", *table.targets, "Mean", "Gradients", "RMSD", "SSIM"]
+    kinds = "l" * (3 if several else 2) + "r" * (len(table.targets) + 4)
+    best = {
+        target: max((_value(line.rates.get(target)) for line in table.lines), default=0) for target in table.targets
+    }
+    notes = ". ".join([f"{table.experiment}, {table.goal}", SUCCESS_RATE[table.goal], MEAN, COST, VISIBLE])
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped(notes)}.}}",
+        rf"\label{{tab:board-{table.experiment}-{table.goal}}}",
+        rf"\begin{{tabular}}{{{kinds}}}",
+        r"\toprule",
+        _row([escaped(one) for one in head]),
+        r"\midrule",
+    ]
+    for line in table.lines:
+        named = [*([line.run] if several else []), line.attack, line.sources.replace("+", " + ")]
+        rates = [_latex_rate(line.rates.get(target), best[target]) for target in table.targets]
+        rmsd, ssim = line.visible["rmsd"], line.visible["ssim"]
+        numbers = [
+            _latex_mean(line),
+            "--" if line.gradients is None else f"{line.gradients:.0f}",
+            "--" if rmsd is None else f"{rmsd:.2f}",
+            "--" if ssim is None else f"{ssim:.3f}",
+        ]
+        lines.append(_row([*map(escaped, named), *rates, *numbers]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _value(cell: Cell | None) -> float:
+    return -1.0 if cell is None or cell["relation"] != "black" else float(cell["success"])
+
+
+def _latex_rate(cell: Cell | None, best: float) -> str:
+    if cell is None:
+        return "--"
+    text = f"{100 * cell['success']:.{rate_decimals(cell['images'])}f}"
+    mark = MARKS.get(cell["relation"], "")
+    if mark:
+        return rf"{text}$^{{{_RAISED[mark]}}}$"
+    return rf"\textbf{{{text}}}" if cell["success"] == best else text
+
+
+def _latex_mean(line: Line) -> str:
+    if line.mean is None:
+        return "--"
+    ends = "" if line.low is None or line.high is None else f" [{100 * line.low:.1f}, {100 * line.high:.1f}]"
+    return f"{100 * line.mean:.1f}{ends}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"

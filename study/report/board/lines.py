@@ -1,0 +1,210 @@
+"""The lines of a board: every attack of every run, with its rates, cost and visibility."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from study.analysis.bootstrap import interval_of_mean
+from study.analysis.costs import at_cost
+from study.analysis.experiments import averaged, cells, of_experiment, with_level
+from study.analysis.rates import hits
+from study.analysis.visibility import Measure, front, visibility
+from study.errors import StudyError, names
+from study.report.wording import point_name
+from study.results.run_reader import RunData
+
+Cell = Mapping[str, Any]
+"""One row of `analysis.experiments.averaged`."""
+
+_POINT = ("attack", "steps", "level")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run on the board, under a name that no other run has."""
+
+    name: str
+    path: str
+    data: RunData
+
+
+@dataclass(frozen=True)
+class Line:
+    """One attack on one source set, at the end of its steps or at one cost.
+
+    Attributes:
+        rates: The rate against each target (all images).
+        correct: The same over the images that the target classifies correctly when clean.
+        mean: The mean of the black-box rates, 0..1, and its 95 % interval (bootstrap over images); None without one.
+        correct_mean: The mean of the black-box rates of `correct`.
+        gradients: Gradients of one image; None where they are unknown.
+        visible: Means over images: rmsd, linf, psnr, ssim and ciede2000; None where they were not computed.
+        front: Whether no other line of the table is at least as good in success, gradients and visibility, and better
+            in one of them.
+    """
+
+    run: str
+    attack: str
+    sources: str
+    rates: Mapping[str, Cell]
+    correct: Mapping[str, Cell]
+    mean: float | None
+    low: float | None
+    high: float | None
+    correct_mean: float | None
+    gradients: float | None
+    visible: Mapping[str, float | None]
+    front: bool | None = None
+
+    @property
+    def images(self) -> int:
+        """Clean images behind a rate, at most."""
+        return max((cell["images"] for cell in self.rates.values()), default=0)
+
+
+@dataclass(frozen=True)
+class BoardTable:
+    """The lines of one experiment and goal, best first, and the targets of any of them.
+
+    `measure` is that of visibility on whose front lines stand: SSIM, or RMSD where no run has computed it.
+    """
+
+    experiment: str
+    goal: str
+    targets: Sequence[str]
+    lines: Sequence[Line]
+    measure: Measure
+
+
+def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> list[BoardTable]:
+    """The tables of the runs: one for each experiment and goal that any of them has rows of.
+
+    `experiments` limits them; empty for all. Lines are sorted by falling black-box mean. Raises StudyError for an
+    experiment that no run has.
+    """
+    known = list(dict.fromkeys(name for entry in entries for name in entry.data.spec.experiments))
+    for name in experiments:
+        if name not in known:
+            raise StudyError(f"no run has an experiment named '{name}'", accepted=names(known, name))
+    tables = []
+    for name in dict.fromkeys(experiments or known):
+        having = [entry for entry in entries if name in entry.data.spec.experiments]
+        goals = list(dict.fromkeys(goal for one in having for goal in one.data.spec.experiments[name].goal))
+        found = {entry.name: list(_lines_of(entry, name)) for entry in having}
+        for goal in goals:
+            lines = [line for some in found.values() for at, line in some if at == goal]
+            if lines:
+                specs = [entry.data.spec for entry in having]
+                targets = dict.fromkeys(target for spec in specs for target in spec.targets(spec.experiments[name]))
+                shown = [target for target in targets if any(target in line.rates for line in lines)]
+                measure: Measure = "ssim" if any(line.visible["ssim"] is not None for line in lines) else "rmsd"
+                tables.append(BoardTable(name, goal, shown, _ranked(lines, measure), measure))
+    return tables
+
+
+def _lines_of(entry: Entry, experiment: str) -> Iterator[tuple[str, Line]]:
+    """The goals and lines of one run."""
+    spec, rows = entry.data.spec, entry.data.rows
+    one = spec.experiments[experiment]
+    own = rows.filter(pl.col("attack").is_in(list(one.attacks)))
+    every = averaged(of_experiment(cells(own, spec), spec, experiment))
+    correct = averaged(of_experiment(cells(own, spec, among="clean-correct"), spec, experiment))
+    seen = visibility(rows, every, spec, experiment)
+    intervals = _intervals(entry, experiment)
+    for goal, attack, steps, level, cost in _points(entry, experiment, every):
+        here = {"goal": goal, "attack": attack, "steps": steps}
+        at = pl.col("level").eq_missing(pl.lit(level, pl.Float64))
+        looks = seen.filter(at, **here).row(0, named=True) if seen.filter(at, **here).height else {}
+        name = (
+            point_name(attack, spec.attacks[attack], steps, level) if cost is None else f"{attack}, {cost:,} gradients"
+        )
+        for sources in dict.fromkeys("+".join(each) for each in spec.source_sets(one)):
+            rates = _by_target(every.filter(at, sources=sources, **here))
+            if not rates:
+                continue
+            right = _by_target(correct.filter(at, sources=sources, **here))
+            ends = intervals.get((goal, sources, attack, steps, level), (None, None))
+            gradients = spec.attacks[attack].gradients(steps, sources.count("+") + 1) if sources else 0
+            yield (
+                goal,
+                Line(
+                    run=entry.name,
+                    attack=name,
+                    sources=sources or "elsewhere",
+                    rates=rates,
+                    correct=right,
+                    mean=_black_mean(rates.values()),
+                    low=ends[0],
+                    high=ends[1],
+                    correct_mean=_black_mean(right.values()),
+                    gradients=gradients or looks.get("gradients"),
+                    visible={measure: looks.get(measure) for measure in ("rmsd", "linf", "psnr", "ssim", "ciede2000")},
+                ),
+            )
+
+
+def _points(
+    entry: Entry, experiment: str, found: pl.DataFrame
+) -> Iterator[tuple[str, str, int, float | None, int | None]]:
+    """Goal, attack, steps, level of each line, and its cost: the end of each attack, or the costs of `at-cost`."""
+    spec = entry.data.spec
+    one = spec.experiments[experiment]
+    if one.at_cost is not None:
+        costs = at_cost(found, spec, experiment)
+        for row in costs.iter_rows(named=True):
+            for level in dict.fromkeys(level for _, level in spec.attacks[row["attack"]].scored_points):
+                yield row["goal"], row["attack"], row["steps"], level, row["cost"]
+        return
+    for goal in dict.fromkeys(one.goal):
+        for attack in dict.fromkeys(one.attacks):
+            recipe = spec.attacks[attack]
+            searched = recipe.budget.minimal is not None
+            for level in (None,) if searched else dict.fromkeys(level for _, level in recipe.scored_points):
+                yield goal, attack, recipe.steps, level, None
+
+
+def _by_target(found: pl.DataFrame) -> dict[str, Cell]:
+    return {row["target"]: row for row in found.iter_rows(named=True) if row["success"] is not None}
+
+
+def _black_mean(found: Iterable[Cell]) -> float | None:
+    rates = [cell["success"] for cell in found if cell["relation"] == "black"]
+    return sum(rates) / len(rates) if rates else None
+
+
+def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[float, float]]:
+    """The intervals of the black-box means of each goal, source set and point: an image is drawn with all its answers,
+    of every target and seed."""
+    spec = entry.data.spec
+    rows = of_experiment(with_level(entry.data.rows, spec), spec, experiment).filter(pl.col("relation") == "black")
+    keys = ["goal", "sources", *_POINT]
+    by_image = (
+        rows.with_columns(hits(rows).alias("hit"), pl.col("sources").list.join("+"))
+        .filter(pl.col("hit").is_not_null())
+        .group_by(*keys, "image")
+        .agg(pl.col("hit").mean())
+        .sort(*keys, "image")
+        .collect(engine="streaming")
+    )
+    return {
+        key: interval_of_mean(own["hit"].to_numpy())
+        for key, own in by_image.partition_by(keys, as_dict=True, include_key=False).items()
+    }
+
+
+def _ranked(lines: Sequence[Line], measure: Measure) -> list[Line]:
+    """The lines by falling mean, those without one last, with their place on the front."""
+    fronts = front(
+        pl.DataFrame(
+            [("", one.mean, one.gradients, one.visible[measure]) for one in lines],
+            schema={"goal": pl.String, "success": pl.Float64, "gradients": pl.Float64, measure: pl.Float64},
+            orient="row",
+        ),
+        measure,
+    )
+    marked = [replace(one, front=mark) for one, mark in zip(lines, fronts, strict=True)]
+    return sorted(marked, key=lambda one: (one.mean is None, -(one.mean or 0), one.run, one.attack, one.sources))

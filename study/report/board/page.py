@@ -1,0 +1,178 @@
+"""A board, or a card, as one HTML file that works without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+import polars as pl
+
+from study import __version__
+from study.planning.relation import MARKS
+from study.report import figures
+from study.report.board.lines import BoardTable, Cell, Entry, Line
+from study.report.board.protocol import differences, facts
+from study.report.html.colours import LEVELS, ramp_css
+from study.report.html.components import (
+    MISSING,
+    CellBudget,
+    HtmlTable,
+    TableCell,
+    number_cell,
+    percent_cell,
+    text_cells,
+)
+from study.report.html.environment import environment
+from study.report.wording import MEASURES, SUCCESS_RATE, rate_decimals
+
+MEAN = "Mean: of the black-box rates; in brackets its 95 % interval, from a bootstrap over images"
+CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
+COST = "Gradients: of one image, with those of views, neighbours, and all source models"
+VISIBLE = "RMSD in pixel values, SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images"
+
+
+def front_note(table: BoardTable) -> str:
+    """What stands on the front of a table."""
+    measure = "SSIM" if table.measure == "ssim" else "RMSD"
+    return f"Front: no other line of this table is as good in mean, gradients and {measure}, and better in one of them"
+
+
+_SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the page."""
+
+    id: str
+    title: str
+    tables: Sequence[HtmlTable]
+    drawings: Sequence[figures.Drawing] = field(default=())
+
+
+def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable]) -> str:
+    """The HTML of a board."""
+    known = {entry.name: facts(entry) for entry in entries}
+    album = figures.Album()
+    parts = [
+        Part(
+            f"board-{place}",
+            f"{one.experiment}, {one.goal}",
+            [board_html(one, several=len(entries) > 1)],
+            _drawings(one, album),
+        )
+        for place, one in enumerate(tables)
+    ]
+    parts.append(Part("protocol", "Protocol", [_protocol(known)]))
+    told = differences(known)
+    alert = ("These runs do not share a protocol: their numbers do not compare in all points.", told) if told else None
+    counts = {
+        "runs": len(entries),
+        "attacks": len({line.attack for one in tables for line in one.lines}),
+        "targets": len({target for one in tables for target in one.targets}),
+        "images": max((line.images for one in tables for line in one.lines), default=0),
+    }
+    return page(title, {name: f"{count:,}" for name, count in counts.items()}, alert, parts)
+
+
+def page(title: str, counts: Mapping[str, str], alert: tuple[str, Sequence[str]] | None, parts: Sequence[Part]) -> str:
+    """The HTML of a page with these sections. Templates escape every value except figures, our style and our script."""
+    assets = files("study.report") / "assets"
+    script = (assets / "report.js").read_text(encoding="utf-8")
+    return (
+        environment()
+        .get_template("board.html")
+        .render(
+            title=title,
+            style=(assets / "report.css").read_text(encoding="utf-8") + ramp_css(),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            budget=CellBudget(),
+            key_levels=range(0, LEVELS + 1, 5),
+            alert=alert,
+            facts=counts,
+            parts=parts,
+            version=__version__,
+        )
+    )
+
+
+def board_html(table: BoardTable, *, several: bool) -> HtmlTable:
+    """The table of one experiment and goal; with a column of runs if there are `several`."""
+    rows = []
+    seen = {one: head for one, head in _SEEN.items() if any(line.visible[one] is not None for line in table.lines)}
+    for place, line in enumerate(table.lines, 1):
+        rates = [_rate(line.rates.get(target), line.correct.get(target)) for target in table.targets]
+        first = [line.run] if several else []
+        rows.append(
+            [
+                TableCell(str(place), number=True),
+                *text_cells(*first, line.attack, line.sources.replace("+", " + ")),
+                _mean(line),
+                percent_cell(line.correct_mean, "over clean-correct images", decimals=1),
+                *rates,
+                number_cell(line.gradients, ",.0f"),
+                *(number_cell(line.visible[measure], form) for measure, (_, form) in seen.items()),
+                TableCell("yes" if line.front else ""),
+            ]
+        )
+    head = ["#", *(["run"] if several else []), "attack", "sources", "mean", "correct", *table.targets]
+    head += ["gradients", *(name for name, _ in seen.values()), "front"]
+    notes = [f"{one}." for one in (SUCCESS_RATE[table.goal], MEAN, CORRECT, COST, VISIBLE, front_note(table))]
+    return HtmlTable(f"{table.experiment}, {table.goal}", head, rows, grid=True, notes=notes)
+
+
+def _mean(line: Line) -> TableCell:
+    if line.mean is None:
+        return MISSING
+    decimals = max(1, rate_decimals(line.images))
+    text, tip = f"{100 * line.mean:.{decimals}f}", f"{line.images:,} images"
+    if line.low is not None and line.high is not None:
+        text += f" [{100 * line.low:.{decimals}f}, {100 * line.high:.{decimals}f}]"
+    return TableCell(text, line.mean, tip)
+
+
+def _rate(cell: Cell | None, correct: Cell | None) -> TableCell:
+    if cell is None:
+        return MISSING
+    relation = cell["relation"]
+    tip = f"{100 * cell['success']:.2f} % of {cell['images']:,} images"
+    tip += f", {cell['seeds']} seeds" if cell["seeds"] > 1 else ""
+    tip += f"; 95 %: {100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
+    if correct is not None:
+        tip += f"; {100 * correct['success']:.1f} % of {correct['images']:,} clean-correct images"
+    tip += "" if relation == "black" else f"; {relation}-box"
+    text = f"{100 * cell['success']:.{rate_decimals(cell['images'])}f}{MARKS.get(relation, '')}"
+    return TableCell(text, cell["success"], tip, relation=relation)
+
+
+def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
+    """Success against cost, SSIM and CIEDE2000: a mark for each line, in the colour of its run, or of its attack."""
+    runs = list(dict.fromkeys(line.run for line in table.lines))
+    called = [line.run if len(runs) > 1 else line.attack for line in table.lines]
+    found = pl.DataFrame(
+        {
+            "attack": called,
+            "success": [line.mean for line in table.lines],
+            "gradients": [line.gradients for line in table.lines],
+            **{measure: [line.visible[measure] for line in table.lines] for measure in MEASURES},
+        },
+        schema_overrides=dict.fromkeys(("success", "gradients", *MEASURES), pl.Float64),
+    )
+    title, marks = f"{table.experiment}, {table.goal}", list(dict.fromkeys(called))
+    note = "One mark per line of the table."
+    drawn = [album.add(f"{title}-gradients", figures.success_by_gradients(found, marks, title), note)]
+    for measure in ("ssim", "ciede2000"):
+        figure = figures.success_by_measure(found, measure, marks, title)
+        drawn.append(album.add(f"{title}-{measure}", figure, note))
+    return [one for one in drawn if one is not None]
+
+
+def _protocol(known: Mapping[str, Mapping[str, str]]) -> HtmlTable:
+    names = next(iter(known.values()))
+    rows = [text_cells(name, *(one[name] for one in known.values())) for name in names]
+    notes = ["Digests: of all tensors of a model, its preprocessing and the order of its classes; of all clean images."]
+    return HtmlTable("What decides the numbers of each run", ["", *known], rows, notes=notes)

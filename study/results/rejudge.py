@@ -1,0 +1,229 @@
+"""Judging the sentences of a run again, without asking its chat services: a new run folder with other verdicts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study.errors import StudyError
+from study.images.labels import LabelSet
+from study.images.selection import Clean, Selection
+from study.models.services.credentials import credential_of
+from study.models.services.judges import Judging, Verdict, judging
+from study.models.services.label_names import names_of_label
+from study.models.services.reply import Reply
+from study.models.services.service_spec import Judge, Remote
+from study.planning import resume
+from study.results import integrity, versions
+from study.results.scanning import collect, parts, scan_versions
+from study.results.schema import SCHEMA, SCHEMA_VERSION
+from study.results.writer import encode_part
+from study.spec.schema import Spec
+from study.storage import part_file
+from study.storage.paths import StoragePath
+from study.storage.run_folder import RunFolder
+
+_BATCH = 20_000
+"""Sentences judged at once."""
+
+
+@dataclass(frozen=True)
+class Rejudged:
+    """What a new judging changed: answers by service, and how many of them have another verdict."""
+
+    answers: Mapping[str, int]
+    changed: Mapping[str, int]
+
+
+def rejudge(folder: RunFolder, spec: Spec, new: Path) -> Rejudged:
+    """Write the run at `folder` to the folder `new`, its sentences judged as `spec` says. The old run stays as it is.
+
+    Judges and `names` of the services come from the models of the same names in `spec`. A judge that is a model is
+    asked, with its own limits; its answers are kept in the new folder. Raises StudyError if the run has no chat
+    service, rows are damaged, `spec` asks the services another question, or `new` exists.
+    """
+    old = resume.spec_of(folder)
+    judges = {name: _judge_of(name, old, spec) for name, model in old.models.items() if _talks(model.remote)}
+    if not judges:
+        raise StudyError(f"{folder.path} has no chat service", todo="`study judge` is for models with `api: chat`")
+    damaged = integrity.damaged(folder, "results")
+    if damaged:
+        raise integrity.damage_error(folder, damaged)
+    selection = resume.selected(folder)
+    if selection is None:
+        raise StudyError(f"{folder.path} has no images yet", todo="launch the study first", status=1)
+    if new.exists():
+        raise StudyError(f"{new} exists", accepted="a new folder", todo="name another one with --output")
+    unfinished = new.with_name(f".{new.name}.judging")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    _copy(folder, unfinished)
+    target = RunFolder(unfinished)
+    target.claim()
+    judged_spec = old.model_copy(update={"models": {**old.models, **_remotes(old, judges)}})
+    try:
+        services = {
+            name: _Judges(
+                remote,
+                new=_reader(name, remote, judged_spec.labels, target),
+                old=_reader(name, _keywords(old, name), judged_spec.labels, target),
+            )
+            for name, remote in judges.items()
+        }
+        resume.record(judged_spec, _judged_selection(selection, services), target, _candidates(folder))
+        told = _rewrite(folder, target, judged_spec.labels, services)
+    finally:
+        target.release()
+    unfinished.rename(new)
+    return told
+
+
+def _talks(remote: Remote | None) -> bool:
+    return remote is not None and remote.api == "chat"
+
+
+def _judge_of(name: str, old: Spec, spec: Spec) -> Remote:
+    """The service with the judge and the names of `spec`. Raises StudyError if it asks something else there."""
+    there, here = old.models[name].remote, spec.models[name].remote if name in spec.models else None
+    assert there is not None, "only services talk"
+    if here is None or here.api != "chat":
+        raise StudyError(f"the spec has no chat service '{name}', and the run has", accepted=", ".join(spec.models))
+    if here.digest != there.digest:
+        raise StudyError(
+            f"the spec asks '{name}' something else than the run: url, model, prompt or extra differ",
+            todo="change `judge` and `names` only; another question is another study",
+        )
+    return there.model_copy(update={"judge": here.judge, "names": here.names})
+
+
+def _remotes(old: Spec, judges: Mapping[str, Remote]) -> dict[str, object]:
+    return {name: old.models[name].model_copy(update={"remote": remote}) for name, remote in judges.items()}
+
+
+def _reader(name: str, remote: Remote, labels: LabelSet, folder: RunFolder) -> Judging:
+    other = remote.judging
+    secret = None if other is None else credential_of(other)
+    return judging(name, remote, labels, secret=secret, cache=folder.verdicts(name))
+
+
+def _keywords(spec: Spec, name: str) -> Remote:
+    """The service of a spec, with its phrases of refusal and without a model that judges it."""
+    remote = spec.models[name].remote
+    assert remote is not None, "only services talk"
+    assert remote.judge is not None, "a chat service has a judge"
+    return remote.model_copy(update={"judge": Judge(refusals=remote.judge.refusals)})
+
+
+def _copy(folder: RunFolder, new: Path) -> None:
+    """Copy a local run without its rows. Kept images, which never change, are linked where the file system can."""
+    if not isinstance(folder.path, Path):
+        raise StudyError(f"{folder.path} is not a local folder", todo="copy the run to a local folder first")
+    left_out = shutil.ignore_patterns("results", "tracking", "tracked.json", "tmp", "lease", "report.html")
+
+    def copy(source: str, goal: str) -> str:
+        if Path(source).parent == Path(str(folder.kept)):
+            try:
+                os.link(source, goal)
+            except OSError:
+                return str(shutil.copy2(source, goal))
+            return goal
+        return str(shutil.copy2(source, goal))
+
+    shutil.copytree(folder.path, new, copy_function=copy, ignore=left_out)
+
+
+def _candidates(folder: RunFolder) -> str | None:
+    known = resume.predicted_candidates(folder)
+    return known if isinstance(known, str) else None
+
+
+def _judged_selection(selection: Selection, services: Mapping[str, _Judges]) -> Selection:
+    """The selected images, with the names that the judges find in the clean answers."""
+    images = [image for shard in selection.shards for image in shard.images]
+    clean: dict[str, dict[str, Clean]] = {image.image: dict(image.clean) for image in images}
+    for name, judges in services.items():
+        some = [image for image in images if name in image.clean]
+        replies = [Reply((), (), image.clean[name].sentence or "") for image in some]
+        for image, verdict in zip(some, judges.new.verdicts(replies, [(one.label,) for one in some]), strict=True):
+            clean[image.image][name] = replace(image.clean[name], names=verdict.names)
+    shards = [
+        replace(shard, images=tuple(replace(image, clean=clean[image.image]) for image in shard.images))
+        for shard in selection.shards
+    ]
+    return replace(selection, shards=shards)
+
+
+@dataclass(frozen=True)
+class _Judges:
+    """The judging of one service: the new one, and that of the run, by its phrases of refusal."""
+
+    remote: Remote
+    new: Judging
+    old: Judging
+
+    def verdicts(self, rows: pl.DataFrame) -> list[Verdict]:
+        """Judge the sentences of rows again. What the service itself marked as a refusal stays one."""
+        marked = [
+            refused and not self.old.is_refusal(sentence)
+            for sentence, refused in rows.select("sentence", "refused").iter_rows()
+        ]
+        replies = [Reply((), (), one, refused=mark) for one, mark in zip(rows["sentence"], marked, strict=True)]
+        pairs = rows.select("label", "target_label").iter_rows()
+        return self.new.verdicts(replies, [(label,) if wanted is None else (label, wanted) for label, wanted in pairs])
+
+
+def _rewrite(folder: RunFolder, new: RunFolder, labels: LabelSet, services: Mapping[str, _Judges]) -> Rejudged:
+    """Write each part of the run with new verdicts; rows of other targets stay as they are."""
+    answers, changed = dict.fromkeys(services, 0), dict.fromkeys(services, 0)
+    recorded = resume.selected(new)
+    assert recorded is not None, "the selection was just written"
+    images = [image for shard in recorded.shards for image in shard.images]
+    for part in parts(folder.path):
+        rows = collect(folder.path, scan_versions(folder.path, [part]))
+        pieces = [rows.filter(~pl.col("target").is_in(list(services)))]
+        for name, judges in services.items():
+            clean = {image.image: image.clean[name].names for image in images if name in image.clean}
+            own = rows.filter(target=name)
+            for start in range(0, own.height, _BATCH):
+                before = own[start : start + _BATCH]
+                after = _judged(before, judges, labels, clean)
+                answers[name] += after.height
+                differs = (after["names"] != before["names"]) | (after["refused"] != before["refused"])
+                changed[name] += int(differs.sum())
+                pieces.append(after)
+        _write(part, pl.concat(pieces), new)
+    return Rejudged(answers, changed)
+
+
+def _judged(
+    rows: pl.DataFrame, judges: _Judges, labels: LabelSet, clean: Mapping[str, tuple[str, ...] | None]
+) -> pl.DataFrame:
+    """The rows of a chat service with new verdicts."""
+
+    def named(label: int | None) -> list[str] | None:
+        return None if label is None else list(names_of_label(judges.remote.names, labels, label, talks=True))
+
+    verdicts = judges.verdicts(rows)
+    columns = {
+        "names": [list(one.names) for one in verdicts],
+        "refused": [one.refused for one in verdicts],
+        "clean_names": [list(clean.get(image) or ()) for image in rows["image"]],
+        "true_names": [named(label) for label in rows["label"]],
+        "wanted_names": [named(label) for label in rows["target_label"]],
+    }
+    return rows.with_columns(pl.Series(key, values, dtype=rows.schema[key]) for key, values in columns.items())
+
+
+def _write(old: StoragePath, rows: pl.DataFrame, new: RunFolder) -> None:
+    """Write the rows of one part, with its metadata."""
+    found = pq.read_schema(pa.BufferReader(old.read_bytes())).metadata or {}
+    metadata = {key: value for key, value in found.items() if key not in {versions.METADATA, b"ARROW:schema"}}
+    content = encode_part(rows.to_arrow().cast(SCHEMA), metadata)
+    new.publish_new(new.results / part_file.new_name(content, SCHEMA_VERSION), content)
