@@ -231,6 +231,10 @@ class Simulated:
             actor.free = run.ends
             heapq.heappush(self._due, (run.ends, ref))
 
+    def activity(self, actor: _Actor) -> str:
+        """Nothing: no call computes anything."""
+        return ""
+
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Advance the time to the next answers, by `seconds` at most."""
         if not self._ready:

@@ -32,6 +32,7 @@ class Task:
         cost: Work in arbitrary units, comparable within one method.
         context: A value of the caller's, returned with the result.
         service: Whether its one model is a remote service.
+        title: What displays call it; without one, its method and models.
         failures: How often the call raised an error.
         losses: How often its actor died during it.
         machines: How often it was lost with its machine, or because memory ran out there.
@@ -47,6 +48,7 @@ class Task:
     cost: float
     context: Any
     service: bool = False
+    title: str = ""
     failures: int = 0
     losses: int = 0
     machines: int = 0

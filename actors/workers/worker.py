@@ -26,6 +26,7 @@ from study.attacks import own_code
 from study.defences.transforms import transformed
 from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
+from study.events import activity
 from study.models.device_errors import OutOfMemory, attempt, fault
 from study.process.threads import host_threads
 from study.reproducibility import float_environment, numerics
@@ -72,6 +73,7 @@ class Worker:
         for a search of the minimal RMSD, float32 (2, N, C, H, W): the clean images and the direction of each.
         """
         begun = time.perf_counter()
+        activity.here.begin()
         try:
             result, crafted = self._craft(request, job, pixels)
         except StudyError:
@@ -194,6 +196,7 @@ class Worker:
         from study.geometry.compute_probe import answer
 
         begun = time.perf_counter()
+        activity.here.begin()
         self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         precision = self._config.numerics.target_precision
@@ -206,9 +209,13 @@ class Worker:
         Predictions have the precision of targets, whatever that of gradients.
         """
         begun = time.perf_counter()
+        activity.here.begin()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         there = self._there(job, pixels)
-        found = [self._predict(target, held[target], job, pixels, there) for target in job.targets]
+        found = []
+        for target in job.targets:
+            with activity.here.at(f"showing images to {target}"):
+                found.append(self._predict(target, held[target], job, pixels, there))
         notes = [
             f"out of memory on {result.answers.target}: predicted in passes of {size} images, so rounding may differ"
             for result, size in found

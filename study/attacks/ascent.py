@@ -25,6 +25,7 @@ from study.attacks.kinds import (
 )
 from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.events import activity
 from study.reproducibility import numerics
 
 
@@ -128,6 +129,7 @@ class Ascent:
             if step + 1 in stops:
                 found += moved
             delta = moved[0]
+            activity.here.step()
         return found
 
     def _start(self) -> Tensor:

@@ -22,6 +22,7 @@ from study.attacks.recipe import Attack
 from study.attacks.views import Views
 from study.devices.copies import Download, is_host, uploaded
 from study.errors import StudyError
+from study.events import activity
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
@@ -229,6 +230,7 @@ def batches(
     sources = groups(models, attack.weights_of(called), separate=attack.separate)
     limit = engine.pass_limit
     epsilon = attack.budget.first_epsilon
+    activity.here.expect(attack.steps * -(-len(given.clean) // engine.batch_size))
     first_stage = _first_stage(models, attack, goal, given, key=key, engine=engine, names=called, pool=pool)
     running = RunningPass(engine.device, key, pool)
     one_kernel(engine.device)

@@ -72,7 +72,10 @@ class UnitFailed:
 
 @dataclass(frozen=True)
 class SlotState:
-    """An actor: its models, the length of its queue, the first call in it, and its share of time at work (0..1)."""
+    """An actor: its models, the length of its queue, the first call in it, and its share of time at work (0..1).
+
+    `activity` is the place in that call, such as `step 34 of 100`, as its process last told; empty if it is not known.
+    """
 
     id: int
     role: str
@@ -81,6 +84,7 @@ class SlotState:
     queued: int
     doing: str
     busy_share: float
+    activity: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,9 @@ class Observer:
     def say(self, line: str) -> None:
         """A message for the user."""
 
+    def wait(self) -> None:
+        """The launch waits for machines or workers: called about once a second."""
+
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         """Counted work begins: steps in all and steps done, by name (an experiment, or the clean pass)."""
 
@@ -161,6 +168,9 @@ class Observers(Observer):
 
     def say(self, line: str) -> None:
         self._tell("say", line)
+
+    def wait(self) -> None:
+        self._tell("wait")
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         self._tell("begin", totals, done)

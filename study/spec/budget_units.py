@@ -71,7 +71,7 @@ def _doubtful_budget(attack: Attack) -> float | None:
 
 
 def _doubtful_step(attack: Attack) -> float | None:
-    """The size of sign steps that together move no pixel; None for any other step, and if it follows from the budget."""
+    """The size of sign steps that together move no pixel; None for others, and if it follows from the budget."""
     size = attack.step_size
     if attack.step != "sign" or attack.start is not None or size is None or size == attack.automatic_step_size:
         return None

@@ -26,7 +26,8 @@ def path_of(folder: RunFolder) -> StoragePath:
 
 
 class StatusFile(Observer):
-    """Writes the run state every 3 s (30 s into an object store), and at the end.
+    """Writes the run state at once, at each message until the first unit, every 3 s (30 s into an object store), and at
+    the end.
 
     If that fails, calls `complain` once and writes no more; the study goes on.
     """
@@ -44,13 +45,27 @@ class StatusFile(Observer):
         self._clock = clock
         self._between = _SECONDS_AWAY if isinstance(folder.path, S3Path) else _SECONDS
         self._told: float | None = None
+        self._starting = True
         self._begun = datetime.now().astimezone().isoformat(timespec="seconds")
         self._broken = False
+        self._write()
+
+    def say(self, line: str) -> None:
+        # Each message begins another phase of the start.
+        if self._starting and not isinstance(self._folder.path, S3Path):
+            self._write()
+
+    def wait(self) -> None:
+        self._write_if_due()
 
     def started(self, event: Started) -> None:
+        self._starting = False
         self._write()
 
     def state(self, event: State) -> None:
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
         if self._told is None or self._clock() - self._told >= self._between:
             self._write()
 
