@@ -17,6 +17,7 @@ from study.analysis.intervals import wilson
 from study.analysis.matrix import leave_one_out, transfer_matrix
 from study.analysis.minimal_rmsd import minimal_cdf, minimal_summary
 from study.analysis.mistakes import agreement_matrix, agreements
+from study.analysis.ranking import ranking
 from study.analysis.rates import (
     CELL,
     accuracies,
@@ -49,6 +50,7 @@ __all__ = [
     "over_seeds",
     "paired_differences",
     "per_class",
+    "ranking",
     "succeeded",
     "success_rates",
     "sweep",

@@ -14,7 +14,8 @@ _MOST_ROWS, _MOST_CELLS = 300, 24_000
 class TableCell:
     """A cell: `share` (0..1) colours it, the browser shows `tip` on hover and focus, `number` aligns it to the right.
 
-    `relation` is that of the target to the sources; white-box and grey-box cells are outlined.
+    `relation` is that of the target to the sources; white-box and grey-box cells are outlined. `span` draws an interval
+    under the text: its low end, the value, and its high end (0..1).
     """
 
     text: str
@@ -22,6 +23,13 @@ class TableCell:
     tip: str = ""
     number: bool = False
     relation: str = "black"
+    span: tuple[float, float, float] | None = None
+
+    @property
+    def span_style(self) -> str:
+        """CSS variables of the interval, in percent."""
+        assert self.span is not None, "the template asks only where there is one"
+        return ";".join(f"--{name}:{100 * at:.1f}%" for name, at in zip("lah", self.span, strict=True))
 
     @property
     def numeric(self) -> bool:

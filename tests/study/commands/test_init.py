@@ -84,8 +84,7 @@ def test_an_option_is_not_asked_for_and_a_wrong_one_ends_the_command(tmp_path):
     assert not (tmp_path / "y.yaml").exists()
 
 
-def test_a_folder_of_another_machine_may_be_given_as_an_option(door, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115, PTH123 - not a terminal
+def test_a_folder_of_another_machine_may_be_given_as_an_option(door, tmp_path):
     path = tmp_path / "far.yaml"
     assert door("init", path, "--images", "/data/val", "--count", "50", "--epsilon", "8/255")[0] == 0
     assert load(path).spec.images.count == 50
