@@ -14,13 +14,14 @@ from study.report.html.report_data import ReportData
 from study.report.wording import IMAGE_KINDS, VISIBILITY, VISIBILITY_HEAD, point_name, visibility_numbers
 from study.spec.schema import Spec
 
+_SEEN_HEAD = VISIBILITY_HEAD[1:]
 _MOST_NAMED = 8
 _MOST_TOLD = 4
 _LEVEL = 0.05
 _KEEP = {
-    "correct-for-all": "that every model classifies correctly when clean",
-    "correct-for-sources": "that every source model classifies correctly when clean",
-    "all": "whatever the models predict for the clean ones",
+    "correct-for-all": " that every model classifies correctly when clean",
+    "correct-for-sources": " that every source model classifies correctly when clean",
+    "all": ", whatever the models predict for the clean ones",
 }
 _VERBS = {"untargeted": "fool", "targeted": "reach the target label of"}
 _INTERVAL = "95 %: bootstrap interval over images, with all cells of an image together"
@@ -67,11 +68,11 @@ def _asked(data: ReportData) -> str:
     )  # fmt: skip
     kind = IMAGE_KINDS.get(str(spec.images.labels), f"{len(spec.labels)}-class")
     keep = spec.images.keep
-    rule = _KEEP[keep] if isinstance(keep, str) else f"that {_listed(keep)} classify correctly when clean"
+    rule = _KEEP[keep] if isinstance(keep, str) else f" that {_listed(keep)} classify correctly when clean"
     return (
         f"How well do adversarial images of {_counted(len(attacks), 'attack')} ({_listed(attacks)}), made on {made}, "
         f"fool {_counted(len(targets), 'target model')}? {data.finished.selected:,} {kind} images of "
-        f"{spec.images.size} x {spec.images.size} pixels, {rule}; {' and '.join(goals)}{_budgets(spec, attacks)}."
+        f"{spec.images.size} x {spec.images.size} pixels{rule}; {' and '.join(goals)}{_budgets(spec, attacks)}."
     )
 
 
@@ -132,7 +133,7 @@ def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: p
     for one in ranked.iter_rows(named=True):
         called = point_name(one["attack"], spec.attacks[one["attack"]], one["steps"], one["level"])
         seen_here = visible.get((one["attack"], one["steps"], one["level"]))
-        numbers = ("–",) * (len(VISIBILITY_HEAD) - 1) if seen_here is None else visibility_numbers(seen_here)[1:]
+        numbers = ("–",) * len(_SEEN_HEAD) if seen_here is None else visibility_numbers(seen_here)[1:]
         rows.append(
             [
                 TableCell(called),
@@ -143,9 +144,13 @@ def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: p
             ]
         )
     kind = ranked["relation"][0]
-    head = ["attack", f"{kind}-box mean, %", "95 %", "behind the first", *VISIBILITY_HEAD[1:]]
-    notes = [f"{_INTERVAL}. {_BEHIND}. {VISIBILITY}."]
-    code = data.code(f"study.analysis.ranking(rows, spec, {name!r}, goal={goal!r})")
+    head = ["attack", f"{kind}-box mean, %", "95 %", "behind the first", *_SEEN_HEAD]
+    # What was not computed needs no column.
+    columns = [at for at, called in enumerate(head) if not called or any(row[at].text not in ("", "–") for row in rows)]
+    head, rows = [head[at] for at in columns], [[row[at] for at in columns] for row in rows]
+    notes = [f"{_INTERVAL}. {_BEHIND}." if len(rows) > 1 else f"{_INTERVAL}."]
+    notes += [f"{VISIBILITY}."] if "SSIM" in head else []
+    code = data.code(f"analysis.ranking(rows, spec, {name!r}, goal={goal!r})")
     return HtmlTable(f"Ranking of attacks: {name}, {goal}", head, rows, code, notes=notes)
 
 
