@@ -32,6 +32,7 @@ WHOLE = {
     ),
     "tests/test_malformed.py": ("test_broken_somewhere",),
     "tests/test_wheel.py": ("test_workers_of_ray_import_the_wheel",),
+    "tests/undisturbed/test_progress.py": ("test_the_start_and_the_steps_of_a_unit_are_told",),
     "tests/undisturbed/test_python_door.py": ("test_ray_and_this_process_give_the_same_rows",),
     "tests/undisturbed/test_undisturbed.py": ("test_two_workers_in_an_object_store_stopped_and_resumed",),
 }
