@@ -120,6 +120,7 @@ def _launch(
                 return COMPLETE
             say = tracking.display.say
             say("checking models and images")
+            tracking.display.wait()
             inputs = check_inputs(prepared)
             if start is None and not options.inline:
                 say("starting Ray" if options.address is None else f"joining Ray at {options.address}")

@@ -26,8 +26,9 @@ def path_of(folder: RunFolder) -> StoragePath:
 
 
 class StatusFile(Observer):
-    """Writes the run state at once, at each message until the first unit, every 3 s (30 s into an object store), and at
-    the end.
+    """Writes the run state every 3 s (30 s into an object store), at each message before the first unit, and at the end.
+
+    It begins where the launch begins to wait: one that finds nothing to do leaves the status of the last one.
 
     If that fails, calls `complain` once and writes no more; the study goes on.
     """
@@ -48,11 +49,10 @@ class StatusFile(Observer):
         self._starting = True
         self._begun = datetime.now().astimezone().isoformat(timespec="seconds")
         self._broken = False
-        self._write()
 
     def say(self, line: str) -> None:
         # Each message begins another phase of the start.
-        if self._starting and not isinstance(self._folder.path, S3Path):
+        if self._starting and self._told is not None and not isinstance(self._folder.path, S3Path):
             self._write()
 
     def wait(self) -> None:
