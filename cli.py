@@ -110,21 +110,24 @@ def init(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file to write.")] = Path("study.yaml"),
     name: Annotated[str | None, option("NAME", "The name of the study.")] = None,
     images: Annotated[str | None, option("FOLDER", "A folder of images, or `foolbox` for 20 sample images.")] = None,
-    count: Annotated[int, option("N", "Number of images.", min=1)] = 8,
+    count: Annotated[int | None, option("N", "Number of images. Default: 8.", min=1)] = None,
     model: Annotated[list[str] | None, option("MODEL", "E.g. resnet50 or timm:resnet50.a1_in1k; repeatable.")] = None,
     attack: Annotated[list[str] | None, option("PRESET", "A preset from `study attacks`; repeatable.")] = None,
+    epsilon: Annotated[
+        str | None, option("LENGTH", "The budget in pixel values 0..255, e.g. 8 or 8/255. Default: as in the presets.")
+    ] = None,
     targeted: Annotated[bool, flag("Add targeted attacks.", "--targeted")] = False,
     force: Annotated[bool, flag("Overwrite an existing file.", "--force")] = False,
 ) -> None:
     """Write a first spec with comments.
 
-    On a terminal, it asks for the values that no option gives.
+    On a terminal, it asks for the values that no option gives, and asks again after an answer that is not valid.
 
     Example: study init mine.yaml --model resnet50 --model vgg16 --attack mi --images /data/val
     """
     from study.commands.init import InitOptions, terminal_prompt, write_spec
 
-    options = InitOptions(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force)
+    options = InitOptions(name, images, count, tuple(model or ()), tuple(attack or ()), targeted, force, epsilon)
     write_spec(spec, options, typer.echo, terminal_prompt())
 
 

@@ -45,7 +45,9 @@ LIBRARY_MODULES = {
 LIBRARY_ATTRIBUTES = {
     "_exit": "os: documented",
     "_private": "ray",
-    "_internal_kv_get": "ray: the state of its autoscaler",
+    "_internal_kv_get": "ray: the state of its autoscaler, and what actors are at",
+    "_internal_kv_put": "ray: what actors are at",
+    "_internal_kv_del": "ray: what actors are at",
     "_run_exitfuncs": "atexit",
     "_replace": "named tuples: documented",
     "_cdata": "torch: identity of a storage",

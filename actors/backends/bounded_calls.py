@@ -151,6 +151,10 @@ class _BoundedBackend:
         if crafted is not None:
             crafted.ref = call.pixels
 
+    def activity(self, actor: Any) -> str:
+        """Asks nobody: the heartbeat brings what actors tell."""
+        return self._inner.activity(actor)
+
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Wait for `refs`, and also fetch the values that are ready. `value` then returns the fetched values."""
         ready, self._fetched = self._caller.do("wait", seconds + self._timeouts.call, self._wait, refs, seconds)

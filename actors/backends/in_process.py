@@ -19,6 +19,7 @@ from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
+from study.events import activity
 from study.models.device_errors import device_failed
 from study.process.interrupt import Interrupt
 from study.reproducibility import hardware
@@ -101,6 +102,10 @@ class InProcess:
 
         value.work = run
         return Call(value, crafted)
+
+    def activity(self, actor: Worker | ServiceWorker) -> str:
+        """That of this process: one call runs at a time."""
+        return activity.here.text
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if all(_held(ref).work for ref in refs):

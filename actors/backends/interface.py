@@ -155,6 +155,9 @@ class Backend(Protocol):
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
         """Start `actor.<method>(*arguments, pixels)`: `predict`, `probe`, or `craft`, which also returns pixels."""
 
+    def activity(self, actor: Any) -> str:
+        """The place of an actor in its call, as it last told: `step 34 of 100`; empty if it is not known."""
+
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Wait until at least one of `refs` is ready, `seconds` at most. Returns all that are ready."""
 

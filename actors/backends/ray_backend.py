@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import socket
 import sys
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +44,8 @@ _GPU_MEMORY_SECONDS = 30.0
 _SMI_SECONDS = 10.0
 _PIXELS_SECONDS = 60.0
 _STOPPED_POLL_SECONDS = 0.5
+_ACTIVITY = "study-activity-"
+_WATCHED_SECONDS = 5.0
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -84,6 +88,8 @@ class RayBackend:
         self._left_out: set[str] = set()
         self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
         self._hellos: set[Ref] = set()
+        self._activity_prefix = f"{_ACTIVITY}{uuid.uuid4().hex}-"
+        self._activities: dict[int, _Told] = {}
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
         self.fixed = chosen == "local"
         options: dict[str, Any] = {"address": chosen, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -133,6 +139,14 @@ class RayBackend:
                 "Ray is gone: its GCS has declared this machine dead",
                 todo="check whether it was cut off or overloaded, then launch again: published results are kept",
             )
+        self._read_activities()
+
+    def _read_activities(self) -> None:
+        """Read what the actors that displays show have told."""
+        for one in list(self._activities.values()):
+            if time.monotonic() - one.asked < _WATCHED_SECONDS:
+                found = self._ray.experimental.internal_kv._internal_kv_get(one.key)
+                one.text = (found or b"").decode()
 
     def machines(self) -> list[Machine]:
         found = []
@@ -193,7 +207,12 @@ class RayBackend:
             options["label_selector"] = {_NODE_ID: f"!in({','.join(sorted(out))})"}
         kind = self._worker if role == WORKER else self._service
         digest = code_digest.running().digest
-        return kind.options(**options).remote(pack(config.of(role)), resources.device, digest, node_id)
+        told = _Told(f"{self._activity_prefix}{uuid.uuid4().hex}")
+        tell = functools.partial(put_activity, told.key)
+        actor = kind.options(**options).remote(pack(config.of(role)), resources.device, digest, node_id, tell)
+        told.actor = actor
+        self._activities[id(actor)] = told
+        return actor
 
     def _too_small(self, resources: ResourceRequest) -> set[str]:
         """The ids of the machines whose GPUs have too little memory for an actor with these resources."""
@@ -210,6 +229,13 @@ class RayBackend:
         message = pack(tuple(arguments))
         started = getattr(actor, method).remote(message, pixels)
         return Call(*started) if method == "craft" else Call(started, None)
+
+    def activity(self, actor: Any) -> str:
+        told = self._activities.get(id(actor))
+        if told is None:
+            return ""
+        told.asked = time.monotonic()
+        return told.text
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         if not refs:
@@ -245,6 +271,7 @@ class RayBackend:
         return ref
 
     def stop(self, actor: Any) -> None:
+        self._activities.pop(id(actor), None)
         self._ray.kill(actor, no_restart=True)
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
@@ -257,6 +284,10 @@ class RayBackend:
             self.stop(actor)
 
     def close(self) -> None:
+        if not self.fixed:
+            # The cluster goes on without this process, and would keep them.
+            with contextlib.suppress(Exception):
+                self._ray.experimental.internal_kv._internal_kv_del(self._activity_prefix, del_by_prefix=True)
         if self._asked:
             # A request outlives the process that made it.
             with contextlib.suppress(Exception):
@@ -350,6 +381,24 @@ def _messages(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
+
+
+class _Told:
+    """What an actor has told that it is at: the key of its text in Ray's store, and when a display asked last."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.text = ""
+        self.asked = -_WATCHED_SECONDS
+        self.actor: Any = None
+        """Kept, so that no other actor gets its `id`."""
+
+
+def put_activity(key: str, text: str) -> None:
+    """Publish what this actor is at in the store of Ray's GCS, which the driver's heartbeat reads."""
+    import ray
+
+    ray.experimental.internal_kv._internal_kv_put(key, text)
 
 
 def node_id() -> str:

@@ -239,6 +239,10 @@ class Simulated:
             actor.free = run.ends
             heapq.heappush(self._due, (run.ends, ref))
 
+    def activity(self, actor: _Actor) -> str:
+        """Nothing: no call computes anything."""
+        return ""
+
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Advance the simulated time to the next answers, by at most `seconds`."""
         if not self._ready:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,6 @@ class Request:
 
 class CleanPredictions(Workload):
     """One call for each model and batch of images. The first failure ends the workload with a StudyError."""
-
-    reports_state: ClassVar[bool] = False
 
     def __init__(self, spec: Spec, request: Request, runtime: Runtime) -> None:
         self._spec = spec

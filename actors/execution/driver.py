@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from actors.backends.interface import CallFailed, DeviceLost
 from actors.execution.runtime import Runtime
 from actors.scheduling.scheduler import Done, Failed
+from study.events import activity
 
 _STEP_SECONDS = 0.5
 _STATE_SECONDS = 1.0
@@ -87,8 +88,6 @@ class Workload(Protocol):
     """
 
     progress: Progress
-    reports_state: ClassVar[bool] = True
-    """Whether observers receive the state of the scheduler. False for work before the event `Started`."""
 
     @property
     def sinks(self) -> Collection[Sink]:
@@ -145,12 +144,25 @@ def drive(workload: Workload, runtime: Runtime) -> int | None:
 
 def _loop(workload: Workload, runtime: Runtime) -> None:
     scheduler = runtime.scheduler
-    reported = -math.inf if workload.reports_state else math.inf
-    while (workload.give_out() or not scheduler.idle) and runtime.interrupt.status is None:
-        for event in scheduler.step(_STEP_SECONDS, crafts=workload.crafts_allowed):
-            workload.handle(event)
-        for sink in workload.sinks:
-            sink.tick()
-        if time.monotonic() - reported >= _STATE_SECONDS:
-            reported = time.monotonic()
-            runtime.display.state(scheduler.state(workload.waiting_bytes))
+    report = _every_second(lambda: runtime.display.state(scheduler.state(workload.waiting_bytes)))
+    # Where calls run in this process, nothing else could report during one.
+    with activity.here.heard(report):
+        while (workload.give_out() or not scheduler.idle) and runtime.interrupt.status is None:
+            for event in scheduler.step(_STEP_SECONDS, crafts=workload.crafts_allowed):
+                workload.handle(event)
+            for sink in workload.sinks:
+                sink.tick()
+            report()
+
+
+def _every_second(report: Callable[[], None]) -> Callable[[], None]:
+    """A function that calls `report`, but at most once a second."""
+    last = -math.inf
+
+    def call() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _STATE_SECONDS:
+            last = time.monotonic()
+            report()
+
+    return call

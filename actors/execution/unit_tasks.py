@@ -46,7 +46,8 @@ class UnitTasks:
             pool=labels,
         )
         cost = float(max(craft.gradients, 1) * len(unit.shard.images))
-        return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit)
+        title = f"{craft.attack} on {' + '.join(craft.sources) or 'elsewhere'}"
+        return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit, title=title)
 
     def _shared_by(self, craft: Craft) -> _Shared:
         """The pool, labels and digests that all units of an attack run share."""

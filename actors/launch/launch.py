@@ -118,8 +118,13 @@ def _launch(
                 tracking.complete(prepared.plan.attacks, selection.models, folder)
                 already_complete(prepared, display)
                 return COMPLETE
+            say = tracking.display.say
+            say("checking models and images")
+            tracking.display.wait()
             inputs = check_inputs(prepared)
-            make = start or _backend(options, file.spec, tracking.display.say, interrupt)
+            if start is None and not options.inline:
+                say("starting Ray" if options.address is None else f"joining Ray at {options.address}")
+            make = start or _backend(options, file.spec, say, interrupt)
             backend = bounded(make, CallTimeouts.of(file.spec.run), interrupt, display.refused)
             return _run(prepared, inputs, backend, _Session(display, tracking, interrupt, begun))
     finally:

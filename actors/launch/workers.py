@@ -17,6 +17,7 @@ from study.events.repairs import repaired
 from study.process.interrupt import Interrupt
 from study.reproducibility import float_environment
 from study.reproducibility.numerics import Numerics
+from study.terminal.screen import counted
 
 
 def start_workers(
@@ -24,8 +25,13 @@ def start_workers(
 ) -> Runtime:
     """Start workers and wait for them. Raises Interrupted, and StudyError if memory is too small or time runs out."""
     spec, say, inline = launch.spec, display.say, launch.options.inline
+
+    def check() -> None:
+        interrupt.check()
+        display.wait()
+
     # In one process, two workers would only take turns.
-    pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None, check=interrupt.check)
+    pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None, check=check)
     device = pool.resources.device
     _say_precision(spec.numerics, device, say)
     scheduler = Scheduler(
@@ -44,7 +50,9 @@ def start_workers(
         growth=None if backend.fixed else Growth(backend, pool, say),
     )
     runtime = Runtime(backend, scheduler, display, interrupt, fit_budgets(spec, backend, pool, say))
-    scheduler.start(interrupt.check)
+    if not inline:
+        say(f"starting {counted(pool.workers, 'worker')}")
+    scheduler.start(check)
     float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
     # Workers on machines that join later are only compared: they may differ, as workers may at the start.
     scheduler.on_arithmetic(lambda one: float_environment.compare(launch.folder, {one}, say, other_devices=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ from study.spec.schema import Spec
 
 if TYPE_CHECKING:
     from study.models.memory import Memory
+
+
+_TICK_SECONDS = 1.0
 
 
 class MemoryEstimate:
@@ -49,12 +52,16 @@ class MemoryEstimate:
     def _nothing(self, spec: Spec) -> None:
         return None
 
-    def get(self, say: Callable[[str], None]) -> dict[str, Memory] | None:
-        """Wait for the estimate and return it; None if no estimate is possible. Raises the errors of the estimate.
+    def get(self, say: Callable[[str], None], check: Callable[[], None]) -> dict[str, Memory] | None:
+        """Wait for the estimate; None where it is impossible, with a line to `say`. Raises its errors.
 
-        `say` receives the messages of the estimate.
+        `check`, which may raise, is called every second.
         """
         try:
+            if not self._found.done():
+                say("estimating the memory that the models need")
+            while not wait([self._found], _TICK_SECONDS).done:
+                check()
             return self._found.result()
         finally:
             self._pool.shutdown(wait=False)
@@ -85,7 +92,7 @@ def plan_pool(
     `workers` replaces the number in the spec. `check` is called during the wait, and may raise. Raises StudyError, with
     the numbers, if the machines are too small or join too late.
     """
-    found = estimate.get(say)
+    found = estimate.get(say, check)
     options = worker_options(spec)
     options = options if workers is None else replace(options, workers=workers)
 

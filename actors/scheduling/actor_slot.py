@@ -71,8 +71,8 @@ class ActorSlot:
         """The number of its lineage, and its device if that is known."""
         return {self.lineage.number} if self.device is None else {self.lineage.number, self.device}
 
-    def state(self, now: float) -> SlotState:
-        """Its state at time `now`, for displays."""
+    def state(self, now: float, activity: str = "") -> SlotState:
+        """Its state at time `now`, for displays; `activity` is what its process last told of its call."""
         running = next((task for task, _ in self.calls.values()), None)
         busy = self.busy + (now - self.since if self.calls else 0.0)
         return SlotState(
@@ -81,6 +81,7 @@ class ActorSlot:
             up=self.up,
             holds=self.holds,
             queued=len(self.calls),
-            doing="" if running is None else running.description,
+            doing="" if running is None else running.title or running.description,
+            activity="" if running is None else activity,
             busy_share=min(1.0, busy / max(now - self.began, 1e-9)) if self.up else 0.0,
         )

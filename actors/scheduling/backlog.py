@@ -34,6 +34,7 @@ class Task:
         cost: Work in arbitrary units, comparable within one method.
         context: A value that the caller gets back with the result.
         service: Whether its only model is a remote service.
+        title: What displays call it; without one, its method and models.
         failures: How often the call raised an error.
         losses: How often its actor died during the call.
         machines: How often the call was lost because its machine was lost or ran out of memory.
@@ -50,6 +51,7 @@ class Task:
     cost: float
     context: Any
     service: bool = False
+    title: str = ""
     failures: int = 0
     losses: int = 0
     machines: int = 0

@@ -43,6 +43,9 @@ from study.reproducibility.float_environment import Arithmetic
 _LOOK_SECONDS = 1.0
 """Time between two checks for calls that take too long. A check looks at all actors, and the limits are longer."""
 
+_MOST_ASKED = 16
+"""Workers whose place in their calls is shown."""
+
 _MACHINE_LOSSES = 10
 """A task may be lost with its machine this many times `attempts`: a task that crashes machines must end too."""
 
@@ -148,7 +151,7 @@ class Scheduler:
         """The state for displays. `waiting_bytes`: bytes of adversarial images that wait for targets."""
         now, groups = self._clock(), self._backlog.groups(crafts=True)
         return State(
-            slots=[slot.state(now) for slot in self._actors],
+            slots=[slot.state(now, self._activity(slot)) for slot in self._actors],
             waiting_crafts=sum(group.count for group in groups if not group.urgent),
             waiting_batches=sum(group.count for group in groups if group.urgent),
             waiting_bytes=waiting_bytes,
@@ -157,6 +160,10 @@ class Scheduler:
             lost_actors=self.replaced,
             repeated=self.repeated,
         )
+
+    def _activity(self, slot: ActorSlot) -> str:
+        """The place of an actor in its call. With many actors units end often enough, and it is not asked for."""
+        return self._backend.activity(slot.actor) if slot.calls and self.workers <= _MOST_ASKED else ""
 
     def add(self, task: Task, *, first: bool = False) -> None:
         """Add a task. `first`: whether other work waits for it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
+from study.events import activity
 from study.events.repairs import repaired
 from study.models.device_errors import OutOfMemory, attempt
 from study.reproducibility.numerics import fix
@@ -97,7 +98,8 @@ class ModelCache:
 
     def _load(self, name: str) -> Classifier:
         begun = time.perf_counter()
-        loaded = self._loaded(name)
+        with activity.here.at(f"loading {name}"):
+            loaded = self._loaded(name)
         self._loads[name] = time.perf_counter() - begun
         return loaded
 

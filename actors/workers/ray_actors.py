@@ -12,6 +12,8 @@ import io
 import os
 import pickle
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,7 +26,7 @@ from actors.workers.service_worker import ServiceWorker
 from actors.workers.worker import Worker
 from study.attacks.recipe import Attack
 from study.errors import StudyError
-from study.events import repairs
+from study.events import activity, repairs
 from study.models.device_errors import device_failed, origin
 from study.reproducibility import hardware
 
@@ -57,6 +59,8 @@ def _recipe(pickled: bytes) -> Attack:
     attack: Attack = pickle.loads(pickled)
     return attack
 
+
+_TELL_SECONDS = 1.0
 
 _MOST_RECIPES = 10_000
 _PICKLED: dict[int, tuple[Attack, bytes]] = {}
@@ -98,11 +102,13 @@ class WorkerActor:
 
     kind: ClassVar[type[Any]] = Worker
 
-    def __init__(self, config: bytes, device: str, digest: str, node: Callable[[], str]) -> None:
-        """`config`: a packed WorkerConfig. `digest`: the digest of the driver's code.
+    def __init__(
+        self, config: bytes, device: str, digest: str, node: Callable[[], str], tell: Callable[[str], None]
+    ) -> None:
+        """`config`: a packed WorkerConfig, which is not read if this code's digest is not `digest`.
 
-        If this process runs other code, it does not read `config`, and `hello` tells the driver. `node` returns Ray's
-        id of the machine that it is called on.
+        `node` returns Ray's id of the machine that it is called on. `tell` publishes what this actor is at; a thread
+        calls it, so that no call waits for it.
         """
         self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
         self._worker: Any = None
@@ -119,6 +125,7 @@ class WorkerActor:
             self._broken = error
         except Exception as error:  # noqa: BLE001 - raised by `hello`, as text
             self._broken = CallFailed.of(error, self._device)
+        threading.Thread(target=_keep_telling, args=(tell,), name="activity", daemon=True).start()
 
     def hello(self) -> dict[str, Any]:
         if self._broken is not None:
@@ -168,6 +175,19 @@ class ServiceActor(WorkerActor):
     """The actor of a remote service."""
 
     kind = ServiceWorker
+
+
+def _keep_telling(tell: Callable[[str], None]) -> None:
+    """Tell every second what this process is at, if that has changed."""
+    told = ""
+    while True:
+        time.sleep(_TELL_SECONDS)
+        now = activity.here.text
+        if now != told:
+            # What is not told is not shown; the work goes on.
+            with contextlib.suppress(Exception):
+                tell(now)
+            told = now
 
 
 def _arguments(message: bytes) -> Sequence[Any]:

@@ -25,6 +25,7 @@ from actors.workers.worker_config import WorkerConfig
 from study.attacks import own_code
 from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
+from study.events import activity
 from study.models import user_files
 from study.models.device_errors import OutOfMemory, attempt, fault
 from study.reproducibility import float_environment, numerics
@@ -72,6 +73,7 @@ class Worker:
         images and the direction for each image.
         """
         begun = time.perf_counter()
+        activity.here.begin()
         try:
             result, crafted = self._craft(request, job, pixels)
         except StudyError:
@@ -198,6 +200,7 @@ class Worker:
         from study.geometry.compute_probe import answer
 
         begun = time.perf_counter()
+        activity.here.begin()
         self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         precision = self._config.numerics.target_precision
@@ -211,10 +214,14 @@ class Worker:
         along them. Predictions use `numerics.target_precision`, whatever the precision of gradients.
         """
         begun = time.perf_counter()
+        activity.here.begin()
         self._install()
         held = dict(zip(request.models, self._cache.get(request), strict=True))
         there = self._there(job, pixels)
-        found = [self._predict(target, held[target], job, pixels, there) for target in job.targets]
+        found = []
+        for target in job.targets:
+            with activity.here.at(f"showing images to {target}"):
+                found.append(self._predict(target, held[target], job, pixels, there))
         notes = [
             f"out of memory on {result.answers.target}: predicted in passes of {size} images, so rounding may differ"
             for result, size in found

@@ -19,6 +19,7 @@ from study.analysis.matrix import leave_one_out, transfer_matrix
 from study.analysis.minimal_rmsd import minimal_cdf, minimal_summary
 from study.analysis.mistakes import agreement_matrix, agreements
 from study.analysis.queries import success_by_queries
+from study.analysis.ranking import ranking
 from study.analysis.rates import (
     CELL,
     accuracies,
@@ -51,6 +52,7 @@ __all__ = [
     "over_seeds",
     "paired_differences",
     "per_class",
+    "ranking",
     "succeeded",
     "success_by_queries",
     "success_rates",

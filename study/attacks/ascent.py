@@ -27,6 +27,7 @@ from study.attacks.passes import Logits, SourceGroup, forward
 from study.attacks.preparing import Preparing, layers_of
 from study.attacks.recipe import Attack
 from study.errors import StudyError
+from study.events import activity
 from study.reproducibility import numerics
 
 
@@ -130,6 +131,7 @@ class Ascent:
             if step + 1 in stops:
                 found += moved
             delta = moved[0]
+            activity.here.step()
         return found
 
     def _start(self) -> Tensor:

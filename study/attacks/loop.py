@@ -23,6 +23,7 @@ from study.attacks.recipe import Attack
 from study.attacks.views import Views
 from study.devices.copies import Download, is_host, uploaded
 from study.errors import StudyError
+from study.events import activity
 from study.models.device_errors import OutOfMemory, attempt, halved
 from study.reproducibility import numerics
 from study.reproducibility.numerics import Layout, Precision
@@ -266,6 +267,7 @@ def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator
     assembly = attack.assembly
     sources = groups(models, attack.weights_of(run.called), separate=attack.separate)
     limit = engine.pass_limit
+    activity.here.expect(attack.steps * -(-len(given.clean) // engine.batch_size))
     first_stage = run.first_stage()
     running = RunningPass(engine.device, key, pool)
     one_kernel(engine.device)

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
 from study.attacks import presets
+from study.attacks.recipe import Attack
 from study.errors import StudyError, names
+from study.images.image_sets import candidates
 from study.models.catalogue import PACKAGES, SHORT_NAMES
 from study.spec import yaml_document as documents
+from study.spec.budget_units import check_units
 from study.spec.loading import resolve
 from study.spec.other_names import unknown_preset
+from study.spec.spec_file import SpecFile
 
 Ask = Callable[[str, str], str]
 """From a question and its default answer to the answer."""
 
+Answer = TypeVar("Answer")
+
 SAMPLE = "foolbox"
+OWN = "preset"
+"""The answer that leaves each preset its own budget."""
 _SHOWN = 60
+_SAMPLES, _MOST_IMAGES = 20, 10**9
 
 
 @dataclass(frozen=True)
 class InitOptions:
-    """The options of `study init`. The terminal asks for each missing value; without a terminal, its default counts."""
+    """The options of `study init`. The terminal asks for each missing value; without a terminal, its default counts.
+
+    `epsilon` is a length in pixel values, such as `8` or `8/255`, for all attacks whose preset has one; `preset` leaves
+    each its own. `listing` is a CSV of files and labels in the folder `images`.
+    """
 
     study: str | None = None
     images: str | None = None
@@ -34,20 +48,25 @@ class InitOptions:
     attacks: tuple[str, ...] = ()
     targeted: bool = False
     force: bool = False
+    epsilon: str | None = None
+    listing: str | None = None
 
 
-_DEFAULTS = InitOptions("first", SAMPLE, 8, tuple(PACKAGES)[:2], ("fgsm", "mi"))
+_DEFAULTS = InitOptions("first", SAMPLE, 8, tuple(f"package:{name}" for name in PACKAGES)[:2], ("fgsm", "mi"))
 
 
 def write_spec(path: Path, options: InitOptions, say: Callable[[str], None], ask: Ask | None) -> None:
-    """Write a valid spec to `path`. Raises StudyError if the file exists or an answer is invalid."""
+    """Write a valid spec to `path`. With `ask`, a wrong answer is explained with `say`, and asked for again.
+
+    Raises StudyError if the file exists or an option is invalid.
+    """
     if path.exists() and not options.force:
         raise StudyError(
             f"{path} exists already", where=str(path), todo="name another file, or overwrite it with --force"
         )
-    text = starter(_complete(options, ask))
+    text = starter(_Questions(ask, say, str(path)).complete(options))
     try:
-        resolve(documents.parse(text, str(path), environment={}))
+        _read(text, str(path))
     except StudyError as error:
         error.where = "the options or answers"
         raise
@@ -67,10 +86,147 @@ def terminal_prompt() -> Ask | None:
     return lambda question, default: str(typer.prompt(question, default=default))
 
 
+class _Questions:
+    """The questions of `study init`. Each answer is checked before the next question."""
+
+    def __init__(self, ask: Ask | None, say: Callable[[str], None], name: str) -> None:
+        self._ask = ask
+        self._say = say
+        self._name = name
+
+    def complete(self, options: InitOptions) -> InitOptions:
+        """`options` with every missing value asked for, or set to its default; models as references.
+
+        Raises StudyError for an option that is wrong.
+        """
+        known = replace(_DEFAULTS, study=self._answer("name of the study", options.study, "first", self._study))
+        question = "images: a folder with a subfolder for each label, FOLDER, LIST.csv, or foolbox for 20 samples"
+        # An option may name a folder of another machine.
+        known, found = self._answer(
+            question, options.images, SAMPLE, lambda answer: self._images(answer, known, typed=options.images is None)
+        )
+        given = None if options.count is None else str(options.count)
+        up_to = "" if found is None else f", up to {found:,}"
+        usual = str(min(_DEFAULTS.count or 1, found or _MOST_IMAGES))
+        count = self._answer(f"number of images{up_to}", given, usual, lambda answer: _count(answer, found))
+        models = self._answer(
+            "models, separated by commas: source and target models, such as resnet50 or timm:resnet50.a1_in1k",
+            ", ".join(options.models) or None,
+            ", ".join(list(PACKAGES)[:2]),
+            lambda answer: self._models(answer, known),
+        )
+        attacks = self._answer(
+            "attacks, separated by commas (`study attacks` lists them)",
+            ", ".join(options.attacks) or None,
+            ", ".join(_DEFAULTS.attacks),
+            _attacks,
+        )
+        known = replace(known, count=count, models=models, attacks=attacks, targeted=options.targeted)
+        if not any(map(_has_epsilon, attacks)):
+            return known
+        question = "budget: epsilon in pixel values 0..255, such as 8 or 8/255, or `preset` for that of each attack"
+        epsilon = self._answer(question, options.epsilon, OWN, lambda answer: self._epsilon(answer, known))
+        return replace(known, epsilon=epsilon)
+
+    def _answer(self, question: str, given: str | None, default: str, check: Callable[[str], Answer]) -> Answer:
+        """The checked value of an option, of the first answer that `check` accepts, or of the default."""
+        if given is not None or self._ask is None:
+            return check(default if given is None else given)
+        while True:
+            try:
+                return check(self._ask(question, default).strip() or default)
+            except StudyError as error:
+                for line in filter(None, (error.what, error.accepted, error.todo)):
+                    self._say(f"  {line}")
+
+    def _study(self, answer: str) -> str:
+        self._resolved(replace(_DEFAULTS, study=answer))
+        return answer
+
+    def _images(self, answer: str, known: InitOptions, *, typed: bool) -> tuple[InitOptions, int | None]:
+        """`known` with the images, and their number; None for a folder that is not here, unless it was `typed`."""
+        if answer == SAMPLE:
+            return replace(known, images=SAMPLE), _SAMPLES
+        folder, listing = Path(answer).expanduser(), None
+        if not folder.is_dir() and "," in answer:
+            folder, listing = (Path(part.strip()).expanduser() for part in answer.split(",", 1))
+        chosen = replace(known, images=str(folder), listing=None if listing is None else str(listing))
+        if not folder.is_dir():
+            if not typed:
+                return chosen, None
+            raise StudyError(
+                f"there is no folder {folder}", where="--images", accepted=f"a folder of images, or {SAMPLE}"
+            )
+        file = self._resolved(chosen)
+        found = len(candidates(file.spec.images, file.spec.seed))
+        if not found:
+            raise StudyError(f"{folder} holds no images", where="--images", accepted="JPEG, PNG and the like")
+        return chosen, found
+
+    def _models(self, answer: str, known: InitOptions) -> tuple[str, ...]:
+        given = _listed(answer)
+        for one in given:
+            if ":" not in one and one not in SHORT_NAMES and one not in PACKAGES:
+                raise StudyError(
+                    f"no model has the short name '{one}'", where="--model", accepted=names(SHORT_NAMES, one)
+                )
+        if not given:
+            raise StudyError("a study has a model", where="--model", accepted=names(SHORT_NAMES))
+        references = tuple(f"package:{one}" if one in PACKAGES else one for one in given)
+        file = self._resolved(replace(known, models=references))
+        # Names of a zoo are known to its library alone, which takes seconds to import.
+        if self._ask is not None and any(":" in one for one in given):
+            from study.models.check import check_models
+
+            self._say("  checking the models")
+            check_models(file.spec.models, file.spec.labels, file.where, allow_code=True)
+        return references
+
+    def _epsilon(self, answer: str, known: InitOptions) -> str | None:
+        if answer == OWN:
+            return None
+        file = self._resolved(replace(known, epsilon=answer))
+        check_units(file.spec.attacks, file.document)
+        return answer
+
+    def _resolved(self, options: InitOptions) -> SpecFile:
+        return _read(starter(options), self._name)
+
+
+def _read(text: str, name: str) -> SpecFile:
+    return resolve(documents.parse(text, name, environment={}))
+
+
+def _count(answer: str, found: int | None) -> int:
+    number, most = int(answer) if answer.isdecimal() else 0, found or _MOST_IMAGES
+    if not 1 <= number <= most:
+        raise StudyError(f"'{answer}' is no number of images", where="--count", accepted=f"1 to {most:,}")
+    return number
+
+
+def _attacks(answer: str) -> tuple[str, ...]:
+    given = _listed(answer)
+    for one in given:
+        if presets.preset(one) is None:
+            raise unknown_preset(one, where="--attack")
+    if not given:
+        raise StudyError("a study has an attack", where="--attack", accepted="fgsm, mi; `study attacks` lists all")
+    return given
+
+
+def _listed(answer: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.strip() for one in answer.split(",") if one.strip()))
+
+
+def _has_epsilon(attack: str) -> bool:
+    """Whether the budget of a preset is an epsilon."""
+    return Attack.model_validate(presets.keys_of(attack, {})).budget.epsilon is not None
+
+
 def starter(options: InitOptions) -> str:
-    """The text of a spec, with comments. Every value of `options` must be set."""
-    assert options.study is not None, "_complete sets it"
-    assert options.images is not None, "_complete sets it"
+    """The text of a spec, with comments. Every value of `options` but `epsilon` and `listing` must be set."""
+    assert options.study is not None, "the caller sets it"
+    assert options.images is not None, "the caller sets it"
     lines = [
         "# `study validate` checks this study, `study launch` runs it. All keys: docs/spec.md.",
         f"study: {_quoted(options.study)}",
@@ -82,6 +238,7 @@ def starter(options: InitOptions) -> str:
         lines.append("  sample: foolbox                  # 20 ImageNet images from a package; or folder: /data/val")
     else:
         lines.append(f"  folder: {_quoted(options.images)}   # a subfolder for each label, or add list: labels.csv")
+        lines += [f"  list: {_quoted(options.listing)}   # columns: file, label"] if options.listing else []
     lines += [
         "  size: 224                        # pixels; each model resizes from it to its own input size",
         "  keep: correct-for-all            # only images that all models classify correctly",
@@ -91,7 +248,7 @@ def starter(options: InitOptions) -> str:
         *(f"  {_name(model)}: {_quoted(model)}" for model in options.models),
         "",
         "attacks:                           # presets; change values in the braces, e.g. {steps: 20}",
-        *(f"  {attack}: {{}}" for attack in options.attacks),
+        *(f"  {attack}: {_keys(attack, options.epsilon)}" for attack in options.attacks),
         "",
         "experiments:                       # attacks x sources x goals: each yields one table",
         "  single:",
@@ -111,28 +268,9 @@ def starter(options: InitOptions) -> str:
     return "\n".join(lines)
 
 
-def _complete(options: InitOptions, ask: Ask | None) -> InitOptions:
-    """`options` with every missing value asked for, or set to its default."""
-
-    def answer(question: str, given: str | None, default: str) -> str:
-        return given if given is not None else (ask(question, default).strip() or default) if ask else default
-
-    def listed(question: str, given: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
-        answered = answer(question, ", ".join(given) or None, ", ".join(default))
-        return tuple(one.strip() for one in answered.split(",") if one.strip())
-
-    study = answer("name of the study", options.study, str(_DEFAULTS.study))
-    images = answer("folder of images, or foolbox for 20 sample images", options.images, SAMPLE)
-    models = listed("models, separated by commas", options.models, _DEFAULTS.models)
-    attacks = listed("attacks, separated by commas (`study attacks` lists them)", options.attacks, _DEFAULTS.attacks)
-    for one in attacks:
-        if presets.preset(one) is None:
-            raise unknown_preset(one, where="--attack")
-    for one in models:
-        if ":" not in one and one not in SHORT_NAMES and one not in PACKAGES:
-            raise StudyError(f"no model has the short name '{one}'", where="--model", accepted=names(SHORT_NAMES, one))
-    references = tuple(f"package:{one}" if one in PACKAGES else one for one in models)
-    return replace(options, study=study, images=images, models=references, attacks=attacks)
+def _keys(attack: str, epsilon: str | None) -> str:
+    """The keys of an attack: the budget, if its preset has an epsilon and another one is wanted."""
+    return "{}" if epsilon is None or not _has_epsilon(attack) else f"{{epsilon: {epsilon}}}"
 
 
 def _name(reference: str) -> str:

@@ -14,6 +14,7 @@ from study.attacks.recipe import Attack
 from study.commands.attacks import parts, shown
 from study.defences.transforms import summary
 from study.models.services.service_spec import Remote
+from study.report.wording import IMAGE_KINDS
 from study.reproducibility.float_environment import Arithmetic, recorded
 from study.results import integrity, scanning
 from study.results.run_reader import RunData, open_run
@@ -129,8 +130,7 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 def _images(finished: RunData) -> str:
     images, count = finished.spec.images, finished.selected
     size = f"{images.size} x {images.size} pixels"
-    labels = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-    kind = labels.get(str(images.labels), f"{len(finished.spec.labels)}-class")
+    kind = IMAGE_KINDS.get(str(images.labels), f"{len(finished.spec.labels)}-class")
     where = " (samples of the package foolbox)" if images.sample else ""
     rule = f"that {_listed(images.keep)} classify correctly when clean" if isinstance(images.keep, tuple) else (
         _KEEP[images.keep]

@@ -35,6 +35,7 @@ def _iso_time(text: str) -> str:
 
 _STALE_SECONDS = 120.0
 _WATCH_SECONDS = 2.0
+_SHOWN_CALLS = 4
 
 
 class _Slot(BaseModel):
@@ -189,7 +190,8 @@ def _state(found: dict[str, Any], done: int, units: int) -> str:
     share = f"{100 * done // units} % of {counted(units, 'unit')} done" if units else "no images are selected yet"
     if found["running"]:
         where = f"process {launch['process']} on {launch['host']}"
-        return f"running ({where}), {launch['phase'] if not units else share}, {duration(launch['seconds'])}"
+        known = share if units and launch["phase"] == "crafting" else _phase(launch)
+        return f"running ({where}), {known}, {duration(launch['seconds'])}"
     if units and done >= units:
         return f"complete, {counted(units, 'unit')}"
     if launch is not None and not launch["ended"]:
@@ -197,11 +199,24 @@ def _state(found: dict[str, Any], done: int, units: int) -> str:
     return f"incomplete, {share}; launch it again to continue"
 
 
+def _phase(launch: dict[str, Any]) -> str:
+    """What a launch is at before its first unit, and after its last one."""
+    total, done = (sum(launch[key].values()) for key in ("totals", "done"))
+    started = launch["phase"] in ("crafting", "finishing")
+    return str(launch["phase"]) + ("" if started or not total else f", {100 * done // total} %")
+
+
 def _running(launch: dict[str, Any]) -> list[str]:
-    rate = (f"{amount(launch[f'{what}_per_second'])} {what}/s" for what in ("units", "images", "gradients"))
-    left = "" if launch["seconds_left"] is None else f", about {duration(launch['seconds_left'])} left"
-    up = [slot for slot in launch["slots"] if slot["up"]]
-    lines = [f"  {', '.join(rate)}{left}", f"  {len(up)} of {counted(len(launch['slots']), 'actor')} up"]
+    lines = []
+    if launch["phase"] == "crafting":
+        rate = (f"{amount(launch[f'{what}_per_second'])} {what}/s" for what in ("units", "images", "gradients"))
+        left = "" if launch["seconds_left"] is None else f", about {duration(launch['seconds_left'])} left"
+        lines.append(f"  {', '.join(rate)}{left}")
+    if launch["slots"]:
+        up = [slot for slot in launch["slots"] if slot["up"]]
+        lines.append(f"  {len(up)} of {counted(len(launch['slots']), 'actor')} up")
+        at_work = [f"    {slot['doing']}: {slot['activity']}" for slot in up if slot.get("activity")]
+        lines += at_work[:_SHOWN_CALLS]
     trouble = (
         (launch["failures"], "failure"),
         (launch["lost_actors"], "lost actor"),

@@ -17,6 +17,7 @@ from study.models.reference import Model
 from study.models.weights import locate
 from study.planning.requests import check_requests, requests
 from study.planning.standing import standing_lines, standing_of
+from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
@@ -62,7 +63,7 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
         "study": spec.study,
         "models": states,
         "images": {"found": len(found), "decoded": readable, "unreadable": unreadable},
-        "attacks": len(spec.attacks),
+        "attacks": len(_used(spec)),
         "experiments": list(spec.experiments),
         "download": [name for name, state in states.items() if state == "not cached"],
         "requests": {name: one.total for name, one in requests(spec, images).items()},
@@ -114,6 +115,19 @@ def _model(file: SpecFile, name: str, model: Model, options: ValidateOptions) ->
             todo="install the package, or correct `weights`",
         )
     return state
+
+
+def _used(spec: Spec) -> set[str]:
+    """The attacks that a launch runs: those of experiments and probes, and those that budgets are matched to."""
+    wanted = [name for one in (*spec.experiments.values(), *spec.geometry.values()) for name in one.attacks]
+    used: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        reference = spec.attacks[name].budget.to
+        if reference is not None and reference not in used:
+            wanted.append(reference)
+        used.add(name)
+    return used
 
 
 def _candidates(file: SpecFile) -> list[Candidate]:

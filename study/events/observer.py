@@ -73,16 +73,9 @@ class UnitFailed:
 
 @dataclass(frozen=True)
 class SlotState:
-    """The state of an actor.
+    """An actor: its models, the length of its queue, the first call in it, and its share of time at work (0..1).
 
-    Attributes:
-        id: Its number.
-        role: Its role.
-        up: Whether it has started.
-        holds: The models that it holds, the least recently used first.
-        queued: Number of its calls, the running call included.
-        doing: The running call; empty if idle.
-        busy_share: The share of time in which it was busy, 0..1.
+    `activity` is the place in that call, such as `step 34 of 100`, as its process last told; empty if it is not known.
     """
 
     id: int
@@ -92,6 +85,7 @@ class SlotState:
     queued: int
     doing: str
     busy_share: float
+    activity: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +136,9 @@ class Observer:
     def say(self, line: str) -> None:
         """A message for the user."""
 
+    def wait(self) -> None:
+        """The launch waits for machines or workers: called about once a second."""
+
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         """Counted work begins. `totals`: number of all steps; `done`: number of finished steps.
 
@@ -185,6 +182,9 @@ class Observers(Observer):
 
     def say(self, line: str) -> None:
         self._tell("say", line)
+
+    def wait(self) -> None:
+        self._tell("wait")
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         self._tell("begin", totals, done)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.events.observer import Ended, Observer, Started, State, UnitDone, UnitFailed
+from study.events.observer import Ended, Observer, SlotState, Started, State, UnitDone, UnitFailed
 from study.events.repairs import Repair
 
 _WINDOW_SECONDS = 300.0
@@ -177,6 +177,11 @@ class RunState(Observer):
         return list(reversed(self._rows.values()))
 
     @property
+    def at_work(self) -> list[SlotState]:
+        """The actors that have told their place in the present call."""
+        return [slot for slot in (self.loop.slots if self.loop else ()) if slot.activity]
+
+    @property
     def left(self) -> int | None:
         """Units that this launch still has to do; None until the first unit starts."""
         return None if self.launched is None else max(0, self.launched.left - self.units - self._units_lost)
@@ -231,6 +236,7 @@ class RunState(Observer):
                     "queued": slot.queued,
                     "doing": slot.doing,
                     "busy_share": round(slot.busy_share, 4),
+                    "activity": slot.activity,
                 }
                 for slot in (seen.slots if seen else ())
             ],

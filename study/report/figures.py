@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,10 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 """Okabe and Ito 2008: distinct for every kind of colour vision. Markers and dashes differ as well."""
 _MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
+_DECADE, _SPREAD = 10, 0.02
+"""The range from which an axis is logarithmic, and the share of the largest value from which a range is shown."""
+_LEGEND_LETTERS, _LEGEND_LINE = 44, 0.17
+"""Letters in a line of a legend of the page, with room for the signs; and the height of a line in inches."""
 _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
 _STYLE: Any = {
     "svg.hashsalt": "study",
@@ -49,6 +53,9 @@ _STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 
+
+_PAGE = (4.4, 3.3)
+"""Inches of a panel in the page."""
 
 _WHOLE: Any = {"bbox_inches": "tight", "pad_inches": 0.08}
 """Options of `savefig` with which no label is cut off, however long it is."""
@@ -81,10 +88,14 @@ def axis_words(along: str) -> str:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page. `svg`: an SVG element with escaped text, whose ids are unique in the page."""
+    """A figure for the page: `svg` has one element for each panel, with ids that are unique in the page; text in it is
+    escaped. A `themed` figure has the colours of the page, light or dark; any other one has a white ground.
+    """
 
     svg: str
     caption: str
+    title: str = ""
+    themed: bool = False
 
 
 class Album:
@@ -98,6 +109,7 @@ class Album:
         self._folder = folder
         self._titles = titles
         self._names: set[str] = set()
+        self._panels = 0
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -112,22 +124,47 @@ class Album:
         """
         if figure is None:
             return None
+        drawn = svg(figure)
+        self._write(name, figure)
+        label = str(figure.get_label() or caption or name)
+        return Drawing(self._inlined(drawn, label), caption)
+
+    def chart(
+        self, name: str, whole: Callable[[], Figure | None], panels: Sequence[Figure], caption: str
+    ) -> Drawing | None:
+        """The drawing of the `panels`, which are narrow enough for a phone; None without any.
+
+        The files in the folder have them side by side: `whole` draws that figure.
+        """
+        if not panels:
+            return None
+        figure = None if self._folder is None else whole()
+        if figure is not None:
+            self._write(name, figure)
+        labels = [str(panel.get_label()) for panel in panels]
+        drawn = "".join(self._inlined(themed(svg(panel)), label) for panel, label in zip(panels, labels, strict=True))
+        return Drawing(drawn, caption, labels[0].partition(" | ")[0], themed=True)
+
+    def _inlined(self, drawn: str, label: str) -> str:
+        self._panels += 1
+        return inlined(drawn, f"f{self._panels}-", label)
+
+    def _write(self, name: str, figure: Figure) -> None:
+        """Write a figure into the folder, if there is one, under a name of its own."""
+        if self._folder is None:
+            return
         stem = re.sub(r"[^\w.+-]", "_", name)
         while stem in self._names:
             stem += "_"
         self._names.add(stem)
-        drawn = svg(figure)
-        if self._folder is not None:
-            if not self._titles:
-                figure.suptitle("")
-            try:
-                (self._folder / f"{stem}.svg").write_text(drawn if self._titles else svg(figure), encoding="utf-8")
-                (self._folder / f"{stem}.png").write_bytes(png(figure))
-                (self._folder / f"{stem}.pdf").write_bytes(pdf(figure))
-            except OSError as error:
-                raise StudyError(f"{self._folder / stem} cannot be written: {error.strerror}") from None
-        label = str(figure.get_label() or caption or name)
-        return Drawing(inlined(drawn, f"f{len(self._names)}-", label), caption)
+        if not self._titles:
+            figure.suptitle("")
+        try:
+            (self._folder / f"{stem}.svg").write_text(svg(figure), encoding="utf-8")
+            (self._folder / f"{stem}.png").write_bytes(png(figure))
+            (self._folder / f"{stem}.pdf").write_bytes(pdf(figure))
+        except OSError as error:
+            raise StudyError(f"{self._folder / stem} cannot be written: {error.strerror}") from None
 
 
 @contextmanager
@@ -181,15 +218,29 @@ def inlined(drawn: str, prefix: str, label: str) -> str:
     return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
+def themed(drawn: str) -> str:
+    """An SVG file in the colours of the page around it: black is the colour of its text, white is its ground."""
+    for fixed, named in (("#000000", "currentColor"), ("#ffffff", "none"), ("#dddddd", "var(--grid)")):
+        drawn = re.sub(rf"(?<=: ){fixed}(?=[;\"])", named, drawn)
+    return drawn
+
+
 @contextmanager
-def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A context with a new figure and its `columns` panels. Inside it, drawing follows our style."""
+def _blank(columns: int, title: str, wide: float = 4.4, *, page: bool = False) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with its panels; drawing within the context follows our style.
+
+    A panel for the `page` has no title, because the page has it as text, and the width of a phone.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     across = min(3, columns)
     down = -(-columns // across)
     with rc_context(_STYLE):
+        if page:
+            figure = Figure(figsize=_PAGE, label=title)
+            yield figure, [figure.subplots()]
+            return
         figure = Figure(figsize=(1.4 + wide * across * (1 if across == 1 else 0.8), 0.9 + 2.9 * down), label=title)
         grid = figure.subplots(down, across, squeeze=False, sharey=True)
         panels = list(grid.flat)
@@ -199,10 +250,11 @@ def _blank(columns: int, title: str, wide: float = 4.4) -> Iterator[tuple[Figure
         yield figure, panels[:columns]
 
 
-def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
+def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
     """Black-box success rate against RMSD: one mark per attack, attack point, and source set.
 
-    `cells`: the result of `experiments.averaged`. None for fewer than two black-box means, or more than 2,000.
+    `cells` are from `experiments.averaged`. None for fewer than two black-box means, or more than 2,000, and where all
+    RMSDs are nearly the same.
     """
     means = (
         cells.filter(pl.col("relation") == "black")
@@ -210,38 +262,40 @@ def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str) -> 
         .agg(pl.col("success").mean(), pl.col("rmsd").mean())
         .sort("attack", "steps", "level", "sources")
     )
-    figure = _scatter(means, "rmsd", attacks, f"{title}: success against RMSD", "RMSD (mean), pixel values 0..255")
+    rmsd = means["rmsd"].to_list()
+    if not rmsd or max(rmsd) - min(rmsd) < _SPREAD * max(rmsd):
+        return None
+    words = "RMSD (mean), pixel values 0..255"
+    figure = _scatter(means, "rmsd", attacks, f"{title}: success against RMSD", words, page=page)
     if figure is not None:
         figure.axes[0].set_xlim(0, 1.08 * max(means["rmsd"].to_list()) or 1)
     return figure
 
 
-def success_by_measure(found: pl.DataFrame, measure: str, attacks: Iterable[str], title: str) -> Figure | None:
-    """Black-box success rate against a measure of visibility: one mark per attack and attack point.
+def success_by_measure(
+    found: pl.DataFrame, measure: str, attacks: Iterable[str], title: str, *, page: bool = False
+) -> Figure | None:
+    """Black-box success rate against cost (`gradients`) or a measure of visibility: a mark per attack and attack point.
 
-    `found`: the result of `analysis.visibility`. None for fewer than two marks, or more than 2,000.
+    `found` is from `analysis.visibility`. None for fewer than two marks, or more than 2,000, and where all are equal.
     """
     name, words = MEASURES[measure]
-    return _scatter(found.drop_nulls(["success", measure]), measure, attacks, f"{title}: success against {name}", words)
-
-
-def success_by_gradients(found: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
-    """Black-box success rate against gradients of one image, on a logarithmic axis: one mark for each row of `found`.
-
-    `found` has `attack`, `success` and `gradients`. None for fewer than two marks, or more than 2,000.
-    """
-    paid = found.drop_nulls(["success", "gradients"]).filter(pl.col("gradients") > 0)
-    figure = _scatter(paid, "gradients", attacks, f"{title}: success against cost", "gradients of one image")
-    if figure is not None:
+    known = found.drop_nulls(["success", measure])
+    if known[measure].n_unique() < 2:
+        return None
+    figure = _scatter(known, measure, attacks, f"{title}: success against {name}", words, page=page)
+    if figure is not None and measure == "gradients" and known[measure].max() > _DECADE * known[measure].min():
         figure.axes[0].set_xscale("log")
     return figure
 
 
-def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str, words: str) -> Figure | None:
-    """Success against the column `along`, with a mark for each row; None for fewer than two or more than 2,000 rows."""
+def _scatter(
+    means: pl.DataFrame, along: str, attacks: Iterable[str], title: str, words: str, *, page: bool
+) -> Figure | None:
+    """Success against the column `along`, a mark for each row; None for fewer than two rows, or more than 2,000."""
     if not 2 <= means.height <= _MOST_POINTS:
         return None
-    with _blank(1, title, 5.2) as (figure, (axes,)):
+    with _blank(1, title, 5.2, page=page) as (figure, (axes,)):
         for place, attack in enumerate(dict.fromkeys(attacks)):
             mine = means.filter(attack=attack)
             if mine.height:
@@ -257,7 +311,7 @@ def _scatter(means: pl.DataFrame, along: str, attacks: Iterable[str], title: str
         _percent(axes)
         axes.set_xlabel(words)
         axes.set_ylabel("success rate on black-box targets, %")
-        _legend(figure, [axes])
+        _legend(figure, [axes], page=page)
     return figure
 
 
@@ -266,27 +320,54 @@ def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "blac
 
     None if no line has two points. `kind`: the relation of the targets to the sources, for labels.
     """
+    drawn, names = _drawable(lines, kind)
+    if not drawn:
+        return None
+    with _blank(len(drawn), _against(title, along)) as (figure, panels):
+        for axes, (target, of) in zip(panels, drawn.items(), strict=True):
+            _panel(axes, target, of, along, names)
+        panels[0].set_ylabel(f"success rate on {kind} targets, %")
+        _legend(figure, panels)
+    return figure
+
+
+def curve_panels(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> list[Figure]:
+    """The panels of `curve` for the page, each with its legend; a line has one colour in all of them."""
+    drawn, names = _drawable(lines, kind)
+    found = []
+    for target, of in drawn.items():
+        with _blank(1, f"{_against(title, along)} | {target}", page=True) as (figure, (axes,)):
+            _panel(axes, target, of, along, names)
+            axes.set_ylabel("success rate, %")
+            _legend(figure, [axes], page=True)
+        found.append(figure)
+    return found
+
+
+def _against(title: str, along: str) -> str:
+    return f"{title}: success against {axis_words(along).partition(',')[0]}"
+
+
+def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Points], Sequence[str]]:
+    """The lines of each panel, and the names of all lines; nothing if no line has two points."""
     if len(lines) > _MOST_PANELS:
         lines = {f"mean of all {kind} targets": _averaged(lines)}
     drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
     if not any(len(one) > 1 for of in drawn.values() for one in of.values()):
-        return None
+        return {}, []
+    return drawn, list(dict.fromkeys(name for of in drawn.values() for name in of))[:_MOST_LINES]
+
+
+def _panel(axes: Axes, target: str, of: Points, along: str, names: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    names = list(dict.fromkeys(name for of in drawn.values() for name in of))[:_MOST_LINES]
-    words = axis_words(along)
-    with _blank(len(drawn), f"{title}: success against {words.partition(',')[0]}") as (figure, panels):
-        for axes, (target, of) in zip(panels, drawn.items(), strict=True):
-            for place, name in enumerate(names):
-                if name in of:
-                    _line(axes, of[name], place, name)
-            axes.set_title(target, fontsize=9)
-            _percent(axes)
-            axes.set_xlabel(words)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=along in {"steps", "gradients"}))
-        panels[0].set_ylabel(f"success rate on {kind} targets, %")
-        _legend(figure, panels)
-    return figure
+    for place, name in enumerate(names):
+        if name in of:
+            _line(axes, of[name], place, name)
+    axes.set_title(target, fontsize=9)
+    _percent(axes)
+    axes.set_xlabel(axis_words(along))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=along in {"steps", "gradients"}))
 
 
 def _averaged(lines: Mapping[str, Points]) -> Points:
@@ -307,47 +388,79 @@ def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[tuple[str, Figure]]:
-    """For each attack, draw the distribution of the smallest RMSD that fools each target: Liu et al. 2017, figure 1."""
-    cdf = minimal_cdf(rows, spec)
-    for (attack,), mine in cdf.partition_by("attack", as_dict=True, maintain_order=True).items():
-        source_sets = mine["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
-        targets = mine["target"].unique(maintain_order=True).to_list()[:_MOST_LINES]
-        with _blank(len(source_sets), f"{title}: smallest RMSD that succeeds, {attack}") as (figure, panels):
-            for axes, sources in zip(panels, source_sets, strict=True):
-                for place, target in enumerate(targets):
-                    one = mine.filter(sources=sources, target=target)
-                    if one.height:
-                        kind = relation(spec.models, sources.split("+") if sources else (), target)
-                        axes.step(
-                            [0.0, *one["rmsd"].to_list()],
-                            [0.0, *(100 * one["share"]).to_list()],
-                            _DASHES[place // 2 % 4],
-                            where="post",
-                            color=_COLOURS[place % len(_COLOURS)],
-                            lw=1.4,
-                            label=target + ("" if kind == "black" else f" ({kind}-box)"),
-                        )
-                axes.set_title(f"sources: {sources}", fontsize=9)
-                axes.set_xlabel("RMSD, pixel values 0..255")
-                _percent(axes)
+@dataclass(frozen=True)
+class Searches:
+    """The distributions of the smallest RMSD that fools each target, of one attack: Liu et al. 2017, figure 1."""
+
+    attack: str
+    title: str
+    cdf: pl.DataFrame
+    spec: Spec
+
+    @property
+    def source_sets(self) -> list[str]:
+        """The source sets that are drawn, a panel for each."""
+        return self.cdf["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
+
+    def whole(self) -> Figure:
+        """All panels side by side."""
+        with _blank(len(self.source_sets), self.title) as (figure, panels):
+            for axes, sources in zip(panels, self.source_sets, strict=True):
+                self._panel(axes, sources)
                 axes.legend(fontsize=8)
             panels[0].set_ylabel("images, %")
-        yield str(attack), figure
+        return figure
+
+    def panels(self) -> list[Figure]:
+        """The panels for the page."""
+        found = []
+        for sources in self.source_sets:
+            with _blank(1, f"{self.title} | {sources}", page=True) as (figure, (axes,)):
+                self._panel(axes, sources)
+                axes.set_ylabel("images, %")
+                _legend(figure, [axes], page=True)
+            found.append(figure)
+        return found
+
+    def _panel(self, axes: Axes, sources: str) -> None:
+        targets = self.cdf["target"].unique(maintain_order=True).to_list()[:_MOST_LINES]
+        for place, target in enumerate(targets):
+            one = self.cdf.filter(sources=sources, target=target)
+            if one.height:
+                kind = relation(self.spec.models, sources.split("+") if sources else (), target)
+                axes.step(
+                    [0.0, *one["rmsd"].to_list()],
+                    [0.0, *(100 * one["share"]).to_list()],
+                    _DASHES[place // 2 % 4],
+                    where="post",
+                    color=_COLOURS[place % len(_COLOURS)],
+                    lw=1.4,
+                    label=target + ("" if kind == "black" else f" ({kind}-box)"),
+                )
+        axes.set_title(f"sources: {sources}", fontsize=9)
+        axes.set_xlabel("RMSD, pixel values 0..255")
+        _percent(axes)
 
 
-def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str) -> Figure | None:
+def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[Searches]:
+    """The distributions of every attack that searches for the smallest RMSD."""
+    cdf = minimal_cdf(rows, spec)
+    for (attack,), mine in cdf.partition_by("attack", as_dict=True, maintain_order=True).items():
+        yield Searches(str(attack), f"{title}: smallest RMSD that succeeds, {attack}", mine, spec)
+
+
+def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
     """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack.
 
-    `rates` has `attack`, `target` and `destruction` (0..1, or null). None if every rate is null.
+    `rates` has `attack`, `target` and `destruction` (0..1, or null). None for fewer than two rates that are not null.
     """
     known = rates.drop_nulls("destruction")
-    if known.is_empty():
+    if known.height < 2:
         return None
     targets = known["target"].unique(maintain_order=True).to_list()
     drawn = [attack for attack in dict.fromkeys(attacks) if attack in set(known["attack"])][:_MOST_LINES]
     wide = 1.6 + 0.62 * len(targets)
-    with _blank(1, f"{title}: images that a transformation restores", wide) as (figure, (axes,)):
+    with _blank(1, f"{title}: images that a transformation restores", wide, page=page) as (figure, (axes,)):
         for place, attack in enumerate(drawn):
             mine = dict(known.filter(attack=attack).select("target", "destruction").iter_rows())
             beside = (place - (len(drawn) - 1) / 2) * 0.5 / max(1, len(drawn) - 1)
@@ -362,7 +475,7 @@ def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str) -> Figu
         axes.set_xticks(range(len(targets)), targets, rotation=30, ha="right")
         axes.set_ylabel("destruction rate, %")
         _percent(axes)
-        _legend(figure, [axes])
+        _legend(figure, [axes], page=page)
     return figure
 
 
@@ -370,11 +483,18 @@ def _percent(axes: Axes) -> None:
     axes.set_ylim(-3, 103)
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Draw one legend for all panels, because a panel may lack some lines."""
+def _legend(figure: Figure, panels: Sequence[Axes], *, page: bool = False) -> None:
+    """One legend for all panels, because a panel may lack some lines: at the right, or below for the `page`."""
     known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             known.setdefault(str(name), handle)
-    if known:
+    if not known:
+        return
+    if page:
+        across = max(1, min(len(known), _LEGEND_LETTERS // max(map(len, known))))
+        lines = -(-len(known) // across)
+        figure.set_figheight(_PAGE[1] + _LEGEND_LINE * (lines - 1))
+        figure.legend(known.values(), known.keys(), loc="outside lower center", fontsize=8, ncols=across)
+    else:
         figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=8)

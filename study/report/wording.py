@@ -8,6 +8,14 @@ from typing import Any
 from study.attacks import Attack
 from study.spec.schema import Spec
 
+IMAGE_KINDS: Mapping[str, str] = {
+    "imagenet": "ImageNet",
+    "cifar10": "CIFAR-10",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+}
+"""By label set."""
+
 SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
     "targeted": "Targeted success rate (%): adversarial images that the target classifies as the target label",
@@ -39,11 +47,12 @@ CLEAN_CORRECT = (
 RMSD = "RMSD: mean over images, in pixel values 0..255"
 
 MEASURES: Mapping[str, tuple[str, str]] = {
+    "gradients": ("cost", "cost, gradients per image"),
     "psnr": ("PSNR", "peak signal-to-noise ratio (mean), decibels"),
     "ssim": ("SSIM", "structural similarity (mean); 1: equal"),
     "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just seen"),
 }
-"""The name of each measure of visibility, and the label of its axis, by column."""
+"""By column: the name of a measure of cost or visibility, and its axis."""
 
 VISIBILITY = (
     "PSNR (decibels), SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images; success: mean of black-box "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from study.attacks.budget_spec import Budget
@@ -34,24 +35,57 @@ def check_attack(attack: Attack, document: Document, place: Place) -> None:
     10 for an L2 norm), or if the sum of its sign steps is below 0.5.
     """
     kind = attack.budget.kind
-    longest = max(_lengths(attack.budget), default=None)
+    longest = _doubtful_budget(attack)
     there = _place(document, place, kind)
-    if longest is not None and longest <= _DOUBTFUL.get(kind, 0.0) and not _says_its_unit(_at(document, there)):
+    if longest is not None and not _says_its_unit(_at(document, there)):
         moves = "moves no pixel" if kind in ("epsilon", "l2") and longest < 1 else "is probably not what you mean"
         raise _too_short(f"{_NAMES[kind]} of {longest:g} {moves}", longest, document, there)
-    size, there = attack.step_size, (*place, "step_size")
-    if (
-        attack.step == "sign"
-        and attack.start is None
-        and size is not None
-        and size * attack.steps < _SMALLEST_PATH
-        and not _says_its_unit(_at(document, there))
-    ):
+    size, there = _doubtful_step(attack), (*place, "step_size")
+    if size is not None and not _says_its_unit(_at(document, there)):
         steps = "step" if attack.steps == 1 else "steps"
         what = f"a step size of {size:g} in {attack.steps:,} {steps} moves no pixel"
         raise _too_short(what, size, document, there)
     if attack.first is not None and isinstance(_at(document, (*place, "first")), dict):
         check_attack(attack.first, document, (*place, "first"))
+
+
+def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The `plain` data of an attack for a file, with the lengths that `check_attack` would refuse as texts: `0.5/255`.
+
+    A spec that was accepted is then accepted again when it is read from that file.
+    """
+    written = dict(plain)
+    if _doubtful_budget(attack) is not None:
+        kind = attack.budget.kind
+        written["budget"] = {**plain["budget"], kind: _of_255(plain["budget"][kind])}
+    if _doubtful_step(attack) is not None:
+        written["step_size"] = _of_255(plain["step_size"])
+    if attack.first is not None:
+        written["first"] = with_units(attack.first, plain["first"])
+    return written
+
+
+def _doubtful_budget(attack: Attack) -> float | None:
+    """The largest length of a budget that is so small that it is questioned; None for any other budget."""
+    longest = max(_lengths(attack.budget), default=None)
+    return longest if longest is not None and longest <= _DOUBTFUL[attack.budget.kind] else None
+
+
+def _doubtful_step(attack: Attack) -> float | None:
+    """The size of sign steps that together move no pixel; None for others, and if it follows from the budget."""
+    size = attack.step_size
+    if attack.step != "sign" or attack.start is not None or size is None or size == attack.automatic_step_size:
+        return None
+    return size if size * attack.steps < _SMALLEST_PATH else None
+
+
+def _of_255(given: Any) -> Any:
+    """Lengths as texts that say their unit. They are read as the same numbers."""
+    if isinstance(given, dict):
+        return {key: _of_255(one) for key, one in given.items()}
+    if isinstance(given, list | tuple):
+        return [_of_255(one) for one in given]
+    return f"{Decimal(repr(float(given))):f}/255"
 
 
 def _lengths(budget: Budget) -> Iterator[float]:

@@ -24,6 +24,7 @@ from study.papers.finding_spec import Finding
 from study.papers.registry import Published
 from study.reproducibility.numerics import Numerics
 from study.spec import yaml_document
+from study.spec.budget_units import with_units
 from study.spec.frozen import Frozen
 from study.spec.run_options import RunOptions
 from study.spec.shorthand import TEXT, TEXTS, Names, OneOrMore, Shorthand, instead
@@ -305,8 +306,10 @@ class Spec(Frozen):
         return [name for name in self.sources() if not self.models[name].source_only]
 
     def text(self) -> str:
-        """The resolved spec as YAML. `study.spec.loading.read_resolved` reads an equal spec from it."""
-        return yaml_document.dump(self.model_dump(mode="json"))
+        """The resolved spec as YAML: `study.spec.loading.read_resolved` reads an equal spec from it."""
+        data = self.model_dump(mode="json")
+        data["attacks"] = {name: with_units(self.attacks[name], one) for name, one in data["attacks"].items()}
+        return yaml_document.dump(data)
 
     def identity(self) -> dict[str, Any]:
         """The part of the spec that determines which rows a run has, and their content.

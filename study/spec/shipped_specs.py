@@ -9,6 +9,7 @@ from pathlib import Path
 from study.distribution import shipped
 from study.errors import StudyError
 from study.errors import names as listed
+from study.storage.no_run import RUNS, is_run
 
 _SUFFIX = ".yaml"
 _PURPOSE = re.compile(r'(?:"[^"]*"|[^".:]|(?<=\bal)\.|[.:](?!\s|$))*')
@@ -77,6 +78,12 @@ def located(given: Path) -> Path:
         return shipped("specs") / f"{given}{_SUFFIX}"
     if not missing:
         return given
+    if is_run(RUNS / given):
+        raise StudyError(
+            f"{given} is no spec, but there is a run folder of that name: {RUNS / given}",
+            accepted="the YAML file that was launched",
+            todo=f"name that file; commands that read a run take {RUNS / given}",
+        )
     name = given.with_suffix("").as_posix().removeprefix("specs/")
     raise StudyError(
         f"the spec {given} cannot be read: {missing}, and no shipped spec has that name",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from study.distribution import shipped
 from study.errors import StudyError, names
 from study.storage.paths import StoragePath
 
@@ -34,8 +35,12 @@ def no_run(path: StoragePath, what: str) -> StudyError:
             accepted=names(map(str, inside)),
             todo="name one of them",
         )
-    if _is_run(RUNS / path):
+    if is_run(RUNS / path):
         return StudyError(what, accepted=str(RUNS / path), todo=f"write {RUNS / path}")
+    named = shipped("specs") / f"{path}.yaml"
+    if not path.exists() and not path.is_absolute() and named.is_file():
+        return StudyError(f"{path} is a spec of the project, and this needs a run folder", accepted=_known(),
+                          todo=f"launch it first: `study launch {path}` makes {_run_of(named)}")  # fmt: skip
     return StudyError(what, accepted=_known(), todo=_TODO)
 
 
@@ -43,12 +48,8 @@ def not_a_folder(path: Path) -> StudyError:
     """Return the error for a file, a spec or another one, given instead of a run folder."""
     if path.suffix not in _SUFFIXES:
         return StudyError(f"{path} is a file; this command needs a run folder", accepted=_known(), todo=_TODO)
-    try:
-        found = _STUDY.search(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        found = None
-    run = RUNS / (found[1] if found else path.stem)
-    todo = f"write {run}" if _is_run(run) else f"launch it first: `study launch {path}` makes {run}"
+    run = _run_of(path)
+    todo = f"write {run}" if is_run(run) else f"launch it first: `study launch {path}` makes {run}"
     return StudyError(
         f"{path} is a spec; this command needs a run folder", accepted=f"the run of this spec: {run}", todo=todo
     )
@@ -57,7 +58,7 @@ def not_a_folder(path: Path) -> StudyError:
 def not_a_spec(path: Path) -> StudyError:
     """Return the error for a folder, a run or another one, given instead of a spec."""
     specs = sorted(one for suffix in _SUFFIXES for one in path.glob(f"*{suffix}"))
-    if _is_run(path):
+    if is_run(path):
         return StudyError(
             f"{path} is a run folder; this command needs a spec",
             where=str(path),
@@ -69,15 +70,25 @@ def not_a_spec(path: Path) -> StudyError:
                       todo="name a YAML file; `study init` writes a first one")  # fmt: skip
 
 
+def _run_of(spec: Path) -> Path:
+    """The folder in which a launch of this file puts its run."""
+    try:
+        found = _STUDY.search(spec.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        found = None
+    return RUNS / (found[1] if found else spec.stem)
+
+
 def runs_in(folder: Path) -> list[Path]:
     """Return the run folders directly inside a folder, sorted by name."""
     try:
-        return sorted(one for one in folder.iterdir() if _is_run(one))
+        return sorted(one for one in folder.iterdir() if is_run(one))
     except OSError:
         return []
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is a run whose images are selected."""
     return (folder / _SPEC).is_file() and (folder / _IMAGES).is_file()
 
 

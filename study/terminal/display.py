@@ -159,6 +159,11 @@ class Display(Observer):
         for one in self._all:
             one.say(line)
 
+    def wait(self) -> None:
+        self._hear()
+        for one in self._all:
+            one.wait()
+
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         for one in self._all:
             one.begin(totals, done)

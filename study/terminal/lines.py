@@ -18,10 +18,14 @@ _FIRST_SECONDS, _LATER_SECONDS, _LONG_SECONDS = 10.0, 60.0, 300.0
 _MOST_FAILURES = 20
 _MOST_REPAIRS = 20
 _SHOWN_EXPERIMENTS = 6
+_SHOWN_CALLS = 2
 
 
 class ProgressLines(Observer):
-    """Writes a line of progress every ten seconds, after five minutes every minute, and at the end."""
+    """Progress: a line every ten seconds, after five minutes one every minute, and one at the end.
+
+    While the launch waits for workers, the line says since when.
+    """
 
     def __init__(
         self, write: Callable[[str], None], state: RunState, clock: Callable[[], float] = time.monotonic
@@ -33,6 +37,11 @@ class ProgressLines(Observer):
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
         self._last = self._clock()
+
+    def wait(self) -> None:
+        if self._clock() - self._last >= self._between():
+            self._last = self._clock()
+            self._write(f"{self._state.phase}: {duration(self._state.elapsed)} since the launch began")
 
     def advance(self, names: Iterable[str]) -> None:
         finished = all(self._state.done[name] >= total for name, total in self._state.totals.items())
@@ -58,6 +67,7 @@ class ProgressLines(Observer):
             parts.append(f"{amount(state.rates.gradients)} gradients/s")
         if state.seconds_left:
             parts.append(f"about {duration(state.seconds_left)} left")
+        parts += [f"{slot.doing}: {slot.activity}" for slot in state.at_work[:_SHOWN_CALLS]]
         if state.set_aside:
             parts.append(f"{state.set_aside:,} set aside")
         if state.loop is not None and state.loop.lost_actors:

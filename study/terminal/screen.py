@@ -163,7 +163,7 @@ def _slot(slot: SlotState) -> Text:
     line = Text(f"    {slot.id:>3} {100 * slot.busy_share:>3.0f} %  ")
     if not slot.up:
         return line.append("starting", style="dim")
-    line.append(f"{slot.doing or 'idle'}")
+    line.append(f"{slot.doing or 'idle'}{': ' if slot.activity else ''}{slot.activity}")
     return line.append(f"  (holds {', '.join(slot.holds)})" if slot.holds else "", style="dim")
 
 

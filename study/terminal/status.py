@@ -26,7 +26,9 @@ def path_of(folder: RunFolder) -> StoragePath:
 
 
 class StatusFile(Observer):
-    """Writes the run state every 3 s (30 s into an object store), and at the end.
+    """Writes the run state every 3 s (30 s into an object store), at each message before units run, and at the end.
+
+    It begins where the launch begins to wait: one that finds nothing to do leaves the status of the last one.
 
     If that fails, it calls `complain` once and writes no more. The study continues.
     """
@@ -44,13 +46,26 @@ class StatusFile(Observer):
         self._clock = clock
         self._between = _SECONDS_AWAY if isinstance(folder.path, S3Path) else _SECONDS
         self._told: float | None = None
+        self._starting = True
         self._begun = datetime.now().astimezone().isoformat(timespec="seconds")
         self._broken = False
 
+    def say(self, line: str) -> None:
+        # Each message begins another phase of the start.
+        if self._starting and self._told is not None and not isinstance(self._folder.path, S3Path):
+            self._write()
+
+    def wait(self) -> None:
+        self._write_if_due()
+
     def started(self, event: Started) -> None:
+        self._starting = False
         self._write()
 
     def state(self, event: State) -> None:
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
         if self._told is None or self._clock() - self._told >= self._between:
             self._write()
 

@@ -115,38 +115,118 @@
   });
   window.addEventListener("scroll", hide, { passive: true, capture: true });
 
-  const answers = document.getElementById("gallery-data");
-  if (answers) {
-    const { crafts, images } = JSON.parse(answers.textContent);
+  // A perturbation around middle grey, with its largest change stretched to 127, and the factor.
+  const difference = (clean, adversarial) => {
+    const [width, height] = [clean.naturalWidth, clean.naturalHeight];
+    const pixels = (image) => {
+      const canvas = make("canvas", { width, height });
+      const context = canvas.getContext("2d");
+      context.drawImage(image, 0, 0);
+      return context.getImageData(0, 0, width, height);
+    };
+    const [before, after] = [pixels(clean), pixels(adversarial)];
+    let most = 0;
+    const changes = new Int16Array(before.data.length);
+    before.data.forEach((value, place) => {
+      changes[place] = place % 4 === 3 ? 0 : after.data[place] - value;
+      most = Math.max(most, Math.abs(changes[place]));
+    });
+    const times = most ? 127 / most : 1;
+    changes.forEach((change, place) => {
+      after.data[place] = place % 4 === 3 ? 255 : Math.round(128 + change * times);
+    });
+    const drawn = make("canvas", { width, height, className: clean.className, role: "img" });
+    drawn.getContext("2d").putImageData(after, 0, 0);
+    return [drawn, `difference x ${times.toFixed(1)}`];
+  };
+
+  const gallery = document.getElementById("gallery-data");
+  if (gallery) {
+    const { crafts, images } = JSON.parse(gallery.textContent);
+    const cards = all(".card");
+    let chosen = 0;
+
     const dialog = make("dialog");
     const shown = make("div");
-    const close = make("button", { type: "button", textContent: "Close" });
-    close.addEventListener("click", () => dialog.close());
-    dialog.append(shown, close);
-    document.body.append(dialog);
-    all(".card").forEach((card, place) => {
-      all(".shots button", card).forEach((button) => button.addEventListener("click", () => {
-        const image = button.querySelector("img").cloneNode();
-        shown.replaceChildren(make("p", { textContent: image.alt }), image);
-        dialog.showModal();
-      }));
-      const body = card.querySelector("tbody");
-      const lines = images[place] || {};
-      const choices = Object.keys(lines);
-      const show = (craft) => {
-        body.replaceChildren(...(lines[craft] || []).map(([target, clean, now, mark]) => make("tr", {},
-          ...[target, clean, now, mark].map((one) => make("td", { textContent: one })))));
-        all("[data-craft]", card).forEach((one) => {
-          one.hidden = one.dataset.craft !== String(craft);
-        });
-      };
-      if (choices.length > 1) {
-        const select = make("select", {}, ...choices.map((one) => make("option", { value: one, textContent: crafts[one] })));
-        select.addEventListener("change", () => show(select.value));
-        card.querySelector(".shots").before(make("label", { className: "tools" }, "Attack: ", select));
-      }
-      if (choices.length) show(choices[0]);
+    let at = 0;
+    const enlarge = (place) => {
+      at = (place + cards.length) % cards.length;
+      const card = cards[at];
+      const large = all(".shots button", card).filter((one) => !one.hidden).map((one) => {
+        const picture = one.querySelector("img,canvas");
+        const copy = picture.cloneNode();
+        if (picture.tagName === "CANVAS") copy.getContext("2d").drawImage(picture, 0, 0);
+        return make("figure", {}, copy, make("figcaption", { textContent: one.textContent }));
+      });
+      const [sources, attack] = crafts[chosen];
+      const title = card.querySelector("h3").cloneNode(true);
+      const table = card.querySelector("table").cloneNode(true);
+      const box = make("div", { className: "box" }, table);
+      const pictures = make("div", { className: "shots" }, ...large);
+      shown.replaceChildren(title, make("p", { textContent: `${attack} on ${sources}` }), pictures, box);
+      if (!dialog.open) dialog.showModal();
+    };
+    const button = (textContent, does) => {
+      const made = make("button", { type: "button", textContent });
+      made.addEventListener("click", does);
+      return made;
+    };
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step) enlarge(at + step);
     });
+    dialog.append(shown, make("div", { className: "bar" },
+      button("Previous", () => enlarge(at - 1)), button("Next", () => enlarge(at + 1)),
+      button("Close", () => dialog.close())));
+    document.body.append(dialog);
+
+    const drawDifference = async (card, place) => {
+      const old = card.querySelector(".difference");
+      if (old) old.remove();
+      const [clean, adversarial] = all(".shots button", card).filter((one) => !one.hidden);
+      if (!adversarial) return;
+      const pictures = [clean, adversarial].map((one) => one.querySelector("img"));
+      await Promise.all(pictures.map((one) => one.decode()));
+      if (place !== chosen) return;
+      const [canvas, caption] = difference(...pictures);
+      canvas.setAttribute("aria-label", `${caption}: ${pictures[1].alt}`);
+      const holder = make("button", { type: "button", className: "difference" }, canvas,
+        make("span", { textContent: caption }));
+      adversarial.after(holder);
+    };
+    const show = (place) => {
+      chosen = place;
+      return Promise.all(cards.map((card, number) => {
+        const rows = (images[number] || {})[place] || [];
+        card.querySelector("tbody").replaceChildren(...rows.map((cells) => make("tr", {},
+          ...cells.map((one) => make("td", { textContent: one })))));
+        all("[data-craft]", card).forEach((one) => { one.hidden = one.dataset.craft !== String(place); });
+        return drawDifference(card, place);
+      }));
+    };
+    cards.forEach((card, place) => card.querySelector(".shots").addEventListener("click", (event) => {
+      if (event.target.closest("button")) enlarge(place);
+    }));
+
+    // Sources and attack are chosen once, for all cards.
+    const options = (values) => values.map((one) => make("option", { value: one, textContent: one }));
+    const sources = make("select", {}, ...options([...new Set(crafts.map(([one]) => one))]));
+    const attack = make("select");
+    const offer = () => {
+      const before = attack.value;
+      const here = crafts.filter(([one]) => one === sources.value).map(([, one]) => one);
+      attack.replaceChildren(...options(here));
+      if (here.includes(before)) attack.value = before;
+    };
+    const choose = () => show(crafts.findIndex(([one, other]) => one === sources.value && other === attack.value));
+    sources.addEventListener("change", () => { offer(); choose(); });
+    attack.addEventListener("change", choose);
+    offer();
+    if (crafts.length > 1) {
+      document.getElementById("gallery-choice").replaceChildren(
+        make("label", {}, "Sources: ", sources), make("label", {}, "Attack: ", attack));
+    }
+    show(0);
   }
   document.documentElement.dataset.ready = "yes";
 })();

@@ -8,14 +8,17 @@ LEVELS = 50
 """Number of steps of the colour ramp from 0 to 1. Each step is 2 %."""
 _ANCHORS: tuple[Colour, ...] = ((247, 251, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
 """One hue, so that the steps differ in greyscale and for every kind of colour vision."""
+_DARK_ANCHORS: tuple[Colour, ...] = ((19, 26, 35), (14, 47, 84), (23, 92, 155), (91, 157, 210), (199, 225, 247))
+"""On a dark page, a higher rate is brighter: the lowest is near the ground of the page."""
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def ramp(share: float) -> Colour:
-    """The background for a share; shares outside 0..1 are clipped."""
-    place = min(max(share, 0.0), 1.0) * (len(_ANCHORS) - 1)
-    low = min(int(place), len(_ANCHORS) - 2)
-    ends = zip(_ANCHORS[low], _ANCHORS[low + 1], strict=True)
+def ramp(share: float, *, dark: bool = False) -> Colour:
+    """The background for a share, on a light or a `dark` page; shares outside 0..1 are clipped."""
+    anchors = _DARK_ANCHORS if dark else _ANCHORS
+    place = min(max(share, 0.0), 1.0) * (len(anchors) - 1)
+    low = min(int(place), len(anchors) - 2)
+    ends = zip(anchors[low], anchors[low + 1], strict=True)
     red, green, blue = (round(start + (end - start) * (place - low)) for start, end in ends)
     return red, green, blue
 
@@ -38,8 +41,12 @@ def _luminance(colour: Colour) -> float:
 
 
 def ramp_css() -> str:
-    """CSS classes `h0` to `h50`, one for each step of the ramp."""
-    steps = [ramp(level / LEVELS) for level in range(LEVELS + 1)]
+    """CSS classes `h0` to `h50`, one for each step of the ramp; those of dark pages are for the screen alone."""
+    return f"{_classes(dark=False)}\n@media screen and (prefers-color-scheme:dark){{{_classes(dark=True)}}}"
+
+
+def _classes(*, dark: bool) -> str:
+    steps = [ramp(level / LEVELS, dark=dark) for level in range(LEVELS + 1)]
     return "\n".join(
         f".h{level}{{background:rgb{colour};color:rgb{text_colour(colour)}}}".replace(" ", "")
         for level, colour in enumerate(steps)

@@ -14,12 +14,8 @@ _MOST_ROWS, _MOST_CELLS = 300, 24_000
 class TableCell:
     """A cell of a table.
 
-    Attributes:
-        text: Its text.
-        share: A value 0..1 that gives its colour; None: no colour.
-        tip: A text that the browser shows on hover and focus.
-        number: Whether it is aligned to the right.
-        relation: The relation of the target to the sources. White-box and grey-box cells are outlined.
+    `relation` is that of the target to the sources; white-box and grey-box cells are outlined. `span` draws an interval
+    under the text: its low end, the value, and its high end (0..1).
     """
 
     text: str
@@ -27,6 +23,13 @@ class TableCell:
     tip: str = ""
     number: bool = False
     relation: str = "black"
+    span: tuple[float, float, float] | None = None
+
+    @property
+    def span_style(self) -> str:
+        """CSS variables of the interval, in percent."""
+        assert self.span is not None, "the template asks only where there is one"
+        return ";".join(f"--{name}:{100 * at:.1f}%" for name, at in zip("lah", self.span, strict=True))
 
     @property
     def numeric(self) -> bool:

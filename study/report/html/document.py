@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 from rich.console import Console
 
+from study.commands.methods import paragraphs, versions
 from study.errors import StudyError
 from study.report.figures import Album
 from study.report.html import summary
@@ -23,10 +24,13 @@ from study.report.html.experiment import experiment_results
 from study.report.html.findings import findings
 from study.report.html.gallery import gallery
 from study.report.html.geometry import geometry
+from study.report.html.lead import lead
 from study.report.html.report_data import ReportData, read_report_data
 from study.report.html.tuned import tuned
+from study.reproducibility.float_environment import recorded
 from study.results import integrity
 from study.storage.paths import storage_path
+from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
 
 
@@ -95,6 +99,7 @@ def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str
         budget=CellBudget(),
         key_levels=range(0, LEVELS + 1, 5),
         alert=summary.alert(data),
+        lead=lead(data),
         facts=summary.facts(data),
         findings=findings(data),
         tuned=tuned(data),
@@ -104,6 +109,7 @@ def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str
         models=summary.models(data),
         gallery=gallery(data),
         failures=summary.failures(data),
+        methods=list(paragraphs(data.finished, recorded(RunFolder(data.run)), versions(data.run))),
         provenance=summary.provenance(data),
     )
 

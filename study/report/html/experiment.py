@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from study.analysis.costs import at_cost
-from study.analysis.experiments import averaged
 from study.analysis.matrix import left_out
 from study.analysis.robustness import destruction_rates
-from study.analysis.visibility import visibility
 from study.papers.finding_cells import without_transform
 from study.planning.relation import MARKS, RELATIONS
 from study.report import figures
@@ -35,12 +34,16 @@ from study.report.wording import (
     visibility_numbers,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _SCATTER_NOTE = "One mark per attack (with its checkpoint or budget) and source set: the mean over black-box targets."
 _MEASURE_NOTE = "One mark per attack (with its checkpoint or budget): the mean over black-box targets, and over images."
 _CURVE_NOTE = (
     "A line is the mean over several source sets, or one source set with its 95 % interval. It covers black-box "
     "targets alone, if there are any."
 )
+_SEARCH_NOTE = "Share of the images whose smallest RMSD that succeeds is at most so large."
 _DESTRUCTION_NOTE = (
     "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
     "model classifies correctly after the transformation. Lower means that the attack survives."
@@ -73,8 +76,7 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
     have, planned = data.progress[name]
     attacks, goals = dict.fromkeys(experiment.attacks), dict.fromkeys(experiment.goal)
     summary = f"{', '.join(attacks)}; {' and '.join(goals)}; {have:,} of {planned:,} rows."
-    all_cells = averaged(data.cells_of(name))
-    all_seen = visibility(data.finished.rows, all_cells, data.spec, name)
+    all_cells, all_seen = data.averages_of(name), data.seen[name]
     results = []
     for goal in goals:
         cells = all_cells.filter(goal=goal)
@@ -198,8 +200,11 @@ def _at_cost_cell(one: Mapping[str, Any] | None) -> TableCell:
 
 
 def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> HtmlTable | None:
-    """The table of success, cost and visibility of each attack; None if visibility was not computed."""
-    if found["ssim"].null_count() == found.height:
+    """Success, cost and visibility of each attack at all its points; None where the ranking has them all.
+
+    None too where visibility was not computed.
+    """
+    if found["ssim"].null_count() == found.height or found["attack"].n_unique() == found.height:
         return None
     rows = []
     for one in found.iter_rows(named=True):
@@ -220,27 +225,40 @@ def _drawings(
     spec, experiment = data.spec, data.spec.experiments[name]
     kinds = "black-box" if transferred(cells) else " and ".join(f"{one}-box" for one in sorted(set(cells["relation"])))
     title = f"{name}, {goal}" if transferred(cells) else f"{name}, {goal}, {kinds}"
-    drawn = [album.add(f"{name}-{goal}-rmsd", figures.success_by_rmsd(cells, experiment.attacks, title), _SCATTER_NOTE)]
+    by_rmsd = functools.partial(figures.success_by_rmsd, cells, experiment.attacks, title)
+    drawn = [_one(album, f"{name}-{goal}-rmsd", by_rmsd, _SCATTER_NOTE)]
     for along, lines in curves(cells, spec, experiment):
-        figure = figures.curve(lines, along, title, kinds)
-        drawn.append(album.add(f"{name}-{goal}-{along.replace('.', '-')}", figure, _CURVE_NOTE))
+        panels = figures.curve_panels(lines, along, title, kinds)
+        whole = functools.partial(figures.curve, lines, along, title, kinds)
+        drawn.append(album.chart(f"{name}-{goal}-{along.replace('.', '-')}", whole, panels, _CURVE_NOTE))
     if goal == "untargeted":
-        figure = figures.destruction(_destruction(data, name), experiment.attacks, title)
-        drawn.append(album.add(f"{name}-{goal}-destruction", figure, _DESTRUCTION_NOTE))
+        restored = functools.partial(figures.destruction, _destruction(data, name), experiment.attacks, title)
+        drawn.append(_one(album, f"{name}-{goal}-destruction", restored, _DESTRUCTION_NOTE))
     if any(spec.attacks[attack].budget.minimal is not None for attack in experiment.attacks):
-        for attack, figure in figures.searches(data.rows_of(data.cells_of(name, goal)), spec, title):
-            drawn.append(album.add(f"{name}-{goal}-{attack}-minimal", figure))
+        drawn += [
+            album.chart(f"{name}-{goal}-{one.attack}-minimal", one.whole, one.panels(), _SEARCH_NOTE)
+            for one in figures.searches(data.rows_of(data.cells_of(name, goal)), spec, title)
+        ]
     return [drawing for drawing in drawn if drawing is not None]
 
 
 def _measures(
     data: ReportData, name: str, goal: str, seen: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
-    """Figures of success against each measure of visibility. `seen`: the result of `analysis.visibility`."""
+    """Success against the cost, and against each measure of visibility that `seen`, of `analysis.visibility`, has."""
     attacks = data.spec.experiments[name].attacks
-    found = ((one, figures.success_by_measure(seen, one, attacks, f"{name}, {goal}")) for one in ("ssim", "ciede2000"))
-    drawn = [album.add(f"{name}-{goal}-{one}", figure, _MEASURE_NOTE) for one, figure in found]
+    drawn = []
+    for one in ("gradients", "ssim", "ciede2000"):
+        draw = functools.partial(figures.success_by_measure, seen, one, attacks, f"{name}, {goal}")
+        called = "cost" if one == "gradients" else one
+        drawn.append(_one(album, f"{name}-{goal}-{called}", draw, _MEASURE_NOTE))
     return [drawing for drawing in drawn if drawing is not None]
+
+
+def _one(album: figures.Album, name: str, draw: Callable[..., Figure | None], caption: str) -> figures.Drawing | None:
+    """A figure of one panel."""
+    panel = draw(page=True)
+    return album.chart(name, draw, [] if panel is None else [panel], caption)
 
 
 def _destruction(data: ReportData, name: str) -> pl.DataFrame:

@@ -1,4 +1,7 @@
-"""The gallery of the report: clean and adversarial images, their difference, and the answers of every target."""
+"""The gallery of the report: clean and adversarial images, and the answers of every target.
+
+The reader chooses sources and attack once for all cards. The page's script draws the differences of the images.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ from study.reproducibility.hashing import digest
 from study.results import kept_images
 from study.storage.run_folder import RunFolder
 
-_MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 8, 3 * 2**20
+_MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 24, 4 * 2**20
+_MOST_TRIED = 50
+"""Images that are looked for at most, where some are missing."""
 _SMALL = 100
 """The page shows images with fewer pixels per side than this without smoothing."""
 
@@ -35,8 +40,8 @@ Answers = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
 
 
 @dataclass(frozen=True)
-class Thumbnail:
-    """An image as lossless WebP in base64. `craft`: the index of its craft in the gallery; None for a clean image."""
+class Picture:
+    """An image as base64 of lossless WebP; `craft` is the index of its craft in the gallery, None if clean."""
 
     data: str
     alt: str
@@ -46,136 +51,168 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Card:
-    """One image of the gallery."""
+    """One image of the gallery: its true label, its id, the clean and the adversarial pictures, the first answers."""
 
     label: str
     image: str
-    thumbnails: Sequence[Thumbnail]
+    pictures: Sequence[Picture]
     answers: HtmlTable
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The gallery. `answers`: data for the script of the page, which shows answers to the attack that a reader selects.
+    """`choices` is data for the script of the page, which shows the attack run that the reader chooses.
 
-    `pixelated`: whether the page shows images without smoothing.
+    `first` names the attack run that the page shows before.
     """
 
     notes: Sequence[str]
     cards: Sequence[Card]
-    answers: Mapping[str, Any]
+    choices: Mapping[str, Any]
+    first: str
     pixelated: bool
 
 
+@dataclass(frozen=True)
+class _Craft:
+    """An attack run whose images the gallery shows."""
+
+    id: str
+    sources: str
+    attack: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.attack} on {self.sources}"
+
+
 def gallery(data: ReportData) -> Gallery | None:
-    """Make the gallery; None without rows. A hash of the ids draws the images, so they are the same in every report."""
+    """The same images in every report of the run, drawn by a hash of their ids; None without rows.
+
+    Every card has a picture: images whose pixels cannot be read are left out.
+    """
     spec = data.spec
     kept = kept_images.kept_pairs(RunFolder(data.run))
     crafts = _crafts(data, set(kept["craft"]))
     with_pixels = set(kept["image"])
     order = sorted(data.images, key=lambda one: (one.image not in with_pixels, digest(spec.seed, one.image, "gallery")))
-    images = order[:_MOST_IMAGES]
-    if not crafts or not images:
+    if not crafts or not order:
         return None
-    clean, problem = _clean_pixels(data, images)
-    deltas = _deltas(data, list(crafts), images) if kept.height and clean else {}
-    answers = _answers(data, list(crafts), images)
-    thumbnails = _Thumbnails()
-    cards = []
-    for one in images:
-        label = spec.labels.words(one.label)[0]
-        shown = []
-        if one.image in clean:
-            own = {craft: deltas[craft, one.image] for craft in crafts if (craft, one.image) in deltas}
-            shown = thumbnails.of(label, clean[one.image], own, crafts)
-        first = next((rows for craft in crafts if (rows := answers.get(one.image, {}).get(craft))), [])
-        head = ["target", "clean", "adversarial", "success"]
-        table = HtmlTable(f"Answers to {one.image}", head, [text_cells(*row) for row in first])
-        cards.append(Card(label, one.image, shown, table))
+    clean, problem = _clean_pixels(data, order)
+    images = [one for one in order if one.image in clean]
     notes = [
-        f"{len(images)} of {len(data.images):,} images, drawn by a hash of their ids.",
-        "Difference: grey means no change; the largest change of each image is stretched to the full range.",
+        f"{len(images)} of {len(data.images):,} images, drawn by a hash of their ids." if images else "",
+        "A click shows a card large. Difference: grey means no change; the largest change is stretched to full range."
+        if kept.height and images
+        else "",
         problem,
         "" if kept.height else "No adversarial pixels: a run keeps them with `run: {keep_images: true}` in its spec.",
-        "Some images are left out to keep this file small." if thumbnails.full else "",
     ]
-    by_image = [
-        {place: rows for place, craft in enumerate(crafts) if (rows := answers.get(one.image, {}).get(craft))}
-        for one in images
-    ]
-    for_script = {"crafts": list(crafts.values()), "images": by_image}
-    return Gallery([one for one in notes if one], cards, for_script, spec.images.size < _SMALL)
+    if not images:
+        return Gallery([one for one in notes if one], [], {}, "", pixelated=False)
+    deltas = _deltas(data, [one.id for one in crafts], images) if kept.height else {}
+    pictures, shown = _pictures(data, images, clean, deltas, crafts)
+    if len(shown) < len(crafts) and deltas:
+        notes.append(f"Of {len(crafts)} attack runs, {len(shown)} are shown, to keep this file small.")
+    answers = _answers(data, [one.id for one in shown], images)
+    cards = []
+    for one in images:
+        mine = answers.get(one.image, {})
+        table = HtmlTable(
+            f"Answers to {one.image}",
+            ["target", "clean", "adversarial", "success"],
+            [text_cells(*row) for row in mine.get(shown[0].id, ())],
+        )
+        cards.append(Card(spec.labels.words(one.label)[0], one.image, pictures[one.image], table))
+    choices = {
+        "crafts": [[one.sources, one.attack] for one in shown],
+        "images": [
+            {place: answers.get(one.image, {}).get(craft.id, []) for place, craft in enumerate(shown)} for one in images
+        ],
+    }
+    notes = [one for one in notes if one]
+    return Gallery(notes, cards, choices, shown[0].title, pixelated=spec.images.size < _SMALL)
 
 
-@dataclass
-class _Thumbnails:
-    """Encodes images until they take `_MOST_BYTES` together."""
+def _pictures(
+    data: ReportData,
+    images: Sequence[Selected],
+    clean: Mapping[str, Pixels],
+    deltas: Mapping[tuple[str, str], Pixels],
+    crafts: Sequence[_Craft],
+) -> tuple[Mapping[str, list[Picture]], Sequence[_Craft]]:
+    """The pictures of every image, and the crafts that are shown: as many as fit into the page, at least one.
 
-    size: int = 0
-    full: bool = False
-
-    def of(self, label: str, clean: Pixels, deltas: Mapping[str, Pixels], crafts: Mapping[str, str]) -> list[Thumbnail]:
-        """The clean image (C, H, W), then the adversarial image and the difference of every craft."""
-        shown = [self._encode(clean, f"{label}, clean", "clean", None)]
-        for place, (craft, name) in enumerate(crafts.items()):
-            if craft not in deltas or deltas[craft].size != clean.size:
-                continue
-            adversarial = clean + deltas[craft].reshape(clean.shape)
-            difference, times = amplified(adversarial.astype(np.int16) - clean)
-            shown.append(self._encode(adversarial, f"{label}, adversarial: {name}", "adversarial", place))
-            alt = f"difference, amplified {times:.1f} times: {name}"
-            shown.append(self._encode(difference, alt, f"difference x {times:.1f}", place))
-        return [one for one in shown if one is not None]
-
-    def _encode(self, image: Pixels, alt: str, caption: str, craft: int | None) -> Thumbnail | None:
-        from PIL import Image
-
-        plain = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy()).convert("RGB")
-        written = io.BytesIO()
-        plain.save(written, format="webp", lossless=True, quality=20, method=0, exact=True)
-        if self.size + written.tell() > _MOST_BYTES:
-            self.full = True
-            return None
-        self.size += written.tell()
-        return Thumbnail(base64.b64encode(written.getvalue()).decode(), alt, caption, craft)
-
-
-def amplified(delta: NDArray[np.int16]) -> tuple[Pixels, float]:
-    """Show a perturbation around middle grey, its largest change scaled to 127. Returns image and factor."""
-    most = int(np.abs(delta).max(initial=0))
-    times = 127 / most if most else 1.0
-    return np.clip(np.rint(128 + delta * times), 0, 255).astype(np.uint8), times
+    With kept images, crafts without any are left out.
+    """
+    label = {one.image: data.spec.labels.words(one.label)[0] for one in images}
+    found = {one.image: [_picture(clean[one.image], f"{label[one.image]}, clean", "clean", None)] for one in images}
+    size, shown = sum(len(one.data) for many in found.values() for one in many), list[_Craft]()
+    if not deltas:
+        return found, crafts
+    for craft in crafts:
+        made = {}
+        for one in images:
+            delta, before = deltas.get((craft.id, one.image)), clean[one.image]
+            if delta is not None and delta.size == before.size:
+                alt = f"{label[one.image]}, adversarial: {craft.title}"
+                made[one.image] = _picture(before + delta.reshape(before.shape), alt, "adversarial", len(shown))
+        bytes_more = sum(len(one.data) for one in made.values())
+        if made and (not shown or size + bytes_more <= _MOST_BYTES):
+            size += bytes_more
+            shown.append(craft)
+            for image, picture in made.items():
+                found[image].append(picture)
+    return found, shown or crafts
 
 
-def _crafts(data: ReportData, kept: set[str]) -> dict[str, str]:
-    """The names of a few crafts, by id: first those with kept images, then one of each attack before a second one."""
-    attacks = list(dict.fromkeys(name for one in data.spec.experiments.values() for name in one.attacks))
-    place = {name: at for at, name in enumerate(attacks)}
-    turns = dict.fromkeys(attacks, 0)
+def _picture(image: Pixels, alt: str, caption: str, craft: int | None) -> Picture:
+    from PIL import Image
+
+    plain = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0).copy()).convert("RGB")
+    written = io.BytesIO()
+    plain.save(written, format="webp", lossless=True, quality=20, method=0, exact=True)
+    return Picture(base64.b64encode(written.getvalue()).decode(), alt, caption, craft)
+
+
+def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
+    """Some crafts: first those with kept pixels, and of these all attacks on the first sources."""
+    spec = data.spec
+    experiments = spec.experiments.values()
+    attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))
+    sources = list(dict.fromkeys("+".join(each) for one in experiments for each in spec.source_sets(one)))
+    runs = data.crafts.filter(pl.col("attack").is_in(attacks))
+    several = {column for column in ("goal", "seed") if runs[column].n_unique() > 1}
     ranked = []
-    for one in data.crafts.filter(pl.col("attack").is_in(attacks)).iter_rows(named=True):
-        name = f"{one['attack']} on {one['sources'] or 'elsewhere'}, {one['goal']}, seed {one['seed']}"
-        ranked.append((one["craft"] not in kept, turns[one["attack"]], place[one["attack"]], one["craft"], name))
-        turns[one["attack"]] += 1
-    return {craft: name for *_, craft, name in sorted(ranked)[:_MOST_CRAFTS]}
+    for one in runs.iter_rows(named=True):
+        place = sources.index(one["sources"]) if one["sources"] in sources else len(sources)
+        order = (one["craft"] not in kept, place, one["goal"] == "targeted", one["seed"], attacks.index(one["attack"]))
+        more = [one["goal"]] if "goal" in several else []
+        more += [f"seed {one['seed']}"] if "seed" in several else []
+        called = ", ".join([one["attack"], *more])
+        ranked.append((*order, _Craft(one["craft"], one["sources"].replace("+", " + ") or "elsewhere", called)))
+    return [craft for *_, craft in sorted(ranked, key=lambda one: one[:-1])[:_MOST_CRAFTS]]
 
 
 def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[str, Pixels], str]:
-    """The clean pixels of images that can be read and have not changed, and a sentence about images left out."""
-    spec, found = data.spec, {}
+    """The clean pixels of the first images that can be read and have not changed; a sentence about those left out."""
+    spec, found, absent = data.spec, dict[str, Pixels](), 0
     try:
         files = {one.image: one.file for one in candidates(spec.images, spec.seed)}
-        for one in images:
-            if one.image in files:
-                pixels = decoding.read(files[one.image], spec.images)
-                if decoding.digest(pixels) == one.digest:
-                    found[one.image] = pixels
     except StudyError as error:
-        return found, f"Clean images are left out: {error.what}."
-    absent = len(images) - len(found)
-    if not absent:
-        return found, ""
-    return found, f"Clean images left out, because they are missing or have changed: {absent}."
+        return found, f"No pictures: {error.what}."
+    for one in images[:_MOST_TRIED]:
+        if len(found) == _MOST_IMAGES:
+            break
+        try:
+            pixels = decoding.read(files[one.image], spec.images) if one.image in files else None
+        except StudyError:
+            pixels = None
+        if pixels is not None and decoding.digest(pixels) == one.digest:
+            found[one.image] = pixels
+        else:
+            absent += 1
+    return found, f"Images left out, because they are missing or have changed: {absent}." if absent else ""
 
 
 def _deltas(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from study.analysis import experiments
+from study.analysis.visibility import visibility
 from study.images.selection import Selected
 from study.report.failures import RecordedFailure, failures_of_last_launch
 from study.results import scanning
@@ -70,6 +71,18 @@ class ReportData:
     def cells_of(self, experiment: str, goal: str | None = None) -> pl.DataFrame:
         """The cells of an experiment, or of one of its goals."""
         return experiments.of_experiment(self.cells, self.spec, experiment, goal)
+
+    def averages_of(self, experiment: str) -> pl.DataFrame:
+        """The cells of an experiment, averaged over seeds."""
+        return experiments.averaged(self.cells_of(experiment))
+
+    @cached_property
+    def seen(self) -> Mapping[str, pl.DataFrame]:
+        """By experiment, success, cost and visibility of its attacks: the result of `analysis.visibility`."""
+        return {
+            name: visibility(self.finished.rows, self.averages_of(name), self.spec, name)
+            for name in self.spec.experiments
+        }
 
     def rows_of(self, cells: pl.DataFrame, crafts: Sequence[str] | None = None) -> pl.LazyFrame:
         """The rows that `cells` were computed from, or only those of `crafts`.

@@ -18,7 +18,12 @@ from study.errors import StudyError
 from study.process.interrupt import Interrupt, Interrupted
 from study.spec.run_options import RunOptions
 
-METHODS = sorted(name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_"))
+METHODS = sorted(
+    name
+    for name, _ in inspect.getmembers(Backend, inspect.isfunction)
+    if not name.startswith("_") and name != "activity"
+)
+"""All that may hang: `activity` reads what the heartbeat has brought."""
 SHORT = CallTimeouts(start=0.4, pixels=0.4, call=0.4, machines=0.4)
 GIVEN = {
     "machines": (),
@@ -71,6 +76,9 @@ class Blocking:
         if method == self.hangs:
             self.let_go.wait()
         return {"call": Call("value", "pixels"), "wait": []}.get(method, method)
+
+    def activity(self, actor):
+        return f"step {actor}"
 
     def check(self):
         if self.died:
@@ -174,6 +182,13 @@ def test_a_quick_method_goes_through(blocking, method):
                 method, method
             )
         assert not interrupt.hurried
+
+
+def test_what_actors_are_at_is_known_while_another_call_waits(blocking):
+    with Interrupt() as interrupt:
+        backend, _ = blocking(interrupt)
+        assert backend.activity(7) == "step 7"
+        assert backend._inner.asked == []
 
 
 class Answering(Blocking):

@@ -31,6 +31,16 @@ def test_a_good_spec(door, spec_file):
     assert found["download"] == []
 
 
+def test_attacks_that_a_launch_runs_are_counted(door, spec_file):
+    attacks = {"a1": {"preset": "mi"}, "a2": {"preset": "mi"}, "ref": {"preset": "mi"}, "probed": {"preset": "fgsm"}}
+    attacks["matched"] = {"preset": "fg", "budget": {"rmsd": "matched", "to": "ref"}}
+    along = {"attack": "probed", "sources": ["a"]}
+    line = {"probe": "intervals", "along": along, "distances": {"from": 0, "to": 9, "by": 3}}
+    experiments = {"one": {"attacks": ["a1", "matched"], "sources": "each"}}
+    spec = spec_file({"attacks": attacks, "experiments": experiments, "geometry": {"line": line}})
+    assert "4 attacks, 1 experiment: one" in door("validate", spec)[1], "all but a2"
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

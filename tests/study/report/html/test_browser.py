@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from study.report.html.document import write
@@ -119,34 +120,63 @@ def test_intervals_by_keyboard_and_mouse(opened, tiny_report):
 
 def test_gallery(opened, hostile_report):
     page = opened(hostile_report)
-    card = page.locator(".card").first
-    assert card.locator(".shots button:visible").count() == 3
-    first = card.locator("img:visible").nth(1).get_attribute("alt")
-    card.locator("select").select_option(index=1)
-    assert card.locator(".shots button:visible").count() == 3
-    assert card.locator("img:visible").nth(1).get_attribute("alt") != first
-    card.locator(".shots button:visible").nth(1).click()
+    cards = page.locator(".card")
+    page.wait_for_selector(".card canvas")
+    assert cards.count() == 2
+    before = cards.locator("img:visible").nth(1).get_attribute("alt")
+    page.locator("#gallery-choice select").nth(1).select_option(index=1)
+    page.wait_for_selector(".card .difference canvas")
+    for card in cards.all():
+        assert card.locator(".shots button:visible").count() == 3, "clean, adversarial, difference"
+        assert card.locator("img:visible").nth(1).get_attribute("alt") != before
+    cards.first.locator(".shots button:visible").nth(1).click()
     dialog = page.locator("dialog")
     assert dialog.is_visible()
-    assert dialog.locator("img").evaluate("one => one.naturalWidth") == 48
+    assert dialog.locator("figure").count() == 3
+    assert dialog.locator("img").first.evaluate("one => one.naturalWidth") == 48
+    first = dialog.locator("img").first.get_attribute("alt")
+    page.keyboard.press("ArrowRight")
+    assert dialog.locator("img").first.get_attribute("alt") != first
     page.keyboard.press("Escape")
     assert dialog.is_hidden()
 
 
+_PIXELS = """one => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [one.naturalWidth || one.width, one.naturalHeight || one.height];
+    canvas.getContext("2d").drawImage(one, 0, 0);
+    return Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data);
+}"""
+
+
+def test_the_difference_is_stretched_around_grey(opened, hostile_report):
+    page = opened(hostile_report)
+    page.wait_for_selector(".card .difference canvas")
+    card = page.locator(".card").first
+    clean, adversarial = (np.array(card.locator("img:visible").nth(at).evaluate(_PIXELS)) for at in (0, 1))
+    shown = np.array(card.locator("canvas").evaluate(_PIXELS))
+    change = (adversarial - clean).reshape(-1, 4)[:, :3]
+    times = 127 / np.abs(change).max()
+    assert np.abs(shown.reshape(-1, 4)[:, :3] - (128 + change * times)).max() <= 0.5 + 1e-9
+    assert card.locator(".difference").inner_text() == f"difference x {times:.1f}"
+
+
 def test_answers_follow_the_selected_attack(opened, tiny_report):
     page = opened(tiny_report)
-    card = page.locator(".card").first
     said = page.evaluate("JSON.parse(document.getElementById('gallery-data').textContent)")
-    for index, craft in enumerate(sorted(said["images"][0], key=int)):
-        card.locator("select").select_option(index=index)
-        shown = [row.locator("td").all_inner_texts() for row in card.locator("tbody tr").all()]
-        assert shown == said["images"][0][craft]
+    sources, attack = page.locator("#gallery-choice select").all()
+    for craft in (0, 4, len(said["crafts"]) - 1):
+        sources.select_option(said["crafts"][craft][0])
+        attack.select_option(said["crafts"][craft][1])
+        for place in (0, 3):
+            rows = page.locator(".card").nth(place).locator("tbody tr").all()
+            shown = [row.locator("td").all_inner_texts() for row in rows]
+            assert shown == said["images"][place][str(craft)]
 
 
 def test_markup_in_names_does_not_run(opened, hostile_report):
     page = opened(hostile_report)
-    for select in page.locator("select").all():
-        select.select_option(index=1)
+    page.locator("#gallery-choice select").nth(1).select_option(index=1)
     page.locator("#failures td", has_text="onmouseover").first.hover()
     assert page.evaluate("window.harmed") is None
 

@@ -14,15 +14,17 @@ def test_contrast_agrees_with_the_standard():
     assert contrast((118, 118, 118), (255, 255, 255)) == pytest.approx(4.54, abs=0.005)
 
 
+@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("level", range(LEVELS + 1))
-def test_text_is_legible_on_every_colour(level):
-    background = ramp(level / LEVELS)
+def test_text_is_legible_on_every_colour(level, dark):
+    background = ramp(level / LEVELS, dark=dark)
     assert contrast(text_colour(background), background) >= 4.5
 
 
-def test_ramp_darkens_in_greyscale():
-    luminance = [contrast(ramp(level / LEVELS), (0, 0, 0)) for level in range(LEVELS + 1)]
-    assert luminance == sorted(luminance, reverse=True)
+@pytest.mark.parametrize("dark", [False, True])
+def test_ramp_is_ordered_in_greyscale(dark):
+    luminance = [contrast(ramp(level / LEVELS, dark=dark), (0, 0, 0)) for level in range(LEVELS + 1)]
+    assert luminance == sorted(luminance, reverse=not dark)
 
 
 def test_budget_bounds_the_cells_of_a_page():

@@ -244,16 +244,47 @@ def test_markup_in_names_is_escaped(hostile_run, tmp_path):
 
 def test_kept_images_are_in_the_gallery(hostile_run, tmp_path):
     page = written(hostile_run, tmp_path)
-    # For each of two images: one clean, and an adversarial and a difference image for each of two crafts.
-    assert page.count("data:image/webp") == 2 * (1 + 2 * 2)
-    assert page.count('data-craft="1"') == 4
+    # For each of two images: one clean, and an adversarial one of each of two crafts. The page draws the difference.
+    assert page.count("data:image/webp") == 2 * (1 + 2)
+    assert page.count('data-craft="1" hidden') == 2
+    assert page.count('data-craft="0">') == 2
 
 
-def test_amplified_difference():
-    shown, times = gallery.amplified(np.array([[[-8, 0, 4]]], dtype=np.int16))
-    assert times == pytest.approx(127 / 8)
-    np.testing.assert_array_equal(shown, [[[1, 128, 192]]])
-    np.testing.assert_array_equal(gallery.amplified(np.zeros((1, 2, 2), np.int16))[0], 128)
+def test_every_card_has_a_picture(tiny_run, report):
+    """Also without adversarial pixels: the clean image."""
+    cards = report.split('<article class="card">')[1:]
+    assert len(cards) == 6
+    assert all("data:image/webp" in card for card in cards)
+
+
+def test_the_page_begins_with_the_answer_and_ends_with_internals(tiny_run, report):
+    text = html.unescape(report)
+    assert "How well do adversarial images of 5 attacks (optimization, fg, fgs, mi and summed)" in text
+    assert "fool 3 target models? 6 ImageNet images of 48 x 48 pixels" in text
+    found = Tables(report).tables
+    for name, goals in (("single", ("untargeted", "targeted")), ("ensembles", ("untargeted",))):
+        for goal in goals:
+            head, *lines = found[f"Ranking of attacks: {name}, {goal}"]
+            assert [said for said, _ in head][:4] == ["attack", "black-box mean, %", "95 %", "behind the first"]
+            rates = [float(line[1][0]) for line in lines]
+            assert rates == sorted(rates, reverse=True)
+            for (attack, _), (rate, _), *_ in lines:
+                cells = averaged(read_report_data(str(tiny_run)).cells_of(name, goal)).filter(attack=attack)
+                black = cells.filter(relation="black")["success"]
+                assert rate == f"{100 * black.mean():.1f}"
+    parts = ['class="lead"', "Ranking of attacks: single, untargeted"]
+    parts += [f'id="{name}"' for name in ("experiment-single", "gallery", "internals", "models", "provenance")]
+    order = [text.index(part) for part in parts]
+    assert order == sorted(order)
+
+
+def test_figures_have_more_than_one_point(tmp_path, spec_file):
+    """One attack on one source has one mark in every scatter: no figure."""
+    spec = spec_file(SMALLER | {"experiments": {"one": {"attacks": ["mi"], "sources": ["a"]}}})
+    assert run_here(spec, tmp_path / "run")[0] == 0
+    page = written(tmp_path / "run", tmp_path, figures=tmp_path / "figures")
+    assert "<svg" not in page
+    assert list((tmp_path / "figures").iterdir()) == []
 
 
 def test_missing_clean_images(finished, tmp_path, monkeypatch):
@@ -262,8 +293,9 @@ def test_missing_clean_images(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gallery, "candidates", gone)
     page = written(finished(FEWER), tmp_path)
-    assert "Clean images are left out: the folder is gone." in page
+    assert "No pictures: the folder is gone." in page
     assert "data:image" not in page
+    assert 'class="card"' not in page, "no card without a picture"
 
 
 def test_command(door, finished, tmp_path):

@@ -1,0 +1,113 @@
+"""The attacks of an experiment from the strongest to the weakest, with intervals and paired tests over images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from study.analysis.bootstrap import interval_of_mean
+from study.analysis.experiments import averaged, of_experiment, with_level
+from study.analysis.experiments import cells as cells_of
+from study.analysis.rates import hits
+from study.analysis.significance import difference, holm
+from study.spec.schema import Spec
+
+_SCHEMA: Mapping[str, pl.DataType] = {
+    "attack": pl.String(),
+    "steps": pl.Int64(),
+    "level": pl.Float64(),
+    "relation": pl.String(),
+    "cells": pl.UInt32(),
+    "images": pl.UInt32(),
+    "success": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "behind": pl.Float64(),
+    "p": pl.Float64(),
+}
+
+_Values = Mapping[str, float]
+"""By image, the share of the answers about it that are successes."""
+
+
+def ranking(
+    rows: pl.LazyFrame, spec: Spec, experiment: str, *, goal: str | None = None, cells: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The attacks of an experiment after their last step, at the last length of their budget, the strongest first.
+
+    Columns: `attack`, `steps`, `level` (the budget); `relation` of the cells that count: `black`, or another where no
+    attack has black-box cells; the number of `cells` (source sets x targets) and of `images`; `success`, the mean over
+    cells and seeds (0..1); `low` and `high`, its 95 % bootstrap interval over images, all cells of an image together
+    (null while the rows of some cell are incomplete); `behind`, how far it is behind the first attack (0..1, on the
+    images of both); `p` of that difference, McNemar's test or sign flips over images, with Holm's correction for the
+    comparisons of the table (null for the first). `goal` is that of the experiment unless it has two. `cells` are from
+    `experiments.averaged`, if they are known.
+    """
+    one = spec.experiments[experiment]
+    wanted = goal or one.goal[0]
+    known = averaged(of_experiment(cells_of(rows, spec), spec, experiment)) if cells is None else cells
+    known = known.filter(pl.col("goal") == wanted, pl.col("images") > 0)
+    kind = next((kind for kind in ("black", "grey", "white") if (known["relation"] == kind).any()), None)
+    if kind is None:
+        return pl.DataFrame(schema=dict(_SCHEMA))
+    known = known.filter(relation=kind)
+    points = {name: spec.attacks[name].scored_points[-1] for name in dict.fromkeys(one.attacks)}
+    at_end = pl.any_horizontal(
+        (pl.col("attack") == name) & (pl.col("steps") == steps) & pl.col("level").eq_missing(pl.lit(level, pl.Float64))
+        for name, (steps, level) in points.items()
+    )
+    known = known.filter(at_end)
+    own = of_experiment(with_level(rows, spec), spec, experiment, wanted)
+    values = _by_image(own.filter(pl.col("relation") == kind, at_end))
+    found = []
+    for (attack,), mine in known.partition_by("attack", as_dict=True).items():
+        name = str(attack)
+        steps, level = points[name]
+        # Without all images of every cell, the mean over images would be another number than the mean over cells.
+        whole = mine["images"].n_unique() == 1 and mine["seeds"].n_unique() == 1
+        ends = interval_of_mean(_array(values.get(name, {}))) if whole else (None, None)
+        counts = (mine.height, mine["images"].max())
+        found.append((name, steps, level, kind, *counts, mine["success"].mean(), *ends, None, None))
+    table = pl.DataFrame(found, schema=dict(_SCHEMA), orient="row").sort(
+        pl.col("success"),
+        pl.col("attack").replace_strict({name: place for place, name in enumerate(points)}, return_dtype=pl.Int64),
+        descending=[True, False],
+    )
+    return _compared(table, values)
+
+
+def _by_image(rows: pl.LazyFrame) -> Mapping[str, _Values]:
+    """By attack, the values of its images in the order of their ids."""
+    counted = (
+        rows.with_columns(hits(rows).alias("hit"))
+        .filter(pl.col("hit").is_not_null())
+        .group_by("attack", "image")
+        .agg(pl.col("hit").sum().cast(pl.Float64).alias("hits"), pl.len().alias("answers"))
+        .sort("attack", "image")
+        .collect(engine="streaming")
+    )
+    values: dict[str, dict[str, float]] = {}
+    for attack, image, succeeded, answers in counted.iter_rows():
+        values.setdefault(attack, {})[image] = succeeded / answers
+    return values
+
+
+def _array(values: _Values) -> NDArray[np.float64]:
+    return np.array([values[image] for image in sorted(values)])
+
+
+def _compared(table: pl.DataFrame, values: Mapping[str, _Values]) -> pl.DataFrame:
+    """The table with the difference of every attack to the first one, and its test."""
+    behind: list[float | None] = [0.0] * min(1, table.height)
+    chances: list[float] = []
+    first = values.get(table["attack"][0], {}) if table.height else {}
+    for attack in table["attack"].to_list()[1:]:
+        mine = values.get(attack, {})
+        both = np.array([first[image] - mine[image] for image in sorted(first.keys() & mine.keys())])
+        behind.append(float(both.mean()) if len(both) else None)
+        chances.append(difference(both) if len(both) else 1.0)
+    tested = [None, *holm(chances)][: table.height]
+    return table.with_columns(pl.Series("behind", behind, dtype=pl.Float64), pl.Series("p", tested, dtype=pl.Float64))

@@ -1,0 +1,182 @@
+"""The beginning of the report: what was asked, what was found, and the ranking of the attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from study.analysis.ranking import ranking
+from study.report.html.components import HtmlTable, TableCell, percent_cell
+from study.report.html.report_data import ReportData
+from study.report.wording import IMAGE_KINDS, VISIBILITY, VISIBILITY_HEAD, point_name, visibility_numbers
+from study.spec.schema import Spec
+
+_SEEN_HEAD = VISIBILITY_HEAD[1:]
+_MOST_NAMED = 8
+_MOST_TOLD = 4
+_LEVEL = 0.05
+_KEEP = {
+    "correct-for-all": " that every model classifies correctly when clean",
+    "correct-for-sources": " that every source model classifies correctly when clean",
+    "all": ", whatever the models predict for the clean ones",
+}
+_VERBS = {"untargeted": "fool", "targeted": "reach the target label of"}
+_INTERVAL = "95 %: bootstrap interval over images, with all cells of an image together"
+_BEHIND = (
+    "Behind the first: on the images of both, in percentage points; p of the paired test over images, with Holm's "
+    "correction for the rows of this table"
+)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """`asked` and `found` are sentences; `rankings` has a table for each experiment and goal with rows."""
+
+    asked: str
+    found: Sequence[str]
+    rankings: Sequence[HtmlTable]
+
+
+def lead(data: ReportData) -> Lead:
+    """The beginning of the page."""
+    found, tables = list[str](), list[HtmlTable]()
+    for name, experiment in data.spec.experiments.items():
+        means = data.averages_of(name)
+        for goal in dict.fromkeys(experiment.goal):
+            ranked = ranking(data.rows_of(data.cells_of(name, goal)), data.spec, name, goal=goal, cells=means)
+            if not ranked.is_empty():
+                found.append(" ".join(_found(data.spec, f"{name}, {goal}", goal, ranked, means.filter(goal=goal))))
+                tables.append(_table(data, name, goal, ranked, data.seen[name].filter(goal=goal)))
+    if len(found) > _MOST_TOLD:
+        found[_MOST_TOLD:] = [f"Of {len(found) - _MOST_TOLD} further tables, see the rankings."]
+    return Lead(_asked(data), found or ["No rows yet."], tables)
+
+
+def _asked(data: ReportData) -> str:
+    """One sentence on the question, one on the images, and one on the budgets."""
+    spec = data.spec
+    experiments = spec.experiments.values()
+    attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))
+    targets = list(dict.fromkeys(name for one in experiments for name in spec.targets(one)))
+    sets = list(dict.fromkeys(each for one in experiments for each in spec.source_sets(one)))
+    goals = dict.fromkeys(goal for one in experiments for goal in one.goal)
+    made = _counted(len(sets), "source model") if all(len(one) == 1 for one in sets) else _counted(
+        len(sets), "set of source models", "sets of source models"
+    )  # fmt: skip
+    kind = IMAGE_KINDS.get(str(spec.images.labels), f"{len(spec.labels)}-class")
+    keep = spec.images.keep
+    rule = _KEEP[keep] if isinstance(keep, str) else f" that {_listed(keep)} classify correctly when clean"
+    return (
+        f"How well do adversarial images of {_counted(len(attacks), 'attack')} ({_listed(attacks)}), made on {made}, "
+        f"fool {_counted(len(targets), 'target model')}? {data.finished.selected:,} {kind} images of "
+        f"{spec.images.size} x {spec.images.size} pixels{rule}; {' and '.join(goals)}{_budgets(spec, attacks)}."
+    )
+
+
+def _budgets(spec: Spec, attacks: Sequence[str]) -> str:
+    kinds = {(spec.attacks[name].budget.kind, spec.attacks[name].budget.levels) for name in attacks}
+    levels = sorted({level for _, each in kinds for level in each if level is not None})
+    if {kind for kind, _ in kinds} != {"epsilon"} or not levels:
+        return ""
+    length = f"{levels[0]:g}" if len(levels) == 1 else f"{levels[0]:g} to {levels[-1]:g}"
+    return f", with an L-infinity budget of {length} (pixel values 0..255)"
+
+
+def _found(spec: Spec, title: str, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> Iterator[str]:
+    """Sentences on the first attack, the one behind it, the last one, and the targets."""
+    first, *others = ranked.to_dicts()
+    target = f"a {first['relation']}-box target"
+    interval = "" if first["low"] is None else f" (95 %: {100 * first['low']:.0f} to {100 * first['high']:.0f} %)"
+    yield (
+        f"{title}: {'the strongest attack is ' if others else ''}{first['attack']}{':' if others else ''} on average "
+        f"{100 * first['success']:.0f} % of its images {_VERBS[goal]} {target}{interval}."
+    )
+    if first["relation"] != "black":
+        yield "There is no black-box target."
+    if others:
+        yield _next(others[0], first["images"])
+    if len(others) > 1:
+        yield f"The weakest is {others[-1]['attack']} with {100 * others[-1]['success']:.0f} %."
+    ends = {name: spec.attacks[name].scored_points[-1] for name in ranked["attack"]}
+    by_target: dict[str, list[float]] = {}
+    for cell in means.filter(relation=first["relation"]).iter_rows(named=True):
+        if cell["success"] is not None and ends.get(cell["attack"]) == (cell["steps"], cell["level"]):
+            by_target.setdefault(cell["target"], []).append(cell["success"])
+    rates = {name: sum(each) / len(each) for name, each in by_target.items()}
+    if len(rates) > 1:
+        hardest, easiest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+        if rates[hardest] < rates[easiest]:
+            yield (
+                f"Over all attacks, {hardest} is the hardest target ({100 * rates[hardest]:.0f} %), {easiest} the "
+                f"easiest ({100 * rates[easiest]:.0f} %)."
+            )
+
+
+def _next(second: Mapping[str, Any], images: int) -> str:
+    behind = second["behind"]
+    if behind is None:
+        return f"{second['attack']} follows with {100 * second['success']:.0f} %."
+    gap = f"{100 * behind:.1f} percentage points behind"
+    if second["p"] is not None and second["p"] < _LEVEL:
+        return f"{second['attack']} is {gap} ({_chance(second['p'])})."
+    return f"{second['attack']} is {gap}, which {images:,} images do not decide ({_chance(second['p'] or 1.0)})."
+
+
+def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: pl.DataFrame) -> HtmlTable:
+    """The ranking with cost and visibility."""
+    spec = data.spec
+    visible = {(one["attack"], one["steps"], one["level"]): one for one in seen.iter_rows(named=True)}
+    rows = []
+    for one in ranked.iter_rows(named=True):
+        called = point_name(one["attack"], spec.attacks[one["attack"]], one["steps"], one["level"])
+        seen_here = visible.get((one["attack"], one["steps"], one["level"]))
+        numbers = ("–",) * len(_SEEN_HEAD) if seen_here is None else visibility_numbers(seen_here)[1:]
+        rows.append(
+            [
+                TableCell(called),
+                percent_cell(one["success"], f"mean of {one['cells']} cells, {one['images']:,} images", decimals=1),
+                _interval(one),
+                _behind(one),
+                *(TableCell(number, number=True) for number in numbers),
+            ]
+        )
+    kind = ranked["relation"][0]
+    head = ["attack", f"{kind}-box mean, %", "95 %", "behind the first", *_SEEN_HEAD]
+    # What was not computed needs no column.
+    columns = [at for at, called in enumerate(head) if not called or any(row[at].text not in ("", "–") for row in rows)]
+    head, rows = [head[at] for at in columns], [[row[at] for at in columns] for row in rows]
+    notes = [f"{_INTERVAL}. {_BEHIND}." if len(rows) > 1 else f"{_INTERVAL}."]
+    notes += [f"{VISIBILITY}."] if "SSIM" in head else []
+    code = data.code(f"analysis.ranking(rows, spec, {name!r}, goal={goal!r})")
+    return HtmlTable(f"Ranking of attacks: {name}, {goal}", head, rows, code, notes=notes)
+
+
+def _interval(one: Mapping[str, Any]) -> TableCell:
+    if one["low"] is None:
+        return TableCell("–", number=True)
+    text = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
+    return TableCell(text, number=True, span=(one["low"], one["success"], one["high"]))
+
+
+def _behind(one: Mapping[str, Any]) -> TableCell:
+    if one["behind"] is None or one["p"] is None:
+        return TableCell("", number=True)
+    return TableCell(f"{100 * one['behind']:.1f} ({_chance(one['p'])})", number=True)
+
+
+def _chance(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _counted(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _listed(given: Iterable[str]) -> str:
+    names = list(given)
+    if len(names) > _MOST_NAMED:
+        return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
