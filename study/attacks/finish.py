@@ -54,9 +54,9 @@ def finish(
     if rule.rounding == "measured":
         found = []
         for delta, (_, level) in zip(deltas, attack.scored_points, strict=True):
-            radius = uploaded(_radii(rule, level, radii, clean), clean.device, torch.float32)
-            onto = rule.projection(clean.to(torch.float32), (level,), radius)
-            found.append(within(clean, onto(delta), rule, radius))
+            ball = uploaded(_radii(rule, level, radii, clean), clean.device, torch.float32)
+            onto = rule.projection(clean.to(torch.float32), (level,), ball)
+            found.append(within(clean, onto(delta), rule, ball))
         return found
     if not is_host(clean.device):
         parts = [_along_rays_there(*part, attack) for part in _parts(clean, deltas, radii, keys)]

@@ -148,9 +148,10 @@ def _models(finished: RunData) -> str:
         )  # fmt: skip
         made = model.network or ("" if model.remote is None else _service(model.remote))
         weights = f", weights {model.weights}" if model.weights else ""
-        changed = model.transform.model_dump(mode="json", exclude_none=True) if model.transform else None
-        if model.transform is not None and model.transform.parts:
-            changed = summary(model.transform)
+        changed: Any = None
+        if model.transform is not None:
+            plain = model.transform.model_dump(mode="json", exclude_none=True)
+            changed = summary(model.transform) if model.transform.parts else plain
         behind = f", behind {shown(changed).strip('()')}" if changed else ""
         digest = str(finished.models.get(name, {}).get("digest", ""))[:12]
         said.append(f"{name} ({made}{weights}{behind}; {role}{f'; digest {digest}' if digest else ''})")

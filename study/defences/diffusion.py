@@ -59,4 +59,4 @@ class DiffusionPurifier(Purifier):
     def _schedule(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The betas, and the share of the image's variance that is left after each step."""
         betas = np.linspace(self.first, self.last, self.steps)
-        return betas, np.cumprod(1 - betas)
+        return betas, np.cumprod(1 - betas, dtype=np.float64)

@@ -40,7 +40,9 @@ class Denoiser(nn.Module):
         super().__init__()
         inputs = (3, *_DOWN[:-1])
         down = zip(inputs, _DOWN, _DOWN_LAYERS, range(len(_DOWN)), strict=True)
-        self.fwd = nn.ModuleList(_level(*given, stride=1 if number == 0 else 2) for *given, number in down)
+        self.fwd = nn.ModuleList(
+            _level(before, after, layers, stride=1 if number == 0 else 2) for before, after, layers, number in down
+        )
         above = (*_UP[1:], _DOWN[-1])
         up = zip(above, _DOWN[:-1], _UP, _UP_LAYERS, strict=True)
         self.back = nn.ModuleList(_level(below + beside, outputs, layers) for below, beside, outputs, layers in up)

@@ -237,7 +237,7 @@ def _filled(part: Images, size: int, device: str) -> Tensor:
 
 
 def _padded(ids: Sequence[str], size: int) -> list[str]:
-    return [*ids, *ids[-1:] * (size - len(ids))]
+    return [*ids, *[ids[-1]] * (size - len(ids))]
 
 
 def _context(one: _Component, key: Sequence[object], ids: Sequence[str], device: str) -> DefenceContext:

@@ -49,14 +49,14 @@ class Right:
         return self.right / self.images
 
 
-def tally(answers: Iterable[tuple[int, Mapping[str, int]]]) -> dict[str, Right]:
+def tally(answers: Iterable[tuple[int, Mapping[str, int | None]]]) -> dict[str, Right]:
     """The counts by model. `answers` has, for each image, its label and the label that each model predicts."""
     counts: dict[str, list[int]] = {}
     for label, said in answers:
         for name, one in said.items():
             count = counts.setdefault(name, [0, 0, 0, 0])
             count[0] += 1
-            if -1 <= one - label <= 1 and one != ABSTAINED:
+            if one is not None and -1 <= one - label <= 1 and one != ABSTAINED:
                 count[{0: 1, -1: 2, 1: 3}[one - label]] += 1
     return {name: Right(*count) for name, count in counts.items()}
 

@@ -78,6 +78,7 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _without_memory(model.zoo):
             warnings.simplefilter("ignore")
+            built: nn.Module
             if model.is_zero_shot:
                 built = zero_shot.outline(model, labels)
             elif model.zoo == "python":

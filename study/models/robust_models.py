@@ -31,9 +31,9 @@ class RobustModel:
         )
 
 
-def _model(network: str, clean: float, robust: float, size: int = 224, **keys: Any) -> RobustModel:
+def _model(network: str, clean: float, robust: float, **keys: Any) -> RobustModel:
     interpolation = "bicubic" if network.startswith("timm:") else "bilinear"
-    given = {"network": network, "size": size, "interpolation": interpolation, **_IMAGENET, **keys}
+    given = {"network": network, "size": 224, "interpolation": interpolation, **_IMAGENET, **keys}
     return RobustModel(given, clean, robust)
 
 

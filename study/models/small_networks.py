@@ -34,6 +34,7 @@ class SmallCNN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None, "no layer here lacks it"
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:

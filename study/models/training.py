@@ -132,7 +132,7 @@ def train(
     for course, path in zip(courses, places, strict=True):
         network, accuracy = _train(course, given, say)
         robust = None if adversarial is None else _robust(network, given, course)
-        measured: dict[str, object] = {"accuracy": accuracy} | ({} if robust is None else {"robust": robust})
+        measured = {"accuracy": accuracy} | ({} if robust is None else {"robust": robust})
         _save(network, path, {**course.record(), **measured, "data": given.digest})
         done.append(Trained(course.network, path, accuracy, robust))
     return done

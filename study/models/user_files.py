@@ -217,10 +217,10 @@ class _Text(SourceFileLoader):
         super().__init__(name, path)
         self._text = text
 
-    def get_data(self, path: str) -> bytes:  # type: ignore[override]
+    def get_data(self, path: str) -> bytes:
         return self._text
 
-    def path_stats(self, path: str) -> Mapping[str, Any]:  # type: ignore[override]
+    def path_stats(self, path: str) -> Mapping[str, Any]:
         # Without them, no byte code is read or written.
         raise OSError
 

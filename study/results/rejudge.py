@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -211,7 +212,7 @@ def _judged(
         return None if label is None else list(names_of_label(judges.remote.names, labels, label, talks=True))
 
     verdicts = judges.verdicts(rows)
-    columns = {
+    columns: dict[str, list[Any]] = {
         "names": [list(one.names) for one in verdicts],
         "refused": [one.refused for one in verdicts],
         "clean_names": [list(clean.get(image) or ()) for image in rows["image"]],

@@ -105,8 +105,8 @@ class PixelDistances:
         """The distances of the images at `places`, in this order."""
         ssim = None if self.ssim is None else self.ssim[places]
         ciede2000 = None if self.ciede2000 is None else self.ciede2000[places]
-        chosen = {"rmsd": self.rmsd[places], "linf": self.linf[places], "l2": self.l2[places]}
-        return replace(self, **chosen, ssim=ssim, ciede2000=ciede2000)
+        rmsd, linf, l2 = self.rmsd[places], self.linf[places], self.l2[places]
+        return replace(self, rmsd=rmsd, linf=linf, l2=l2, ssim=ssim, ciede2000=ciede2000)
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:

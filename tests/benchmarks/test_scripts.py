@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
+from types import ModuleType
 
 import polars as pl
 import pytest
@@ -18,13 +19,25 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 @pytest.fixture
 def script(monkeypatch):
-    """Import a script as its command does: with its own folder on the search path."""
+    """Import a script as its command does, with its own folder on the search path, under a name that is not taken."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in {*SCRIPTS, "on_gpu"}:
-            del sys.modules[name]
+    before = dict(sys.modules)
+    # Scripts import each other by short names, which other tests have for modules of their own.
+    for name in SCRIPTS:
+        sys.modules.pop(name, None)
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in {*SCRIPTS, *(f"script_{one}" for one in SCRIPTS)}:
+        sys.modules.pop(name, None)
+        if name in before:
+            sys.modules[name] = before[name]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from study.attacks.kinds import ForwardChange, PassDraws
 from study.attacks.registry import register
@@ -53,5 +53,5 @@ def _cosines(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> T
     from torch.nn import functional
 
     (features,) = inputs
-    weights: Tensor = module.weight
+    weights: Any = module.weight
     return functional.linear(functional.normalize(features, dim=-1), functional.normalize(weights, dim=-1))

@@ -49,12 +49,12 @@ class DualExamples(Point):
         assert step.epsilon is not None, "a conflict otherwise"
         total = torch.zeros_like(delta)
         for number in range(self.examples):
-            place: Tensor | None = state.get(number) if self.path == "i-fgsm" else None
+            place: Tensor | None = state.get(str(number)) if self.path == "i-fgsm" else None
             if place is None:
                 drawn = step.draws(self, number).uniform(delta.shape[1:])
                 place = step.project(step.epsilon * drawn.to(delta.dtype))
             found = step.gradient(step.origin + place, number, place)
             total += found
             if self.path == "i-fgsm":
-                state[number] = step.project(place + step.size * found.sign())
+                state[str(number)] = step.project(place + step.size * found.sign())
         return total / self.examples

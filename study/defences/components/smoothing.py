@@ -55,4 +55,4 @@ def two_sided(most: int, least: int) -> float:
     trials = most + least
     # Integers: a sum of floats would depend on its order.
     tail = sum(math.comb(trials, count) for count in range(most, trials + 1))
-    return min(1.0, 2 * tail / 2**trials)
+    return float(min(1.0, 2 * tail / 2**trials))

@@ -187,7 +187,7 @@ def _of_open_clip(network: str, tag: str | None) -> WeightsFile | None:
     from study.models.zoos import open_clip
 
     repository = None if tag is None else open_clip.hub_repository(network, tag)
-    return None if repository is None else _of_hub(repository, open_clip.HUB_FILES, None)
+    return None if repository is None else _of_hub(repository, open_clip.HUB_FILES, None, custom=False)
 
 
 def _of_torchvision(network: str, tag: str | None) -> WeightsFile | None:

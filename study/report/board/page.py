@@ -164,7 +164,7 @@ def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
     )
     title, marks = f"{table.experiment}, {table.goal}", list(dict.fromkeys(called))
     note = "One mark per line of the table."
-    drawn = [album.add(f"{title}-gradients", figures.success_by_gradients(found, marks, title), note)]
+    drawn = [album.add(f"{title}-gradients", figures.success_by_measure(found, "gradients", marks, title), note)]
     for measure in ("ssim", "ciede2000"):
         figure = figures.success_by_measure(found, measure, marks, title)
         drawn.append(album.add(f"{title}-{measure}", figure, note))
