@@ -281,10 +281,11 @@ def success_by_measure(
     """
     name, words = MEASURES[measure]
     known = found.drop_nulls(["success", measure])
-    if known[measure].n_unique() < 2:
+    values = known[measure].cast(pl.Float64).to_numpy()
+    if len(set(values)) < 2:
         return None
     figure = _scatter(known, measure, attacks, f"{title}: success against {name}", words, page=page)
-    if figure is not None and measure == "gradients" and known[measure].max() > _DECADE * known[measure].min():
+    if figure is not None and measure == "gradients" and values.max() > _DECADE * values.min():
         figure.axes[0].set_xscale("log")
     return figure
 
