@@ -27,7 +27,7 @@ from study.attacks.kinds import View
 from study.attacks.part import Declared, Part
 from study.attacks.registry import ALL_KINDS
 from study.errors import StudyError, first_line, names
-from study.models.imported_files import root_of, sources
+from study.reproducibility.imported_files import root_of, sources
 
 _MODULES = "study_part_"
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from study.errors import StudyError, names
-from study.models.imported_files import root_of, sources
+from study.reproducibility.imported_files import root_of, sources
 
 _PREFIX = "study_code_"
 _IMPORTED: set[str] = set()
