@@ -55,7 +55,7 @@ def _run(defence: Defence, network: torch.nn.Module | None, pixels: NDArray[np.u
     images = torch.from_numpy(pixels).float()
     with torch.inference_mode():
         if isinstance(defence, Vote):
-            return defence.version(images, context, defence.versions - 1)
+            return defence.made(images, context, defence.versions - 1)
         assert isinstance(defence, Purifier), "a defence purifies or votes"
         return defence.purified(images, context)
 

@@ -90,7 +90,7 @@ class Vote(Defence):
         """The number of versions of each image."""
         raise NotImplementedError
 
-    def version(self, images: Tensor, given: DefenceContext, number: int) -> Tensor:
+    def made(self, images: Tensor, given: DefenceContext, number: int) -> Tensor:
         """Return version `number`, from 0, of each image."""
         raise NotImplementedError
 

@@ -213,7 +213,8 @@ class _Ballot:
         context = _context(self._component, key, ids, self._device)
         for number in range(self._vote.versions):
             with torch.inference_mode(), numerics.pixel_algebra(self._device):
-                yield self._vote.version(images, context, number)
+                version = self._vote.made(images, context, number)
+            yield version
 
 
 def _passes(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:

@@ -153,7 +153,7 @@ class Targets(Frozen):
     @model_validator(mode="after")
     def _one_form(self) -> Targets:
         if (self.models is None) == (self.not_family_of is None):
-            raise PydanticCustomError("parts", "targets are a list of models, or {{not-family-of: sources}}")
+            raise PydanticCustomError("parts", "targets are a list of models, or {not-family-of: sources}")
         return self
 
     @model_serializer

@@ -23,8 +23,8 @@ from study.attacks.external import limits
 from study.attacks.external.call import ExternalCall
 from study.attacks.external.failures import failure
 from study.errors import StudyError, first_line
-from study.models.imported_files import sources as sources_of
 from study.reproducibility.hashing import digest
+from study.reproducibility.imported_files import sources as sources_of
 
 if TYPE_CHECKING:
     import torch

@@ -38,7 +38,7 @@ class Smoothing(Vote):
     def versions(self) -> int:
         return self.draws
 
-    def version(self, images: Tensor, given: DefenceContext, number: int) -> Tensor:
+    def made(self, images: Tensor, given: DefenceContext, number: int) -> Tensor:
         return images + self.sigma * given.draws(number).normal(images.shape[1:])
 
     def abstains(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:

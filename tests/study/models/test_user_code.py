@@ -15,7 +15,7 @@ from study.errors import StudyError
 from study.images.labels import label_set
 from study.models import Model, loading
 from study.models.classifier import Native
-from study.models.imported_files import root_of, sources
+from study.reproducibility.imported_files import root_of, sources
 from tests.conftest import ROOT
 
 CODE = """
