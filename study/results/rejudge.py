@@ -63,8 +63,6 @@ def rejudge(folder: RunFolder, spec: Spec, new: Path) -> Rejudged:
     if new.exists():
         raise StudyError(f"{new} exists", accepted="a new folder", todo="name another one with --output")
     unfinished = new.with_name(f".{new.name}.judging")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
     _copy(folder, unfinished)
     target = RunFolder(unfinished)
     target.claim()
@@ -123,7 +121,10 @@ def _keywords(spec: Spec, name: str) -> Remote:
 
 
 def _copy(folder: RunFolder, new: Path) -> None:
-    """Copy a local run without its rows. Kept images, which never change, are linked where the file system can."""
+    """Copy a local run without its rows. Kept images, which never change, are linked where the file system can.
+
+    What a judging model has replied to an earlier attempt that failed stays: replies may cost money.
+    """
     if not isinstance(folder.path, Path):
         raise StudyError(f"{folder.path} is not a local folder", todo="copy the run to a local folder first")
     left_out = shutil.ignore_patterns("results", "tracking", "tracked.json", "tmp", "lease", "report.html")
@@ -137,7 +138,16 @@ def _copy(folder: RunFolder, new: Path) -> None:
             return goal
         return str(shutil.copy2(source, goal))
 
+    asked = new.with_name(f"{new.name}-replies")
+    if new.exists():
+        asked.mkdir(exist_ok=True)
+        for file in (new / "answers").glob("*.judge.sqlite"):
+            file.replace(asked / file.name)
+        shutil.rmtree(new)
     shutil.copytree(folder.path, new, copy_function=copy, ignore=left_out)
+    for file in asked.glob("*.judge.sqlite"):
+        file.replace(new / "answers" / file.name)
+    shutil.rmtree(asked, ignore_errors=True)
 
 
 def _candidates(folder: RunFolder) -> str | None:

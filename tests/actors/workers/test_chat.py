@@ -221,7 +221,11 @@ def test_judged_again_without_asking(quiet, say, spec_file, tmp_path):
         second.reply = lambda text: "Perhaps."
         with pytest.raises(StudyError, match=r"replied 'Perhaps\.', not yes or no"):
             judged(quiet[0], spec_file(spec_of(url, judge=judge | {"prompt": "{label} | {answer}"})), tmp_path / "x")
-    assert not (tmp_path / "x").exists()
+        assert not (tmp_path / "x").exists()
+        second.reply, asked = agrees, len(second.texts)
+        prompt = {"prompt": "{answer} | {label}", "url": second.url, "model": "small"}
+        assert "judged again" in judged(quiet[0], spec_file(spec_of(url, judge=prompt)), tmp_path / "x")
+        assert len(second.texts) - asked == len(set(second.texts[asked:])) > 0
 
 
 def remote_url(run):

@@ -143,17 +143,21 @@ def folder_of(path):
     letters = [chr(code) for code in range(33, 127)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     path.mkdir()
-    (path / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
-    (path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(vocab={word: place for place, word in enumerate(words)}, merges=[])
+    tokenizer.save_pretrained(path)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = sizes | {"vocab_size": len(words), "eos_token_id": len(words) - 1, "max_position_embeddings": 60}
+    text = sizes | {
+        "vocab_size": len(words),
+        "eos_token_id": len(words) - 1,
+        "bos_token_id": len(words) - 2,
+        "max_position_embeddings": 60,
+    }
     config = transformers.CLIPConfig(
         text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 16}, projection_dim=16
     )
     torch.manual_seed(0)
     model = transformers.CLIPModel(config).eval()
     model.save_pretrained(path)
-    transformers.CLIPTokenizer(str(path / "vocab.json"), str(path / "merges.txt")).save_pretrained(path)
     record = {
         "image_processor_type": "CLIPImageProcessor",
         "size": {"shortest_edge": 32},
