@@ -18,30 +18,8 @@ from study.attacks.kinds import View
 from study.attacks.part import Declared, Part
 from study.attacks.registry import ALL_KINDS
 from study.errors import StudyError, first_line, names
-<<<<<<< HEAD
 from study.models import user_files
 from study.models.user_files import UserFile
-=======
-from study.reproducibility.imported_files import root_of, sources
-
-_MODULES = "study_part_"
-
-
-@dataclass(frozen=True)
-class OwnFile:
-    """The text of a user's file and of the files beside it that it imports: `files` by path relative to its folder.
-
-    `reference` is what the spec has, `<file>.py:<class>` or `<module>:<class>`; `main` is the file's own path in
-    `files`. For an installed module `files` is empty: workers import it by its name.
-    """
-
-    reference: str
-    main: str
-    path: str
-    files: Mapping[str, bytes]
-    sha256: str
-
->>>>>>> targets
 
 _loaded: dict[tuple[str, str], type[Component]] = {}
 """Classes by reference and digest."""

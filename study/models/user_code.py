@@ -16,14 +16,10 @@ from torch import nn
 from study.errors import StudyError
 from study.models import user_files
 from study.models.classifier import Preprocessing
-<<<<<<< HEAD
-from study.models.imported_files import sources
-=======
->>>>>>> targets
 from study.models.reference import Model
 from study.models.user_files import UserFile
 from study.reproducibility.hashing import canonical
-from study.reproducibility.imported_files import root_of, sources
+from study.reproducibility.imported_files import sources
 
 _NEEDED = ("size", "mean", "std")
 _WEIGHTS = ("own", "file", "set", "random")

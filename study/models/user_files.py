@@ -25,11 +25,7 @@ from typing import Any
 
 from study.error_places import place_in
 from study.errors import StudyError, names
-<<<<<<< HEAD
-from study.models.imported_files import root_of, texts
-=======
-from study.reproducibility.imported_files import root_of, sources
->>>>>>> targets
+from study.reproducibility.imported_files import root_of, texts
 
 _PREFIX = "study_code_"
 
