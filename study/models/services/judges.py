@@ -33,7 +33,7 @@ class Verdict:
     refused: bool
 
 
-class Reader(Protocol):
+class SentenceReader(Protocol):
     """Finds the names of labels in sentences."""
 
     def names(self, sentences: Sequence[str], asked: Asked) -> list[tuple[str, ...]]:
@@ -108,7 +108,7 @@ class Second:
 class Judging:
     """Judges the replies of one chat service."""
 
-    def __init__(self, reader: Reader, judge: Judge) -> None:
+    def __init__(self, reader: SentenceReader, judge: Judge) -> None:
         self._reader = reader
         self._refusals = [plain(phrase) for phrase in judge.refusals]
 

@@ -184,10 +184,10 @@ def _of_timm(network: str, tag: str | None) -> WeightsFile | None:
 
 def _of_open_clip(network: str, tag: str | None) -> WeightsFile | None:
     """The file on the hub; None for weights that only the library can fetch."""
-    from study.models.zoos import open_clip
+    from study.models.weights import open_clip_hub
 
-    repository = None if tag is None else open_clip.hub_repository(network, tag)
-    return None if repository is None else _of_hub(repository, open_clip.HUB_FILES, None, custom=False)
+    repository = None if tag is None else open_clip_hub.hub_repository(network, tag)
+    return None if repository is None else _of_hub(repository, open_clip_hub.HUB_FILES, None, custom=False)
 
 
 def _of_torchvision(network: str, tag: str | None) -> WeightsFile | None:

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from study.models.classifier import Preprocessing
 from study.models.towers import Towers
 
-HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""The names of its files of weights on the hub, the first choice first."""
-
 
 def networks() -> Sequence[str]:
     import open_clip
@@ -26,15 +23,7 @@ def tags(network: str) -> Sequence[str]:
     return list(open_clip.list_pretrained_tags_by_model(network))
 
 
-def hub_repository(network: str, tag: str) -> str | None:
-    """The repository of weights on the hub; None if they are elsewhere."""
-    import open_clip
-
-    found = open_clip.get_pretrained_cfg(network, tag).get("hf_hub")
-    return found.rstrip("/") if isinstance(found, str) else None
-
-
-class ImageEncoder(nn.Module):
+class OpenClipEncoder(nn.Module):
     """The image encoder of a CLIP model."""
 
     def __init__(self, visual: nn.Module) -> None:
@@ -69,7 +58,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers
 
     return Towers(
         whole=model,
-        image=ImageEncoder(model.visual),
+        image=OpenClipEncoder(model.visual),
         text=encode,
         width=int(arguments.get("embed_dim") or open_clip.get_model_config(network)["embed_dim"]),
         scale=scale,

@@ -28,7 +28,7 @@ def tags(network: str) -> Sequence[str] | None:
     return (_FOLDER,) if Path(network).is_dir() else None
 
 
-class ImageEncoder(nn.Module):
+class TransformersEncoder(nn.Module):
     """The image encoder of a model, with its projection; the text encoder is left out."""
 
     def __init__(self, model: Any) -> None:
@@ -62,7 +62,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers
 
     # Without a projection, embeddings are as wide as the encoder.
     width = getattr(config, "projection_dim", None) or config.vision_config.hidden_size
-    return Towers(model, ImageEncoder(model), encode, int(width), scale, _preprocessing(network, where))
+    return Towers(model, TransformersEncoder(model), encode, int(width), scale, _preprocessing(network, where))
 
 
 def _preprocessing(network: str, where: Mapping[str, Any]) -> Preprocessing:

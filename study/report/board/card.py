@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from study.analysis.intervals import interval_of_rate
 from study.attacks.recipe import Attack
 from study.report.board.lines import BoardTable, Entry, Line, board_tables
-from study.report.board.page import CORRECT, MEAN, Part, page
+from study.report.board.page import CORRECT, MEAN, BoardPart, page
 from study.report.board.protocol import facts, model_digest
 from study.report.html.components import HtmlTable, text_cells
 from study.report.wording import SUCCESS_RATE
@@ -53,7 +53,7 @@ def card_html(entry: Entry) -> str:
         "attacks": f"{len(tables[2].rows):,}",
         "gradients": facts(entry)["gradients"].partition(" ")[0],
     }
-    parts = [Part(f"card-{place}", table.title, [table]) for place, table in enumerate(tables)]
+    parts = [BoardPart(f"card-{place}", table.title, [table]) for place, table in enumerate(tables)]
     return page(f"{entry.data.spec.study}: protocol card", counts, None, parts)
 
 

@@ -44,7 +44,7 @@ _SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2
 
 
 @dataclass(frozen=True)
-class Part:
+class BoardPart:
     """One section of the page."""
 
     id: str
@@ -58,7 +58,7 @@ def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable
     known = {entry.name: facts(entry) for entry in entries}
     album = figures.Album()
     parts = [
-        Part(
+        BoardPart(
             f"board-{place}",
             f"{one.experiment}, {one.goal}",
             [board_html(one, several=len(entries) > 1)],
@@ -66,7 +66,7 @@ def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable
         )
         for place, one in enumerate(tables)
     ]
-    parts.append(Part("protocol", "Protocol", [_protocol(known)]))
+    parts.append(BoardPart("protocol", "Protocol", [_protocol(known)]))
     told = differences(known)
     alert = ("These runs do not share a protocol: their numbers do not compare in all points.", told) if told else None
     counts = {
@@ -78,7 +78,9 @@ def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable
     return page(title, {name: f"{count:,}" for name, count in counts.items()}, alert, parts)
 
 
-def page(title: str, counts: Mapping[str, str], alert: tuple[str, Sequence[str]] | None, parts: Sequence[Part]) -> str:
+def page(
+    title: str, counts: Mapping[str, str], alert: tuple[str, Sequence[str]] | None, parts: Sequence[BoardPart]
+) -> str:
     """The HTML of a page with these sections. Templates escape every value except figures, our style and our script."""
     assets = files("study.report") / "assets"
     script = (assets / "report.js").read_text(encoding="utf-8")
