@@ -281,7 +281,11 @@ def success_by_measure(
         return None
     figure = _scatter(known, measure, attacks, f"{title}: success against {name}", words, page=page)
     if figure is not None and measure == "gradients" and known[measure].max() > _DECADE * known[measure].min():
-        figure.axes[0].set_xscale("log")
+        axis = figure.axes[0]
+        axis.set_xscale("log")
+        # The usual labels of such an axis are formulas, which our style prints as they are written.
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter("")
     return figure
 
 
