@@ -35,7 +35,7 @@ _BEHIND = (
 
 @dataclass(frozen=True)
 class Lead:
-    """`asked` is the question. For each experiment and goal with rows, `found` has a title and sentences, and `rankings` a
+    """`asked` is the question. For each experiment and goal with rows, `found` has a title and sentences, `rankings` a
     table.
     """
 
