@@ -277,10 +277,11 @@ def success_by_measure(
     """
     name, words = MEASURES[measure]
     known = found.drop_nulls(["success", measure])
-    if known[measure].n_unique() < 2:
+    values = known[measure].to_list()
+    if len(set(values)) < 2:
         return None
     figure = _scatter(known, measure, attacks, f"{title}: success against {name}", words, page=page)
-    if figure is not None and measure == "gradients" and known[measure].max() > _DECADE * known[measure].min():
+    if figure is not None and measure == "gradients" and max(values) > _DECADE * min(values):
         axis = figure.axes[0]
         axis.set_xscale("log")
         # The usual labels of such an axis are formulas, which our style prints as they are written.
