@@ -119,8 +119,9 @@ def _launch(
                 already_complete(prepared, display)
                 return COMPLETE
             say = tracking.display.say
-            say("checking models and images")
+            # From here on the launch waits for one thing or another, and its status says so.
             tracking.display.wait()
+            say("checking models and images")
             inputs = check_inputs(prepared)
             if start is None and not options.inline:
                 say("starting Ray" if options.address is None else f"joining Ray at {options.address}")

@@ -281,12 +281,16 @@ def success_by_measure(
     """
     name, words = MEASURES[measure]
     known = found.drop_nulls(["success", measure])
-    values = known[measure].cast(pl.Float64).to_numpy()
+    values = known[measure].cast(pl.Float64).to_list()
     if len(set(values)) < 2:
         return None
     figure = _scatter(known, measure, attacks, f"{title}: success against {name}", words, page=page)
-    if figure is not None and measure == "gradients" and values.max() > _DECADE * values.min():
-        figure.axes[0].set_xscale("log")
+    if figure is not None and measure == "gradients" and max(values) > _DECADE * min(values):
+        axis = figure.axes[0]
+        axis.set_xscale("log")
+        # The usual labels of such an axis are formulas, which our style prints as they are written.
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter("")
     return figure
 
 

@@ -26,7 +26,7 @@ def path_of(folder: RunFolder) -> StoragePath:
 
 
 class StatusFile(Observer):
-    """Writes the run state every 3 s (30 s into an object store), at each message before units run, and at the end.
+    """Writes the run state every 3 s (30 s into an object store), at messages before the first unit, and at the end.
 
     It begins where the launch begins to wait: one that finds nothing to do leaves the status of the last one.
 

@@ -122,6 +122,8 @@ class TrackingClient(Observer):
             self._process.send(UnitRows(table(finished).select(COLUMNS)))
 
     def state(self, event: State) -> None:
+        if self._begin is None:
+            return  # workers of the clean pass: there is no W&B run yet
         self._send_rows()
         self._print_lines()
         if self._process is not None and not self._process.alive:

@@ -18,6 +18,8 @@ _SEEN_HEAD = VISIBILITY_HEAD[1:]
 _MOST_NAMED = 8
 _MOST_TOLD = 4
 _LEVEL = 0.05
+_SEEN = 0.05
+"""The least difference between two targets that is told."""
 _KEEP = {
     "correct-for-all": " that every model classifies correctly when clean",
     "correct-for-sources": " that every source model classifies correctly when clean",
@@ -33,26 +35,29 @@ _BEHIND = (
 
 @dataclass(frozen=True)
 class Lead:
-    """`asked` and `found` are sentences; `rankings` has a table for each experiment and goal with rows."""
+    """`asked` is the question. For each experiment and goal with rows, `found` has a title and sentences, `rankings` a
+    table.
+    """
 
     asked: str
-    found: Sequence[str]
+    found: Sequence[tuple[str, str]]
     rankings: Sequence[HtmlTable]
 
 
 def lead(data: ReportData) -> Lead:
     """The beginning of the page."""
-    found, tables = list[str](), list[HtmlTable]()
+    found, tables = list[tuple[str, str]](), list[HtmlTable]()
     for name, experiment in data.spec.experiments.items():
         means = data.averages_of(name)
         for goal in dict.fromkeys(experiment.goal):
             ranked = ranking(data.rows_of(data.cells_of(name, goal)), data.spec, name, goal=goal, cells=means)
             if not ranked.is_empty():
-                found.append(" ".join(_found(data.spec, f"{name}, {goal}", goal, ranked, means.filter(goal=goal))))
+                told = " ".join(_found(data.spec, goal, ranked, means.filter(goal=goal)))
+                found.append((f"{name}, {goal}: ", told))
                 tables.append(_table(data, name, goal, ranked, data.seen[name].filter(goal=goal)))
     if len(found) > _MOST_TOLD:
-        found[_MOST_TOLD:] = [f"Of {len(found) - _MOST_TOLD} further tables, see the rankings."]
-    return Lead(_asked(data), found or ["No rows yet."], tables)
+        found[_MOST_TOLD:] = [("", f"The rankings have {len(found) - _MOST_TOLD} more.")]
+    return Lead(_asked(data), found or [("", "No rows yet.")], tables)
 
 
 def _asked(data: ReportData) -> str:
@@ -85,13 +90,13 @@ def _budgets(spec: Spec, attacks: Sequence[str]) -> str:
     return f", with an L-infinity budget of {length} (pixel values 0..255)"
 
 
-def _found(spec: Spec, title: str, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> Iterator[str]:
+def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> Iterator[str]:
     """Sentences on the first attack, the one behind it, the last one, and the targets."""
     first, *others = ranked.to_dicts()
     target = f"a {first['relation']}-box target"
     interval = "" if first["low"] is None else f" (95 %: {100 * first['low']:.0f} to {100 * first['high']:.0f} %)"
     yield (
-        f"{title}: {'the strongest attack is ' if others else ''}{first['attack']}{':' if others else ''} on average "
+        f"{'the strongest attack is ' if others else ''}{first['attack']}: on average "
         f"{100 * first['success']:.0f} % of its images {_VERBS[goal]} {target}{interval}."
     )
     if first["relation"] != "black":
@@ -108,7 +113,7 @@ def _found(spec: Spec, title: str, goal: str, ranked: pl.DataFrame, means: pl.Da
     rates = {name: sum(each) / len(each) for name, each in by_target.items()}
     if len(rates) > 1:
         hardest, easiest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
-        if rates[hardest] < rates[easiest]:
+        if rates[hardest] + _SEEN < rates[easiest]:
             yield (
                 f"Over all attacks, {hardest} is the hardest target ({100 * rates[hardest]:.0f} %), {easiest} the "
                 f"easiest ({100 * rates[easiest]:.0f} %)."

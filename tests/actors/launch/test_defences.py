@@ -12,7 +12,6 @@ import yaml
 from study.analysis import success_rates
 from study.images.labels import ABSTAINED
 from study.results.verify import verify
-from study.storage.run_folder import RunFolder
 from tests.conftest import ROOT, rows
 from tests.study.defences.test_stages import residual
 from tests.undisturbed.undisturbed import assert_undisturbed, launch
@@ -67,7 +66,7 @@ def test_defended_targets(here, door):
     run = here / "run"
     status, printed, error = door("launch", "spec.yaml", "--output", run, "--inline", "--allow-code")
     assert status == 0, printed + error
-    assert verify(RunFolder(run)).problems == []
+    assert verify(run).problems == []
     found = sorted_rows(run)
     relations = dict(found.select("target", "relation").unique().iter_rows())
     assert relations == {"source": "white", "plain": "black", "smoothed": "black", "own": "black", "nrp": "grey"}

@@ -69,7 +69,7 @@ def failing():
 def actor(monkeypatch, config=answered):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setattr("socket.gethostname", lambda: "host")
-    return Actor(pack(config), "cuda:0", code_digest.running().digest, lambda: "n1")
+    return Actor(pack(config), "cuda:0", code_digest.running().digest, lambda: "n1", lambda told: None)
 
 
 def call(made, job):

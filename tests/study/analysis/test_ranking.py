@@ -12,6 +12,7 @@ from study import analysis
 from study.analysis.bootstrap import interval_of_mean
 from study.analysis.significance import difference
 from study.results.run_reader import open_run
+from study.spec.schema import Targets
 from tests.conftest import rows
 
 
@@ -56,7 +57,9 @@ def test_white_box_cells_count_where_there_are_no_others(many_run):
     one = open_run(str(many_run))
     assert analysis.ranking(one.rows, one.spec, "one")["relation"].to_list() == ["black"]
     spec = one.spec.model_copy(
-        update={"experiments": {"x": one.spec.experiments["one"].model_copy(update={"targets": ("a",)})}}
+        update={
+            "experiments": {"x": one.spec.experiments["one"].model_copy(update={"targets": Targets(models=("a",))})}
+        }
     )
     alone = analysis.ranking(one.rows.filter(pl.col("sources").list.len() == 1, target="a"), spec, "x")
     assert alone["relation"].to_list() == ["black"]

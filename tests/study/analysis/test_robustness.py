@@ -22,6 +22,7 @@ def test_destruction_rates():
                         "clean_top1": draw.choice([label, label, 9]), "top1": (best := draw.choice([label, 8])),
                         "top5": [best],
                         "names": None, "clean_names": None, "wanted_names": None,
+                        "true_names": None, "sentence": None, "refused": None,
                     }
                     for target in ("plain", "jpeg", "other")
             ]  # fmt: skip
