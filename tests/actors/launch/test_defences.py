@@ -66,7 +66,7 @@ def test_defended_targets(here, door):
     run = here / "run"
     status, printed, error = door("launch", "spec.yaml", "--output", run, "--inline", "--allow-code")
     assert status == 0, printed + error
-    assert verify(run).problems == []
+    assert verify(run).findings == []
     found = sorted_rows(run)
     relations = dict(found.select("target", "relation").unique().iter_rows())
     assert relations == {"source": "white", "plain": "black", "smoothed": "black", "own": "black", "nrp": "grey"}

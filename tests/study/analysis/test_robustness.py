@@ -26,7 +26,8 @@ def test_destruction_rates():
                     }
                     for target in ("plain", "jpeg", "other")
             ]  # fmt: skip
-    lists = {name: pl.List(pl.String) for name in ("names", "clean_names", "wanted_names")}
+    lists = {name: pl.List(pl.String) for name in ("names", "clean_names", "wanted_names", "true_names")}
+    lists |= {"sentence": pl.String, "refused": pl.Boolean}
     frame = pl.DataFrame(rows, schema_overrides={**lists, "budget": pl.Float64, "target_label": pl.Int32}).lazy()
     found = destruction_rates(frame, {"jpeg": "plain"})
     assert found["target"].to_list() == ["jpeg", "jpeg"]

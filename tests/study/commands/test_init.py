@@ -41,7 +41,7 @@ def test_every_mistake_is_explained_and_asked_for_again(tmp_path):
         "name of the study": ["two words / slash", "mine"],
         "images: a folder": [str(tmp_path / "nowhere"), str(images)],
         "number of images": ["many", "0", "4", "2"],
-        "models": ["resnet5", "resnet50, vgg16"],
+        "models": ["resnt50", "resnet50, vgg16"],
         "attacks": ["MIFGSM2", "mi, fgsm, optimization"],
         "budget": ["lots", "0.03", "8/255"],
     }
@@ -53,7 +53,7 @@ def test_every_mistake_is_explained_and_asked_for_again(tmp_path):
         f"there is no folder {tmp_path / 'nowhere'}",
         "'many' is no number of images",
         "1 to 3",
-        "no model has the short name 'resnet5'",
+        "no model has the short name 'resnt50'",
         "resnet50 (the nearest)",
         "an epsilon of 0.03 moves no pixel",
     ):
