@@ -43,6 +43,7 @@ _CURVE_NOTE = (
     "A line is the mean over several source sets, or one source set with its 95 % interval. It covers black-box "
     "targets alone, if there are any."
 )
+_FEWEST_MARKS = 6
 _SEARCH_NOTE = "Share of the images whose smallest RMSD that succeeds is at most so large."
 _DESTRUCTION_NOTE = (
     "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
@@ -245,7 +246,12 @@ def _drawings(
 def _measures(
     data: ReportData, name: str, goal: str, seen: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
-    """Success against the cost, and against each measure of visibility that `seen`, of `analysis.visibility`, has."""
+    """Success against the cost, and against each measure of visibility that `seen`, of `analysis.visibility`, has.
+
+    Nothing for fewer than six points: the table has the same numbers, and a reader sees there which is larger.
+    """
+    if seen.height < _FEWEST_MARKS:
+        return []
     attacks = data.spec.experiments[name].attacks
     drawn = []
     for one in ("gradients", "ssim", "ciede2000"):
