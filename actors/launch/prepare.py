@@ -11,10 +11,10 @@ from actors.launch.study_plan import StudyPlan, plan_study
 from actors.resources.worker_pool import MemoryEstimate
 from study.errors import StudyError
 from study.images.image_sets import Candidate, candidates
-from study.models import user_files
 from study.planning import resume
 from study.planning.requests import check_requests
 from study.planning.spec_diff import Changes
+from study.reproducibility import user_files
 from study.results import current_plan, scanning
 from study.spec.own_parts import NO_CODE, UserCode
 from study.spec.schema import Spec

@@ -12,8 +12,8 @@ from actors.resources import memory_needs, object_store, placement
 from actors.resources.object_store import PixelBudgets
 from actors.resources.placement import WorkerOptions, WorkerPool
 from actors.resources.waiting import Waiting
-from study.models import user_files
 from study.models.memory_estimates import estimates
+from study.reproducibility import user_files
 from study.spec.own_parts import UserCode
 from study.spec.schema import Spec
 

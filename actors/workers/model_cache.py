@@ -104,7 +104,8 @@ class ModelCache:
         return loaded
 
     def _loaded(self, name: str) -> Classifier:
-        from study.models import loading, user_files
+        from study.models import loading
+        from study.reproducibility import user_files
 
         numerics = self.config.numerics
         try:

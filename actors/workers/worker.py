@@ -26,9 +26,8 @@ from study.attacks import own_code
 from study.devices.copies import is_host, uploaded
 from study.errors import StudyError, first_line
 from study.events import activity
-from study.models import user_files
 from study.models.device_errors import OutOfMemory, attempt, fault
-from study.reproducibility import float_environment, numerics
+from study.reproducibility import float_environment, numerics, user_files
 from study.reproducibility.float_environment import Arithmetic
 from study.results.schema import PixelDistances, TargetAnswers
 

@@ -18,8 +18,8 @@ from study.attacks.kinds import View
 from study.attacks.part import Declared, Part
 from study.attacks.registry import ALL_KINDS
 from study.errors import StudyError, first_line, names
-from study.models import user_files
-from study.models.user_files import UserFile
+from study.reproducibility import user_files
+from study.reproducibility.user_files import UserFile
 
 _loaded: dict[tuple[str, str], type[Component]] = {}
 """Classes by reference and digest."""

@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 
 from study.errors import StudyError
-from study.models import user_files
 from study.models.classifier import Preprocessing
 from study.models.reference import Model
-from study.models.user_files import UserFile
+from study.reproducibility import user_files
 from study.reproducibility.hashing import canonical
 from study.reproducibility.imported_files import sources
+from study.reproducibility.user_files import UserFile
 
 _NEEDED = ("size", "mean", "std")
 _WEIGHTS = ("own", "file", "set", "random")

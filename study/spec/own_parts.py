@@ -13,9 +13,9 @@ from study.attacks import own_code
 from study.attacks.part import Part
 from study.attacks.recipe import Attack
 from study.errors import StudyError
-from study.models import user_files
 from study.models.reference import Model
-from study.models.user_files import UserFile
+from study.reproducibility import user_files
+from study.reproducibility.user_files import UserFile
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 

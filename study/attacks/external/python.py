@@ -11,9 +11,9 @@ from study.attacks.external import arguments as held
 from study.attacks.external.call import ExternalCall
 from study.attacks.external.failures import failure
 from study.errors import StudyError
-from study.models import user_files
-from study.models.user_files import UserFile
+from study.reproducibility import user_files
 from study.reproducibility.hashing import digest
+from study.reproducibility.user_files import UserFile
 
 if TYPE_CHECKING:
     from torch import Tensor

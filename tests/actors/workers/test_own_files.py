@@ -21,7 +21,8 @@ from actors.workers.worker_config import worker_config
 from study.attacks import own_code
 from study.attacks.external import python
 from study.errors import StudyError
-from study.models import Model, user_code, user_files
+from study.models import Model, user_code
+from study.reproducibility import user_files
 from study.spec.loading import load
 from study.spec.own_parts import with_code
 from study.storage.run_folder import RunFolder

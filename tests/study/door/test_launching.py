@@ -140,7 +140,7 @@ def test_a_package_of_our_name_comes_first(tmp_path, monkeypatch):
     with pytest.raises(study.StudyError) as caught:
         study.launch(small(), inline=True)
     assert str(tmp_path / "actors" / "__init__.py") in caught.value.what
-    assert "start elsewhere" in caught.value.todo
+    assert "start in another folder" in caught.value.todo
 
 
 @pytest.mark.parametrize(
