@@ -49,9 +49,8 @@ class CosineHead(ForwardChange):
             yield
 
 
-def _cosines(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _cosines(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     from torch.nn import functional
 
     (features,) = inputs
-    weights: Tensor = module.weight
-    return functional.linear(functional.normalize(features, dim=-1), functional.normalize(weights, dim=-1))
+    return functional.linear(functional.normalize(features, dim=-1), functional.normalize(module.weight, dim=-1))
