@@ -18,6 +18,7 @@ from study.attacks.recipe import Attack
 from study.attacks.rounding import PerturbationRay
 from study.devices.copies import is_host, uploaded
 from study.reproducibility.rng import draws, draws_on
+from study.reproducibility.words import order as word_order
 
 _HALVINGS = 16
 
@@ -39,7 +40,7 @@ def finish(
     - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
       3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
     - L2: rounded to the nearest pixel value if the result is within the norm; else like an RMSD, but never beyond it;
-    - another rule: projected, rounded to the nearest pixel value, and shortened until the image is within the radius.
+    - another rule: projected, and rounded so that the image is within the radius, as `within` says.
 
     `clean` is `uint8` (N, C, H, W); all stay on their device. `radii` (N,) are those of budgets that have one;
     `keys`, one for each image, key the random numbers of rounding.
@@ -56,7 +57,8 @@ def finish(
         for delta, (_, level) in zip(deltas, attack.scored_points, strict=True):
             ball = uploaded(_radii(rule, level, radii, clean), clean.device, torch.float32)
             onto = rule.projection(clean.to(torch.float32), (level,), ball)
-            found.append(within(clean, onto(delta), rule, ball))
+            ties = draws_on(clean.device, clean[0].numel(), keys)
+            found.append(within(clean, onto(delta), rule, ball, ties))
         return found
     if not is_host(clean.device):
         parts = [_along_rays_there(*part, attack) for part in _parts(clean, deltas, radii, keys)]
@@ -75,29 +77,41 @@ def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
     return (clean.to(torch.int16) + whole).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor) -> Tensor:
-    """Return `uint8` images (N, C, H, W) that a rule finds within `radius` (N,).
+def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor, ties: Tensor) -> Tensor:
+    """Return `uint8` images (N, C, H, W) that a rule finds within `radius` (N,), along `delta` from `clean`.
 
-    That is the nearest to `clean` + `delta`; where rounding leaves the budget, the farthest that was found along the
-    ray from the clean image by halving the range of its scale.
+    Magnitudes are rounded down. Then pixels are rounded up as long as the rule allows: those with the largest fractions
+    first, and in the order of `ties` (N, C * H * W) among equal ones, as in `PerturbationRay`. Where even magnitudes
+    rounded down are too large, the perturbation is shortened before. Both numbers are found by halving their ranges.
     """
-    origin = clean.to(torch.float32)
+    origin, sign, length = clean.to(torch.float32), delta.sign().flatten(1), delta.abs().flatten(1)
+
+    def made(whole: Tensor) -> Tensor:
+        moved = clean.flatten(1).to(torch.int16) + (sign * whole).to(torch.int16)
+        return moved.clamp(0, 255).to(torch.uint8).view_as(clean)
 
     def fits(image: Tensor) -> Tensor:
         return rule.measure(image.to(torch.float32) - origin, origin) <= radius
 
-    whole = nearest(clean, delta)
-    kept = fits(whole)
-    if is_host(clean.device) and bool(kept.all()):
-        return whole
-    found, low, high = clean, torch.zeros_like(radius), torch.ones_like(radius)
+    low, high = torch.zeros_like(radius), torch.ones_like(radius)
+    whole = fits(made(length.floor()))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        image = nearest(clean, middle[:, None, None, None] * delta)
-        fine = fits(image)
-        found = torch.where(fine[:, None, None, None], image, found)
+        fine = fits(made((middle[:, None] * length).floor()))
         low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
-    return torch.where(kept[:, None, None, None], whole, found)
+    length = torch.where(whole, 1, low)[:, None] * length
+    down = length.floor()
+    fraction = length - down
+    by_ties = word_order(ties)
+    order = by_ties.gather(1, (-fraction.gather(1, by_ties)).argsort(dim=1, stable=True))
+    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, place)
+    least, most = torch.zeros_like(rank[:, :1]), (fraction > 0).sum(1, keepdim=True)
+    for _ in range(order.shape[1].bit_length() + 1):
+        count = (least + most + 1) // 2
+        fine = fits(made(down + (rank < count)))[:, None]
+        least, most = torch.where(fine, count, least), torch.where(fine, most, count - 1)
+    return made(down + (rank < least))
 
 
 def _radii(

@@ -388,7 +388,7 @@ class BudgetRule(Component):
     """How far an attack may move an image: a measure of perturbations, and the projection onto a radius of it.
 
     A spec names it in `budget: {rule: …, length: …}`. Finished images are 8-bit images that `measure` finds within the
-    radius: where rounding exceeds it, the perturbation is shortened, image by image.
+    radius: of the pixels that lie between two values, as many are rounded up as it allows, image by image.
     """
 
     kind: ClassVar[str] = "budget"

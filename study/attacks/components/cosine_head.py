@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.kinds import ForwardChange, PassDraws
 from study.attacks.registry import register
@@ -49,9 +49,8 @@ class CosineHead(ForwardChange):
             yield
 
 
-def _cosines(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _cosines(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     from torch.nn import functional
 
     (features,) = inputs
-    weights: Any = module.weight
-    return functional.linear(functional.normalize(features, dim=-1), functional.normalize(weights, dim=-1))
+    return functional.linear(functional.normalize(features, dim=-1), functional.normalize(module.weight, dim=-1))

@@ -145,7 +145,7 @@ def test_the_digest_of_all_files_is_in_the_identity(door, here):
                 "models": SPEC["models"] | {"again": SPEC["models"]["set"]},
                 "experiments": {"x": {"attacks": ["lgv"], "sources": [["set", "again"]]}},
             },
-            "'again' and 'set' are one network with one set of weights",
+            "are one network with one set of weights, and an ensemble has both",
         ),
         ({"images": SPEC["images"] | {"keep": ["silent"]}}, "selects no images"),
         (
