@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @register
-class Smoothing(Vote):
+class RandomizedSmoothing(Vote):
     """Randomized smoothing (PREDICT of Cohen et al. 2019, arXiv:1902.02918): the label with the most votes on `draws`
     copies with Gaussian noise of `sigma` pixel values.
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from study.attacks import own_code, registry
 from study.attacks.part import Part
-from study.defences.components.smoothing import Smoothing, two_sided
+from study.defences.components.smoothing import RandomizedSmoothing, two_sided
 from study.defences.conformance import check
 from study.defences.diffusion import DiffusionPurifier
 from study.defences.kinds import Purifier
@@ -444,6 +444,6 @@ class Shifted(Purifier):
 def test_conformance_finds_what_depends_on_neighbours():
     found = {one.check: one.fault for one in check(registry.find("defence", "feature-distillation")())}
     assert set(found.values()) == {""}
-    assert set({one.check: one.fault for one in check(Smoothing(sigma=5, draws=3))}.values()) == {""}
+    assert set({one.check: one.fault for one in check(RandomizedSmoothing(sigma=5, draws=3))}.values()) == {""}
     broken = {one.check: one.fault for one in check(Shifted())}
     assert "differs by" in broken["the batch changes nothing"]
