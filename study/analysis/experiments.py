@@ -41,11 +41,12 @@ def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = 
     one = spec.experiments[experiment]
     listed = isinstance(found, pl.LazyFrame) and found.collect_schema()["sources"] != pl.String
     sources = pl.col("sources").list.join("+") if listed else pl.col("sources")
-    kin = pl.lit(False)
-    for source_set, left_out in spec.kin_left_out(one).items():
-        kin = kin | ((sources == "+".join(source_set)) & pl.col("target").is_in(list(left_out)))
+    strangers = [
+        ~((sources == "+".join(source_set)) & pl.col("target").is_in(list(kin)))
+        for source_set, kin in spec.kin_left_out(one).items()
+    ]
     return found.filter(
-        ~kin,
+        *strangers,
         pl.col("attack").is_in(list(one.attacks)),
         pl.col("goal").is_in([goal] if goal is not None else list(one.goal)),
         pl.col("seed").is_in(list(spec.seeds_of(one))),

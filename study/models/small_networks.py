@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,5 +72,5 @@ def drawn(network: str, seed: int) -> nn.Module:
         return SMALL_NETWORKS[network]()
 
 
-SMALL_NETWORKS = {"mnist_cnn": SmallCNN, "mnist_vit": small_vit}
+SMALL_NETWORKS: dict[str, Callable[..., nn.Module]] = {"mnist_cnn": SmallCNN, "mnist_vit": small_vit}
 """By name; each takes `num_classes`."""

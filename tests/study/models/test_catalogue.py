@@ -72,7 +72,10 @@ def test_networks_without_weights(name):
     assert "file:<path>" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", WITH_FILES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if "Swin" in name or "-L" in name else name for name in WITH_FILES],
+)
 def test_robust_models_need_their_authors_file(name, tmp_path):
     with pytest.raises(ValidationError, match="come from its authors"):
         Model.model_validate(name)
