@@ -40,8 +40,8 @@ class Library(Protocol):
     def tags(self, network: str) -> Sequence[str] | None:
         """The names of a network's weights; None if any revision may be named."""
 
-    def build(self, network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers:
-        """Build a model; with the weights `tag` if it is not None."""
+    def build(self, network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
+        """Build a model; with the weights `tag` if it is not None. On the device `meta` it has no memory."""
 
 
 LIBRARIES: Mapping[str, Library] = {"open_clip": open_clip, "transformers": transformers}
@@ -133,7 +133,7 @@ def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
 
 def outline(model: Model, labels: LabelSet) -> ZeroShot:
     """The classifier without weights and embeddings, to estimate its memory."""
-    towers = LIBRARIES[model.zoo].build(model.name, None, model.arguments)
+    towers = LIBRARIES[model.zoo].build(model.name, None, model.arguments, "meta")
     text = torch.zeros(len(labels), towers.width)
     return ZeroShot(towers.image, text, 1.0, 0.0, towers.preprocessing)
 

@@ -161,7 +161,8 @@ class Service:
         async def attempt() -> str:
             await pause(self._pacer.reserve(time.monotonic()), halt)
             was_down = self._down
-            await asyncio.to_thread(self._count)
+            if self._remote.most is not None:
+                await asyncio.to_thread(self._count, self._remote.most)
             self.sent += 1
             try:
                 body = await send(client, self._name, self._remote, question, self._secret)
@@ -182,10 +183,9 @@ class Service:
         )
         return await retrying(attempt)
 
-    def _count(self) -> None:
-        """Count a request on disk, before it is sent. Raises StudyError where the limit of the spec is reached."""
-        most = self._remote.most
-        if most is not None and not self._cache.count_request(most):
+    def _count(self, most: int) -> None:
+        """Count a request on disk, before it is sent. Raises StudyError where `most` of them are counted already."""
+        if not self._cache.count_request(most):
             raise StudyError(
                 f"{self._name} was sent {most:,} requests in this run folder, as many as `most` allows",
                 todo="raise `most` of this service, which is no other study, and launch again",

@@ -35,14 +35,19 @@ class OpenClipEncoder(nn.Module):
         return found
 
 
-def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers:
+def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
     import open_clip
 
     # Without weights of its own, a text or image encoder would be filled from other libraries' hubs.
     model = open_clip.create_model(
-        network, pretrained=tag, pretrained_image=False, pretrained_text=False, require_pretrained=tag is not None,
+        network,
+        pretrained=tag,
+        device=device,
+        pretrained_image=False,
+        pretrained_text=False,
+        require_pretrained=tag is not None,
         **arguments,
-    )  # fmt: skip
+    )
     given = arguments.get("text_cfg") or {}
     tokenizer = open_clip.get_tokenizer(network, context_length=given.get("context_length"))
     record = model.visual.preprocess_cfg

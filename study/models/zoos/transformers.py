@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from study.models.classifier import Preprocessing
@@ -41,12 +42,16 @@ class TransformersEncoder(nn.Module):
         return found
 
 
-def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> Towers:
+def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     where: dict[str, Any] = {} if tag in (None, _FOLDER) else {"revision": tag}
     config = AutoConfig.from_pretrained(network, **where, **arguments)
-    model = AutoModel.from_config(config) if tag is None else AutoModel.from_pretrained(network, config=config, **where)
+    if tag is None:
+        with torch.device(device):
+            model = AutoModel.from_config(config)
+    else:
+        model = AutoModel.from_pretrained(network, config=config, **where)
     tokenizer = AutoTokenizer.from_pretrained(network, **where)
     longest = config.text_config.max_position_embeddings
 
