@@ -69,7 +69,7 @@ class HtmlTable:
     """A table that readers can sort and filter.
 
     `code` is Python that gives the whole table; the page shows it if the table is cut. The arrow keys move between the
-    cells of a `grid`.
+    cells of a `grid`. The rows of the `foot` stay below, whatever is sorted or filtered.
     """
 
     title: str
@@ -78,6 +78,7 @@ class HtmlTable:
     code: str = ""
     grid: bool = False
     notes: Sequence[str] = ()
+    foot: Sequence[Sequence[TableCell]] = ()
 
     @property
     def numeric(self) -> list[bool]:

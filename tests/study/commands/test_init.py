@@ -54,7 +54,7 @@ def test_every_mistake_is_explained_and_asked_for_again(tmp_path):
         "'many' is no number of images",
         "1 to 3",
         "no model has the short name 'resnet5'",
-        "resnet50 (the nearest)",
+        "(the nearest), resnet50",
         "an epsilon of 0.03 moves no pixel",
     ):
         assert part in explained
