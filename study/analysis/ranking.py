@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from study.analysis.bootstrap import interval_of_mean
 from study.analysis.experiments import averaged, of_experiment, with_level
 from study.analysis.experiments import cells as cells_of
+from study.analysis.intervals import interval_of_rate
 from study.analysis.rates import hits
 from study.analysis.significance import difference, holm
 from study.spec.schema import Spec
@@ -40,10 +41,10 @@ def ranking(
 
     Columns: `attack`, `steps`, `level` (the budget); `relation` of the cells that count: `black`, or another where no
     attack has black-box cells; the number of `cells` (source sets x targets) and of `images`; `success`, the mean over
-    cells and seeds (0..1); `low` and `high`, its 95 % bootstrap interval over images, all cells of an image together
-    (null while the rows of some cell are incomplete); `behind`, how far it is behind the first attack (0..1, on the
-    images of both); `p` of that difference, McNemar's test or sign flips over images, with Holm's correction for the
-    comparisons of the table (null for the first). `goal` is that of the experiment unless it has two. `cells` are from
+    cells and seeds (0..1); `low` and `high`, its 95 % interval of `interval`, with all cells of an image together (null
+    while the rows of some cell are incomplete); `behind`, how far it is behind the first attack (0..1, on the images of
+    both); `p` of that difference, McNemar's test or sign flips over images, with Holm's correction for the comparisons
+    of the table (null for the first). `goal` is that of the experiment unless it has two. `cells` are from
     `experiments.averaged`, if they are known.
     """
     one = spec.experiments[experiment]
@@ -68,7 +69,7 @@ def ranking(
         steps, level = points[name]
         # Without all images of every cell, the mean over images would be another number than the mean over cells.
         whole = mine["images"].n_unique() == 1 and mine["seeds"].n_unique() == 1
-        ends = interval_of_mean(_array(values.get(name, {}))) if whole else (None, None)
+        ends = interval(_array(values.get(name, {}))) if whole else (None, None)
         counts = (mine.height, mine["images"].max())
         found.append((name, steps, level, kind, *counts, mine["success"].mean(), *ends, None, None))
     table = pl.DataFrame(found, schema=dict(_SCHEMA), orient="row").sort(
@@ -77,6 +78,16 @@ def ranking(
         descending=[True, False],
     )
     return _compared(table, values)
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of the mean of `values` (N,), one per image: bootstrap, or Wilson's where all are equal.
+
+    Of equal values every draw has the same mean, as if four images that all succeed proved a rate of 100 %.
+    """
+    if len(values) and (values == values[0]).all():
+        return interval_of_rate(float(values.sum()), len(values))
+    return interval_of_mean(values)
 
 
 def _by_image(rows: pl.LazyFrame) -> Mapping[str, _Values]:

@@ -68,8 +68,8 @@ def percent_cell(share: float | None, tip: str = "", decimals: int = 0) -> Table
 class HtmlTable:
     """A table that readers can sort and filter.
 
-    `code`: Python code that computes the whole table. The page shows it if the table is cut. `grid`: whether the arrow
-    keys move between the cells.
+    `code` is Python that gives the whole table; the page shows it if the table is cut. The arrow keys move between the
+    cells of a `grid`. The rows of the `foot` stay below, whatever is sorted or filtered.
     """
 
     title: str
@@ -78,6 +78,7 @@ class HtmlTable:
     code: str = ""
     grid: bool = False
     notes: Sequence[str] = ()
+    foot: Sequence[Sequence[TableCell]] = ()
 
     @property
     def numeric(self) -> list[bool]:

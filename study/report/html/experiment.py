@@ -97,7 +97,7 @@ def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> Html
     """The transfer matrix. Rows are source sets at each point of each attack; columns are targets."""
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)
-    rows = []
+    rows, foot = list[list[TableCell]](), list[list[TableCell]]()
     for row in matrix_rows(spec, name, goal, cells):
         images = max(cell["images"] for cell in row.cells if cell)
         first = text_cells(row.variant, row.sources.replace("+", " + "))
@@ -107,11 +107,11 @@ def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> Html
         notes[0] = f"{SUCCESS_RATE[goal]}; mean of {seeds} seeds ± standard deviation."
     notes += [f"{note}." for note in service_notes(spec, targets)]
     if any(target in data.finished.clean for target in targets):
-        rows.append(_clean_row(data, targets))
+        foot.append(_clean_row(data, targets))
         notes.append(f"{CLEAN_ACCURACY}.")
     code = data.code(f"analysis.transfer_matrix(rows, spec, {name!r}, goal={goal!r})")
     head = ["attack", "sources", "images", "RMSD", *targets]
-    return HtmlTable(f"{name}, {goal}", head, rows, code, grid=True, notes=notes)
+    return HtmlTable(f"{name}, {goal}", head, rows, code, grid=True, notes=notes, foot=foot)
 
 
 def _clean_row(data: ReportData, targets: Sequence[str]) -> list[TableCell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ _KEEP = {
     "all": ", whatever the models predict for the clean ones",
 }
 _VERBS = {"untargeted": "fool", "targeted": "reach the target label of"}
-_INTERVAL = "95 %: bootstrap interval over images, with all cells of an image together"
+_VERB = {"untargeted": "fools", "targeted": "reaches the target label of"}
+_INTERVAL = "95 %: bootstrap interval over images, all cells of an image together; Wilson's where all images agree"
 _BEHIND = (
     "Behind the first: on the images of both, in percentage points; p of the paired test over images, with Holm's "
     "correction for the rows of this table"
@@ -95,9 +97,16 @@ def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> 
     first, *others = ranked.to_dicts()
     target = f"a {first['relation']}-box target"
     interval = "" if first["low"] is None else f" (95 %: {100 * first['low']:.0f} to {100 * first['high']:.0f} %)"
+    equal = [one for one in others if math.isclose(one["success"], first["success"], abs_tol=1e-9)]
+    others = others[len(equal) :]
+    if not first["success"]:
+        yield f"no image of any attack {_VERB[goal]} {target}{interval}."
+        return
+    named = _listed([first["attack"], *(one["attack"] for one in equal)])
+    begin = "" if not others else "the strongest attack is " if not equal else "the strongest attacks are "
     yield (
-        f"{'the strongest attack is ' if others else ''}{first['attack']}: on average "
-        f"{100 * first['success']:.0f} % of its images {_VERBS[goal]} {target}{interval}."
+        f"{begin}{named}: on average {100 * first['success']:.0f} % of {'their' if equal else 'its'} images "
+        f"{_VERBS[goal]} {target}{interval}."
     )
     if first["relation"] != "black":
         yield "There is no black-box target."

@@ -10,6 +10,8 @@ import pytest
 
 from study import analysis
 from study.analysis.bootstrap import interval_of_mean
+from study.analysis.intervals import interval_of_rate
+from study.analysis.ranking import interval
 from study.analysis.significance import difference
 from study.results.run_reader import open_run
 from study.spec.schema import Targets
@@ -43,13 +45,23 @@ def test_numbers_are_those_of_a_loop(many_run, goal):
     for row in found.iter_rows(named=True):
         values[row["attack"]], mean = by_image(many_run, row["attack"], goal, row["level"])
         assert row["success"] == pytest.approx(mean)
-        assert (row["low"], row["high"]) == pytest.approx(interval_of_mean(values[row["attack"]]))
+        mine = values[row["attack"]]
+        ends = interval_of_rate(mine.sum(), len(mine)) if mine.std() == 0 else interval_of_mean(mine)
+        assert (row["low"], row["high"]) == pytest.approx(ends)
         assert (row["relation"], row["images"]) == ("black", 4)
     first, second = found.to_dicts()
     assert (first["behind"], first["p"]) == (0, None)
     gap = values[first["attack"]] - values[second["attack"]]
     assert second["behind"] == pytest.approx(gap.mean())
     assert second["p"] == pytest.approx(difference(gap))
+
+
+def test_images_that_agree_prove_no_certainty():
+    low, high = interval(np.ones(4))
+    assert (low, high) == interval_of_rate(4, 4)
+    assert low < 0.6
+    assert interval(np.zeros(4))[1] > 0.4
+    assert interval(np.array([0.0, 1.0, 1.0, 1.0])) == interval_of_mean(np.array([0.0, 1.0, 1.0, 1.0]))
 
 
 def test_white_box_cells_count_where_there_are_no_others(many_run):

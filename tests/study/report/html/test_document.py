@@ -143,7 +143,7 @@ def test_summary(tiny_run, report):
 def test_long_tables_are_cut_and_come_with_code(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(components, "_MOST_ROWS", 5)
     page = written(tiny_run, tmp_path)
-    assert "The first 5 of 13 rows." in page
+    assert "The first 5 of 12 rows." in page
     found = {html.unescape(code) for code in re.findall("<pre[^>]*>(import study\n.*?)</pre>", page, re.S)}
     assert {code.splitlines()[-1].partition("(")[0] for code in found} >= {"analysis.transfer_matrix", "rows.head"}
     for code in found:
