@@ -31,6 +31,8 @@ WHOLE = {
         "test_without_a_key_it_is_tracked_offline",
     ),
     "tests/test_malformed.py": ("test_broken_somewhere",),
+    "tests/test_pages.py": ("test_the_tutorial", "test_the_notebook"),
+    "tests/test_readme.py": ("test_the_command_and_its_output",),
     "tests/test_wheel.py": ("test_workers_of_ray_import_the_wheel",),
     "tests/undisturbed/test_python_door.py": ("test_ray_and_this_process_give_the_same_rows",),
     "tests/undisturbed/test_undisturbed.py": ("test_two_workers_in_an_object_store_stopped_and_resumed",),

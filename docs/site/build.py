@@ -1,7 +1,7 @@
 """Build the documentation site: `python docs/site/build.py`, or `make docs`. It needs the extra `docs`, and no network.
 
-The pages are the files that a reader of the repository sees: README.md is the first page, CONTRIBUTING.md, CHANGELOG.md and
-benchmarks/README.md are pages, and docs/ holds the rest. They are copied into one folder, where each relative link is
+The pages are the files that a reader of the repository sees: README.md is the first page, CONTRIBUTING.md,
+CHANGELOG.md and benchmarks/README.md are pages, and docs/ holds the rest. They are copied into one folder, where each relative link is
 rewritten to the place that its target has in the site. A link to a file or heading that does not exist ends the build.
 """
 
@@ -27,7 +27,7 @@ _PAGES = {
 """Pages that have another place in the site than in the repository; all others lie in docs/."""
 _LEFT_OUT = ("site",)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_FENCE = re.compile(r"^(```|~~~).*?^\1$", re.M | re.S)
+_CODE = re.compile(r"^(```|~~~).*?^\1$|`[^`\n]+`", re.M | re.S)
 _LINK = re.compile(r"(\]\(|src=\"|srcset=\"|href=\")([^)\"#\s]*)(#[^)\"\s]*)?(?=[)\"])")
 _PICTURE = re.compile(r"<picture>.*?</picture>", re.S)
 _DARK = re.compile(r'<source media="\(prefers-color-scheme: dark\)" srcset="([^"]*)">')
@@ -60,7 +60,7 @@ def stage(source: Path) -> None:
     shutil.copy(_HERE / "extra.css", source / "extra.css")
     for path in _all_pages():
         page = source / _place(path)
-        page.write_text(_rewritten((ROOT / path).read_text(encoding="utf-8"), path, source), encoding="utf-8")
+        page.write_text(rewritten((ROOT / path).read_text(encoding="utf-8"), path, source), encoding="utf-8")
 
 
 def _all_pages() -> list[str]:
@@ -74,11 +74,11 @@ def _place(path: str) -> str:
     return _PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"files/{path}")
 
 
-def _rewritten(text: str, path: str, source: Path) -> str:
+def rewritten(text: str, path: str, source: Path) -> str:
     """The text of the page `path` with links for the site. Code stays as it is."""
     text = _PICTURE.sub(lambda found: _both(found[0]), text)
     parts, at = [], 0
-    for code in _FENCE.finditer(text):
+    for code in _CODE.finditer(text):
         parts += [_linked(text[at : code.start()], path, source), code[0]]
         at = code.end()
     return "".join([*parts, _linked(text[at:], path, source)])

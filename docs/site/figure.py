@@ -1,7 +1,7 @@
 """Draw the figure at the top of README.md from a run of specs/small/readme.yaml: `python docs/site/figure.py RUN`.
 
-It writes the numbers to docs/figures/*.csv, and draws docs/figures/transfer-*.svg from these files alone. Without RUN it
-draws the files that are there once more. Each figure exists for light and dark pages, and for wide and narrow ones.
+It writes the numbers to docs/figures/*.csv, and draws docs/figures/transfer-*.svg from these files alone; without RUN,
+from the files that are there. Each figure exists for light and dark pages, and for wide and narrow ones.
 """
 
 from __future__ import annotations

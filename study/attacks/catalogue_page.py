@@ -37,7 +37,9 @@ def generated() -> str:
         attack = Attack.model_validate(presets.keys_of(name, {}))
         cost = attack.gradients(attack.steps, 1), attack.forwards(attack.steps, 1)
         parts = ", ".join(dict.fromkeys(part.name for part in _telling(attack.assembly))) or "the gradient alone"
-        lines.append(f"| [{name}](#{_anchor(_heading(name, one))}) | {one.paper} | {parts} | {cost[0]:,} | {cost[1] or ''} |")
+        lines.append(
+            f"| [{name}](#{_anchor(_heading(name, one))}) | {one.paper} | {parts} | {cost[0]:,} | {cost[1] or ''} |"
+        )
     lines.append("")
     for name, one in found.items():
         lines += _section(name, one)
