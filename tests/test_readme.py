@@ -88,16 +88,16 @@ def rows_of(text: str) -> list[str]:
 def test_the_figure_shows_the_numbers_beside_it():
     drawing = site_module("figure")
     found = drawing.read()
-    assert set(found["matrix"]["images"]) == {int(re.search(r"(\d+) photographs", README)[1])}
-    assert found["matrix"].height == 25
+    assert set(found["matrix"]["images"]) == {int(re.search(r"(\d+) images, L-inf", README)[1])}
+    assert found["matrix"].height == 9
     assert found["curves"]["attack"].n_unique() == 3
     for path in re.findall(r"docs/figures/[\w-]+\.svg", README):
         _, scheme, shape = (ROOT / path).stem.split("-")
         (mine,) = (one for one in drawing.SCHEMES if one.name == scheme)
         assert drawing.drawn(found, mine, shape) == (ROOT / path).read_text(), f"python docs/site/figure.py: {path}"
     spec = resolve(parse((ROOT / "specs/small/readme.yaml").read_text(), "s", environment={"STUDY_DATA": "/"})).spec
-    assert {attack.budget.epsilon for attack in spec.attacks.values()} == {8.0}
-    assert f"{spec.images.count} photographs, L-infinity budget of 8 of 255" in README
+    assert {attack.budget.epsilon for attack in spec.attacks.values()} == {4.0}
+    assert f"{spec.images.count} images, L-infinity budget of 4 of 255" in README
 
 
 def site_module(name: str):

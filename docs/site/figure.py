@@ -126,7 +126,7 @@ def _curves(axes: Axes, points: pl.DataFrame, scheme: Scheme) -> None:
     axes.set_xticks([1, 2, 3, 5, 10])
     axes.grid(color=scheme.faint, lw=0.6)
     axes.set_axisbelow(True)
-    axes.set_title("Black-box transfer, mean of 20 pairs", fontsize=12)
+    axes.set_title("Black-box transfer, mean of 6 pairs", fontsize=12)
 
 
 def _percent(rates: Sequence[float] | pl.Series) -> list[float]:
