@@ -27,8 +27,8 @@ _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
 
-`python -m study.spec.reference` generates this page; a test keeps it up to date. [concepts.md](concepts.md) explains
-the terms; [models.md](models.md) and [images.md](images.md) describe models and image sets.
+`python -m study.spec.reference` generates this page; a test keeps it up to date. [Concepts](concepts.md) explains
+the terms; [Models](models.md) and [Images](images.md) describe models and image sets.
 
 The tables give each key's meaning, the values that it accepts, its default (– if the key is absent by default), and an
 example. Lengths are pixel values 0..255 unless a sentence says otherwise.
@@ -63,7 +63,7 @@ def _components() -> str:
         "`objective`, `fusion` (kind `ensemble`), `step`, `start` and `program` are one component each. A component is",
         "written as its name (`diversity`), as its name with parameters (`{diversity: {probability: 0.7}}`), for some",
         'with one value (`{scales: 5}`), or as a class in a file of yours (`{python: "mine.py:Shuffle", copies: 4}`).',
-        "[extending.md](extending.md) shows how to write one. Short keys, such as `diversity: {}`, come first.",
+        "[Own components](extending.md) shows how to write one. Short keys, such as `diversity: {}`, come first.",
         "",
         "| kind | name | what | parameters |",
         "| --- | --- | --- | --- |",
