@@ -88,16 +88,23 @@ def rows_of(text: str) -> list[str]:
 def test_the_figure_shows_the_numbers_beside_it():
     drawing = site_module("figure")
     found = drawing.read()
-    assert set(found["matrix"]["images"]) == {int(re.search(r"(\d+) images, L-inf", README)[1])}
-    assert found["matrix"].height == 9
-    assert found["curves"]["attack"].n_unique() == 3
+    assert set(found["matrix"]["images"]) == {int(re.search(r"(\d+) images, shown to three", README)[1])}
+    assert (found["matrix"].height, found["means"].height) == (27, 9)
     for path in re.findall(r"docs/figures/[\w-]+\.svg", README):
         _, scheme, shape = (ROOT / path).stem.split("-")
         (mine,) = (one for one in drawing.SCHEMES if one.name == scheme)
         assert drawing.drawn(found, mine, shape) == (ROOT / path).read_text(), f"python docs/site/figure.py: {path}"
-    spec = resolve(parse((ROOT / "specs/small/readme.yaml").read_text(), "s", environment={"STUDY_DATA": "/"})).spec
+    text = (ROOT / "specs/small/authors-cost-cifar10.yaml").read_text()
+    spec = resolve(parse(text, "s", environment={"STUDY_DATA": "/"})).spec
     assert {attack.budget.epsilon for attack in spec.attacks.values()} == {4.0}
-    assert f"{spec.images.count} images, L-infinity budget of 4 of 255" in README
+    assert f"budget of 4 of 255 and each at its authors' cost; {spec.images.count} images" in README
+    shown = {name: 100 * rate for name, rate in found["means"].select("attack", "success").rows()}
+    results = (ROOT / "docs" / "results" / "README.md").read_text()
+    for name, label in drawing.NAMES.items():
+        known = "|".join([re.escape(label), "SSA with momentum", rf"I-FGSM \(`{name}`\)", f"{label} on I-FGSM"])
+        pattern = rf"^\| (?:{known}) \| [\d,]+ \| ([\d.]+) \|"
+        rates = [float(one) for one in re.findall(pattern, results, re.M)]
+        assert any(abs(one - shown[name]) < 0.06 for one in rates), (name, rates, shown[name])
 
 
 def site_module(name: str):

@@ -1,8 +1,8 @@
 """Build the documentation site: `python docs/site/build.py`, or `make docs`. It needs the extra `docs`, and no network.
 
-The pages are the files that a reader of the repository sees: README.md is the first page, CONTRIBUTING.md,
-CHANGELOG.md and benchmarks/README.md are pages, and docs/ holds the rest. They are copied into one folder, where each relative link is
-rewritten to the place that its target has in the site. A link to a file or heading that does not exist ends the build.
+The pages are the files that a reader of the repository sees: README.md is the first page, CONTRIBUTING.md, CHANGELOG.md
+and benchmarks/README.md are pages, and docs/ holds the rest. They are copied into one folder, where each relative link
+is rewritten to the place that its target has in the site. A link to a file or heading that is not there ends the build.
 """
 
 from __future__ import annotations

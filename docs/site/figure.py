@@ -1,4 +1,5 @@
-"""Draw the figure at the top of README.md from a run of specs/small/readme.yaml: `python docs/site/figure.py RUN`.
+"""Draw the figure at the top of README.md from a run of specs/small/authors-cost-cifar10.yaml: `python
+docs/site/figure.py RUN`.
 
 It writes the numbers to docs/figures/*.csv, and draws docs/figures/transfer-*.svg from these files alone; without RUN,
 from the files that are there. Each figure exists for light and dark pages, and for wide and narrow ones.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,14 @@ import study
 from study import analysis
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
-EXPERIMENT, MATRIX = "figure", "mi+di"
-NAMES = {"bim": "I-FGSM", "mi": "MI", "mi+di": "MI + DI"}
+SOURCE = "resnet20"
+NAMES = {
+    "bim": "I-FGSM", "mi": "MI", "ila": "ILA", "mi+ssa": "SSA + MI", "bsr": "BSR", "sia": "SIA", "gra": "GRA",
+    "decowa": "DeCoWA", "pgn": "PGN",
+}  # fmt: skip
 _DRAWS = 2000
+_BESIDE = {"pgn": (-6, 7, "right"), "bsr": (-7, -4, "right"), "sia": (-7, 4, "right"), "mi": (-6, 4, "right")}
+"""Where a name stands beside its mark, if not at its right: offset in points, and alignment."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +52,32 @@ SCHEMES = (
     Scheme("light", "#1f2328", "#c9d1d9", "#eef3fa", "#0b4f8a", "#ffffff", ("#6e7781", "#0072b2", "#c24a00")),
     Scheme("dark", "#e6edf3", "#3d444d", "#1c2633", "#6cb6ff", "#0d1117", ("#9198a1", "#56b4e9", "#f0a04b")),
 )
-_SHAPES = {"wide": (9.6, 4.1), "narrow": (4.6, 8.2)}
+_SHAPES = {"wide": (9.4, 4.4), "narrow": (4.6, 8.6)}
 
 
 def numbers(run: str) -> Mapping[str, pl.DataFrame]:
-    """The success rates of the figure: `matrix` of one attack, and the black-box means of all attacks by `steps`."""
+    """The success rates of the figure: `matrix`, and `means` of black-box targets with the gradients of each attack."""
     loaded = study.load(run)
-    rows = loaded.scan()
-    last = rows.filter(pl.col("attack") == MATRIX).filter(pl.col("steps") == pl.col("steps").max())
-    matrix = analysis.success_rates(last, by=("sources", "target")).select(
-        "sources", "target", "relation", "images", "success", "low", "high"
+    rows = loaded.scan().filter(
+        pl.col("sources").list.join("+") == SOURCE, pl.col("attack").is_in(list(NAMES)), goal="untargeted"
     )
-    order = {name: place for place, name in enumerate(loaded.spec.models)}
-    matrix = matrix.sort(pl.col("sources").replace_strict(order), pl.col("target").replace_strict(order))
-    black = rows.filter(relation="black")
-    curves = analysis.bootstrap_rates(black, by=("attack", "steps"), draws=_DRAWS)
     place = {name: at for at, name in enumerate(NAMES)}
-    return {"matrix": matrix, "curves": curves.sort(pl.col("attack").replace_strict(place), "steps")}
+    order = {name: at for at, name in enumerate(loaded.spec.models)}
+    matrix = analysis.success_rates(rows, by=("attack", "target")).select(
+        "attack", "target", "relation", "images", "success", "low", "high"
+    )
+    black = rows.filter(relation="black")
+    cost = black.group_by("attack").agg(pl.col("gradients").max()).collect()
+    means = analysis.bootstrap_rates(black, by=("attack",), draws=_DRAWS).join(cost, on="attack")
+    return {
+        "matrix": matrix.sort(pl.col("attack").replace_strict(place), pl.col("target").replace_strict(order)),
+        "means": means.sort(pl.col("attack").replace_strict(place)),
+    }
 
 
 def read() -> Mapping[str, pl.DataFrame]:
     """The numbers in docs/figures."""
-    return {name: pl.read_csv(FIGURES / f"transfer-{name}.csv") for name in ("matrix", "curves")}
+    return {name: pl.read_csv(FIGURES / f"transfer-{name}.csv") for name in ("matrix", "means")}
 
 
 def drawn(found: Mapping[str, pl.DataFrame], scheme: Scheme, shape: str) -> str:
@@ -84,59 +94,69 @@ def drawn(found: Mapping[str, pl.DataFrame], scheme: Scheme, shape: str) -> str:
         figure.patch.set_alpha(0)
         panels = figure.subplots(*((1, 2) if shape == "wide" else (2, 1)))
         _matrix(panels[0], found["matrix"], scheme)
-        _curves(panels[1], found["curves"], scheme)
+        _curve(panels[1], found["means"], scheme)
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
 def _matrix(axes: Axes, cells: pl.DataFrame, scheme: Scheme) -> None:
-    names = list(dict.fromkeys(cells["sources"]))
+    targets = list(dict.fromkeys(cells["target"]))
+    rates = {
+        (attack, target): 100 * rate for attack, target, rate in cells.select("attack", "target", "success").rows()
+    }
     shades = LinearSegmentedColormap.from_list("rates", [scheme.low, scheme.high])
     axes.imshow(
-        [[100 * _rate(cells, source, target) for target in names] for source in names], cmap=shades, vmin=0, vmax=100
+        [[rates[attack, target] for target in targets] for attack in NAMES],
+        cmap=shades,
+        vmin=0,
+        vmax=100,
+        aspect="auto",
     )
-    for (down, source), (across, target) in itertools.product(enumerate(names), enumerate(names)):
-        rate = 100 * _rate(cells, source, target)
+    for (down, attack), (across, target) in itertools.product(enumerate(NAMES), enumerate(targets)):
+        rate = rates[attack, target]
         axes.text(
-            across, down, f"{rate:.0f}" + ("*" if source == target else ""), ha="center", va="center",
+            across, down, f"{rate:.0f}" + ("*" if target == SOURCE else ""), ha="center", va="center",
             color=scheme.on_high if rate > 55 else scheme.text, fontsize=12,
         )  # fmt: skip
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(targets)), targets)
+    axes.set_yticks(range(len(NAMES)), list(NAMES.values()))
     axes.tick_params(length=0)
-    axes.set(xlabel="target", ylabel="attacked network (source)")
-    axes.set_title(f"{NAMES[MATRIX]}: images that fool the target, %", fontsize=12)
+    axes.set_title(f"Images of {SOURCE} that fool each target, %", fontsize=12)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _rate(cells: pl.DataFrame, source: str, target: str) -> float:
-    return float(cells.filter(sources=source, target=target)["success"].item())
-
-
-def _curves(axes: Axes, points: pl.DataFrame, scheme: Scheme) -> None:
-    for name, colour, mark in zip(NAMES, scheme.lines, "osD", strict=True):
-        mine = points.filter(attack=name)
-        x, low, high = (mine[column].to_list() for column in ("steps", "low", "high"))
-        axes.plot(x, _percent(mine["success"]), color=colour, marker=mark, ms=5, lw=2)
-        axes.fill_between(x, _percent(low), _percent(high), color=colour, alpha=0.15, linewidth=0)
-        end = (x[-1], 100 * mine["success"][-1])
-        axes.annotate(NAMES[name], end, xytext=(7, 0), textcoords="offset points", va="center", color=colour)
-    axes.set(xlim=(0.5, 12.6), ylim=(0, 100), xlabel="gradient steps", ylabel="images, %")
-    axes.set_xticks([1, 2, 3, 5, 10])
+def _curve(axes: Axes, means: pl.DataFrame, scheme: Scheme) -> None:
+    for name, _, rate, low, high, cost in means.rows():
+        ends = [[100 * (rate - low)], [100 * (high - rate)]]
+        axes.errorbar(
+            [cost], [100 * rate], yerr=ends, fmt="o", color=scheme.lines[1], ecolor=scheme.lines[0], ms=6, lw=1.2
+        )
+        x, y, side = _BESIDE.get(name, (7, 4, "left"))
+        axes.annotate(
+            NAMES[name], (cost, 100 * rate), xytext=(x, y), textcoords="offset points", ha=side, color=scheme.text
+        )
+    best = (
+        means.sort("gradients").with_columns(pl.col("success").cum_max()).group_by("gradients").agg(pl.max("success"))
+    )
+    best = best.sort("gradients")
+    axes.step(
+        [*best["gradients"], 700], [100 * one for one in [*best["success"], best["success"][-1]]],
+        where="post", color=scheme.lines[2], lw=2, zorder=1,
+    )  # fmt: skip
+    axes.text(14, 91, "best within a cost", color=scheme.lines[2])
+    axes.set(xscale="log", xlim=(7, 700), ylim=(30, 100), xlabel="gradients per image", ylabel="images, %")
+    axes.set_xticks([10, 20, 50, 100, 200, 400], ["10", "20", "50", "100", "200", "400"])
+    axes.minorticks_off()
     axes.grid(color=scheme.faint, lw=0.6)
     axes.set_axisbelow(True)
-    axes.set_title("Black-box transfer, mean of 6 pairs", fontsize=12)
-
-
-def _percent(rates: Sequence[float] | pl.Series) -> list[float]:
-    return [100 * one for one in rates]
+    axes.set_title("Black-box transfer against cost, 95 % intervals", fontsize=12)
 
 
 def main() -> None:
     """Write the numbers of RUN, if one is given, and draw."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("run", nargs="?", help="a run folder of specs/small/readme.yaml")
+    options.add_argument("run", nargs="?", help="a run folder of specs/small/authors-cost-cifar10.yaml")
     run = options.parse_args().run
     FIGURES.mkdir(exist_ok=True)
     if run:
