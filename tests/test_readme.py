@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import statistics
+import sys
 import tomllib
 
 import pytest
@@ -110,6 +111,7 @@ def test_the_figure_shows_the_numbers_beside_it():
 def site_module(name: str):
     found = importlib.util.spec_from_file_location(f"site_{name}", ROOT / "docs" / "site" / f"{name}.py")
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
     found.loader.exec_module(module)
     return module
 

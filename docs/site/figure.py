@@ -31,7 +31,13 @@ NAMES = {
     "decowa": "DeCoWA", "pgn": "PGN",
 }  # fmt: skip
 _DRAWS = 2000
-_BESIDE = {"pgn": (-6, 7, "right"), "bsr": (-7, -4, "right"), "sia": (-7, 4, "right"), "mi": (-6, 4, "right")}
+_BESIDE = {
+    "pgn": (6, -12, "left"),
+    "gra": (-6, 5, "right"),
+    "bsr": (-7, -4, "right"),
+    "sia": (-7, 4, "right"),
+    "mi": (-6, 4, "right"),
+}
 """Where a name stands beside its mark, if not at its right: offset in points, and alignment."""
 
 
