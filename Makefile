@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test ci lint types slow results clean
+.PHONY: quickstart test ci lint types slow docs results clean
 
 quickstart: $(VENV)/.demo
 	$(BIN)/study launch specs/quickstart.yaml
@@ -24,6 +24,10 @@ types: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# The documentation site, in build/docs/site; a link that leads nowhere is an error.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/site/build.py
 
 # What docs/results holds: an hour and a half on two free cores. STUDY_DATA: see the top of the specs.
 TWINS := liu2017 smoothed2019 sgm2020 geometry

@@ -1,4 +1,4 @@
-"""The command line: version, groups, examples in every help, and the README's list of commands."""
+"""The command line: version, groups, examples in every help, and the list of commands in docs/commands.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_help_has_an_example_that_names_the_command(name):
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
-def test_the_readme_lists_every_command():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_on_commands_lists_every_command():
+    text = (ROOT / "docs" / "commands.md").read_text()
     assert list(dict.fromkeys(re.findall(r"^  study ([a-z]+) ", text, re.M))) == LISTED
     assert all(group in text for group in GROUPS)

@@ -59,6 +59,9 @@ WHOLE = {
     "tests/actors/workers/test_chat.py": ("test_slow_failing_filtering_and_dying_half_way",),
     "tests/undisturbed/test_chat.py": ("test_a_whole_run_and_a_killed_one",),
     "tests/undisturbed/test_progress.py": ("test_the_start_and_the_steps_of_a_unit_are_told",),
+    "tests/test_pages.py": ("test_the_tutorial", "test_the_notebook"),
+    "tests/test_readme.py": ("test_the_command_and_its_output",),
+    "tests/test_wheel.py": ("test_workers_of_ray_import_the_wheel",),
     "tests/undisturbed/test_python_door.py": ("test_ray_and_this_process_give_the_same_rows",),
     "tests/undisturbed/test_undisturbed.py": (
         "test_a_tuned_study_starts_two_local_rays_in_one_process",

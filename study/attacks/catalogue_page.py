@@ -37,7 +37,9 @@ def generated() -> str:
         attack = Attack.model_validate(presets.keys_of(name, {}))
         cost = attack.gradients(attack.steps, 1), attack.forwards(attack.steps, 1)
         parts = ", ".join(dict.fromkeys(part.name for part in _telling(attack.assembly))) or "the gradient alone"
-        lines.append(f"| [{name}](#{_anchor(name)}) | {one.paper} | {parts} | {cost[0]:,} | {cost[1] or ''} |")
+        lines.append(
+            f"| [{name}](#{_anchor(_heading(name, one))}) | {one.paper} | {parts} | {cost[0]:,} | {cost[1] or ''} |"
+        )
     lines.append("")
     for name, one in found.items():
         lines += _section(name, one)
@@ -47,7 +49,7 @@ def generated() -> str:
 
 def _section(name: str, one: Preset) -> Iterator[str]:
     attack = Attack.model_validate(presets.keys_of(name, {}))
-    yield f"## {name}"
+    yield f"## {_heading(name, one)}"
     yield ""
     yield f"{_link(one)}{f', {one.equation}' if one.equation else ''}. {_sentence(one.source)}"
     yield ""
@@ -113,11 +115,20 @@ def _link(one: Preset) -> str:
     number = one.link.removeprefix("arXiv:")
     where = f"https://arxiv.org/abs/{number}" if one.link.startswith("arXiv:") else one.link
     title = f"{one.paper}, *{one.title}*"
-    return f"[{title}]({where})" if where else title
+    if not where.startswith("http"):
+        return f"{title}, {where}" if where else title
+    return f"[{title}]({where})"
 
 
-def _anchor(name: str) -> str:
-    return re.sub(r"[^a-z0-9 -]", "", name.lower())
+def _heading(name: str, one: Preset) -> str:
+    """The name, and the paper if another preset's name differs in punctuation only: anchors have none."""
+    same = [other for other in presets.presets() if _anchor(other) == _anchor(name)]
+    return name if same[0] == name else f"{name} ({one.paper})"
+
+
+def _anchor(heading: str) -> str:
+    """The anchor of a heading on GitHub and in the site."""
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 
 if __name__ == "__main__":

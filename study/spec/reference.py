@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -18,12 +20,18 @@ from study.attacks.part import Part
 from study.spec.json_schema import spec_schema, text
 from study.spec.schema import Spec
 
+_NOTES = Path(__file__).with_name("key_notes.yaml")
+_BULLET = re.compile(r"^- `(\w[\w-]*)`: (.*?)(?=^- |\n\n|\Z)", re.M | re.S)
+"""A key in a docstring, with its sentences."""
 _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
 
-`python -m study.spec.reference` generates this page; a test keeps it up to date. [concepts.md](concepts.md) explains
-the terms; [models.md](models.md) and [images.md](images.md) describe models and image sets.
+`python -m study.spec.reference` generates this page; a test keeps it up to date. [Concepts](concepts.md) explains
+the terms; [Models](models.md) and [Images](images.md) describe models and image sets.
+
+The tables give each key's meaning, the values that it accepts, its default (– if the key is absent by default), and an
+example. Lengths are pixel values 0..255 unless a sentence says otherwise.
 
 Editors with support for YAML schemas complete and check a spec that begins with
 `# yaml-language-server: $schema=<path to docs/spec.schema.json>`, as the specs in `specs/` do. `study schema` prints
@@ -55,7 +63,7 @@ def _components() -> str:
         "`objective`, `fusion` (kind `ensemble`), `step`, `start` and `program` are one component each. A component is",
         "written as its name (`diversity`), as its name with parameters (`{diversity: {probability: 0.7}}`), for some",
         'with one value (`{scales: 5}`), or as a class in a file of yours (`{python: "mine.py:Shuffle", copies: 4}`).',
-        "[extending.md](extending.md) shows how to write one. Short keys, such as `diversity: {}`, come first.",
+        "[Own components](extending.md) shows how to write one. Short keys, such as `diversity: {}`, come first.",
         "",
         "| kind | name | what | parameters |",
         "| --- | --- | --- | --- |",
@@ -105,19 +113,26 @@ def _inside(annotation: Any, more: str = "") -> Iterator[tuple[type[BaseModel], 
 
 def _section(model: type[BaseModel], places: list[str], part: Mapping[str, Any]) -> str:
     title = " and ".join(f"`{place}`" for place in places) or "The spec"
-    lines = [f"## {title}", "", inspect.cleandoc(model.__doc__ or ""), ""]
-    rows = _keys(model, part)
+    about = inspect.cleandoc(model.__doc__ or "")
+    rows = _keys(model, part, places)
+    if _listed(model):
+        about = _BULLET.sub("", about)
+    lines = [f"## {title}", "", re.sub(r"\n{3,}", "\n\n", about).strip(), ""]
     if rows:
-        lines += ["| key | value | default |", "| --- | --- | --- |", *rows, ""]
+        lines += ["| key | meaning | value | default | example |", "| --- | --- | --- | --- | --- |"]
+        lines += [f"| `{row[0]}` | {' | '.join(row[1:])} |" for row in rows]
+        lines.append("")
     return "\n".join(lines)
 
 
-def _keys(model: type[BaseModel], part: Mapping[str, Any]) -> list[str]:
-    options = [part, *part.get("anyOf", ())]
-    properties: Mapping[str, Any] = next((one["properties"] for one in options if "properties" in one), {})
+def _keys(model: type[BaseModel], part: Mapping[str, Any], places: list[str]) -> list[tuple[str, ...]]:
+    """The rows of a section's table: key, meaning, accepted values, default, example."""
+    properties = keys_of(part)
     if not any((field.alias or name) in properties for name, field in model.model_fields.items()):
         return []
     defaults = {field.alias or name: field for name, field in model.model_fields.items()}
+    said = _listed(model)
+    noted = notes(places[0] if places else "")
     rows = []
     for key, value in properties.items():
         field = defaults.get(key)
@@ -129,8 +144,62 @@ def _keys(model: type[BaseModel], part: Mapping[str, Any]) -> list[str]:
             default = "empty" if field.default_factory is not None else "see below"
         else:
             default = _value(field.default)
-        rows.append(f"| `{key}` | {_shown(value)} | {default} |")
+        meaning, *example = noted.get(key, ("",))
+        # The schema describes short forms itself.
+        means = " ".join(filter(None, (said.get(key) or meaning, value.get("description"))))
+        kind = _kind(value).replace("|", "\\|")
+        shown = f"`{_written(example[0])}`" if example else ""
+        rows.append((key, means.replace("|", "\\|"), kind, default, shown))
     return rows
+
+
+def _listed(model: type[BaseModel]) -> Mapping[str, str]:
+    """By key, its sentences in a docstring whose list is one of keys, and not part of a sentence."""
+    about = inspect.cleandoc(model.__doc__ or "")
+    found = {one[1]: _sentence(one[2]) for one in _BULLET.finditer(about)}
+    keys = {field.alias or name for name, field in model.model_fields.items()}
+    whole = found.keys() <= keys and len(found) == len(re.findall(r"^- ", about, re.M))
+    return found if whole and not re.search(r":\n\n- ", about) else {}
+
+
+def keys_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of each key of a section, from the section's own schema."""
+    options = [part, *part.get("anyOf", ())]
+    return next((one["properties"] for one in options if "properties" in one), {})
+
+
+def notes(place: str) -> Mapping[str, Any]:
+    """The notes on the keys of a section by key: meaning and example. `place` is one of `sections`."""
+    found: Mapping[str, Any] = _all_notes().get(place.replace(".<name>", ""), {})
+    return found
+
+
+@functools.cache
+def _all_notes() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load(_NOTES.read_text(encoding="utf-8"))
+    return found
+
+
+def sections() -> dict[str, tuple[type[BaseModel], Mapping[str, Any]]]:
+    """Every section of the reference by its first place: its model and its schema."""
+    schema = spec_schema()
+    return {
+        places[0] if places else "": (model, schema if model is Spec else schema["$defs"][model.__name__])
+        for model, places in _walk().items()
+    }
+
+
+def _sentence(text: str) -> str:
+    """The text of a bullet on one line, as a sentence."""
+    text = re.sub(r"\s+", " ", text).strip().rstrip(";.")
+    first = text if text.startswith("`") else text[:1].upper() + text[1:]
+    return f"{first}."
+
+
+def _written(value: Any) -> str:
+    """A value as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...").replace("|", "\\|")
 
 
 def _value(default: Any) -> str:
@@ -139,11 +208,6 @@ def _value(default: Any) -> str:
     if isinstance(default, tuple):
         default = list(default)
     return f"`{json.dumps(default, ensure_ascii=False)}`" if not isinstance(default, str) else f"`{default or '””'}`"
-
-
-def _shown(value: Mapping[str, Any]) -> str:
-    """A key's schema in words."""
-    return " ".join(filter(None, (value.get("description"), _kind(value)))).replace("|", "\\|")
 
 
 def _kind(value: Mapping[str, Any]) -> str:

@@ -98,3 +98,16 @@ def test_a_first_spec(tmp_path):
             write_spec(tmp_path / "x.yaml", wish, said.append, None)
         assert part in str(refused.value)
     assert "folder: '#odd: path'" in starter_of(InitOptions("s", "#odd: path", 2, ("resnet50",), ("mi",)))
+
+
+@pytest.mark.parametrize("place", reference.sections())
+def test_the_reference_explains_every_key(place):
+    """In a note, in the docstring's list, or in its sentences. A note's example is a value that the schema accepts."""
+    model, part = reference.sections()[place]
+    noted, keys = reference.notes(place), reference.keys_of(part)
+    assert noted.keys() <= keys.keys(), "study/spec/key_notes.yaml explains a key that does not exist"
+    for key, value in keys.items():
+        meaning, *example = noted.get(key, ("",))
+        assert meaning or f"`{key}`" in (model.__doc__ or "") or value.get("description"), key
+        for one in example:
+            jsonschema.validate(one, {**value, "$defs": VALIDATOR.schema["$defs"]})
