@@ -30,7 +30,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CODE = re.compile(r"^(```|~~~).*?^\1$|`[^`\n]+`", re.M | re.S)
 _LINK = re.compile(r"(\]\(|src=\"|srcset=\"|href=\")([^)\"#\s]*)(#[^)\"\s]*)?(?=[)\"])")
 _PICTURE = re.compile(r"<picture>.*?</picture>", re.S)
-_DARK = re.compile(r'<source media="\(prefers-color-scheme: dark\)" srcset="([^"]*)">')
+_DARK = re.compile(r'\s*<source media="\(prefers-color-scheme: dark\)" srcset="([^"]*)">')
 _IMAGE = re.compile(r'<img src="([^"]*)"')
 
 
