@@ -61,7 +61,6 @@ WHOLE = {
     "tests/undisturbed/test_progress.py": ("test_the_start_and_the_steps_of_a_unit_are_told",),
     "tests/test_pages.py": ("test_the_tutorial", "test_the_notebook"),
     "tests/test_readme.py": ("test_the_command_and_its_output",),
-    "tests/test_wheel.py": ("test_workers_of_ray_import_the_wheel",),
     "tests/undisturbed/test_python_door.py": ("test_ray_and_this_process_give_the_same_rows",),
     "tests/undisturbed/test_undisturbed.py": (
         "test_a_tuned_study_starts_two_local_rays_in_one_process",
