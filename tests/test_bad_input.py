@@ -66,7 +66,10 @@ SPECS = {
     ),
     "two budgets at once": (
         swap("mi: {steps: 2}", "mi: {budget: {l2: 3, epsilon: 2}}"),
-        ["a budget is one of epsilon, l2, rmsd and minimal, and this one has epsilon and l2", "attacks.mi.budget"],
+        [
+            "a budget is one of epsilon, l2, rmsd and minimal, or a rule, and this one has epsilon and l2",
+            "attacks.mi.budget",
+        ],
     ),
     "a checkpoint beyond the end": (
         swap("mi: {steps: 2}", "mi: {steps: 2, checkpoints: [1, 3]}"),

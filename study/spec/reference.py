@@ -133,7 +133,7 @@ def _keys(model: type[BaseModel], part: Mapping[str, Any], places: list[str]) ->
     defaults = {field.alias or name: field for name, field in model.model_fields.items()}
     said = _listed(model)
     noted = notes(places[0] if places else "")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, value in properties.items():
         field = defaults.get(key)
         if field is None:

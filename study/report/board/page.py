@@ -26,7 +26,7 @@ from study.report.html.components import (
     text_cells,
 )
 from study.report.html.environment import environment
-from study.report.wording import MEASURES, SUCCESS_RATE, rate_decimals
+from study.report.wording import SUCCESS_RATE, rate_decimals
 
 MEAN = "Mean: of the black-box rates; in brackets its 95 % interval, from a bootstrap over images"
 CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
@@ -40,6 +40,7 @@ def front_note(table: BoardTable) -> str:
     return f"Front: no other line of this table is as good in mean, gradients and {measure}, and better in one of them"
 
 
+_VISIBLE = ("ssim", "ciede2000")
 _SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f")}
 
 
@@ -160,14 +161,14 @@ def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
             "attack": called,
             "success": [line.mean for line in table.lines],
             "gradients": [line.gradients for line in table.lines],
-            **{measure: [line.visible[measure] for line in table.lines] for measure in MEASURES},
+            **{measure: [line.visible[measure] for line in table.lines] for measure in _VISIBLE},
         },
-        schema_overrides=dict.fromkeys(("success", "gradients", *MEASURES), pl.Float64),
+        schema_overrides=dict.fromkeys(("success", "gradients", *_VISIBLE), pl.Float64),
     )
     title, marks = f"{table.experiment}, {table.goal}", list(dict.fromkeys(called))
     note = "One mark per line of the table."
     drawn = [album.add(f"{title}-gradients", figures.success_by_measure(found, "gradients", marks, title), note)]
-    for measure in ("ssim", "ciede2000"):
+    for measure in _VISIBLE:
         figure = figures.success_by_measure(found, measure, marks, title)
         drawn.append(album.add(f"{title}-{measure}", figure, note))
     return [one for one in drawn if one is not None]

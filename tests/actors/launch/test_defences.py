@@ -16,7 +16,7 @@ from tests.conftest import ROOT, rows
 from tests.study.defences.test_stages import residual
 from tests.undisturbed.undisturbed import assert_undisturbed, launch
 
-NETWORK = {"network": "timm:test_resnet", "weights": "random:2", "size": 48}
+NETWORK = {"network": "timm:test_vit", "weights": "random:2", "size": 160}
 SMOOTHING = {"smoothing": {"sigma": 90, "draws": 12, "alpha": 0.05}}
 
 SPEC = {

@@ -56,7 +56,7 @@ def _meta(monkeypatch):
     monkeypatch.setattr(
         philox_kernel, "words", lambda keys, _, blocks: keys.new_zeros(1).expand(len(keys), 4 * blocks).contiguous()
     )
-    monkeypatch.setattr(loop, "_first_stage", lambda models, attack, *_, **__: _stage(attack))
+    monkeypatch.setattr(loop.AttackOnImages, "first_stage", lambda run: _stage(run.attack))
 
 
 def _stage(attack):

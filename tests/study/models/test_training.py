@@ -168,7 +168,7 @@ def test_unknown_networks_and_folders_that_cannot_be_made(data, tmp_path):
 
 
 def test_other_images_and_other_labels_are_refused(tmp_path):
-    error = refused(write(tmp_path / "small", side=20), [0], tmp_path / "out")
+    error = refused(write(tmp_path / "small", side=20), ["mnist_fnn0"], tmp_path / "out")
     assert "1 x 20 x 20" in error.what
     assert "28 x 28" in (error.accepted or "")
     assert "has the label 25" in refused(write(tmp_path / "letters", labels=26), ["mnist_fnn0"], tmp_path / "out").what

@@ -193,7 +193,8 @@ def rows_of(frame: pl.DataFrame, *, seeds: tuple[int, ...] | None = None) -> pl.
         pl.when(top == 1).then(pl.concat_list(decisive, 4, 5, 6, 8)).otherwise(pl.concat_list(7, 4, 5, 6, decisive))
         .cast(pl.List(pl.Int32)).alias("top5"),
         pl.lit(None, pl.List(pl.String)).alias("names"), pl.lit(None, pl.List(pl.String)).alias("clean_names"),
-        pl.lit(None, pl.List(pl.String)).alias("wanted_names"), pl.lit(1.0).alias("rmsd"),
+        pl.lit(None, pl.List(pl.String)).alias("wanted_names"), pl.lit(None, pl.List(pl.String)).alias("true_names"),
+        pl.lit(None, pl.String).alias("sentence"), pl.lit(None, pl.Boolean).alias("refused"), pl.lit(1.0).alias("rmsd"),
     )  # fmt: skip
 
 

@@ -122,6 +122,7 @@ ELSEWHERE = {
         "batch": "numerics, in the craft's id",
         "images": "in the unit's id",
         "search": "levels, goal and labels: the recipe and the unit's id",
+        "truth": "labels and clean answers by which a service is judged: no pixel",
         "probabilities": "no row has them: target labels that were ranked by them are in the unit's id",
     },
     ProbeJob: {"unit": "the id itself", "question": "see ProbeTask"},

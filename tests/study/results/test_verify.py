@@ -110,7 +110,7 @@ DAMAGES = [
     (set_to(linf=256.0), "damaged", "an L-infinity distance"),
     (set_to(l2=float("inf")), "damaged", "an L2 distance"),
     (set_to(label=1000), "damaged", "a label outside 0 to 999"),
-    (set_to(top1=-1), "damaged", "a top1 that is not the first of top5"),
+    (set_to(top1=999), "damaged", "a top1 that is not the first of top5"),
     (set_list("top5", [-1, 2, 3, 4, 5], pl.Int32), "damaged", "a predicted label outside 0 to 999"),
     (set_list("top5_prob", [0.1, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "probabilities that are not sorted"),
     (set_list("top5_prob", [1.5, 0.2, 0.0, 0.0, 0.0], pl.Float32), "damaged", "probabilities outside 0 to 1"),

@@ -85,7 +85,7 @@ def test_at_cost_gives_checkpoints_and_keeps_the_step():
             "{e: {attacks: admix, sources: each, at-cost: {gradients: [10]}}}",
             "one step of 'admix' takes 15 gradients per source model",
         ),
-        ("{}", "{e: {attacks: mi, sources: each, at-cost: {gradients: [50, 10]}}}", "rising numbers"),
+        ("{}", "{e: {attacks: mi, sources: each, at-cost: {gradients: [50, 10]}}}", "ascending order"),
         (
             "{}",
             "{e: {attacks: gaussian-noise, sources: each, at-cost: {gradients: [50]}}}",

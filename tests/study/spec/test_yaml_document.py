@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 
 from study.errors import StudyError
 from study.spec.loading import read_resolved, resolve
+from study.spec.schema import Targets
 from study.spec.yaml_document import as_written, dump, override, parse
 from tests.conftest import TINY
 
@@ -92,7 +93,7 @@ def test_a_spec_with_any_words_in_it_is_read_back(names, group):
     plain = resolve(parse(TINY, "spec")).spec
     models = dict(zip(names, plain.models.values(), strict=True))
     experiments = {
-        name: one.model_copy(update={"targets": tuple(names)})
+        name: one.model_copy(update={"targets": Targets(models=tuple(names))})
         for name, one in zip(names, plain.experiments.values(), strict=False)
     }
     tracking = plain.tracking.model_copy(update={"group": group})

@@ -125,7 +125,7 @@ def test_what_differs_is_told(many_run, tiny_run, tmp_path):
     told = " | ".join(differences(known))
     assert "Images differ: many has 4 of imagenet" in told
     assert "Clean images differ" in told
-    assert "Seeds differ: many has 0, 1, 2; tiny has 7" in told
+    assert "Seeds differ: many has 0, 1, 2, 7; tiny has 7" in told
     assert "The target a-jpeg is in many only" in told
     changed = {"one": {**known["many"]}, "two": {**known["many"], "targets": "a 0123, b " + "0" * 12}}
     assert any(line.startswith("The target a is not one network") for line in differences(changed))
@@ -135,7 +135,7 @@ def test_what_differs_is_told(many_run, tiny_run, tmp_path):
 
 
 def test_messages(many_run, tmp_path):
-    with pytest.raises(StudyError, match="no experiment named 'none'"):
+    with pytest.raises(StudyError, match="no run has an experiment named 'none'"):
         board([many_run], experiments=["none"])
     with pytest.raises(StudyError, match="no format of a board"):
         board([many_run], tmp_path / "board.pdf")
