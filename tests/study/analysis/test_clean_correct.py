@@ -14,19 +14,19 @@ NEW = ["clean_correct", "clean_correct_low", "clean_correct_high", "clean_correc
 
 
 @pytest.fixture
-def finished(tiny_run):
+def opened(tiny_run):
     return open_run(str(tiny_run))
 
 
-def test_both_rates_are_those_of_their_images(finished):
+def test_both_rates_are_those_of_their_images(opened):
     """Every image whose id ends in an even digit counts as right when clean."""
     even = pl.col("image").hash(seed=1) % 2 == 0
-    rows = finished.rows.with_columns(clean_top1=pl.when(even).then("label").otherwise(pl.lit(-5, pl.Int32)))
-    base = averaged(of_experiment(cells(rows, finished.spec), finished.spec, "single"))
-    found = with_clean_correct(base, of_experiment(rows, finished.spec, "single"), finished.spec)
+    rows = opened.rows.with_columns(clean_top1=pl.when(even).then("label").otherwise(pl.lit(-5, pl.Int32)))
+    base = averaged(of_experiment(cells(rows, opened.spec), opened.spec, "single"))
+    found = with_clean_correct(base, of_experiment(rows, opened.spec, "single"), opened.spec)
     assert found.drop(NEW).equals(base)
     keys = ["attack", "sources", "goal", "steps", "level", "target"]
-    flat = with_level(rows, finished.spec).with_columns(pl.col("sources").list.join("+")).collect()
+    flat = with_level(rows, opened.spec).with_columns(pl.col("sources").list.join("+")).collect()
     for cell in found.iter_rows(named=True):
         own = flat.filter(*(pl.col(key).eq_missing(pl.lit(cell[key])) for key in keys), clean_top1=pl.col("label"))
         hit = own["top1"] != own["label"] if cell["goal"] == "untargeted" else own["top1"] == own["target_label"]
@@ -35,8 +35,8 @@ def test_both_rates_are_those_of_their_images(finished):
     assert 0 < found["clean_correct_images"].max() < found["images"].max()
 
 
-def test_no_answer_is_a_wrong_answer_for_every_rate(finished):
-    rows = finished.rows.filter(pl.col("target") == "b").with_columns(top1=pl.lit(ABSTAINED, pl.Int32))
+def test_no_answer_is_a_wrong_answer_for_every_rate(opened):
+    rows = opened.rows.filter(pl.col("target") == "b").with_columns(top1=pl.lit(ABSTAINED, pl.Int32))
     for top in (1, 5):
         rates = success_rates(rows, top=top, by=("goal",))
         assert dict(rates.select("goal", "success").iter_rows()) == {"targeted": 0.0, "untargeted": 1.0}
