@@ -84,11 +84,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _as_in_a_new_process():
-    """One thread, and the global generators at one place: a test has the same numbers whatever ran before it here."""
-    numerics.fix(1)
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    """One thread, the flags of a CPU, and the global generators at one place: what ran before here changes nothing."""
+    with numerics.restored():
+        numerics.fix(1)
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.fixture(scope="session")
