@@ -25,7 +25,7 @@ from study.tracking.run_files import Logged, logged_path
 from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
 
-RESULTS_SECONDS = 8.0
+RESULTS_SECONDS = 15.0
 """Time for tables, picture and report after the last unit. Results that are not ready in time are left out."""
 
 
