@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from study.defences.transforms import transformed
 from study.models.services.asking import Asking, Question
 from study.results.schema import TargetAnswers
 
+if TYPE_CHECKING:
+    from study.defences.stages import Stages
+
 
 class ServiceWorker:
     """Sends requests to remote services. Each service has one actor, so that one clock limits its rate."""
@@ -24,6 +27,7 @@ class ServiceWorker:
     def __init__(self, config: WorkerConfig, device: str) -> None:
         self._config = config
         self._services: dict[str, Asking] = {}
+        self._stages: dict[str, Stages] = {}
 
     def hello(self) -> None:
         """Return when the process is up."""
@@ -72,10 +76,12 @@ class ServiceWorker:
             return pixels
         if not transform.parts:
             return transformed(transform, pixels, (self._config.seed, target), ids)
+        # Torch is imported, and networks are loaded, only for a service that needs them, and once.
         from study.defences.stages import Shown, Stages
 
-        own_code.install(self._config.code.components)
-        seen = Stages(transform, "cpu").changed(
-            Shown(pixels, ids, (self._config.seed, target)), self._config.numerics.batch
-        )
+        if target not in self._stages:
+            own_code.install(self._config.code.components)
+            self._stages[target] = Stages(transform, "cpu")
+        shown = Shown(pixels, ids, (self._config.seed, target))
+        seen = self._stages[target].changed(shown, self._config.numerics.batch)
         return seen if isinstance(seen, np.ndarray) else seen.numpy()
