@@ -66,7 +66,12 @@ def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _doubtful_budget(attack: Attack) -> float | None:
-    """The largest length of a budget that is so small that it is questioned; None for any other budget."""
+    """The largest length of a budget that is so small that it is questioned; None for any other budget.
+
+    The lengths of an own rule are in its own unit, so they are never questioned.
+    """
+    if attack.budget.rule is not None:
+        return None
     longest = max(_lengths(attack.budget), default=None)
     return longest if longest is not None and longest <= _DOUBTFUL[attack.budget.kind] else None
 

@@ -19,18 +19,28 @@ SMALL = {
     "steps": {"preset": "mi", "steps": 2, "epsilon": 8, "step_size": "0.02/255"},
     "staged": {"preset": "ila", "epsilon": 8, "first": {"preset": "mi", "steps": 10, "epsilon": "0.125/255"}},
     "usual": {"preset": "mi", "steps": 2, "epsilon": 8},
+    "own": {"preset": "mi", "steps": 2, "step_size": 1, "budget": {"rule": {"python": "own.py:Hue"}, "length": 0.02}},
 }
+
+OWN = """from study.attacks.components.budgets import L2Budget
+
+
+class Hue(L2Budget):
+    name = "hue"
+"""
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_recorded_spec_is_accepted_again(name, spec_file):
+def test_a_recorded_spec_is_accepted_again(name, spec_file, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
     spec = load(spec_file({"attacks": {name: SMALL[name]}, "experiments": _one(name)})).spec
     recorded = spec_file(spec.text(), "recorded.yaml")
     again = load(recorded).spec
     assert again == spec
     assert again.identity() == spec.identity()
     assert read_resolved(spec.text(), "recorded") == spec
-    assert ("/255" in spec.text()) == (name != "usual")
+    assert ("/255" in spec.text()) == (name not in ("usual", "own"))
 
 
 def test_a_recorded_length_that_is_changed_to_a_number_is_refused(spec_file):
