@@ -152,7 +152,7 @@ class _BoundedBackend:
             crafted.ref = call.pixels
 
     def activity(self, actor: Any) -> str:
-        """Asks nobody: the heartbeat brings what actors tell."""
+        """Sends no request: what actors report arrives with their heartbeats."""
         return self._inner.activity(actor)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:

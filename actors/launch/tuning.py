@@ -42,7 +42,8 @@ class Tuning:
 def tuning_of(options: LaunchOptions) -> Tuning | None:
     """Return the launch that tries the choices of all attacks with `tune`; None for a study without `tune`.
 
-    Raises StudyError, with the place in the spec, for a number that an attack does not have or accept.
+    Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not
+    have, or a value that the parameter does not accept.
     """
     file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
@@ -50,7 +51,7 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
         return None
     if file.spec.images.count is None:
         raise StudyError(
-            "`tune` needs images that the study does not use, and this study uses all of them",
+            "`tune` needs images that the study does not use, but this study uses its whole image set",
             where=file.where("images"),
             accepted="images: {count: <number>}, with a number below the size of the image set",
         )

@@ -48,7 +48,7 @@ class Blame:
                 self._failed[other][task] = True
 
     def failed(self, task: Task, place: Place) -> None:
-        """Note that a task failed in `place`, or that the actor there died during the task."""
+        """Record that a task failed in `place`, or that the actor there died during the task."""
         # If the task has failed here before, another failure of it says nothing more about the place.
         if place not in task.tried:
             self._failed.setdefault(place, {})[task] = False
@@ -103,7 +103,7 @@ class Blame:
         return self._executed_elsewhere[place] >= max(OFTEN, SHARE * self._executed[place])
 
     def condemned(self, device: Device) -> None:
-        """Note that a device is not used any more. Its failures no longer count against tasks."""
+        """Record that a device is no longer used. Its failures stop counting against tasks."""
         for task in self._failed.pop(device, {}):
             task.devices -= 1
             task.tried.discard(device)

@@ -23,13 +23,13 @@ class MemoryShortage:
         return None if self._since is None else self._since + self._limit
 
     def began(self, now: float, error: Exception) -> bool:
-        """Note that an actor was killed for lack of memory. Returns whether it is the first."""
+        """Record that an actor was killed for lack of memory. Returns whether it is the first."""
         first, self._reason = self._since is None, str(error)
         self._since = now if self._since is None else self._since
         return first
 
     def end(self) -> None:
-        """Note that a call was answered."""
+        """Record that a call was answered."""
         self._since = None
 
     def is_over_limit(self, now: float) -> bool:

@@ -335,19 +335,19 @@ class ActorSupervisor:
             self._new(role, lineage)
 
     def hold(self, slot: ActorSlot, models: tuple[str, ...]) -> None:
-        """Note that an actor holds `models` from now on."""
+        """Record that an actor holds `models` from now on."""
         if set(models) != set(slot.holds):
             self.version += 1
         slot.holds = models
 
     def prove(self, slot: ActorSlot) -> None:
-        """Note that an actor has answered."""
+        """Record that an actor has answered."""
         slot.proven = True
         self._unproven_deaths = 0
         self._shortage.end()
 
     def succeeded(self, slot: ActorSlot) -> None:
-        """Note that a call of an actor succeeded."""
+        """Record that a call of an actor succeeded."""
         slot.done += 1
         slot.lineage.strikes = 0
 

@@ -42,7 +42,7 @@ def success_by_queries(
     """
     missing = [key for key in CELL if key not in by]
     if missing:
-        raise StudyError(f"by lacks '{missing[0]}'", accepted=f"at least {', '.join(CELL)}")
+        raise StudyError(f"`by` lacks the column '{missing[0]}'", accepted=f"at least {', '.join(CELL)}")
     check_keys(rows, by)
     order = pl.struct("steps", pl.col("budget").fill_null(-1.0)).rank("dense").over(*_IMAGE).cast(pl.UInt32)
     judged = rows.with_columns(hit=hits(rows, top=top, among=among), query=order)

@@ -36,16 +36,16 @@ class Filtered:
 
 @dataclass(frozen=True)
 class FilteredTogether:
-    """B blocks that are filtered like `Filtered`, all together in a few kernels: for a GPU.
+    """B blocks, each filtered as in `Filtered`, but all together in a few kernels: for a GPU.
 
     Attributes:
-        image: The number of each block's image, (B,).
+        image: The index of each block's image, (B,).
         top: The row of each block's first pixel, (B,).
         left: The column of each block's first pixel, (B,).
-        rows: The number in `matrices` of the matrix for each block's rows, (B,).
-        columns: The number in `matrices` of the matrix for each block's columns, (B,).
+        rows: For each block, the index in `matrices` of the matrix that filters its rows, (B,).
+        columns: For each block, the index in `matrices` of the matrix that filters its columns, (B,).
         matrices: The matrices (K, S, S), which are 0 beyond the size of the block.
-        block: The number of the block that each pixel belongs to, (N, H, W); -1 for no block.
+        block: For each pixel, the index of its block, (N, H, W); -1 for no block.
     """
 
     image: Tensor

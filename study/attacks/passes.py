@@ -123,7 +123,7 @@ class RunningPass:
         self._step, self._copies, self._rows = step, copies, None
 
     def cut(self, rows: PassRows) -> None:
-        """Note that the pass holds these rows of the copies only."""
+        """Record that the pass holds these rows of the copies only."""
         self._rows = rows
 
     def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:

@@ -131,7 +131,9 @@ def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]
             yield PYTHON, each
             continue
         if not isinstance(each, Mapping) or len(each) != 1:
-            raise rejected(f"{each!r:.60} is not a stage of a transform", "in a list: mappings with one key each")
+            raise rejected(
+                f"{each!r:.60} is not a stage of a transform", "a list whose items are mappings with one key each"
+            )
         yield from each.items()
 
 

@@ -35,7 +35,7 @@ class AdversarialImages:
         attack: The name of its attack.
         goal: Its goal.
         seed: The seed of its attack.
-        budget: The length of the budget, in pixel values; None if the attack has none.
+        budget: The size of the budget, in pixel values; None if the attack has no budget.
     """
 
     pixels: NDArray[np.uint8]

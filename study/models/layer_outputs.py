@@ -62,7 +62,7 @@ def changed_outputs(
             missed = next(iter(waiting.values()))[0]
             raise StudyError(
                 f"another operation runs between the layer '{missed}' and its batch norm",
-                todo="apply this change alone, or fold batch norms",
+                todo="use the change without other changes of the network, or fold batch norms",
             )
 
     def after(name: str) -> Callable[..., Any]:

@@ -190,8 +190,8 @@ class Model(Frozen):
             )
         if self.has_set and self.role != "source":
             raise rejected(
-                "a model with a set of weights makes no predictions: it must have `role: source`",
-                "`role: source` beside the set, or the weights of one file: `weights: file:<path>`",
+                "a model with several weight files makes no predictions: it must have `role: source`",
+                "`role: source` beside these files, or a single file: `weights: file:<path>`",
             )
         named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
         if named:

@@ -130,7 +130,7 @@ def _many(spec: Spec) -> str:
 
 
 def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
-    """Return a digest of all candidates if a clean pass predicts all of them; None if `images.count` limits it."""
+    """Return a digest of all candidate images; None if `images.count` is set, so that some get no predictions."""
     return digest(sorted(one.image for one in found)) if spec.images.count is None else None
 
 

@@ -101,7 +101,7 @@ def functions(spec: Spec, where: Callable[..., str]) -> tuple[UserFile, ...]:
 
 
 def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
-    """Return the spec with the digests of users' files and the versions of libraries. It reads the files only.
+    """Return the spec with the digests of users' files and the versions of libraries. The files are read and not run.
 
     Raises StudyError, with the place in the spec, if a file or a library does not exist.
     """

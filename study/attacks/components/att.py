@@ -51,18 +51,22 @@ def _numbers_of(model: nn.Module) -> _Numbers:
 class TokenTuning(BackwardChange):
     """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, those of extreme tokens more.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradient of each attention map is multiplied by `attention`
-    in the first blocks, a share `kept` of all blocks, and by 0 in the other blocks. Gradients of queries, keys and
-    values are multiplied by `qkv`, those of the MLPs' outputs by `mlp`. Then the extremes are damped: the rows and
-    columns of a map, and for each channel the tokens, that contain the largest and the smallest gradient. Their factor
-    is min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1), where v is the variance of the gradient, and v' the
-    variance of the changed gradient in the following block. The factor is `gamma` in the last block, and where v' is 0.
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradients of attention maps are multiplied by `attention` in
+    the first blocks and by 0 in the later blocks; `kept` is the fraction of blocks that count as first. Gradients of
+    queries, keys and values are multiplied by `qkv`, those of the MLPs' outputs by `mlp`.
+
+    Then the extremes are damped. In an attention map, these are the rows and columns with its largest or smallest
+    gradient. In the other gradients, these are, for each channel, the tokens with the largest or smallest gradient.
+    Extremes are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1), where v is the variance of the
+    gradient, and v' the variance of the changed gradient in the following block. In the last block, and where v' is 0,
+    they are multiplied by `gamma`.
+
     Numbers that are not given are those of torchattack for ViT, PiT, CaiT and Visformer; other networks have those for
     ViT. Extremes and variances are those of each image.
 
     TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in place of the
-    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and sets no last
-    block to 0.
+    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and sets the
+    gradients of no block to 0.
     """
 
     name: ClassVar[str] = "att"

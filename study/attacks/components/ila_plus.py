@@ -22,14 +22,15 @@ class ILAPlus(FeatureObjective):
     """ILA++: raise <f(x + d) - f(x), w>, where w is the linear regression of the loss on the features, for each image.
 
     Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847). x_t is the first stage's image after
-    step t, h_t = f(x_t) - f(x) divided by its L2 norm, and r_t the cross-entropy of x_t. Then
-    w = (H^T H + `ridge` I)^-1 H^T r or, without `ridge`, its direction for a large ridge: w = sum_t r_t h_t. The attack
+    step t, h_t = f(x_t) - f(x) divided by its L2 norm, and r_t the cross-entropy of x_t. The rows of H are
+    the h_t, and the entries of r are the r_t. Then w = (H^T H + lambda I)^-1 H^T r. The limit for a large lambda has
+    the direction of sum_t r_t h_t. The attack
     starts from the clean image again.
 
     - `layer`: `middle` unless given. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
     - `iterates`: the number of images x_t. The first stage must have this number of steps, and `checkpoints` at all of
       them but the last;
-    - `ridge`: lambda; the authors' code has none (infinity), the paper has both.
+    - `ridge`: lambda. Without it, w is the limit, as in the authors' code. The paper has both.
 
     x_t are the 8-bit images that the first stage would return at these steps; the authors use floats.
     """

@@ -20,9 +20,10 @@ class Rescaled(Step):
     has no unit. Pixels with a zero gradient do not move, and do not enter the standardisation.
 
     `variant: authors` is the older rule in the authors' code: with e = -log2 |g| and its largest value m in each
-    channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). It depends on the scale of the gradient: m must be
-    positive, as after a momentum that divides by the mean. TransferAttack has the paper's rule, and takes the rescaled
-    direction as the next step's momentum, which the paper and the authors do not.
+    channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). This weight depends on the scale of
+    the gradient, because m must be positive. It is, for example, after a momentum that divides gradients by their mean.
+    TransferAttack follows the paper's rule, but it also keeps the rescaled direction as the momentum of the next step.
+    The paper and the authors' code do not.
     """
 
     name: ClassVar[str] = "rescaled"

@@ -22,9 +22,9 @@ Decay = Annotated[float, Field(ge=0, le=1)]
 class SkipGradient(BackwardChange):
     """Skip gradient method, SGM: gradients of residual branches are multiplied by `gamma`.
 
-    Wu et al. 2020, arXiv:2002.05990, equation 9. Gradients of a dense layer's new features are multiplied by `dense`
-    (absent: `gamma`). `models` sets the factor of single models by name. `compatibility: authors` skips the blocks
-    that the authors' code skips.
+    Wu et al. 2020, arXiv:2002.05990, equation 9. In a DenseNet, the gradients of the features that a layer adds are
+    multiplied by `dense` (absent: `gamma`). `models` sets the factor of single models by name. `compatibility: authors`
+    skips the blocks that the authors' code skips.
     """
 
     name: ClassVar[str] = "skip_gradient"

@@ -106,7 +106,7 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
     if isinstance(attack, library.attacks.base.FixedEpsilonAttack):
         raise StudyError(
             f"{name} needs a budget in its norm, {attack.distance}, for images in 0..1",
-            accepted="`epsilon` among the arguments; for an attack in L-infinity also the study's budget",
+            accepted="`epsilon` among the arguments; an attack in L-infinity may have the study's budget instead",
             todo="add `epsilon` to the arguments; images beyond the study's epsilon are projected",
         )
     return None

@@ -21,7 +21,7 @@ class Secret:
         return self._value
 
     def hide(self, text: str) -> str:
-        """Replace the value in `text` by ***: as it is, percent-encoded, and escaped for JSON."""
+        """Replace the value in `text` by ***, whether it stands there as it is, percent-encoded or escaped for JSON."""
         spellings = (self._value, quote(self._value, safe=""), quote_plus(self._value), json.dumps(self._value)[1:-1])
         for spelling in sorted(set(spellings), key=len, reverse=True):
             text = text.replace(spelling, "***")

@@ -35,7 +35,7 @@ def test_it_is_what_a_loop_counts(many_run, most):
 
 
 def test_attackers_are_apart(many_run):
-    with pytest.raises(StudyError, match="by lacks 'seed'"):
+    with pytest.raises(StudyError, match="`by` lacks the column 'seed'"):
         success_by_queries(scanning.scan(many_run), by=("sources", "attack", "goal", "target"))
 
 
