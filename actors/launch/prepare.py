@@ -20,6 +20,7 @@ from study.spec.own_parts import NO_CODE, UserCode
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
+from study.visibility.settings import check_measures
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
     # What is checked is the text that workers will run.
     with user_files.carried(launch.code.functions):
         check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
+        check_measures(spec.visibility, file.where)
         _check_external(launch)
     try:
         found = candidates(spec.images, spec.seed, targeted=spec.targeted)

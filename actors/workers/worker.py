@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from study.attacks.loop import Engine, ImageBatch
     from study.models.classifier import Classifier
     from study.models.predict import Prediction
+    from study.visibility.lpips import Lpips
 
 
 _MOST_AT_ONCE = 2**28
@@ -130,11 +131,19 @@ class Worker:
     def _measured(
         self, distances: PixelDistances, clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]
     ) -> PixelDistances:
-        """Add the measures of visibility (SSIM and CIEDE2000) to `distances`."""
+        """Add the measures of visibility (SSIM, CIEDE2000 and, if the spec has it, LPIPS) to `distances`."""
         from study.visibility.measures import visibility
 
-        seen = visibility(clean, adversarial, self._cache.device)
-        return replace(distances, ssim=seen.ssim, ciede2000=seen.ciede2000)
+        seen = visibility(clean, adversarial, self._cache.device, self._lpips)
+        return replace(distances, ssim=seen.ssim, ciede2000=seen.ciede2000, lpips=seen.lpips)
+
+    @functools.cached_property
+    def _lpips(self) -> Lpips | None:
+        if self._config.lpips is None:
+            return None
+        from study.visibility import lpips
+
+        return lpips.load(self._config.lpips, self._cache.device)
 
     def _external(
         self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier], names: Sequence[str]

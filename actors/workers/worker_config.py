@@ -13,6 +13,7 @@ from study.models.reference import Model
 from study.models.services.credentials import credential_of
 from study.reproducibility.numerics import Numerics
 from study.spec.own_parts import NO_CODE, UserCode
+from study.visibility.settings import LpipsOptions
 
 if TYPE_CHECKING:
     from study.models.services.credentials import Secret
@@ -45,6 +46,7 @@ class WorkerConfig:
         allow_code: Whether the user's own Python code may run.
         code: The user's own files that the driver was allowed to run, as text.
         gpu_share: The share of a GPU that a worker may use, 0..1.
+        lpips: The network of LPIPS; None if it is not computed.
     """
 
     models: Mapping[str, Model]
@@ -56,6 +58,7 @@ class WorkerConfig:
     allow_code: bool = False
     code: UserCode = NO_CODE
     gpu_share: float = 1.0
+    lpips: LpipsOptions | None = None
 
     def of(self, role: Role) -> WorkerConfig:
         """The configuration of an actor of `role`."""
@@ -88,4 +91,5 @@ def worker_config(
         allow_code=allow_code,
         code=code,
         gpu_share=gpu_share,
+        lpips=spec.visibility.lpips,
     )

@@ -8,11 +8,19 @@ from typing import Literal
 import polars as pl
 
 from study.analysis.experiments import of_experiment, with_level
+from study.results.schema import VISIBLE
 from study.spec.schema import Spec
 
-Measure = Literal["rmsd", "linf", "psnr", "ssim", "ciede2000"]
+Measure = Literal["rmsd", "linf", "psnr", "ssim", "ciede2000", "lpips"]
 
-MEASURES: Mapping[str, bool] = {"rmsd": False, "linf": False, "psnr": True, "ssim": True, "ciede2000": False}
+MEASURES: Mapping[str, bool] = {
+    "rmsd": False,
+    "linf": False,
+    "psnr": True,
+    "ssim": True,
+    "ciede2000": False,
+    "lpips": False,
+}
 """The measures of visibility, and whether a higher value is less visible."""
 
 _STEPS = 10**7
@@ -27,15 +35,16 @@ def visibility(
     `cells` are from `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `steps`; `level` of
     the budget; `gradients` of one image; `success`, the mean over black-box cells (0..1; null without one); `images`,
     the number of adversarial images; their means of `rmsd`, `linf` (pixel values 0..255), `psnr` (decibels; of images
-    that differ), `ssim` and `ciede2000` (null if not computed); `front`, whether the point is on the Pareto front: no
-    other point of the goal is at least as good in success, gradients and the measure `by`, and better in one of them.
+    that differ), `ssim`, `ciede2000` and `lpips` (null if not computed); `front`, whether the point is on the Pareto
+    front: no other point of the goal is at least as good in success, gradients and the measure `by`, and better in one
+    of them.
     Attacks that search the minimal RMSD for each target are left out.
     """
     one = spec.experiments[experiment]
     kept = [name for name in dict.fromkeys(one.attacks) if spec.attacks[name].budget.minimal is None]
     found = of_experiment(with_level(rows, spec), spec, experiment).filter(pl.col("attack").is_in(kept))
     image = ["craft", "goal", "attack", "steps", "level", "image"]
-    alone = found.group_by(image).agg(pl.col("rmsd", "linf", "ssim", "ciede2000", "gradients").first())
+    alone = found.group_by(image).agg(pl.col("rmsd", "linf", *VISIBLE, "gradients").first())
     alone = alone.with_columns(pl.when(pl.col("rmsd") > 0).then(20 * (255 / pl.col("rmsd")).log10()).alias("psnr"))
     point = ["goal", "attack", "steps", "level"]
     counted = [pl.len().alias("images"), pl.col("gradients").max()]

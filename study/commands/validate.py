@@ -22,6 +22,7 @@ from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
+from study.visibility.settings import check_measures
 
 _MISSING = {
     "not installed": "the package is not installed",
@@ -58,6 +59,7 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
         )
     images = min(spec.images.count or len(found), len(found))
     check_requests(spec, images, file.where)
+    check_measures(spec.visibility, file.where)
     folder = RunFolder(options.output or Path("runs") / spec.study)
     report: dict[str, Any] = {
         "study": spec.study,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from study.attacks import Attack
 from study.spec.schema import Spec
 
@@ -51,28 +53,41 @@ MEASURES: Mapping[str, tuple[str, str]] = {
     "psnr": ("PSNR", "peak signal-to-noise ratio (mean), decibels"),
     "ssim": ("SSIM", "structural similarity (mean); 1: equal"),
     "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just seen"),
+    "lpips": ("LPIPS", "LPIPS (mean); 0: equal"),
 }
 """By column: the name of a measure of cost or visibility, and its axis."""
 
 VISIBILITY = (
-    "PSNR (decibels), SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images; success: mean of black-box "
-    "targets, %; front: no other attack is as good in success, gradients and SSIM, and better in one of them"
+    "PSNR (decibels), SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images; "
+    "success: mean of black-box targets, %; front: no other attack is as good in success, gradients and SSIM, and "
+    "better in one of them"
 )
 
 
 def visibility_numbers(one: Mapping[str, Any]) -> tuple[str, ...]:
-    """The numbers of a row of `analysis.visibility` as text: success, gradients, RMSD, PSNR, SSIM, CIEDE2000, front.
+    """The numbers of a row of `analysis.visibility` as text: success, gradients, RMSD, PSNR, SSIM, CIEDE2000,
+    LPIPS, front.
 
     The last one is `*` for a row on the front, otherwise empty.
     """
-    forms = (("gradients", ",.0f"), ("rmsd", ".2f"), ("psnr", ".1f"), ("ssim", ".3f"), ("ciede2000", ".2f"))
-    numbers = ("–" if one[column] is None else format(one[column], form) for column, form in forms)
+    numbers = ("–" if one[column] is None else format(one[column], form) for column, form in _FORMS)
     success = "–" if one["success"] is None else f"{100 * one['success']:.1f}"
     return (success, *numbers, "*" if one["front"] else "")
 
 
-VISIBILITY_HEAD = ("success", "gradients", "RMSD", "PSNR", "SSIM", "CIEDE2000", "front")
+_FORMS = (
+    *(("gradients", ",.0f"), ("rmsd", ".2f"), ("psnr", ".1f")),
+    *(("ssim", ".3f"), ("ciede2000", ".2f"), ("lpips", ".4f")),
+)
+
+VISIBILITY_HEAD = ("success", "gradients", "RMSD", "PSNR", "SSIM", "CIEDE2000", "LPIPS", "front")
 """The headings of the columns of `visibility_numbers`."""
+
+
+def visibility_columns(found: pl.DataFrame) -> list[int]:
+    """The places of the columns that a table of `found`, from `analysis.visibility`, shows: LPIPS only if computed."""
+    without = {VISIBILITY_HEAD.index("LPIPS")} if found["lpips"].null_count() == found.height else set()
+    return [place for place in range(len(VISIBILITY_HEAD)) if place not in without]
 
 
 def service_notes(spec: Spec, targets: Iterable[str]) -> list[str]:

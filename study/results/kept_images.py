@@ -20,7 +20,7 @@ from study.errors import StudyError, first_line
 from study.planning.plan import Unit
 from study.results import integrity
 from study.results.scanning import scan_files
-from study.results.schema import PixelDistances, nullable
+from study.results.schema import VISIBLE, PixelDistances, nullable
 from study.results.writer import Writer
 from study.storage import part_file
 from study.storage.paths import StoragePath
@@ -38,16 +38,17 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("l2", pa.float64(), nullable=False),
     pa.field("ssim", pa.float64()),
     pa.field("ciede2000", pa.float64()),
+    pa.field("lpips", pa.float64()),
     pa.field("delta", pa.binary(), nullable=False),
 ]
 SCHEMA = pa.schema(_FIELDS)
 """One row per image and point of an attack. `delta`: `uint8` (channels, size, size) in C order. Parts of version 1 lack
-`ssim` and `ciede2000`."""
+`ssim` and `ciede2000`, and parts of versions 1 and 2 lack `lpips`."""
 
 _DELTAS = {"craft": pl.String, "image": pl.String, "point": pl.Int32, "delta": pl.Binary}
 _MAX_BYTES = 32 * 2**20
 _ROW_GROUP = 64
-_VERSION = 2
+_VERSION = 3
 Pixels = NDArray[np.uint8]
 
 
@@ -81,8 +82,7 @@ class KeepingWriter(Writer):
             "rmsd": distances.rmsd,
             "linf": distances.linf,
             "l2": distances.l2,
-            "ssim": nullable(distances.ssim, len(variants)),
-            "ciede2000": nullable(distances.ciede2000, len(variants)),
+            **{name: nullable(values, len(variants)) for name, values in distances.visible.items()},
             "delta": [image.tobytes() for image in delta],
         }
         self._images.append(pa.table(columns, schema=SCHEMA))
@@ -159,11 +159,12 @@ class KeptImages:
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"unit {unit.id} has other images than the selected ones")
         rmsd, linf, l2 = (found[name].to_numpy() for name in ("rmsd", "linf", "l2"))
-        ssim, ciede2000 = (
-            found[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() if name in found.columns else None
-            for name in ("ssim", "ciede2000")
-        )
-        distances = PixelDistances(rmsd, linf, l2, ssim, ciede2000)
+        seen = {
+            name: found[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            for name in VISIBLE
+            if name in found.columns
+        }
+        distances = PixelDistances(rmsd, linf, l2, **seen)
         flat = b"".join(found["delta"].to_list())
         if len(flat) != clean.nbytes * len(points):
             raise _damaged(part, f"the images of unit {unit.id} have the wrong size")

@@ -17,7 +17,7 @@ from study.planning.plan import Craft, Unit
 SCHEMA_VERSION = 5
 """Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
 is a source) instead of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`. Versions
-1 to 4 lack `true_names`, `sentence`, `refused` and `queries`."""
+1 to 4 lack `true_names`, `sentence`, `refused`, `queries` and `lpips`."""
 
 SCHEMA = pa.schema(
     [
@@ -52,6 +52,7 @@ SCHEMA = pa.schema(
         pa.field("l2", pa.float64(), nullable=False),
         pa.field("ssim", pa.float64()),
         pa.field("ciede2000", pa.float64()),
+        pa.field("lpips", pa.float64()),
         pa.field("craft_pass", pa.int32()),
         pa.field("predict_pass", pa.int32()),
     ]
@@ -67,6 +68,7 @@ SCHEMA = pa.schema(
 - `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): how visible the change is, see
   `study.visibility`. Null if not computed: in a search for the minimal RMSD, for images that an older version kept, and
   `ssim` also for images of less than 11 pixels.
+- `lpips` (at least 0): the distance LPIPS. Null as the two above, and unless the spec names its weights.
 - `craft_pass` and `predict_pass`: number of images in the smallest pass of gradients, and in a pass of predictions.
   They are null unless memory ran out and passes were halved, which changes rounding. `craft_pass` is also null for kept
   images that were shown again.
@@ -85,6 +87,10 @@ images of an attack run's points one after the other, and stops at the first suc
 image with which the attacker ended, up to this point, the distances of that image, and the number of `queries`."""
 
 
+VISIBLE = ("ssim", "ciede2000", "lpips")
+"""The columns of `study.visibility`."""
+
+
 @dataclass(frozen=True)
 class PixelDistances:
     """The distances of a unit's V variants of N images to the clean images: float64 (V * N,), in pixel values."""
@@ -96,6 +102,8 @@ class PixelDistances:
     """Structural similarity of each image, NaN if it is undefined for an image; None if not computed."""
     ciede2000: NDArray[np.float64] | None = None
     """Mean colour difference of each image; None if not computed."""
+    lpips: NDArray[np.float64] | None = None
+    """LPIPS of each image; None if not computed."""
     gradients: int | None = None
     """Number of gradients of one image, if a worker has counted them; None if it follows from the recipe."""
     passes: int | None = None
@@ -103,10 +111,13 @@ class PixelDistances:
 
     def at(self, places: NDArray[np.int64]) -> PixelDistances:
         """The distances of the images at `places`, in this order."""
-        ssim = None if self.ssim is None else self.ssim[places]
-        ciede2000 = None if self.ciede2000 is None else self.ciede2000[places]
-        rmsd, linf, l2 = self.rmsd[places], self.linf[places], self.l2[places]
-        return replace(self, rmsd=rmsd, linf=linf, l2=l2, ssim=ssim, ciede2000=ciede2000)
+        seen = {name: None if values is None else values[places] for name, values in self.visible.items()}
+        return replace(self, rmsd=self.rmsd[places], linf=self.linf[places], l2=self.l2[places], **seen)
+
+    @property
+    def visible(self) -> dict[str, NDArray[np.float64] | None]:
+        """The measures of visibility by column."""
+        return {name: getattr(self, name) for name in VISIBLE}
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
@@ -240,8 +251,7 @@ def _columns(result: UnitResult) -> dict[str, Any]:
         "rmsd": np.concatenate([end.rmsd for end in ends]),
         "linf": np.concatenate([end.linf for end in ends]),
         "l2": np.concatenate([end.l2 for end in ends]),
-        "ssim": pa.chunked_array([nullable(end.ssim, count) for end in ends]),
-        "ciede2000": pa.chunked_array([nullable(end.ciede2000, count) for end in ends]),
+        **{name: pa.chunked_array([nullable(end.visible[name], count) for end in ends]) for name in VISIBLE},
         "craft_pass": [distances.passes] * (count * targets),
         "predict_pass": [answer.passes for answer in answers for _ in range(count)],
     }

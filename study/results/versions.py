@@ -63,12 +63,13 @@ MIGRATIONS: dict[int, Migration] = {
         ),
     ),
     4: Migration(
-        _without("true_names", "sentence", "refused", "queries"),
+        _without("true_names", "sentence", "refused", "queries", "lpips"),
         lambda rows: rows.with_columns(
             pl.lit(None, pl.List(pl.String)).alias("true_names"),
             pl.lit(None, pl.String).alias("sentence"),
             pl.lit(None, pl.Boolean).alias("refused"),
             pl.lit(None, pl.Int32).alias("queries"),
+            pl.lit(None, pl.Float64).alias("lpips"),
         ),
     ),
 }

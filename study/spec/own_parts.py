@@ -105,6 +105,8 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
     Raises StudyError, with the place in the spec, if a file or a library does not exist.
     """
+    if spec.visibility.lpips is not None:
+        spec = spec.model_copy(update={"visibility": spec.visibility.with_digests(where)})
     own = any(attack.external or any(part.python for part in attack.parts) for attack in spec.attacks.values())
     if not own and not any(
         one.python for model in spec.models.values() if model.transform for one in model.transform.parts

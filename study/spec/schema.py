@@ -29,6 +29,7 @@ from study.spec.frozen import Frozen
 from study.spec.run_options import RunOptions
 from study.spec.shorthand import TEXT, TEXTS, Names, OneOrMore, Shorthand, instead
 from study.tracking.settings import Tracking
+from study.visibility.settings import VisibilityOptions
 
 _PACING_OF_SERVICES = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait", "most")
 """Keys of a remote service that do not change its answers."""
@@ -217,6 +218,7 @@ class Spec(Frozen):
     experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
     geometry: dict[str, Probe] = Field(default_factory=dict)
     findings: dict[str, Finding] = Field(default_factory=dict)
+    visibility: VisibilityOptions = VisibilityOptions()
     numerics: Numerics = Numerics()
     run: RunOptions = RunOptions()
     tracking: Tracking = Tracking()
@@ -328,6 +330,7 @@ class Spec(Frozen):
                 model["remote"] = {
                     key: value for key, value in model["remote"].items() if key not in _PACING_OF_SERVICES
                 }
+        data["visibility"] = self.visibility.identity()
         for name, attack in data["attacks"].items():
             # Compare the step size as the user gave it: a change of the budget must not show up as one of step_size.
             size = {"step_size": self.attacks[name].plain()["step_size"]}

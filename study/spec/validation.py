@@ -48,6 +48,7 @@ class Validation:
             for name in getattr(spec, section):
                 self._name(name, what, (section, name))
         self._black_boxes()
+        self._visibility()
         self._images()
         for name in spec.attacks:
             self._matched_budgets(name)
@@ -95,6 +96,17 @@ class Validation:
                     where=self._document.where(place),
                     todo="name the model without a transform, and list all stages in `transform`, in their order",
                 )
+
+    def _visibility(self) -> None:
+        """Images are large enough for the network of LPIPS."""
+        lpips, side = self._spec.visibility.lpips, self._spec.images.size
+        if lpips is not None and side < lpips.smallest:
+            raise StudyError(
+                f"LPIPS with the network '{lpips.network}' needs images of at least {lpips.smallest} x "
+                f"{lpips.smallest} pixels, and these have {side} x {side}",
+                where=self._document.where(("visibility", "lpips")),
+                todo="choose another `network`, or remove `lpips`",
+            )
 
     def _black_boxes(self) -> None:
         """Transforms fit the image size, and a service's names translate labels of the label set."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from study.devices.copies import is_host, uploaded
+from study.reproducibility import numerics
 from study.visibility.ciede2000 import colour_difference
 from study.visibility.ssim import SMALLEST, ssim
+
+if TYPE_CHECKING:
+    from study.visibility.lpips import Lpips
 
 _DIGITS = 5
 _TOGETHER = 16
@@ -24,13 +30,17 @@ class Visibility:
     Attributes:
         ssim: Structural similarity, up to 1; NaN for images smaller than its window of 11 pixels.
         ciede2000: Mean colour difference over the pixels, 0 or more.
+        lpips: LPIPS, 0 or more; None without a network.
     """
 
     ssim: NDArray[np.float64]
     ciede2000: NDArray[np.float64]
+    lpips: NDArray[np.float64] | None = None
 
 
-def visibility(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device: str = "cpu") -> Visibility:
+def visibility(
+    clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device: str = "cpu", network: Lpips | None = None
+) -> Visibility:
     """Return the measures of `adversarial` (V * N, C, H, W): V variants of all images of `clean` (N, C, H, W).
 
     Both arrays are `uint8`; row r of `adversarial` belongs to row r modulo N of `clean`. The measures are computed in
@@ -38,20 +48,25 @@ def visibility(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device:
     each image alone.
     """
     together = 1 if is_host(device) else _TOGETHER
-    pairs = list(_computed(clean, adversarial, device, together))
-    if not pairs:
-        return Visibility(np.zeros(0), np.zeros(0))
-    alike, colours = (np.concatenate(each).round(_DIGITS) for each in zip(*pairs, strict=True))
-    return Visibility(alike, colours)
+    passes = list(_computed(clean, adversarial, device, together, network))
+    if not passes:
+        return Visibility(np.zeros(0), np.zeros(0), None if network is None else np.zeros(0))
+    found = [np.concatenate(each).round(_DIGITS) for each in zip(*passes, strict=True)]
+    return Visibility(found[0], found[1], None if network is None else found[2])
 
 
 def _computed(
-    clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device: str, together: int
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device: str, together: int, network: Lpips | None
+) -> Iterator[list[NDArray[np.float64]]]:
+    """Yield SSIM, CIEDE2000 and, with its network, LPIPS of the images of each pass."""
     large = min(clean.shape[2:]) >= SMALLEST
     for start in range(0, len(adversarial), together):
         rows = np.arange(start, min(start + together, len(adversarial)))
         after = uploaded(adversarial[rows], device).float()
         before = uploaded(clean[rows % len(clean)], device).float()
         alike = ssim(before, after).double().cpu().numpy() if large else np.full(len(rows), np.nan)
-        yield alike, colour_difference(before, after).double().cpu().numpy()
+        found = [alike, colour_difference(before, after).double().cpu().numpy()]
+        if network is not None:
+            with torch.inference_mode(), numerics.pixel_algebra(device):
+                found.append(network(before, after).double().cpu().numpy())
+        yield found

@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
+from study.analysis.visibility import MEASURES
 from study.planning.relation import MARKS
 from study.report.board.lines import BoardTable, Cell, Line
-from study.report.board.page import COST, MEAN, VISIBLE
+from study.report.board.page import COST, LOOKS, MEAN
 from study.report.tables.table_formats import escaped
 from study.report.wording import SUCCESS_RATE, rate_decimals
 
@@ -16,7 +17,7 @@ COLUMNS = (
     *("experiment", "goal", "place", "run", "attack", "sources", "target", "relation"),
     *("success", "low", "high", "images", "seeds", "correct_success", "correct_images"),
     *("mean", "mean_low", "mean_high", "correct_mean"),
-    *("gradients", "rmsd", "linf", "psnr", "ssim", "ciede2000", "front"),
+    *("gradients", *MEASURES, "front"),
 )
 """Columns of the CSV. Rates and intervals are 0..1, unrounded; an empty field is unknown. `correct_`: over the images
 that the target classifies correctly when clean. What comes after `correct_images` is that of the whole line."""
@@ -38,7 +39,7 @@ def board_csv(tables: Sequence[BoardTable]) -> str:
                     rate = [cell[name] for name in ("relation", "success", "low", "high", "images", "seeds")]
                     correct = (None, None) if right is None else (right["success"], right["images"])
                     whole = (line.mean, line.low, line.high, line.correct_mean, line.gradients)
-                    seen = [line.visible[name] for name in ("rmsd", "linf", "psnr", "ssim", "ciede2000")]
+                    seen = [line.visible[name] for name in MEASURES]
                     front = "" if line.front is None else str(line.front).lower()
                     writer.writerow([_field(one) for one in (*own, *rate, *correct, *whole, *seen, front)])
     return file.getvalue()
@@ -60,7 +61,7 @@ def _latex_table(table: BoardTable) -> str:
     best = {
         target: max((_value(line.rates.get(target)) for line in table.lines), default=0) for target in table.targets
     }
-    notes = ". ".join([f"{table.experiment}, {table.goal}", SUCCESS_RATE[table.goal], MEAN, COST, VISIBLE])
+    notes = ". ".join([f"{table.experiment}, {table.goal}", SUCCESS_RATE[table.goal], MEAN, COST, LOOKS])
     lines = [
         r"\begin{table}",
         r"\centering",

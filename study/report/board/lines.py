@@ -12,7 +12,7 @@ from study.analysis.bootstrap import interval_of_mean
 from study.analysis.costs import at_cost
 from study.analysis.experiments import averaged, cells, of_experiment, with_level
 from study.analysis.rates import hits
-from study.analysis.visibility import Measure, front, visibility
+from study.analysis.visibility import MEASURES, Measure, front, visibility
 from study.errors import StudyError, names
 from study.report.wording import point_name
 from study.results.run_reader import RunData
@@ -42,7 +42,7 @@ class Line:
         mean: The mean of the black-box rates, 0..1, and its 95 % interval (bootstrap over images); None without one.
         correct_mean: The mean of the black-box rates of `correct`.
         gradients: Gradients of one image; None where they are unknown.
-        visible: Means over images: rmsd, linf, psnr, ssim and ciede2000; None where they were not computed.
+        visible: Means over images: rmsd, linf, psnr, ssim, ciede2000 and lpips; None where they were not computed.
         front: Whether no other line of the table is at least as good in success, gradients and visibility, and better
             in one of them.
     """
@@ -142,7 +142,7 @@ def _lines_of(entry: Entry, experiment: str) -> Iterator[tuple[str, Line]]:
                     high=ends[1],
                     correct_mean=_black_mean(right.values()),
                     gradients=gradients or looks.get("gradients"),
-                    visible={measure: looks.get(measure) for measure in ("rmsd", "linf", "psnr", "ssim", "ciede2000")},
+                    visible={measure: looks.get(measure) for measure in MEASURES},
                 ),
             )
 

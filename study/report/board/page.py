@@ -27,11 +27,12 @@ from study.report.html.components import (
 )
 from study.report.html.environment import environment
 from study.report.wording import SUCCESS_RATE, rate_decimals
+from study.results.schema import VISIBLE
 
 MEAN = "Mean: of the black-box rates; in brackets its 95 % interval, from a bootstrap over images"
 CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
 COST = "Gradients: of one image, with those of views, neighbours, and all source models"
-VISIBLE = "RMSD in pixel values, SSIM (up to 1) and CIEDE2000 (from 0): means over adversarial images"
+LOOKS = "RMSD in pixel values, SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images"
 
 
 def front_note(table: BoardTable) -> str:
@@ -40,8 +41,7 @@ def front_note(table: BoardTable) -> str:
     return f"Front: no other line of this table is as good in mean, gradients and {measure}, and better in one of them"
 
 
-_VISIBLE = ("ssim", "ciede2000")
-_SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f")}
+_SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f"), "lpips": ("LPIPS", ".3f")}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def board_html(table: BoardTable, *, several: bool) -> HtmlTable:
         )
     head = ["#", *(["run"] if several else []), "attack", "sources", "mean", "correct", *table.targets]
     head += ["gradients", *(name for name, _ in seen.values()), "front"]
-    notes = [f"{one}." for one in (SUCCESS_RATE[table.goal], MEAN, CORRECT, COST, VISIBLE, front_note(table))]
+    notes = [f"{one}." for one in (SUCCESS_RATE[table.goal], MEAN, CORRECT, COST, LOOKS, front_note(table))]
     return HtmlTable(f"{table.experiment}, {table.goal}", head, rows, grid=True, notes=notes)
 
 
@@ -161,14 +161,14 @@ def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
             "attack": called,
             "success": [line.mean for line in table.lines],
             "gradients": [line.gradients for line in table.lines],
-            **{measure: [line.visible[measure] for line in table.lines] for measure in _VISIBLE},
+            **{measure: [line.visible[measure] for line in table.lines] for measure in VISIBLE},
         },
-        schema_overrides=dict.fromkeys(("success", "gradients", *_VISIBLE), pl.Float64),
+        schema_overrides=dict.fromkeys(("success", "gradients", *VISIBLE), pl.Float64),
     )
     title, marks = f"{table.experiment}, {table.goal}", list(dict.fromkeys(called))
     note = "One mark per line of the table."
     drawn = [album.add(f"{title}-gradients", figures.success_by_measure(found, "gradients", marks, title), note)]
-    for measure in _VISIBLE:
+    for measure in VISIBLE:
         figure = figures.success_by_measure(found, measure, marks, title)
         drawn.append(album.add(f"{title}-{measure}", figure, note))
     return [one for one in drawn if one is not None]

@@ -31,8 +31,10 @@ from study.report.wording import (
     rate_decimals,
     rmsd_range,
     service_notes,
+    visibility_columns,
     visibility_numbers,
 )
+from study.results.schema import VISIBLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -207,17 +209,17 @@ def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> 
     """
     if found["ssim"].null_count() == found.height or found["attack"].n_unique() == found.height:
         return None
-    rows = []
+    rows, columns = [], visibility_columns(found)
     for one in found.iter_rows(named=True):
         called = point_name(one["attack"], data.spec.attacks[one["attack"]], one["steps"], one["level"])
-        success, *numbers = visibility_numbers(one)
-        first = MISSING if one["success"] is None else TableCell(success, one["success"])
-        rows.append([TableCell(called), first, *(TableCell(number, number=True) for number in numbers)])
+        numbers = visibility_numbers(one)
+        first = MISSING if one["success"] is None else TableCell(numbers[0], one["success"])
+        rows.append([TableCell(called), first, *(TableCell(numbers[at], number=True) for at in columns[1:])])
     code = data.code(
         f"analysis.visibility(rows, averaged(of_experiment(cells(rows, spec), spec, {name!r})), spec, {name!r})"
     )
     title = f"{name}, {goal}: success, cost and visibility"
-    return HtmlTable(title, ["attack", *VISIBILITY_HEAD], rows, code, notes=[f"{VISIBILITY}."])
+    return HtmlTable(title, ["attack", *(VISIBILITY_HEAD[at] for at in columns)], rows, code, notes=[f"{VISIBILITY}."])
 
 
 def _drawings(
@@ -254,7 +256,7 @@ def _measures(
         return []
     attacks = data.spec.experiments[name].attacks
     drawn = []
-    for one in ("gradients", "ssim", "ciede2000"):
+    for one in ("gradients", *VISIBLE):
         draw = functools.partial(figures.success_by_measure, seen, one, attacks, f"{name}, {goal}")
         called = "cost" if one == "gradients" else one
         drawn.append(_one(album, f"{name}-{goal}-{called}", draw, _MEASURE_NOTE))

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from study.analysis.experiments import averaged, cells, of_experiment
 from study.analysis.visibility import visibility
-from study.report.wording import VISIBILITY, VISIBILITY_HEAD, point_name, visibility_numbers
+from study.report.wording import VISIBILITY, VISIBILITY_HEAD, point_name, visibility_columns, visibility_numbers
 from study.results.run_reader import RunData
 from study.terminal.prose import say
 
@@ -36,10 +36,13 @@ def visibility_tables(finished: RunData) -> Iterator[Table]:
             title = f"{name}, {goal}: success, cost and visibility"
             table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
             table.add_column("attack")
-            for heading in VISIBILITY_HEAD:
-                table.add_column(heading, justify="right", no_wrap=True)
-            for one in rows.filter(goal=goal).iter_rows(named=True):
+            here = rows.filter(goal=goal)
+            columns = visibility_columns(here)
+            for at in columns:
+                table.add_column(VISIBILITY_HEAD[at], justify="right", no_wrap=True)
+            for one in here.iter_rows(named=True):
                 called = point_name(one["attack"], spec.attacks[one["attack"]], one["steps"], one["level"])
-                table.add_row(called, *visibility_numbers(one))
+                numbers = visibility_numbers(one)
+                table.add_row(called, *(numbers[at] for at in columns))
             if table.row_count:
                 yield table

@@ -149,11 +149,13 @@ ELSEWHERE = {
         "numerics": "in the craft's id",
         "allow_code": "permission: no pixel",
         "code": "the files' digests, in the craft's id",
+        "lpips": "no pixel: the values of a column, which a run folder has from one network",
         "gpu_share": "how much memory there is: rows name the passes that it halved",
         "services": " what was answered once is kept for ever",
     },
     Spec: {
         **dict.fromkeys(("study", "run", "tracking", "findings"), "no pixel"),
+        "visibility": "no pixel: measures of finished images",
         "format": "what stands in ids, and in the ids itself",
         **dict.fromkeys(("seed", "seeds", "experiments"), "each craft's own, in its id"),
         **dict.fromkeys(("images", "models", "attacks", "geometry", "numerics"), "see there"),

@@ -18,7 +18,7 @@ from tests.conftest import rows
 
 NEWER = (
     *("ssim", "ciede2000", "craft_pass", "predict_pass"),
-    *("true_names", "sentence", "refused", "queries"),
+    *("true_names", "sentence", "refused", "queries", "lpips"),
 )
 """What versions 4 and 5 added."""
 

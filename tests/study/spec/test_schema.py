@@ -106,6 +106,7 @@ IDENTITY = {
     "geometry.smoothing", "geometry.along", "geometry.across", "geometry.step", "geometry.extent", "geometry.points",
     "geometry.distances", "geometry.labels",
     "numerics.batch", "numerics.threads", "numerics.max_pass_images", "numerics.fold", "numerics.layout",
+    "visibility", "visibility.lpips",
     "numerics.precision", "numerics.target_precision", "numerics.deterministic", "numerics.compile",
 }  # fmt: skip
 RUNTIME = {
