@@ -52,7 +52,8 @@ class ServiceWorker:
                 caches=(access.cache, access.verdicts),
             )
         service = self._services[target]
-        described = model.describe(service.describe())
+        stages = self._stages_of(target)
+        described = model.describe(service.describe(), None if stages is None else stages.digest)
         check_digest(target, described["digest"], request.models[target])
         shown = self._seen(target, pixels, job.images)
         said = service.answers(shown, Question(truth.labels, truth.target_labels, truth.clean_names))
@@ -74,14 +75,25 @@ class ServiceWorker:
         transform = self._config.models[target].transform
         if transform is None:
             return pixels
-        if not transform.parts:
+        stages = self._stages_of(target)
+        if stages is None:
             return transformed(transform, pixels, (self._config.seed, target), ids)
-        # Torch is imported, and networks are loaded, only for a service that needs them, and once.
-        from study.defences.stages import Shown, Stages
+        from study.defences.stages import Shown
 
+        seen = stages.changed(Shown(pixels, ids, (self._config.seed, target)), self._config.numerics.batch)
+        return seen if isinstance(seen, np.ndarray) else seen.numpy()
+
+    def _stages_of(self, target: str) -> Stages | None:
+        """The stages in front of the service, loaded once; None if all of them are plain transforms.
+
+        Torch is imported only for a service that needs it.
+        """
+        transform = self._config.models[target].transform
+        if transform is None or not transform.parts:
+            return None
         if target not in self._stages:
+            from study.defences.stages import Stages
+
             own_code.install(self._config.code.components)
             self._stages[target] = Stages(transform, "cpu")
-        shown = Shown(pixels, ids, (self._config.seed, target))
-        seen = self._stages[target].changed(shown, self._config.numerics.batch)
-        return seen if isinstance(seen, np.ndarray) else seen.numpy()
+        return self._stages[target]

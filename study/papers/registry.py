@@ -9,7 +9,7 @@ import csv
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,11 +19,36 @@ from study.errors import StudyError
 from study.spec.frozen import Frozen
 from study.spec.shorthand import TEXT, TEXTS, Names, also
 
-PAPERS: Mapping[str, str] = {
-    "liu2017": "Liu et al. 2017 (arXiv:1611.02770)",
-    "smoothed2019": "Wu et al. 2019 (Exploring and Enhancing the Transferability of Adversarial Examples)",
-    "sgm2020": "Wu et al. 2020 (arXiv:2002.05990)",
-    "transferattack": "the readme of TransferAttack (github.com/Trustworthy-AI-Group/TransferAttack, 2663e4a)",
+
+class Paper(NamedTuple):
+    """A paper, or another published list of numbers.
+
+    Attributes:
+        title: Its authors and where it is found.
+        images: The images of most of its tables.
+    """
+
+    title: str
+    images: str
+
+
+PAPERS: Mapping[str, Paper] = {
+    "liu2017": Paper(
+        "Liu et al. 2017 (arXiv:1611.02770)",
+        "100 ILSVRC 2012 validation images that its five models classify correctly",
+    ),
+    "smoothed2019": Paper(
+        "Wu et al. 2019 (Exploring and Enhancing the Transferability of Adversarial Examples)",
+        "5,000 random images of each data set that its models classify correctly",
+    ),
+    "sgm2020": Paper(
+        "Wu et al. 2020 (arXiv:2002.05990)",
+        "5,000 random ILSVRC 2012 validation images that its source models classify correctly; five runs",
+    ),
+    "transferattack": Paper(
+        "the readme of TransferAttack (github.com/Trustworthy-AI-Group/TransferAttack, 2663e4a)",
+        "1,000 images of the list that comes with its code",
+    ),
 }
 """The papers, by the name of their files."""
 

@@ -14,13 +14,6 @@ from study.papers.published_matching import match
 from study.results.run_reader import RunData
 from study.spec.schema import Spec
 
-_IMAGES = {
-    "liu2017": "100 ILSVRC 2012 validation images that its five models classify correctly",
-    "smoothed2019": "5,000 random images of each data set that its models classify correctly",
-    "sgm2020": "5,000 random ILSVRC 2012 validation images that its source models classify correctly; five runs",
-}
-"""The images of each paper."""
-
 OTHER_IMAGES = {
     ("liu2017", "7"): "all ILSVRC 2012 validation images",
     ("liu2017", "11"): "100 images, each with 100 draws of noise",
@@ -67,8 +60,8 @@ def provenance(
     used = {name for column in ("our_sources", "target") for one in mine[column] for name in one.split("+") if name}
     models = [name for name in spec.models if name in used]
     return {
-        "paper": registry.PAPERS[paper],
-        "images": {"there": _IMAGES[paper], "here": selected},
+        "paper": registry.PAPERS[paper].title,
+        "images": {"there": registry.PAPERS[paper].images, "here": selected},
         "models": {
             name: {"weights": one, "digest": digests.get(name)}
             for name, one in paper_comparison.weights(paper, spec, models).items()

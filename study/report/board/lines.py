@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from study.analysis.bootstrap import interval_of_mean
 from study.analysis.costs import at_cost
 from study.analysis.experiments import averaged, cells, of_experiment, with_level
+from study.analysis.ranking import interval
 from study.analysis.rates import hits
 from study.analysis.visibility import MEASURES, Measure, front, visibility
 from study.errors import StudyError, names
@@ -191,7 +191,7 @@ def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[flo
         .collect(engine="streaming")
     )
     return {
-        key: interval_of_mean(own["hit"].to_numpy())
+        key: interval(own["hit"].to_numpy())
         for key, own in by_image.partition_by(keys, as_dict=True, include_key=False).items()
     }
 

@@ -29,7 +29,10 @@ from study.report.html.environment import environment
 from study.report.wording import SUCCESS_RATE, rate_decimals
 from study.results.schema import VISIBLE
 
-MEAN = "Mean: of the black-box rates; in brackets its 95 % interval, from a bootstrap over images"
+MEAN = (
+    "Mean: of the black-box rates; in brackets its 95 % interval: a bootstrap over images, or Wilson's where all "
+    "images agree"
+)
 CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
 COST = "Gradients: of one image, with those of views, neighbours, and all source models"
 LOOKS = "RMSD in pixel values, SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images"
