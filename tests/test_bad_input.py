@@ -137,7 +137,7 @@ SPECS = {
             "mi: {steps: 2}",
             "mi: {step_size: 1, budget: {rmsd: matched, to: igsm}}\n  igsm: {budget: {rmsd: matched, to: mi}}",
         ),
-        ["matched budgets form a circle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
+        ["matched budgets form a cycle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
     ),
     "matched to nothing": (
         swap("to: optimization, by: mean", "to: optimisation, by: mean"),

@@ -233,7 +233,7 @@ def test_a_list_that_has_grown(grow, tmp_path):
     assert_same(grow.folder, grow.folder.parent / "whole", units=False)
     assert "already complete" in grow(listed(6))[1]
     (tmp_path / "list.csv").write_text("0.png,0")
-    with pytest.raises(StudyError, match="5 images of this study are no longer in the image set"):
+    with pytest.raises(StudyError, match="selected images are no longer in the image set: 5"):
         grow(listed(1), "run.keep_images=true")
     (tmp_path / "list.csv").write_text("0.png,5")
 

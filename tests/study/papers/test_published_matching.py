@@ -350,7 +350,7 @@ def test_published_is_told_and_is_no_identity():
     ("given", "parts"),
     [
         ("lui2017:1A", ["there is no paper named 'lui2017'", "liu2017 (the nearest)", "line"]),
-        ("liu2017:1C", ["no published numbers of a table '1C'", "liu2017:1A"]),
+        ("liu2017:1C", ["no published numbers for a table '1C'", "liu2017:1A"]),
         ("liu2017", ["'liu2017' names no table of a paper", "liu2017:1A"]),
         ("[liu2017:1A, 3]", ["published"]),
         ("{tables: liu2017:1A, attacks: {mj: fg}}", ["no attack of this experiment named 'mj'", "mi (the nearest)"]),
