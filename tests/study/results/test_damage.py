@@ -262,7 +262,7 @@ def test_stray_files_are_left_alone_and_told(door, launched, run, undisturbed):
         shutil.copy(part, run / "results" / name)
     (run / "results" / f"._{part.name}").write_bytes(b"\0\5\26\7")
     shutil.copy(part, run / "kept" / "._y.parquet")
-    told = "results/: 6 files are not parts of this run, and ignored: .DS_Store, ._"
+    told = "results/: 6 files are not parts of this run, and are ignored: .DS_Store, ._"
     status, printed = launched(run)
     assert status == 0
     assert printed.count(told) == 1
