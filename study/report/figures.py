@@ -34,7 +34,7 @@ _DECADE, _SPREAD = 10, 0.02
 """An axis is logarithmic if its largest value exceeds _DECADE times the smallest. A figure against RMSD is drawn only
 if the RMSDs differ by at least the share _SPREAD of the largest."""
 _LEGEND_LETTERS, _LEGEND_LINE = 44, 0.17
-"""For legends in the page: the number of letters in a line (with room for markers), and the height of a line, inches."""
+"""For legends in the page: the number of letters in a line (with room for markers); height of a line in inches."""
 _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
 _STYLE: Any = {
     "svg.hashsalt": "study",

@@ -1,4 +1,4 @@
-"""The data of a report: the cells of a run, counted once, and the records that accompany its rows."""
+"""The data of a report: the cells of a run, computed once, and the records that accompany its rows."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class ReportData:
 
     @cached_property
     def progress(self) -> Mapping[str, tuple[int, int]]:
-        """Numbers of existing and of planned rows, by experiment. Attacks that its budgets are matched to count too."""
+        """Numbers of existing and planned rows, by experiment. Attacks to which its budgets are matched count too."""
         keys = ("sources", "attack", "goal", "seed", "steps", "level", "target")
         images = {tuple(cell[key] for key in keys): cell["images"] for cell in self.cells.iter_rows(named=True)}
         selected, found = self.finished.selected, {}
