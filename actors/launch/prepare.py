@@ -87,7 +87,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
     from study.models.check import check_models
 
     spec, file, allow_code = launch.spec, launch.file, launch.options.allow_code
-    # What is checked is the text that workers will run.
+    # Check the same text of the user's files that workers will run.
     with user_files.carried(launch.code.functions):
         check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
         _check_external(launch)

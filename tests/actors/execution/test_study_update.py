@@ -271,9 +271,9 @@ def keeping(change=None):
 
 def test_a_target_of_a_study_that_kept_its_images_runs_no_attack(grow):
     _, printed = grow(keeping())
-    assert "14 units crafted, 0 shown from kept images" in printed
+    assert "14 units crafted, 0 shown to targets from kept images" in printed
     backend, printed = grow(keeping(new_target))
-    assert "0 units crafted, 14 shown from kept images" in printed
+    assert "0 units crafted, 14 shown to targets from kept images" in printed
     assert backend.crafts == []
     assert {target for target, _ in backend.shown} == {"c"}
     grow(new_target, folder="whole")
@@ -304,7 +304,7 @@ def test_a_search_has_no_images_to_keep(grow):
         spec["models"]["c"] = C
 
     _, printed = grow(keeping(search))
-    assert "searches of the minimal RMSD keep no images" in printed
+    assert "attacks that search for the minimal RMSD keep no images" in printed
     assert not list((grow.folder / "kept").iterdir())
     assert "2 units crafted, 0 shown" in grow(keeping(and_target))[1]
     grow(and_target, folder="whole")

@@ -82,7 +82,7 @@ def test_the_best_choice_on_other_images_is_used(door, tmp_path):
         ),
         ({"experiments": {"e": {"attacks": ["mi"], "sources": "each"}}}, "no experiment uses 'noisy'"),
         ({"experiments": {"e": {"attacks": ["noisy"], "sources": ["a"], "targets": ["a"]}}}, "has none"),
-        ({"over": {"smoothing.sigmaa": [1, 2]}}, "has no number"),
+        ({"over": {"smoothing.sigmaa": [1, 2]}}, "has no parameter"),
         ({"over": {"smoothing.sigma": [-1, 2]}}, "is not accepted"),
         ({"over": {"smoothing.sigma": [1]}}, "at least 2 entries"),
     ],
