@@ -62,12 +62,12 @@ SPECS = {
     ),
     "many budgets for many steps": (
         swap("mi: {steps: 2}", "mi: {steps: 2, epsilon: [2, 4]}"),
-        ["several budgets share one gradient only in a one-step attack", "attacks.mi"],
+        ["a budget of several lengths needs `steps: 1` and no `start`", "attacks.mi"],
     ),
     "two budgets at once": (
         swap("mi: {steps: 2}", "mi: {budget: {l2: 3, epsilon: 2}}"),
         [
-            "a budget is one of epsilon, l2, rmsd and minimal, or a rule, and this one has epsilon and l2",
+            "a budget has only one of epsilon, l2, rmsd, minimal and rule, but this one has epsilon and l2",
             "attacks.mi.budget",
         ],
     ),
@@ -89,7 +89,7 @@ SPECS = {
     ),
     "a falling range": (
         swap("mi: {steps: 2}", "mi: {steps: 1, budget: {epsilon: {from: 8, to: 2, by: 1}}}"),
-        ["a range rises", "attacks.mi.budget.epsilon"],
+        ["a range must rise", "attacks.mi.budget.epsilon"],
     ),
     "a weight for a model that is not there": (
         swap("mi: {steps: 2}", "mi: {weights: {aa: 2}}"),
