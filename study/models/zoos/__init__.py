@@ -12,7 +12,7 @@ from study.models.zoos import pretrainedmodels, study, timm, torchvision
 
 
 class Zoo(Protocol):
-    """The functions of each module here. A `tag` names weights; None means random weights or a file."""
+    """The functions of each module here. A `tag` names the zoo's weights; None means random weights or a file."""
 
     def networks(self) -> Sequence[str]:
         """The names of the zoo's networks, without tags."""

@@ -184,7 +184,7 @@ def test_more_requests_than_allowed_are_not_begun(say, spec_file, tmp_path):
         spec = spec_file(spec_of(fake.url, most=35))
         status, printed = run_here(spec, tmp_path / "run")
         assert (status, len(fake.requests)) == (1, 35), printed
-        assert "was sent 35 requests in this run folder" in printed
+        assert "this run folder has sent 35 requests" in printed
         assert run_here(spec, tmp_path / "run")[0] == 1
         assert len(fake.requests) == 35
 

@@ -77,7 +77,7 @@ def test_networks_without_weights(name):
     [pytest.param(name, marks=pytest.mark.slow) if "Swin" in name or "-L" in name else name for name in WITH_FILES],
 )
 def test_robust_models_need_their_authors_file(name, tmp_path):
-    with pytest.raises(ValidationError, match="come from its authors"):
+    with pytest.raises(ValidationError, match="its authors publish them"):
         Model.model_validate(name)
     drawn = Model.model_validate({"network": name, "weights": "random:0"})
     loading.check(name, drawn)
