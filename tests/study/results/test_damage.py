@@ -235,7 +235,7 @@ def test_a_damaged_part_is_named_by_every_command(door, launched, run, tmp_path,
         status, _, error = door(command[0], run, *command[1:])
         assert status == 2, command
         assert part.name in error, command
-        assert "move it out of results/ and launch the study again" in error, command
+        assert "move the part out of results/ and launch the study again" in error, command
         assert "Traceback" not in error
     before = content(run)
     with pytest.raises(StudyError, match="a part is damaged: it cannot be read") as refused:
