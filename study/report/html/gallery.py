@@ -177,7 +177,7 @@ def _picture(image: Pixels, alt: str, caption: str, craft: int | None) -> Pictur
 
 
 def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
-    """Return the attack runs to show: first those with kept pixels, and of these first all attacks on one source set."""
+    """Return the attack runs to show: first those with kept pixels, and of these all attacks on one source set."""
     spec = data.spec
     experiments = spec.experiments.values()
     attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))

@@ -137,7 +137,7 @@ def test_what_differs_is_told(many_run, tiny_run, tmp_path):
 def test_messages(many_run, tmp_path):
     with pytest.raises(StudyError, match="no run has an experiment named 'none'"):
         board([many_run], experiments=["none"])
-    with pytest.raises(StudyError, match="no format of a board"):
+    with pytest.raises(StudyError, match="a board cannot have the format"):
         board([many_run], tmp_path / "board.pdf")
     with pytest.raises(StudyError):
         board([tmp_path / "nothing"])
