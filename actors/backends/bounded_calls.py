@@ -86,7 +86,7 @@ class MonitoredBackend(Backend, Protocol):
     def heartbeat(self) -> None:
         """Return once every process that calls depend on has answered. Raises BackendGone if such a process is dead.
 
-        A separate thread calls it repeatedly.
+        A separate thread calls this method repeatedly.
         """
 
 

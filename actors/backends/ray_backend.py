@@ -137,7 +137,8 @@ class RayBackend:
         if not any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == self._here):
             raise BackendGone(
                 "Ray is gone: its GCS has declared this machine dead",
-                todo="check whether it was cut off or overloaded, then launch again: published results are kept",
+                todo="check whether this machine was cut off from the network or overloaded, then launch again: "
+                "published results are kept",
             )
         self._read_activities()
 
@@ -394,7 +395,7 @@ class _Told:
         self.text = ""
         self.asked = -_WATCHED_SECONDS
         self.actor: Any = None
-        """Kept, so that no other actor gets its `id`."""
+        """The actor. It is kept here, so that no other object gets its `id`."""
 
 
 def put_activity(key: str, text: str) -> None:

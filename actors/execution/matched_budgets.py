@@ -17,7 +17,7 @@ class ReferenceRmsd:
     """The RMSD that each reference (an attack run that other budgets are matched to) gives each image, where known."""
 
     def __init__(self, plan: Plan, known: Mapping[str, Mapping[str, float]]) -> None:
-        """`known`: the RMSDs in existing rows, in pixel values 0..255, by reference craft and image."""
+        """`known`: the RMSDs in existing rows, in pixel values 0..255, by id of the reference and by image."""
         self._plan = plan
         self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
         images = [one.image for shard in plan.shards for one in shard.images]

@@ -103,7 +103,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
 def _check_external(launch: PreparedLaunch) -> None:
     """Raise StudyError, with the place in the spec, if another library's attack cannot run in one of the experiments.
 
-    It may not support the goal, the number of sources or the budget.
+    The library may not support the goal, the number of sources or the budget.
     """
     spec = launch.spec
     for experiment in spec.experiments.values():

@@ -63,7 +63,7 @@ def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus
     """Bytes of a local Ray's object store: enough for the pixel budgets of the workers.
 
     `gpus`: number of GPUs; with 0, workers run on `cores` cores. `shared`: free bytes of shared memory. `memory`: free
-    bytes of memory. Both limit the size of the store.
+    bytes of memory. Both limit the size of the store, which is at least 256 MiB.
     """
     gpus = 0 if spec.run.device == "cpu" else gpus
     usual = gpus * (spec.run.actors_per_gpu or 1) if gpus else max(1, cores // spec.numerics.threads)

@@ -24,9 +24,9 @@ _CALLS = 2
 def size(spec: Spec, images: int, *, gpus: bool, workers: int) -> int:
     """The number of images in a unit, for a study of `images` images on `workers` workers.
 
-    `gpus`: whether the workers run on GPUs. If the spec gives `run.shard`, the result is `run.shard`. Otherwise, on
-    GPUs, it is a multiple of the batch size, small enough that every worker gets several units and that the results of
-    calls fit into `run.waiting_mib`.
+    `gpus`: whether the workers run on GPUs. If the spec gives `run.shard`, the result is `run.shard`. Otherwise, it is
+    16 on processors. On GPUs it is a multiple of the pass size, if possible so small that every worker gets several
+    units and that the results of calls fit into `run.waiting_mib`.
     """
     if spec.run.shard is not None or not gpus:
         return spec.run.shard or _ON_CORES

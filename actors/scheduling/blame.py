@@ -81,7 +81,7 @@ class Blame:
         return works or alone or task.devices >= 2 * DEVICES
 
     def suspect(self, place: Place) -> bool:
-        """Whether `IN_A_ROW` tasks have failed in `place` since its last success. If so, it gets no new work."""
+        """Whether `IN_A_ROW` tasks have failed in `place` since its last success. A suspect place gets no new work."""
         # A task that ended without success elsewhere, for example because of a wrong file, does not count.
         counted = (executed or not task.ended for task, executed in self._failed.get(place, {}).items())
         return sum(counted) >= IN_A_ROW

@@ -192,7 +192,7 @@ class Scheduler:
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
         """Give tasks to actors, wait at most `seconds`, and return the tasks that have ended.
 
-        `crafts`: whether new crafts may start.
+        `crafts`: whether new attacks and probes may start; predictions may always start.
         """
         self._give_out(crafts)
         self._refresh()

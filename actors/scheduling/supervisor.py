@@ -204,8 +204,9 @@ class ActorSupervisor:
     def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
         """Handle an actor that could not be started: start another one, or set its device aside.
 
-        The device is set aside if a second actor fails there and other workers are up. Raises StudyError if several
-        actors in a row could not be started and no worker is up or may still come up.
+        If other workers are up, a failed actor is replaced once. If the replacement cannot be started either, its
+        device is set aside, or, if workers are up on this device, one worker fewer is used. Raises StudyError if
+        several actors in a row could not be started and no worker is up or may still come up.
         """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device

@@ -34,7 +34,7 @@ from study.reproducibility import hardware
 def pack(value: Any) -> bytes:
     """Pickle a message. A message never contains pixels: Ray's object store passes them to the actor.
 
-    The recipe of an attack is pickled once for all calls, because that takes as long as all the rest of a message.
+    The recipe of an attack is pickled once for all calls, because pickling it takes as long as the rest of a message.
     """
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5)
@@ -96,8 +96,8 @@ def unpack_answer(message: bytes) -> Any:
 class WorkerActor:
     """The actor of a worker. Raises StudyError, CallFailed and DeviceLost only.
 
-    `hello` raises an error of `__init__`, because Ray would report an error there as the death of the actor. After a
-    failure of its device, the actor refuses every further call.
+    If `__init__` fails, `hello` raises the error, because Ray would report an error in `__init__` as the death of the
+    actor. After a failure of its device, the actor refuses every further call.
     """
 
     kind: ClassVar[type[Any]] = Worker
