@@ -62,7 +62,7 @@ class _Mark:
 
 
 class RunState(Observer):
-    """The numbers of one launch. It receives events before the views. Other threads must hold `lock` to read them."""
+    """The numbers of one launch. They change before the views get an event. Other threads read them under `lock`."""
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

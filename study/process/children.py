@@ -5,14 +5,14 @@ script, before all others. For children, `PYTHONSAFEPATH` switches this off, and
 removed. Folders that the user names in `PYTHONPATH` stay.
 
 No child gets the secret of another child. Variables are secret if a service names them as its credential, or if their
-name contains `TOKEN`, `SECRET`, `PASSWORD`, `API_KEY`, `ACCESS_KEY` or `CREDENTIAL`:
+name contains `TOKEN` (but not `TOKENIZERS_`), `SECRET`, `PASSWORD`, `PASSWD`, `API_KEY`, `ACCESS_KEY` or `CREDENTIAL`:
 
 - A service's credential is in no child's environment. The one actor that calls the service receives its value.
 - `WANDB_…` goes to the W&B process only.
 - `AWS_…` goes to the W&B process if the run is in an object store, because that process reads the run's parts there.
   Workers receive images from the driver and never read the store.
 - `HF_…` and `HUGGING_FACE_…` go to Ray's processes, whose workers download weights; so does `RAY_…`.
-- Proxy and certificate variables go to all children, because each may use the network.
+- Proxy and certificate variables go to Ray's processes and the W&B process, because these may use the network.
 
 Ray's processes and the W&B process get the rest of the driver's environment unchanged, because it configures libraries:
 `CUDA_…`, `OMP_…`, `TORCH_HOME`, `LD_LIBRARY_PATH`. Small helpers get only the few variables that they need to start.

@@ -20,7 +20,7 @@ MOST_WAITING = 64 * 2**20
 
 
 class TrackingProcess:
-    """The tracking process. Only `wait_ready` and `wait` block the caller."""
+    """The tracking process. Only `wait_ready`, `wait` and `kill` block the caller; `kill` only for a moment."""
 
     def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
         """Start the process. Its output goes to `log`. Raises OSError if it cannot be started."""
@@ -81,7 +81,7 @@ class TrackingProcess:
     def wait(self, seconds: float) -> int | None:
         """Wait at most `seconds` for the end of the process. Returns its exit status; None if it is still running."""
         with contextlib.suppress(OSError):
-            # The study's own work is done, so the process need not yield the processor any more.
+            # The study's own work is done, so the tracking process gets the normal priority from here on.
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
         try:
             return self._process.wait(max(seconds, 0.1))
