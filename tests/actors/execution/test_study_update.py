@@ -252,7 +252,7 @@ def test_an_image_that_a_new_model_gets_wrong_stays(grow):
 
     grow(right)
     _, printed = grow(and_wrong)
-    assert "c misclassifies 1 of the 1 clean image selected before it was added. The images stay" in printed
+    assert "c misclassifies 1 of the 1 clean image selected before it was added. These images stay" in printed
     clean = pl.read_parquet(grow.folder / "images.parquet").explode("clean").unnest("clean")
     assert set(clean["model"]) == {"a", "c"}
     added = rows(grow.folder).filter(target="c")

@@ -123,7 +123,7 @@ def test_gpus_of_several_sizes_hold_what_each_has_room_for_and_the_too_small_one
     assert made.capacity_on(None) == made.capacity
     unused, unequal = remarks(MIXED, made)
     assert unused == "8 GPUs of small not used: a worker needs 6.3 GiB, but a GPU there has only 4.0 GiB"
-    assert unequal.startswith("GPUs of 8.0 GiB to 80.0 GiB")
+    assert unequal.startswith("the GPUs have 8.0 GiB to 80.0 GiB")
 
 
 def test_the_smallest_gpu_limits_the_workers_that_share_one():
