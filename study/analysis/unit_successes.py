@@ -1,6 +1,6 @@
-"""Counts the successes of one unit from its answers, for displays, because a query of rows would take far longer.
+"""Counts the successes of one unit from its answers, for displays: a query of rows would take far longer.
 
-The rule is that of `study.analysis.rates.succeeded`.
+The rule for a success is that of `study.analysis.rates.succeeded`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from study.results.schema import TargetAnswers, UnitResult
 
 
 def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
-    """The number of hits and the number of images at the end of the attack, by target that has answered."""
+    """By target with answers, the number of successes and the number of images at the last point of the attack."""
     unit, images = result.unit, result.unit.shard.images
     if not images:
         return {}
@@ -39,7 +39,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
 
 
 def _named(result: UnitResult, answer: TargetAnswers, image: Selected, said: Sequence[str], *, targeted: bool) -> bool:
-    """Whether the answer of a service, which has its own labels, is a success."""
+    """Whether the answer `said` of a service, which has its own labels, is a success."""
     if targeted:
         return _share(said, result.wanted[answer.target][image.target_label])
     if answer.sentences is not None:
