@@ -85,7 +85,7 @@ def service_notes(spec: Spec, targets: Iterable[str]) -> list[str]:
 
 
 def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:
-    """The name of a point: the attack, with the steps if it has checkpoints, and the budget if it has several."""
+    """The name of an attack at a point. It has the steps if there are checkpoints, the budget if there are several."""
     parts = [attack]
     if recipe.checkpoints:
         parts.append(f"{steps} step{'s' if steps > 1 else ''}")

@@ -33,9 +33,9 @@ class ReportData:
     Attributes:
         run: The address of the run.
         finished: The content of the run.
-        cells: One row per craft, point and target: `craft`, `sources` (joined by `+`), `attack`, `goal`, `seed`,
-            `steps`, `level` (the budget; null if each target searched for its own), `gradients` (per image), `target`,
-            then the columns of `success_rates`.
+        cells: One row per craft (attack run), point (steps and budget) and target: `craft`, `sources` (joined by `+`),
+            `attack`, `goal`, `seed`, `steps`, `level` (the budget; null if each target searched for its own),
+            `gradients` (per image), `target`, then the columns of `success_rates`.
         units: Number of units with rows.
         provenance: The metadata records of the parts; equal records once.
         failures: The failures of the last launch.
