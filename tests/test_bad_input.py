@@ -77,7 +77,7 @@ SPECS = {
     ),
     "an even kernel": (
         swap("mi: {steps: 2}", "mi: {kernel: {size: 4}}"),
-        ["a kernel's size is odd", "attacks.mi.kernel"],
+        ["a kernel's `size` must be odd", "attacks.mi.kernel"],
     ),
     "a random start nowhere": (
         swap("optimization: {steps: 3}", "optimization: {start: random}"),
