@@ -253,7 +253,7 @@ def _numbers(spec: Spec) -> str:
     means = " Rates are means over seeds." if several else ""
     return (
         f"{said[0].upper()}{said[1:]}.{means} Intervals are Wilson's 95 % intervals, with each image counted once. "
-        "A target is white-box if it is one of the sources, grey-box if it has the network of one, and black-box "
+        "A target is white-box if it is one of the sources, grey-box if it has the network of a source, and black-box "
         "otherwise; means of transfer are over black-box targets."
     )
 

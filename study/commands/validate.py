@@ -125,7 +125,7 @@ def _model(file: SpecFile, name: str, model: Model, options: ValidateOptions) ->
 
 
 def _used(spec: Spec) -> set[str]:
-    """The attacks that a launch runs: those of experiments and probes, and those that budgets are matched to."""
+    """The attacks that a launch runs: attacks of experiments and probes, and attacks to which budgets are matched."""
     wanted = [name for one in spec.experiments.values() for name in one.attacks]
     wanted += [name for probe in spec.geometry.values() for name in probe.attacks]
     used: set[str] = set()

@@ -191,7 +191,7 @@ def _matrix(means: pl.DataFrame) -> Figure:
 
 
 def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure:
-    """A panel for each model with smoothed gradients; a line for each other model and each value of `other`."""
+    """A panel for each model with smoothed gradients; a line for each other model and value of `other` (first four)."""
     models = means["first"].unique(maintain_order=True).to_list()
     smoothed = means.filter(pl.col("copies").is_not_null())
     plain = {(first, second): value for first, second, value in means.filter(pl.col("copies").is_null())

@@ -327,7 +327,7 @@ def _columns(found: pl.DataFrame) -> tuple[tuple[str, ...], Values]:
 
 
 def _reasons(missing: Sequence[str]) -> tuple[str, ...]:
-    """Write the names of the missing cells as one reason; no reason if none is missing."""
+    """Write the names of the missing cells as one reason; empty if no cell is missing."""
     each = list(dict.fromkeys(missing))
     if not each:
         return ()

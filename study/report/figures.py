@@ -358,7 +358,7 @@ def _against(title: str, along: str) -> str:
 
 
 def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Points], Sequence[str]]:
-    """The lines of each panel, and the names of all lines; nothing if no line has two points."""
+    """The lines of each panel, and the names of the lines to draw (at most 16); nothing if no line has two points."""
     if len(lines) > _MOST_PANELS:
         lines = {f"mean of all {kind} targets": _averaged(lines)}
     drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
@@ -459,7 +459,7 @@ def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[Searches]:
 
 
 def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
-    """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack.
+    """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack, at most 16.
 
     `rates` has `attack`, `target` and `destruction` (0..1, or null). None for fewer than two rates that are not null.
     """
@@ -493,7 +493,7 @@ def _percent(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], *, page: bool = False) -> None:
-    """Draw one legend for all panels, because a panel may lack some lines: at the right, or for the `page` below."""
+    """Draw one legend for all panels, because a panel may lack some lines. It is at the right; for `page`, below."""
     known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -177,7 +177,7 @@ def _picture(image: Pixels, alt: str, caption: str, craft: int | None) -> Pictur
 
 
 def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
-    """Return the attack runs to show: first those with kept pixels, and of these all attacks on one source set."""
+    """Return at most 24 attack runs. Runs with kept pixels come first, in the order of their source sets."""
     spec = data.spec
     experiments = spec.experiments.values()
     attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))
