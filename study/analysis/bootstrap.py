@@ -1,4 +1,4 @@
-"""Bootstrap intervals of rates. They resample images, each with all its rows, so rows need not be independent."""
+"""Bootstrap intervals of rates. The bootstrap draws images, each with all its rows, so rows need not be independent."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def paired_differences(
     """The success rate of attack `first` minus the success rate of attack `second`, on images for which both have rows.
 
     Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1, with a bootstrap interval as in
-    `bootstrap_rates`. Both attacks use the same drawn images, which makes the interval narrower.
-    Raises StudyError if an attack has no rows, or several points (`steps`, `budget`) in a cell.
+    `bootstrap_rates`. Both attacks use the same drawn images, which makes the interval narrower. Raises StudyError if
+    an attack has no rows, or several points (`steps`, `budget`) in a cell.
     """
     check_keys(rows, by)
     known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()

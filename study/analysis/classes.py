@@ -42,8 +42,8 @@ def wrong_labels(
     (`int32`), `name`; `answers` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of
     the cell with a wrong label).
 
-    In targeted rows the target label is a wrong label too: filter by `goal`. Remote services, which
-    have their own labels, and abstentions of voting targets are left out.
+    In targeted rows the target label is a wrong label too: filter by `goal`. Remote services, which have
+    their own labels, and abstentions of voting targets are left out.
     """
     check_keys(rows, by)
     if most < 1:

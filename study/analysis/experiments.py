@@ -1,4 +1,4 @@
-"""The cells of an experiment. All its tables, figures and means are based on them.
+"""The cells of an experiment. All its tables, figures and means are based on these cells.
 
 Experiments share crafts (attack runs), but may have different seeds and targets. So each number of an experiment is
 based only on the attacks, sources, goals, seeds and targets of this experiment.

@@ -30,9 +30,9 @@ def succeeded(top: int = 1) -> pl.Expr:
     A chat service answers in a sentence, and a judge finds labels in the sentence. An untargeted image succeeds if the
     true label is not among these labels; a targeted image succeeds if the target label is. A refusal is no success.
 
-    A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
-    returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
-    apply: the spec sets the number of labels of an answer.
+    Any other remote service answers with its own labels. An untargeted image succeeds if the service returns none of
+    the labels that it returned for the clean image; a targeted image succeeds if the service returns a name of the
+    target label. `top` does not apply: the spec sets the number of labels of an answer.
     """
     targeted = pl.col("goal") == "targeted"
     return (

@@ -38,7 +38,7 @@ def binomial(hits: float, images: int, share: float) -> float:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The p-value of McNemar's exact test (1947), from the numbers of images on which a single attack succeeds."""
+    """P-value of McNemar's exact test (1947), from the numbers of images on which only one of two attacks succeeds."""
     return binomial(only_first, only_first + only_second, 0.5)
 
 

@@ -30,7 +30,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
                 for image, said, no in zip(images, answer.names[last], refused[last], strict=True)
             )
         else:
-            # The finished attack stands last of its points; a target without labels has no success.
+            # The finished attack is the last point. Without labels (`top1` is None), no image reaches `wanted`.
             top1 = answer.top1
             reached = np.zeros(len(images), np.bool_) if top1 is None else top1[-len(images) :] == wanted
             hits = int(np.count_nonzero(reached if targeted else ~reached))

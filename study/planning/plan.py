@@ -182,8 +182,8 @@ class Plan:
     def units(self, done: Finished | None = None, *, kept: Container[str] | None = None) -> Iterator[Unit]:
         """Yield every unit with targets that have no rows yet.
 
-        `kept`: ids of units with kept images. If it is given and the spec keeps images, also yield the units that have
-        all rows but are not in `kept`.
+        `kept`: ids of units with kept images. If `kept` is given and the spec keeps images, also yield the units that
+        have all rows but are not in `kept`.
         """
         for craft in self.crafts.values():
             yield from self.units_of(craft, done, kept=kept)

@@ -51,8 +51,8 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 def network(model: Model) -> str | None:
     """Return the name of a model's architecture, without zoo and weights; None for a service.
 
-    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. For a user's code, the
-    name is the function with a digest of its arguments, because one function may build several networks.
+    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. For a user's code, the name is
+    the function with a digest of its arguments, because one function may build several networks.
     """
     if model.network is None:
         return None

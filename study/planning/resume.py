@@ -136,7 +136,7 @@ def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
 
 
 def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Raise StudyError if the digest of spec, models or images is not the recorded one. Call it before a write."""
+    """Raise StudyError if the digest of spec, models or images is not the recorded one. Call this before a write."""
     if not folder.begun:
         return
     changed = not_as_written(folder)

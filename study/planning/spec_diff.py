@@ -1,4 +1,4 @@
-"""Compares a changed spec with its run folder. It may add and remove entries; changes of existing rows are errors."""
+"""Compares a changed spec with its run folder. Additions and removals are fine; changes of existing rows are errors."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
 def unasked(spec: Spec, selection: Selection) -> list[str]:
     """Return the models that the clean pass must still call.
 
-    They have no digest, or they predict images but lack the prediction of a selected image.
+    Such a model has no digest, or it predicts images but lacks the prediction of a selected image.
     """
     images = [one for shard in selection.shards for one in shard.images]
     return [

@@ -35,7 +35,7 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
 
 
 def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyFrame:
-    """Keep the rows that the experiments of `spec` ask for, and the rows of attacks that their budgets are matched to.
+    """Keep the rows that the experiments of `spec` ask for, and those of attacks to which their budgets are matched.
 
     `found`: the `rows` of `run`. A pair of attack run and target that is no longer in the spec is left out. Raises
     StudyError if two attack runs have the same sources, attack, goal, seed and target. This happens if a launch was

@@ -46,8 +46,8 @@ class Rejudged:
 def rejudge(folder: RunFolder, spec: Spec, new: Path) -> Rejudged:
     """Copy the run at `folder` to the folder `new`, with its sentences judged as `spec` says. The old run stays.
 
-    Judges and `names` of the services come from the models of the same names in `spec`. A judge that is a
-    model gets requests, within its own limits. Its replies are kept in the new folder.
+    Judges and `names` of the services come from the models of the same names in `spec`. A judge that is a model
+    gets requests, within its own limits. Its replies are kept in the new folder.
 
     Raises StudyError if the run has no chat service, rows are damaged, `spec` sends the services other requests, or
     `new` exists.

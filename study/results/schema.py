@@ -111,7 +111,7 @@ class PixelDistances:
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
-        """Distances of 0, for images of which only a direction is known."""
+        """Distances of 0, for a search for the minimal RMSD that so far has only the direction of the perturbation."""
         return cls(np.zeros(count), np.zeros(count), np.zeros(count))
 
 

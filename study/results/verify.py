@@ -169,7 +169,10 @@ def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> 
 
 
 def read_part(path: StoragePath, newest: int, report: VerificationReport, todo: str) -> pa.Table | None:
-    """Read a part of a version up to `newest`. Reports a part that cannot be read (None) or has another digest."""
+    """Read a part; None if it cannot be read, or is of a version after `newest`.
+
+    Reports both cases, and a part whose content does not match the digest in its name.
+    """
     name = part_file.parse_name(path.name)
     if name is not None and name.version > newest:
         report.add("damaged", f"the part has version {name.version}, but this study reads versions up to {newest}",

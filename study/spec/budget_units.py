@@ -69,7 +69,7 @@ def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
 def _doubtful_budget(attack: Attack) -> float | None:
     """The largest length of a budget if this length is small enough to be questioned, else None.
 
-    The lengths of an own rule are in its own unit, so they are never questioned.
+    A budget rule in a user's file has its own unit, so its lengths are never questioned.
     """
     if attack.budget.rule is not None:
         return None

@@ -1,6 +1,6 @@
 """Attacks limited to a number of gradients: `budget: {gradients: 400}`, and experiments with `at-cost`.
 
-When a spec is read, both are converted to numbers of steps. Plans, ids and rows contain only steps.
+When a spec is read, both forms are converted to numbers of steps. Plans, ids and rows contain only steps.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
 
 
 def read_resolved(text: str, name: str) -> Spec:
-    """Read a spec that `Spec.text` has written. Environment variables stay as they are: the launch expanded them.
+    """Read a spec that `Spec.text` has written. `${NAME}` is not expanded: the launch has already expanded variables.
 
     Raises StudyError if the text is damaged.
     """
@@ -107,7 +107,7 @@ def _with_short_names(given: Any) -> Any:
 
 
 def _with_base_models(spec: Spec) -> Spec:
-    """Replace each model that names another model by a copy of the other model, with the transform of the first."""
+    """Replace each model that names another model by a copy of the other, with its own transform and family."""
     models = {}
     for name, model in spec.models.items():
         own = {"transform": model.transform} | ({} if model.family is None else {"family": model.family})

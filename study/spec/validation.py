@@ -157,7 +157,7 @@ class Validation:
                     raise self._only_a_source(model, (*place, key), "cannot select images or rank labels")
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
-                        f"'{model}' is a remote service, and services do not use the label set of this study",
+                        f"'{model}' is a remote service, which does not use the label set of this study",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
                     )
@@ -278,11 +278,15 @@ class Validation:
                     f"'{name}' has no gradients: "
                     + ("it is a remote service" if model.remote else "it has a transform"),
                     where=self._document.where(place),
-                    todo="use it as a target only",
+                    todo=f"use '{name}' as a target only",
                 )
         candidates = [name for name, model in self._spec.models.items() if not model.target_only]
         if not candidates and sources.rule != "elsewhere":
-            raise StudyError("no model of this spec has gradients", where=self._document.where(place))
+            raise StudyError(
+                "no model of this spec has gradients",
+                where=self._document.where(place),
+                todo="add a model with a network and without a transform",
+            )
         if sources.rule == "leave-one-out" and len(set(sources.among or candidates)) < 2:
             raise StudyError(
                 "leave-one-out needs at least two models",
@@ -344,7 +348,11 @@ class Validation:
                         accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
                     )
         if probe.models is None and all(one.target_only or one.source_only for one in self._spec.models.values()):
-            raise StudyError("no model of this spec has gradients", where=self._document.where(place))
+            raise StudyError(
+                "no model of this spec has gradients",
+                where=self._document.where(place),
+                todo="add a model with a network and without a transform",
+            )
         for key in ("along", "across"):
             direction = getattr(probe, key)
             if direction is None or direction.attack is None:
