@@ -58,7 +58,7 @@ SPECS = {
     ),
     "probabilities have no logit": (
         swap("mi: {steps: 2}", "mi: {objective: logit, fusion: probability}"),
-        ["use fusion logit, loss or summed-updates", "attacks.mi", "line 13"],
+        ["use `fusion: logit`, `loss` or `summed-updates`", "attacks.mi", "line 13"],
     ),
     "many budgets for many steps": (
         swap("mi: {steps: 2}", "mi: {steps: 2, epsilon: [2, 4]}"),
