@@ -216,7 +216,7 @@ class Remote(Frozen):
             raise rejected("`url` contains a user name or a password", _ADVICE)
         for key, _ in parse_qsl(parts.query, keep_blank_values=True):
             if _carries_secrets(key):
-                raise rejected(f"url contains '{key}', which looks like a credential", f"{_ADVICE}; query: {key}")
+                raise rejected(f"`url` contains '{key}', which looks like a credential", f"{_ADVICE}; query: {key}")
         return url
 
     @field_validator("headers", mode="before")
@@ -284,10 +284,10 @@ class Remote(Frozen):
             ) from None
         for key in keys:
             if _SECRET_FIELDS.fullmatch(re.sub(r"[\W_]", "", key.lower())):
-                raise rejected(f"extra contains '{key}', which looks like a credential", _ADVICE)
+                raise rejected(f"`extra` contains '{key}', which looks like a credential", _ADVICE)
         taken = sorted({"model", "messages", "stream", "n"} & self.extra.keys())
         if self.api == "chat" and taken:
-            raise rejected(f"extra contains '{taken[0]}', which the study sets", "temperature, max_tokens, seed, …")
+            raise rejected(f"`extra` contains '{taken[0]}', which the study sets", "temperature, max_tokens, seed, …")
         if self.api == "labels" and self.send == "json":
             try:
                 self.object_with("")

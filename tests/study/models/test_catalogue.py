@@ -105,7 +105,7 @@ def test_a_file_of_robustbench_has_its_mean_and_std_beside_the_network(tmp_path)
     with torch.no_grad():
         expected = network.eval()((pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     assert torch.allclose(classifier(pixels), expected, atol=1e-4)
-    with pytest.raises(StudyError, match=r"belong to mean \[0.485, 0.456, 0.406\]"):
+    with pytest.raises(StudyError, match=r"need the mean \[0.485, 0.456, 0.406\]"):
         loading.load("robust", Model.model_validate(given | {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}))
 
 

@@ -25,7 +25,7 @@ BAD = {
     "a user": ({"url": "http://me:hidden@a/"}, "a user name or a password"),
     "a user alone": ({"url": "http://hidden@a/"}, "a user name or a password"),
     **{
-        f"{key} in url": ({"url": f"http://a/?x=1&{key}=hidden"}, f"url contains '{key}'")
+        f"{key} in url": ({"url": f"http://a/?x=1&{key}=hidden"}, f"`url` contains '{key}'")
         for key in ("key", "token", "api_key", "access_token", "client_secret", "password", "sig_auth")
     },
     **{
@@ -47,7 +47,7 @@ BAD = {
     "a prefix of two lines": ({"credentials": {"env": "E", "prefix": "a\n"}}, "not plain text"),
     "a header without name": ({"credentials": {"env": "E", "header": "a b"}}, "is not a valid name"),
     "extra, no json": ({"extra": {"a": 1}}, "`extra` needs requests in JSON"),
-    "extra, a secret": ({"send": "json", "extra": {"a": [{"api-key": "hidden"}]}}, "extra contains 'api-key'"),
+    "extra, a secret": ({"send": "json", "extra": {"a": [{"api-key": "hidden"}]}}, "`extra` contains 'api-key'"),
     "extra, no number": ({"send": "json", "extra": {"a": float("nan")}}, "a value that JSON cannot hold"),
     "extra, no JSON": ({"send": "json", "extra": {"a": datetime(2020, 1, 1)}}, "a value that JSON cannot hold"),
     "field is taken": ({"send": "json", "extra": {"image": 1}}, "the image cannot be placed"),
