@@ -78,7 +78,7 @@ _TRAINED_BY_AUTHORS = (
     *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
     *("mnist_cnn", "mnist_vit"),
 )
-"""Networks without weights in a zoo. A spec names their weights: a file of the authors, or one of `study train`."""
+"""Networks without weights in a zoo. A spec names their weights: a file of the authors or of `study train`."""
 
 # Names in the tables of Wu et al. 2019.
 _NAMES_IN_PAPER = {

@@ -208,9 +208,9 @@ def output_shapes(model: nn.Module, images: Tensor, names: Collection[str]) -> d
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run a classifier's network without torch.compile.
+    """Run a classifier's network without torch.compile, even if the classifier was compiled by `compile_with`.
 
-    Raises StudyError if not the classifier, but the network itself or one of its layers is compiled.
+    Raises StudyError if the network itself or one of its layers is compiled.
     """
     network = network_of(model)
     for name, one in network.named_modules():

@@ -21,7 +21,7 @@ Change = Callable[[str, Tensor], Tensor]
 def normalised(model: nn.Module, images: Tensor, layers: Collection[str]) -> frozenset[str]:
     """Return the names of those `layers` whose output is the input of a batch norm, as a pass of `images` shows.
 
-    A layer whose batch norm is folded into it is not among them.
+    Layers whose batch norm is folded are left out.
     """
     found: set[str] = set()
     outputs: dict[int, tuple[str, Tensor]] = {}

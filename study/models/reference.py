@@ -145,7 +145,7 @@ class Model(Frozen):
         try:
             return read_names(Path(given))
         except StudyError as error:
-            raise rejected(error.what, error.accepted or "a list of names, or a text file of them") from None
+            raise rejected(error.what, error.accepted or "a list of names, or a text file with names") from None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:

@@ -1,4 +1,4 @@
-"""The journal of a compaction, which replaces many Parquet parts by fewer ones; and the repair of one that died.
+"""The journal of a compaction, which replaces many Parquet parts by fewer; and the repair of a compaction that died.
 
 `compacting.json` names the old and the new parts. Until all new parts are in place, the old parts count; afterwards the
 new parts count. A part counts if readers use its rows. So each row counts exactly once at every moment.

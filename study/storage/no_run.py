@@ -33,7 +33,7 @@ def no_run(path: StoragePath, what: str) -> StudyError:
         return StudyError(
             f"{what.partition(':')[0]}, but holds run folders",
             accepted=names(map(str, inside)),
-            todo="name one of them",
+            todo="name one of these run folders",
         )
     if is_run(RUNS / path):
         return StudyError(what, accepted=str(RUNS / path), todo=f"write {RUNS / path}")

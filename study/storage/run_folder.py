@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def earlier_specs(self) -> list[StoragePath]:
-        """The specs that the present one replaced, oldest first."""
+        """The earlier specs of the run, which the present spec replaced, oldest first."""
         found: list[StoragePath] = []
         while (path := self.path / f"spec-{len(found) + 1}.yaml").is_file():
             found.append(path)

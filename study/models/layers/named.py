@@ -11,7 +11,7 @@ ATTENTION_MAP = "attention_map"
 """The layer that `visible_attention` adds to an attention module: its output is the attention map."""
 
 ATTENTION_QKV = "attention_qkv"
-"""The layer that `visible_attention` adds if no layer outputs queries, keys and values: its output contains them."""
+"""The layer that `visible_attention` adds, to output queries, keys and values, if no layer of the network does so."""
 
 
 def network_of(model: nn.Module) -> nn.Module:

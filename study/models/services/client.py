@@ -157,7 +157,10 @@ class Service:
         return bodies, errors, stopped
 
     async def _answer(self, client: httpx.AsyncClient, question: bytes | str, halt: asyncio.Event) -> str:
-        """Send one question until an attempt succeeds. Raises StudyError if all attempts fail, Halted after `halt`."""
+        """Send one question until an attempt succeeds; return the answer.
+
+        Raises StudyError if all attempts fail, and Halted as soon as `halt` is set.
+        """
 
         async def attempt() -> str:
             await pause(self._pacer.reserve(time.monotonic()), halt)

@@ -45,7 +45,10 @@ _CHAT_ADVICE = {
 
 
 class RequestFailed(Exception):
-    """A request failed, but a repeated one may succeed. `wait` is the pause in seconds that the service asked for."""
+    """A request failed, but a repeated request may succeed.
+
+    `wait` is the pause in seconds that the service asked for.
+    """
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)

@@ -58,7 +58,7 @@ class Fetched:
 
 
 class _AttemptFailed(Exception):
-    """An attempt failed, but another one may succeed. `wait` is the pause in seconds that the host asked for."""
+    """An attempt failed, but another attempt may succeed. `wait` is the pause in seconds that the host asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -135,7 +135,7 @@ def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Prog
 
 
 def _from_address(file: WeightsFile, say: Say, progress: Progress) -> tuple[Path, bool]:
-    """The path of the file, and whether another process downloaded it while this one waited."""
+    """The path of the file, and whether another process downloaded it while this process waited."""
     assert file.path is not None, "a file with an address has a path"
     path = file.path
     try:

@@ -24,7 +24,7 @@ _ACCEPTED = "a pattern that two or more files match, such as weights: {set: fold
 
 
 def files(pattern: str) -> list[Path]:
-    """Return the files that `pattern` matches, sorted by name. Raises StudyError unless two or more files match."""
+    """Return the files that `pattern` matches, sorted by path. Raises StudyError unless two or more files match."""
     found = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
     if not found:
         raise StudyError(

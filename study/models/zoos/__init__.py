@@ -33,7 +33,7 @@ class Zoo(Protocol):
         """Raise StudyError for weights that are known to be unavailable or ambiguous."""
 
     def defaults(self, network: str, classes: int | None) -> dict[str, Any]:
-        """Arguments that give a network without the zoo's weights the same architecture as with them.
+        """Arguments that give a network without the zoo's weights the architecture that belongs to these weights.
 
         `classes` is the number of outputs; None keeps the zoo's default.
         """
