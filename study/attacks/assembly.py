@@ -111,7 +111,7 @@ class Assembly:
         return extra + self.ensemble.forwards(sources) * _places(self.points, steps) + sources * preparing
 
     def _asked(self, steps: int, sources: int) -> int:
-        """The number of gradients without the further ones of changes of the source models."""
+        """The number of gradients, without those that changes of the source models add."""
         preparing = self.objective.preparing_gradients if isinstance(self.objective, FeatureObjective) else 0
         views = self.copies * (1 + sum(view.inner_gradients for view in self.views))
         if self.program is not None:

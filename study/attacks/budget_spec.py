@@ -66,8 +66,8 @@ class Range(Frozen):
 class Budget(Frozen):
     """How far an attack may move an image: at most one of `epsilon`, `l2`, `rmsd` and `minimal`, or a `rule`.
 
-    - `epsilon` is an L-infinity norm. A list or a range of lengths makes one adversarial image for each length, all
-      from one gradient;
+    - `epsilon` is an L-infinity norm, `l2` an L2 norm, `rmsd` the root mean square of the changes of all pixel values.
+      A list or a range of lengths makes one adversarial image for each length, all from one gradient;
     - `rmsd: matched` gives each image the RMSD that the attack `to` reaches on the same sources with the same goal:
       its RMSD on the same image (`by: image`), or its mean RMSD over all images (`by: mean`), as Liu et al. 2017
       compare attacks;

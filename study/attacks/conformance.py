@@ -1,8 +1,8 @@
 """The conformance test of a component: what every part of an attack must do, tested on small networks.
 
 A component passes if its images depend on the image, the key and the parameters alone; if its gradients are finite; if
-it takes as many gradients as it says; if a program, and the images of a budget's rule, keep the budget; and if it
-leaves nothing behind in a network.
+it takes the number of gradients that it declares; if a program, and the images of a budget's rule, keep the budget; and
+if it leaves nothing behind in a network.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _STEPS = 3
 _RELATIVE = 1e-4
 _SMALLEST = 1e-6
 _TOLERANCE = 1e-3
-"""In pixel values. By at most this, a projection in float32 may exceed the budget after rounding."""
+"""Largest excess over the budget, in pixel values, that rounding in float32 may cause."""
 
 
 @dataclass(frozen=True)

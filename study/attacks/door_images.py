@@ -129,7 +129,7 @@ def to_labels(
 
 
 def device_of(images: Images, models: Sequence[nn.Module]) -> str:
-    """The device of all parameters and buffers of the models.
+    """Return the device of all parameters and buffers of the models.
 
     Raises StudyError if there are several devices, or if the images are a tensor on another device. Models without
     parameters count as being on the device of the images.

@@ -167,7 +167,7 @@ def applied(
 
 
 def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """Return images (N, C, H, W) whose pixel p in image n is pixel `places[n, p]` of image n; -1 gives zero.
+    """Return images (N, C, H, W): pixel p of image n is the pixel `places[n, p]` of image n before; -1 gives zero.
 
     Pixels are counted row by row. If no pixel is taken more than twice, the gradient is the same to the last bit in
     every run, also on a GPU.

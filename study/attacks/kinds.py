@@ -113,7 +113,7 @@ class Point(Component):
 
 
 class Update(Component):
-    """A change of the gradient before the step: a kernel, or momentum. Updates run in the order of their list."""
+    """A change of the gradient before the step, such as a kernel or momentum. Updates run in the order of their list."""
 
     kind: ClassVar[str] = "update"
 
@@ -256,7 +256,7 @@ class ModelsAt(Protocol):
 
     @property
     def draws(self) -> Draws:
-        """Draws of the rule at this place."""
+        """The random draws of the rule at this place."""
         ...
 
     @property
@@ -289,7 +289,7 @@ class ModelsAt(Protocol):
         ...
 
     def project(self, delta: Tensor) -> Tensor:
-        """Return the perturbation nearest to `delta` that keeps the budget and pixel values in 0..255."""
+        """Return `delta` projected onto the budget, and then onto pixel values 0..255."""
         ...
 
 

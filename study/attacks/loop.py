@@ -258,7 +258,7 @@ def batches(
     radii: NDArray[np.float64] | None = None,
     **how: Unpack[Conditions],
 ) -> Iterator[Moved]:
-    """Yield each batch as `perturbations` does, but as `Moved`: without waiting for the device or checking `finite`."""
+    """Yield each batch after its last step, without waiting for the device. The caller must check `Moved.finite`."""
     return _batches(AttackOnImages(models, attack, goal, given, **how), radii)
 
 

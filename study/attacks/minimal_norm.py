@@ -92,9 +92,10 @@ def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence
 def _first(
     predict: Predict, along: _Along, search: Search, *, image: str, label: int, batch: int
 ) -> tuple[float, NDArray[np.uint8] | Tensor, Prediction, int]:
-    """The level where the search ends (the first that succeeds, else the last), its image, a prediction, and its row.
+    """The level at which the search ends, the image at this level, a prediction of several levels, and the image's row.
 
-    The prediction covers several levels; the row is that of the image.
+    The search ends at the first level that succeeds, or at the last level. The row is that of the image in the
+    prediction.
     """
     levels: Sequence[float] = search.levels
     for start in range(0, len(levels), batch):
