@@ -56,7 +56,7 @@ def measure(
 ) -> Accuracy:
     """Return the accuracy of `model` on the images `candidates`. The model is on `device`, and computes in `precision`.
 
-    `prepare` makes `uint8` pixels (C, S, S) of each candidate. `stages` are the defences in front of the model; their
+    `prepare` turns a candidate into `uint8` pixels (C, S, S). `stages` are the defences in front of the model; their
     random numbers depend on `key` and the image's id, as in a study. `advance` receives the number of images since its
     last call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
     """

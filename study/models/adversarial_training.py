@@ -21,10 +21,10 @@ class PGD:
 
 
 def worst(network: nn.Module, images: Tensor, labels: Tensor, attack: PGD, seed: int) -> Tensor:
-    """Return the images after PGD's last step, which maximises cross-entropy: float (N, C, H, W) in 0..1.
+    """Maximise the cross-entropy by PGD, and return the images after the last step: float (N, C, H, W) in 0..1.
 
-    `images` have the same format. The random start is drawn from `seed`. The gradients (`grad`) that the parameters of
-    `network` have stay unchanged.
+    `images` have the same format. The random start is drawn from `seed`. The `grad` of each parameter of `network`
+    stays unchanged.
     """
     epsilon = attack.epsilon / 255
     size = _OVERSHOOT * epsilon / attack.steps

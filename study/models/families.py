@@ -54,7 +54,7 @@ SAME_ARCHITECTURE = {
     "se_resnext101_32x4d": "legacy_seresnext101_32x4d",
     "xception": "legacy_xception",
 }
-"""For architectures with several names, the name to compare by. Torchvision and timm name many others alike."""
+"""For architectures with several names, the name to compare by. Many others have one name in torchvision and timm."""
 
 _FAMILIES: tuple[tuple[str, str], ...] = (
     ("cnn", r"mnist_cnn"),

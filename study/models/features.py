@@ -12,7 +12,7 @@ Contexts may be nested, also for the same layer: a context that is entered later
 context has changed.
 
 Every function that changes a value must act on each row of the batch by itself, so that an image's result does not
-depend on its neighbours. It may draw random numbers only from keyed streams.
+depend on its neighbours. Such a function may draw random numbers only from keyed streams.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def changed_functions(
 def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
     """Pass every call of a torch function inside the module's `forward` to `handle(call, arguments, options)`.
 
-    Calls that `handle` makes are not passed to it again. Calls inside functions of torch, such as those of
+    Calls that `handle` makes are not passed to `handle` again. Calls inside functions of torch, such as those of
     `multi_head_attention_forward`, are not seen. Only the Python thread that runs the module is affected.
     """
     original, own = module.forward, vars(module).get("forward")

@@ -102,7 +102,7 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
 
 
 def _without_memory(zoo: str) -> contextlib.AbstractContextManager[object]:
-    """The context that builds a zoo's networks without memory. Only timm's networks all support the meta device."""
+    """The context that builds a zoo's networks without memory. All networks of timm support the meta device."""
     return torch.device("meta") if zoo == "timm" else _EmptyOnMeta()
 
 

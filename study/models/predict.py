@@ -45,7 +45,7 @@ class Prediction:
 
 
 def top1(top5: NDArray[np.int32], abstained: NDArray[np.bool_] | None) -> NDArray[np.int32]:
-    """Return the answers (N,): the first label of each row of `top5` (N, K >= 1), or ABSTAINED where `abstained`."""
+    """The answers (N,): the first label of each row of `top5` (N, K >= 1), or ABSTAINED if `abstained` is true."""
     first: NDArray[np.int32] = top5[:, 0] if abstained is None else np.where(abstained, ABSTAINED, top5[:, 0])
     return first
 
@@ -70,8 +70,8 @@ def predict(
 
     The network computes in `precision`, and probabilities follow from its logits in float32.
 
-    `pixels` are an array on the host, or a tensor on the device, which several models can share. They may hold several
-    versions of all images, one version after the other. `images` are the ids of the images.
+    `pixels` are an array on the host, or a tensor on the device, which several models can share. `pixels` may hold
+    several versions of all images, one version after the other. `images` are the ids of the images.
 
     If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
     small for one image, or if a probability is not finite; the message has the `name` of the model and the ids of the

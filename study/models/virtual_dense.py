@@ -26,7 +26,7 @@ class Weights:
         attention: Factor of the gradient of an attention map or its scores.
         mlp: Factor of the gradient of an MLP branch's input.
         added: Factor of the gradient that was recorded in the last block.
-        decay: Ratio of the factors of two recorded gradients: that of a block to that of the block after it.
+        decay: The factor of the gradient recorded in a block is `decay` times the factor of the block after it.
     """
 
     attention: float

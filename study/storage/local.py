@@ -1,5 +1,7 @@
-"""Writes a run to a local folder: temporary file, fsync, rename, fsync of the folder. A file lock keeps other drivers
-out."""
+"""Writes a run to a local folder, and keeps other drivers out with a file lock.
+
+The steps for each file: write a temporary file, fsync the file, rename it, fsync the folder.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class RunFolder:
 
     @property
     def journal(self) -> StoragePath:
-        """The parts that a compaction replaces, while it is under way."""
+        """The journal of a compaction, which exists while the compaction is under way."""
         return self.path / journal.JOURNAL
 
     @property

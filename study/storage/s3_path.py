@@ -56,7 +56,7 @@ class S3Path:
         return f".{self.name.rpartition('.')[2]}" if "." in self.name else ""
 
     def read_bytes(self) -> bytes:
-        """Raises FileNotFoundError if the object does not exist."""
+        """Return the object's content. Raises FileNotFoundError if the object does not exist."""
         return request(self, lambda store: bytes(store.get(self.key).bytes()))
 
     def read_text(self, encoding: str = "utf-8") -> str:

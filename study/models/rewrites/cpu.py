@@ -61,8 +61,8 @@ def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, int, int
     """The weights (in * stride^2, out, n, n) that map an output gradient to the phases of the input gradient.
 
     Also returns how many positions each of these kernels reaches before and after its own position. An output position
-    o reads an input position i through the tap t = i + padding - stride o of the convolution's kernel. Let r be the
-    phase of i, so that i = stride q + r, and let d = o - q. Then t = r + padding - stride d.
+    o reads an input position i through the tap t = i + padding - stride * o of the convolution's kernel. Let r be the
+    phase of i, so that i = stride * q + r, and let d = o - q. Then t = r + padding - stride * d.
     """
     out, channels, size, _ = weight.shape
     before, after = (size - 1 - padding) // stride, (stride - 1 + padding) // stride

@@ -84,7 +84,7 @@ def _observe(
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records, for each convolution in a forward pass, the batch norm that reads its output, and if others read it."""
+    """Records in a pass which batch norm reads each convolution's output, and whether other operations read it too."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 """Rewrite layers whose gradient on a GPU sums in random order. Results are equal up to rounding.
 
-PyTorch's adaptive average pooling is such a layer, unless its output is 1 x 1. VGG and AlexNet have it.
+PyTorch's adaptive average pooling is such a layer, unless its output is 1 x 1. VGG and AlexNet have this layer.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers about V versions of N images, V * N in the order of the question.
+    """The answers about V versions of N images: V * N answers, in the order of the images.
 
     `shown` is described in `study.results.schema.TargetAnswers`.
     """

@@ -93,7 +93,7 @@ class Service:
 
         Every answer is on disk before it is used. If all attempts for an image fail, no further image is sent, and the
         call raises StudyError. The service then counts as down: until it answers again, later calls make one attempt
-        for each image. If a repeated request would not help, the call raises StudyError after the first attempt. It
+        for each image. If a repeated request would not help, the call raises StudyError without further attempts. It
         raises Interrupted if `stop` returns true. Requests under way always finish first, because their answers may
         cost money.
         """

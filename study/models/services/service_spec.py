@@ -130,9 +130,10 @@ class Judge(Frozen):
 
 
 class Remote(Frozen):
-    """A service that answers about images over HTTP. With `api: labels` (the default), it is a classifier, and an
-    answer has labels. With `api: chat`, it is an OpenAI-compatible endpoint that answers a question about the image in
-    sentences.
+    """A service that answers about images over HTTP.
+
+    With `api: labels` (the default), the service is a classifier, and its answer has labels. With `api: chat`, the
+    service is an OpenAI-compatible endpoint, which answers a question about the image in sentences.
 
     `send` says how the image is sent: as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra`
     (`json`), or as a file in a form (`form`). `field` is the image's name in the form or in the JSON object; in the

@@ -152,7 +152,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _not_plain(path: Path, error: pickle.UnpicklingError) -> StudyError:
-    """The error for a pickle with more than tensors. The message names the classes, and never advises to run it."""
+    """The error for a pickle with more than tensors. It names the classes, and never advises to run the pickle."""
     found: list[str] = []
     with contextlib.suppress(Exception):
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -49,7 +49,7 @@ def refuse(network: str, tag: str) -> None:
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:
-    """See `Zoo.defaults`. GoogLeNet and Inception v3 also need `transform_input`, and no auxiliary heads.
+    """See `Zoo.defaults`. GoogLeNet and Inception v3 also get `transform_input`, and no auxiliary heads.
 
     These two networks rescale their input themselves, but torchvision sets `transform_input` only when it loads its own
     weights. Their auxiliary heads have no influence on predictions.
