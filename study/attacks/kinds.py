@@ -113,7 +113,7 @@ class Point(Component):
 
 
 class Update(Component):
-    """A change of the gradient before the step, such as a kernel or momentum. Updates run in the order of their list."""
+    """A change of the gradient before the step, such as momentum. Updates run in the order of their list."""
 
     kind: ClassVar[str] = "update"
 

@@ -1,4 +1,4 @@
-"""The base classes of defences, with the methods that a target's predictions call, and the arguments of these methods.
+"""The kinds of defences: base classes with the methods that a defence defines, and the arguments of these methods.
 
 A defence stands in front of a target as a stage of its `transform`. It is registered like a component of an attack, and
 may be defined in a user's own file. Tensors of images are float32 (N, C, H, W), in pixel values 0..255, on the target's

@@ -175,9 +175,9 @@ def apply_plain(
     keys: Sequence[Sequence[object]],
     threads: int = 1,
 ) -> Pixels:
-    """Apply some stages of a transform, as `apply` does. Each is its index in the transform, its name and its value.
+    """Apply some stages of a transform, as `apply` does.
 
-    Random draws depend on the index.
+    A stage is given by its index in the whole transform, its name and its value. Random draws depend on the index.
     """
     assert pixels.dtype == np.uint8, "finished images are uint8"
     assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"

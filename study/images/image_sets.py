@@ -52,10 +52,11 @@ class ImageSet(Frozen):
 
     `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
     pixels of all images. The study's seed determines a random order of the images; the study uses the first `count`
-    images that `keep` admits or, with `draw: last`, the last ones. Target labels come from the list if it has them;
-    else they are drawn uniformly from the other labels, with the seed and the image's id. `targets: list` and
-    `targets: random` require one of these two origins; other values of `targets` choose a label by its rank in the
-    clean predictions. `corrupt` says whether an unreadable image stops the study or is left out.
+    images that `keep` admits or, with `draw: last`, the last ones. Target labels come from the `list` or the `parquet`
+    files if these have them; else they are drawn uniformly from the other labels, with the seed and the image's id.
+    `targets: list` requires that they come from the files, and `targets: random` that they are drawn; other values of
+    `targets` choose a label by its rank in the clean predictions. With `corrupt: stop`, an unreadable image stops the
+    study; with `corrupt: leave-out`, it is left out.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")

@@ -1,4 +1,4 @@
-"""The place of an image: a file, a row of a Parquet file, or a record of a data set. Small and picklable."""
+"""The place of an image: a file, a row of a Parquet file, or a record of a data set. Places are small and picklable."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RecordImage:
     index: int
 
     def open(self) -> Image.Image:
-        """The image, greyscale or RGB. Raises StudyError if the records cannot be read."""
+        """Return the image, greyscale or RGB. Raises StudyError if the records cannot be read."""
         from PIL import Image
 
         pixels = self._pixels()

@@ -1,4 +1,4 @@
-"""Read the clean images of a run again from their files: kept adversarial images are stored as differences to them."""
+"""Read the clean images of a run again from their files: kept adversarial images are stored as differences from them."""
 
 from __future__ import annotations
 

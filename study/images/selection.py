@@ -125,7 +125,7 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
-    """Return one row per selected image; `explode("clean")` gives one row per image and model.
+    """Return a table with one row per selected image; `explode("clean")` gives one row per image and model.
 
     The structs in `clean` have a field `abstained` if any model gave no answer to an image.
     """

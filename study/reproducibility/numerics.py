@@ -50,8 +50,8 @@ class Numerics(Frozen):
     - `layout`: memory layout of images and networks;
     - `precision`: precision of source models, in their forward and backward passes; pixels, losses and steps are
       computed in float32. `auto` is tf32 on GPUs, where other libraries use it too, and float32 elsewhere. The first
-      launch replaces `auto` by one of them, and records it in the run folder. `float32` does not use TF32, and is slow
-      on a GPU. `bfloat16` is the fastest;
+      launch replaces `auto` by tf32 or float32, and records this choice in the run folder. `float32` does not use TF32,
+      and is slow on a GPU. `bfloat16` is the fastest;
     - `target_precision`: precision of the models that predict; their probabilities are computed in float32;
     - `deterministic`: on a GPU, use only kernels that give the same bits in every run. `false` permits networks that
       have a layer without such a kernel, and faster attention;
